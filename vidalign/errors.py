@@ -1,0 +1,43 @@
+"""Everything a user can mend is a `VidalignError`; its message names the rule, the value received and the way out.
+
+    VidalignError(ValueError)
+    ├── ConfigError        an unknown key, a value out of range, options that contradict each other
+    ├── DataError          a missing file, a malformed row, a duplicate id, an empty data set
+    ├── VideoError         one video that cannot be used; carries a quarantine `reason`
+    ├── ModelError         a model folder that cannot be loaded, trained or served; a prompt beyond its context
+    └── ClusterError       a plan that does not fit the cluster; a cluster or an endpoint that does not answer
+
+The command line prints the message as one sentence and exits with code 2.
+"""
+
+
+class VidalignError(ValueError):
+    """Base of every error whose cause lies in the user's input or environment."""
+
+
+class ConfigError(VidalignError):
+    """The configuration breaks a rule."""
+
+
+class DataError(VidalignError):
+    """A data file or row breaks a rule."""
+
+
+class VideoError(VidalignError):
+    """One video cannot be decoded as asked. `reason` is one of `vidalign.types.QUARANTINE_REASONS`."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+    def __reduce__(self):  # exceptions with two arguments do not survive pickling between processes otherwise
+        return (type(self), (self.reason, self.message))
+
+
+class ModelError(VidalignError):
+    """A model folder cannot be loaded, trained or served."""
+
+
+class ClusterError(VidalignError):
+    """The cluster cannot run what was asked."""

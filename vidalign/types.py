@@ -1,0 +1,169 @@
+"""The nouns of vidalign: frozen records that cross processes and files. This module imports nothing heavy.
+
+Every record turns into a plain dict (`to_row`) and back (`from_row`); JSONL and Parquet files use the same names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from typing import Any, Self
+
+QUARANTINE_REASONS = (
+    "missing",  # no file at the uri
+    "unreadable",  # the file exists and cannot be opened (permissions, a folder)
+    "zero_byte",
+    "not_a_video",  # no decoder recognises the container
+    "no_video_stream",  # for example an audio file
+    "truncated",  # the container opens but frames that its index promises cannot be decoded
+    "too_few_frames",  # fewer frames than FrameSpec.min_frames
+    "timeout",  # not decoded within the deadline; the decoding process was killed
+    "crashed",  # the decoding process died
+)
+
+
+class Record:
+    """Conversion between a frozen dataclass and the plain dict that is stored."""
+
+    def to_row(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Self:
+        names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        return cls(**{name: _plain(value) for name, value in row.items() if name in names})
+
+
+def _plain(value: Any) -> Any:
+    """Turn what Parquet gives back (NumPy arrays and scalars) into lists and Python scalars."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list):
+        return tuple(_plain(item) for item in value)
+    return value
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrameSpec(Record):
+    """One sampling contract for rollouts, training, evaluation and serving.
+
+    Exactly one of `num_frames` (uniform over the whole video) and `fps` (frames per second of video, at most `max_frames`)
+    is set. Size: `height` and `width` together resize exactly; `max_pixels` keeps the aspect ratio and shrinks to at most
+    that many pixels a frame; none of them keeps the video's own size. A video with fewer than `min_frames` decodable
+    frames is quarantined. `num_frames` larger than the video's frame count yields repeated indices, never an error.
+    """
+
+    num_frames: int | None = 8
+    fps: float | None = None
+    max_frames: int = 128
+    min_frames: int = 2
+    height: int | None = None
+    width: int | None = None
+    max_pixels: int | None = None
+
+    def key(self) -> str:
+        """Short stable hash; half of the frame cache's key."""
+        return stable_hash(self.to_row())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example(Record):
+    """One data row: a question on a video and its ground-truth answer.
+
+    `options` is non-empty for multiple choice, in order; `answer` then is the full text of the right reply.
+    """
+
+    id: str
+    video: str
+    question: str
+    answer: str
+    options: tuple[str, ...] = ()
+    category: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Response(Record):
+    """One output of a policy, with the evidence needed to repeat and to score it.
+
+    `kind`: "hinted" (first turn, saw the ground truth), "reflected" (a later turn), "augmented" (no hint, augmented video),
+    "plain" (no hint, clean video). `log_probs` are natural-log probabilities of `token_ids` under the distribution that
+    sampled them. `reward` is the average log-likelihood per token of the text under the policy given the clean video and
+    the question *without* hints; `trust` in [0, 1] is the agreement with the ground truth.
+    """
+
+    example_id: str
+    kind: str
+    candidate: int
+    turn: int
+    text: str
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    policy_version: str
+    seed: int
+    temperature: float
+    top_p: float
+    finish_reason: str
+    reward: float = math.nan
+    trust: float = math.nan
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judgement(Record):
+    """A judge's score of one response, with the judge's identity pinned."""
+
+    example_id: str
+    response: str
+    score: float
+    explanation: str
+    judge: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreferencePair(Record):
+    """Two responses to one prompt, the first preferred.
+
+    `chosen_marks` and `rejected_marks` are (start, end) character spans of key phrases, empty where a recipe marks none.
+    `provenance` is a JSON object: recipe, rule, policy version, seed, and where each side came from.
+    """
+
+    id: str
+    example_id: str
+    video: str
+    question: str
+    answer: str
+    chosen: str
+    rejected: str
+    category: str = ""
+    chosen_marks: tuple[tuple[int, int], ...] = ()
+    rejected_marks: tuple[tuple[int, int], ...] = ()
+    chosen_reward: float = math.nan
+    rejected_reward: float = math.nan
+    chosen_trust: float = math.nan
+    rejected_trust: float = math.nan
+    provenance: str = "{}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuarantineRow(Record):
+    """A video that was not used, and why. `reason` is one of `QUARANTINE_REASONS`."""
+
+    uri: str
+    reason: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyVersion(Record):
+    """A complete Hugging Face checkpoint folder. `version` is a content hash of its weights and config."""
+
+    version: str
+    path: str
+    parent: str = ""
+
+
+def stable_hash(value: Any, length: int = 16) -> str:
+    """Hex digest of a JSON-serialisable value, equal across processes and machines."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
