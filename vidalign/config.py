@@ -1,0 +1,342 @@
+"""The configuration of a run: read from YAML, checked once, frozen. This module imports nothing heavy.
+
+`load_config("align.yaml", ["train.learning_rate=1e-6"])` returns a `RunConfig`; every unknown key, value out of range and
+contradiction is a `ConfigError` that names the key. Relative paths are relative to the working directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pydantic
+import yaml
+
+from vidalign import prompts
+from vidalign.errors import ConfigError
+from vidalign.types import FrameSpec
+
+
+class Section(pydantic.BaseModel):
+    """Base of every section: unknown keys fail and values cannot change after loading."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelConfig(Section):
+    """The policy to align: a local Hugging Face folder, or a hub name where a hub can be reached."""
+
+    path: str
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    max_model_len: int = pydantic.Field(4096, ge=16)
+    trust_remote_code: bool = False
+
+
+class DataConfig(Section):
+    """JSONL files of rows {"id", "video", "question", "answer", ["options", "category"]}.
+
+    `video` is relative to `video_root`, which defaults to the folder of the JSONL file. `probe` rows are never trained on:
+    their ground truth's likelihood is logged. `eval` may be left out: no evaluation is run then.
+    """
+
+    train: str
+    eval: str | None = None
+    probe: str | None = None
+    video_root: str | None = None
+    limit: int | None = pydantic.Field(None, ge=1)
+    eval_limit: int | None = pydantic.Field(None, ge=1)
+
+
+class VideoConfig(Section):
+    """Frame sampling (see `vidalign.types.FrameSpec`) and how decoding is run."""
+
+    num_frames: int | None = pydantic.Field(8, ge=1)
+    fps: float | None = pydantic.Field(None, gt=0)
+    max_frames: int = pydantic.Field(128, ge=1)
+    min_frames: int = pydantic.Field(2, ge=1)
+    height: int | None = pydantic.Field(None, ge=1)
+    width: int | None = pydantic.Field(None, ge=1)
+    max_pixels: int | None = pydantic.Field(None, ge=1)
+    backend: Literal["decord", "pyav"] = "decord"
+    deadline_s: float = pydantic.Field(60.0, gt=0)
+    num_decoders: int | None = pydantic.Field(None, ge=1)
+    cache_dir: str | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _one_sampling_rule(self) -> VideoConfig:
+        if (self.num_frames is None) == (self.fps is None):
+            raise ValueError(
+                f"exactly one of num_frames and fps is set, got num_frames={self.num_frames} and fps={self.fps}; "
+                "set the other to null"
+            )
+        if (self.height is None) != (self.width is None):
+            raise ValueError(f"height and width go together, got height={self.height} and width={self.width}")
+        if self.height is not None and self.max_pixels is not None:
+            raise ValueError("height and width fix the size, so max_pixels must be null; set only one of the two ways")
+        return self
+
+    def frame_spec(self) -> FrameSpec:
+        return FrameSpec(
+            num_frames=self.num_frames,
+            fps=self.fps,
+            max_frames=self.max_frames,
+            min_frames=self.min_frames,
+            height=self.height,
+            width=self.width,
+            max_pixels=self.max_pixels,
+        )
+
+
+class AugmentConfig(Section):
+    """How the video of a rejected response is degraded. Defaults: LeanPO, arXiv 2506.05260."""
+
+    crop_scale: tuple[float, float] = (0.08, 0.3)
+    brightness: float = pydantic.Field(0.4, ge=0)
+    contrast: float = pydantic.Field(0.4, ge=0)
+    saturation: float = pydantic.Field(0.2, ge=0)
+    hue: float = pydantic.Field(0.1, ge=0, le=0.5)
+    jitter_probability: float = pydantic.Field(0.8, ge=0, le=1)
+    grayscale_probability: float = pydantic.Field(0.2, ge=0, le=1)
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_probability: float = pydantic.Field(0.5, ge=0, le=1)
+    flip_probability: float = pydantic.Field(0.5, ge=0, le=1)
+    num_frames: int = pydantic.Field(2, ge=1)
+
+
+class RecipeConfig(Section):
+    """How candidate responses become preference pairs (`pipelines/recipes/`)."""
+
+    name: Literal["leanpo"] = "leanpo"
+    num_candidates: int = pydantic.Field(4, ge=1)
+    num_turns: int = pydantic.Field(2, ge=1)
+    temperature: float = pydantic.Field(1.0, ge=0)
+    top_p: float = pydantic.Field(0.9, gt=0, le=1)
+    rejected_top_p: float = pydantic.Field(1.0, gt=0, le=1)
+    max_new_tokens: int = pydantic.Field(256, ge=1)
+    pair_rule: Literal["best_vs_worst", "hinted_vs_augmented"] = "best_vs_worst"
+    min_trust_gap: float = pydantic.Field(0.1, ge=0, le=1)
+    plain_prompt: str = prompts.PLAIN
+    hint_prompt: str = prompts.HINT
+    reflect_prompt: str = prompts.REFLECT
+    augment: AugmentConfig = AugmentConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _placeholders(self) -> RecipeConfig:
+        for key, names in (
+            ("plain_prompt", ("{question}",)),
+            ("hint_prompt", ("{question}", "{answer}")),
+            ("reflect_prompt", ("{question}", "{answer}", "{previous}")),
+        ):
+            for name in names:
+                if name not in getattr(self, key):
+                    raise ValueError(f"{key} must contain {name}, got {getattr(self, key)!r}")
+        return self
+
+
+class RolloutConfig(Section):
+    """The vLLM engines that generate. `engine_args` go to `vllm.LLM` as they are."""
+
+    num_engines: int | None = pydantic.Field(None, ge=1)
+    gpus_per_engine: int = pydantic.Field(1, ge=0)
+    batch_size: int = pydantic.Field(64, ge=1)
+    engine_args: dict[str, Any] = {}
+
+
+class ObjectiveConfig(Section):
+    """The loss (`vidalign/objectives/`). `params` are the keyword arguments of the objective's dataclass."""
+
+    name: str = "leanpo"
+    params: dict[str, float | int | bool | str] = {}
+
+
+class LoraConfig(Section):
+    """Low-rank adapters on the language model's linear layers instead of full fine-tuning (peft)."""
+
+    rank: int = pydantic.Field(128, ge=1)
+    alpha: int = pydantic.Field(256, ge=1)
+    dropout: float = pydantic.Field(0.0, ge=0, lt=1)
+
+
+class TrainConfig(Section):
+    """The DeepSpeed job. `batch_size` counts pairs per optimizer step over all workers."""
+
+    num_workers: int = pydantic.Field(1, ge=1)
+    use_gpu: bool | None = None
+    learning_rate: float = pydantic.Field(5e-7, gt=0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_ratio: float = pydantic.Field(0.1, ge=0, lt=1)
+    num_epochs: int = pydantic.Field(1, ge=1)
+    batch_size: int = pydantic.Field(16, ge=1)
+    micro_batch_size: int = pydantic.Field(1, ge=1)
+    weight_decay: float = pydantic.Field(0.0, ge=0)
+    max_grad_norm: float = pydantic.Field(1.0, gt=0)
+    zero_stage: int = pydantic.Field(2, ge=0, le=3)
+    gradient_checkpointing: bool = False
+    train_vision_tower: bool = False
+    train_projector: bool = False
+    lora: LoraConfig | None = None
+    log_every: int = pydantic.Field(5, ge=1)
+    checkpoint_every: int = pydantic.Field(50, ge=1)
+    num_checkpoints_kept: int = pydantic.Field(2, ge=1)
+    max_failures: int = pydantic.Field(2, ge=-1)
+
+    @pydantic.model_validator(mode="after")
+    def _accumulation_is_whole(self) -> TrainConfig:
+        per_step = self.micro_batch_size * self.num_workers
+        if self.batch_size % per_step:
+            raise ValueError(
+                f"batch_size must be a multiple of micro_batch_size x num_workers, got batch_size={self.batch_size} and "
+                f"{self.micro_batch_size} x {self.num_workers} = {per_step}; "
+                f"set batch_size to {max(1, self.batch_size // per_step) * per_step} or lower micro_batch_size"
+            )
+        return self
+
+    @property
+    def accumulation_steps(self) -> int:
+        return self.batch_size // (self.micro_batch_size * self.num_workers)
+
+
+class ServeConfig(Section):
+    """The Ray Serve endpoint. `media_root` is the one folder from which `file:` video urls are served."""
+
+    host: str = "127.0.0.1"
+    port: int = pydantic.Field(8000, ge=1, le=65535)
+    min_replicas: int = pydantic.Field(1, ge=0)
+    max_replicas: int = pydantic.Field(1, ge=1)
+    gpus_per_replica: int = pydantic.Field(1, ge=0)
+    media_root: str | None = None
+    engine_args: dict[str, Any] = {}
+    start_timeout_s: float = pydantic.Field(900.0, gt=0)
+
+
+class EvaluateConfig(Section):
+    """Evaluation through the HTTP endpoint. `blind` asks the base the same questions on noise videos."""
+
+    concurrency: int = pydantic.Field(16, ge=1)
+    max_new_tokens: int = pydantic.Field(256, ge=1)
+    blind: bool = True
+    request_timeout_s: float = pydantic.Field(120.0, gt=0)
+
+
+class ClusterConfig(Section):
+    """Where Ray runs. `address` null starts or joins a local Ray; "auto" demands a running cluster."""
+
+    address: str | None = None
+    num_cpus: int | None = pydantic.Field(None, ge=1)
+
+
+class RunConfig(Section):
+    """Everything one run needs. Stored, resolved, as `config.yaml` in the run folder."""
+
+    run_dir: str
+    seed: int = pydantic.Field(0, ge=0)
+    rounds: int = pydantic.Field(1, ge=1)
+    model: ModelConfig
+    data: DataConfig
+    video: VideoConfig = VideoConfig()  # type: ignore[call-arg]
+    recipe: RecipeConfig = RecipeConfig()  # type: ignore[call-arg]
+    rollout: RolloutConfig = RolloutConfig()  # type: ignore[call-arg]
+    objective: ObjectiveConfig = ObjectiveConfig()
+    train: TrainConfig = TrainConfig()  # type: ignore[call-arg]
+    serve: ServeConfig = ServeConfig()  # type: ignore[call-arg]
+    evaluate: EvaluateConfig = EvaluateConfig()  # type: ignore[call-arg]
+    cluster: ClusterConfig = ClusterConfig()  # type: ignore[call-arg]
+
+
+def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file, apply `section.key=value` overrides (values are YAML), and check everything.
+
+    Raises:
+        ConfigError: missing or malformed file, unknown key (with the nearest known one), wrong value, conflict.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ConfigError(
+            f"no config file at {path}; see configs/ and examples/shapes/align.yaml for ones to start from"
+        )
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold a mapping of sections (model, data, ...), got {type(raw).__name__}")
+    for override in overrides:
+        _apply_override(raw, override)
+    return parse_config(raw, source=str(path))
+
+
+def parse_config(raw: dict[str, Any], source: str = "config") -> RunConfig:
+    """Check an already parsed mapping. Raises `ConfigError` naming the first offending keys."""
+    try:
+        return RunConfig.model_validate(_yaml_numbers(raw))
+    except pydantic.ValidationError as error:
+        raise ConfigError(f"{source}: " + "; ".join(_explain(item) for item in error.errors())) from error
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML; `load_config` of it gives an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    dotted, sep, text = override.partition("=")
+    if not sep or not dotted:
+        raise ConfigError(f"an override has the form section.key=value, got {override!r}")
+    node = raw
+    *parents, last = dotted.split(".")
+    for name in parents:
+        child = node.setdefault(name, {})
+        if child is None:
+            child = node[name] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"override {override!r}: {name} holds a value, not a section")
+        node = child
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML: {_one_line(error)}") from error
+
+
+def _yaml_numbers(value: Any) -> Any:
+    """YAML 1.1 reads 1e-6 as a string (it wants 1.0e-6); people write 1e-6."""
+    if isinstance(value, dict):
+        return {key: _yaml_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_yaml_numbers(item) for item in value]
+    if isinstance(value, str) and "e" in value.lower():
+        try:
+            return float(value) if value[:1] in "+-.0123456789" else value
+        except ValueError:
+            return value
+    return value
+
+
+def _explain(item: Any) -> str:
+    location = [str(part) for part in item["loc"]]
+    key = ".".join(location)
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {'.'.join([*location[:-1], near[0]])}?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key {key}; {hint}"
+    if item["type"] == "missing":
+        return f"{key} is required"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}={item['input']!r}: {message[:1].lower()}{message[1:]}"
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    model: Any = RunConfig
+    for name in location:
+        annotation = model.model_fields[name].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(o for o in options if isinstance(o, type) and issubclass(o, Section))
+    return list(model.model_fields)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

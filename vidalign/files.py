@@ -1,0 +1,153 @@
+"""How a run is kept on disk: atomic writes, manifests, Parquet tables, and the names inside a run folder.
+
+    config.yaml · frames/ · rounds/0/{responses,pairs,quarantine,train,model,eval}/ · report/index.html · summary.json
+
+A stage's folder is finished when its `manifest.json` exists, which is written last; a stage found finished is skipped. The
+manifest's `inputs` hash says what it was made from, so that a changed config is an error and never a silent mixture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from vidalign.errors import ConfigError, DataError
+from vidalign.types import Record, stable_hash
+
+MANIFEST = "manifest.json"
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Paths inside one run. The folder must be on a file system that every node of the cluster sees."""
+
+    root: pathlib.Path
+
+    @classmethod
+    def open(cls, run_dir: str) -> RunFolder:
+        """Raises `ConfigError` for a uri: give the path under which the shared file system is mounted."""
+        if "://" in run_dir:
+            raise ConfigError(
+                f"run_dir must be a path that every node can read and write, got the uri {run_dir!r}; mount the bucket or "
+                "share and give its mount point"
+            )
+        root = pathlib.Path(run_dir).absolute()
+        root.mkdir(parents=True, exist_ok=True)
+        return cls(root)
+
+    @property
+    def config(self) -> pathlib.Path:
+        return self.root / "config.yaml"
+
+    @property
+    def frames(self) -> pathlib.Path:
+        return self.root / "frames"
+
+    @property
+    def report(self) -> pathlib.Path:
+        return self.root / "report"
+
+    @property
+    def summary(self) -> pathlib.Path:
+        return self.root / "summary.json"
+
+    def stage(self, name: str, round_index: int = 0) -> pathlib.Path:
+        """Folder of one stage of one round: responses, pairs, quarantine, reference, train, model or eval."""
+        return self.root / "rounds" / str(round_index) / name
+
+
+def write_text_atomic(path: pathlib.Path, text: str) -> None:
+    """Write so that a reader sees the old file or the new one, never half of it."""
+    write_bytes_atomic(path, text.encode())
+
+
+def write_bytes_atomic(path: pathlib.Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """NaN and infinities become null: they are not JSON."""
+    write_text_atomic(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Raises `DataError` when the file is missing or is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"no file {path}") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not valid JSON: {error}") from error
+
+
+def read_jsonl(path: pathlib.Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def write_table(path: pathlib.Path, records: Iterable[Record]) -> None:
+    """Write records as one Parquet file, atomically. An empty table has no columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([record.to_row() for record in records]), sink)
+    write_bytes_atomic(path, sink.getvalue().to_pybytes())
+
+
+def read_table(path: pathlib.Path, record: type[RecordT]) -> list[RecordT]:
+    """Read what `write_table` wrote."""
+    import pyarrow.parquet as pq
+
+    return [record.from_row(row) for row in pq.read_table(path).to_pylist()]
+
+
+def is_finished(stage: pathlib.Path, inputs: Any) -> bool:
+    """True when `stage` holds a manifest made from the same inputs.
+
+    Raises:
+        ConfigError: the stage was finished from other inputs.
+    """
+    manifest = stage / MANIFEST
+    if not manifest.is_file():
+        return False
+    made_from = read_json(manifest)["inputs"]
+    if made_from != stable_hash(inputs):
+        raise ConfigError(
+            f"{stage} was finished with another configuration (inputs {made_from}, now {stable_hash(inputs)}); "
+            "choose a new run_dir, or delete that folder to make it again"
+        )
+    return True
+
+
+def finish(stage: pathlib.Path, inputs: Any, **facts: Any) -> None:
+    """Write the stage's manifest: last, when everything else is on disk."""
+    write_json(stage / MANIFEST, {"inputs": stable_hash(inputs), "finished_at": time.time(), **facts})
