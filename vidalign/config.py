@@ -253,9 +253,7 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise ConfigError(
-            f"no config file at {path}; see configs/ and examples/shapes/align.yaml for ones to start from"
-        )
+        raise ConfigError(f"no config file at {path}; see configs/ and examples/shapes/align.yaml for ones to start from")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

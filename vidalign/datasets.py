@@ -12,9 +12,7 @@ REQUIRED = ("id", "video", "question", "answer")
 OPTIONAL = ("options", "category")
 
 
-def read_examples(
-    path: str | pathlib.Path, *, video_root: str | None = None, limit: int | None = None
-) -> list[Example]:
+def read_examples(path: str | pathlib.Path, *, video_root: str | None = None, limit: int | None = None) -> list[Example]:
     """Read rows {"id", "video", "question", "answer", ["options", "category"]} in file order.
 
     A relative `video` is joined to `video_root` (default: the folder of the file). Whether each video exists and decodes

@@ -163,6 +163,22 @@ class PolicyVersion(Record):
     parent: str = ""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalAnswer(Record):
+    """One answer of one served model to one held-out question. `model_id` is "base", "aligned" or "blind"."""
+
+    example_id: str
+    category: str
+    video: str
+    question: str
+    answer: str
+    text: str
+    correct: bool
+    model_id: str
+    policy_version: str
+    latency_s: float
+
+
 def stable_hash(value: Any, length: int = 16) -> str:
     """Hex digest of a JSON-serialisable value, equal across processes and machines."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
