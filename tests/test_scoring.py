@@ -1,0 +1,131 @@
+"""Scoring: hand-computed numbers, the letters of multiple choice, and properties that must hold for any text."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vidalign.scoring import accuracy_table, agreement, is_correct, rank_correlation, wilson_interval
+from vidalign.types import EvalAnswer, Example
+
+OPEN = Example(id="o", video="v.mp4", question="Which way?", answer="To the left.")
+CHOICE = Example(id="c", video="v.mp4", question="Which way?", answer="left", options=("right", "left", "a still one"))
+
+
+@pytest.mark.parametrize("text", ["To the left.", "to the left", "  TO  the\nleft ! ", "“To the left”"])
+def test_open_answer_ignores_case_space_and_final_punctuation(text):
+    assert is_correct(text, OPEN)
+
+
+@pytest.mark.parametrize("text", ["", " . ", "left", "not to the left", "To the left. Or right.", "B"])
+def test_open_answer_is_an_exact_match(text):
+    assert not is_correct(text, OPEN)
+
+
+@pytest.mark.parametrize("text", ["B", "b", "B.", "(B)", "B)", "B:", "B. left", "(B) Left.", "B - left", "left", "Left."])
+def test_multiple_choice_accepts_letter_text_and_both(text):
+    assert is_correct(text, CHOICE)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "A", "(A)", "D", "B. right", "A. left", "right", "A or B", "left or right", "Because", "b left it"]
+)
+def test_multiple_choice_refuses_other_options_and_hedging(text):
+    assert not is_correct(text, CHOICE)
+
+
+def test_the_text_of_an_option_wins_over_a_letter():
+    example = Example(id="x", video="v", question="Which letter appears?", answer="b", options=("b", "a"))
+    assert is_correct("B", example)
+    assert not is_correct("A", example)
+
+
+@pytest.mark.parametrize("answer", ["B", "B. left", "left"])
+def test_the_reference_may_be_a_letter_or_a_listed_option(answer):
+    example = Example(id="x", video="v", question="?", answer=answer, options=("A. right", "B. left"))
+    assert all(is_correct(text, example) for text in ("B", "(B)", "left", "B. left"))
+    assert not any(is_correct(text, example) for text in ("A", "right", "A. right", "A. left"))
+
+
+def test_full_reference_answer_counts_where_no_option_holds_it():
+    example = Example(id="x", video="v", question="?", answer="It moves left.", options=("right", "left"))
+    assert is_correct("it moves left", example)
+    assert not is_correct("A", example)
+
+
+def test_agreement_is_hand_computed_f1():
+    assert agreement("The circle.", "the circle") == 1.0
+    # 2 common words, 3 and 4 words: 2·2/7
+    assert agreement("a red circle", "the big red circle") == pytest.approx(4 / 7)
+    assert agreement("red red red", "red") == pytest.approx(2 / 4)
+    assert agreement("blue", "red") == 0.0
+    assert agreement("", "red") == 0.0
+
+
+def test_the_same_words_in_another_order_stay_below_one():
+    assert 0.999 < agreement("red then blue", "blue then red") < 1.0
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_agreement_is_symmetric_and_bounded(a, b):
+    assert 0.0 <= agreement(a, b) <= 1.0
+    assert agreement(a, b) == agreement(b, a)
+    assert agreement(a, a) == 1.0
+
+
+def test_rank_correlation_sees_order_only_and_knows_where_it_is_undefined():
+    assert rank_correlation([1, 2, 3, 4], [10, 100, 1000, 10_000]) == pytest.approx(1.0)
+    assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1.0)
+    # ranks 1,2,3,4 against 2,1,4,3: 1 - 6·4/(4·15)
+    assert rank_correlation([1, 2, 3, 4], [2, 1, 4, 3]) == pytest.approx(0.6)
+    assert rank_correlation([1, 2], [1, 2]) is None
+    assert rank_correlation([1, 1, 1], [1, 2, 3]) is None
+    with pytest.raises(ValueError, match="finite"):
+        rank_correlation([1, 2, math.nan], [1, 2, 3])
+    with pytest.raises(ValueError, match="equally long"):
+        rank_correlation([1, 2, 3], [1, 2])
+
+
+def test_wilson_interval_of_a_known_case():
+    # 8 of 10: the published score interval is 0.490 to 0.943
+    assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=5e-5)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    assert wilson_interval(0, 5)[0] == 0.0
+    assert wilson_interval(5, 5)[1] == 1.0
+    with pytest.raises(ValueError, match="between 0 and total"):
+        wilson_interval(3, 2)
+
+
+@given(st.integers(0, 500), st.integers(1, 500))
+def test_wilson_interval_holds_the_share(correct, total):
+    correct = min(correct, total)
+    low, high = wilson_interval(correct, total)
+    assert 0 <= low <= correct / total <= high <= 1
+
+
+def test_accuracy_table_counts_overall_and_by_category():
+    table = accuracy_table([_answer("motion", True), _answer("motion", False), _answer("colour", True)])
+    assert (table["correct"], table["total"], table["accuracy"]) == (2, 3, pytest.approx(2 / 3))
+    assert list(table["by_category"]) == ["colour", "motion"]
+    motion = table["by_category"]["motion"]
+    assert (motion["correct"], motion["total"], motion["accuracy"]) == (1, 2, 0.5)
+    assert (motion["low"], motion["high"]) == wilson_interval(1, 2)
+    assert accuracy_table([])["accuracy"] is None
+
+
+def _answer(category: str, correct: bool) -> EvalAnswer:
+    return EvalAnswer(
+        example_id="e",
+        category=category,
+        video="v",
+        question="q",
+        answer="a",
+        text="t",
+        correct=correct,
+        model_id="base",
+        policy_version="p",
+        latency_s=0.1,
+    )
