@@ -1,0 +1,159 @@
+"""Per-token log-probabilities of a batch of preference pairs, computed without ever holding all logits.
+
+Shapes: B pairs, T response tokens (padded), N tokens of many responses laid end to end, D hidden width, V vocabulary.
+Log-probabilities are natural, of response tokens only (the closing end-of-turn token counts), in float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+Head = Tensor | Callable[[Tensor], Tensor]
+"""The output layer: a weight [V, D] (multiplied in float32), or a callable from hidden states [n, D] to logits [n, V]."""
+
+# 512 x 152k float32 logits are 311 MB; a chunk's softmax needs about three of them while it is being differentiated.
+CHUNK_SIZE = 512
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairLogps:
+    """Log-probabilities under one model (the policy or the reference) of B chosen and B rejected responses.
+
+    The two sides may be padded to different widths T; padding is False in the mask and 0 in the log-probs.
+
+    Attributes:
+        chosen, rejected: [B, T] log p(token | prompt, earlier tokens), 0 where the mask is False.
+        chosen_mask, rejected_mask: [B, T] bool, True on response tokens.
+        chosen_kl: [B], sum over the chosen response of the full-vocabulary KL(reference || policy); see `forward_kl`.
+        chosen_phrases, rejected_phrases: [B, T] int, key-phrase id of each token, 0 = none.
+        chosen_win_rate, rejected_win_rate: [B] estimated probability that the response beats the policy (SPPO).
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+    chosen_mask: Tensor
+    rejected_mask: Tensor
+    chosen_kl: Tensor | None = None
+    chosen_phrases: Tensor | None = None
+    rejected_phrases: Tensor | None = None
+    chosen_win_rate: Tensor | None = None
+    rejected_win_rate: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for side in ("chosen", "rejected"):
+            shape = getattr(self, side).shape
+            for suffix in ("_mask", "_phrases"):
+                other = getattr(self, side + suffix)
+                assert other is None or other.shape == shape, f"{side}{suffix} {tuple(other.shape)} != {side} {tuple(shape)}"
+        assert self.chosen.shape[0] == self.rejected.shape[0], "both sides must hold the same number of pairs"
+
+    @property
+    def num_pairs(self) -> int:
+        return self.chosen.shape[0]
+
+    @property
+    def chosen_sum(self) -> Tensor:  # [B]
+        return masked_sum(self.chosen, self.chosen_mask)
+
+    @property
+    def rejected_sum(self) -> Tensor:  # [B]
+        return masked_sum(self.rejected, self.rejected_mask)
+
+    @property
+    def chosen_avg(self) -> Tensor:  # [B]
+        return self.chosen_sum / self.chosen_mask.sum(-1).clamp(min=1)
+
+    @property
+    def rejected_avg(self) -> Tensor:  # [B]
+        return self.rejected_sum / self.rejected_mask.sum(-1).clamp(min=1)
+
+
+def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
+    """Sum of `values` [B, T] where `mask` [B, T] is True, as [B], in float32 (float64 stays). An empty row gives 0."""
+    return torch.where(mask, at_least_float32(values), 0.0).sum(-1)
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def pad_to_mask(flat: Tensor, mask: Tensor) -> Tensor:
+    """Lay `flat` [N], in row order, on the True places of `mask` [B, T]; 0 elsewhere. Differentiable.
+
+    N is the number of True places.
+    """
+    assert flat.shape[0] == int(mask.sum()), f"{flat.shape[0]} values for {int(mask.sum())} places"
+    return flat.new_zeros(mask.shape).masked_scatter(mask, flat)
+
+
+def token_logps(hidden: Tensor, head: Head, labels: Tensor, chunk_size: int = CHUNK_SIZE) -> Tensor:
+    """Log-probability of each label under softmax(head(hidden)).
+
+    Works through `chunk_size` tokens at a time and, where gradients are wanted, computes each chunk's logits again in the
+    backward pass: no tensor of [N, V] exists. A weight matrix is multiplied in float32 whatever its own type; the logits of
+    a callable are taken as they come and turned into float32.
+
+    Args:
+        hidden: [N, D] final hidden states, each at the position that predicts its label; any floating type.
+        head: weight [V, D], or a callable [n, D] -> [n, V].
+        labels: [N] token ids.
+
+    Returns:
+        [N] float32 (float64 for float64 inputs), finite for finite logits.
+    """
+    logits_of = _in_float32(head)
+
+    def chunk(rows: Tensor, ids: Tensor) -> Tensor:
+        logits = logits_of(rows)
+        return logits.gather(-1, ids[:, None]).squeeze(-1) - logits.logsumexp(-1)
+
+    return _by_chunks(chunk, (hidden, labels), chunk_size)
+
+
+def forward_kl(hidden: Tensor, ref_hidden: Tensor, head: Head, ref_head: Head, chunk_size: int = CHUNK_SIZE) -> Tensor:
+    """Exact KL(reference || policy) of each token's distribution: sum_v ref(v) (log ref(v) - log policy(v)).
+
+    Chunked like `token_logps`. Nothing is differentiated with respect to the reference. log_softmax on both sides:
+    softmax().log() is -inf for improbable tokens.
+
+    Args:
+        hidden: [N, D] the policy's final hidden states. ref_hidden: [N, D'] the reference's, for the same positions.
+        head, ref_head: output layers of the policy and of the reference.
+
+    Returns:
+        [N] nats, float32 (float64 for float64 inputs).
+    """
+    logits_of, ref_logits_of = _in_float32(head), _in_float32(ref_head)
+
+    def chunk(rows: Tensor, ref_rows: Tensor) -> Tensor:
+        with torch.no_grad():
+            ref_logps = F.log_softmax(ref_logits_of(ref_rows), dim=-1)
+        logps = F.log_softmax(logits_of(rows), dim=-1)
+        return F.kl_div(logps, ref_logps, reduction="none", log_target=True).sum(-1)
+
+    return _by_chunks(chunk, (hidden, ref_hidden), chunk_size)
+
+
+def _in_float32(head: Head) -> Callable[[Tensor], Tensor]:
+    if isinstance(head, Tensor):
+        weight = at_least_float32(head)  # once, so that the chunks' gradients add up in float32
+        return lambda rows: rows.to(weight.dtype) @ weight.T
+    return lambda rows: at_least_float32(head(rows))
+
+
+def _by_chunks(chunk: Callable[..., Tensor], columns: tuple[Tensor, ...], chunk_size: int) -> Tensor:
+    assert chunk_size >= 1, f"chunk_size must be at least 1, got {chunk_size}"
+    assert len({column.shape[0] for column in columns}) == 1, [tuple(column.shape) for column in columns]
+    pieces = []
+    for rows in zip(*(column.split(chunk_size) for column in columns), strict=True):
+        if torch.is_grad_enabled():
+            pieces.append(checkpoint(chunk, *rows, use_reentrant=False, preserve_rng_state=False))
+        else:
+            pieces.append(chunk(*rows))
+    return torch.cat(pieces)
