@@ -1,0 +1,196 @@
+"""One way into Ray: inside a submitted job, on a running cluster, or on a Ray started for this process alone."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import pathlib
+import socket
+from collections.abc import Iterator
+
+from cluster.plan import MIN_CPUS, ClusterResources
+from vidalign.config import ClusterConfig
+from vidalign.errors import ClusterError
+
+PROBE_TIMEOUT_S = 5.0
+# Read by Ray when it is imported or started; a value that the user has set wins.
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the stages draw their own bars
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep CUDA_VISIBLE_DEVICES for actors without GPUs; silences a warning
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # busy cores miss the default of 5 s, and then serving dies
+}
+
+
+@contextlib.contextmanager
+def connect(config: ClusterConfig, *, num_cpus_needed: int = MIN_CPUS, verbose: bool = False) -> Iterator[ClusterResources]:
+    """Enter Ray and yield what the cluster offers; leaves Ray again unless the process was in it before.
+
+    Where: `cluster.address` if it is host:port; else RAY_ADDRESS (set inside `ray job submit`); else a cluster that
+    `ray start` runs on this machine; else, unless address is "auto", a Ray of this process's own that ends with it.
+
+    Args:
+        num_cpus_needed: logical CPUs that a Ray started here offers at least, however few cores there are
+            (`ResourcePlan.num_cpus_needed`). `cluster.num_cpus` overrides it. A running cluster is taken as it is.
+        verbose: forward what Ray and its workers print.
+
+    Raises:
+        ClusterError: an address that does not answer, or "auto" without a running cluster.
+    """
+    for name, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield cluster_resources()
+        return
+    address = find_address(config.address)
+    options = {
+        "logging_level": logging.INFO if verbose else logging.ERROR,
+        "log_to_driver": verbose,
+    }
+    if address is None:
+        options |= {
+            "address": "local",
+            "include_dashboard": False,
+            "num_cpus": local_num_cpus(config, num_cpus_needed),
+        }
+    else:
+        if config.num_cpus is not None:
+            raise ClusterError(
+                f"cluster.num_cpus={config.num_cpus} sizes a Ray started on this machine, but a cluster runs at {address}; "
+                "set cluster.num_cpus to null, or stop that cluster"
+            )
+        options["address"] = address
+    _enter(options)
+    if not verbose:
+        _quiet_ray_data()
+    try:
+        yield cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+def _enter(options: dict) -> None:
+    import ray
+
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        if "uth" in type(error).__name__ or "token" in reason.lower():
+            raise ClusterError(
+                f"the Ray cluster at {options['address']} refuses the connection ({reason[:200]}); run this command and the "
+                "cluster with RAY_AUTH_MODE=token and the same ~/.ray/auth_token (see `ray get-auth-token --generate`)"
+            ) from error
+        raise ClusterError(f"Ray at address {options['address']} cannot be entered: {reason[:400]}") from error
+
+
+def _quiet_ray_data() -> None:
+    """Keep Ray Data's plan and timing lines in its log file and off the console; importing it sets its loggers up."""
+    import ray.data  # noqa: F401
+
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.ERROR)
+
+
+def find_address(address: str | None) -> str | None:
+    """host:port of the running cluster to join, or None to start one here.
+
+    Raises:
+        ClusterError: "auto" finds no cluster; an address is malformed or does not answer.
+    """
+    if address == "local":
+        return None
+    if address in (None, "auto"):
+        address = os.environ.get("RAY_ADDRESS") or address
+    if address in (None, "auto"):
+        started = _address_of_ray_start()
+        if started is None and address == "auto":
+            raise ClusterError(
+                "cluster.address=auto but no Ray cluster runs on this machine and RAY_ADDRESS is not set; run `ray start "
+                "--head` first, submit with `ray job submit`, or set cluster.address to null to start a local Ray"
+            )
+        return started
+    if "://" in str(address):
+        raise ClusterError(
+            f"the Ray address must be host:port of the cluster's head, got {address!r}; from outside of the cluster run "
+            "`ray job submit --address http://HEAD:8265 --working-dir . -- vidalign …`"
+        )
+    if not _answers(str(address)):
+        raise ClusterError(
+            f"no Ray cluster answers at {address} (waited up to {PROBE_TIMEOUT_S:g} s); check `ray status` on its head, correct "
+            "cluster.address or RAY_ADDRESS, or set cluster.address to local to start a Ray here"
+        )
+    return address
+
+
+def _address_of_ray_start() -> str | None:
+    """What `ray start --head` left behind, if it still answers: the file outlives a killed cluster."""
+    import ray._private.utils
+
+    address = ray._private.utils.read_ray_address()
+    return address if address and _answers(address) else None
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterError(f"a Ray address has the form host:port, got {address!r}")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_TIMEOUT_S):
+            return True
+    except OSError:
+        return False
+
+
+def cluster_resources() -> ClusterResources:
+    """What the connected cluster has now, and may grow to where its autoscaler says so."""
+    import ray
+    import ray._private.state
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    most = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    groups = getattr(ray._private.state.state.get_cluster_config(), "node_group_configs", ())
+    shapes = nodes + [dict(group.resources) for group in groups if group.max_count]
+    return ClusterResources(
+        num_cpus=int(sum(node.get("CPU", 0) for node in nodes)),
+        num_gpus=int(sum(node.get("GPU", 0) for node in nodes)),
+        num_nodes=len(nodes),
+        cpus_per_node=int(max((shape.get("CPU", 0) for shape in shapes), default=0)) or None,
+        gpus_per_node=int(max((shape.get("GPU", 0) for shape in shapes), default=0)) or None,
+        max_num_cpus=_bounded(most.get("CPU")),
+        max_num_gpus=_bounded(most.get("GPU")),
+    )
+
+
+def _bounded(value: float | None) -> int | None:
+    """An autoscaler without a limit reports the largest integer: plan with what is there instead."""
+    return int(value) if value is not None and value < 1_000_000 else None
+
+
+def local_resources(config: ClusterConfig | None = None) -> ClusterResources:
+    """This machine, found out without Ray: what a dry run plans with when no cluster was named."""
+    import torch
+
+    num_cpus = (config.num_cpus if config else None) or max(MIN_CPUS, num_cores())
+    return ClusterResources(num_cpus=num_cpus, num_gpus=torch.cuda.device_count())
+
+
+def local_num_cpus(config: ClusterConfig, num_cpus_needed: int) -> int:
+    """Logical CPUs of a Ray started here."""
+    return config.num_cpus or max(MIN_CPUS, num_cores(), math.ceil(num_cpus_needed))
+
+
+def num_cores() -> int:
+    """Cores that this process may use: its affinity and its container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    quota_file = pathlib.Path("/sys/fs/cgroup/cpu.max")
+    if quota_file.is_file():
+        quota, period = quota_file.read_text(encoding="ascii").split()
+        if quota != "max":
+            cores = min(cores, math.ceil(int(quota) / int(period)))
+    return max(1, cores)
