@@ -1,0 +1,68 @@
+"""The decode stage: uris in, paths of decoded frames out, on a Ray Data actor pool. No pixels pass through Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import ray.data
+
+from vidalign.decode_child import ChildDecoder, DecodedVideo
+from vidalign.types import FrameSpec
+
+BATCH_SIZE = 8
+
+
+class Decoder:
+    """A Ray Data `map_batches` callable: batches of {"video": uri} to batches of `DecodedVideo` columns.
+
+    Decoding runs in a child process under a deadline, so a file that hangs or crashes a decoder costs that file only.
+    """
+
+    def __init__(self, spec: FrameSpec, cache_dir: str, backend: str = "decord", deadline_s: float = 60.0) -> None:
+        self.child = ChildDecoder(spec, cache_dir, backend=backend, deadline_s=deadline_s)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return to_columns([self.child.decode(str(uri)) for uri in batch["video"]])
+
+    def __del__(self) -> None:
+        self.child.close()
+
+
+def to_columns(rows: list[DecodedVideo]) -> dict[str, Any]:
+    """Ray Data's batch format for rows; strings stay Python objects, for NumPy would pad them to the longest."""
+    return {
+        "video": np.array([row.video for row in rows], dtype=object),
+        "frames_path": np.array([row.frames_path for row in rows], dtype=object),
+        "reason": np.array([row.reason for row in rows], dtype=object),
+        "message": np.array([row.message for row in rows], dtype=object),
+        "cached": np.array([row.cached for row in rows], dtype=bool),
+        "seconds": np.array([row.seconds for row in rows], dtype=np.float64),
+    }
+
+
+def decode_videos(
+    uris: Iterable[str],
+    spec: FrameSpec,
+    cache_dir: str,
+    *,
+    backend: str = "decord",
+    deadline_s: float = 60.0,
+    num_decoders: int = 1,
+) -> ray.data.Dataset:
+    """A lazy data set with one row for each distinct uri, in order of first appearance where Ray Data keeps order.
+
+    Rows are `DecodedVideo` records: video, frames_path ("" if quarantined), reason, message, cached, seconds. Consume it
+    with `iter_batches` (streaming) or `take_all`; `DecodedVideo.from_row` reads a row.
+    """
+    distinct = list(dict.fromkeys(uris))
+    num_blocks = max(1, -(-len(distinct) // BATCH_SIZE))
+    dataset = ray.data.from_items([{"video": uri} for uri in distinct], override_num_blocks=num_blocks)
+    return dataset.map_batches(
+        Decoder,
+        fn_constructor_kwargs={"spec": spec, "cache_dir": str(cache_dir), "backend": backend, "deadline_s": deadline_s},
+        batch_size=BATCH_SIZE,
+        compute=ray.data.ActorPoolStrategy(size=num_decoders),
+        num_cpus=1,
+    )
