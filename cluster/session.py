@@ -122,8 +122,8 @@ def find_address(address: str | None) -> str | None:
         )
     if not _answers(str(address)):
         raise ClusterError(
-            f"no Ray cluster answers at {address} (waited up to {PROBE_TIMEOUT_S:g} s); check `ray status` on its head, correct "
-            "cluster.address or RAY_ADDRESS, or set cluster.address to local to start a Ray here"
+            f"no Ray cluster answers at {address} (waited up to {PROBE_TIMEOUT_S:g} s); check `ray status` on its head, "
+            "correct cluster.address or RAY_ADDRESS, or set cluster.address to local to start a Ray here"
         )
     return address
 

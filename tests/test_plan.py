@@ -1,0 +1,192 @@
+"""The resource plan and the search for a cluster: arithmetic only, no Ray is started."""
+
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.plan import ClusterResources, Workers, plan
+from cluster.session import find_address, local_num_cpus
+from vidalign.config import ClusterConfig, parse_config
+from vidalign.errors import ClusterError
+
+
+def config(**sections):
+    return parse_config({"run_dir": "run", "model": {"path": "m"}, "data": {"train": "t.jsonl"}} | sections)
+
+
+def test_two_cores_run_every_stage():
+    made = plan(config(), ClusterResources(num_cpus=2))
+    assert made.engines == Workers(num=1, cpus=0.5)
+    assert made.decoders == Workers(num=1, cpus=0.5)
+    assert made.train == Workers(num=1, cpus=2)
+    assert not made.use_gpu
+    assert made.serve.bundle() == {"CPU": 0.45}
+    assert made.serve.total_cpus(1) == 2.0
+    assert made.serve.gpu_memory_utilization is None
+    assert made.num_cpus_needed == 2
+
+
+def test_rollout_on_a_small_cluster_leaves_a_cpu_for_ray_data():
+    made = plan(config(), ClusterResources(num_cpus=2))
+    assert 2 - made.engines.total_cpus - made.decoders.total_cpus >= 1
+
+
+def test_one_cpu_asks_for_a_second_logical_one():
+    assert plan(config(), ClusterResources(num_cpus=1)).num_cpus_needed == 2
+
+
+def test_sixteen_cores_without_gpu():
+    made = plan(config(), ClusterResources(num_cpus=16))
+    assert made.engines == Workers(num=1, cpus=8)
+    assert made.decoders == Workers(num=7, cpus=1)
+    assert made.train == Workers(num=1, cpus=16)
+    assert made.serve.server_cpus == 1.0
+
+
+def test_one_gpu_is_shared_by_base_and_aligned():
+    made = plan(config(), ClusterResources(num_cpus=8, num_gpus=1))
+    assert made.engines == Workers(num=1, cpus=1, gpus=1)
+    assert made.decoders == Workers(num=6, cpus=1)
+    assert made.train == Workers(num=1, cpus=4, gpus=1)
+    assert made.serve.bundle() == {"CPU": 1.0, "GPU": 0.5}
+    assert made.serve.gpu_memory_utilization == 0.45
+    assert made.serve.total_gpus(1) == 1.0
+
+
+def test_one_gpu_alone_serves_one_model():
+    made = plan(config(), ClusterResources(num_cpus=8, num_gpus=1), num_served=1)
+    assert made.serve.bundle_gpus == 1.0
+    assert made.serve.gpu_memory_utilization == 0.9
+
+
+def test_eight_gpus_are_all_used():
+    made = plan(config(train={"num_workers": 8}), ClusterResources(num_cpus=96, num_gpus=8))
+    assert made.engines == Workers(num=8, cpus=1, gpus=1)
+    assert made.decoders.num == 64  # 87 would fit
+    assert made.train == Workers(num=8, cpus=4, gpus=1)
+    assert made.serve.total_gpus(1) == 2.0
+
+
+def test_tensor_parallel_engines():
+    made = plan(config(rollout={"gpus_per_engine": 2}), ClusterResources(num_cpus=32, num_gpus=8))
+    assert made.engines == Workers(num=4, cpus=2, gpus=2)
+
+
+def test_a_tensor_parallel_engine_stays_on_one_node():
+    nodes = ClusterResources(num_cpus=64, num_gpus=12, num_nodes=2, cpus_per_node=32, gpus_per_node=6)
+    assert plan(config(rollout={"gpus_per_engine": 4}), nodes).engines.num == 2  # 12 // 4 would be 3
+    with pytest.raises(ClusterError, match=r"gpus_per_engine=8 needs 8 GPUs on one node but its largest node has 6 GPUs"):
+        plan(config(rollout={"gpus_per_engine": 8}), nodes)
+
+
+def test_cpu_nodes_get_an_engine_each_and_no_worker_spans_two():
+    nodes = ClusterResources(num_cpus=16, num_nodes=2, cpus_per_node=8)
+    made = plan(config(train={"num_workers": 3, "batch_size": 15}), nodes)
+    assert made.engines == Workers(num=2, cpus=4)
+    assert made.train == Workers(num=3, cpus=4)  # two on one node, one on the other
+    assert plan(config(), nodes).train.cpus == 8
+
+
+def test_gpu_nodes_that_autoscale_from_zero():
+    growing = ClusterResources(num_cpus=8, num_nodes=1, cpus_per_node=48, gpus_per_node=4, max_num_cpus=104, max_num_gpus=8)
+    made = plan(config(train={"num_workers": 8}), growing)
+    assert made.engines.num == 8
+    assert made.use_gpu
+    with pytest.raises(ClusterError, match=r"needs 16 GPUs but the cluster has 104 CPUs and 8 GPUs \(once scaled up\)"):
+        plan(config(train={"num_workers": 16}), growing)
+
+
+@pytest.mark.parametrize(
+    ("sections", "resources", "message"),
+    [
+        ({"train": {"num_workers": 4}}, {"num_cpus": 2}, r"num_workers=4 needs 4 CPUs .* lower train.num_workers to 2"),
+        ({"train": {"num_workers": 2}}, {"num_cpus": 8, "num_gpus": 1}, r"needs 2 GPUs .* add GPU nodes"),
+        ({"train": {"use_gpu": True}}, {"num_cpus": 2}, r"use_gpu=true but the cluster has 2 CPUs and 0 GPUs"),
+        ({"rollout": {"num_engines": 3}}, {"num_cpus": 8, "num_gpus": 2}, r"num_engines=3 .* lower .* to 2"),
+        ({"rollout": {"num_engines": 9}}, {"num_cpus": 4}, r"num_engines=9 needs 9 CPUs"),
+        ({"rollout": {"gpus_per_engine": 2}}, {"num_cpus": 4}, r"cluster has no GPU; set .* to 0 to generate on CPUs"),
+        ({"video": {"num_decoders": 5}}, {"num_cpus": 8}, r"num_decoders=5 .* 3 CPUs of the cluster's 8 remain"),
+        ({"video": {"num_decoders": 3}}, {"num_cpus": 2}, r"num_decoders=3 needs 3 CPUs"),
+        ({"serve": {"min_replicas": 2}}, {"num_cpus": 8}, r"min_replicas=2 is above serve.max_replicas=1"),
+        ({"serve": {"max_replicas": 3}}, {"num_cpus": 8, "num_gpus": 2}, r"needs 6 GPUs .* lower serve.max_replicas to 2"),
+        (
+            {"serve": {"gpus_per_replica": 2}},
+            {"num_cpus": 8, "num_gpus": 2},
+            r"needs 4 GPUs .* lower serve.gpus_per_replica",
+        ),
+        (
+            {"serve": {"gpus_per_replica": 4}},
+            {"num_cpus": 8, "num_gpus": 2},
+            r"4 GPUs on one node but its largest node has 2",
+        ),
+        ({"serve": {"max_replicas": 40}}, {"num_cpus": 2}, r"160 actors but the cluster has 2 CPUs"),
+        ({}, {"num_cpus": 0}, r"no CPUs"),
+    ],
+)
+def test_what_does_not_fit_is_refused(sections, resources, message):
+    with pytest.raises(ClusterError, match=message) as caught:
+        plan(config(**sections), ClusterResources(**resources))
+    assert "\n" not in str(caught.value)
+
+
+def test_gpus_can_be_declined():
+    made = plan(
+        config(rollout={"gpus_per_engine": 0}, train={"use_gpu": False}, serve={"gpus_per_replica": 0}),
+        ClusterResources(num_cpus=8, num_gpus=4),
+    )
+    assert made.engines.gpus == 0
+    assert not made.use_gpu
+    assert made.serve.total_gpus(1) == 0
+
+
+@given(
+    num_cpus=st.integers(1, 256),
+    num_gpus=st.integers(0, 16),
+    devices=st.integers(0, 8),
+    workers=st.integers(1, 16),
+    replicas=st.integers(1, 6),
+    decoders=st.none() | st.integers(1, 64),
+)
+def test_a_plan_never_exceeds_the_cluster(num_cpus, num_gpus, devices, workers, replicas, decoders):
+    made_from = config(
+        rollout={"gpus_per_engine": devices},
+        train={"num_workers": workers, "batch_size": workers},
+        serve={"max_replicas": replicas},
+        video={"num_decoders": decoders},
+    )
+    try:
+        made = plan(made_from, ClusterResources(num_cpus=num_cpus, num_gpus=num_gpus))
+    except ClusterError:
+        return
+    available = max(num_cpus, 2)
+    assert made.num_cpus_needed <= available
+    assert made.engines.total_gpus <= num_gpus
+    assert made.train.total_gpus <= num_gpus
+    assert made.serve.total_gpus(replicas) <= num_gpus
+    assert made.serve.total_cpus(replicas) <= available
+    assert min(made.engines.cpus, made.decoders.cpus, made.train.cpus, made.serve.bundle_cpus) > 0
+
+
+def test_a_local_ray_offers_what_the_plan_needs(monkeypatch):
+    assert local_num_cpus(ClusterConfig(address=None, num_cpus=None), 500) == 500
+    assert local_num_cpus(ClusterConfig(address=None, num_cpus=3), 500) == 3
+
+
+def test_addresses(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert find_address("local") is None
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert find_address(address) == address
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert find_address(None) == address
+        assert find_address("auto") == address
+        assert find_address("local") is None
+    with pytest.raises(ClusterError, match="no Ray cluster answers at"):
+        find_address(None)
+    with pytest.raises(ClusterError, match="ray job submit"):
+        find_address("ray://head:10001")
+    with pytest.raises(ClusterError, match="form host:port"):
+        find_address("head")
