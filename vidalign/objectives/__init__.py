@@ -8,14 +8,34 @@ from collections.abc import Mapping
 from typing import Any
 
 from vidalign.errors import ConfigError
+from vidalign.objectives.alpha_dpo import AlphaDPO
 from vidalign.objectives.base import Loss, Objective
+from vidalign.objectives.bmc import BMC
+from vidalign.objectives.dpo import CDPO, DPO, IPO, RDPO, RPO
+from vidalign.objectives.expo import EXPO
 from vidalign.objectives.leanpo import LeanPO, SimPO
+from vidalign.objectives.orpo import ORPO
+from vidalign.objectives.rrpo import RRPO
+from vidalign.objectives.sft import SFT
+from vidalign.objectives.sppo import SPPO
 
 __all__ = ["OBJECTIVES", "Loss", "Objective", "build"]
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "leanpo": LeanPO,
     "simpo": SimPO,
+    "rrpo": RRPO,
+    "dpo": DPO,
+    "cdpo": CDPO,
+    "rdpo": RDPO,
+    "ipo": IPO,
+    "rpo": RPO,
+    "alpha_dpo": AlphaDPO,
+    "orpo": ORPO,
+    "sppo": SPPO,
+    "bmc": BMC,
+    "expo": EXPO,
+    "sft": SFT,
 }
 
 
