@@ -1,0 +1,372 @@
+"""The report of a run: one self-contained HTML page made from the run folder, and a table for the console.
+
+    run folder ─ summary.json, config.yaml ─┐
+               ─ rounds/*/train metrics ────┼─ view (plain dict) ─ templates/report.html ─ report/index.html
+               ─ responses, pairs, eval ────┘
+
+A part that the run does not have (no evaluation data, training not run) is said to be missing, with the reason; no figure
+is made up for it. Examples on the page are drawn at random with the run's seed, never picked.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import math
+import pathlib
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import jinja2
+import numpy as np
+
+from pipelines import report_plots
+from vidalign.config import RunConfig, dump_config
+from vidalign.errors import DataError
+from vidalign.files import RunFolder, read_json, read_jsonl, read_table, write_bytes_atomic
+from vidalign.scoring import wilson_interval
+from vidalign.types import EvalAnswer, PreferencePair, QuarantineRow, Record
+
+NUM_PAIRS, NUM_CHANGED, NUM_THUMBNAILS, NUM_QUARANTINE_ROWS = 12, 6, 6, 40
+MAX_CHARACTERS = 3000  # of one text on the page
+MODEL_IDS = ("base", "aligned", "blind")
+SUMMARY_PARTS = {
+    "videos": ("total", "decoded", "quarantined"),
+    "pairs": ("kept", "dropped"),
+    "policy": ("base", "aligned"),
+    "endpoint": ("model_ids", "checked"),
+}
+RecordT = TypeVar("RecordT", bound=Record)
+Metrics = list[dict[str, Any]]
+
+
+def write_report(run: RunFolder, config: RunConfig) -> pathlib.Path:
+    """Write `report/index.html` from what the run folder holds and return its path.
+
+    Raises:
+        DataError: the folder holds neither a summary nor a finished round, or a file in it is damaged.
+    """
+    rounds = _rounds(run)
+    if not run.summary.is_file() and not rounds:
+        raise DataError(f"{run.root} has nothing to report: no summary.json and no rounds/; run `vidalign align` first")
+    summary = read_json(run.summary) if run.summary.is_file() else {}
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "points": points, "number": number, "duration": duration, "clip": _clip}
+    page = environment.get_template("report.html").render(view(run, config, summary, rounds))
+    path = run.report / "index.html"
+    write_bytes_atomic(path, page.encode("utf-8", "replace"))
+    return path
+
+
+def view(run: RunFolder, config: RunConfig, summary: Mapping[str, Any], rounds: Sequence[int]) -> dict[str, Any]:
+    """Everything the template shows, as plain values. Pairs and answers are those of the last round that has any."""
+    last = rounds[-1] if rounds else 0
+    metrics = {index: _read_metrics(run.stage("train", index) / "metrics.jsonl") for index in rounds}
+    pairs = _read(run.stage("pairs", last) / "pairs.parquet", PreferencePair)
+    answers = {name: _read(run.stage("eval", last) / f"{name}.parquet", EvalAnswer) for name in MODEL_IDS}
+    quarantine = [row for i in rounds for row in _read(run.stage("quarantine", i) / "quarantine.parquet", QuarantineRow)]
+    quarantine = list({(row.uri, row.reason): row for row in quarantine}.values())  # one video fails in every round
+    strip = _strips(run, last)
+    draw = random.Random(config.seed)
+    return {
+        "name": run.root.name,
+        "folder": str(run.root),
+        "config": config,
+        "config_yaml": dump_config(config),
+        **{part: _filled(summary.get(part), names) for part, names in SUMMARY_PARTS.items()},
+        "likelihood": likelihood_view(summary.get("log_likelihood")),
+        "correlation": summary.get("reward_trust_correlation"),
+        "versions": summary.get("versions") or {},
+        "seed": summary.get("seed", config.seed),
+        "stages": _stages(summary.get("wall_s") or {}),
+        "accuracy": accuracy_view(summary.get("accuracy")),
+        "changes": _changes(answers, strip, draw),
+        "curves": [(index, curve_plots(rows)) for index, rows in metrics.items() if rows],
+        "candidates": candidate_plots(run.stage("responses", last) / "responses.parquet"),
+        "pair_plots": pair_plots(pairs),
+        "drawn_pairs": [_pair_view(pair, strip) for pair in _draw(pairs, NUM_PAIRS, draw)],
+        "num_pairs": len(pairs),
+        "quarantine": quarantine[:NUM_QUARANTINE_ROWS],
+        "num_quarantined": len(quarantine),
+        "last_round": last,
+    }
+
+
+def summary_table(summary: Mapping[str, Any]) -> str:
+    """Base against aligned in plain text, overall and by category, for the console."""
+    table = accuracy_view(summary.get("accuracy"))
+    if table is None:
+        return "No accuracy: the run was not evaluated (data.eval names the held-out questions)."
+    width = max(len(row["name"]) for row in table["rows"])
+    lines = [f"{'accuracy':<{width}}  {'n':>6}  {'base':>7}  {'aligned':>7}  {'change':>9}  {'blind':>7}"]
+    lines.append("-" * len(lines[0]))
+    for row in table["rows"]:
+        shares = {name: percent(row[name]) for name in MODEL_IDS}
+        lines.append(
+            f"{row['name']:<{width}}  {row['n']:>6,}  {shares['base']:>7}  {shares['aligned']:>7}  "
+            f"{points(row['change']):>9}  {shares['blind']:>7}"
+        )
+    intervals = table["rows"][0]["intervals"]
+    known = [f"{name} {100 * low:.1f} to {100 * high:.1f} %" for name, (low, high) in intervals.items()]
+    return "\n".join([*lines, *(["95 % intervals: " + ", ".join(known)] if known else [])])
+
+
+def accuracy_view(accuracy: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Rows "all" and one a category; None without an evaluation. Intervals by category are Wilson's, from share and n."""
+    if not accuracy or not accuracy.get("num_examples"):
+        return None
+    rows = [_accuracy_row("all", accuracy, accuracy.get("intervals"))]
+    for name, part in sorted((accuracy.get("by_category") or {}).items()):
+        rows.append(_accuracy_row(name or "(no category)", part, None))
+    return {"rows": rows, "n": accuracy["num_examples"]}
+
+
+def _accuracy_row(name: str, part: Mapping[str, Any], intervals: Mapping[str, Any] | None) -> dict[str, Any]:
+    n = part.get("num_examples") or 0
+    shares = {model: part.get(model) for model in MODEL_IDS}
+    if intervals is None:
+        intervals = {model: wilson_interval(round(s * n), n) for model, s in shares.items() if s is not None and n}
+    both = shares["base"] is not None and shares["aligned"] is not None
+    change = shares["aligned"] - shares["base"] if both else None
+    known = {model: tuple(bounds) for model, bounds in intervals.items() if model in MODEL_IDS and bounds}
+    return {"name": name, "n": n, **shares, "change": change, "intervals": known}
+
+
+def likelihood_view(part: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Start and end of each side that was logged, and the share of pairs where both sides fell (None: not trained)."""
+    part = part or {}
+    sides = {name: _filled(part.get(name), ("start", "end")) for name in ("chosen", "rejected", "truth")}
+    sides = {name: ends for name, ends in sides.items() if None not in ends.values()}
+    return {"sides": sides, "both_fell": part.get("both_fell")}
+
+
+def _filled(part: Mapping[str, Any] | None, names: Iterable[str]) -> dict[str, Any]:
+    return {name: (part or {}).get(name) for name in names}
+
+
+def _changes(answers: Mapping[str, list[EvalAnswer]], strip: Any, draw: random.Random) -> dict[str, Any] | None:
+    """What became right and what became wrong, question by question; None unless both models answered."""
+    aligned = {answer.example_id: answer for answer in answers["aligned"]}
+    both = [(base, aligned[base.example_id]) for base in answers["base"] if base.example_id in aligned]
+    if not both:
+        return None
+    counts = collections.Counter((base.correct, after.correct) for base, after in both)
+    gained, lost, n = counts[False, True], counts[True, False], len(both)
+    half = 1.959964 * math.sqrt(max(gained + lost - (gained - lost) ** 2 / n, 0.0)) / n  # Wald, paired proportions
+    difference = (gained - lost) / n
+
+    def drawn(before: bool, after: bool) -> list[dict[str, Any]]:
+        chosen = _draw([pair for pair in both if (pair[0].correct, pair[1].correct) == (before, after)], NUM_CHANGED, draw)
+        return [{"base": base, "aligned": after, "frames": strip(base.video)} for base, after in chosen]
+
+    return {
+        "n": n,
+        "kept_right": counts[True, True],
+        "kept_wrong": counts[False, False],
+        "gained": gained,
+        "lost": lost,
+        "difference": difference,
+        "low": difference - half,
+        "high": difference + half,
+        "examples": [
+            ("Wrong before, right after", gained, drawn(False, True)),
+            ("Right before, wrong after", lost, drawn(True, False)),
+        ],
+    }
+
+
+def curve_plots(rows: Metrics) -> list[report_plots.Plot]:
+    """The training curves of one round; figures that the metrics do not hold are left out."""
+
+    def series(key: str) -> list[tuple[float, float]]:
+        return [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+
+    likelihood = {name: series(f"{name}_logp") for name in ("chosen", "rejected", "truth")}
+    change = {name: [(x, y - part[0][1]) for x, y in part] for name, part in likelihood.items() if part}
+    labels = {"truth": "ground truth (probe)"}
+    first = rows[0]["step"]
+    fell, won = {"rejected": "both fell"}, {"accent": "chosen above rejected", "rejected": "both fell"}
+    plots = [
+        report_plots.curves("Average log-likelihood", "nats per token", likelihood, labels=labels),
+        report_plots.curves(
+            "Change of log-likelihood", f"nats per token, since step {first}", change, labels=labels, zero=True
+        ),
+        report_plots.curves(
+            "Margin", "as the objective defines it", {"accent": series("margin")}, labels={"accent": "margin"}
+        ),
+        report_plots.curves(
+            "Share of pairs",
+            "of the pairs logged at a step",
+            {"accent": series("accuracy"), "rejected": series("both_fell")},
+            labels=won if series("accuracy") else fell,
+            share=True,
+        ),
+        report_plots.curves("Loss", "per pair", {"accent": series("loss")}, labels={"accent": "loss"}),
+        report_plots.curves("Gradient norm", "before clipping", {"accent": series("grad_norm")}, labels={"accent": "norm"}),
+    ]
+    return [plot for plot in plots if plot is not None]
+
+
+def candidate_plots(path: pathlib.Path) -> list[report_plots.Plot]:
+    """Reward and trust of all candidates by side. Reads three columns: texts and tokens stay on disk."""
+    import pyarrow.parquet as pq
+
+    if not path.is_file() or not {"kind", "reward", "trust"} <= set(pq.read_schema(path).names):
+        return []
+    table = pq.read_table(path, columns=["kind", "reward", "trust"])
+    kind = np.array(table["kind"].to_pylist())
+    reward, trust = (np.array(table[name].to_pylist(), dtype=float) for name in ("reward", "trust"))
+    sides = {"chosen": np.isin(kind, ("hinted", "reflected")), "rejected": kind == "augmented", "aligned": kind == "plain"}
+    labels = {"chosen": "with hints or reflection", "rejected": "augmented video", "aligned": "no hint, clean video"}
+    plots = [
+        report_plots.histogram(
+            "Reward of candidates",
+            "average log-likelihood without hints",
+            {name: reward[mask] for name, mask in sides.items()},
+            xlabel="nats per token",
+            labels=labels,
+        ),
+        report_plots.histogram(
+            "Trust of candidates",
+            "agreement with the ground truth",
+            {name: trust[mask] for name, mask in sides.items()},
+            xlabel="trust, 0 to 1",
+            labels=labels,
+            limits=(0, 1),
+        ),
+        report_plots.medians_by_trust("Reward by trust", "all candidates, in tenths of trust", trust, reward),
+    ]
+    return [plot for plot in plots if plot is not None]
+
+
+def pair_plots(pairs: Sequence[PreferencePair]) -> list[report_plots.Plot]:
+    """Reward, trust and reward gap of the pairs that training saw."""
+    if not pairs:
+        return []
+    reward = {side: np.array([getattr(pair, f"{side}_reward") for pair in pairs], float) for side in ("chosen", "rejected")}
+    trust = {side: np.array([getattr(pair, f"{side}_trust") for pair in pairs], float) for side in ("chosen", "rejected")}
+    gap = {"accent": reward["chosen"] - reward["rejected"]}
+    plots = [
+        report_plots.histogram("Reward in pairs", "chosen and rejected side", reward, xlabel="nats per token"),
+        report_plots.histogram("Trust in pairs", "chosen and rejected side", trust, xlabel="trust, 0 to 1", limits=(0, 1)),
+        report_plots.histogram(
+            "Reward gap", "chosen minus rejected", gap, xlabel="nats per token", labels={"accent": "gap"}, zero=True
+        ),
+    ]
+    return [plot for plot in plots if plot is not None]
+
+
+def _pair_view(pair: PreferencePair, strip: Any) -> dict[str, Any]:
+    try:
+        provenance = json.loads(pair.provenance)
+    except json.JSONDecodeError:
+        provenance = pair.provenance
+    if not isinstance(provenance, dict):
+        provenance = {"provenance": provenance}
+    flat = {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in provenance.items()
+    }
+    return {
+        "pair": pair,
+        "frames": strip(pair.video),
+        "provenance": flat,
+        "sides": [
+            ("chosen", marked(pair.chosen, pair.chosen_marks), pair.chosen_reward, pair.chosen_trust),
+            ("rejected", marked(pair.rejected, pair.rejected_marks), pair.rejected_reward, pair.rejected_trust),
+        ],
+    }
+
+
+def marked(text: str, marks: Iterable[Sequence[int]]) -> list[tuple[str, bool]]:
+    """Cut `text` into (part, is marked) along (start, end) spans; overlapping spans join."""
+    parts, position = [], 0
+    for start, end in sorted((int(mark[0]), int(mark[1])) for mark in marks):
+        start, end = max(start, position), min(end, len(text))
+        if end > start:
+            parts += [(text[position:start], False), (text[start:end], True)]
+            position = end
+    return [part for part in [*parts, (text[position:], False)] if part[0]]
+
+
+def _strips(run: RunFolder, index: int) -> Any:
+    """Function from a video uri to its thumbnails; none where the run kept no clip of that video."""
+    clips: dict[str, str] = {}
+    for stage in ("eval", "responses"):
+        path = run.stage(stage, index) / "frames.json"
+        clips |= read_json(path) if path.is_file() else {}
+
+    def strip(uri: str) -> list[str]:
+        path = run.root / clips[uri] if uri in clips else None  # an absolute path stays as it is
+        if path is None or not path.is_file():
+            return []
+        from safetensors.numpy import load_file
+
+        frames = load_file(path)["frames"]  # uint8 [F, H, W, 3]
+        indices = np.linspace(0, len(frames) - 1, min(NUM_THUMBNAILS, len(frames))).round().astype(int)
+        return [report_plots.thumbnail(frames[i]) for i in indices]
+
+    return strip
+
+
+def _stages(wall_s: Mapping[str, float | None]) -> list[tuple[str, float, float]]:
+    """(name, seconds, share of the longest)"""
+    known = [(name, float(seconds)) for name, seconds in wall_s.items() if seconds is not None and name != "total"]
+    longest = max((seconds for _, seconds in known), default=0.0)
+    return [(name, seconds, seconds / longest if longest else 0.0) for name, seconds in known]
+
+
+def _rounds(run: RunFolder) -> list[int]:
+    folder = run.root / "rounds"
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+
+
+def _read(path: pathlib.Path, record: type[RecordT]) -> list[RecordT]:
+    return read_table(path, record) if path.is_file() else []
+
+
+def _read_metrics(path: pathlib.Path) -> Metrics:
+    """Rows by step. A resumed training logs some steps again: the last record of a step counts."""
+    if not path.is_file():
+        return []
+    try:
+        rows = {row["step"]: row for row in read_jsonl(path)}
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} has a line that is not JSON ({error}); train again to write it anew") from error
+    return [rows[step] for step in sorted(rows)]
+
+
+def _draw(items: Sequence[Any], count: int, draw: random.Random) -> list[Any]:
+    """At most `count` items at random, in their own order."""
+    return [items[i] for i in sorted(draw.sample(range(len(items)), min(count, len(items))))]
+
+
+def _clip(text: str) -> str:
+    cut = len(text) - MAX_CHARACTERS
+    return text if cut <= 0 else f"{text[:MAX_CHARACTERS]} … ({cut:,} more characters)"
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None or not math.isfinite(share) else f"{100 * share:.1f} %"
+
+
+def points(share: float | None) -> str:
+    """A difference of shares in percentage points."""
+    return "–" if share is None or not math.isfinite(share) else f"{100 * share:+.1f} pt".replace("-", "−")
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.2f}".replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
