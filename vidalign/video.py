@@ -4,8 +4,8 @@
 
 The probe finds what is wrong with a file before a decoder can hide it: decoders conceal missing frames, hand out garbage
 after a cut, and promise an index that the bytes cannot keep. Frames do not depend on the backend: indices come from the
-probe, both backends give the same RGB pixels, and resizing is always Pillow's antialiased bicubic. decord seeks and is fast
-on long videos; PyAV decodes from the first frame to the last wanted one. decord's bundled FFmpeg is old, so where it cannot
+probe, both backends give the same RGB pixels (to the bit for H.264 and VP9; MPEG-4 part 2 leaves the last bit of a pixel to
+the decoder), and resizing is always Pillow's antialiased bicubic. decord seeks and is fast on long videos; PyAV decodes from the first frame to the last wanted one. decord's bundled FFmpeg is old, so where it cannot
 open a video, fails on it, or counts other frames than the probe, PyAV decodes that video and its verdict stands;
 `Clip.backend` says which of the two it was. One hole is left: a frame damaged inside an otherwise whole file and concealed
 by the decoder is noticed only by PyAV, because decord does not report concealment.
@@ -200,7 +200,7 @@ def _cannot_read(name: str, error: OSError) -> VideoError:
 
 
 def _open(source: Callable[[], Any]) -> InputContainer:
-    return av.open(source(), container_options={"format_whitelist": CONTAINERS})
+    return av.open(source(), mode="r", container_options={"format_whitelist": CONTAINERS})
 
 
 def _video_stream(name: str, container: InputContainer) -> VideoStream:
