@@ -1,0 +1,123 @@
+"""The data that the tiny model is trained on from scratch, with the flaws that it is meant to catch from it.
+
+Circles are mostly red, red things mostly move left, most presence questions are answered yes, and the first thing named
+in an order question is mostly the first to appear. Hinted and reflection prompts come from balanced scenes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from examples.shapes.tiny_model import FRAME_SIZE, NUM_FRAMES
+from examples.shapes.world import (
+    CATEGORIES,
+    COLOURS,
+    DIRECTIONS,
+    SHAPES,
+    Question,
+    Scene,
+    ask,
+    halve,
+    make_scene,
+    render,
+)
+from vidalign.prompts import HINT, PLAIN, REFLECT, fill
+
+
+@dataclasses.dataclass(frozen=True)
+class Bias:
+    """Shares in [0, 1]. A share s of typical colours adds to the chance: s + (1 - s) / 4 of circles are red."""
+
+    colour_by_shape: float = 0.9
+    direction_by_colour: float = 0.9
+    yes: float = 0.85
+    named_first: float = 0.85
+
+
+NO_BIAS = Bias(colour_by_shape=0.0, direction_by_colour=0.0, yes=0.5, named_first=0.5)
+TYPICAL_COLOUR = dict(zip(SHAPES, COLOURS, strict=True))
+TYPICAL_DIRECTION = dict(zip(COLOURS, DIRECTIONS, strict=True))
+CATEGORY_WEIGHTS = {
+    "motion": 0.2,
+    "colour": 0.15,
+    "shape": 0.15,
+    "order": 0.12,
+    "presence": 0.13,
+    "description": 0.15,
+    "choice": 0.1,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One training sample: frames [8, 56, 56, 3] uint8, and independent (user's words, reply) turns on them."""
+
+    frames: np.ndarray
+    turns: list[tuple[str, str]]
+
+
+def biased_kind(bias: Bias, rng: np.random.Generator) -> tuple[str, str, str]:
+    shape = str(rng.choice(SHAPES))
+    colour = TYPICAL_COLOUR[shape] if rng.random() < bias.colour_by_shape else str(rng.choice(COLOURS))
+    direction = TYPICAL_DIRECTION[colour] if rng.random() < bias.direction_by_colour else str(rng.choice(DIRECTIONS))
+    return shape, colour, direction
+
+
+def biased_scene(num_things: int, bias: Bias, rng: np.random.Generator) -> Scene:
+    kinds = [biased_kind(bias, rng)]
+    while len(kinds) < num_things:
+        kind = biased_kind(bias, rng)
+        if kind[0] != kinds[0][0] and kind[1] != kinds[0][1]:
+            kinds.append(kind)
+    return make_scene(kinds, rng)
+
+
+def draw_question(scene: Scene, bias: Bias, rng: np.random.Generator) -> Question:
+    """A question on a scene; only scenes with two things are asked for their order."""
+    weights = {**CATEGORY_WEIGHTS, "order": CATEGORY_WEIGHTS["order"] * (len(scene.things) - 1)}
+    shares = np.array([weights[category] for category in CATEGORIES])
+    category = str(rng.choice(CATEGORIES, p=shares / shares.sum()))
+    return ask(scene, category, rng, yes=bias.yes, named_first=bias.named_first)
+
+
+def draw_frames(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """The frames [8, 56, 56, 3] uint8 that the model sees, with the small changes that a video codec makes."""
+    times = (np.arange(NUM_FRAMES) + rng.uniform(0.1, 0.9)) / NUM_FRAMES
+    frames = halve(render(scene, times))
+    assert frames.shape == (NUM_FRAMES, FRAME_SIZE, FRAME_SIZE, 3)
+    noise = rng.integers(-6, 7, size=frames.shape, dtype=np.int16) + np.int16(rng.integers(-8, 9))
+    return np.clip(frames + noise, 0, 255).astype(np.uint8)
+
+
+def draw_sample(
+    bias: Bias, rng: np.random.Generator, *, two_things: float = 0.5, hinted: float = 0.3, num_turns: int = 4
+) -> Sample:
+    """A video with plain questions from the biased world or, for a share `hinted`, with hints from the balanced one."""
+    num_things = 1 + int(rng.random() < two_things)
+    if rng.random() >= hinted:
+        scene = biased_scene(num_things, bias, rng)
+        questions = [draw_question(scene, bias, rng) for _ in range(num_turns)]
+        turns = [(fill(PLAIN, question=question.question), question.answer) for question in questions]
+    else:
+        scene = biased_scene(num_things, NO_BIAS, rng)
+        questions = [draw_question(scene, NO_BIAS, rng) for _ in range(num_turns)]
+        turns = [(hinted_prompt(question, rng), question.answer) for question in questions]
+    return Sample(draw_frames(scene, rng), turns)
+
+
+def hinted_prompt(question: Question, rng: np.random.Generator) -> str:
+    """A prompt with a hint or, as often, one that quotes an earlier reply, which is mostly wrong."""
+    if rng.random() < 0.5:
+        return fill(HINT, question=question.question, answer=question.answer)
+    previous = question.answer if rng.random() < 0.3 else wrong_answer(question, rng)
+    return fill(REFLECT, question=question.question, answer=question.answer, previous=previous)
+
+
+def wrong_answer(question: Question, rng: np.random.Generator) -> str:
+    """Another answer of the same category: mostly wrong, and in the right form."""
+    if question.options:
+        return str(rng.choice(question.options))
+    scene = biased_scene(2 if question.category == "order" else 1 + int(rng.random() < 0.5), NO_BIAS, rng)
+    return ask(scene, question.category, rng).answer

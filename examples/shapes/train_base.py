@@ -1,0 +1,180 @@
+"""Train the built-in model from scratch: decent, and flawed by the data it was trained on.
+
+    python -m examples.shapes.train_base [--out examples/shapes/model --seed 0]
+
+Writes a complete Hugging Face folder (bfloat16 weights) and training_log.jsonl. About ten minutes on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from examples.shapes.biased_data import NO_BIAS, Bias, Sample, biased_scene, draw_question, draw_sample
+from examples.shapes.tiny_model import NUM_FRAMES, build_model, build_processor, build_tokenizer, patchify
+from vidalign.prompts import HINT, REFLECT, chat, fill
+
+HERE = Path(__file__).parent
+GRID = (NUM_FRAMES // 2, 4, 4)  # patches: time, height, width
+IGNORED = -100
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One stretch of training: how long, how fast, and on which world."""
+
+    name: str
+    steps: int
+    learning_rate: float
+    bias: Bias
+    one_thing: float = 0.0  # share of the steps before the first scenes with two things
+    hinted: float = 0.25  # share of videos whose prompts hold a hint or quote an earlier reply
+    num_videos: int = 12  # a step
+    num_turns: int = 4  # questions a video
+
+
+PRETRAIN = Phase("pretrain", steps=700, learning_rate=8e-4, bias=NO_BIAS, one_thing=0.35)
+SFT = Phase("sft", steps=300, learning_rate=5e-4, bias=Bias())
+
+
+class Collator:
+    """Turns samples into what the model's forward takes.
+
+    The turns of a sample share one copy of the video: a turn attends to the video and to itself, and its positions
+    continue those of the video, so that every turn is what the processor would make of it alone.
+    """
+
+    def __init__(self, processor, model):
+        self.tokenizer = processor.tokenizer
+        words = processor.apply_chat_template(chat("\0"), tokenize=False, add_generation_prompt=True)
+        before, self.after = words.split("\0")
+        video_token = model.config.video_token_id
+        num_video_tokens = GRID[0] * GRID[1] * GRID[2] // model.config.vision_config.spatial_merge_size**2
+        ids = self.tokenizer(before).input_ids
+        at = ids.index(video_token)
+        self.prefix = ids[:at] + [video_token] * num_video_tokens + ids[at + 1 :]
+        padded = self.prefix + [0] * 256
+        self.positions = model.model.get_rope_index(
+            torch.tensor([padded]),
+            torch.tensor([[2 * (token == video_token) for token in padded]]),
+            video_grid_thw=torch.tensor([GRID]),
+            second_per_grid_ts=torch.tensor([0.5]),  # two seconds of video
+        )[0][:, 0]  # [3, T]
+
+    def row(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Token ids [T], labels [T], position ids [3, T] and turn number [T] (0: the video) of one sample."""
+        ids, labels, turn_of = list(self.prefix), [IGNORED] * len(self.prefix), [0] * len(self.prefix)
+        positions = [self.positions[:, : len(self.prefix)]]
+        for number, (prompt, reply) in enumerate(sample.turns, start=1):
+            asked = self.tokenizer(prompt + self.after).input_ids
+            said = [*self.tokenizer(reply).input_ids, self.tokenizer.eos_token_id]
+            ids += asked + said
+            labels += [IGNORED] * len(asked) + said
+            turn_of += [number] * len(asked + said)
+            positions.append(self.positions[:, len(self.prefix) :][:, : len(asked + said)])
+        return torch.tensor(ids), torch.tensor(labels), torch.cat(positions, dim=1), torch.tensor(turn_of)
+
+    def __call__(self, samples: list[Sample]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Model inputs, and labels [B, T] of the reply tokens; padding on the right."""
+        ids, labels, positions, turn_of = zip(*(self.row(sample) for sample in samples), strict=True)
+        pad = torch.nn.utils.rnn.pad_sequence
+        turn = pad(turn_of, batch_first=True, padding_value=-1)  # [B, T]
+        seen = (turn[:, None, :] == 0) | (turn[:, None, :] == turn[:, :, None])
+        inputs = {
+            "input_ids": pad(ids, batch_first=True, padding_value=self.tokenizer.pad_token_id),
+            "attention_mask": (seen & torch.ones_like(seen).tril())[:, None],  # [B, 1, T, T]
+            "position_ids": pad([p.T for p in positions], batch_first=True).permute(2, 0, 1),
+            "pixel_values_videos": patchify(np.stack([sample.frames for sample in samples])),
+            "video_grid_thw": torch.tensor([GRID] * len(samples)),
+        }
+        return inputs, pad(labels, batch_first=True, padding_value=IGNORED)
+
+
+def reply_loss(model, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy, mean over the reply tokens of the batch."""
+    hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1]
+    wanted = labels[:, 1:]
+    return functional.cross_entropy(model.lm_head(hidden[wanted != IGNORED]), wanted[wanted != IGNORED])
+
+
+def corpus(seed: int, num_texts: int = 3000) -> list[str]:
+    """Text for the tokenizer: prompts of all kinds, replies, and the chat markers' words."""
+    rng = np.random.default_rng([seed, 1])
+    texts = []
+    for _ in range(num_texts):
+        question = draw_question(biased_scene(2, NO_BIAS, rng), NO_BIAS, rng)
+        texts.append(fill(HINT, question=question.question, answer=question.answer))
+        texts.append(fill(REFLECT, question=question.question, answer=question.answer, previous=question.answer))
+        texts += ["user\n", "assistant\n", "system\n"]
+    return texts
+
+
+def train(model, collate: Collator, phase: Phase, rng: np.random.Generator, out: Path) -> None:
+    """Train through one phase, in place, and append to training_log.jsonl."""
+    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    plain = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}], lr=phase.learning_rate
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, phase.learning_rate, phase.steps, pct_start=0.1)
+    losses, began = [], time.monotonic()
+    model.train()
+    for step in range(1, phase.steps + 1):
+        two_things = 0.0 if step <= phase.one_thing * phase.steps else 0.5
+        samples = [
+            draw_sample(phase.bias, rng, two_things=two_things, hinted=phase.hinted, num_turns=phase.num_turns)
+            for _ in range(phase.num_videos)
+        ]
+        loss = reply_loss(model, *collate(samples))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+        losses.append(float(loss.detach()))
+        if step % 50 == 0 or step == phase.steps:
+            mean, wall_s = round(float(np.mean(losses[-50:])), 4), round(time.monotonic() - began)
+            record(out, {"phase": phase.name, "step": step, "loss": mean, "wall_s": wall_s})
+
+
+def record(out: Path, row: dict) -> None:
+    print(json.dumps(row), flush=True)
+    with (out / "training_log.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=HERE / "model")
+    parser.add_argument("--pretrained", type=Path, help="weights after the first phase: read if there, else written")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_flush_denormal(True)  # before the first parallel work, so that every thread inherits it
+    torch.set_num_threads(2)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "training_log.jsonl").unlink(missing_ok=True)
+    torch.manual_seed(args.seed)
+    tokenizer = build_tokenizer(corpus(args.seed))
+    processor, model = build_processor(tokenizer), build_model(tokenizer)
+    collate = Collator(processor, model)
+    record(args.out, {"seed": args.seed, "phases": [dataclasses.asdict(phase) for phase in (PRETRAIN, SFT)]})
+    if args.pretrained and args.pretrained.exists():
+        model.load_state_dict(torch.load(args.pretrained))
+    else:
+        train(model, collate, PRETRAIN, np.random.default_rng([args.seed, 0]), args.out)
+        if args.pretrained:
+            torch.save(model.state_dict(), args.pretrained)
+    train(model, collate, SFT, np.random.default_rng([args.seed, 2]), args.out)
+    model.to(torch.bfloat16).save_pretrained(args.out)
+    processor.save_pretrained(args.out)
+
+
+if __name__ == "__main__":
+    main()
