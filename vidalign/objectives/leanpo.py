@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 
 from vidalign.logps import PairLogps
@@ -38,7 +37,7 @@ class LeanPO(Objective):
         chosen, rejected = policy.chosen_avg, policy.rejected_avg
         gap = chosen - rejected
         smoothed = gap < self.smoothing_threshold
-        smoothing = torch.where(smoothed, self.label_smoothing, 0.0)
+        smoothing = self.label_smoothing * smoothed.to(gap.dtype)
         kept = F.logsigmoid(self.beta * gap - self.margin)
         flipped = F.logsigmoid(-self.beta * gap - self.margin)
         return Preference(
