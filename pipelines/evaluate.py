@@ -1,0 +1,282 @@
+"""Questions to a served policy over HTTP: concurrent, resumable, and never a wrong answer where a video was at fault.
+
+    examples ── video_url + question ── endpoint (decodes by its FrameSpec, greedy) ── text ── is_correct ── EvalAnswer
+
+Every result is appended to `eval/{model_id}.jsonl` as it arrives; asking again continues there. The finished table is
+`eval/{model_id}.parquet`. A *blind* run asks the same questions on noise: what a model scores without seeing the video.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+import io
+import json
+import mimetypes
+import pathlib
+import random
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+
+import openai
+import tqdm
+
+from serving.app import Endpoint
+from serving.video_loader import unusable_video
+from vidalign import files, prompts
+from vidalign.config import EvaluateConfig
+from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
+from vidalign.scoring import is_correct
+from vidalign.types import EvalAnswer, Example, QuarantineRow, stable_hash
+
+MAX_ATTEMPTS = 5
+FIRST_BACKOFF_S = 0.25
+NUM_NOISE_CLIPS = 4
+TRANSIENT = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError, openai.ConflictError)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Answers in the order of the examples, and the videos that the endpoint could not use: those are not scored."""
+
+    answers: list[EvalAnswer]
+    quarantined: list[QuarantineRow]
+
+
+def evaluate(
+    examples: Sequence[Example],
+    endpoint: Endpoint,
+    *,
+    model_id: str,
+    stage: pathlib.Path,
+    config: EvaluateConfig,
+    prompt: str = prompts.PLAIN,
+    blind: bool = False,
+    progress: bool = True,
+) -> Evaluation:
+    """Ask every example at temperature 0, score by `is_correct`, and write `stage/{model_id}.parquet`.
+
+    Args:
+        model_id: one of `endpoint.model_ids`.
+        stage: the run's eval folder.
+        prompt: template with {question}, the same as in training.
+        blind: noise instead of each example's video; the results are filed under the name "blind".
+
+    Raises:
+        ClusterError: the endpoint does not answer, or answers with another policy version than it announced.
+        ModelError: the endpoint refuses an example for a reason other than its video.
+        ConfigError: the stage holds answers to other questions, or of another policy.
+    """
+    assert model_id in endpoint.versions, (model_id, endpoint.model_ids)
+    name = "blind" if blind else model_id
+    version = endpoint.versions[model_id]
+    videos = {example.id: example.video for example in examples}
+    if blind:
+        clips = noise_clips(stage / "noise")
+        videos = {id_: str(clips[int(stable_hash(id_), 16) % len(clips)]) for id_ in videos}
+    asker = _Asker(endpoint=endpoint, model_id=model_id, name=name, version=version, config=config, prompt=prompt)
+    settings = {"policy_version": version, "prompt": prompt, "max_new_tokens": config.max_new_tokens, "blind": blind}
+    log = _Log.open(stage / f"{name}.jsonl", settings)
+    todo = [example for example in examples if not log.holds(example)]
+    if todo:
+        asyncio.run(asker.ask_all(todo, videos, log, _bar(name, len(examples), len(examples) - len(todo), progress)))
+    found = [log.results[example.id] for example in examples]
+    answers = [result for result in found if isinstance(result, EvalAnswer)]
+    files.write_table(stage / f"{name}.parquet", answers)
+    bad = {result.uri: result for result in found if isinstance(result, QuarantineRow)}
+    return Evaluation(answers=answers, quarantined=list(bad.values()))
+
+
+def video_url(video: str, media_root: str | None) -> str:
+    """A url under which the endpoint can read `video`: file: below its media root, otherwise data: with the bytes.
+
+    Raises:
+        VideoError: a local file that is missing or cannot be read.
+    """
+    if "://" in video:
+        parsed = urllib.parse.urlsplit(video)
+        if parsed.scheme != "file":
+            return video
+        video = urllib.request.url2pathname(parsed.path)
+    path = pathlib.Path(video).resolve()
+    if media_root is not None and path.is_relative_to(pathlib.Path(media_root).resolve()):
+        return path.as_uri()
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise VideoError("missing", f"no file at {path}") from error
+    except OSError as error:
+        raise VideoError("unreadable", f"{path} cannot be read: {error.strerror}") from error
+    kind = mimetypes.guess_type(path.name)[0] or "video/mp4"
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def noise_clips(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Four MP4 files of coloured noise, 4 seconds at 8 frames a second; written once, the same every time."""
+    import av
+    import numpy as np
+
+    paths = [folder / f"{index}.mp4" for index in range(NUM_NOISE_CLIPS)]
+    for index, path in enumerate(paths):
+        if path.is_file():
+            continue
+        pixels = np.random.default_rng(index).integers(0, 256, (32, 64, 64, 3), np.uint8)
+        buffer = io.BytesIO()
+        with av.open(buffer, "w", format="mp4") as container:
+            stream: Any = container.add_stream("mpeg4", rate=8)
+            stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 64, 64, "yuv420p", 4_000_000
+            for frame in pixels:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+        files.write_bytes_atomic(path, buffer.getvalue())
+    return paths
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Log:
+    """Results so far, one JSON line each, after a line that says which questions they answer."""
+
+    path: pathlib.Path
+    results: dict[str, EvalAnswer | QuarantineRow]
+    keys: dict[str, str]
+
+    @classmethod
+    def open(cls, path: pathlib.Path, settings: dict[str, Any]) -> _Log:
+        log = cls(path=path, results={}, keys={})
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        if lines and not lines[-1].endswith("\n"):
+            lines.pop()  # the process was killed while it wrote this line
+            files.write_text_atomic(path, "".join(lines))
+        if not lines:
+            files.write_text_atomic(path, json.dumps(settings) + "\n")
+            return log
+        begun_with = json.loads(lines[0])
+        if begun_with != settings:
+            changed = ", ".join(key for key in settings if begun_with.get(key) != settings[key])
+            raise ConfigError(f"{path} was begun with another {changed}; delete the file to evaluate again")
+        for line in lines[1:]:
+            row = json.loads(line)
+            record = EvalAnswer if "answer" in row["result"] else QuarantineRow
+            log.results[row["example_id"]] = record.from_row(row["result"])
+            log.keys[row["example_id"]] = row["example"]
+        return log
+
+    def holds(self, example: Example) -> bool:
+        """Whether there is a result to exactly this question."""
+        return self.keys.get(example.id) == stable_hash(example.to_row())
+
+    def add(self, example: Example, result: EvalAnswer | QuarantineRow) -> None:
+        key = stable_hash(example.to_row())
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"example_id": example.id, "example": key, "result": result.to_row()}) + "\n")
+        self.results[example.id], self.keys[example.id] = result, key
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Asker:
+    """One model's questions; `name` files the answers, `version` is what the endpoint must sign them with."""
+
+    endpoint: Endpoint
+    model_id: str
+    name: str
+    version: str
+    config: EvaluateConfig
+    prompt: str
+
+    async def ask_all(self, examples: Sequence[Example], videos: dict[str, str], log: _Log, bar: tqdm.tqdm) -> None:
+        slots = asyncio.Semaphore(self.config.concurrency)
+        client = openai.AsyncOpenAI(
+            base_url=self.endpoint.base_url, api_key="none", timeout=self.config.request_timeout_s, max_retries=0
+        )
+
+        async def one(example: Example) -> None:
+            async with slots:
+                log.add(example, await self.ask(client, example, videos[example.id]))
+                bar.update()
+
+        with bar:
+            async with client:
+                tasks = [asyncio.create_task(one(example)) for example in examples]
+                try:
+                    await asyncio.gather(*tasks)
+                finally:  # after an error the others must not go on asking
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def ask(self, client: openai.AsyncOpenAI, example: Example, video: str) -> EvalAnswer | QuarantineRow:
+        try:
+            url = video_url(video, self.endpoint.media_root)
+        except VideoError as error:
+            return QuarantineRow(uri=video, reason=error.reason, message=error.message)
+        content: list[Any] = [
+            {"type": "video_url", "video_url": {"url": url}},
+            {"type": "text", "text": prompts.fill(self.prompt, question=example.question)},
+        ]
+        try:
+            completion, latency_s = await self._complete(client, example, content)
+        except openai.APIStatusError as error:
+            problem = unusable_video(_message(error))
+            if problem is None:
+                raise ModelError(
+                    f"example {example.id}: {self.model_id} refuses the request ({error.status_code}): {_short(error)}"
+                ) from error
+            return QuarantineRow(uri=video, reason=problem.reason, message=problem.message)
+        if completion.system_fingerprint != self.version:
+            raise ClusterError(
+                f"example {example.id}: {self.model_id} answered as policy {completion.system_fingerprint}, expected "
+                f"{self.version}; was the endpoint restarted with another model?"
+            )
+        text = completion.choices[0].message.content or ""
+        return EvalAnswer(
+            example_id=example.id,
+            category=example.category,
+            video=example.video,
+            question=example.question,
+            answer=example.answer,
+            text=text,
+            correct=is_correct(text, example),
+            model_id=self.name,
+            policy_version=self.version,
+            latency_s=latency_s,
+        )
+
+    async def _complete(self, client: openai.AsyncOpenAI, example: Example, content: list[Any]) -> tuple[Any, float]:
+        """The completion and its latency in seconds; waits and asks again where the endpoint is busy or restarting."""
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            started_at = time.monotonic()
+            try:
+                completion = await client.chat.completions.create(
+                    model=self.model_id,
+                    messages=[{"role": "user", "content": content}],
+                    temperature=0,
+                    max_tokens=self.config.max_new_tokens,
+                )
+                return completion, time.monotonic() - started_at
+            except TRANSIENT as error:
+                if attempt == MAX_ATTEMPTS:
+                    raise ClusterError(
+                        f"example {example.id}: {self.endpoint.base_url} failed {MAX_ATTEMPTS} times, at last with "
+                        f"{type(error).__name__}: {_short(error)}; see the replicas' logs, or raise "
+                        f"evaluate.request_timeout_s={self.config.request_timeout_s:g} or lower evaluate.concurrency="
+                        f"{self.config.concurrency} if it is only slow"
+                    ) from error
+                await asyncio.sleep(FIRST_BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
+        raise AssertionError("unreachable")
+
+
+def _bar(name: str, total: int, done: int, progress: bool) -> tqdm.tqdm:
+    return tqdm.tqdm(total=total, initial=done, desc=f"evaluate {name}", unit="answer", disable=not progress)
+
+
+def _message(error: openai.APIError) -> str:
+    """What the server wrote, without the client's wrapping."""
+    return str(error.body["message"]) if isinstance(error.body, dict) and "message" in error.body else error.message
+
+
+def _short(error: openai.APIError) -> str:
+    return " ".join(_message(error).split())[:400]

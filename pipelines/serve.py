@@ -1,0 +1,177 @@
+"""`vidalign serve MODEL_DIR|RUN`: one checkpoint folder, or a run's base and aligned policies, behind an OpenAI endpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from cluster.plan import plan
+from cluster.session import connect
+from serving.app import Endpoint, endpoint
+from vidalign import files
+from vidalign.checkpoint import CARD, policy_version, read_card
+from vidalign.config import RunConfig, load_config, parse_config
+from vidalign.errors import ModelError
+from vidalign.files import RunFolder
+from vidalign.types import FrameSpec, PolicyVersion
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+    """What to serve: model id → policy, with the configuration to do it by and remarks for the user."""
+
+    models: dict[str, PolicyVersion]
+    config: RunConfig
+    frame_spec: FrameSpec
+    notes: tuple[str, ...] = ()
+
+
+def run(target: str, overrides: Sequence[str] = ()) -> None:
+    """Serve `target` until Ctrl-C (or SIGTERM), printing how to ask it.
+
+    Args:
+        target: a checkpoint folder (config.json and safetensors), or a run folder (config.yaml).
+        overrides: `section.key=value`, mostly of the sections serve, model, video and cluster.
+
+    Raises:
+        ConfigError, ModelError, ClusterError: see `find_target` and `serving.app.endpoint`.
+    """
+    found = find_target(target, overrides)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    config = found.config
+    num_served = len(found.models)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    print(f"starting {' and '.join(found.models)} …", file=sys.stderr)
+    with connect(config.cluster) as resources:
+        serve_plan = plan(config, resources, num_served=num_served).serve
+        with endpoint(
+            found.models,
+            model=config.model,
+            serve=config.serve,
+            plan=serve_plan,
+            frame_spec=found.frame_spec,
+            decoder=config.video.backend,
+        ) as running:
+            print(describe(running), flush=True)
+            try:
+                while not stop.wait(3600):
+                    pass
+            except KeyboardInterrupt:
+                pass
+            print("stopping", file=sys.stderr)
+
+
+def find_target(target: str, overrides: Sequence[str] = ()) -> Target:
+    """Tell a run folder from a checkpoint folder and read what is needed to serve it.
+
+    Raises:
+        ModelError: `target` is neither.
+        ConfigError: an override or the run's config.yaml breaks a rule.
+    """
+    folder = pathlib.Path(target)
+    if (folder / "config.yaml").is_file():
+        return _run_target(folder, overrides)
+    if (folder / "config.json").is_file():
+        return _checkpoint_target(folder, overrides)
+    what = "is not a folder" if not folder.is_dir() else "holds neither"
+    raise ModelError(
+        f"vidalign serve takes a run folder (with config.yaml) or a checkpoint folder (with config.json), but {target} {what}"
+    )
+
+
+def _run_target(folder: pathlib.Path, overrides: Sequence[str]) -> Target:
+    config = load_config(folder / "config.yaml", overrides)
+    models, notes = {}, []
+    base = pathlib.Path(config.model.path)
+    if base.is_dir():
+        models["base"] = policy_version(base)
+    else:
+        notes.append(
+            f"the base model {base} is not there, so only the aligned policy is served (set model.path=… to add it)"
+        )
+    run_folder = RunFolder(folder.absolute())
+    exported = [run_folder.stage("model", index) for index in range(config.rounds)]
+    finished = [model for model in exported if (model / CARD).is_file()]
+    if finished:
+        models["aligned"] = _exported(finished[-1])
+    else:
+        notes.append("no round of this run has exported a model yet, so only the base is served")
+    if not models:
+        raise ModelError(f"{folder} has neither its base model ({base}) nor an exported policy to serve")
+    return Target(models=models, config=config, frame_spec=config.video.frame_spec(), notes=tuple(notes))
+
+
+def _checkpoint_target(folder: pathlib.Path, overrides: Sequence[str]) -> Target:
+    """A folder on its own has no run configuration: its card and config.json give the defaults."""
+    card, notes = read_card(folder), []
+    raw: dict[str, Any] = {
+        "run_dir": str(folder),  # these two are demanded of every configuration and not used here
+        "data": {"train": "-"},
+        "model": _model_defaults(folder),
+    }
+    if card is not None:
+        raw["video"] = dict(card["frame_spec"])
+    config = parse_config(raw, overrides, source=f"serving {folder}")
+    frame_spec = config.video.frame_spec()
+    if card is None:
+        notes.append(
+            f"{folder} has no {CARD}, so frames are sampled by the defaults ({_words(frame_spec)}); "
+            "set video.num_frames=…, video.height=… as the model was trained"
+        )
+    policy = _exported(folder) if card is not None else policy_version(folder)
+    return Target(models={folder.resolve().name: policy}, config=config, frame_spec=frame_spec, notes=tuple(notes))
+
+
+def _model_defaults(folder: pathlib.Path) -> dict[str, Any]:
+    """The dtype that the checkpoint is stored in, and a context that it has."""
+    stored = files.read_json(folder / "config.json")
+    text = stored.get("text_config", stored)
+    model: dict[str, Any] = {"path": str(folder)}
+    dtype = stored.get("dtype") or stored.get("torch_dtype") or text.get("dtype")
+    if dtype in ("float32", "bfloat16", "float16"):
+        model["dtype"] = dtype
+    longest = text.get("max_position_embeddings")
+    if isinstance(longest, int):
+        model["max_model_len"] = min(longest, 4096)
+    return model
+
+
+def _exported(folder: pathlib.Path) -> PolicyVersion:
+    card = read_card(folder)
+    assert card is not None, folder
+    return PolicyVersion(version=card["version"], path=str(folder.absolute()), parent=card.get("parent", ""))
+
+
+def describe(running: Endpoint) -> str:
+    """How to ask a running endpoint: address, models, a curl line and a Python snippet."""
+    model_id = running.model_ids[-1]
+    versions = "\n".join(f"  {name:<12} policy {version}" for name, version in running.versions.items())
+    root = f"file: urls below {running.media_root}" if running.media_root else "no file: urls (set serve.media_root=FOLDER)"
+    video = f"file://{running.media_root}/clip.mp4" if running.media_root else "data:video/mp4;base64,…"
+    return f"""
+serving at {running.base_url}   (Ctrl-C stops it)
+{versions}
+  videos: data: urls, {root}
+
+curl {running.base_url}/chat/completions -H 'Content-Type: application/json' -d '{{"model": "{model_id}", "messages": [
+  {{"role": "user", "content": [{{"type": "video_url", "video_url": {{"url": "{video}"}}}},
+                              {{"type": "text", "text": "What happens?"}}]}}]}}'
+
+from openai import OpenAI
+client = OpenAI(base_url="{running.base_url}", api_key="none")
+reply = client.chat.completions.create(model="{model_id}", messages=[{{"role": "user", "content": [
+    {{"type": "video_url", "video_url": {{"url": "{video}"}}}}, {{"type": "text", "text": "What happens?"}}]}}])
+print(reply.choices[0].message.content, reply.system_fingerprint)  # the text, and the version of the policy that wrote it
+"""
+
+
+def _words(spec: FrameSpec) -> str:
+    rate = f"{spec.num_frames} frames" if spec.num_frames is not None else f"{spec.fps:g} frames a second"
+    return f"{rate}, {'own size' if spec.height is None else f'{spec.height}x{spec.width}'}"

@@ -1,0 +1,286 @@
+"""The OpenAI endpoint: Ray Serve's own LLM application over vLLM, one deployment for each served policy.
+
+    client ── HTTP ── Serve proxy ── PolicyIngress ─┬─ LLMServer "base"    (vLLM; 1..n replicas)
+                                                    └─ LLMServer "aligned" (vLLM; 1..n replicas)
+
+`endpoint(...)` starts it, waits until it answers, and takes it down again. Who may send what: serving/media.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from cluster.plan import ServePlan
+from serving import video_loader
+from vidalign.config import ModelConfig, ServeConfig
+from vidalign.errors import ClusterError, ModelError
+from vidalign.types import FrameSpec, PolicyVersion
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+APPLICATION = "vidalign"
+TARGET_ONGOING_REQUESTS = 32  # requests in flight for each replica, above which another replica is started
+POLL_S = 0.5
+CPU_KV_CACHE_BYTES = 2**30
+# Busy cores miss Serve's default of 5 s, and then starting up fails.
+CONTROLLER_ENVIRONMENT = {
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """A running endpoint.
+
+    `base_url` is what an OpenAI client takes; `versions` maps model ids to policy versions; `file:` urls are read below
+    `media_root`.
+    """
+
+    base_url: str
+    versions: Mapping[str, str]
+    media_root: str | None = None
+
+    @property
+    def model_ids(self) -> tuple[str, ...]:
+        return tuple(self.versions)
+
+
+@contextlib.contextmanager
+def endpoint(
+    models: Mapping[str, PolicyVersion],
+    *,
+    model: ModelConfig,
+    serve: ServeConfig,
+    plan: ServePlan,
+    frame_spec: FrameSpec,
+    decoder: str = "decord",
+    on_wait: Callable[[float], None] | None = None,
+) -> Iterator[Endpoint]:
+    """Serve `models` (model id → policy) over HTTP for the length of a `with` block. Ray must have been entered.
+
+    Args:
+        plan: replicas and their resources, see `cluster.plan`.
+        frame_spec: how the frames of every video are sampled.
+        decoder: "decord" or "pyav".
+        on_wait: called about twice a second while starting, with the seconds that have passed.
+
+    Raises:
+        ModelError: a policy folder is no checkpoint, or vLLM cannot serve it.
+        ClusterError: the port is taken, Serve runs already, or the endpoint did not start in `serve.start_timeout_s`.
+    """
+    check_can_start(models, serve)
+    from ray import serve as ray_serve
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    started_at = time.monotonic()
+    app = build_app(models, model=model, serve=serve, plan=plan, frame_spec=frame_spec, decoder=decoder)
+    try:
+        ray_serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": serve.host, "port": serve.port},
+            controller_options={"runtime_env": {"env_vars": CONTROLLER_ENVIRONMENT}},
+        )
+        ray_serve.run_many([ray_serve.RunTarget(app, name=APPLICATION)], wait_for_applications_running=False)
+        running = Endpoint(
+            base_url=f"http://{_reachable(serve.host)}:{serve.port}/v1",
+            versions={model_id: policy.version for model_id, policy in models.items()},
+            media_root=serve.media_root,
+        )
+        _wait_until_ready(running, started_at, serve.start_timeout_s, on_wait)
+        yield running
+    finally:
+        ray_serve.shutdown()
+
+
+def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> None:
+    """Find what would stop the endpoint before anything is started."""
+    for model_id, policy in models.items():
+        folder = pathlib.Path(policy.path)
+        if not folder.is_dir():
+            raise ModelError(f"model {model_id!r} is to be served from {policy.path}, which is not a folder")
+        if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+            raise ModelError(
+                f"{policy.path} is no Hugging Face checkpoint: config.json and *.safetensors are needed; `vidalign train` "
+                "exports such folders to rounds/N/model"
+            )
+    if serve.media_root is not None and not pathlib.Path(serve.media_root).is_dir():
+        raise ClusterError(f"serve.media_root={serve.media_root} is not a folder; file: urls are read from below it")
+    from ray import serve as ray_serve
+
+    applications = ray_serve.status().applications
+    if applications:
+        raise ClusterError(
+            f"Ray Serve already runs {', '.join(sorted(applications))} on this cluster; stop it with `serve shutdown` or "
+            "use another cluster"
+        )
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((serve.host, serve.port))
+        except OSError as error:
+            raise ClusterError(
+                f"port {serve.port} of {serve.host} cannot be listened on ({error.strerror}); choose another with serve.port"
+            ) from error
+
+
+def build_app(
+    models: Mapping[str, PolicyVersion],
+    *,
+    model: ModelConfig,
+    serve: ServeConfig,
+    plan: ServePlan,
+    frame_spec: FrameSpec,
+    decoder: str = "decord",
+) -> Application:
+    """The Serve application of `endpoint`, not yet deployed. Imports vLLM."""
+    from ray.serve.llm import LLMConfig, build_openai_app
+
+    kwargs = engine_kwargs(model, serve, plan, frame_spec, decoder)
+    configs = []
+    for model_id, policy in models.items():
+        path = str(pathlib.Path(policy.path).absolute())
+        configs.append(
+            LLMConfig(
+                model_loading_config={"model_id": model_id, "model_source": path},
+                engine_kwargs={**kwargs, "fingerprint_mode": "custom", "fingerprint_value": policy.version},
+                placement_group_config={"bundle_per_worker": plan.bundle()},
+                deployment_config=deployment_config(plan),
+                runtime_env={"env_vars": engine_environment(plan)},
+                callback_config={"callback_class": "serving.engine.LocalCheckpoint"},
+                server_cls="serving.engine.PolicyServer",
+            )
+        )
+    policies = {
+        model_id: {"policy_version": policy.version, "parent": policy.parent, "frame_spec": frame_spec.to_row()}
+        for model_id, policy in models.items()
+    }
+    return build_openai_app(
+        {
+            "llm_configs": configs,
+            "ingress_cls_config": {
+                "ingress_cls": "serving.ingress.PolicyIngress",
+                "ingress_extra_kwargs": {"policies": policies},
+            },
+            "ingress_deployment_config": {
+                "num_replicas": 1,
+                "autoscaling_config": None,
+                "ray_actor_options": {"num_cpus": plan.ingress_cpus},
+            },
+        }
+    )
+
+
+def engine_kwargs(
+    model: ModelConfig, serve: ServeConfig, plan: ServePlan, frame_spec: FrameSpec, decoder: str
+) -> dict[str, Any]:
+    """vLLM's engine arguments; `serve.engine_args` win over ours."""
+    kwargs: dict[str, Any] = {
+        "dtype": model.dtype,
+        "max_model_len": model.max_model_len,
+        "trust_remote_code": model.trust_remote_code,
+        "limit_mm_per_prompt": {"video": 1, "image": 0},
+        "media_io_kwargs": video_loader.media_io_kwargs(frame_spec, decoder),
+        "allowed_local_media_path": str(pathlib.Path(serve.media_root).absolute()) if serve.media_root else "",
+    }
+    if plan.bundle_gpus:
+        kwargs["tensor_parallel_size"] = plan.num_devices
+        kwargs["gpu_memory_utilization"] = plan.gpu_memory_utilization
+    else:
+        kwargs["enforce_eager"] = True
+        kwargs["kv_cache_memory_bytes"] = CPU_KV_CACHE_BYTES
+    return {**kwargs, **serve.engine_args}
+
+
+def engine_environment(plan: ServePlan) -> dict[str, str]:
+    """Environment of the processes that hold an engine."""
+    environment = {
+        "VLLM_MEDIA_CONNECTOR": video_loader.NAME,
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
+        "HF_HUB_OFFLINE": "1",  # checkpoints are local folders
+    }
+    if not plan.bundle_gpus:
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # two engines bound to the same cores starve each other
+    return environment
+
+
+def deployment_config(plan: ServePlan) -> dict[str, Any]:
+    """Serve's options of one model's deployment."""
+    return {
+        "autoscaling_config": {
+            "min_replicas": plan.min_replicas,
+            "max_replicas": plan.max_replicas,
+            "target_ongoing_requests": TARGET_ONGOING_REQUESTS,
+        },
+        "ray_actor_options": {"num_cpus": plan.server_cpus},
+        "max_constructor_retry_count": 1,  # what stops an engine from starting stops it again
+        "health_check_period_s": 30,
+        "health_check_timeout_s": 60,
+        "graceful_shutdown_wait_loop_s": 0.5,
+        "graceful_shutdown_timeout_s": 10,
+    }
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+
+
+def _wait_until_ready(
+    running: Endpoint, started_at: float, timeout_s: float, on_wait: Callable[[float], None] | None
+) -> None:
+    """Return once every model is listed over HTTP; raise when a replica cannot start or the time is up."""
+    from ray import serve as ray_serve
+
+    while True:
+        status = ray_serve.status().applications[APPLICATION]
+        if status.status == "DEPLOY_FAILED":
+            raise _start_failure(status)
+        if status.status == "RUNNING" and set(running.model_ids) <= _listed_models(running.base_url):
+            return
+        elapsed = time.monotonic() - started_at
+        if elapsed > timeout_s:
+            details = "; ".join(
+                f"{name}: {deployment.status} {_last_line(deployment.message)}".strip()
+                for name, deployment in status.deployments.items()
+            )
+            raise ClusterError(
+                f"the endpoint did not start within serve.start_timeout_s={timeout_s:g} s ({details}); raise it, or see "
+                "`ray status` for resources that are missing"
+            )
+        if on_wait is not None:
+            on_wait(elapsed)
+        time.sleep(POLL_S)
+
+
+def _listed_models(base_url: str) -> set[str]:
+    try:
+        with urllib.request.urlopen(f"{base_url}/models", timeout=10) as response:
+            return {card["id"] for card in json.load(response)["data"]}
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return set()  # the proxy learns of its routes a moment after the application runs
+
+
+def _start_failure(status: Any) -> ModelError:
+    for name, deployment in status.deployments.items():
+        if deployment.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            return ModelError(f"{name.partition(':')[2] or name} cannot be served: {_last_line(deployment.message)}")
+    return ModelError(f"the endpoint cannot be started: {_last_line(status.message)}")
+
+
+def _last_line(text: str) -> str:
+    """The exception at the end of a traceback, without its frames."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

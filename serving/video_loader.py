@@ -1,0 +1,75 @@
+"""vLLM's way to the frames that training saw: a plugin that vLLM loads in each of its processes.
+
+    video_url ── MediaConnector "vidalign" (which urls are read at all, serving/media.py)
+              ── video loader "vidalign" (bytes → frames by the endpoint's FrameSpec, with vidalign.video) ── processor
+
+The entry point `vllm.general_plugins` in pyproject.toml names `register`. It only adds two entries to vLLM's registries; what
+decodes is imported with the first video.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from vidalign.errors import VideoError
+from vidalign.types import QUARANTINE_REASONS, FrameSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+NAME = "vidalign"  # of both entries
+_ANY = -1  # vLLM's integer for "num_frames is not set"
+_UNUSABLE = re.compile(r"video cannot be used \((\w+)\): (.*)", re.DOTALL)
+
+
+def register() -> None:
+    """Add the video loader and the media connector to vLLM's registries. Called by vLLM, possibly more than once."""
+    from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
+    from vllm.multimodal.video import VIDEO_LOADER_REGISTRY
+
+    from serving.media import PolicyMediaConnector
+
+    VIDEO_LOADER_REGISTRY.register(NAME)(FrameSpecLoader)
+    MEDIA_CONNECTOR_REGISTRY.register(NAME)(PolicyMediaConnector)
+
+
+def media_io_kwargs(spec: FrameSpec, decoder: str = "decord") -> dict[str, dict[str, Any]]:
+    """vLLM's `media_io_kwargs` that make an engine decode with `FrameSpecLoader`."""
+    row = spec.to_row()
+    return {"video": {"video_backend": NAME, "decoder": decoder, **row, "num_frames": row["num_frames"] or _ANY}}
+
+
+class FrameSpecLoader:
+    """Video loader of vLLM's `VIDEO_LOADER_REGISTRY`, with the options of `media_io_kwargs` as keyword arguments."""
+
+    def load_bytes(
+        self, data: bytes, num_frames: int = _ANY, *, decoder: Any = "decord", **options: Any
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Decode the bytes of a video file.
+
+        Returns:
+            uint8 [F, H, W, 3], and metadata whose `do_sample_frames` is False: the model's processor takes all of them.
+
+        Raises:
+            ValueError: the video cannot be used; `unusable_video` reads the reason back from the message.
+        """
+        from vidalign.video import decode_bytes
+
+        spec = FrameSpec(num_frames=None if num_frames == _ANY else num_frames, **options)
+        try:
+            clip = decode_bytes(data, spec, decoder)
+        except VideoError as error:
+            raise ValueError(unusable_message(error)) from error
+        return clip.frames, clip.metadata()
+
+
+def unusable_message(error: VideoError) -> str:
+    """The text by which the endpoint refuses a video; HTTP clients get it in a 400 response."""
+    return f"video cannot be used ({error.reason}): {error.message}"
+
+
+def unusable_video(message: str) -> VideoError | None:
+    """Read `unusable_message` back out of an endpoint's error message; None where it says something else."""
+    found = _UNUSABLE.search(message)
+    return VideoError(found[1], found[2]) if found and found[1] in QUARANTINE_REASONS else None
