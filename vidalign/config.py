@@ -260,13 +260,13 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
         raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold a mapping of sections (model, data, ...), got {type(raw).__name__}")
+    return parse_config(raw, overrides, source=str(path))
+
+
+def parse_config(raw: dict[str, Any], overrides: Sequence[str] = (), *, source: str = "config") -> RunConfig:
+    """Check an already parsed mapping, after applying overrides to it. Raises `ConfigError` naming the offending keys."""
     for override in overrides:
         _apply_override(raw, override)
-    return parse_config(raw, source=str(path))
-
-
-def parse_config(raw: dict[str, Any], source: str = "config") -> RunConfig:
-    """Check an already parsed mapping. Raises `ConfigError` naming the first offending keys."""
     try:
         return RunConfig.model_validate(_yaml_numbers(raw))
     except pydantic.ValidationError as error:
