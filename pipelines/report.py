@@ -15,14 +15,14 @@ import json
 import math
 import pathlib
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jinja2
 import numpy as np
 
 from pipelines import report_plots
-from vidalign.config import RunConfig, dump_config
+from vidalign.config import RunConfig, TrainConfig, dump_config
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, read_json, read_jsonl, read_table, write_bytes_atomic
 from vidalign.scoring import wilson_interval
@@ -39,6 +39,7 @@ SUMMARY_PARTS = {
 }
 RecordT = TypeVar("RecordT", bound=Record)
 Metrics = list[dict[str, Any]]
+Strip = Callable[[str], dict[str, Any]]  # from a video uri
 
 
 def write_report(run: RunFolder, config: RunConfig) -> pathlib.Path:
@@ -88,7 +89,7 @@ def view(run: RunFolder, config: RunConfig, summary: Mapping[str, Any], rounds: 
         "stages": _stages(summary.get("wall_s") or {}),
         "accuracy": accuracy_view(summary.get("accuracy")),
         "changes": _changes(answers, strip, draw),
-        "curves": [(index, curve_plots(rows)) for index, rows in metrics.items() if rows],
+        "curves": [(i, curve_plots(rows, i, _num_monitored(run, i, config.train))) for i, rows in metrics.items() if rows],
         "candidates": candidate_plots(run.stage("responses", last) / "responses.parquet"),
         "pair_plots": pair_plots(pairs),
         "drawn_pairs": [_pair_view(pair, strip) for pair in _draw(pairs, NUM_PAIRS, draw)],
@@ -104,7 +105,7 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     table = accuracy_view(summary.get("accuracy"))
     if table is None:
         return "No accuracy: the run was not evaluated (data.eval names the held-out questions)."
-    width = max(len(row["name"]) for row in table["rows"])
+    width = max(len("accuracy"), *(len(row["name"]) for row in table["rows"]))
     lines = [f"{'accuracy':<{width}}  {'n':>6}  {'base':>7}  {'aligned':>7}  {'change':>9}  {'blind':>7}"]
     lines.append("-" * len(lines[0]))
     for row in table["rows"]:
@@ -133,8 +134,8 @@ def _accuracy_row(name: str, part: Mapping[str, Any], intervals: Mapping[str, An
     shares = {model: part.get(model) for model in MODEL_IDS}
     if intervals is None:
         intervals = {model: wilson_interval(round(s * n), n) for model, s in shares.items() if s is not None and n}
-    both = shares["base"] is not None and shares["aligned"] is not None
-    change = shares["aligned"] - shares["base"] if both else None
+    base, aligned = shares["base"], shares["aligned"]
+    change = None if base is None or aligned is None else aligned - base
     known = {model: tuple(bounds) for model, bounds in intervals.items() if model in MODEL_IDS and bounds}
     return {"name": name, "n": n, **shares, "change": change, "intervals": known}
 
@@ -151,7 +152,7 @@ def _filled(part: Mapping[str, Any] | None, names: Iterable[str]) -> dict[str, A
     return {name: (part or {}).get(name) for name in names}
 
 
-def _changes(answers: Mapping[str, list[EvalAnswer]], strip: Any, draw: random.Random) -> dict[str, Any] | None:
+def _changes(answers: Mapping[str, list[EvalAnswer]], strip: Strip, draw: random.Random) -> dict[str, Any] | None:
     """What became right and what became wrong, question by question; None unless both models answered."""
     aligned = {answer.example_id: answer for answer in answers["aligned"]}
     both = [(base, aligned[base.example_id]) for base in answers["base"] if base.example_id in aligned]
@@ -182,36 +183,45 @@ def _changes(answers: Mapping[str, list[EvalAnswer]], strip: Any, draw: random.R
     }
 
 
-def curve_plots(rows: Metrics) -> list[report_plots.Plot]:
-    """The training curves of one round; figures that the metrics do not hold are left out."""
+def curve_plots(rows: Metrics, round_index: int, monitored: str) -> list[report_plots.Plot]:
+    """The training curves of one round; figures that the metrics do not hold are left out. `monitored`: of what, and n."""
 
     def series(key: str) -> list[tuple[float, float]]:
         return [(row["step"], row[key]) for row in rows if row.get(key) is not None]
 
     likelihood = {name: series(f"{name}_logp") for name in ("chosen", "rejected", "truth")}
     change = {name: [(x, y - part[0][1]) for x, y in part] for name, part in likelihood.items() if part}
-    labels = {"truth": "ground truth (probe)"}
-    first = rows[0]["step"]
-    fell, won = {"rejected": "both fell"}, {"accent": "chosen above rejected", "rejected": "both fell"}
+    shares = {"accent": series("accuracy"), "chosen": series("chosen_fell"), "rejected": series("both_fell")}
+    truth = {"truth": "ground truth (probe)"}
+    share_labels = {"accent": "chosen above rejected", "chosen": "chosen fell", "rejected": "both fell"}
+    figures: list[tuple[str, str, Any, dict[str, str], dict[str, bool]]] = [
+        ("Average log-likelihood", f"nats per token, {monitored}", likelihood, truth, {}),
+        ("Change of log-likelihood", f"nats per token, since step {rows[0]['step']}", change, truth, {"zero": True}),
+        (
+            "Margin",
+            "chosen minus rejected, nats per token",
+            {"accent": series("margin")},
+            {"accent": "margin"},
+            {"zero": True},
+        ),
+        ("Share of pairs", monitored, shares, share_labels, {"share": True}),
+        ("Loss", "mean of the steps since the last point", {"accent": series("loss")}, {"accent": "loss"}, {}),
+        ("Gradient norm", "before clipping", {"accent": series("grad_norm")}, {"accent": "norm"}, {}),
+    ]
     plots = [
-        report_plots.curves("Average log-likelihood", "nats per token", likelihood, labels=labels),
-        report_plots.curves(
-            "Change of log-likelihood", f"nats per token, since step {first}", change, labels=labels, zero=True
-        ),
-        report_plots.curves(
-            "Margin", "as the objective defines it", {"accent": series("margin")}, labels={"accent": "margin"}
-        ),
-        report_plots.curves(
-            "Share of pairs",
-            "of the pairs logged at a step",
-            {"accent": series("accuracy"), "rejected": series("both_fell")},
-            labels=won if series("accuracy") else fell,
-            share=True,
-        ),
-        report_plots.curves("Loss", "per pair", {"accent": series("loss")}, labels={"accent": "loss"}),
-        report_plots.curves("Gradient norm", "before clipping", {"accent": series("grad_norm")}, labels={"accent": "norm"}),
+        report_plots.curves(title, note, points, labels=labels, scope=str(round_index), **options)
+        for title, note, points, labels, options in figures
     ]
     return [plot for plot in plots if plot is not None]
+
+
+def _num_monitored(run: RunFolder, index: int, train: TrainConfig) -> str:
+    import pyarrow.parquet as pq
+
+    path = run.stage("pairs", index) / "pairs.parquet"
+    if not path.is_file():
+        return "monitored pairs"
+    return f"{min(pq.read_metadata(path).num_rows, train.num_monitored):,} training pairs"
 
 
 def candidate_plots(path: pathlib.Path) -> list[report_plots.Plot]:
@@ -228,20 +238,20 @@ def candidate_plots(path: pathlib.Path) -> list[report_plots.Plot]:
     plots = [
         report_plots.histogram(
             "Reward of candidates",
-            "average log-likelihood without hints",
+            "candidates per bin",
             {name: reward[mask] for name, mask in sides.items()},
             xlabel="nats per token",
             labels=labels,
         ),
         report_plots.histogram(
             "Trust of candidates",
-            "agreement with the ground truth",
+            "candidates per bin",
             {name: trust[mask] for name, mask in sides.items()},
             xlabel="trust, 0 to 1",
             labels=labels,
             limits=(0, 1),
         ),
-        report_plots.medians_by_trust("Reward by trust", "all candidates, in tenths of trust", trust, reward),
+        report_plots.medians_by_trust("Reward by trust", "nats per token, in tenths of trust", trust, reward),
     ]
     return [plot for plot in plots if plot is not None]
 
@@ -254,34 +264,36 @@ def pair_plots(pairs: Sequence[PreferencePair]) -> list[report_plots.Plot]:
     trust = {side: np.array([getattr(pair, f"{side}_trust") for pair in pairs], float) for side in ("chosen", "rejected")}
     gap = {"accent": reward["chosen"] - reward["rejected"]}
     plots = [
-        report_plots.histogram("Reward in pairs", "chosen and rejected side", reward, xlabel="nats per token"),
-        report_plots.histogram("Trust in pairs", "chosen and rejected side", trust, xlabel="trust, 0 to 1", limits=(0, 1)),
+        report_plots.histogram("Reward in pairs", "pairs per bin", reward, xlabel="nats per token"),
+        report_plots.histogram("Trust in pairs", "pairs per bin", trust, xlabel="trust, 0 to 1", limits=(0, 1)),
         report_plots.histogram(
-            "Reward gap", "chosen minus rejected", gap, xlabel="nats per token", labels={"accent": "gap"}, zero=True
+            "Reward gap",
+            "pairs per bin",
+            gap,
+            xlabel="chosen minus rejected, nats per token",
+            labels={"accent": "gap"},
+            zero=True,
         ),
     ]
     return [plot for plot in plots if plot is not None]
 
 
-def _pair_view(pair: PreferencePair, strip: Any) -> dict[str, Any]:
+def _pair_view(pair: PreferencePair, strip: Strip) -> dict[str, Any]:
+    """Provenance of a side goes beside its text, the rest below the pair."""
     try:
         provenance = json.loads(pair.provenance)
     except json.JSONDecodeError:
         provenance = pair.provenance
     if not isinstance(provenance, dict):
         provenance = {"provenance": provenance}
-    flat = {
-        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in provenance.items()
-    }
-    return {
-        "pair": pair,
-        "frames": strip(pair.video),
-        "provenance": flat,
-        "sides": [
-            ("chosen", marked(pair.chosen, pair.chosen_marks), pair.chosen_reward, pair.chosen_trust),
-            ("rejected", marked(pair.rejected, pair.rejected_marks), pair.rejected_reward, pair.rejected_trust),
-        ],
-    }
+    sides = []
+    for name in ("chosen", "rejected"):
+        text, marks, reward, trust = (getattr(pair, f"{name}{part}") for part in ("", "_marks", "_reward", "_trust"))
+        source = provenance.pop(name, None)
+        source = ", ".join(f"{key} {value}" for key, value in source.items()) if isinstance(source, dict) else source
+        sides.append({"name": name, "parts": marked(text, marks), "reward": reward, "trust": trust, "source": source})
+    rest = {key: value if isinstance(value, str) else json.dumps(value) for key, value in provenance.items()}
+    return {"pair": pair, "frames": strip(pair.video), "provenance": rest, "sides": sides}
 
 
 def marked(text: str, marks: Iterable[Sequence[int]]) -> list[tuple[str, bool]]:
@@ -295,22 +307,25 @@ def marked(text: str, marks: Iterable[Sequence[int]]) -> list[tuple[str, bool]]:
     return [part for part in [*parts, (text[position:], False)] if part[0]]
 
 
-def _strips(run: RunFolder, index: int) -> Any:
-    """Function from a video uri to its thumbnails; none where the run kept no clip of that video."""
+def _strips(run: RunFolder, index: int) -> Strip:
+    """Function from a video uri to its thumbnails with their times, or to why there are none."""
+    from vidalign.frame_cache import load_clip
+
     clips: dict[str, str] = {}
     for stage in ("eval", "responses"):
         path = run.stage(stage, index) / "frames.json"
         clips |= read_json(path) if path.is_file() else {}
 
-    def strip(uri: str) -> list[str]:
-        path = run.root / clips[uri] if uri in clips else None  # an absolute path stays as it is
-        if path is None or not path.is_file():
-            return []
-        from safetensors.numpy import load_file
-
-        frames = load_file(path)["frames"]  # uint8 [F, H, W, 3]
-        indices = np.linspace(0, len(frames) - 1, min(NUM_THUMBNAILS, len(frames))).round().astype(int)
-        return [report_plots.thumbnail(frames[i]) for i in indices]
+    def strip(uri: str) -> dict[str, Any]:
+        if uri not in clips:
+            return {"thumbnails": [], "note": "This run keeps no frames of the video."}
+        try:
+            clip = load_clip(run.root / clips[uri])  # an absolute path stays as it is
+        except DataError as error:
+            return {"thumbnails": [], "note": str(error)}
+        shown = np.linspace(0, len(clip.frames) - 1, min(NUM_THUMBNAILS, len(clip.frames))).round().astype(int)
+        thumbnails = [(report_plots.thumbnail(clip.frames[i]), f"{clip.indices[i] / clip.fps:.1f} s") for i in shown]
+        return {"thumbnails": thumbnails, "note": None}
 
     return strip
 

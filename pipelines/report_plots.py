@@ -11,6 +11,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-WIDTH, HEIGHT = 380, 220  # CSS pixels at scale 1; a card on a phone is about 320 wide, so 11 px text stays above 9 px
+WIDTH, HEIGHT = 380, 220  # CSS pixels at scale 1; a card on a phone is about 320 wide, so 12 px text stays above 10 px
 MAX_POINTS = 400  # points drawn of one curve
 THUMBNAIL_SIDE = 144
 
@@ -33,9 +34,9 @@ STYLES = {
     "aligned": ("#010106", "-"),
     "accent": ("#010107", "-"),
 }
-_RC = {
+_RC: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "font.size": 11,
+    "font.size": 12,
     "axes.edgecolor": STYLES["faint"][0],
     "axes.grid": True,
     "axes.axisbelow": True,
@@ -72,10 +73,11 @@ def curves(
     labels: Mapping[str, str] | None = None,
     share: bool = False,
     zero: bool = False,
+    scope: str = "",
 ) -> Plot | None:
     """Lines over optimizer steps. `series` maps a style name to (step, value) points; empty ones are left out.
 
-    `share` draws values in [0, 1] as percentages, `zero` marks the zero line. None when no series has a point.
+    `scope` tells plots of equal title and figures apart, in the ids inside the SVG. `share` draws values in [0, 1] as percentages, `zero` marks the zero line. None when no series has a point.
     """
     series = {name: points for name, points in series.items() if points}
     if not series:
@@ -96,7 +98,7 @@ def curves(
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_xlabel("optimizer step")
-    return Plot(title, note, tuple(legend), _svg(figure, title, note, legend))
+    return Plot(title, note, tuple(legend), _svg(figure, title, note, legend, scope))
 
 
 def histogram(
@@ -120,15 +122,17 @@ def histogram(
     legend = []
     for name, values in finite.items():
         colour, line = STYLES[name]
-        clipped = np.clip(values, low, high)
-        axes.hist(clipped, bins=bins, color=colour, alpha=0.22, linewidth=0)  # type: ignore[arg-type]
-        axes.hist(clipped, bins=bins, histtype="step", edgecolor=colour, linewidth=1.6, linestyle=line)  # type: ignore[arg-type]
-        legend.append((name, (labels or {}).get(name, name), f"median {_number(np.median(values))}, n = {len(values):,}"))
+        counts, _ = np.histogram(np.clip(values, low, high), bins)
+        axes.stairs(counts, bins, fill=True, color=colour, alpha=0.22, linewidth=0)
+        axes.stairs(counts, bins, color=colour, linewidth=1.6, linestyle=line)
+        legend.append(
+            (name, (labels or {}).get(name, name), f"median {_number(float(np.median(values)))}, n = {len(values):,}")
+        )
     if zero and low < 0 < high:
         axes.axvline(0, color=STYLES["ink"][0], linewidth=0.8)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.set_xlabel(xlabel)
-    axes.set_ylabel("count")
+    axes.set_ylim(bottom=0)
     return Plot(title, note, tuple(legend), _svg(figure, title, note, legend))
 
 
@@ -148,7 +152,6 @@ def medians_by_trust(title: str, note: str, trust: np.ndarray, reward: np.ndarra
     axes.plot(centres, quartiles[:, 1], "o", color=colour, markersize=5)
     axes.set_xlim(-0.05, 1.05)
     axes.set_xlabel("trust")
-    axes.set_ylabel("reward")
     legend = [("accent", "median, bar = quartiles", f"n = {len(trust):,}")]
     return Plot(title, note, tuple(legend), _svg(figure, title, note, legend))
 
@@ -170,8 +173,9 @@ def thumbnail(frame: np.ndarray) -> str:
 
 def _axes() -> tuple[Figure, Axes]:
     with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
-        axes = figure.subplots()
+        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
+        # Fixed margins: a layout engine would draw every figure twice. 52 px hold a tick label like −0.125.
+        axes = figure.add_axes((52 / WIDTH, 42 / HEIGHT, 1 - 60 / WIDTH, 1 - 50 / HEIGHT))
     axes.grid(axis="x", visible=False)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     return figure, axes
@@ -194,11 +198,11 @@ def _number(value: float) -> str:
     return text.replace("-", "−")
 
 
-def _svg(figure: Figure, title: str, note: str, legend: Sequence[tuple[str, str, str]]) -> Markup:
+def _svg(figure: Figure, title: str, note: str, legend: Sequence[tuple[str, str, str]], scope: str = "") -> Markup:
     """The figure as inline SVG: no XML head, no metadata, no fixed size, ids that are unique on the page."""
     sink = io.StringIO()
     words = f"{title}, {note}. " + "; ".join(f"{label} {figures}" for _, label, figures in legend)
-    with matplotlib.rc_context({**_RC, "svg.hashsalt": words}):
+    with matplotlib.rc_context({**_RC, "svg.hashsalt": scope + words}):
         figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None})
     text = sink.getvalue()
     text = text[text.index("<svg") :]

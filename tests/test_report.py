@@ -1,0 +1,365 @@
+"""The report is made from a run folder that is written here with the functions that real stages use."""
+
+import base64
+import html.parser
+import io
+import json
+import pathlib
+import re
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from pipelines import report, report_plots
+from vidalign.config import RunConfig, parse_config
+from vidalign.errors import DataError
+from vidalign.files import RunFolder, write_json, write_table, write_text_atomic
+from vidalign.frame_cache import FrameCache
+from vidalign.types import EvalAnswer, FrameSpec, PreferencePair, QuarantineRow, Response
+from vidalign.video import Clip
+
+ATTACK = "<script>alert('x')</script>"
+SECTIONS = ("accuracy", "answers", "training", "scores", "pairs", "data", "run")
+CATEGORIES = ("colour", "motion", "order", "presence", "shape")
+
+
+def make_config(root: pathlib.Path, **sections) -> RunConfig:
+    raw = {"run_dir": str(root), "model": {"path": "models/tiny"}, "data": {"train": "train.jsonl", "eval": "eval.jsonl"}}
+    return parse_config({**raw, **sections})
+
+
+def draw_clip(rng: np.random.Generator, size: int = 56) -> np.ndarray:
+    """A square that crosses the picture: uint8 [8, size, size, 3]."""
+    frames = np.full((8, size, size, 3), rng.integers(150, 255, 3), np.uint8)
+    colour, row, side = rng.integers(0, 120, 3), rng.integers(4, size - 20), size // 4
+    for index in range(8):
+        column = index * (size - side) // 7
+        frames[index, row : row + side, column : column + side] = colour
+    return frames
+
+
+def make_run(
+    root: pathlib.Path, *, num_pairs: int = 20, num_questions: int = 60, rounds: int = 1, seed: int = 0
+) -> RunFolder:
+    """A finished run of `rounds` rounds, written through the file functions of real stages."""
+    run, rng = RunFolder.open(str(root)), np.random.default_rng(seed)
+    frames = {}
+    for number in range(12):
+        clip = Clip(frames=draw_clip(rng), fps=8.0, total_num_frames=16, duration=2.0, indices=tuple(range(1, 16, 2)))
+        path = FrameCache(run.frames).put(f"{number:02d}cafe", FrameSpec(), clip)
+        frames[f"/videos/train/{number:04d}.mp4"] = str(path)
+    for index in range(rounds):
+        write_json(run.stage("responses", index) / "frames.json", frames)
+        write_table(run.stage("responses", index) / "responses.parquet", make_responses(rng, num_pairs))
+        write_table(run.stage("pairs", index) / "pairs.parquet", make_pairs(rng, num_pairs, list(frames)))
+        rows = [QuarantineRow(uri="/videos/train/broken.mp4", reason="truncated", message="2 of 8 frames decode")]
+        write_table(run.stage("quarantine", index) / "quarantine.parquet", rows)
+        lines = "".join(json.dumps(row) + "\n" for row in make_metrics(rng))
+        write_text_atomic(run.stage("train", index) / "metrics.jsonl", lines)
+    answers = {name: make_answers(rng, name, share, num_questions, list(frames)) for name, share in SHARES.items()}
+    for name, rows in answers.items():
+        write_table(run.stage("eval", rounds - 1) / f"{name}.parquet", rows)
+    write_json(run.summary, make_summary(answers, num_pairs))
+    return run
+
+
+SHARES = {"base": 0.6, "aligned": 0.7, "blind": 0.3}
+
+
+def make_responses(rng, num_pairs):
+    for number in range(num_pairs):
+        for kind in ("hinted", "reflected", "augmented", "augmented"):
+            trust = float(
+                rng.choice([0.0, 0.5, 0.8, 1.0], p=(0.1, 0.1, 0.2, 0.6) if kind != "augmented" else (0.5, 0.3, 0.1, 0.1))
+            )
+            yield Response(
+                example_id=f"train-{number}", kind=kind, candidate=0, turn=0, text="The square moves left.", token_ids=(1, 2),
+                log_probs=(-0.5, -0.1), policy_version="aaaa", seed=0, temperature=1.0, top_p=0.9, finish_reason="stop",
+                reward=float(rng.normal(-1.4 + 0.7 * trust, 0.35)), trust=trust,
+            )  # fmt: skip
+
+
+def make_pairs(rng, num_pairs, videos):
+    for number in range(num_pairs):
+        yield PreferencePair(
+            id=f"pair-{number}", example_id=f"train-{number}", video=videos[number % len(videos)],
+            question=f"{ATTACK} Which way does square {number} move?", answer="The square moves right.",
+            chosen="The square moves right.", rejected="The circle <b>moves</b> left.", category=CATEGORIES[number % 5],
+            rejected_marks=((4, 10), (24, 28)), chosen_reward=float(rng.normal(-0.7, 0.3)),
+            rejected_reward=float(rng.normal(-1.2, 0.4)), chosen_trust=1.0, rejected_trust=float(rng.choice([0.2, 0.6])),
+            provenance=json.dumps({
+                "recipe": "leanpo", "rule": "best_vs_worst", "policy_version": "aaaa",
+                "chosen": {"kind": "reflected", "candidate": 2, "turn": 1, "seed": 7},
+                "rejected": {"kind": "augmented", "candidate": 0, "seed": 9},
+            }),
+        )  # fmt: skip
+
+
+def make_metrics(rng, num_steps=60):
+    for step in range(0, num_steps, 5):
+        gain = step / num_steps
+        yield {
+            "step": step, "epoch": 0, "loss": 0.69 - 0.3 * gain + rng.normal(0, 0.02), "learning_rate": 1e-5,
+            "grad_norm": abs(rng.normal(1, 0.1)), "chosen_logp": -0.9 + 0.2 * gain + rng.normal(0, 0.02),
+            "rejected_logp": -1.1 - 0.5 * gain + rng.normal(0, 0.02),
+            "truth_logp": -0.8 + 0.1 * gain if step % 10 == 0 else None, "margin": 0.7 * gain,
+            "accuracy": 0.5 + 0.4 * gain, "both_fell": 0.2 * gain,
+            "chosen_fell": 0.3 * gain, "seconds": 1.5,
+        }  # fmt: skip
+
+
+def make_answers(rng, name, share, num_questions, videos):
+    return [
+        EvalAnswer(
+            example_id=f"eval-{number}", category=CATEGORIES[number % 5], video=videos[number % len(videos)],
+            question="What colour is the square?", answer="red", text="red" if right else "blue", correct=bool(right),
+            model_id=name, policy_version="aaaa", latency_s=0.2,
+        )
+        for number, right in enumerate(rng.random(num_questions) < share)
+    ]  # fmt: skip
+
+
+def make_summary(answers, num_pairs):
+    tables = {name: report_table(rows) for name, rows in answers.items()}
+    categories = {
+        category: {**{name: table[category] for name, table in tables.items()}, "num_examples": len(answers["base"]) // 5}
+        for category in CATEGORIES
+    }
+    return {
+        "videos": {"total": 13, "decoded": 12, "quarantined": {"truncated": 1}},
+        "pairs": {"kept": num_pairs, "dropped": {"trust gap below 0.1": 7}},
+        "reward_trust_correlation": 0.61,
+        "accuracy": {
+            **{name: table["all"] for name, table in tables.items()},
+            "num_examples": len(answers["base"]),
+            "by_category": categories,
+            "intervals": {"base": [0.47, 0.72], "aligned": [0.57, 0.8], "blind": [0.2, 0.43]},
+        },
+        "log_likelihood": {
+            "chosen": {"start": -0.9, "end": -0.7},
+            "rejected": {"start": -1.1, "end": -1.6},
+            "truth": {"start": -0.8, "end": -0.7},
+            "both_fell": 0.18,
+        },
+        "policy": {"base": "aaaa", "aligned": "bbbb"},
+        "endpoint": {"model_ids": ["base", "aligned"], "checked": True},
+        "wall_s": {"decode": 8.2, "rollout": 95.0, "train": 180.4, "serve": 86.0, "evaluate": 41.0, "report": 2.0},
+        "versions": {"torch": "2.13.0", "vllm": "0.32.0", "ray": "2.60.0"},
+        "seed": 0,
+    }
+
+
+def report_table(rows):
+    shares = {"all": sum(row.correct for row in rows) / len(rows)}
+    for category in CATEGORIES:
+        part = [row.correct for row in rows if row.category == category]
+        shares[category] = sum(part) / len(part)
+    return shares
+
+
+class Page(html.parser.HTMLParser):
+    """Everything a browser would fetch or run, the ids, and the text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.resources, self.tags, self.ids, self.words = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href", "srcset", "data", "action", "poster"):
+                self.resources.append(value)
+            self.resources += re.findall(r"url\(([^)]*)\)", value or "")
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    root = tmp_path_factory.mktemp("run")
+    path = report.write_report(make_run(root, rounds=2), make_config(root, rounds=2))
+    return path, path.read_text(encoding="utf-8")
+
+
+def test_the_page_fetches_nothing(full):
+    path, text = full
+    page = Page(text)
+    assert path.name == "index.html"
+    assert page.resources
+    assert all(item.startswith(("#", "data:image/")) for item in page.resources)
+    assert "@import" not in text
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert "default-src 'none'" in text
+
+
+def test_references_inside_the_page_resolve(full):
+    page = Page(full[1])
+    assert len(page.ids) == len(set(page.ids))
+    assert {item[1:] for item in page.resources if item.startswith("#")} <= set(page.ids)
+
+
+def test_markup_in_a_question_or_answer_is_shown_as_text(full):
+    assert "<script" not in full[1]
+    assert "<b>moves</b>" not in full[1]
+    assert f"{ATTACK} Which way does square" in "".join(Page(full[1]).words)
+
+
+def test_every_section_is_present_with_its_figures(full):
+    page = Page(full[1])
+    words = " ".join("".join(page.words).split())
+    assert {*SECTIONS, "round-0", "round-1"} <= set(page.ids)
+    assert page.tags.count("article") == report.NUM_PAIRS + 2 * report.NUM_CHANGED
+    for expected in ("trust gap below 0.1", "/videos/train/broken.mp4", "2 of 8 frames decode", "3 min 00 s", "2.13.0",
+                     "learning_rate: 5.0e-07", "Rank correlation of the two over all candidates: 0.61", "18.0 %",
+                     "kind reflected, candidate 2, turn 1, seed 7", "rejected −1.10 → −1.60", "20 training pairs"):  # fmt: skip
+        assert expected in words, expected
+    for title in ("Average log-likelihood", "Change of log-likelihood", "Margin", "Share of pairs", "Reward of candidates"):
+        assert title in words
+    assert len(full[1].encode()) < 1_000_000
+
+
+def test_the_page_of_a_large_photographic_run_stays_below_3_mb(tmp_path):
+    run = make_run(tmp_path, num_pairs=200, num_questions=500)
+    rng = np.random.default_rng(1)
+    for path in run.frames.rglob("*.safetensors"):  # noise is the worst case of a photograph
+        small = rng.integers(0, 256, (16, 27, 48, 3), np.uint8)
+        frames = np.ascontiguousarray(small.repeat(8, axis=1).repeat(8, axis=2))
+        clip = Clip(frames=frames, fps=30.0, total_num_frames=160, duration=160 / 30, indices=tuple(range(0, 160, 10)))
+        path.write_bytes(FrameCache(tmp_path / "other").put("cafe", FrameSpec(), clip).read_bytes())
+    text = report.write_report(run, make_config(tmp_path)).read_text(encoding="utf-8")
+    assert len(text.encode()) < 3_000_000
+    assert "data:image/jpeg" in text
+
+
+@pytest.mark.parametrize("summary", [{}, None, {"accuracy": None, "log_likelihood": {"chosen": None}, "pairs": {"kept": 3}}])
+def test_missing_parts_are_said_to_be_missing(tmp_path, summary):
+    run = RunFolder.open(str(tmp_path))
+    run.stage("responses").mkdir(parents=True)
+    if summary is not None:
+        write_json(run.summary, summary)
+    config = make_config(tmp_path, data={"train": "train.jsonl"})
+    words = " ".join("".join(Page(report.write_report(run, config).read_text(encoding="utf-8")).words).split())
+    for expected in ("was not evaluated", "it is not set", "No answers of both models", "No training metrics",
+                     "No scored responses", "No preference pairs", "no video was decoded", "Not recorded.",
+                     "not started"):  # fmt: skip
+        assert expected in words, expected
+
+
+def test_a_run_with_training_and_no_evaluation(tmp_path):
+    run = make_run(tmp_path)
+    for name in SHARES:
+        (run.stage("eval") / f"{name}.parquet").unlink()
+    (run.stage("responses") / "frames.json").unlink()
+    summary = json.loads(run.summary.read_text())
+    write_json(run.summary, {**summary, "accuracy": None, "endpoint": None})
+    text = report.write_report(run, make_config(tmp_path)).read_text(encoding="utf-8")
+    assert "was not evaluated" in text
+    assert "This run keeps no frames of the video." in text
+    assert "Average log-likelihood" in text
+
+
+def test_a_damaged_clip_is_named_and_the_rest_is_shown(tmp_path):
+    run = make_run(tmp_path)
+    for path in run.frames.rglob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-5])
+    text = report.write_report(run, make_config(tmp_path)).read_text(encoding="utf-8")
+    assert "decode the video again" in text
+    assert "data:image" not in text
+
+
+def test_an_empty_folder_and_a_torn_metrics_file_are_errors(tmp_path):
+    with pytest.raises(DataError, match="nothing to report"):
+        report.write_report(RunFolder.open(str(tmp_path / "empty")), make_config(tmp_path))
+    run = make_run(tmp_path / "torn")
+    with (run.stage("train") / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 60, "lo')
+    with pytest.raises(DataError, match=r"metrics\.jsonl has a line that is not JSON"):
+        report.write_report(run, make_config(tmp_path))
+
+
+def test_a_step_logged_twice_counts_once_with_its_last_value(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0, "loss": 1}\n{"step": 5, "loss": 2}\n{"step": 5, "loss": 3}\n')
+    assert report._read_metrics(path) == [{"step": 0, "loss": 1}, {"step": 5, "loss": 3}]
+
+
+def test_the_page_is_the_same_when_written_again(full):
+    path, text = full
+    run = RunFolder(path.parents[1])
+    assert report.write_report(run, make_config(run.root, rounds=2)).read_text(encoding="utf-8") == text
+
+
+def test_changes_count_each_question_once_and_give_the_paired_interval():
+    def answers(marks):
+        return [
+            EvalAnswer(
+                example_id=str(i), category="", video="v", question="q", answer="a", text="t", correct=mark == "1",
+                model_id="m", policy_version="p", latency_s=0.1,
+            )
+            for i, mark in enumerate(marks)
+        ]  # fmt: skip
+
+    both = {"base": answers("1100000000"), "aligned": answers("1011110000"), "blind": []}
+    changes = report._changes(both, lambda uri: {"thumbnails": [], "note": ""}, report.random.Random(0))
+    assert changes is not None
+    counts = {name: changes[name] for name in ("n", "kept_right", "kept_wrong", "gained", "lost")}
+    assert counts == {"n": 10, "kept_right": 1, "kept_wrong": 4, "gained": 4, "lost": 1}
+    assert changes["difference"] == pytest.approx(0.3)
+    assert changes["high"] - changes["difference"] == pytest.approx(1.959964 * (5 - 0.9) ** 0.5 / 10)  # Wald, by hand
+
+
+def test_summary_table_lists_overall_and_categories():
+    accuracy = {
+        "base": 0.5, "aligned": 0.625, "blind": None, "num_examples": 8,
+        "by_category": {"motion": {"base": 0.5, "aligned": 0.25, "blind": None, "num_examples": 4}},
+        "intervals": {"base": [0.2, 0.8], "aligned": [0.3, 0.9], "blind": None},
+    }  # fmt: skip
+    lines = report.summary_table({"accuracy": accuracy}).splitlines()
+    assert lines[0].split() == ["accuracy", "n", "base", "aligned", "change", "blind"]
+    assert lines[2].split() == ["all", "8", "50.0", "%", "62.5", "%", "+12.5", "pt", "–"]
+    assert lines[3].split() == ["motion", "4", "50.0", "%", "25.0", "%", "−25.0", "pt", "–"]
+    assert lines[4] == "95 % intervals: base 20.0 to 80.0 %, aligned 30.0 to 90.0 %"
+    assert len({len(line) for line in lines[:4]}) == 1
+    assert report.summary_table({"accuracy": None}).startswith("No accuracy")
+
+
+@pytest.mark.parametrize(
+    ("marks", "expected"),
+    [
+        ((), [("abcdef", False)]),
+        (((1, 3),), [("a", False), ("bc", True), ("def", False)]),
+        (((2, 4), (0, 3)), [("abc", True), ("d", True), ("ef", False)]),
+        (((4, 99),), [("abcd", False), ("ef", True)]),
+    ],
+)
+def test_marked_cuts_a_text_along_its_spans(marks, expected):
+    assert report.marked("abcdef", marks) == expected
+
+
+def test_plots_hold_no_id_of_another_plot_and_use_the_page_colours():
+    one = report_plots.curves("One", "n", {"chosen": [(0, -1.0), (1, -0.5)]})
+    two = report_plots.curves("Two", "n", {"rejected": [(0, -1.0), (1, -0.5)]})
+    assert one is not None
+    assert two is not None
+    assert "var(--chosen)" in one.svg
+    assert "#0101" not in one.svg
+    assert not set(re.findall(r'id="([^"]+)"', one.svg)) & set(re.findall(r'id="([^"]+)"', two.svg))
+    assert one.legend == (("chosen", "chosen", "−1.00 → −0.50"),)
+    assert report_plots.curves("None", "n", {"chosen": []}) is None
+    assert report_plots.histogram("None", "n", {"chosen": np.array([np.nan])}, xlabel="x") is None
+
+
+def test_a_thumbnail_is_small_and_shows_the_frame():
+    frame = np.zeros((720, 1280, 3), np.uint8)
+    frame[:, 640:] = (255, 0, 0)
+    uri = report_plots.thumbnail(frame)
+    image = PIL.Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB")
+    assert image.size == (144, 81)
+    assert image.getpixel((10, 40)) == (0, 0, 0)
+    assert image.getpixel((130, 40)) == (255, 0, 0)
+    assert len(uri) < 10_000
