@@ -9,6 +9,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vidalign.logps import PairLogps, forward_kl, masked_sum, pad_to_mask, token_logps
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Small tensors gain nothing from threads, and waiting for them is slow on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class MemoryWatch(TorchDispatchMode):
     """The largest tensor made within, and the most bytes alive at one time of all that were made within."""
 

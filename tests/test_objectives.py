@@ -26,6 +26,15 @@ NAMES = list(OBJECTIVES)
 PADDING = 7.0  # deliberately not 0: what the mask leaves out must not count
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Small tensors gain nothing from threads, and waiting for them is slow on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def side(rows, dtype=torch.float32):
     width = max(map(len, rows))
     values = torch.tensor([[*row, *[PADDING] * (width - len(row))] for row in rows], dtype=dtype).reshape(len(rows), width)
@@ -422,7 +431,7 @@ def test_1x8_accumulation_equals_8x1(name, averaging):
         (micro.value / steps).backward()
         total += float(micro.value.detach()) / steps
         statistics = {key: statistics[key] + sums for key, sums in micro.statistics.items()}
-    assert total == pytest.approx(float(loss.value), rel=1e-12)
+    assert total == pytest.approx(loss.value.item(), rel=1e-12)
     torch.testing.assert_close(gradients(pieces), gradients(whole), rtol=1e-10, atol=1e-12)
     assert objective.next_state(state, statistics) == pytest.approx(objective.next_state(state, loss.statistics))
 
