@@ -7,6 +7,7 @@ in an order question is mostly the first to appear. Hinted and reflection prompt
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -74,10 +75,12 @@ def biased_scene(num_things: int, bias: Bias, rng: np.random.Generator) -> Scene
     return make_scene(kinds, rng)
 
 
-def draw_question(scene: Scene, bias: Bias, rng: np.random.Generator) -> Question:
+def draw_question(
+    scene: Scene, bias: Bias, rng: np.random.Generator, weights: Mapping[str, float] = CATEGORY_WEIGHTS
+) -> Question:
     """A question on a scene; only scenes with two things are asked for their order."""
-    weights = {**CATEGORY_WEIGHTS, "order": CATEGORY_WEIGHTS["order"] * (len(scene.things) - 1)}
-    shares = np.array([weights[category] for category in CATEGORIES])
+    shares = np.array([weights.get(category, 0.0) for category in CATEGORIES])
+    shares[CATEGORIES.index("order")] *= len(scene.things) - 1
     category = str(rng.choice(CATEGORIES, p=shares / shares.sum()))
     return ask(scene, category, rng, yes=bias.yes, named_first=bias.named_first)
 
@@ -92,13 +95,19 @@ def draw_frames(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_sample(
-    bias: Bias, rng: np.random.Generator, *, two_things: float = 0.5, hinted: float = 0.3, num_turns: int = 4
+    bias: Bias,
+    rng: np.random.Generator,
+    *,
+    two_things: float = 0.5,
+    hinted: float = 0.25,
+    num_turns: int = 4,
+    weights: Mapping[str, float] = CATEGORY_WEIGHTS,
 ) -> Sample:
     """A video with plain questions from the biased world or, for a share `hinted`, with hints from the balanced one."""
     num_things = 1 + int(rng.random() < two_things)
     if rng.random() >= hinted:
         scene = biased_scene(num_things, bias, rng)
-        questions = [draw_question(scene, bias, rng) for _ in range(num_turns)]
+        questions = [draw_question(scene, bias, rng, weights) for _ in range(num_turns)]
         turns = [(fill(PLAIN, question=question.question), question.answer) for question in questions]
     else:
         scene = biased_scene(num_things, NO_BIAS, rng)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from examples.shapes.biased_data import NO_BIAS, Bias, Sample, biased_scene, draw_question, draw_sample
+from examples.shapes.biased_data import CATEGORY_WEIGHTS, NO_BIAS, Bias, Sample, biased_scene, draw_question, draw_sample
 from examples.shapes.tiny_model import NUM_FRAMES, build_model, build_processor, build_tokenizer, patchify
 from vidalign.prompts import HINT, REFLECT, chat, fill
 
@@ -34,14 +34,19 @@ class Phase:
     steps: int
     learning_rate: float
     bias: Bias
-    one_thing: float = 0.0  # share of the steps before the first scenes with two things
-    hinted: float = 0.25  # share of videos whose prompts hold a hint or quote an earlier reply
-    num_videos: int = 12  # a step
-    num_turns: int = 4  # questions a video
+    two_things: float = 0.5  # share of the videos with two things
+    hinted: float = 0.2  # share of the videos whose prompts hold a hint or quote an earlier reply
+    num_videos: int = 16  # a step
+    num_turns: int = 3  # questions a video
+    weights: dict[str, float] = dataclasses.field(default_factory=lambda: dict(CATEGORY_WEIGHTS))
 
 
-PRETRAIN = Phase("pretrain", steps=700, learning_rate=8e-4, bias=NO_BIAS, one_thing=0.35)
-SFT = Phase("sft", steps=300, learning_rate=5e-4, bias=Bias())
+LOOK = {"motion": 0.35, "colour": 0.15, "shape": 0.35, "description": 0.15}
+PHASES = (
+    Phase("look", 350, 8e-4, NO_BIAS, two_things=0.0, hinted=0.0, num_videos=32, num_turns=2, weights=LOOK),
+    Phase("talk", 400, 8e-4, NO_BIAS),
+    Phase("sft", 250, 5e-4, Bias()),
+)
 
 
 class Collator:
@@ -127,9 +132,15 @@ def train(model, collate: Collator, phase: Phase, rng: np.random.Generator, out:
     losses, began = [], time.monotonic()
     model.train()
     for step in range(1, phase.steps + 1):
-        two_things = 0.0 if step <= phase.one_thing * phase.steps else 0.5
         samples = [
-            draw_sample(phase.bias, rng, two_things=two_things, hinted=phase.hinted, num_turns=phase.num_turns)
+            draw_sample(
+                phase.bias,
+                rng,
+                two_things=phase.two_things,
+                hinted=phase.hinted,
+                num_turns=phase.num_turns,
+                weights=phase.weights,
+            )
             for _ in range(phase.num_videos)
         ]
         loss = reply_loss(model, *collate(samples))
@@ -153,7 +164,7 @@ def record(out: Path, row: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE / "model")
-    parser.add_argument("--pretrained", type=Path, help="weights after the first phase: read if there, else written")
+    parser.add_argument("--phases", type=Path, help="folder of the weights after each phase: read if there, or written")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_flush_denormal(True)  # before the first parallel work, so that every thread inherits it
@@ -164,14 +175,15 @@ def main() -> None:
     tokenizer = build_tokenizer(corpus(args.seed))
     processor, model = build_processor(tokenizer), build_model(tokenizer)
     collate = Collator(processor, model)
-    record(args.out, {"seed": args.seed, "phases": [dataclasses.asdict(phase) for phase in (PRETRAIN, SFT)]})
-    if args.pretrained and args.pretrained.exists():
-        model.load_state_dict(torch.load(args.pretrained))
-    else:
-        train(model, collate, PRETRAIN, np.random.default_rng([args.seed, 0]), args.out)
-        if args.pretrained:
-            torch.save(model.state_dict(), args.pretrained)
-    train(model, collate, SFT, np.random.default_rng([args.seed, 2]), args.out)
+    record(args.out, {"seed": args.seed, "phases": [dataclasses.asdict(phase) for phase in PHASES]})
+    for number, phase in enumerate(PHASES):
+        kept = args.phases and args.phases / f"{phase.name}.pt"
+        if kept and kept.exists():
+            model.load_state_dict(torch.load(kept))
+            continue
+        train(model, collate, phase, np.random.default_rng([args.seed, 2 + number]), args.out)
+        if kept:
+            torch.save(model.state_dict(), kept)
     model.to(torch.bfloat16).save_pretrained(args.out)
     processor.save_pretrained(args.out)
 

@@ -76,7 +76,7 @@ def make_scene(kinds: Sequence[tuple[str, str, str]], rng: np.random.Generator) 
     """Place one or two (shape, colour, direction) in a scene; two of them appear one after the other."""
     spans = [(0.0, 1.0)] if len(kinds) == 1 else [(0.0, 0.5), (0.5, 1.0)]
     things = tuple(
-        Thing(*kind, start, stop, lane=int(rng.integers(34, SIZE - 33)), radius=int(rng.integers(18, 24)))
+        Thing(*kind, start, stop, lane=int(rng.integers(34, SIZE - 33)), radius=int(rng.integers(20, 26)))
         for kind, (start, stop) in zip(kinds, spans, strict=True)
     )
     return Scene(things, background=int(rng.integers(10, 80)))
