@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 
-from cluster.session import num_cores
+from cluster.session import num_cores, total_memory
 
 GIB = 2**30
 IMPORT_TIMEOUT_S = 300.0
@@ -68,12 +68,12 @@ def diagnose() -> list[Finding]:
         check_job_packages(missing_distributions(JOB_PACKAGES)),
         check_compiler(shutil.which("g++") or shutil.which("c++"), shutil.which("ninja") or _beside_python("ninja")),
         Finding(name="cores", ok=True, detail=f"{num_cores()} of {platform.machine()}"),
-        check_size("memory", _memory(), MIN_MEMORY, "generation and training load the model several times; add memory"),
+        check_size("memory", total_memory(), MIN_MEMORY, "generation and training load the model several times; add memory"),
         check_size("disk", shutil.disk_usage(pathlib.Path.cwd()).free, MIN_DISK, "free some space where run_dir is"),
         check_size(
             f"disk ({folder})", shutil.disk_usage(folder).free, MIN_DISK, "free some space: Ray keeps its files there"
         ),
-        check_shared_memory(),
+        check_sharedtotal_memory(),
         check_gpus(*torch_facts()),
         check_decoding(),
         check_running_ray(),
@@ -214,7 +214,7 @@ def check_size(name: str, size: int, least: int, fix: str) -> Finding:
     return Finding(name=name, ok=ok, detail=detail, fix="" if ok else fix)
 
 
-def check_shared_memory() -> Finding:
+def check_sharedtotal_memory() -> Finding:
     path = pathlib.Path("/dev/shm")
     if not path.is_dir():
         return Finding(name="/dev/shm", ok=True, detail="not on this system; Ray uses files instead", needed=False)
@@ -224,7 +224,7 @@ def check_shared_memory() -> Finding:
 
 
 def check_decoding() -> Finding:
-    """Write a clip of eight frames and decode it as a run would."""
+    """Write a clip of eight frames and decode it as a run would; decord is the faster backend, PyAV stands in for it."""
     import av.error
 
     from vidalign.errors import VideoError
@@ -240,8 +240,11 @@ def check_decoding() -> Finding:
             return Finding(
                 name="decoding", ok=False, detail=str(error)[:200], fix="reinstall av and decord from the lock file"
             )
+    if clip.backend != "decord":
+        fix = "reinstall decord from the lock file; until then PyAV decodes everything, from the first frame on"
+        return Finding(name="decoding", ok=False, needed=False, detail="decord cannot decode a plain clip", fix=fix)
     brightness = [float(frame.mean()) for frame in clip.frames]
-    ok = clip.frames.shape == (4, 32, 48, 3) and brightness == sorted(brightness) and brightness[0] + 60 < brightness[-1]
+    ok = clip.frames.shape == (4, 64, 64, 3) and brightness == sorted(brightness) and brightness[0] + 60 < brightness[-1]
     detail = (
         f"a clip of 8 frames decodes with {clip.backend}"
         if ok
@@ -251,15 +254,15 @@ def check_decoding() -> Finding:
 
 
 def _write_clip(path: pathlib.Path) -> None:
-    """Eight grey frames of 32x48, each lighter than the one before."""
+    """Eight grey frames of 64x64 (decord wants widths that its scaler need not pad), each lighter than the one before."""
     import av
     import numpy as np
 
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=8)
-        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
         for index in range(8):
-            frame = av.VideoFrame.from_ndarray(np.full((32, 48, 3), 20 + 25 * index, np.uint8), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 20 + 25 * index, np.uint8), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
@@ -274,14 +277,6 @@ def check_running_ray() -> Finding:
         return Finding(name="ray cluster", ok=False, detail=str(error), fix="unset RAY_ADDRESS, or start that cluster")
     detail = f"runs at {address}; runs will join it" if address else "none runs here; a run starts its own"
     return Finding(name="ray cluster", ok=True, detail=detail)
-
-
-def _memory() -> int:
-    """Bytes available to this machine or container."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = pathlib.Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text(encoding="ascii").strip() if limit.is_file() else "max"
-    return total if text == "max" else min(total, int(text))
 
 
 def _version(distribution: str) -> str | None:

