@@ -15,7 +15,7 @@ BATCH_SIZE = 8
 
 
 class Decoder:
-    """A Ray Data `map_batches` callable: batches of {"video": uri} to batches of `DecodedVideo` columns.
+    """A Ray Data `map_batches` callable: adds `DecodedVideo` columns to batches that have a "video" column of uris.
 
     Decoding runs in a child process under a deadline, so a file that hangs or crashes a decoder costs that file only.
     """
@@ -24,7 +24,7 @@ class Decoder:
         self.child = ChildDecoder(spec, cache_dir, backend=backend, deadline_s=deadline_s)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return to_columns([self.child.decode(str(uri)) for uri in batch["video"]])
+        return {**batch, **to_columns([self.child.decode(str(uri)) for uri in batch["video"]])}
 
     def __del__(self) -> None:
         self.child.close()
@@ -50,6 +50,7 @@ def decode_videos(
     backend: str = "decord",
     deadline_s: float = 60.0,
     num_decoders: int = 1,
+    num_cpus: float = 1,
 ) -> ray.data.Dataset:
     """A lazy data set with one row for each distinct uri, in order of first appearance where Ray Data keeps order.
 
@@ -64,5 +65,5 @@ def decode_videos(
         fn_constructor_kwargs={"spec": spec, "cache_dir": str(cache_dir), "backend": backend, "deadline_s": deadline_s},
         batch_size=BATCH_SIZE,
         compute=ray.data.ActorPoolStrategy(size=num_decoders),
-        num_cpus=1,
+        num_cpus=num_cpus,
     )

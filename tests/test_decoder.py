@@ -1,0 +1,201 @@
+"""The child that decodes: hangs, crashes and bad files cost one video each; and the Ray Data stage around it."""
+
+import os
+import pathlib
+import shutil
+import signal
+import threading
+import time
+
+import av
+import numpy as np
+import pytest
+
+from vidalign import video
+from vidalign.decode_child import ChildDecoder, DecodedVideo
+from vidalign.errors import DataError
+from vidalign.frame_cache import load_clip
+from vidalign.types import FrameSpec
+
+SPEC = FrameSpec(num_frames=4)
+
+
+def write_video(path: pathlib.Path, seed: int = 0) -> pathlib.Path:
+    frames = np.random.default_rng(seed).integers(0, 256, (12, 64, 64, 3), np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture
+def child(tmp_path):
+    decoder = ChildDecoder(SPEC, str(tmp_path / "frames"), deadline_s=20)
+    yield decoder
+    decoder.close()
+
+
+@pytest.fixture
+def good(tmp_path) -> pathlib.Path:
+    return write_video(tmp_path / "good.mp4")
+
+
+def when_blocked(pid: int, path: pathlib.Path, act) -> threading.Thread:
+    """Call `act` once process `pid` is known to be decoding the FIFO at `path`: opening it to write waits for its reader."""
+
+    def wait_and_act() -> None:
+        with path.open("wb"):
+            act(pid)
+
+    thread = threading.Thread(target=wait_and_act)
+    thread.start()
+    return thread
+
+
+def test_good_video_is_decoded_once(child, good):
+    first, second, third = child.decode(str(good)), child.decode(str(good)), child.decode(good.as_uri())
+    assert (first.reason, first.cached, second.cached, third.cached) == ("", False, True, True)
+    assert first.frames_path == second.frames_path == third.frames_path
+    np.testing.assert_array_equal(load_clip(first.frames_path).frames, video.decode(good, SPEC).frames)
+
+
+def test_equal_bytes_share_a_cache_file_and_changed_bytes_do_not(child, good, tmp_path):
+    copy = shutil.copy(good, tmp_path / "copy.mp4")
+    first, second = child.decode(str(good)), child.decode(str(copy))
+    assert (second.frames_path, second.cached) == (first.frames_path, True)
+    write_video(good, seed=1)
+    third = child.decode(str(good))
+    assert not third.cached
+    assert third.frames_path != first.frames_path
+
+
+def test_damaged_cache_file_is_decoded_again(child, good):
+    path = pathlib.Path(child.decode(str(good)).frames_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1000])
+    again = child.decode(str(good))
+    assert (again.cached, again.reason, again.frames_path) == (False, "", str(path))
+    assert path.read_bytes() == whole
+
+
+def test_bad_files_keep_their_reason_and_the_child(child, good, tmp_path):
+    (tmp_path / "zero.mp4").touch()
+    assert child.decode(str(tmp_path / "zero.mp4")).reason == "zero_byte"
+    pid = child.pid
+    assert child.decode(str(tmp_path / "none.mp4")).reason == "missing"
+    row = child.decode("no-such-protocol://host/video.mp4")
+    assert (row.reason, row.frames_path) == ("unreadable", "")
+    assert "no-such-protocol" in row.message
+    assert child.decode(str(good)).reason == ""
+    assert child.pid == pid
+
+
+def test_remote_video_is_fetched(child, good):
+    row = child.decode(f"local://{good}")  # any fsspec protocol takes the same way
+    assert row.reason == ""
+    assert child.decode(str(good)).cached
+    assert child.decode("local:///no/such/video.mp4").reason == "missing"
+
+
+def test_hang_is_killed_at_the_deadline_and_the_next_video_decodes(good, tmp_path):
+    os.mkfifo(tmp_path / "hang.mp4")  # reading it blocks for ever
+    decoder = ChildDecoder(SPEC, str(tmp_path / "frames"), deadline_s=1.5)
+    decoder.decode(str(tmp_path / "none.mp4"))
+    pid, start = decoder.pid, time.monotonic()
+    assert pid is not None
+    row = decoder.decode(str(tmp_path / "hang.mp4"))
+    assert (row.reason, row.frames_path) == ("timeout", "")
+    assert "deadline_s=1.5" in row.message
+    assert 1.5 <= time.monotonic() - start < 15
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    decoder._deadline_s = 20
+    assert decoder.decode(str(good)).reason == ""
+    assert decoder.pid != pid
+    decoder.close()
+
+
+def test_crash_is_named_and_the_next_video_decodes(child, good, tmp_path):
+    os.mkfifo(tmp_path / "crash.mp4")
+    child.decode(str(good))
+    thread = when_blocked(child.pid, tmp_path / "crash.mp4", lambda pid: os.kill(pid, signal.SIGSEGV))
+    row = child.decode(str(tmp_path / "crash.mp4"))
+    thread.join()
+    assert (row.reason, row.frames_path) == ("crashed", "")
+    assert "SIGSEGV" in row.message
+    assert child.decode(str(good)).cached
+
+
+def test_death_between_two_videos_blames_neither(child, good):
+    child.decode(str(good))
+    os.kill(child.pid, signal.SIGKILL)
+    child._process.wait()
+    assert child.decode(str(good)).reason == ""
+
+
+def test_cache_that_cannot_be_written_is_an_error_not_a_quarantine(good, tmp_path):
+    (tmp_path / "taken").write_text("a file where the folder should be")
+    decoder = ChildDecoder(SPEC, str(tmp_path / "taken"), deadline_s=20)
+    with pytest.raises(DataError, match=r"video\.cache_dir"):
+        decoder.decode(str(good))
+    decoder.close()
+
+
+def test_close_leaves_no_process(good, tmp_path):
+    decoder = ChildDecoder(SPEC, str(tmp_path / "frames"))
+    decoder.decode(str(good))
+    pid = decoder.pid
+    assert pid is not None
+    decoder.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.fixture(scope="module")
+def ray_session():
+    import ray
+
+    already = ray.is_initialized()
+    if not already:
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    if not already:
+        ray.shutdown()
+
+
+@pytest.mark.heavy
+def test_decode_videos_with_good_and_bad_files_then_all_from_the_cache(ray_session, tmp_path):
+    from actors.decoder import decode_videos
+
+    good = [str(write_video(tmp_path / f"good{i}.mp4", seed=i)) for i in range(20)]
+    (tmp_path / "zero.mp4").touch()
+    (tmp_path / "text.mp4").write_text("no video")
+    os.mkfifo(tmp_path / "hang.mp4")
+    cut = pathlib.Path(tmp_path / "cut.mp4")
+    cut.write_bytes(pathlib.Path(good[0]).read_bytes()[:-2000])
+    bad = {
+        str(tmp_path / "zero.mp4"): "zero_byte",
+        str(tmp_path / "text.mp4"): "not_a_video",
+        str(tmp_path / "hang.mp4"): "timeout",
+        str(tmp_path / "none.mp4"): "missing",
+        str(cut): "truncated",
+    }
+
+    def run() -> dict[str, DecodedVideo]:
+        dataset = decode_videos([*good, *bad, *good], SPEC, str(tmp_path / "frames"), deadline_s=5, num_decoders=1)
+        rows = [DecodedVideo.from_row(row) for row in dataset.take_all()]
+        assert len(rows) == len(good) + len(bad), "one row for each distinct uri"
+        return {row.video: row for row in rows}
+
+    first = run()
+    assert {uri: row.reason for uri, row in first.items()} == {**dict.fromkeys(good, ""), **bad}
+    assert not any(row.cached for row in first.values())
+    for uri in good:
+        np.testing.assert_array_equal(load_clip(first[uri].frames_path).frames, video.decode(uri, SPEC).frames)
+    assert all(row.frames_path == "" and row.message for uri, row in first.items() if uri in bad)
+    second = run()
+    assert all(second[uri].cached and second[uri].frames_path == first[uri].frames_path for uri in good)
+    assert {uri: second[uri].reason for uri in bad} == bad
