@@ -10,6 +10,7 @@ import pathlib
 import socket
 from collections.abc import Callable, Iterator
 
+from cluster import launcher
 from cluster.plan import MIN_CPUS, ClusterResources
 from vidalign.config import ClusterConfig
 from vidalign.errors import ClusterError
@@ -47,7 +48,7 @@ def connect(
     import ray
 
     if ray.is_initialized():
-        yield cluster_resources()
+        yield launcher.with_growth(cluster_resources(), config)
         return
     address = find_address(config.address)
     options = {
@@ -72,7 +73,8 @@ def connect(
     if not verbose:
         _quiet_ray_data()
     try:
-        yield cluster_resources()
+        # A Ray started here cannot grow, whatever a launcher's file on this machine says.
+        yield cluster_resources() if address is None else launcher.with_growth(cluster_resources(), config)
     finally:
         ray.shutdown()
 
@@ -152,28 +154,17 @@ def _answers(address: str) -> bool:
 
 
 def cluster_resources() -> ClusterResources:
-    """What the connected cluster has now, and may grow to where its autoscaler says so."""
+    """What the connected cluster has now."""
     import ray
-    import ray._private.state
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    most = ray._private.state.state.get_max_resources_from_cluster_config() or {}
-    groups = getattr(ray._private.state.state.get_cluster_config(), "node_group_configs", ())
-    shapes = nodes + [dict(group.resources) for group in groups if group.max_count]
     return ClusterResources(
         num_cpus=int(sum(node.get("CPU", 0) for node in nodes)),
         num_gpus=int(sum(node.get("GPU", 0) for node in nodes)),
         num_nodes=len(nodes),
-        cpus_per_node=int(max((shape.get("CPU", 0) for shape in shapes), default=0)) or None,
-        gpus_per_node=int(max((shape.get("GPU", 0) for shape in shapes), default=0)) or None,
-        max_num_cpus=_bounded(most.get("CPU")),
-        max_num_gpus=_bounded(most.get("GPU")),
+        cpus_per_node=int(max((node.get("CPU", 0) for node in nodes), default=0)) or None,
+        gpus_per_node=int(max((node.get("GPU", 0) for node in nodes), default=0)) or None,
     )
-
-
-def _bounded(value: float | None) -> int | None:
-    """An autoscaler without a limit reports the largest integer: plan with what is there instead."""
-    return int(value) if value is not None and value < 1_000_000 else None
 
 
 def local_resources(config: ClusterConfig | None = None) -> ClusterResources:

@@ -178,6 +178,7 @@ class TrainConfig(Section):
     train_projector: bool = False
     lora: LoraConfig | None = None
     log_every: int = pydantic.Field(5, ge=1)
+    num_monitored: int = pydantic.Field(64, ge=1)
     checkpoint_every: int = pydantic.Field(50, ge=1)
     num_checkpoints_kept: int = pydantic.Field(2, ge=1)
     max_failures: int = pydantic.Field(2, ge=-1)
@@ -221,10 +222,16 @@ class EvaluateConfig(Section):
 
 
 class ClusterConfig(Section):
-    """Where Ray runs. `address` null starts or joins a local Ray; "auto" demands a running cluster."""
+    """Where Ray runs. `address` null starts or joins a local Ray, "local" starts one, "auto" demands a running cluster.
+
+    `max_num_cpus` and `max_num_gpus` say what an autoscaling cluster may grow to; null: what the launcher's config on the
+    head says, else what is there now. `num_cpus` are the logical CPUs of a Ray started on this machine.
+    """
 
     address: str | None = None
     num_cpus: int | None = pydantic.Field(None, ge=1)
+    max_num_cpus: int | None = pydantic.Field(None, ge=1)
+    max_num_gpus: int | None = pydantic.Field(None, ge=0)
 
 
 class RunConfig(Section):
