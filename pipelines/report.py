@@ -10,25 +10,25 @@ is made up for it. Examples on the page are drawn at random with the run's seed,
 
 from __future__ import annotations
 
-import collections
 import json
 import math
 import pathlib
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jinja2
 import numpy as np
 
 from pipelines import report_plots
+from pipelines.report_examples import Thumbnails, answer_changes, drawn_pairs
 from vidalign.config import RunConfig, TrainConfig, dump_config
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, read_json, read_jsonl, read_table, write_bytes_atomic
 from vidalign.scoring import wilson_interval
 from vidalign.types import EvalAnswer, PreferencePair, QuarantineRow, Record
 
-NUM_PAIRS, NUM_CHANGED, NUM_THUMBNAILS, NUM_QUARANTINE_ROWS = 12, 6, 6, 40
+NUM_QUARANTINE_ROWS = 40
 MAX_CHARACTERS = 3000  # of one text on the page
 MODEL_IDS = ("base", "aligned", "blind")
 SUMMARY_PARTS = {
@@ -39,7 +39,6 @@ SUMMARY_PARTS = {
 }
 RecordT = TypeVar("RecordT", bound=Record)
 Metrics = list[dict[str, Any]]
-Strip = Callable[[str], dict[str, Any]]  # from a video uri
 
 
 def write_report(run: RunFolder, config: RunConfig) -> pathlib.Path:
@@ -74,8 +73,10 @@ def view(run: RunFolder, config: RunConfig, summary: Mapping[str, Any], rounds: 
     answers = {name: _read(run.stage("eval", last) / f"{name}.parquet", EvalAnswer) for name in MODEL_IDS}
     quarantine = [row for i in rounds for row in _read(run.stage("quarantine", i) / "quarantine.parquet", QuarantineRow)]
     quarantine = list({(row.uri, row.reason): row for row in quarantine}.values())  # one video fails in every round
-    strip = _strips(run, last)
     draw = random.Random(config.seed)
+    with Thumbnails(run, last, config.video) as strip:
+        changes = answer_changes(answers, strip, draw)
+        pair_views = drawn_pairs(pairs, strip, draw)
     return {
         "name": run.root.name,
         "folder": str(run.root),
@@ -88,11 +89,11 @@ def view(run: RunFolder, config: RunConfig, summary: Mapping[str, Any], rounds: 
         "seed": summary.get("seed", config.seed),
         "stages": _stages(summary.get("wall_s") or {}),
         "accuracy": accuracy_view(summary.get("accuracy")),
-        "changes": _changes(answers, strip, draw),
+        "changes": changes,
         "curves": [(i, curve_plots(rows, i, _num_monitored(run, i, config.train))) for i, rows in metrics.items() if rows],
         "candidates": candidate_plots(run.stage("responses", last) / "responses.parquet"),
         "pair_plots": pair_plots(pairs),
-        "drawn_pairs": [_pair_view(pair, strip) for pair in _draw(pairs, NUM_PAIRS, draw)],
+        "drawn_pairs": pair_views,
         "num_pairs": len(pairs),
         "quarantine": quarantine[:NUM_QUARANTINE_ROWS],
         "num_quarantined": len(quarantine),
@@ -150,37 +151,6 @@ def likelihood_view(part: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _filled(part: Mapping[str, Any] | None, names: Iterable[str]) -> dict[str, Any]:
     return {name: (part or {}).get(name) for name in names}
-
-
-def _changes(answers: Mapping[str, list[EvalAnswer]], strip: Strip, draw: random.Random) -> dict[str, Any] | None:
-    """What became right and what became wrong, question by question; None unless both models answered."""
-    aligned = {answer.example_id: answer for answer in answers["aligned"]}
-    both = [(base, aligned[base.example_id]) for base in answers["base"] if base.example_id in aligned]
-    if not both:
-        return None
-    counts = collections.Counter((base.correct, after.correct) for base, after in both)
-    gained, lost, n = counts[False, True], counts[True, False], len(both)
-    half = 1.959964 * math.sqrt(max(gained + lost - (gained - lost) ** 2 / n, 0.0)) / n  # Wald, paired proportions
-    difference = (gained - lost) / n
-
-    def drawn(before: bool, after: bool) -> list[dict[str, Any]]:
-        chosen = _draw([pair for pair in both if (pair[0].correct, pair[1].correct) == (before, after)], NUM_CHANGED, draw)
-        return [{"base": base, "aligned": after, "frames": strip(base.video)} for base, after in chosen]
-
-    return {
-        "n": n,
-        "kept_right": counts[True, True],
-        "kept_wrong": counts[False, False],
-        "gained": gained,
-        "lost": lost,
-        "difference": difference,
-        "low": difference - half,
-        "high": difference + half,
-        "examples": [
-            ("Wrong before, right after", gained, drawn(False, True)),
-            ("Right before, wrong after", lost, drawn(True, False)),
-        ],
-    }
 
 
 def curve_plots(rows: Metrics, round_index: int, monitored: str) -> list[report_plots.Plot]:
@@ -278,58 +248,6 @@ def pair_plots(pairs: Sequence[PreferencePair]) -> list[report_plots.Plot]:
     return [plot for plot in plots if plot is not None]
 
 
-def _pair_view(pair: PreferencePair, strip: Strip) -> dict[str, Any]:
-    """Provenance of a side goes beside its text, the rest below the pair."""
-    try:
-        provenance = json.loads(pair.provenance)
-    except json.JSONDecodeError:
-        provenance = pair.provenance
-    if not isinstance(provenance, dict):
-        provenance = {"provenance": provenance}
-    sides = []
-    for name in ("chosen", "rejected"):
-        text, marks, reward, trust = (getattr(pair, f"{name}{part}") for part in ("", "_marks", "_reward", "_trust"))
-        source = provenance.pop(name, None)
-        source = ", ".join(f"{key} {value}" for key, value in source.items()) if isinstance(source, dict) else source
-        sides.append({"name": name, "parts": marked(text, marks), "reward": reward, "trust": trust, "source": source})
-    rest = {key: value if isinstance(value, str) else json.dumps(value) for key, value in provenance.items()}
-    return {"pair": pair, "frames": strip(pair.video), "provenance": rest, "sides": sides}
-
-
-def marked(text: str, marks: Iterable[Sequence[int]]) -> list[tuple[str, bool]]:
-    """Cut `text` into (part, is marked) along (start, end) spans; overlapping spans join."""
-    parts, position = [], 0
-    for start, end in sorted((int(mark[0]), int(mark[1])) for mark in marks):
-        start, end = max(start, position), min(end, len(text))
-        if end > start:
-            parts += [(text[position:start], False), (text[start:end], True)]
-            position = end
-    return [part for part in [*parts, (text[position:], False)] if part[0]]
-
-
-def _strips(run: RunFolder, index: int) -> Strip:
-    """Function from a video uri to its thumbnails with their times, or to why there are none."""
-    from vidalign.frame_cache import load_clip
-
-    clips: dict[str, str] = {}
-    for stage in ("eval", "responses"):
-        path = run.stage(stage, index) / "frames.json"
-        clips |= read_json(path) if path.is_file() else {}
-
-    def strip(uri: str) -> dict[str, Any]:
-        if uri not in clips:
-            return {"thumbnails": [], "note": "This run keeps no frames of the video."}
-        try:
-            clip = load_clip(run.root / clips[uri])  # an absolute path stays as it is
-        except DataError as error:
-            return {"thumbnails": [], "note": str(error)}
-        shown = np.linspace(0, len(clip.frames) - 1, min(NUM_THUMBNAILS, len(clip.frames))).round().astype(int)
-        thumbnails = [(report_plots.thumbnail(clip.frames[i]), f"{clip.indices[i] / clip.fps:.1f} s") for i in shown]
-        return {"thumbnails": thumbnails, "note": None}
-
-    return strip
-
-
 def _stages(wall_s: Mapping[str, float | None]) -> list[tuple[str, float, float]]:
     """(name, seconds, share of the longest)"""
     known = [(name, float(seconds)) for name, seconds in wall_s.items() if seconds is not None and name != "total"]
@@ -355,11 +273,6 @@ def _read_metrics(path: pathlib.Path) -> Metrics:
     except json.JSONDecodeError as error:
         raise DataError(f"{path} has a line that is not JSON ({error}); train again to write it anew") from error
     return [rows[step] for step in sorted(rows)]
-
-
-def _draw(items: Sequence[Any], count: int, draw: random.Random) -> list[Any]:
-    """At most `count` items at random, in their own order."""
-    return [items[i] for i in sorted(draw.sample(range(len(items)), min(count, len(items))))]
 
 
 def _clip(text: str) -> str:

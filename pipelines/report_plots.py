@@ -77,7 +77,8 @@ def curves(
 ) -> Plot | None:
     """Lines over optimizer steps. `series` maps a style name to (step, value) points; empty ones are left out.
 
-    `scope` tells plots of equal title and figures apart, in the ids inside the SVG. `share` draws values in [0, 1] as percentages, `zero` marks the zero line. None when no series has a point.
+    `scope` tells plots of equal title and figures apart, in the ids inside the SVG. `share` draws values in [0, 1] as
+    percentages, `zero` marks the zero line. None when no series has a point.
     """
     series = {name: points for name, points in series.items() if points}
     if not series:

@@ -5,13 +5,15 @@ import html.parser
 import io
 import json
 import pathlib
+import random
 import re
 
+import av
 import numpy as np
 import PIL.Image
 import pytest
 
-from pipelines import report, report_plots
+from pipelines import report, report_examples, report_plots
 from vidalign.config import RunConfig, parse_config
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, write_json, write_table, write_text_atomic
@@ -213,7 +215,7 @@ def test_every_section_is_present_with_its_figures(full):
     page = Page(full[1])
     words = " ".join("".join(page.words).split())
     assert {*SECTIONS, "round-0", "round-1"} <= set(page.ids)
-    assert page.tags.count("article") == report.NUM_PAIRS + 2 * report.NUM_CHANGED
+    assert page.tags.count("article") == report_examples.NUM_PAIRS + 2 * report_examples.NUM_CHANGED
     for expected in ("trust gap below 0.1", "/videos/train/broken.mp4", "2 of 8 frames decode", "3 min 00 s", "2.13.0",
                      "learning_rate: 5.0e-07", "Rank correlation of the two over all candidates: 0.61", "18.0 %",
                      "kind reflected, candidate 2, turn 1, seed 7", "rejected −1.10 → −1.60", "20 training pairs"):  # fmt: skip
@@ -254,13 +256,32 @@ def test_a_run_with_training_and_no_evaluation(tmp_path):
     run = make_run(tmp_path)
     for name in SHARES:
         (run.stage("eval") / f"{name}.parquet").unlink()
-    (run.stage("responses") / "frames.json").unlink()
     summary = json.loads(run.summary.read_text())
     write_json(run.summary, {**summary, "accuracy": None, "endpoint": None})
     text = report.write_report(run, make_config(tmp_path)).read_text(encoding="utf-8")
     assert "was not evaluated" in text
-    assert "This run keeps no frames of the video." in text
     assert "Average log-likelihood" in text
+
+
+def test_a_video_that_the_rollout_did_not_keep_is_decoded_like_the_others(tmp_path):
+    run, video = make_run(tmp_path / "run"), tmp_path / "held-out.mp4"
+    with av.open(str(video), "w") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for level in range(16):
+            pixels = np.full((48, 64, 3), 15 * level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    with report_examples.Thumbnails(run, 0, make_config(tmp_path).video) as strip:
+        shown, missing = strip(str(video)), strip(str(tmp_path / "gone.mp4"))
+    assert [time for _, time in shown["thumbnails"]] == ["0.1 s", "0.4 s", "0.9 s", "1.1 s", "1.6 s", "1.9 s"]
+    grey = [shown_image(uri).getpixel((30, 20))[0] for uri, _ in shown["thumbnails"]]
+    assert grey == pytest.approx([15, 45, 105, 135, 195, 225], abs=6)
+    assert missing == {"thumbnails": [], "note": f"no file at {tmp_path / 'gone.mp4'}"}
+
+
+def shown_image(uri: str) -> PIL.Image.Image:
+    return PIL.Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB")
 
 
 def test_a_damaged_clip_is_named_and_the_rest_is_shown(tmp_path):
@@ -305,7 +326,7 @@ def test_changes_count_each_question_once_and_give_the_paired_interval():
         ]  # fmt: skip
 
     both = {"base": answers("1100000000"), "aligned": answers("1011110000"), "blind": []}
-    changes = report._changes(both, lambda uri: {"thumbnails": [], "note": ""}, report.random.Random(0))
+    changes = report_examples.answer_changes(both, lambda uri: {"thumbnails": [], "note": ""}, random.Random(0))
     assert changes is not None
     counts = {name: changes[name] for name in ("n", "kept_right", "kept_wrong", "gained", "lost")}
     assert counts == {"n": 10, "kept_right": 1, "kept_wrong": 4, "gained": 4, "lost": 1}
@@ -338,7 +359,7 @@ def test_summary_table_lists_overall_and_categories():
     ],
 )
 def test_marked_cuts_a_text_along_its_spans(marks, expected):
-    assert report.marked("abcdef", marks) == expected
+    assert report_examples.marked("abcdef", marks) == expected
 
 
 def test_plots_hold_no_id_of_another_plot_and_use_the_page_colours():
@@ -358,7 +379,7 @@ def test_a_thumbnail_is_small_and_shows_the_frame():
     frame = np.zeros((720, 1280, 3), np.uint8)
     frame[:, 640:] = (255, 0, 0)
     uri = report_plots.thumbnail(frame)
-    image = PIL.Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB")
+    image = shown_image(uri)
     assert image.size == (144, 81)
     assert image.getpixel((10, 40)) == (0, 0, 0)
     assert image.getpixel((130, 40)) == (255, 0, 0)

@@ -1,0 +1,126 @@
+"""The examples of a report: pairs and changed answers drawn at random, each with thumbnails of its video."""
+
+from __future__ import annotations
+
+import collections
+import json
+import math
+import pathlib
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from pipelines import report_plots
+from vidalign.config import VideoConfig
+from vidalign.decode_child import ChildDecoder
+from vidalign.errors import DataError
+from vidalign.files import RunFolder, read_json
+from vidalign.frame_cache import load_clip
+from vidalign.types import EvalAnswer, PreferencePair
+
+NUM_PAIRS, NUM_CHANGED, NUM_THUMBNAILS = 12, 6, 6
+Strip = Callable[[str], dict[str, Any]]  # video uri -> {"thumbnails": [(data uri, time)], "note": why there are none}
+
+
+class Thumbnails:
+    """Calls give the thumbnails of a video: from the clip that the rollout kept, else decoded in the same way."""
+
+    def __init__(self, run: RunFolder, round_index: int, video: VideoConfig) -> None:
+        frames = run.stage("responses", round_index) / "frames.json"
+        self._root = run.root
+        self._clips: dict[str, str] = read_json(frames) if frames.is_file() else {}
+        cache = str(pathlib.Path(video.cache_dir).absolute() if video.cache_dir else run.frames)
+        self._decoder = ChildDecoder(video.frame_spec(), cache, backend=video.backend, deadline_s=video.deadline_s)
+
+    def __enter__(self) -> Thumbnails:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._decoder.close()
+
+    def __call__(self, uri: str) -> dict[str, Any]:
+        if uri not in self._clips:  # a held-out video: the endpoint decodes those for itself
+            decoded = self._decoder.decode(uri)
+            if not decoded.frames_path:
+                return {"thumbnails": [], "note": decoded.message}
+            self._clips[uri] = decoded.frames_path
+        try:
+            clip = load_clip(self._root / self._clips[uri])  # an absolute path stays as it is
+        except DataError as error:
+            return {"thumbnails": [], "note": str(error)}
+        shown = np.linspace(0, len(clip.frames) - 1, min(NUM_THUMBNAILS, len(clip.frames))).round().astype(int)
+        thumbnails = [(report_plots.thumbnail(clip.frames[i]), f"{clip.indices[i] / clip.fps:.1f} s") for i in shown]
+        return {"thumbnails": thumbnails, "note": None}
+
+
+def answer_changes(answers: Mapping[str, list[EvalAnswer]], strip: Strip, draw: random.Random) -> dict[str, Any] | None:
+    """What became right and what became wrong, question by question; None unless both models answered."""
+    aligned = {answer.example_id: answer for answer in answers["aligned"]}
+    both = [(base, aligned[base.example_id]) for base in answers["base"] if base.example_id in aligned]
+    if not both:
+        return None
+    counts = collections.Counter((base.correct, after.correct) for base, after in both)
+    gained, lost, n = counts[False, True], counts[True, False], len(both)
+    half = 1.959964 * math.sqrt(max(gained + lost - (gained - lost) ** 2 / n, 0.0)) / n  # Wald, paired proportions
+    difference = (gained - lost) / n
+
+    def drawn(before: bool, after: bool) -> list[dict[str, Any]]:
+        chosen = _draw([pair for pair in both if (pair[0].correct, pair[1].correct) == (before, after)], NUM_CHANGED, draw)
+        return [{"base": base, "aligned": after, "frames": strip(base.video)} for base, after in chosen]
+
+    return {
+        "n": n,
+        "kept_right": counts[True, True],
+        "kept_wrong": counts[False, False],
+        "gained": gained,
+        "lost": lost,
+        "difference": difference,
+        "low": difference - half,
+        "high": difference + half,
+        "examples": [
+            ("Wrong before, right after", gained, drawn(False, True)),
+            ("Right before, wrong after", lost, drawn(True, False)),
+        ],
+    }
+
+
+def drawn_pairs(pairs: Sequence[PreferencePair], strip: Strip, draw: random.Random) -> list[dict[str, Any]]:
+    """A dozen pairs with thumbnails, texts cut along their marks, scores and provenance."""
+    return [_pair_view(pair, strip) for pair in _draw(pairs, NUM_PAIRS, draw)]
+
+
+def _pair_view(pair: PreferencePair, strip: Strip) -> dict[str, Any]:
+    """Provenance of a side goes beside its text, the rest below the pair."""
+    try:
+        provenance = json.loads(pair.provenance)
+    except json.JSONDecodeError:
+        provenance = pair.provenance
+    if not isinstance(provenance, dict):
+        provenance = {"provenance": provenance}
+    sides = []
+    for name in ("chosen", "rejected"):
+        text, marks, reward, trust = (getattr(pair, f"{name}{part}") for part in ("", "_marks", "_reward", "_trust"))
+        source = provenance.pop(name, None)
+        source = ", ".join(f"{key} {value}" for key, value in source.items()) if isinstance(source, dict) else source
+        sides.append({"name": name, "parts": marked(text, marks), "reward": reward, "trust": trust, "source": source})
+    rest = {key: value if isinstance(value, str) else json.dumps(value) for key, value in provenance.items()}
+    return {"pair": pair, "frames": strip(pair.video), "provenance": rest, "sides": sides}
+
+
+def marked(text: str, marks: Iterable[Sequence[int]]) -> list[tuple[str, bool]]:
+    """Cut `text` into (part, is marked) along (start, end) spans; overlapping spans join."""
+    parts, position = [], 0
+    for start, end in sorted((int(mark[0]), int(mark[1])) for mark in marks):
+        start, end = max(start, position), min(end, len(text))
+        if end > start:
+            parts += [(text[position:start], False), (text[start:end], True)]
+            position = end
+    return [part for part in [*parts, (text[position:], False)] if part[0]]
+
+
+def _draw(items: Sequence[Any], count: int, draw: random.Random) -> list[Any]:
+    """At most `count` items at random, in their own order."""
+    return [items[i] for i in sorted(draw.sample(range(len(items)), min(count, len(items))))]
