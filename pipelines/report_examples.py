@@ -22,7 +22,7 @@ from vidalign.frame_cache import load_clip
 from vidalign.types import EvalAnswer, PreferencePair
 
 NUM_PAIRS, NUM_CHANGED, NUM_THUMBNAILS = 12, 6, 6
-Strip = Callable[[str], dict[str, Any]]  # video uri -> {"thumbnails": [(data uri, time)], "note": why there are none}
+Strip = Callable[[str], dict[str, Any]]  # video uri -> {"thumbnails": [(data uri, time)], "wide", "note": why none}
 
 
 class Thumbnails:
@@ -53,7 +53,7 @@ class Thumbnails:
             return {"thumbnails": [], "note": str(error)}
         shown = np.linspace(0, len(clip.frames) - 1, min(NUM_THUMBNAILS, len(clip.frames))).round().astype(int)
         thumbnails = [(report_plots.thumbnail(clip.frames[i]), f"{clip.indices[i] / clip.fps:.1f} s") for i in shown]
-        return {"thumbnails": thumbnails, "note": None}
+        return {"thumbnails": thumbnails, "note": None, "wide": clip.frames.shape[2] > 1.25 * clip.frames.shape[1]}
 
 
 def answer_changes(answers: Mapping[str, list[EvalAnswer]], strip: Strip, draw: random.Random) -> dict[str, Any] | None:
