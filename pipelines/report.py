@@ -80,6 +80,7 @@ def view(run: RunFolder, config: RunConfig, summary: Mapping[str, Any], rounds: 
     return {
         "name": run.root.name,
         "folder": str(run.root),
+        "has_summary": bool(summary),
         "config": config,
         "config_yaml": dump_config(config),
         **{part: _filled(summary.get(part), names) for part, names in SUMMARY_PARTS.items()},

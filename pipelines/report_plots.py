@@ -97,6 +97,9 @@ def curves(
     if share:
         axes.set_ylim(-0.03, 1.03)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    steps = [step for points in series.values() for step, _ in points]
+    if len(set(steps)) == 1:
+        axes.set_xlim(steps[0] - 1, steps[0] + 1)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_xlabel("optimizer step")
     return Plot(title, note, tuple(legend), _svg(figure, title, note, legend, scope))

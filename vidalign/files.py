@@ -148,6 +148,20 @@ def is_finished(stage: pathlib.Path, inputs: Any) -> bool:
     return True
 
 
+def claim(stage: pathlib.Path, inputs: Any) -> None:
+    """Mark an unfinished stage as begun from `inputs`, so that its partial results are continued only from the same.
+
+    Raises:
+        ConfigError: the stage was begun from other inputs.
+    """
+    marker = stage / "begun.json"
+    if marker.is_file() and read_json(marker) != stable_hash(inputs):
+        raise ConfigError(
+            f"{stage} was begun with another configuration or other data; choose a new run_dir, or delete that folder"
+        )
+    write_json(marker, stable_hash(inputs))
+
+
 def finish(stage: pathlib.Path, inputs: Any, **facts: Any) -> None:
     """Write the stage's manifest: last, when everything else is on disk."""
     write_json(stage / MANIFEST, {"inputs": stable_hash(inputs), "finished_at": time.time(), **facts})

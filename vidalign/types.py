@@ -88,8 +88,8 @@ class Response(Record):
     """One output of a policy, with the evidence needed to repeat and to score it.
 
     `kind`: "hinted" (first turn, saw the ground truth), "reflected" (a later turn), "augmented" (no hint, augmented video),
-    "plain" (no hint, clean video). `log_probs` are natural-log probabilities of `token_ids` under the distribution that
-    sampled them. `reward` is the average log-likelihood per token of the text under the policy given the clean video and
+    "plain" (no hint, clean video). `log_probs` are natural-log probabilities of `token_ids` under the policy, before
+    temperature and top-p. `reward` is the average log-likelihood per token of the text under the policy given the clean video and
     the question *without* hints; `trust` in [0, 1] is the agreement with the ground truth.
     """
 
@@ -161,6 +161,15 @@ class PolicyVersion(Record):
     version: str
     path: str
     parent: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReferenceRow(Record):
+    """Natural-log probabilities of both responses of one pair under the reference policy, end-of-turn token included."""
+
+    pair_id: str
+    chosen: tuple[float, ...]
+    rejected: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

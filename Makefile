@@ -1,0 +1,65 @@
+# make demo    set-up and the main job on the built-in data      make test    set-up and all tests
+# make check   format, lint, types and unit tests                make help    the rest
+SHELL := /bin/bash
+PYTHON ?= python3.11
+EXTRA ?= cpu
+VENV ?= .venv
+BIN := $(VENV)/bin
+# PyTorch's index of CPU wheels; where it cannot be reached, pip goes on without it after TORCH_TIMEOUT seconds.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_TIMEOUT ?= 5
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+DEMO := runs/shapes
+
+.PHONY: help setup setup-dev demo test check format shapes-data shapes-model clean
+
+help:
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+setup: $(VENV)/.vidalign-$(EXTRA) ## create .venv and install vidalign (EXTRA=cpu or EXTRA=gpu)
+
+$(VENV)/bin/python:
+	$$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
+
+$(VENV)/.vidalign-cpu: requirements/torch-cpu.lock requirements/cpu.lock pyproject.toml | $(VENV)/bin/python
+	@echo "setting up $(VENV): PyTorch, then the locked packages (2-4 minutes)"
+	$(PIP) --extra-index-url $(TORCH_INDEX) --retries 0 --timeout $(TORCH_TIMEOUT) -r requirements/torch-cpu.lock \
+	  || $(PIP) -r requirements/torch-cpu.lock
+	$(PIP) --no-deps -r requirements/cpu.lock
+	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.vidalign-gpu: pyproject.toml | $(VENV)/bin/python
+	$(PIP) -e '.[gpu]'
+	@touch $@
+
+setup-dev: $(VENV)/.vidalign-dev-$(EXTRA)
+
+$(VENV)/.vidalign-dev-$(EXTRA): requirements/dev.lock $(VENV)/.vidalign-$(EXTRA)
+	$(PIP) --no-deps -r requirements/dev.lock
+	@touch $@
+
+shapes-data: setup ## make the built-in videos and questions in data/shapes (seconds)
+	@test -f data/shapes/train.jsonl || $(BIN)/python -m examples.shapes.make_videos --out data/shapes
+
+demo: setup shapes-data ## set-up and the main job on the built-in data and model: base vs aligned, and a report
+	$(BIN)/vidalign align examples/shapes/align.yaml run_dir=$(DEMO)
+
+check: setup-dev ## format, lint, types and unit tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m "not heavy"
+
+test: check ## set-up and all tests
+	$(BIN)/python -m pytest -q -m heavy
+
+format: setup-dev ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+shapes-model: setup ## train the built-in base model again, from nothing
+	$(BIN)/python -m examples.shapes.train_base --out examples/shapes/model
+
+clean: ## remove runs and data made by the demo
+	rm -rf $(DEMO) data/shapes

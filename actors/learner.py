@@ -1,0 +1,370 @@
+"""One DeepSpeed rank under Ray Train: pairs ─► objective ─► checkpoints ─► an exported policy.
+
+    train_loop (Ray Train calls it on every rank)
+      Learner.restore     newest checkpoint of this run, if there is one
+      Learner.step        accumulate micro-batches of one global batch, one optimizer step
+      Learner.measure     displacement on fixed pairs and on the probe set, every `log_every` steps
+      Learner.checkpoint  model, optimizer, scheduler, data position, RNG, step-0 figures
+      export              complete Hugging Face folder, written by rank 0
+
+The order of the pairs is a function of the seed alone, so the data position is the step number and a resumed job sees what an
+uninterrupted one would.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from vidalign import displacement, files, objectives
+from vidalign.checkpoint import export_policy
+from vidalign.config import ModelConfig, ObjectiveConfig, TrainConfig
+from vidalign.logps import PairLogps
+from vidalign.pair_data import PairSource, batch_order
+from vidalign.policy import ResponseScorer, add_adapter, load_policy, set_trainable
+from vidalign.rendering import IGNORED, Batch, cached_processor
+from vidalign.schedule import learning_rate_factor
+from vidalign.types import Example, FrameSpec, PreferencePair, ReferenceRow
+
+LOG_NAMES = {"chosen": "chosen_logp", "rejected": "rejected_logp", "truth": "truth_logp"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """What a rank needs to know; paths and settings only, so that it travels as a small dict."""
+
+    model: ModelConfig
+    policy_path: str
+    policy_version: str
+    train: TrainConfig
+    objective: ObjectiveConfig
+    plain_prompt: str
+    frame_spec: FrameSpec
+    seed: int
+    pairs: str
+    frames: str
+    probe: str
+    reference: str
+    stage: str
+    export: str
+
+    def to_dict(self) -> dict[str, Any]:
+        row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name in ("model", "train", "objective"):
+            row[name] = row[name].model_dump(mode="json")
+        row["frame_spec"] = self.frame_spec.to_row()
+        return row
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> TrainJob:
+        return cls(
+            **{
+                **row,
+                "model": ModelConfig(**row["model"]),
+                "train": TrainConfig(**row["train"]),
+                "objective": ObjectiveConfig(**row["objective"]),
+                "frame_spec": FrameSpec.from_row(row["frame_spec"]),
+            }
+        )
+
+
+def train_loop(config: dict[str, Any]) -> None:
+    """Ray Train's per-worker function."""
+    import ray.train
+    import ray.train.torch
+
+    learner = Learner(TrainJob.from_dict(config), device=ray.train.torch.get_device())
+    learner.restore(ray.train.get_checkpoint())
+    learner.run(report=ray.train.report)
+
+
+class Learner:
+    """Holds one rank's engine, data and position. Collective calls happen in the same order on every rank."""
+
+    def __init__(self, job: TrainJob, device: torch.device) -> None:
+        self.job = job
+        self.device = device
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.dtype = getattr(torch, job.model.dtype)
+        self.objective = objectives.build(job.objective.name, job.objective.params)
+        self.objective_state: dict[str, float] = {}
+        self.pairs = files.read_table(pathlib.Path(job.pairs), PreferencePair)
+        self.probe = files.read_table(pathlib.Path(job.probe), Example)
+        self.reference = {row.pair_id: row for row in _reference_rows(job)}
+        self.source = PairSource(
+            pairs=self.pairs,
+            frames=files.read_json(pathlib.Path(job.frames)),
+            processor=cached_processor(job.policy_path, job.model.trust_remote_code),
+            plain_prompt=job.plain_prompt,
+            max_model_len=job.model.max_model_len,
+        )
+        self.order = batch_order(len(self.pairs), job.train.batch_size, job.train.num_epochs, job.seed)
+        self.monitored = np.arange(min(len(self.pairs), job.train.num_monitored))
+        self.step_index = 0
+        self.start: dict[str, list[float]] = {}
+        self.window: list[float] = []
+        torch.manual_seed(job.seed)
+        self.engine = self._deepspeed_engine()
+        self.log = MetricsLog(pathlib.Path(job.stage)) if self.rank == 0 else None
+
+    def run(self, report: Any) -> None:
+        """Train to the end, then export."""
+        train, num_steps = self.job.train, len(self.order)
+        if self.log:
+            self.log.rewind(self.step_index)
+        if self.step_index == 0:
+            self.measure(loss=None, grad_norm=None)
+        while self.step_index < num_steps:
+            loss, grad_norm, metrics = self.step(self.order[self.step_index])
+            self.step_index += 1
+            self.window.append(loss)
+            if self.log:
+                self.log.step(self.step_index, num_steps, {"loss": loss, "grad_norm": grad_norm, **metrics})
+            last = self.step_index == num_steps
+            if last or self.step_index % train.log_every == 0:
+                self.measure(loss=float(np.mean(self.window)), grad_norm=grad_norm)
+                self.window = []
+            if last or self.step_index % train.checkpoint_every == 0:
+                self.checkpoint(report)
+        export_policy(
+            self.engine.module.model,
+            pathlib.Path(self.job.export),
+            base=self.job.policy_path,
+            parent=self.job.policy_version,
+            frame_spec=self.job.frame_spec,
+            prompt=self.job.plain_prompt,
+            zero_stage=train.zero_stage,
+            trust_remote_code=self.job.model.trust_remote_code,
+        )
+
+    def step(self, indices: np.ndarray) -> tuple[float, float, dict[str, float]]:
+        """One optimizer step on a global batch of pairs: (loss, gradient norm, objective metrics), means over the batch."""
+        train = self.job.train
+        share = train.accumulation_steps * self.world_size
+        own = indices[self.rank :: self.world_size]
+        tokens = self.source.num_chosen_tokens(list(indices))
+        total = torch.zeros((), device=self.device)
+        metrics: dict[str, torch.Tensor] = {}
+        statistics: dict[str, torch.Tensor] = {}
+        self.engine.train()
+        for micro in own.reshape(train.accumulation_steps, train.micro_batch_size):
+            policy = self._pair_logps(micro)
+            loss = self.objective(
+                policy,
+                self._reference_logps(micro, policy),
+                num_pairs=len(indices) / share,
+                num_chosen_tokens=tokens / share,
+                state=self.objective_state,
+            )
+            self.engine.backward(loss.value)
+            self.engine.step()
+            total += loss.value.detach() / share
+            for name, value in loss.metrics.items():
+                metrics[name] = metrics.get(name, torch.zeros((), device=self.device)) + value.float() / share
+            for name, value in loss.statistics.items():
+                statistics[name] = statistics.get(name, torch.zeros_like(value)) + value
+        for value in (total, *metrics.values(), *statistics.values()):
+            dist.all_reduce(value)
+        self.objective_state = self.objective.next_state(self.objective_state, statistics)
+        grad_norm = self.engine.get_global_grad_norm()
+        return float(total), float(grad_norm or 0.0), {name: float(value) for name, value in metrics.items()}
+
+    @torch.no_grad()
+    def measure(self, loss: float | None, grad_norm: float | None) -> None:
+        """Average log-likelihoods of fixed training pairs and of the probe's ground truths, against step 0."""
+        self.engine.eval()
+        pairs = self._spread(len(self.monitored), 2, lambda rows: self._pair_averages(self.monitored[rows]))
+        truth = self._spread(len(self.probe), 1, self._truth_averages)
+        now = {"chosen": pairs[:, 0].tolist(), "rejected": pairs[:, 1].tolist(), "truth": truth[:, 0].tolist()}
+        if self.step_index == 0:
+            self.start = now
+        probed = {"truth_start": self.start["truth"], "truth": now["truth"]} if self.probe else {}
+        figures = displacement.displacement(
+            chosen_start=self.start["chosen"],
+            rejected_start=self.start["rejected"],
+            chosen=now["chosen"],
+            rejected=now["rejected"],
+            **probed,
+        )
+        if self.log:
+            scheduler = self.engine.lr_scheduler
+            self.log.measurement(
+                {
+                    "step": self.step_index,
+                    "epoch": self.step_index * self.job.train.batch_size / max(1, len(self.pairs)),
+                    "loss": loss,
+                    "grad_norm": grad_norm,
+                    "learning_rate": scheduler.get_last_lr()[0] if scheduler is not None else None,
+                    **{LOG_NAMES.get(name, name): value for name, value in figures.items()},
+                }
+            )
+
+    def checkpoint(self, report: Any) -> None:
+        """Write and report a checkpoint from which `restore` continues exactly."""
+        from ray.train import Checkpoint
+
+        state = {
+            "step_index": self.step_index,
+            "start": self.start,
+            "window": self.window,
+            "objective_state": self.objective_state,
+            "torch_rng": torch.get_rng_state(),
+        }
+        with tempfile.TemporaryDirectory(prefix="vidalign-checkpoint-") as folder:
+            self.engine.save_checkpoint(folder, tag="state", client_state=state, exclude_frozen_parameters=True)
+            report(
+                {"step": self.step_index, "num_steps": len(self.order)},
+                checkpoint=Checkpoint.from_directory(folder),
+                checkpoint_dir_name=f"step-{self.step_index:06d}-{time.time_ns() // 1_000_000}"
+                if self.world_size == 1
+                else None,
+            )
+
+    def restore(self, checkpoint: Any) -> None:
+        """Continue from a checkpoint; None starts at step 0."""
+        if checkpoint is None:
+            return
+        with checkpoint.as_directory() as folder:
+            _, state = self.engine.load_checkpoint(folder, tag="state", load_module_strict=False)
+        self.step_index = state["step_index"]
+        self.start = state["start"]
+        self.window = state["window"]
+        self.objective_state = state["objective_state"]
+        torch.set_rng_state(state["torch_rng"])
+
+    def _deepspeed_engine(self) -> Any:
+        import deepspeed
+
+        train = self.job.train
+        model = load_policy(self.job.model, self.job.policy_path)
+        if train.lora is not None:
+            model = add_adapter(model, train)
+        else:
+            set_trainable(model, vision_tower=train.train_vision_tower, projector=train.train_projector)
+        if train.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+            model.enable_input_require_grads()  # type: ignore[operator]
+        deepspeed.init_distributed(auto_mpi_discovery=False)
+        num_steps = len(self.order)
+        engine, *_ = deepspeed.initialize(
+            model=ResponseScorer(model),
+            model_parameters=[p for p in model.parameters() if p.requires_grad],
+            lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(
+                optimizer,
+                lambda step: learning_rate_factor(step, num_steps, train.warmup_ratio, train.schedule),
+            ),
+            config=deepspeed_config(train, self.job.model.dtype, num_workers=self.world_size),
+        )
+        return engine
+
+    def _logps(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = batch.to(self.device, self.dtype)
+        return self.engine(batch.inputs, batch.labels), batch.labels != IGNORED
+
+    def _pair_logps(self, indices: np.ndarray) -> PairLogps:
+        logps, mask = self._logps(self.source.batch(list(indices)))
+        half = len(indices)
+        return PairLogps(chosen=logps[:half], rejected=logps[half:], chosen_mask=mask[:half], rejected_mask=mask[half:])
+
+    def _reference_logps(self, indices: np.ndarray, policy: PairLogps) -> PairLogps | None:
+        if not self.objective.needs_reference:
+            return None
+        rows = [self.reference[self.pairs[index].id] for index in indices]
+        return PairLogps(
+            chosen=_scatter([row.chosen for row in rows], policy.chosen_mask),
+            rejected=_scatter([row.rejected for row in rows], policy.rejected_mask),
+            chosen_mask=policy.chosen_mask,
+            rejected_mask=policy.rejected_mask,
+        )
+
+    def _pair_averages(self, indices: np.ndarray) -> torch.Tensor:  # [n, 2]
+        policy = self._pair_logps(indices)
+        return torch.stack([policy.chosen_avg, policy.rejected_avg], dim=1)
+
+    def _truth_averages(self, indices: np.ndarray) -> torch.Tensor:  # [n, 1]
+        logps, mask = self._logps(self.source.truth_batch([self.probe[index] for index in indices]))
+        return (logps.sum(-1) / mask.sum(-1))[:, None]
+
+    def _spread(self, count: int, width: int, measure: Any) -> torch.Tensor:
+        """Measure rows 0..count over all ranks with equally many forwards on each; [count, width] on every rank, on the CPU."""
+        table = torch.zeros((count, width), device=self.device)
+        size = max(1, self.job.train.micro_batch_size)
+        stride = size * self.world_size
+        for first in range(0, count, stride):
+            rows = np.arange(first + self.rank * size, first + (self.rank + 1) * size)
+            inside = rows < count
+            values = measure(np.where(inside, rows, 0))
+            keep = torch.as_tensor(inside, device=self.device)
+            table[torch.as_tensor(rows[inside], device=self.device)] = values[keep].float()
+        dist.all_reduce(table)
+        return table.cpu()
+
+
+class MetricsLog:
+    """Writes `metrics.jsonl` (measurements), `progress.json` (every step) and TensorBoard events. Rank 0 only."""
+
+    def __init__(self, stage: pathlib.Path) -> None:
+        self._stage = stage
+        self._path = stage / "metrics.jsonl"
+        self._started = time.monotonic()
+        self._board: Any = None
+
+    def rewind(self, step: int) -> None:
+        """Drop what a run that died wrote after the checkpoint at `step`."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        rows = files.read_jsonl(self._path) if self._path.is_file() else []
+        kept = [row for row in rows if row["step"] <= step] if step else []
+        files.write_text_atomic(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._board = SummaryWriter(str(self._stage / "tensorboard"), purge_step=step + 1)
+
+    def step(self, step: int, num_steps: int, values: dict[str, float]) -> None:
+        files.write_json(self._stage / "progress.json", {"step": step, "num_steps": num_steps})
+        for name, value in values.items():
+            self._board.add_scalar(f"train/{name}", value, step)
+
+    def measurement(self, row: dict[str, Any]) -> None:
+        row = {**row, "seconds": time.monotonic() - self._started}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            if isinstance(value, float):
+                self._board.add_scalar(f"displacement/{name}", value, row["step"])
+        self._board.flush()
+
+
+def deepspeed_config(train: TrainConfig, dtype: str, *, num_workers: int) -> dict[str, Any]:
+    """The DeepSpeed configuration of a training job. `batch_size` is the global batch in pairs."""
+    return {
+        "train_batch_size": train.batch_size,
+        "train_micro_batch_size_per_gpu": train.micro_batch_size,
+        "gradient_accumulation_steps": train.batch_size // (train.micro_batch_size * num_workers),
+        "gradient_clipping": train.max_grad_norm,
+        "optimizer": {
+            "type": "AdamW",
+            "params": {"lr": train.learning_rate, "weight_decay": train.weight_decay, "torch_adam": True},
+        },
+        "zero_optimization": {"stage": train.zero_stage},
+        "bf16": {"enabled": dtype == "bfloat16"},
+        "fp16": {"enabled": dtype == "float16"},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+
+
+def _reference_rows(job: TrainJob) -> list[ReferenceRow]:
+    return files.read_table(pathlib.Path(job.reference), ReferenceRow) if job.reference else []
+
+
+def _scatter(rows: list[tuple[float, ...]], mask: torch.Tensor) -> torch.Tensor:
+    flat = torch.tensor([value for row in rows for value in row], dtype=torch.float32, device=mask.device)
+    return torch.zeros(mask.shape, dtype=torch.float32, device=mask.device).masked_scatter(mask, flat)

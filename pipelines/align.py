@@ -1,0 +1,104 @@
+"""The whole story: a policy, examples and a cluster become an aligned policy, its evaluation and a report.
+
+    base policy ─► for each round:  rollout   decode, candidates and reflection, pairs        pipelines/rollout.py
+                                    train     objective, checkpoints, exported policy         pipelines/train.py
+                   then:            evaluate  base and aligned behind one HTTP endpoint       pipelines/evaluate.py
+                                    report    summary.json and report/index.html              pipelines/report.py
+
+Every step is idempotent by its manifest: running the same command again continues a run that was stopped anywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.plan import ResourcePlan
+from cluster.plan import plan as make_plan
+from cluster.session import connect, local_resources
+from pipelines import evaluate as evaluation
+from pipelines.progress import StageClock
+from pipelines.report import summary_table, write_report
+from pipelines.rollout import rollout
+from pipelines.summary import write_summary
+from pipelines.train import check_objective, exported, train
+from vidalign import files
+from vidalign.checkpoint import policy_version
+from vidalign.config import RunConfig, dump_config
+from vidalign.errors import ConfigError, DataError
+from vidalign.files import RunFolder
+from vidalign.types import PolicyVersion
+
+STAGES = ("rollout", "train", "evaluate", "report")
+
+
+def align(config: RunConfig, stages: tuple[str, ...] = STAGES, *, verbose: bool = False) -> dict[str, Any]:
+    """Run the given stages in order and return the summary. Raises a `VidalignError` for what the user can mend."""
+    check_objective(config)
+    run = open_run(config)
+    clock = StageClock(run.root / "wall_s.json")
+    base = policy_version(config.model.path)
+    needed = make_plan(config, local_resources(config.cluster)).num_cpus_needed
+    endpoint = None
+    if set(stages) - {"report"}:
+        with connect(config.cluster, num_cpus_needed=needed, verbose=verbose) as resources:
+            plan = make_plan(config, resources)
+            for round_index in range(config.rounds):
+                policy = base if round_index == 0 else aligned_policy(run, round_index - 1)
+                if "rollout" in stages:
+                    with clock.stage("rollout"):
+                        rollout(config, run, plan, policy, round_index)
+                if "train" in stages:
+                    with clock.stage("train"):
+                        train(config, run, plan, policy, round_index)
+            if "evaluate" in stages and config.data.eval:
+                with clock.stage("evaluate"):
+                    endpoint = evaluate(config, run, plan, base)
+    aligned = exported_or_none(run, config.rounds - 1)
+    summary = write_summary(config, run, base=base, aligned=aligned, wall_s=clock.seconds, endpoint=endpoint)
+    if "report" in stages:
+        with clock.stage("report"):
+            write_report(run, config)
+        summary = write_summary(config, run, base=base, aligned=aligned, wall_s=clock.seconds)
+    return summary
+
+
+def evaluate(config: RunConfig, run: RunFolder, plan: ResourcePlan, base: PolicyVersion) -> dict[str, Any]:
+    """Serve base and aligned side by side and ask both the held-out questions over HTTP."""
+    aligned = aligned_policy(run, config.rounds - 1)
+    stage = run.stage("eval", config.rounds - 1)
+    return evaluation.evaluate_models(config, stage, plan, base=base, aligned=aligned)
+
+
+def open_run(config: RunConfig) -> RunFolder:
+    """Create the run folder, or open it again with the same configuration.
+
+    Stages check what they were made from themselves; here `config.yaml` is brought up to date, so that it always shows the
+    configuration of the newest command.
+    """
+    run = RunFolder.open(config.run_dir)
+    files.write_text_atomic(run.config, dump_config(config))
+    return run
+
+
+def aligned_policy(run: RunFolder, round_index: int) -> PolicyVersion:
+    """The policy that a round exported. Raises `DataError` when that round has not been trained."""
+    policy = exported_or_none(run, round_index)
+    if policy is None:
+        raise DataError(f"{run.root} holds no trained policy of round {round_index}; run `vidalign train` on it first")
+    return policy
+
+
+def exported_or_none(run: RunFolder, round_index: int) -> PolicyVersion | None:
+    folder = run.stage("model", round_index)
+    finished = (run.stage("train", round_index) / files.MANIFEST).is_file()
+    return exported(folder) if finished else None
+
+
+def table(summary: dict[str, Any], run_dir: str) -> str:
+    """What the console shows at the end: base against aligned, the report and the command that serves the model."""
+    run = RunFolder.open(run_dir)
+    lines = [summary_table(summary), "", f"report   {run.report / 'index.html'}", f"serve    vidalign serve {run_dir}"]
+    return "\n".join(lines)
+
+
+__all__ = ["STAGES", "ConfigError", "align", "aligned_policy", "evaluate", "open_run", "table"]

@@ -1,0 +1,129 @@
+"""The `vidalign` command. Parses arguments and calls the pipelines; errors a user can mend are one sentence, exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from vidalign import __version__
+from vidalign.config import RunConfig, load_config
+from vidalign.errors import VidalignError
+
+EPILOG = """\
+examples:
+  vidalign align examples/shapes/align.yaml                     the whole run, or the rest of one that was stopped
+  vidalign align my.yaml train.learning_rate=1e-6 seed=3        with overrides, section.key=value
+  vidalign align my.yaml --dry-run                              check config, data, model and resources; start nothing
+  vidalign serve runs/shapes                                    base and aligned behind an OpenAI endpoint
+  ray job submit --working-dir . -- vidalign align my.yaml      the same on a cluster
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the console script. Returns the process's exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except VidalignError as error:
+        print(f"vidalign: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nvidalign: stopped; run the same command again to continue", file=sys.stderr)
+        return 130
+    except Exception as error:
+        cause = mendable_cause(error)
+        if cause is None:
+            raise
+        print(f"vidalign: error: {cause}", file=sys.stderr)
+        return 2
+
+
+def mendable_cause(error: BaseException) -> VidalignError | None:
+    """The `VidalignError` that a Ray actor raised, dug out of the errors Ray wrapped around it."""
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        current = queue.pop(0)
+        if current is None or id(current) in seen:
+            continue
+        if isinstance(current, VidalignError):
+            return current
+        seen.add(id(current))
+        queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
+        workers = getattr(current, "worker_failures", None)  # Ray Train: {rank: error}
+        if isinstance(workers, dict):
+            queue += [failure for failure in workers.values() if isinstance(failure, BaseException)]
+    return None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vidalign",
+        description="Align a video language model with preferences it makes itself.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"vidalign {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in (
+        ("align", "rollout, train, evaluate and report, or what is left of them"),
+        ("rollout", "decode videos, generate responses, make preference pairs"),
+        ("train", "train on the pairs of a rollout and export the policy"),
+        ("evaluate", "serve base and aligned and ask both the held-out questions"),
+        ("report", "write the report of what a run has so far"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("config", help="YAML file; see examples/shapes/align.yaml")
+        command.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides of the config")
+        command.add_argument(
+            "--dry-run", action="store_true", help="check config, data, model and resources; start no engine"
+        )
+        command.add_argument("--verbose", action="store_true", help="show what Ray and its workers print")
+        command.set_defaults(run=_run_stages)
+    command = commands.add_parser("serve", help="serve a model folder, or a run's base and aligned models")
+    command.add_argument("target", help="a run folder or a model folder")
+    command.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides, for example serve.port=8080")
+    command.add_argument("--verbose", action="store_true", help="show what Ray and its workers print")
+    command.set_defaults(run=_run_serve)
+    command = commands.add_parser("doctor", help="what is installed, what fits, what is wrong and how to mend it")
+    command.set_defaults(run=_run_doctor)
+    return parser
+
+
+def _run_stages(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments.config, arguments.overrides)
+    if arguments.dry_run:
+        return _dry_run(config)
+    from pipelines import align
+
+    stages = align.STAGES if arguments.command == "align" else (arguments.command,)
+    summary = align.align(config, stages, verbose=arguments.verbose)
+    print(align.table(summary, config.run_dir))
+    return 0
+
+
+def _dry_run(config: RunConfig) -> int:
+    from pipelines import check
+
+    print(check.render(check.check(config)))
+    return 0
+
+
+def _run_serve(arguments: argparse.Namespace) -> int:
+    from pipelines import serve
+
+    serve.run(arguments.target, arguments.overrides, verbose=arguments.verbose)
+    return 0
+
+
+def _run_doctor(arguments: argparse.Namespace) -> int:
+    from cluster import doctor
+
+    findings = doctor.diagnose()
+    print(doctor.render(findings))
+    return 0 if all(finding.ok for finding in findings) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

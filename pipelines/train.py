@@ -1,0 +1,142 @@
+"""Train: pairs ─► reference log-probs, where the objective needs them ─► Ray Train + DeepSpeed ─► an exported policy."""
+
+from __future__ import annotations
+
+import pathlib
+
+from actors.learner import TrainJob, train_loop
+from actors.reference import Reference
+from cluster.plan import ResourcePlan
+from pipelines import progress
+from vidalign import files, objectives
+from vidalign.checkpoint import policy_version, read_card
+from vidalign.config import RunConfig
+from vidalign.errors import ConfigError
+from vidalign.files import RunFolder
+from vidalign.types import PolicyVersion, PreferencePair, ReferenceRow
+
+
+def train(
+    config: RunConfig, run: RunFolder, plan: ResourcePlan, policy: PolicyVersion, round_index: int = 0
+) -> PolicyVersion:
+    """Train one round on its pairs and return the exported policy. Needs a Ray connection.
+
+    A finished round is skipped; a round that was killed continues from its newest checkpoint.
+    """
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    check_objective(config)
+    stage = run.stage("train", round_index)
+    pairs = run.stage("pairs", round_index)
+    export = run.stage("model", round_index)
+    inputs = {
+        "pairs": files.read_json(pairs / files.MANIFEST)["inputs"],
+        "policy": policy.version,
+        "objective": config.objective.model_dump(mode="json"),
+        "train": config.train.model_dump(mode="json"),
+        "dtype": config.model.dtype,
+        "seed": config.seed,
+    }
+    if files.is_finished(stage, inputs):
+        return exported(export)
+    files.claim(stage, inputs)
+    job = TrainJob(
+        model=config.model,
+        policy_path=policy.path,
+        policy_version=policy.version,
+        train=config.train,
+        objective=config.objective,
+        plain_prompt=config.recipe.plain_prompt,
+        frame_spec=config.video.frame_spec(),
+        seed=config.seed + round_index,
+        pairs=str(pairs / "pairs.parquet"),
+        frames=str(run.stage("responses", round_index) / "frames.json"),
+        probe=str(run.stage("responses", round_index) / "probe.parquet"),
+        reference=_reference(config, run, plan, policy, round_index),
+        stage=str(stage),
+        export=str(export),
+    )
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config=job.to_dict(),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=plan.train.num,
+            use_gpu=plan.use_gpu,
+            resources_per_worker={"CPU": plan.train.cpus, **({"GPU": plan.train.gpus} if plan.use_gpu else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name="ray",
+            storage_path=str(stage),
+            failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.train.num_checkpoints_kept),
+        ),
+    )
+    with progress.follow_steps(f"train, round {round_index}", stage):
+        trainer.fit()
+    trained = exported(export)
+    files.finish(stage, inputs, policy=trained.version)
+    return trained
+
+
+def check_objective(config: RunConfig) -> None:
+    """Raises `ConfigError` for an unknown objective or parameter, and for one that this recipe cannot feed."""
+    objective = objectives.build(config.objective.name, config.objective.params)
+    if objective.needs_phrases or objective.needs_kl:
+        what = "key-phrase marks" if objective.needs_phrases else "full-vocabulary KL to a reference"
+        raise ConfigError(
+            f"objective.name={config.objective.name} needs {what}, which recipe.name={config.recipe.name} does not provide; "
+            "choose one of "
+            + ", ".join(sorted(name for name, kind in objectives.OBJECTIVES.items() if not kind.needs_phrases))
+        )
+
+
+def exported(folder: pathlib.Path) -> PolicyVersion:
+    """The policy version in an export folder. Raises `DataError` when the export is not complete."""
+    card = read_card(folder)
+    if card is None:
+        return policy_version(folder)
+    return PolicyVersion(version=card["version"], path=str(folder.absolute()), parent=card["parent"])
+
+
+def _reference(config: RunConfig, run: RunFolder, plan: ResourcePlan, policy: PolicyVersion, round_index: int) -> str:
+    """Path of the reference log-probs, computed once by the policy that the round starts from; "" where none are needed."""
+    if not objectives.build(config.objective.name, config.objective.params).needs_reference:
+        return ""
+    import ray.data
+
+    pairs_path = run.stage("pairs", round_index) / "pairs.parquet"
+    stage = run.stage("reference", round_index)
+    path = stage / "reference.parquet"
+    pairs = files.read_table(pairs_path, PreferencePair)
+    inputs = {
+        "policy": policy.version,
+        "dtype": config.model.dtype,
+        "prompt": config.recipe.plain_prompt,
+        "pairs": [pair.id for pair in pairs],
+    }
+    if files.is_finished(stage, inputs):
+        return str(path)
+    dataset = ray.data.from_items([{"index": index} for index in range(len(pairs))]).map_batches(
+        Reference,
+        fn_constructor_kwargs={
+            "model": config.model.model_dump(mode="json"),
+            "path": policy.path,
+            "pairs": str(pairs_path),
+            "frames": str(run.stage("responses", round_index) / "frames.json"),
+            "plain_prompt": config.recipe.plain_prompt,
+            "use_gpu": plan.use_gpu,
+        },
+        batch_size=config.train.micro_batch_size,
+        compute=ray.data.ActorPoolStrategy(size=plan.train.num),
+        num_cpus=plan.train.cpus,
+        num_gpus=plan.train.gpus,
+    )
+    rows = []
+    with progress.bar(f"reference, round {round_index}", len(pairs), "pair") as shown:
+        for row in dataset.iter_rows():
+            rows.append(ReferenceRow.from_row(row))
+            shown.update(1)
+    files.write_table(path, rows)
+    files.finish(stage, inputs)
+    return str(path)

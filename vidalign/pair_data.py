@@ -1,0 +1,82 @@
+"""Preference pairs as training batches: a repeatable order, and rendering on demand."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vidalign import prompts
+from vidalign.errors import DataError, ModelError
+from vidalign.frame_cache import load_clip
+from vidalign.rendering import Batch, Prompt, collate, render_prompt, response_ids
+from vidalign.types import Example, PreferencePair
+
+
+def batch_order(num_pairs: int, batch_size: int, num_epochs: int, seed: int) -> list[np.ndarray]:
+    """Indices of the pairs of every optimizer step, [batch_size] each, a function of its arguments alone.
+
+    Epochs are joined into one stream, each shuffled anew, so no pair is dropped at the end of an epoch. The last step is
+    filled up from one more shuffled epoch.
+    """
+    if num_pairs < 1:
+        raise DataError("no preference pair is left to train on; see pairs.dropped in summary.json for the reasons")
+    num_steps = -(-num_pairs * num_epochs // batch_size)
+    rng = np.random.default_rng(seed)
+    num_shuffles = -(-num_steps * batch_size // num_pairs)
+    stream = np.concatenate([rng.permutation(num_pairs) for _ in range(num_shuffles)])
+    return list(stream[: num_steps * batch_size].reshape(num_steps, batch_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class PairSource:
+    """Renders pairs and examples. `frames` maps a video uri to its clip in the frame cache.
+
+    A rendered batch holds all chosen rows first, then all rejected rows, in the order of the indices.
+    """
+
+    pairs: Sequence[PreferencePair]
+    frames: Mapping[str, str]
+    processor: Any
+    plain_prompt: str
+    max_model_len: int
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        rendered = [(self._prompt(self.pairs[i].video, self.pairs[i].question), self.pairs[i]) for i in indices]
+        rows = [(prompt, self.response(pair.chosen)) for prompt, pair in rendered]
+        rows += [(prompt, self.response(pair.rejected)) for prompt, pair in rendered]
+        return self._collate(rows)
+
+    def truth_batch(self, examples: Sequence[Example]) -> Batch:
+        """Rows of question and ground-truth answer."""
+        return self._collate([(self._prompt(e.video, e.question), self.response(e.answer)) for e in examples])
+
+    def num_chosen_tokens(self, indices: Sequence[int]) -> int:
+        """Chosen response tokens of these pairs: the denominator of the SFT term."""
+        return sum(len(self.response(self.pairs[i].chosen)) for i in indices)
+
+    def response(self, text: str) -> tuple[int, ...]:
+        return _response_ids(self.processor, text)
+
+    def _prompt(self, video: str, question: str) -> Prompt:
+        text = prompts.fill(self.plain_prompt, question=question)
+        return render_prompt(self.processor, text, load_clip(self.frames[video]))
+
+    def _collate(self, rows: list[tuple[Prompt, Sequence[int]]]) -> Batch:
+        longest = max(prompt.length + len(response) for prompt, response in rows)
+        if longest > self.max_model_len:
+            raise ModelError(
+                f"a training sequence has {longest:,} tokens but model.max_model_len={self.max_model_len:,}; lower "
+                "video.num_frames, the frame size or recipe.max_new_tokens, or raise model.max_model_len"
+            )
+        tokenizer = self.processor.tokenizer
+        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        return collate(rows, pad_id=pad_id)
+
+
+@functools.lru_cache(maxsize=65536)
+def _response_ids(processor: Any, text: str) -> tuple[int, ...]:
+    return tuple(response_ids(processor, text))

@@ -1,0 +1,136 @@
+"""From a prompt, a clip and responses to model inputs, the same for generation, training and scoring.
+
+The prompt is rendered by the model's own processor and chat template with `do_sample_frames=False`: frames were sampled
+once, by one FrameSpec, and no processor samples them again. A response is its text's tokens and the closing end-of-turn
+token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from vidalign import prompts
+from vidalign.errors import ModelError
+from vidalign.video import Clip
+
+IGNORED = -1  # label of a position that is not a response token
+
+
+def load_processor(path: str, *, trust_remote_code: bool = False) -> Any:
+    """The model folder's Hugging Face processor. Raises `ModelError` when it has none or no chat template."""
+    from transformers import AutoProcessor
+
+    if not pathlib.Path(path).is_dir() and path.startswith((".", "/", "~")):
+        raise ModelError(f"no model folder at {path}; model.path names a Hugging Face folder or hub name")
+    try:
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{path} has no processor that transformers can load: {' '.join(str(error).split())}") from error
+    if not hasattr(processor, "video_processor"):
+        raise ModelError(f"{path} is not a video model: its processor ({type(processor).__name__}) takes no videos")
+    if not (getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)):
+        raise ModelError(f"{path} has no chat template; add chat_template.jinja to the model folder")
+    return processor
+
+
+def prompt_text(processor: Any, text: str) -> str:
+    """The chat-formatted prompt with one unexpanded video placeholder, ready for the reply."""
+    return processor.apply_chat_template(prompts.chat(text), tokenize=False, add_generation_prompt=True)
+
+
+def response_ids(processor: Any, text: str) -> list[int]:
+    """Token ids of a reply, its end-of-turn token included."""
+    tokenizer = processor.tokenizer
+    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """One rendered prompt: `tokens` holds per-token arrays [T], `vision` tensors that concatenate along their first axis."""
+
+    tokens: dict[str, torch.Tensor]
+    vision: dict[str, torch.Tensor]
+
+    @property
+    def length(self) -> int:
+        return int(self.tokens["input_ids"].shape[0])
+
+
+def render_prompt(processor: Any, text: str, clip: Clip) -> Prompt:
+    """Render one prompt with its video expanded to placeholder tokens. Frames are uint8 [F, H, W, 3]."""
+    from transformers.video_utils import VideoMetadata
+
+    metadata = clip.metadata()
+    metadata.pop("do_sample_frames")
+    known = {field.name for field in dataclasses.fields(VideoMetadata)}
+    inputs = processor(
+        text=[prompt_text(processor, text)],
+        videos=[np.ascontiguousarray(clip.frames.transpose(0, 3, 1, 2))],
+        video_metadata=[VideoMetadata(**{name: value for name, value in metadata.items() if name in known})],
+        do_sample_frames=False,
+        return_tensors="pt",
+    )
+    ids = inputs["input_ids"]
+    tokens, vision = {}, {}
+    for name, value in inputs.items():
+        if name == "attention_mask" or name == "video_metadata":
+            continue
+        tensor = torch.as_tensor(value)
+        if tensor.shape[:2] == ids.shape:
+            tokens[name] = tensor[0]
+        else:
+            vision[name] = tensor
+    return Prompt(tokens=tokens, vision=vision)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Right-padded sequences prompt + response, one row a response.
+
+    `inputs`: keyword arguments of the model's forward. `labels` [R, T] holds at position t the response token that
+    position t predicts, and `IGNORED` everywhere else.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    labels: torch.Tensor
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
+        moved = {
+            name: value.to(device, dtype if value.is_floating_point() and name.startswith("pixel_values") else None)
+            for name, value in self.inputs.items()
+        }
+        return Batch(inputs=moved, labels=self.labels.to(device))
+
+
+def collate(rows: Sequence[tuple[Prompt, Sequence[int]]], *, pad_id: int) -> Batch:
+    """Join (prompt, response token ids) rows into one batch; each row brings its own video."""
+    width = max(prompt.length + len(response) for prompt, response in rows)
+    labels = torch.full((len(rows), width), IGNORED, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    inputs: dict[str, torch.Tensor] = {}
+    for name in rows[0][0].tokens:
+        inputs[name] = torch.full((len(rows), width), pad_id if name == "input_ids" else 0, dtype=torch.long)
+    for index, (prompt, response) in enumerate(rows):
+        start, end = prompt.length, prompt.length + len(response)
+        for name, values in prompt.tokens.items():
+            inputs[name][index, :start] = values
+        inputs["input_ids"][index, start:end] = torch.as_tensor(response)
+        labels[index, start - 1 : end - 1] = torch.as_tensor(response)
+        mask[index, :end] = 1
+    inputs["attention_mask"] = mask
+    for name in rows[0][0].vision:
+        inputs[name] = torch.cat([prompt.vision[name] for prompt, _ in rows])
+    return Batch(inputs=inputs, labels=labels)
+
+
+@functools.lru_cache(maxsize=4)
+def cached_processor(path: str, trust_remote_code: bool = False) -> Any:
+    """`load_processor`, once a process."""
+    return load_processor(path, trust_remote_code=trust_remote_code)
