@@ -10,6 +10,9 @@ Every step is idempotent by its manifest: running the same command again continu
 
 from __future__ import annotations
 
+import os
+import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from cluster.plan import ResourcePlan
@@ -21,12 +24,14 @@ from pipelines.report import summary_table, write_report
 from pipelines.rollout import rollout
 from pipelines.summary import write_summary
 from pipelines.train import check_objective, exported, train
+from serving.app import endpoint
 from vidalign import files
 from vidalign.checkpoint import policy_version
 from vidalign.config import RunConfig, dump_config
-from vidalign.errors import ConfigError, DataError
+from vidalign.datasets import read_examples
+from vidalign.errors import DataError
 from vidalign.files import RunFolder
-from vidalign.types import PolicyVersion
+from vidalign.types import Example, PolicyVersion
 
 STAGES = ("rollout", "train", "evaluate", "report")
 
@@ -38,7 +43,7 @@ def align(config: RunConfig, stages: tuple[str, ...] = STAGES, *, verbose: bool 
     clock = StageClock(run.root / "wall_s.json")
     base = policy_version(config.model.path)
     needed = make_plan(config, local_resources(config.cluster)).num_cpus_needed
-    endpoint = None
+    checked = None
     if set(stages) - {"report"}:
         with connect(config.cluster, num_cpus_needed=needed, verbose=verbose) as resources:
             plan = make_plan(config, resources)
@@ -52,9 +57,9 @@ def align(config: RunConfig, stages: tuple[str, ...] = STAGES, *, verbose: bool 
                         train(config, run, plan, policy, round_index)
             if "evaluate" in stages and config.data.eval:
                 with clock.stage("evaluate"):
-                    endpoint = evaluate(config, run, plan, base)
+                    checked = evaluate(config, run, plan, base)
     aligned = exported_or_none(run, config.rounds - 1)
-    summary = write_summary(config, run, base=base, aligned=aligned, wall_s=clock.seconds, endpoint=endpoint)
+    summary = write_summary(config, run, base=base, aligned=aligned, wall_s=clock.seconds, endpoint=checked)
     if "report" in stages:
         with clock.stage("report"):
             write_report(run, config)
@@ -63,10 +68,52 @@ def align(config: RunConfig, stages: tuple[str, ...] = STAGES, *, verbose: bool 
 
 
 def evaluate(config: RunConfig, run: RunFolder, plan: ResourcePlan, base: PolicyVersion) -> dict[str, Any]:
-    """Serve base and aligned side by side and ask both the held-out questions over HTTP."""
+    """Serve base and aligned side by side and ask both the held-out questions over HTTP; and base again, blind."""
+    assert config.data.eval is not None
     aligned = aligned_policy(run, config.rounds - 1)
+    examples = read_examples(config.data.eval, video_root=config.data.video_root, limit=config.data.eval_limit)
     stage = run.stage("eval", config.rounds - 1)
-    return evaluation.evaluate_models(config, stage, plan, base=base, aligned=aligned)
+    made_from = {
+        "policies": [base.version, aligned.version],
+        "examples": [example.to_row() for example in examples],
+        "evaluate": config.evaluate.model_dump(mode="json", include={"max_new_tokens", "blind"}),
+        "video": config.video.frame_spec().to_row(),
+        "prompt": config.recipe.plain_prompt,
+    }
+    if files.is_finished(stage, made_from):
+        return files.read_json(stage / files.MANIFEST)["endpoint"]
+    files.claim(stage, made_from)
+    media_root = config.serve.media_root or common_folder(examples)
+    serve = config.serve.model_copy(update={"media_root": media_root})
+    models = {"base": base, "aligned": aligned}
+    with endpoint(
+        models,
+        model=config.model,
+        serve=serve,
+        plan=plan.serve,
+        frame_spec=config.video.frame_spec(),
+        decoder=config.video.backend,
+    ) as running:
+        questions = [("base", False), ("aligned", False), *([("base", True)] if config.evaluate.blind else [])]
+        for model_id, blind in questions:
+            evaluation.evaluate(
+                examples,
+                running,
+                model_id=model_id,
+                stage=stage,
+                config=config.evaluate,
+                prompt=config.recipe.plain_prompt,
+                blind=blind,
+            )
+        checked = {"model_ids": list(running.model_ids), "checked": True}
+    files.finish(stage, made_from, endpoint=checked)
+    return checked
+
+
+def common_folder(examples: Sequence[Example]) -> str:
+    """The deepest folder that holds every local video of these examples: what the endpoint may read files from."""
+    folders = [str(pathlib.Path(e.video.removeprefix("file://")).parent) for e in examples if "://" not in e.video[4:]]
+    return os.path.commonpath(folders) if folders else "."
 
 
 def open_run(config: RunConfig) -> RunFolder:
@@ -99,6 +146,3 @@ def table(summary: dict[str, Any], run_dir: str) -> str:
     run = RunFolder.open(run_dir)
     lines = [summary_table(summary), "", f"report   {run.report / 'index.html'}", f"serve    vidalign serve {run_dir}"]
     return "\n".join(lines)
-
-
-__all__ = ["STAGES", "ConfigError", "align", "aligned_policy", "evaluate", "open_run", "table"]
