@@ -247,9 +247,10 @@ def test_missing_parts_are_said_to_be_missing(tmp_path, summary):
     config = make_config(tmp_path, data={"train": "train.jsonl"})
     words = " ".join("".join(Page(report.write_report(run, config).read_text(encoding="utf-8")).words).split())
     for expected in ("was not evaluated", "it is not set", "No answers of both models", "No training metrics",
-                     "No scored responses", "No preference pairs", "no video was decoded", "Not recorded.",
+                     "No scored responses", "No preference pairs", "no figures of the videos", "Not recorded.",
                      "not started"):  # fmt: skip
         assert expected in words, expected
+    assert ("no summary.json yet" in words) == (not summary)
 
 
 def test_a_run_with_training_and_no_evaluation(tmp_path):
