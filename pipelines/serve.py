@@ -31,12 +31,13 @@ class Target:
     notes: tuple[str, ...] = ()
 
 
-def run(target: str, overrides: Sequence[str] = ()) -> None:
+def run(target: str, overrides: Sequence[str] = (), *, verbose: bool = False) -> None:
     """Serve `target` until Ctrl-C (or SIGTERM), printing how to ask it.
 
     Args:
         target: a checkpoint folder (config.json and safetensors), or a run folder (config.yaml).
         overrides: `section.key=value`, mostly of the sections serve, model, video and cluster.
+        verbose: show what Ray and its workers print.
 
     Raises:
         ConfigError, ModelError, ClusterError: see `find_target` and `serving.app.endpoint`.
@@ -49,7 +50,7 @@ def run(target: str, overrides: Sequence[str] = ()) -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     print(f"starting {' and '.join(found.models)} …", file=sys.stderr)
-    with connect(config.cluster) as resources:
+    with connect(config.cluster, verbose=verbose) as resources:
         serve_plan = plan(config, resources, num_served=num_served).serve
         with endpoint(
             found.models,

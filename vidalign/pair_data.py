@@ -43,6 +43,9 @@ class PairSource:
     processor: Any
     plain_prompt: str
     max_model_len: int
+    cache_bytes: int = 512 << 20
+    _rendered: dict[tuple[str, str], Prompt] = dataclasses.field(default_factory=dict, repr=False)
+    _held: list[int] = dataclasses.field(default_factory=lambda: [0], repr=False)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         rendered = [(self._prompt(self.pairs[i].video, self.pairs[i].question), self.pairs[i]) for i in indices]
@@ -62,8 +65,15 @@ class PairSource:
         return _response_ids(self.processor, text)
 
     def _prompt(self, video: str, question: str) -> Prompt:
+        """Rendered prompts are kept up to `cache_bytes`: rendering a short video can cost more than the model's step."""
+        if (kept := self._rendered.get((video, question))) is not None:
+            return kept
         text = prompts.fill(self.plain_prompt, question=question)
-        return render_prompt(self.processor, text, load_clip(self.frames[video]))
+        prompt = render_prompt(self.processor, text, load_clip(self.frames[video]))
+        if self._held[0] + prompt.num_bytes <= self.cache_bytes:
+            self._held[0] += prompt.num_bytes
+            self._rendered[video, question] = prompt
+        return prompt
 
     def _collate(self, rows: list[tuple[Prompt, Sequence[int]]]) -> Batch:
         longest = max(prompt.length + len(response) for prompt, response in rows)

@@ -62,6 +62,10 @@ class Prompt:
     def length(self) -> int:
         return int(self.tokens["input_ids"].shape[0])
 
+    @property
+    def num_bytes(self) -> int:
+        return sum(value.nbytes for value in [*self.tokens.values(), *self.vision.values()])
+
 
 def render_prompt(processor: Any, text: str, clip: Clip) -> Prompt:
     """Render one prompt with its video expanded to placeholder tokens. Frames are uint8 [F, H, W, 3]."""
