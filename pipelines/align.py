@@ -21,7 +21,7 @@ from cluster.session import connect, local_resources
 from pipelines import evaluate as evaluation
 from pipelines.progress import StageClock
 from pipelines.report import summary_table, write_report
-from pipelines.rollout import rollout
+from pipelines.rollout import read_inputs, rollout
 from pipelines.summary import write_summary
 from pipelines.train import check_objective, exported, train
 from serving.app import endpoint
@@ -39,9 +39,11 @@ STAGES = ("rollout", "train", "evaluate", "report")
 def align(config: RunConfig, stages: tuple[str, ...] = STAGES, *, verbose: bool = False) -> dict[str, Any]:
     """Run the given stages in order and return the summary. Raises a `VidalignError` for what the user can mend."""
     check_objective(config)
+    if "rollout" in stages:
+        read_inputs(config)  # a mistake in the data is found before anything is started
+    base = policy_version(config.model.path)
     run = open_run(config)
     clock = StageClock(run.root / "wall_s.json")
-    base = policy_version(config.model.path)
     needed = make_plan(config, local_resources(config.cluster)).num_cpus_needed
     checked = None
     if set(stages) - {"report"}:

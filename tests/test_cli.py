@@ -1,0 +1,53 @@
+"""Mistakes on the command line: one sentence, exit code 2, no stack trace."""
+
+import json
+
+import pytest
+import yaml
+
+from pipelines.cli import main, mendable_cause
+from vidalign.errors import DataError
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "c.yaml"
+    raw = {
+        "run_dir": str(tmp_path / "run"),
+        "model": {"path": "examples/shapes/model", "dtype": "float32", "max_model_len": 512},
+        "data": {"train": str(tmp_path / "train.jsonl")},
+    }
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("rows", "overrides", "says"),
+    [
+        ([{"id": "a"}], [], "missing field 'video'"),
+        ([], [], "holds no rows"),
+        ([{"id": "a", "video": "v", "question": "q", "answer": "a"}] * 2, [], "id 'a' was used at line 1"),
+        ([], ["data.train=none.jsonl"], "no data file at none.jsonl"),
+        ([], ["train.learning_rat=1"], "did you mean train.learning_rate?"),
+        ([], ["objective.name=leanp"], "did you mean leanpo?"),
+        ([], ["objective.params={bta: 1}"], "did you mean beta?"),
+        ([{"id": "a", "video": "v", "question": "q", "answer": "a"}], ["model.path=nowhere"], "config.json is missing"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(config, rows, overrides, says, capsys, monkeypatch):
+    monkeypatch.setattr("pipelines.align.connect", lambda *a, **k: pytest.fail("the cluster was started"))
+    (config.parent / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    assert main(["align", str(config), *overrides]) == 2
+    out = capsys.readouterr()
+    assert says in out.err
+    assert out.err.count("\n") == 1
+
+
+def test_the_cause_is_found_inside_what_ray_wraps_around_it():
+    inner = DataError("the cause")
+    outer = RuntimeError("task failed")
+    outer.cause = inner
+    again = ValueError("again")
+    again.__cause__ = outer
+    assert mendable_cause(again) is inner
+    assert mendable_cause(RuntimeError("a bug")) is None

@@ -1,0 +1,76 @@
+"""The configuration: every mistake is one sentence that names the key."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from vidalign.config import dump_config, load_config, parse_config
+from vidalign.errors import ConfigError
+
+BASE = {"run_dir": "runs/x", "model": {"path": "m"}, "data": {"train": "t.jsonl"}}
+
+
+def test_dumped_config_loads_to_the_same_config():
+    config = parse_config({**BASE, "train": {"lora": {"rank": 8}}, "objective": {"params": {"beta": 1.5}}})
+    assert parse_config(yaml.safe_load(dump_config(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"train": {"learning_rat": 1}}, "did you mean train.learning_rate?"),
+        ({"trian": {}}, "did you mean train?"),
+        ({"train": {"lora": {"rnk": 1}}}, "did you mean train.lora.rank?"),
+        ({"train": {"batch_size": 3, "micro_batch_size": 2}}, "set batch_size to 2"),
+        ({"video": {"fps": 2.0}}, "set the other to null"),
+        ({"video": {"height": 56}}, "height and width go together"),
+        ({"recipe": {"hint_prompt": "{question}"}}, "must contain {answer}"),
+        ({"recipe": {"top_p": 1.5}}, "recipe.top_p=1.5"),
+        ({"train": {"learning_rate": "abc"}}, "train.learning_rate='abc'"),
+        ({"train": {"zero_stage": 4}}, "train.zero_stage=4"),
+    ],
+)
+def test_a_mistake_names_its_key_and_the_way_out(change, says):
+    with pytest.raises(ConfigError) as caught:
+        parse_config({**BASE, **change})
+    assert says in str(caught.value)
+
+
+def test_required_keys():
+    with pytest.raises(ConfigError, match=r"model is required"):
+        parse_config({"run_dir": "x", "data": {"train": "t"}})
+
+
+def test_overrides(tmp_path: pathlib.Path):
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(BASE))
+    config = load_config(path, ["train.learning_rate=1e-6", "data.limit=3", "train.lora={rank: 4}", "seed=7"])
+    assert config.train.learning_rate == 1e-6
+    assert config.data.limit == 3
+    assert config.train.lora is not None
+    assert config.train.lora.rank == 4
+    assert config.seed == 7
+    with pytest.raises(ConfigError, match=r"section\.key=value"):
+        load_config(path, ["train.learning_rate"])
+    with pytest.raises(ConfigError, match="holds a value, not a section"):
+        load_config(path, ["run_dir.x=1"])
+
+
+def test_missing_and_malformed_files(tmp_path: pathlib.Path):
+    with pytest.raises(ConfigError, match="no config file at"):
+        load_config(tmp_path / "none.yaml")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("a: [1")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(bad)
+    bad.write_text("- 1")
+    with pytest.raises(ConfigError, match="mapping of sections"):
+        load_config(bad)
+
+
+def test_light_modules_do_not_import_torch():
+    code = "import vidalign.types, vidalign.config, vidalign.datasets, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,84 @@
+"""Run folders: atomic writes, manifests, tables."""
+
+import math
+
+import pytest
+
+from vidalign import files
+from vidalign.errors import ConfigError, DataError
+from vidalign.types import FrameSpec, PreferencePair, Response
+
+RESPONSE = Response(
+    example_id="e",
+    kind="hinted",
+    candidate=0,
+    turn=0,
+    text="ü \u2028 text",
+    token_ids=(1, 2),
+    log_probs=(-0.5, -1.0),
+    policy_version="v",
+    seed=3,
+    temperature=1.0,
+    top_p=0.9,
+    finish_reason="stop",
+)
+
+
+def test_tables_give_back_the_records(tmp_path):
+    pair = PreferencePair(
+        id="p", example_id="e", video="v", question="q", answer="a", chosen="c", rejected="r", chosen_marks=((0, 3), (5, 7))
+    )
+    files.write_table(tmp_path / "p.parquet", [pair])
+    [back] = files.read_table(tmp_path / "p.parquet", PreferencePair)
+    assert back.chosen_marks == ((0, 3), (5, 7))
+    assert math.isnan(back.chosen_reward)
+    files.write_table(tmp_path / "r.parquet", [RESPONSE])
+    [response] = files.read_table(tmp_path / "r.parquet", Response)
+    assert response.token_ids == (1, 2)
+    assert response.text == RESPONSE.text
+    files.write_table(tmp_path / "none.parquet", [])
+    assert files.read_table(tmp_path / "none.parquet", Response) == []
+
+
+def test_a_stage_is_finished_only_for_the_inputs_it_was_made_from(tmp_path):
+    stage = tmp_path / "stage"
+    assert not files.is_finished(stage, {"a": 1})
+    files.finish(stage, {"a": 1}, kept=2)
+    assert files.is_finished(stage, {"a": 1})
+    assert files.read_json(stage / files.MANIFEST)["kept"] == 2
+    with pytest.raises(ConfigError, match="choose a new run_dir"):
+        files.is_finished(stage, {"a": 2})
+
+
+def test_a_begun_stage_is_continued_only_from_the_same_inputs(tmp_path):
+    files.claim(tmp_path / "s", [1])
+    files.claim(tmp_path / "s", [1])
+    with pytest.raises(ConfigError, match="was begun with another configuration"):
+        files.claim(tmp_path / "s", [2])
+
+
+def test_writes_leave_no_temporary_file_and_no_nan(tmp_path):
+    files.write_json(tmp_path / "x.json", {"a": math.nan, "b": [math.inf, 1.5], "c": (1, 2)})
+    assert files.read_json(tmp_path / "x.json") == {"a": None, "b": [None, 1.5], "c": [1, 2]}
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+    with pytest.raises(TypeError):
+        files.write_json(tmp_path / "x.json", {"a": object()})
+    assert files.read_json(tmp_path / "x.json")["b"] == [None, 1.5]
+
+
+def test_reading_what_is_not_there_or_not_json(tmp_path):
+    with pytest.raises(DataError, match="no file"):
+        files.read_json(tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(DataError, match="not valid JSON"):
+        files.read_json(tmp_path / "bad.json")
+
+
+def test_run_dir_must_be_a_path():
+    with pytest.raises(ConfigError, match="got the uri 's3://bucket/run'"):
+        files.RunFolder.open("s3://bucket/run")
+
+
+def test_frame_spec_keys_differ_by_every_field():
+    assert FrameSpec().key() == FrameSpec(num_frames=8).key()
+    assert len({FrameSpec().key(), FrameSpec(num_frames=9).key(), FrameSpec(height=56, width=56).key()}) == 3

@@ -1,0 +1,217 @@
+"""`ray job submit --working-dir . -- vidalign …` against a cluster of its own: head, job server, token, uploaded code."""
+
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).parent.parent
+BIN = pathlib.Path(sys.executable).parent
+PACKAGES = ("vidalign", "cluster", "actors", "pipelines", "serving")
+START_TIMEOUT_S = 240
+pytestmark = pytest.mark.heavy
+
+# Where the driver and a worker found the code, what `connect` made of the cluster, and what the driver holds of Ray.
+PROBE = """
+import json, pathlib, ray, vidalign
+from cluster.session import connect
+from vidalign.config import ClusterConfig
+
+@ray.remote
+def imported_from():
+    import vidalign.config
+    return vidalign.__file__
+
+with connect(ClusterConfig()) as resources:
+    found = {"driver": vidalign.__file__, "worker": ray.get(imported_from.remote()), "num_cpus": resources.num_cpus}
+pathlib.Path(OUT).write_text(json.dumps(found))
+"""
+
+
+class Head:
+    """A Ray head with a job server, in a process group of its own; `ray stop` would stop every Ray of the machine."""
+
+    def __init__(self, folder: pathlib.Path, num_cpus: int) -> None:
+        self.folder = folder
+        self.ports = dict(zip(("gcs", "dashboard", "client", "agent", "grpc", "metrics"), free_ports(6), strict=True))
+        token = folder / "token"
+        token.write_text(secrets.token_hex(32))
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(START_TIMEOUT_S),  # busy cores miss the default of 60 s
+            "RAY_raylet_start_wait_time_s": str(START_TIMEOUT_S),
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+        }
+        self.log = (folder / "head.log").open("w")
+        options = {
+            "port": self.ports["gcs"],
+            "dashboard-port": self.ports["dashboard"],
+            "ray-client-server-port": self.ports["client"],
+            "dashboard-agent-listen-port": self.ports["agent"],
+            "dashboard-agent-grpc-port": self.ports["grpc"],
+            "metrics-export-port": self.ports["metrics"],
+            "temp-dir": folder,
+            "num-cpus": num_cpus,
+            "object-store-memory": 300_000_000,
+        }
+        command = [str(BIN / "ray"), "start", "--head", "--block", "--include-dashboard=true", "--disable-usage-stats"]
+        self.process = subprocess.Popen(
+            [*command, *(f"--{name}={value}" for name, value in options.items())],
+            env=self.environment,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.ports['dashboard']}"
+
+    def wait(self) -> None:
+        """Until the job server answers a request that carries the token."""
+        token = (self.folder / "token").read_text()
+        request = urllib.request.Request(f"{self.address}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            assert self.process.poll() is None, f"ray start ended:\n{(self.folder / 'head.log').read_text()}"
+            try:
+                with urllib.request.urlopen(request, timeout=5):
+                    return
+            except (urllib.error.URLError, OSError):
+                assert time.monotonic() < deadline, f"no job server:\n{(self.folder / 'head.log').read_text()}"
+                time.sleep(1)
+
+    def submit(self, working_dir: pathlib.Path, *entrypoint: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+        command = [str(BIN / "ray"), "job", "submit", "--address", self.address, "--working-dir", str(working_dir), "--"]
+        return subprocess.run(
+            [*command, *entrypoint], env=self.environment, capture_output=True, text=True, timeout=timeout_s
+        )
+
+    def stop(self) -> None:
+        """End `ray start` (which ends its daemons), then whatever of its group or session is left."""
+        self.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=30)
+        for pid in self._left_over():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.wait(timeout=30)
+        self.log.close()
+
+    def _left_over(self) -> list[int]:
+        """Processes whose environment or arguments carry this head's own folder."""
+        mark = str(self.folder).encode()
+        found = []
+        for entry in pathlib.Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                try:
+                    if mark in (entry / "cmdline").read_bytes() or mark in (entry / "environ").read_bytes():
+                        found.append(int(entry.name))
+                except OSError:
+                    continue
+        return found
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [server.getsockname()[1] for server in sockets]
+    for server in sockets:
+        server.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def head():
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="va", dir="/tmp"))  # Ray's socket paths have to be short
+    started = Head(folder, num_cpus=max(2, os.cpu_count() or 1))
+    try:
+        started.wait()
+        yield started
+    finally:
+        started.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """The code alone, as --working-dir uploads it."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def test_a_job_runs_the_uploaded_code_in_the_cluster(head, project, tmp_path):
+    out = tmp_path / "found.json"
+    (project / "probe.py").write_text(PROBE.replace("OUT", repr(str(out))))
+    done = head.submit(project, "python", "probe.py", timeout_s=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(out.read_text())
+    assert found["num_cpus"] == max(2, os.cpu_count() or 1)
+    # One copy of the code, the uploaded one, on both sides: two copies would make two classes of every record.
+    assert "working_dir_files" in found["driver"]
+    assert found["worker"] == found["driver"]
+
+
+def test_without_the_token_nothing_is_submitted(head, project):
+    (head.folder / "wrong").write_text(secrets.token_hex(32))
+    environment = head.environment | {"RAY_AUTH_TOKEN_PATH": str(head.folder / "wrong")}
+    command = [str(BIN / "ray"), "job", "submit", "--address", head.address, "--", "true"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "uth" in done.stdout + done.stderr
+
+
+def test_an_error_of_the_config_ends_the_job_with_its_sentence(head, project):
+    done = head.submit(project, "vidalign", "align", "nothing.yaml", timeout_s=300)
+    assert done.returncode != 0
+    assert "no config file at nothing.yaml" in done.stdout + done.stderr
+
+
+def test_a_small_align_job(head, project, tmp_path):
+    from examples.shapes import make_videos
+
+    data = tmp_path / "shapes"
+    make_videos.make(data, {"train": 16, "heldout": 8, "probe": 4})
+    config = {
+        "run_dir": str(tmp_path / "run"),
+        "model": {"path": str(ROOT / "examples/shapes/model"), "dtype": "float32", "max_model_len": 512},
+        "data": {
+            "train": str(data / "train.jsonl"),
+            "eval": str(data / "heldout.jsonl"),
+            "probe": str(data / "probe.jsonl"),
+        },
+        "video": {"num_frames": 8, "height": 56, "width": 56},
+        "recipe": {"num_candidates": 2, "max_new_tokens": 24, "min_trust_gap": 0.0},
+        "rollout": {"batch_size": 8},
+        "train": {"batch_size": 4, "micro_batch_size": 2, "zero_stage": 1, "log_every": 1},
+        "evaluate": {"max_new_tokens": 24, "concurrency": 4, "blind": False},
+        "serve": {"port": free_ports(1)[0]},
+    }
+    (project / "align.yaml").write_text(yaml.safe_dump(config))
+    done = head.submit(project, "vidalign", "align", "align.yaml", timeout_s=900)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    run = tmp_path / "run"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["videos"]["decoded"] == summary["videos"]["total"] > 0
+    assert summary["pairs"]["kept"] > 0
+    assert summary["accuracy"]["num_examples"] == 8
+    assert (run / "rounds/0/model/model.safetensors").is_file()
+    assert (run / "report/index.html").is_file()

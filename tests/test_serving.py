@@ -1,0 +1,478 @@
+"""The endpoint: which urls it reads, that it sees the frames of training, and what a real OpenAI client gets from it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import pathlib
+import shutil
+import socket
+
+import numpy as np
+import pytest
+
+from cluster.plan import ServePlan
+from pipelines.evaluate import evaluate
+from pipelines.serve import describe, find_target
+from serving.app import Endpoint, check_can_start, endpoint
+from serving.video_loader import FrameSpecLoader, media_io_kwargs, unusable_message, unusable_video
+from vidalign import video
+from vidalign.checkpoint import CARD, policy_version
+from vidalign.config import ClusterConfig, EvaluateConfig, ModelConfig, ServeConfig
+from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
+from vidalign.types import Example, FrameSpec, PolicyVersion
+
+SHIPPED = pathlib.Path(__file__).parents[1] / "examples" / "shapes" / "model"
+SPEC = FrameSpec(num_frames=8, height=56, width=56)
+QUESTION = "Which way does it move?"
+PLAN = ServePlan(
+    num_models=2,
+    min_replicas=1,
+    max_replicas=1,
+    num_devices=1,
+    server_cpus=0.4,
+    bundle_cpus=0.4,
+    bundle_gpus=0,
+    ingress_cpus=0.2,
+    gpu_memory_utilization=None,
+)
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory) -> pathlib.Path:
+    """A media root with a moving square, a broken video, and a link that leads out of it."""
+    outside = tmp_path_factory.mktemp("outside")
+    root = tmp_path_factory.mktemp("media")
+    _write_square(root / "clip one.mp4", num_frames=21, step=3)
+    _write_square(root / "two.mp4", num_frames=21, step=-3)
+    _write_square(outside / "secret.mp4", num_frames=21, step=1)
+    (root / "cut.mp4").write_bytes((root / "two.mp4").read_bytes()[:900])
+    (root / "link.mp4").symlink_to(outside / "secret.mp4")
+    return root
+
+
+def _write_square(path: pathlib.Path, *, num_frames: int, step: int) -> None:
+    import av
+
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=7)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 96, 64, "yuv420p", 1_000_000
+        for index in range(num_frames):
+            pixels = np.full((64, 96, 3), 30, np.uint8)
+            left = (40 + step * index) % 80
+            pixels[24:40, left : left + 16] = (220, 30, 30)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    path.write_bytes(buffer.getvalue())
+
+
+def _data_url(path: pathlib.Path) -> str:
+    return f"data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+# What needs neither Ray nor vLLM
+
+
+@pytest.mark.parametrize(
+    "spec", [SPEC, FrameSpec(num_frames=None, fps=2.0, max_pixels=2000), FrameSpec(num_frames=30, min_frames=1)]
+)
+def test_the_loader_gives_the_frames_of_vidalign_video(media, spec):
+    options = media_io_kwargs(spec)["video"]
+    assert options.pop("video_backend") == "vidalign"
+    frames, metadata = FrameSpecLoader().load_bytes((media / "clip one.mp4").read_bytes(), **options)
+    expected = video.decode(media / "clip one.mp4", spec)
+    np.testing.assert_array_equal(frames, expected.frames)
+    assert metadata == expected.metadata()
+    assert metadata["do_sample_frames"] is False
+
+
+def test_the_loader_says_why_a_video_cannot_be_used(media):
+    options = media_io_kwargs(SPEC)["video"]
+    options.pop("video_backend")
+    with pytest.raises(ValueError, match=r"video cannot be used \(zero_byte\)"):
+        FrameSpecLoader().load_bytes(b"", **options)
+
+
+def test_a_reason_survives_the_way_through_an_error_message():
+    error = VideoError("truncated", "it's cut: (at 3)")
+    found = unusable_video(f"BadRequest: {unusable_message(error)}")
+    assert (found.reason, found.message) == ("truncated", "it's cut: (at 3)")
+    assert unusable_video("the prompt is too long") is None
+    assert unusable_video("video cannot be used (because): no such reason") is None
+
+
+def test_what_stops_an_endpoint_is_found_before_anything_starts(tmp_path):
+    def check(path: pathlib.Path, **serve: object) -> None:
+        check_can_start({"base": PolicyVersion(version="v", path=str(path))}, ServeConfig(**{"port": _free_port(), **serve}))
+
+    with pytest.raises(ModelError, match=r"'base' is to be served from .*nowhere, which is not a folder"):
+        check(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match=r"is no Hugging Face checkpoint: config.json and \*.safetensors"):
+        check(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    check(tmp_path)
+    with pytest.raises(ClusterError, match=r"serve.media_root=.*films is not a folder"):
+        check(tmp_path, media_root=str(tmp_path / "films"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ClusterError, match=rf"port {port} of 127.0.0.1 .*choose another with serve.port"):
+            check(tmp_path, port=port)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _checkpoint_stub(folder: pathlib.Path, weights: bytes = b"w", **card: object) -> pathlib.Path:
+    folder.mkdir(parents=True)
+    text = {"max_position_embeddings": 700}
+    (folder / "config.json").write_text(json.dumps({"text_config": text, "dtype": "float32"}))
+    (folder / "model.safetensors").write_bytes(weights)
+    if card:
+        (folder / CARD).write_text(json.dumps(card))
+    return folder
+
+
+def test_serve_takes_a_checkpoint_folder(tmp_path):
+    plain = find_target(str(_checkpoint_stub(tmp_path / "plain")), ["serve.port=9001", "video.num_frames=4"])
+    assert list(plain.models) == ["plain"]
+    assert plain.models["plain"].version == policy_version(tmp_path / "plain").version
+    assert (plain.config.model.dtype, plain.config.model.max_model_len, plain.config.serve.port) == ("float32", 700, 9001)
+    assert plain.frame_spec.num_frames == 4
+    assert "no vidalign.json, so frames are sampled by the defaults (4 frames, own size)" in plain.notes[0]
+    exported = _checkpoint_stub(tmp_path / "new", version="abc", parent="def", frame_spec=SPEC.to_row())
+    found = find_target(str(exported))
+    assert found.models["new"] == PolicyVersion(version="abc", path=str(exported), parent="def")
+    assert found.frame_spec == SPEC
+    assert found.notes == ()
+
+
+def test_serve_takes_a_run_folder(tmp_path):
+    base = _checkpoint_stub(tmp_path / "base")
+    run = tmp_path / "run"
+    run.mkdir()
+    config = {"run_dir": str(run), "model": {"path": str(base)}, "data": {"train": "t"}, "rounds": 2}
+    (run / "config.yaml").write_text(json.dumps({**config, "video": {"num_frames": 6}}))
+    only_base = find_target(str(run))
+    assert list(only_base.models) == ["base"]
+    assert "no round of this run has exported a model yet" in only_base.notes[0]
+    for index in range(2):
+        _checkpoint_stub(run / "rounds" / str(index) / "model", version=f"v{index}", parent="b", frame_spec=SPEC.to_row())
+    both = find_target(str(run), ["serve.media_root=/films"])
+    assert {name: policy.version for name, policy in both.models.items()} == {
+        "base": policy_version(base).version,
+        "aligned": "v1",
+    }
+    assert both.frame_spec.num_frames == 6
+    assert both.config.serve.media_root == "/films"
+    shutil.rmtree(base)
+    moved = find_target(str(run))
+    assert list(moved.models) == ["aligned"]
+    assert "is not there" in moved.notes[0]
+
+
+def test_serve_refuses_what_is_neither(tmp_path):
+    with pytest.raises(ModelError, match=r"takes a run folder .* but .*nothing is not a folder"):
+        find_target(str(tmp_path / "nothing"))
+    with pytest.raises(ModelError, match="holds neither"):
+        find_target(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"unknown key serve\.prot; did you mean serve\.port"):
+        find_target(str(_checkpoint_stub(tmp_path / "m")), ["serve.prot=1"])
+
+
+def test_how_to_ask_is_said_for_the_endpoint_that_runs():
+    text = describe(Endpoint(base_url="http://h:1/v1", versions={"base": "v0", "aligned": "v1"}, media_root="/films"))
+    assert "curl http://h:1/v1/chat/completions" in text
+    assert 'OpenAI(base_url="http://h:1/v1"' in text
+    assert '"model": "aligned"' in text
+    assert "file:///films/clip.mp4" in text
+    body = text[text.index("-d '") + 4 : text.index("}'\n") + 1]
+    assert json.loads(body)["messages"][0]["content"][1]["text"] == "What happens?"
+
+
+# vLLM's media path, without an engine
+
+
+@pytest.fixture(scope="module")
+def connect_media(media):
+    """Opens vLLM's media connector as an engine's process does: through the plugin, by the names in its configuration."""
+    from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
+    from vllm.plugins import load_general_plugins
+
+    load_general_plugins()
+    return lambda root=str(media), **options: MEDIA_CONNECTOR_REGISTRY.load(
+        "vidalign", media_io_kwargs=media_io_kwargs(SPEC), allowed_local_media_path=root, **options
+    )
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("to_url", [pathlib.Path.as_uri, _data_url], ids=["file", "data"])
+def test_vllm_gets_the_frames_of_vidalign_video(connect_media, media, to_url):
+    clip = media / "clip one.mp4"
+    frames, metadata = connect_media().fetch_video(to_url(clip)).media
+    expected = video.decode(clip, SPEC)
+    np.testing.assert_array_equal(frames, expected.frames)
+    assert metadata == expected.metadata()
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("file://{root}/../outside0/secret.mp4", "below the endpoint's media root"),
+        ("file://{root}/%2e%2e/outside0/secret.mp4", "below the endpoint's media root"),
+        ("file://{root}/link.mp4", "below the endpoint's media root"),
+        ("file:///etc/passwd", "below the endpoint's media root"),
+        ("file://etc/passwd", "below the endpoint's media root"),
+        ("file://{root}/gone.mp4", r"video cannot be used \(missing\)"),
+        ("file://{root}/cut.mp4", r"video cannot be used \(truncated\)"),
+        ("http://127.0.0.1:1/clip.mp4", r"fetches nothing over http\(s\)"),
+        ("HTTPS://example.org/clip.mp4", r"fetches nothing over http\(s\)"),
+        ("ftp://example.org/clip.mp4", "media urls begin with data: or file:"),
+        ("data:video/mp4,AAAA", "must be base64"),
+        ("data:video/mp4;base64,AAAA", r"video cannot be used \(not_a_video\)"),
+    ],
+)
+def test_urls_that_are_not_read(connect_media, media, url, message):
+    with pytest.raises(ValueError, match=message):
+        connect_media().fetch_video(url.format(root=media))
+
+
+@pytest.mark.heavy
+def test_no_media_root_means_no_files(connect_media, media):
+    with pytest.raises(ValueError, match="has no media root"):
+        connect_media(root="").fetch_video((media / "two.mp4").as_uri())
+
+
+@pytest.mark.heavy
+def test_listed_domains_are_fetched_and_no_others(connect_media, media):
+    listed = connect_media(allowed_media_domains=["films.example"])
+    listed.check("https://films.example/clip.mp4")
+    with pytest.raises(ValueError, match="allowed domains"):
+        listed.fetch_video("https://other.example/clip.mp4")
+
+
+# A real endpoint with two policies
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> dict[str, PolicyVersion]:
+    """The base, and a policy that differs from it in its weights."""
+    folder = tmp_path_factory.mktemp("policies")
+    if (SHIPPED / "config.json").is_file():
+        shutil.copytree(SHIPPED, folder / "base")
+    else:
+        _untrained(folder / "base")
+    shutil.copytree(folder / "base", folder / "aligned")
+    _perturb(folder / "aligned" / "model.safetensors")
+    return {name: policy_version(folder / name) for name in ("base", "aligned")}
+
+
+def _untrained(folder: pathlib.Path) -> None:
+    import torch
+
+    from examples.shapes import tiny_model
+
+    torch.manual_seed(0)
+    tokenizer = tiny_model.build_tokenizer([QUESTION, "To the left.", "To the right."] * 20)
+    tiny_model.build_model(tokenizer).save_pretrained(folder)
+    tiny_model.build_processor(tokenizer).save_pretrained(folder)
+
+
+def _perturb(weights: pathlib.Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    torch.manual_seed(0)
+    tensors = {
+        name: tensor + 0.05 * torch.randn(tensor.shape).to(tensor.dtype) for name, tensor in load_file(weights).items()
+    }
+    save_file(tensors, weights, metadata={"format": "pt"})
+
+
+@pytest.fixture(scope="module")
+def in_ray():
+    from cluster.session import connect
+
+    with connect(ClusterConfig(num_cpus=2)) as resources:
+        yield resources
+
+
+@contextlib.contextmanager
+def _serving(models, media, **serve):
+    with endpoint(
+        models,
+        model=ModelConfig(path="-", dtype="float32", max_model_len=512),
+        serve=ServeConfig(port=_free_port(), media_root=str(media), **serve),
+        plan=PLAN,
+        frame_spec=SPEC,
+    ) as running:
+        yield running
+
+
+@pytest.mark.heavy
+def test_a_folder_that_vllm_cannot_serve(in_ray, checkpoints, media, tmp_path):
+    shutil.copytree(checkpoints["base"].path, tmp_path / "odd")
+    config = json.loads((tmp_path / "odd" / "config.json").read_text())
+    (tmp_path / "odd" / "config.json").write_text(json.dumps({**config, "architectures": ["OddModel"]}))
+    with (
+        pytest.raises(ModelError, match=r"^odd cannot be served: .*OddModel") as caught,
+        _serving({"odd": policy_version(tmp_path / "odd")}, media),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def running(in_ray, checkpoints, media):
+    with _serving(checkpoints, media) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(running):
+    import openai
+
+    with openai.OpenAI(base_url=running.base_url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+def _ask(client, model_id: str, url: str | None = None, text: str = QUESTION, **options):
+    content = [{"type": "video_url", "video_url": {"url": url}}] if url else []
+    return client.chat.completions.create(
+        model=model_id,
+        messages=[{"role": "user", "content": [*content, {"type": "text", "text": text}]}],
+        temperature=0,
+        max_tokens=12,
+        **options,
+    )
+
+
+@pytest.mark.heavy
+def test_models_are_listed_with_their_versions(running, client, checkpoints):
+    cards = {card.id: card.model_dump()["metadata"] for card in client.models.list().data}
+    assert {name: metadata["policy_version"] for name, metadata in cards.items()} == running.versions
+    assert running.versions == {name: policy.version for name, policy in checkpoints.items()}
+    assert len(set(running.versions.values())) == 2
+    assert FrameSpec.from_row(cards["aligned"]["frame_spec"]) == SPEC
+    assert client.models.retrieve("base").model_dump()["metadata"]["policy_version"] == running.versions["base"]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("model_id", ["base", "aligned"])
+def test_every_answer_names_its_version(running, client, media, model_id):
+    raw = client.chat.completions.with_raw_response.create(
+        model=model_id, messages=[{"role": "user", "content": "Hello"}], max_tokens=4, temperature=0
+    )
+    assert raw.headers["x-policy-version"] == running.versions[model_id]
+    completion = raw.parse()
+    assert (completion.model, completion.system_fingerprint) == (model_id, running.versions[model_id])
+    chunks = list(_ask(client, model_id, (media / "two.mp4").as_uri(), stream=True))
+    assert [chunk.system_fingerprint for chunk in chunks if chunk.choices and chunk.choices[0].finish_reason] == [
+        running.versions[model_id]
+    ]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", ["clip one.mp4", "two.mp4"])
+def test_the_endpoint_answers_like_hugging_face_from_the_frames_of_training(client, checkpoints, media, name):
+    """Same prompt length, same greedy tokens, log-probs within 2e-3 (float32): the frames and the prompt are the same."""
+    expected = _hugging_face_answer(checkpoints["base"].path, media / name)
+    for url in ((media / name).as_uri(), _data_url(media / name)):
+        completion = _ask(client, "base", url, logprobs=True)
+        tokens = completion.choices[0].logprobs.content
+        assert completion.usage.prompt_tokens == expected["prompt_length"]
+        assert completion.choices[0].message.content == expected["text"]
+        got = [token.logprob for token in tokens][: len(expected["log_probs"])]
+        np.testing.assert_allclose(got, expected["log_probs"], atol=2e-3)
+    streamed = _ask(client, "base", (media / name).as_uri(), stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed if chunk.choices) == expected["text"]
+
+
+def _hugging_face_answer(path: str, clip: pathlib.Path) -> dict:
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from vidalign.rendering import load_processor, render_prompt
+
+    processor = load_processor(path)
+    prompt = render_prompt(processor, QUESTION, video.decode(clip, SPEC))
+    model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32)
+    output = model.generate(
+        **{key: value[None] for key, value in prompt.tokens.items()},
+        **prompt.vision,
+        attention_mask=torch.ones(1, prompt.length, dtype=torch.long),
+        do_sample=False,
+        max_new_tokens=12,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    ids = output.sequences[0, prompt.length :]
+    log_probs = [float(step[0].log_softmax(-1)[token]) for step, token in zip(output.logits, ids, strict=True)]
+    text = processor.tokenizer.decode(ids, skip_special_tokens=True)
+    return {"prompt_length": prompt.length, "text": text, "log_probs": log_probs}
+
+
+@pytest.mark.heavy
+def test_the_two_policies_are_two(client, media):
+    url = (media / "two.mp4").as_uri()
+    first, second = (_ask(client, name, url, logprobs=True).choices[0].logprobs.content for name in ("base", "aligned"))
+    assert abs(first[0].logprob - second[0].logprob) > 1e-3
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("file:///etc/passwd", "below the endpoint's media root"),
+        ("file://{root}/gone.mp4", r"video cannot be used \(missing\)"),
+        ("file://{root}/cut.mp4", r"video cannot be used \(truncated\)"),
+        ("http://127.0.0.1:1/clip.mp4", r"fetches nothing over http\(s\)"),
+    ],
+)
+def test_refused_videos_are_bad_requests_with_a_reason(client, media, url, message):
+    import openai
+
+    with pytest.raises(openai.BadRequestError, match=message):
+        _ask(client, "base", url.format(root=media))
+
+
+@pytest.mark.heavy
+def test_sampling_is_the_endpoints_and_models_are_those_listed(client, media):
+    import openai
+
+    with pytest.raises(openai.BadRequestError, match="media_io_kwargs is not accepted"):
+        _ask(client, "base", _data_url(media / "two.mp4"), extra_body={"media_io_kwargs": {"video": {"num_frames": 2}}})
+    with pytest.raises(openai.NotFoundError, match="other"):
+        _ask(client, "other")
+
+
+@pytest.mark.heavy
+def test_a_second_endpoint_on_the_same_cluster_is_refused(running, checkpoints, media):
+    with pytest.raises(ClusterError, match="Ray Serve already runs vidalign on this cluster"), _serving(checkpoints, media):
+        pass
+
+
+@pytest.mark.heavy
+def test_evaluation_through_the_endpoint(running, client, media, tmp_path):
+    right = _ask(client, "base", (media / "two.mp4").as_uri()).choices[0].message.content
+    names = ["two.mp4", "clip one.mp4", "two.mp4", "cut.mp4"]
+    answers = [right, "something else", "something else", right]
+    examples = [
+        Example(id=str(index), video=str(media / name), question=QUESTION, answer=answer, category="motion")
+        for index, (name, answer) in enumerate(zip(names, answers, strict=True))
+    ]
+    options = {"config": EvaluateConfig(concurrency=4, max_new_tokens=12), "stage": tmp_path, "progress": False}
+    result = evaluate(examples, running, model_id="base", **options)
+    assert [answer.correct for answer in result.answers] == [True, False, False]
+    assert {answer.policy_version for answer in result.answers} == {running.versions["base"]}
+    assert [row.reason for row in result.quarantined] == ["truncated"]
+    blind = evaluate(examples, running, model_id="base", blind=True, **options)
+    assert len(blind.answers) == 4  # noise stands in for the broken video too
+    assert {answer.model_id for answer in blind.answers} == {"blind"}
