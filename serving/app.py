@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import socket
 import time
 import urllib.error
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
 APPLICATION = "vidalign"
 TARGET_ONGOING_REQUESTS = 32  # requests in flight for each replica, above which another replica is started
-POLL_S = 0.5
+POLL_S = 1.0
+_RAISED = re.compile(r"[\w.]*(Error|Exception): ")  # the line of a traceback that names the exception
 CPU_KV_CACHE_BYTES = 2**30
 # Busy cores miss Serve's default of 5 s, and then starting up fails.
 CONTROLLER_ENVIRONMENT = {
@@ -75,7 +77,7 @@ def endpoint(
         plan: replicas and their resources, see `cluster.plan`.
         frame_spec: how the frames of every video are sampled.
         decoder: "decord" or "pyav".
-        on_wait: called about twice a second while starting, with the seconds that have passed.
+        on_wait: called about once a second while starting, with the seconds that have passed.
 
     Raises:
         ModelError: a policy folder is no checkpoint, or vLLM cannot serve it.
@@ -118,9 +120,10 @@ def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> 
             )
     if serve.media_root is not None and not pathlib.Path(serve.media_root).is_dir():
         raise ClusterError(f"serve.media_root={serve.media_root} is not a folder; file: urls are read from below it")
+    import ray
     from ray import serve as ray_serve
 
-    applications = ray_serve.status().applications
+    applications = ray_serve.status().applications if ray.is_initialized() else {}
     if applications:
         raise ClusterError(
             f"Ray Serve already runs {', '.join(sorted(applications))} on this cluster; stop it with `serve shutdown` or "
@@ -152,17 +155,16 @@ def build_app(
     configs = []
     for model_id, policy in models.items():
         path = str(pathlib.Path(policy.path).absolute())
-        configs.append(
-            LLMConfig(
-                model_loading_config={"model_id": model_id, "model_source": path},
-                engine_kwargs={**kwargs, "fingerprint_mode": "custom", "fingerprint_value": policy.version},
-                placement_group_config={"bundle_per_worker": plan.bundle()},
-                deployment_config=deployment_config(plan),
-                runtime_env={"env_vars": engine_environment(plan)},
-                callback_config={"callback_class": "serving.engine.LocalCheckpoint"},
-                server_cls="serving.engine.PolicyServer",
-            )
-        )
+        options: dict[str, Any] = {
+            "model_loading_config": {"model_id": model_id, "model_source": path},
+            "engine_kwargs": {**kwargs, "fingerprint_mode": "custom", "fingerprint_value": policy.version},
+            "placement_group_config": {"bundle_per_worker": plan.bundle()},
+            "deployment_config": deployment_config(plan),
+            "runtime_env": {"env_vars": engine_environment(plan)},
+            "callback_config": {"callback_class": "serving.engine.LocalCheckpoint"},
+            "server_cls": "serving.engine.PolicyServer",
+        }
+        configs.append(LLMConfig(**options))
     policies = {
         model_id: {"policy_version": policy.version, "parent": policy.parent, "frame_spec": frame_spec.to_row()}
         for model_id, policy in models.items()
@@ -253,7 +255,7 @@ def _wait_until_ready(
         elapsed = time.monotonic() - started_at
         if elapsed > timeout_s:
             details = "; ".join(
-                f"{name}: {deployment.status} {_last_line(deployment.message)}".strip()
+                f"{name}: {deployment.status} {failure_reason(deployment.message)}".strip()
                 for name, deployment in status.deployments.items()
             )
             raise ClusterError(
@@ -274,13 +276,18 @@ def _listed_models(base_url: str) -> set[str]:
 
 
 def _start_failure(status: Any) -> ModelError:
+    logs = "Ray's logs (by default /tmp/ray/session_latest/logs) have the rest"
     for name, deployment in status.deployments.items():
         if deployment.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            return ModelError(f"{name.partition(':')[2] or name} cannot be served: {_last_line(deployment.message)}")
-    return ModelError(f"the endpoint cannot be started: {_last_line(status.message)}")
+            return ModelError(
+                f"{name.partition(':')[2] or name} cannot be served: {failure_reason(deployment.message)}; {logs}"
+            )
+    return ModelError(f"the endpoint cannot be started: {failure_reason(status.message)}; {logs}")
 
 
-def _last_line(text: str) -> str:
-    """The exception at the end of a traceback, without its frames."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+def failure_reason(message: str, most: int = 300) -> str:
+    """The exception at the end of the traceback in a Serve status message, on one line of at most `most` characters."""
+    lines = [line for line in message.splitlines() if line.strip() and "For further information" not in line]
+    raised = [index for index, line in enumerate(lines) if _RAISED.match(line)]
+    text = " ".join(" ".join(lines[raised[-1] if raised else -1 :]).split())
+    return text if len(text) <= most else text[:most] + " …"

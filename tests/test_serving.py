@@ -16,7 +16,7 @@ import pytest
 from cluster.plan import ServePlan
 from pipelines.evaluate import evaluate
 from pipelines.serve import describe, find_target
-from serving.app import Endpoint, check_can_start, endpoint
+from serving.app import Endpoint, check_can_start, endpoint, failure_reason
 from serving.video_loader import FrameSpecLoader, media_io_kwargs, unusable_message, unusable_video
 from vidalign import video
 from vidalign.checkpoint import CARD, policy_version
@@ -121,6 +121,26 @@ def test_what_stops_an_endpoint_is_found_before_anything_starts(tmp_path):
         port = taken.getsockname()[1]
         with pytest.raises(ClusterError, match=rf"port {port} of 127.0.0.1 .*choose another with serve.port"):
             check(tmp_path, port=port)
+
+
+def test_the_reason_of_a_failed_start_is_the_exception_and_not_its_traceback():
+    message = """The deployment failed to start 1 times in a row. Error:
+ray.exceptions.RayTaskError(RuntimeError): ServeReplica:vidalign:PolicyServer:odd (pid=26961)
+  File "serve/_private/replica.py", line 1928, in initialize
+    raise RuntimeError(traceback.format_exc()) from None
+RuntimeError: Traceback (most recent call last):
+  File "vllm_engine.py", line 222, in _get_vllm_engine_config
+    raise RuntimeError(f"Failed to create vLLM engine config: {e}") from None
+RuntimeError: Failed to create vLLM engine config: 1 validation error for ModelConfig
+  Value error, Model architectures ['OddModel'] are not supported for now.
+    For further information visit https://errors.pydantic.dev/2.14/v/value_error"""
+    assert failure_reason(message) == (
+        "RuntimeError: Failed to create vLLM engine config: 1 validation error for ModelConfig "
+        "Value error, Model architectures ['OddModel'] are not supported for now."
+    )
+    assert failure_reason("replicas wait for 2 GPUs") == "replicas wait for 2 GPUs"
+    assert failure_reason("") == ""
+    assert failure_reason("ValueError: " + "x" * 900).endswith("x …")
 
 
 def _free_port() -> int:
