@@ -77,6 +77,7 @@ class Engine:
             options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(model.max_model_len, 4096)}
         if num_gpus > 1:
             options["tensor_parallel_size"] = num_gpus
+        self.path = path
         self.max_model_len = model.max_model_len
         self._processor = load_processor(path, trust_remote_code=model.trust_remote_code)
         try:

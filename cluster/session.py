@@ -21,6 +21,7 @@ RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the stages draw their own bars
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep CUDA_VISIBLE_DEVICES for actors without GPUs; silences a warning
+    "VLLM_LOGGING_LEVEL": "ERROR",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # busy cores miss the default of 5 s, and then serving dies
 }
 
@@ -71,7 +72,7 @@ def connect(
         options["address"] = address
     _enter(options)
     if not verbose:
-        _quiet_ray_data()
+        _quiet()
     try:
         # A Ray started here cannot grow, whatever a launcher's file on this machine says.
         yield cluster_resources() if address is None else launcher.with_growth(cluster_resources(), config)
@@ -94,10 +95,15 @@ def _enter(options: dict) -> None:
         raise ClusterError(f"Ray at address {options['address']} cannot be entered: {reason[:400]}") from error
 
 
-def _quiet_ray_data() -> None:
-    """Keep Ray Data's plan and timing lines in its log file and off the console; importing it sets its loggers up."""
+def _quiet() -> None:
+    """Keep what libraries report of their own doings in their log files and off the console.
+
+    Importing Ray Data sets its loggers up, so it is imported first.
+    """
     import ray.data  # noqa: F401
 
+    for name in ("httpx", "openai"):  # one line a request, once Ray Serve has set the root logger up
+        logging.getLogger(name).setLevel(logging.WARNING)
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.setLevel(logging.ERROR)

@@ -19,6 +19,7 @@ from cluster.plan import ResourcePlan
 from cluster.plan import plan as make_plan
 from cluster.session import connect, local_resources
 from pipelines import evaluate as evaluation
+from pipelines import progress
 from pipelines.progress import StageClock
 from pipelines.report import summary_table, write_report
 from pipelines.rollout import read_inputs, rollout
@@ -88,14 +89,18 @@ def evaluate(config: RunConfig, run: RunFolder, plan: ResourcePlan, base: Policy
     media_root = config.serve.media_root or common_folder(examples)
     serve = config.serve.model_copy(update={"media_root": media_root})
     models = {"base": base, "aligned": aligned}
-    with endpoint(
-        models,
-        model=config.model,
-        serve=serve,
-        plan=plan.serve,
-        frame_spec=config.video.frame_spec(),
-        decoder=config.video.backend,
-    ) as running:
+    with (
+        progress.waiting("start endpoint") as on_wait,
+        endpoint(
+            models,
+            model=config.model,
+            serve=serve,
+            plan=plan.serve,
+            frame_spec=config.video.frame_spec(),
+            decoder=config.video.backend,
+            on_wait=on_wait,
+        ) as running,
+    ):
         questions = [("base", False), ("aligned", False), *([("base", True)] if config.evaluate.blind else [])]
         for model_id, blind in questions:
             evaluation.evaluate(

@@ -7,7 +7,7 @@ import pathlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import tqdm
 
@@ -20,6 +20,13 @@ BAR = "{desc:<22}{percentage:3.0f}% |{bar:30}| {n_fmt}/{total_fmt} [{elapsed} < 
 def bar(description: str, total: int, unit: str) -> tqdm.tqdm:
     """A progress bar on standard error."""
     return tqdm.tqdm(total=total, desc=description, unit=unit, bar_format=BAR, file=sys.stderr, mininterval=0.5)
+
+
+@contextlib.contextmanager
+def waiting(description: str) -> Iterator[Callable[[float], None]]:
+    """A line with the seconds waited so far, for what has no steps to count. Yields the function to call with them."""
+    with tqdm.tqdm(desc=description, bar_format="{desc:<22}{elapsed}", file=sys.stderr) as line:
+        yield lambda _seconds: line.refresh()
 
 
 @contextlib.contextmanager

@@ -1,15 +1,23 @@
 """Shared by all tests. Heavy fixtures are made once a session and run one at a time.
 
-Two threads a process at most: on few cores, processes with a thread a core each spend their time waiting for one another.
+One thread a process: on few cores, processes with a thread a core each spend their time waiting for one another.
 """
 
+import json
 import os
 import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 import pytest
+import yaml
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -22,14 +30,94 @@ def _in_project_root(monkeypatch):
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory) -> pathlib.Path:
-    """A small built-in data set: 48 train, 24 held-out and 8 probe questions on real MP4 files."""
-    from examples.shapes.make_videos import main
+    """A small built-in data set: 48 train, 24 held-out and 8 probe questions on real MP4 files, and two broken videos."""
+    from examples.shapes.make_videos import make
 
     folder = tmp_path_factory.mktemp("shapes")
-    main(["--out", str(folder), "--train", "48", "--heldout", "24", "--probe", "8"])
+    make(folder, {"train": 48, "heldout": 24, "probe": 8}, 0)
+    (folder / "videos" / "empty.mp4").touch()
+    (folder / "videos" / "text.mp4").write_text("this is not a video")
+    with (folder / "train.jsonl").open("a", encoding="utf-8") as file:
+        for name in ("empty", "text"):
+            row = {"id": name, "video": f"videos/{name}.mp4", "question": "What moves?", "answer": "Nothing."}
+            file.write(json.dumps(row) + "\n")
     return folder
 
 
 @pytest.fixture(scope="session")
 def model_path() -> str:
     return str(ROOT / "examples" / "shapes" / "model")
+
+
+@pytest.fixture(scope="session")
+def small_config(shapes, model_path, tmp_path_factory) -> pathlib.Path:
+    """A config file of a small but complete run."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    raw = {
+        "run_dir": str(tmp_path_factory.mktemp("runs") / "run"),
+        "model": {"path": model_path, "dtype": "float32", "max_model_len": 512},
+        "data": {
+            name: str(shapes / f"{file}.jsonl")
+            for name, file in (("train", "train"), ("eval", "heldout"), ("probe", "probe"))
+        },
+        "video": {"num_frames": 8, "height": 56, "width": 56},
+        "recipe": {"num_candidates": 2, "max_new_tokens": 24},
+        "rollout": {"batch_size": 10},
+        "train": {
+            "learning_rate": 1e-4,
+            "batch_size": 4,
+            "micro_batch_size": 4,
+            "log_every": 2,
+            "checkpoint_every": 1,
+            "num_monitored": 8,
+        },
+        "evaluate": {"max_new_tokens": 24},
+        "serve": {"port": port},
+    }
+    path = tmp_path_factory.mktemp("config") / "align.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def vidalign(*arguments: str, timeout_s: float = 600) -> subprocess.CompletedProcess:
+    """Run the command as a user would, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+def vidalign_killed(*arguments: str, when: Callable[[], bool], timeout_s: float = 300) -> None:
+    """Start the command and kill it, with SIGKILL and all its children, as soon as `when` holds."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + timeout_s
+    try:
+        while not when():
+            assert process.poll() is None, "the command ended before it could be killed"
+            assert time.monotonic() < deadline, "the moment to kill the command never came"
+            time.sleep(0.05)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def finished_run(small_config) -> pathlib.Path:
+    """The run folder of `vidalign align` on the small config: everything from videos to report, through real parts."""
+    done = vidalign("align", str(small_config))
+    assert done.returncode == 0, done.stderr[-4000:]
+    run = pathlib.Path(yaml.safe_load(small_config.read_text())["run_dir"])
+    (run / "console.txt").write_text(done.stdout)
+    return run

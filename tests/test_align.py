@@ -1,0 +1,105 @@
+"""The main job through real parts: decord, vLLM, DeepSpeed, Ray Serve, HTTP; and continuing it after it was killed."""
+
+import json
+import math
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from conftest import vidalign, vidalign_killed
+from safetensors.numpy import load_file
+
+from vidalign import files
+from vidalign.types import EvalAnswer, PreferencePair, Response
+
+pytestmark = pytest.mark.heavy
+
+
+def pairs_of(run: pathlib.Path) -> list[PreferencePair]:
+    return files.read_table(run / "rounds/0/pairs/pairs.parquet", PreferencePair)
+
+
+def test_summary_says_what_the_run_folder_holds(finished_run):
+    summary = files.read_json(finished_run / "summary.json")
+    pairs = pairs_of(finished_run)
+    assert summary["videos"]["quarantined"] == {"zero_byte": 1, "not_a_video": 1}
+    assert summary["videos"]["total"] == summary["videos"]["decoded"] + 2
+    assert summary["pairs"]["kept"] == len(pairs) > 0
+    assert summary["pairs"]["dropped"]["video_quarantined"] == 2
+    assert len(pairs) + sum(summary["pairs"]["dropped"].values()) == 50
+    assert -1 <= summary["reward_trust_correlation"] <= 1
+    for model_id in ("base", "aligned", "blind"):
+        answers = files.read_table(finished_run / f"rounds/0/eval/{model_id}.parquet", EvalAnswer)
+        assert len(answers) == summary["accuracy"]["num_examples"] == 24
+        assert summary["accuracy"][model_id] == pytest.approx(sum(a.correct for a in answers) / 24)
+        version = summary["policy"]["aligned" if model_id == "aligned" else "base"]
+        assert {answer.policy_version for answer in answers} == {version}
+    assert summary["policy"]["base"] != summary["policy"]["aligned"]
+    assert summary["endpoint"] == {"model_ids": ["base", "aligned"], "checked": True}
+    for side in ("chosen", "rejected", "truth"):
+        start, end = summary["log_likelihood"][side]["start"], summary["log_likelihood"][side]["end"]
+        assert start < 0
+        assert end < 0
+        assert start != end
+    assert set(summary["wall_s"]) == {"rollout", "train", "evaluate", "report"}
+    assert (finished_run / "report/index.html").stat().st_size > 10_000
+    assert "aligned" in (finished_run / "console.txt").read_text()
+
+
+def test_responses_carry_the_evidence_to_repeat_and_score_them(finished_run):
+    responses = files.read_table(finished_run / "rounds/0/responses/responses.parquet", Response)
+    by_kind = {kind: [r for r in responses if r.kind == kind] for kind in ("hinted", "reflected", "augmented")}
+    assert [len(group) for group in by_kind.values()] == [96, 96, 96]  # 48 examples, 2 candidates a side
+    for response in responses:
+        assert len(response.token_ids) == len(response.log_probs) > 0
+        assert all(value <= 0 for value in response.log_probs)
+        assert 0 <= response.trust <= 1
+        assert math.isnan(response.reward) or response.reward <= 0
+    mean_trust = {kind: np.mean([r.trust for r in group]) for kind, group in by_kind.items()}
+    assert mean_trust["hinted"] > mean_trust["augmented"], "the base model makes no use of hints"
+    for pair in pairs_of(finished_run):
+        assert pair.chosen_trust - pair.rejected_trust >= 0.1
+        assert json.loads(pair.provenance)["policy_version"]
+
+
+def test_running_it_again_redoes_nothing(finished_run, small_config):
+    watched = [p for p in (finished_run / "rounds").rglob("*") if p.is_file() and p.suffix in (".parquet", ".safetensors")]
+    before = {path: path.stat().st_mtime_ns for path in watched}
+    done = vidalign("align", str(small_config))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {path: path.stat().st_mtime_ns for path in watched} == before
+    changed = vidalign("align", str(small_config), "recipe.temperature=0.9")
+    assert changed.returncode == 2
+    assert "was finished with another configuration" in changed.stderr
+
+
+def test_a_rollout_that_was_killed_continues_to_the_same_pairs(finished_run, small_config, tmp_path):
+    part = tmp_path / "run/rounds/0/responses/parts/000001.json"
+    arguments = ("rollout", str(small_config), f"run_dir={tmp_path / 'run'}")
+    vidalign_killed(*arguments, when=part.is_file)
+    assert not (tmp_path / "run/rounds/0/responses/manifest.json").exists()
+    kept = part.stat().st_mtime_ns
+    done = vidalign(*arguments)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert part.stat().st_mtime_ns == kept
+    again, before = pairs_of(tmp_path / "run"), pairs_of(finished_run)
+    assert [(p.id, p.chosen, p.rejected) for p in again] == [(p.id, p.chosen, p.rejected) for p in before]
+
+
+def test_training_that_was_killed_continues_as_if_it_never_stopped(finished_run, small_config, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run, ignore=shutil.ignore_patterns("train", "model", "eval", "report", "summary.json"))
+    progress = run / "rounds/0/train/progress.json"
+    arguments = ("train", str(small_config), f"run_dir={run}")
+    vidalign_killed(*arguments, when=lambda: progress.is_file() and files.read_json(progress)["step"] >= 4)
+    assert not (run / "rounds/0/train/manifest.json").exists()
+    done = vidalign(*arguments)
+    assert done.returncode == 0, done.stderr[-2000:]
+    whole, resumed = (files.read_jsonl(r / "rounds/0/train/metrics.jsonl") for r in (finished_run, run))
+    assert [row["step"] for row in resumed] == [row["step"] for row in whole]
+    seconds = [row["seconds"] for row in resumed]
+    assert seconds != sorted(seconds), "the second process measured all steps itself, so nothing was continued"
+    weights, expected = (load_file(r / "rounds/0/model/model.safetensors") for r in (run, finished_run))
+    for name, value in expected.items():
+        np.testing.assert_allclose(weights[name], value, rtol=0, atol=1e-6, err_msg=name)

@@ -1,0 +1,111 @@
+"""vLLM and Hugging Face see the same prompt and say the same, from the same frames, in float32."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from actors.generator import Engine, Request
+from vidalign.config import ModelConfig
+from vidalign.errors import ModelError
+from vidalign.policy import ResponseScorer, load_policy
+from vidalign.rendering import IGNORED, collate, load_processor, prompt_text, render_prompt, response_ids
+from vidalign.types import FrameSpec
+from vidalign.video import decode
+
+pytestmark = pytest.mark.heavy
+
+TOLERANCE = 1.5e-3  # nats; the two use different attention kernels and batch shapes
+
+
+@pytest.fixture(scope="module")
+def rows(shapes):
+    spec = FrameSpec(num_frames=8, height=56, width=56)
+    examples = [json.loads(line) for line in (shapes / "heldout.jsonl").read_text().splitlines()[:6]]
+    return [(row["question"], decode(shapes / row["video"], spec), row["answer"]) for row in examples]
+
+
+@pytest.fixture(scope="module")
+def config(model_path):
+    return ModelConfig(path=model_path, dtype="float32", max_model_len=512)
+
+
+@pytest.fixture(scope="module")
+def engine(config):
+    return Engine(config, config.path, num_gpus=0, seed=0)
+
+
+@pytest.fixture(scope="module")
+def hugging_face(config):
+    return load_policy(config).eval(), load_processor(config.path)
+
+
+def greedy(question, clip, seed=0, **changes):
+    settings = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 24, **changes}
+    return Request(prompt=question, clip=clip, seed=seed, **settings)
+
+
+def test_same_prompt_ids_same_greedy_answer_same_log_probs(rows, engine, hugging_face):
+    model, processor = hugging_face
+    outputs = engine.generate([greedy(question, clip) for question, clip, _ in rows])
+    for (question, clip, _), [reply] in zip(rows, outputs, strict=True):
+        prompt = render_prompt(processor, question, clip)
+        assert list(reply.prompt_token_ids) == prompt.tokens["input_ids"].tolist()
+        batch = collate([(prompt, [])], pad_id=0)
+        made = model.generate(
+            **batch.inputs,
+            max_new_tokens=24,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+            eos_token_id=processor.tokenizer.eos_token_id,
+        )
+        ids = made.sequences[0, prompt.length :].tolist()
+        assert ids == list(reply.token_ids)
+        logps = [logits[0].log_softmax(-1)[token].item() for token, logits in zip(ids, made.logits, strict=True)]
+        np.testing.assert_allclose(reply.log_probs, logps, atol=TOLERANCE)
+
+
+def test_scores_of_given_replies_are_those_that_training_computes(rows, engine, hugging_face):
+    model, processor = hugging_face
+    scores = engine.score(rows)
+    scorer = ResponseScorer(model)
+    for (question, clip, answer), score in zip(rows, scores, strict=True):
+        ids = response_ids(processor, answer)
+        batch = collate([(render_prompt(processor, question, clip), ids)], pad_id=0)
+        with torch.no_grad():
+            logps = scorer(batch.inputs, batch.labels)
+        assert len(score) == len(ids)
+        np.testing.assert_allclose(score, logps[batch.labels != IGNORED], atol=TOLERANCE)
+
+
+def test_candidates_differ_and_a_seed_repeats_them(rows, engine):
+    question, clip, _ = rows[0]
+    request = greedy("Describe the video.", clip, seed=5, temperature=1.5, num_responses=4)
+    first, again = engine.generate([request])[0], engine.generate([request])[0]
+    assert [c.token_ids for c in first] == [c.token_ids for c in again]
+    assert len({c.token_ids for c in first}) > 1
+    other = engine.generate([greedy("Describe the video.", clip, seed=6, temperature=1.5, num_responses=4)])[0]
+    assert [c.token_ids for c in first] != [c.token_ids for c in other]
+    assert prompt_text(load_processor(engine.path), question).count("<|video_pad|>") == 1
+
+
+def test_a_prompt_beyond_the_context_is_one_clear_error(rows, engine):
+    question, clip, _ = rows[0]
+    with pytest.raises(ModelError, match=r"max_model_len=512.*Lower video.num_frames"):
+        engine.generate([greedy(question * 200, clip)])
+
+
+def test_padding_and_company_do_not_change_a_log_prob(rows, hugging_face):
+    model, processor = hugging_face
+    scorer = ResponseScorer(model, chunk_size=3)
+    built = [(render_prompt(processor, q, clip), response_ids(processor, a)) for q, clip, a in rows]
+    together = collate(built, pad_id=0)
+    with torch.no_grad():
+        all_at_once = scorer(together.inputs, together.labels).sum(-1)
+        one_by_one = []
+        for row in built:
+            batch = collate([row], pad_id=0)
+            one_by_one.append(scorer(batch.inputs, batch.labels).sum())
+    torch.testing.assert_close(all_at_once, torch.stack(one_by_one), atol=1e-4, rtol=0)

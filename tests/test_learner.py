@@ -1,0 +1,96 @@
+"""The learner under Ray Train and DeepSpeed: ZeRO stages, workers, adapters and precisions give the training they should."""
+
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from cluster.plan import ClusterResources, plan
+from cluster.session import connect
+from pipelines.train import train
+from vidalign import files
+from vidalign.checkpoint import policy_version, read_card
+from vidalign.config import ClusterConfig, RunConfig, load_config
+from vidalign.files import RunFolder
+
+pytestmark = pytest.mark.heavy
+
+
+@pytest.fixture(scope="module")
+def ray():
+    with connect(ClusterConfig(num_cpus=4)) as resources:
+        yield resources
+
+
+@pytest.fixture
+def trained(finished_run, small_config, tmp_path, ray):
+    """Train on the pairs of the finished run with other settings; returns the exported folder and the measurements."""
+
+    def run(*overrides: str) -> tuple[pathlib.Path, list[dict]]:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        shutil.copytree(
+            finished_run, folder, ignore=shutil.ignore_patterns("train", "model", "eval", "report", "summary.json")
+        )
+        config: RunConfig = load_config(small_config, [f"run_dir={folder}", "train.checkpoint_every=1000", *overrides])
+        opened = RunFolder.open(config.run_dir)
+        resources = ClusterResources(num_cpus=ray.num_cpus)
+        policy = train(config, opened, plan(config, resources), policy_version(config.model.path))
+        return pathlib.Path(policy.path), files.read_jsonl(opened.stage("train") / "metrics.jsonl")
+
+    return run
+
+
+def weights(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    return {name: value for path in folder.glob("*.safetensors") for name, value in load_file(path).items()}
+
+
+def test_stages_workers_and_accumulation_train_alike(trained, finished_run, model_path):
+    """One step of 4 pairs is the same step, however it is cut and sharded; the finished run is ZeRO 2, 1 worker, 1 x 4."""
+    expected = weights(finished_run / "rounds/0/model")
+    start = policy_version(model_path).version
+    for overrides in (
+        ("train.zero_stage=0", "train.micro_batch_size=1"),
+        ("train.zero_stage=1", "train.num_workers=2", "train.micro_batch_size=2"),
+        ("train.zero_stage=3", "train.num_workers=2", "train.micro_batch_size=1"),
+    ):
+        folder, rows = trained(*overrides)
+        card = read_card(folder)
+        assert card is not None
+        assert card["parent"] == start
+        made = weights(folder)
+        assert made.keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(made[name], value, atol=2e-4, err_msg=f"{overrides}: {name}")
+        reference = files.read_jsonl(finished_run / "rounds/0/train/metrics.jsonl")
+        for name in ("loss", "chosen_logp", "rejected_logp", "truth_logp"):
+            assert rows[-1][name] == pytest.approx(reference[-1][name], abs=2e-3), (overrides, name)
+
+
+def test_frozen_parts_do_not_move_and_the_rest_does(finished_run, model_path):
+    before, after = weights(pathlib.Path(model_path)), weights(finished_run / "rounds/0/model")
+    moved = {name for name in before if not np.array_equal(before[name].astype(np.float32), after[name])}
+    assert moved
+    assert not [name for name in moved if "visual" in name]
+
+
+def test_an_adapter_is_merged_into_a_complete_folder(trained, model_path):
+    folder, rows = trained("train.lora={rank: 4, alpha: 8}", "train.learning_rate=1e-3")
+    before, after = weights(pathlib.Path(model_path)), weights(folder)
+    assert after.keys() == before.keys()
+    moved = {name for name in before if not np.array_equal(before[name].astype(np.float32), after[name])}
+    assert moved
+    assert all("proj" in name and "visual" not in name for name in moved)
+    assert rows[-1]["chosen_logp"] != rows[0]["chosen_logp"]
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "tokenizer.json", "chat_template.jinja", "generation_config.json", "vidalign.json"} <= names
+
+
+def test_bfloat16_and_a_reference(trained):
+    """DPO's rewards start at 0 because the reference is the policy itself; it trains in bfloat16 too."""
+    folder, rows = trained("objective.name=dpo", "model.dtype=bfloat16", "train.learning_rate=1e-4")
+    assert np.isfinite([row["loss"] for row in rows[1:]]).all()
+    assert rows[1]["loss"] == pytest.approx(np.log(2), abs=0.05)
+    assert rows[-1]["margin"] > rows[0]["margin"]
+    assert (folder / "model.safetensors").is_file()
