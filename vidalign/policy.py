@@ -11,6 +11,7 @@ from torch import nn
 from vidalign.config import ModelConfig, TrainConfig
 from vidalign.errors import ModelError
 from vidalign.logps import token_logps
+from vidalign.positions import correct_positions
 from vidalign.rendering import IGNORED
 
 # Names that stock Hugging Face video models give the two parts beside the language model.
@@ -31,7 +32,7 @@ def load_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         raise ModelError(f"{path} holds no *.safetensors weights; pickled weights are not loaded, convert them first")
     try:
-        return AutoModelForImageTextToText.from_pretrained(
+        model = AutoModelForImageTextToText.from_pretrained(
             path,
             dtype=getattr(torch, config.dtype),
             trust_remote_code=config.trust_remote_code,
@@ -40,6 +41,8 @@ def load_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{path} cannot be loaded as a video language model: {' '.join(str(error).split())}") from error
+    correct_positions(model)
+    return model
 
 
 def set_trainable(model: nn.Module, *, vision_tower: bool, projector: bool) -> None:

@@ -19,6 +19,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from examples.shapes.tiny_model import FRAME_SIZE, NUM_FRAMES
 from examples.shapes.world import CATEGORIES
+from vidalign.positions import correct_positions
 from vidalign.prompts import HINT, PLAIN, REFLECT, chat, fill
 
 HERE = Path(__file__).parent
@@ -87,6 +88,7 @@ def main() -> None:
     args = parser.parse_args()
     processor = AutoProcessor.from_pretrained(args.model)
     model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=torch.float32).eval()
+    correct_positions(model)
     rows = load_rows(args.data / "heldout.jsonl")
     cache = {row["video"]: decode(args.data / row["video"]) for row in rows}
     videos = [cache[row["video"]] for row in rows]

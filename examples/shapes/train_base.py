@@ -17,8 +17,16 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from examples.shapes.biased_data import CATEGORY_WEIGHTS, NO_BIAS, Bias, Sample, biased_scene, draw_question, draw_sample
+from examples.shapes.biased_data import (
+    NO_BIAS,
+    Bias,
+    Sample,
+    biased_scene,
+    draw_question,
+    draw_sample,
+)
 from examples.shapes.tiny_model import NUM_FRAMES, build_model, build_processor, build_tokenizer, patchify
+from vidalign.positions import mrope_positions
 from vidalign.prompts import HINT, REFLECT, chat, fill
 
 HERE = Path(__file__).parent
@@ -34,18 +42,22 @@ class Phase:
     steps: int
     learning_rate: float
     bias: Bias
-    two_things: float = 0.5  # share of the videos with two things
+    warmup: int = 30  # steps
+    decays: bool = False  # the learning rate falls linearly to zero; else it stays, after the warmup
+    frozen_vision: bool = False
+    two_things: float = 0.4  # share of the videos with two things
     hinted: float = 0.2  # share of the videos whose prompts hold a hint or quote an earlier reply
     num_videos: int = 16  # a step
     num_turns: int = 3  # questions a video
-    weights: dict[str, float] = dataclasses.field(default_factory=lambda: dict(CATEGORY_WEIGHTS))
+    weights: dict[str, float] | None = None  # shares of the categories, if not the usual ones
 
 
 LOOK = {"motion": 0.35, "colour": 0.15, "shape": 0.35, "description": 0.15}
 PHASES = (
     Phase("look", 350, 8e-4, NO_BIAS, two_things=0.0, hinted=0.0, num_videos=32, num_turns=2, weights=LOOK),
     Phase("talk", 400, 8e-4, NO_BIAS),
-    Phase("sft", 250, 5e-4, Bias()),
+    Phase("study", 500, 8e-4, NO_BIAS, decays=True),
+    Phase("sft", 150, 5e-4, Bias(), decays=True, frozen_vision=True),
 )
 
 
@@ -66,12 +78,12 @@ class Collator:
         at = ids.index(video_token)
         self.prefix = ids[:at] + [video_token] * num_video_tokens + ids[at + 1 :]
         padded = self.prefix + [0] * 256
-        self.positions = model.model.get_rope_index(
-            torch.tensor([padded]),
-            torch.tensor([[2 * (token == video_token) for token in padded]]),
-            video_grid_thw=torch.tensor([GRID]),
-            second_per_grid_ts=torch.tensor([0.5]),  # two seconds of video
-        )[0][:, 0]  # [3, T]
+        self.positions = mrope_positions(
+            [int(token == video_token) for token in padded],
+            [GRID],
+            [0.5 * model.config.vision_config.tokens_per_second],  # half a second a pair of frames
+            model.config.vision_config.spatial_merge_size,
+        )  # [3, T]
 
     def row(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Token ids [T], labels [T], position ids [3, T] and turn number [T] (0: the video) of one sample."""
@@ -113,8 +125,8 @@ def corpus(seed: int, num_texts: int = 3000) -> list[str]:
     """Text for the tokenizer: prompts of all kinds, replies, and the chat markers' words."""
     rng = np.random.default_rng([seed, 1])
     texts = []
-    for _ in range(num_texts):
-        question = draw_question(biased_scene(2, NO_BIAS, rng), NO_BIAS, rng)
+    for index in range(num_texts):
+        question = draw_question(biased_scene(1 + index % 2, NO_BIAS, rng), NO_BIAS, rng)
         texts.append(fill(HINT, question=question.question, answer=question.answer))
         texts.append(fill(REFLECT, question=question.question, answer=question.answer, previous=question.answer))
         texts += ["user\n", "assistant\n", "system\n"]
@@ -123,12 +135,18 @@ def corpus(seed: int, num_texts: int = 3000) -> list[str]:
 
 def train(model, collate: Collator, phase: Phase, rng: np.random.Generator, out: Path) -> None:
     """Train through one phase, in place, and append to training_log.jsonl."""
-    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    plain = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    model.model.visual.requires_grad_(not phase.frozen_vision)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in trained if parameter.ndim > 1]
+    plain = [parameter for parameter in trained if parameter.ndim <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}], lr=phase.learning_rate
+        [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}],
+        lr=phase.learning_rate,
+        betas=(0.9, 0.95),  # the first steps' large gradients, of the words alone, are soon forgotten
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, phase.learning_rate, phase.steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / phase.warmup) * (1 - step / phase.steps if phase.decays else 1.0)
+    )
     losses, began = [], time.monotonic()
     model.train()
     for step in range(1, phase.steps + 1):
@@ -145,7 +163,7 @@ def train(model, collate: Collator, phase: Phase, rng: np.random.Generator, out:
         ]
         loss = reply_loss(model, *collate(samples))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         schedule.step()
@@ -165,10 +183,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE / "model")
     parser.add_argument("--phases", type=Path, help="folder of the weights after each phase: read if there, or written")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_flush_denormal(True)  # before the first parallel work, so that every thread inherits it
-    torch.set_num_threads(2)
+    torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "training_log.jsonl").unlink(missing_ok=True)
     torch.manual_seed(args.seed)

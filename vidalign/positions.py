@@ -1,0 +1,82 @@
+"""Positions of Qwen2-VL and Qwen2.5-VL prompts, by the rule that the models were made with and that vLLM follows.
+
+Three axes (time, height, width). Text counts up on all three; a video's tokens take their grid coordinates, the time axis in
+steps of `tokens_per_second * seconds per grid step`; the text after a video starts one past the *largest* position so far
+(Qwen2-VL, arXiv 2409.12191, section 2.1). transformers 5.19 starts it one past the video's height or width instead: the same
+unless a video spans more time steps than rows and columns, and then training would see other positions than generation.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl")
+TEXT = 0
+
+
+def mrope_positions(
+    token_types: Sequence[int], grids: Sequence[Sequence[int]], time_steps: Sequence[float], merge_size: int
+) -> torch.Tensor:
+    """Positions [3, T] of one prompt.
+
+    Args:
+        token_types: [T] 0 for text, anything else for the placeholder tokens of a video or image.
+        grids: (frames, rows, columns) in patches before merging, one for each run of placeholders, in order.
+        time_steps: what one step on a grid's time axis counts, one for each grid.
+    """
+    parts: list[torch.Tensor] = []
+    start = 0
+    vision = iter(zip(grids, time_steps, strict=True))
+    for kind, run in itertools.groupby(token_types):
+        length = len(list(run))
+        if kind == TEXT:
+            part = torch.arange(length).expand(3, -1)
+        else:
+            (frames, rows, columns), step = next(vision)
+            shape = (int(frames), int(rows) // merge_size, int(columns) // merge_size)
+            part = torch.stack([axis.flatten() for axis in torch.meshgrid(*map(torch.arange, shape), indexing="ij")])
+            part[0] = (part[0] * step).long()
+            assert part.shape[1] == length, f"{length} placeholders for a grid of {part.shape[1]}"
+        parts.append(part + start)
+        start = int(parts[-1].max()) + 1
+    return torch.cat(parts, dim=1)
+
+
+def correct_positions(model: Any) -> None:
+    """Make a Hugging Face model number its tokens as above; does nothing to models of other types."""
+    if model.config.model_type not in MODEL_TYPES:
+        return
+    inner = model.model
+    merge_size = model.config.vision_config.spatial_merge_size
+    rate = getattr(model.config.vision_config, "tokens_per_second", 1.0)
+
+    def get_rope_index(
+        input_ids: torch.Tensor,  # [B, T]
+        mm_token_type_ids: torch.Tensor,  # [B, T]
+        image_grid_thw: torch.Tensor | None = None,
+        video_grid_thw: torch.Tensor | None = None,
+        second_per_grid_ts: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **_: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # positions [3, B, T], and by how much they fall short of the token index [B, 1]
+        assert image_grid_thw is None, "vidalign renders videos only"
+        grids = iter(video_grid_thw.tolist() if video_grid_thw is not None else [])
+        seconds = iter([] if second_per_grid_ts is None else [float(value) for value in second_per_grid_ts])
+        positions = torch.zeros((3, *input_ids.shape), dtype=torch.long)
+        deltas = []
+        for row, types in enumerate(mm_token_type_ids.cpu()):
+            real = slice(None) if attention_mask is None else attention_mask[row].bool().cpu()
+            kinds = types[real].tolist()
+            num_videos = sum(kind != TEXT for kind, _ in itertools.groupby(kinds))
+            steps = [next(seconds, 1.0 / rate) * rate for _ in range(num_videos)]
+            made = mrope_positions(kinds, [next(grids) for _ in range(num_videos)], steps, merge_size)
+            positions[:, row, real] = made
+            deltas.append(int(made.max()) + 1 - len(kinds))
+        device = input_ids.device
+        return positions.to(device), torch.tensor(deltas, device=device)[:, None]
+
+    inner.get_rope_index = get_rope_index
