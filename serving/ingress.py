@@ -5,9 +5,12 @@ This module imports vLLM (through Ray) and is imported by the process that build
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any
 
 from fastapi import HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from ray.llm._internal.serve.core.configs.openai_api_models import OpenAIHTTPException
 from ray.serve.llm.ingress import OpenAiIngress
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 
@@ -32,17 +35,31 @@ class PolicyIngress(OpenAiIngress):
     async def chat(self, body: ChatCompletionRequest, request: Request) -> Response:
         for name in SAMPLING_OVERRIDES:
             if getattr(body, name, None):
-                raise HTTPException(
+                return _error(
                     400,
                     f"{name} is not accepted: this endpoint samples frames as the model was trained (see metadata.frame_spec "
                     "in /v1/models); leave it out",
                 )
-        return self._name_version(await super().chat(body, request), body.model)
+        return await self._named(super().chat(body, request), body.model)
 
     async def completions(self, body: CompletionRequest, request: Request) -> Response:
-        return self._name_version(await super().completions(body, request), body.model)
+        return await self._named(super().completions(body, request), body.model)
 
-    def _name_version(self, response: Response, model_id: str | None) -> Response:
-        """A request may leave the model out where only one is served."""
+    async def _named(self, answer: Awaitable[Response], model_id: str | None) -> Response:
+        """The answer with its policy's version, or what the client did wrong in OpenAI's form (Ray's holds it thrice)."""
+        try:
+            response = await answer
+        except OpenAIHTTPException as error:
+            if error.status_code >= 500:
+                raise
+            return _error(error.status_code, error.message)
+        except HTTPException as error:
+            return _error(error.status_code, str(error.detail))
+        # A request may leave the model out where only one is served.
         response.headers[VERSION_HEADER] = self._versions[model_id or next(iter(self._versions))]
         return response
+
+
+def _error(status: int, message: str) -> JSONResponse:
+    error = {"message": message, "type": "invalid_request_error", "param": None, "code": status}
+    return JSONResponse({"error": error}, status_code=status)
