@@ -46,6 +46,10 @@ def connect(
     """
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if not verbose:
+        # Ray's C++ part prints its own ERROR lines (such as "arguments in the object store") between the progress bars;
+        # failures that matter also arrive as exceptions.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     if ray.is_initialized():

@@ -22,6 +22,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 BIN = pathlib.Path(sys.executable).parent
 PACKAGES = ("vidalign", "cluster", "actors", "pipelines", "serving")
 START_TIMEOUT_S = 240
+ALIGN_TIMEOUT_S = 1200
 pytestmark = pytest.mark.heavy
 
 # Where the driver and a worker found the code, what `connect` made of the cluster, and what the driver holds of Ray.
@@ -97,10 +98,15 @@ class Head:
                 time.sleep(1)
 
     def submit(self, working_dir: pathlib.Path, *entrypoint: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+        """Run to the end of the job; one that takes longer fails with what it printed until then."""
         command = [str(BIN / "ray"), "job", "submit", "--address", self.address, "--working-dir", str(working_dir), "--"]
-        return subprocess.run(
-            [*command, *entrypoint], env=self.environment, capture_output=True, text=True, timeout=timeout_s
-        )
+        try:
+            return subprocess.run(
+                [*command, *entrypoint], env=self.environment, capture_output=True, text=True, timeout=timeout_s
+            )
+        except subprocess.TimeoutExpired as error:
+            printed = b"".join(part for part in (error.stdout, error.stderr) if isinstance(part, bytes)).decode()
+            raise AssertionError(f"the job did not end within {timeout_s:g} s:\n{printed[-4000:]}") from None
 
     def stop(self) -> None:
         """End `ray start` (which ends its daemons), then whatever of its group or session is left."""
@@ -185,11 +191,12 @@ def test_an_error_of_the_config_ends_the_job_with_its_sentence(head, project):
     assert "no config file at nothing.yaml" in done.stdout + done.stderr
 
 
-def test_a_small_align_job(head, project, tmp_path):
+@pytest.mark.timeout(ALIGN_TIMEOUT_S + 60)
+def test_a_small_align_job_with_uploaded_code(head, project, tmp_path):
     from examples.shapes import make_videos
 
     data = tmp_path / "shapes"
-    make_videos.make(data, {"train": 16, "heldout": 8, "probe": 4})
+    make_videos.make(data, {"train": 8, "heldout": 8, "probe": 4})
     config = {
         "run_dir": str(tmp_path / "run"),
         "model": {"path": str(ROOT / "examples/shapes/model"), "dtype": "float32", "max_model_len": 512},
@@ -201,12 +208,12 @@ def test_a_small_align_job(head, project, tmp_path):
         "video": {"num_frames": 8, "height": 56, "width": 56},
         "recipe": {"num_candidates": 2, "max_new_tokens": 24, "min_trust_gap": 0.0},
         "rollout": {"batch_size": 8},
-        "train": {"batch_size": 4, "micro_batch_size": 2, "zero_stage": 1, "log_every": 1},
+        "train": {"batch_size": 4, "micro_batch_size": 4, "zero_stage": 1, "log_every": 1},
         "evaluate": {"max_new_tokens": 24, "concurrency": 4, "blind": False},
         "serve": {"port": free_ports(1)[0]},
     }
     (project / "align.yaml").write_text(yaml.safe_dump(config))
-    done = head.submit(project, "vidalign", "align", "align.yaml", timeout_s=900)
+    done = head.submit(project, "vidalign", "align", "align.yaml", timeout_s=ALIGN_TIMEOUT_S)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     run = tmp_path / "run"
     summary = json.loads((run / "summary.json").read_text())
