@@ -56,7 +56,7 @@ def connect(
         yield launcher.with_growth(cluster_resources(), config)
         return
     address = find_address(config.address)
-    options = {
+    options: dict = {
         "logging_level": logging.INFO if verbose else logging.ERROR,
         "log_to_driver": verbose,
     }

@@ -173,7 +173,7 @@ def check_tokens(config: RunConfig, data: Data, model: check_model.ModelFacts, w
     uri, num_frames, height, width = max(shapes, key=lambda shape: costs[shape[2:]](shape[1]))
     tokens_of = costs[height, width]
     frames_key = "video.num_frames" if config.video.fps is None else "video.max_frames"
-    limits = {
+    limits: dict = {
         "num_text_tokens": text,
         "max_new_tokens": reply,
         "max_model_len": config.model.max_model_len,
@@ -240,7 +240,7 @@ def probe_videos(config: RunConfig, videos: Iterable[str]) -> list[tuple[str, in
     import av.error
 
     spec = config.video.frame_spec()
-    found = []
+    found: list = []
     for video in (video for video in videos if "://" not in video):
         if len(found) == MAX_PROBED_VIDEOS:
             break

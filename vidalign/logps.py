@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-Head = Tensor | Callable[[Tensor], Tensor]
+Head: TypeAlias = Tensor | Callable[[Tensor], Tensor]
 """The output layer: a weight [V, D] (multiplied in float32), or a callable from hidden states [n, D] to logits [n, V]."""
 
 # 512 x 152k float32 logits are 311 MB; a chunk's softmax needs about three of them while it is being differentiated.

@@ -75,7 +75,7 @@ class PairSource:
             self._rendered[video, question] = prompt
         return prompt
 
-    def _collate(self, rows: list[tuple[Prompt, Sequence[int]]]) -> Batch:
+    def _collate(self, rows: Sequence[tuple[Prompt, Sequence[int]]]) -> Batch:
         longest = max(prompt.length + len(response) for prompt, response in rows)
         if longest > self.max_model_len:
             raise ModelError(

@@ -228,7 +228,8 @@ def _probe(name: str, head: bytes, source: Callable[[], Any]) -> Probe:
         if recognised and all(item.type not in ("video", "audio") for item in container.streams):
             raise no_index  # streams announced, and cut off before their description
         stream = _video_stream(name, container)
-        num_frames, num_corrupt, ends = 0, 0, {}
+        num_frames, num_corrupt = 0, 0
+        ends: dict = {}
         try:
             for packet in container.demux():
                 if not packet.size:
