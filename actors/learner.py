@@ -252,6 +252,9 @@ class Learner:
         if train.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
             model.enable_input_require_grads()  # type: ignore[operator]
+        # Its shared-memory all-reduce for inference on CPUs is never used in training; compiling it takes most of a minute at
+        # the first start, needs a C++ compiler, and a process killed meanwhile leaves a lock that all later ones wait for.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(auto_mpi_discovery=False)
         num_steps = len(self.order)
         engine, *_ = deepspeed.initialize(
