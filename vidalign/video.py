@@ -94,7 +94,6 @@ class Probe:
 
     num_frames: int
     fps: float
-    codec: str
 
 
 def frame_indices(total: int, fps: float, spec: FrameSpec) -> list[int]:
@@ -248,7 +247,7 @@ def _probe(name: str, head: bytes, source: Callable[[], Any]) -> Probe:
             raise VideoError("not_a_video", f"{name} has a video stream without a frame rate")
         fps = float(rate)
         _check_whole(name, container, stream, num_frames, num_corrupt, ends, fps)
-        return Probe(num_frames=num_frames, fps=fps, codec=stream.codec_context.name)
+        return Probe(num_frames=num_frames, fps=fps)
 
 
 def _check_whole(
