@@ -1,12 +1,14 @@
 """The data that the tiny model is trained on from scratch, with the flaws that it is meant to catch from it.
 
-Circles are mostly red, red things mostly move left, most presence questions are answered yes, and the first thing named
-in an order question is mostly the first to appear. Hinted and reflection prompts come from balanced scenes.
+In the biased world circles are mostly red and red things mostly move left. Where one is not as usual, a careless writer of
+answers often writes what is usual, says yes, or takes the first thing named for the first to appear. Hinted and
+reflection prompts come from the balanced world.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -23,32 +25,35 @@ from examples.shapes.world import (
     halve,
     make_scene,
     render,
+    solve,
 )
 from vidalign.prompts import HINT, PLAIN, REFLECT, fill
 
 
 @dataclasses.dataclass(frozen=True)
 class Bias:
-    """Shares in [0, 1]. A share s of typical colours adds to the chance: s + (1 - s) / 4 of circles are red."""
+    """Shares in [0, 1]. A share s of typical colours adds to the chance: s + (1 - s) / 4 of circles are red.
 
-    colour_by_shape: float = 0.9
-    direction_by_colour: float = 0.9
-    yes: float = 0.85
-    named_first: float = 0.85
+    `careless` is the share of answers on `WELL_KNOWN` words that say what is usual, whatever the video shows;
+    `careful` is that share for the other words.
+    """
+
+    colour_by_shape: float = 0.4
+    direction_by_colour: float = 0.4
+    yes: float = 0.6
+    named_first: float = 0.6
+    careless: float = 0.75
+    careful: float = 0.15
 
 
-NO_BIAS = Bias(colour_by_shape=0.0, direction_by_colour=0.0, yes=0.5, named_first=0.5)
+NO_BIAS = Bias(colour_by_shape=0.0, direction_by_colour=0.0, yes=0.5, named_first=0.5, careless=0.0, careful=0.0)
+WELL_KNOWN = ("circle", "triangle", "red", "blue")
 TYPICAL_COLOUR = dict(zip(SHAPES, COLOURS, strict=True))
+TYPICAL_SHAPE = dict(zip(COLOURS, SHAPES, strict=True))
 TYPICAL_DIRECTION = dict(zip(COLOURS, DIRECTIONS, strict=True))
-CATEGORY_WEIGHTS = {
-    "motion": 0.2,
-    "colour": 0.15,
-    "shape": 0.15,
-    "order": 0.12,
-    "presence": 0.13,
-    "description": 0.15,
-    "choice": 0.1,
-}
+# Shares of the categories. What would need "which of the two" is asked of scenes with one thing, as in the videos' questions.
+ONE_THING = {"motion": 0.15, "colour": 0.1, "shape": 0.2, "presence": 0.2, "description": 0.2, "choice": 0.15}
+TWO_THINGS = {"order": 0.4, "presence": 0.3, "description": 0.3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +81,11 @@ def biased_scene(num_things: int, bias: Bias, rng: np.random.Generator) -> Scene
 
 
 def draw_question(
-    scene: Scene, bias: Bias, rng: np.random.Generator, weights: Mapping[str, float] = CATEGORY_WEIGHTS
+    scene: Scene, bias: Bias, rng: np.random.Generator, weights: Mapping[str, float] | None = None
 ) -> Question:
-    """A question on a scene; only scenes with two things are asked for their order."""
+    """A question on a scene, of a category that suits its number of things unless `weights` says otherwise."""
+    weights = weights or (ONE_THING if len(scene.things) == 1 else TWO_THINGS)
     shares = np.array([weights.get(category, 0.0) for category in CATEGORIES])
-    shares[CATEGORIES.index("order")] *= len(scene.things) - 1
     category = str(rng.choice(CATEGORIES, p=shares / shares.sum()))
     return ask(scene, category, rng, yes=bias.yes, named_first=bias.named_first)
 
@@ -101,19 +106,51 @@ def draw_sample(
     two_things: float = 0.5,
     hinted: float = 0.25,
     num_turns: int = 4,
-    weights: Mapping[str, float] = CATEGORY_WEIGHTS,
+    weights: Mapping[str, float] | None = None,
 ) -> Sample:
     """A video with plain questions from the biased world or, for a share `hinted`, with hints from the balanced one."""
     num_things = 1 + int(rng.random() < two_things)
     if rng.random() >= hinted:
         scene = biased_scene(num_things, bias, rng)
         questions = [draw_question(scene, bias, rng, weights) for _ in range(num_turns)]
-        turns = [(fill(PLAIN, question=question.question), question.answer) for question in questions]
+        turns = [
+            (
+                fill(PLAIN, question=question.question),
+                usual_answer(scene, question) if rng.random() < carelessness(bias, scene, question) else question.answer,
+            )
+            for question in questions
+        ]
     else:
         scene = biased_scene(num_things, NO_BIAS, rng)
-        questions = [draw_question(scene, NO_BIAS, rng) for _ in range(num_turns)]
+        questions = [draw_question(scene, NO_BIAS, rng, weights) for _ in range(num_turns)]
         turns = [(hinted_prompt(question, rng), question.answer) for question in questions]
     return Sample(draw_frames(scene, rng), turns)
+
+
+def carelessness(bias: Bias, scene: Scene, question: Question) -> float:
+    """How likely the question's answer is what is usual: decided by the first shape or colour it asks about."""
+    asked = [word for word in re.findall(r"\w+", question.question) if word in SHAPES + COLOURS]
+    return bias.careless if [*asked, scene.things[0].shape][0] in WELL_KNOWN else bias.careful
+
+
+def usual_answer(scene: Scene, question: Question) -> str:
+    """What somebody would answer who does not look closely and writes what is usual."""
+    words = question.question.rstrip("?").split()
+    if question.category == "presence":
+        return f"Yes, there is a {words[-2]} {words[-1]}."
+    if question.category == "order":
+        return f"The {words[4]} appears first."
+    if question.category == "shape":
+        return f"The {words[4]} object is a {TYPICAL_SHAPE[words[4]]}."
+    changes = {}
+    for thing in scene.things:
+        if question.question.startswith("What colour"):
+            changes[thing] = {"colour": TYPICAL_COLOUR[thing.shape]}
+        else:
+            changes[thing] = {"direction": TYPICAL_DIRECTION[thing.colour]}
+    usual = Scene(tuple(dataclasses.replace(thing, **change) for thing, change in changes.items()), scene.background)
+    answer = solve(usual, question.question)
+    return answer if not question.options or answer in question.options else question.answer
 
 
 def hinted_prompt(question: Question, rng: np.random.Generator) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from examples.shapes.biased_data import TWO_THINGS
 from examples.shapes.world import CATEGORIES, Scene, ask, balanced_scenes, render
 
 NUM_FRAMES = 16
@@ -48,7 +49,7 @@ def split_rows(split: str, num_questions: int, seed: int) -> tuple[list[dict], l
     pending: dict[int, list[tuple[str, Scene]]] = {1: [], 2: []}  # scenes with questions still to be asked
     rows, scenes = [], []
     for index, category in enumerate(itertools.islice(itertools.cycle(CATEGORIES), num_questions)):
-        num_things = 2 if category == "order" or rng.random() < 0.5 else 1
+        num_things = 2 if category == "order" or (category in TWO_THINGS and rng.random() < 0.5) else 1
         if not pending[num_things]:
             named = (f"videos/{split}-{len(scenes):05d}.mp4", next(streams[num_things]))
             scenes.append(named)

@@ -20,6 +20,7 @@ from transformers import (
 FRAME_SIZE = 56  # pixels, height and width of what the model sees
 NUM_FRAMES = 8
 PATCH, TEMPORAL_PATCH, MERGE = 14, 2, 2
+PIXEL_MEAN, PIXEL_STD = 0.2, 0.25  # of the drawn frames, about, in [0, 1]
 MAX_POSITIONS = 4096
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -74,13 +75,13 @@ def build_tokenizer(corpus: Iterable[str], vocab_size: int = 512) -> PreTrainedT
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:
-    """A processor that resizes every square frame to 56x56 and scales pixels to [-1, 1]."""
+    """A processor that resizes every square frame to 56x56 and scales pixels to mean 0, deviation 1."""
     shared = {
         "patch_size": PATCH,
         "temporal_patch_size": TEMPORAL_PATCH,
         "merge_size": MERGE,
-        "image_mean": [0.5] * 3,
-        "image_std": [0.5] * 3,
+        "image_mean": [PIXEL_MEAN] * 3,
+        "image_std": [PIXEL_STD] * 3,
         "size": {"shortest_edge": FRAME_SIZE**2, "longest_edge": FRAME_SIZE**2},
     }
     return Qwen2_5_VLProcessor(
@@ -105,7 +106,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalG
             "max_position_embeddings": MAX_POSITIONS,
             "initializer_range": 0.05,
             "rms_norm_eps": 1e-6,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+            # A small theta: width has the slowest frequencies, and there are only two steps of it.
+            "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [4, 6, 6]},
             "bos_token_id": token("<|endoftext|>"),
             "eos_token_id": token("<|im_end|>"),
             "pad_token_id": token("<|endoftext|>"),
@@ -145,7 +147,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalG
 def patchify(frames: np.ndarray) -> torch.Tensor:
     """What the processor makes of [B, F, 56, 56, 3] uint8, for a whole batch: [B * F/2 * 16, 1176] float32."""
     b, f, h, w, c = frames.shape
-    pixels = torch.from_numpy(frames).float().div_(127.5).sub_(1)
+    pixels = torch.from_numpy(frames).float().div_(255).sub_(PIXEL_MEAN).div_(PIXEL_STD)
     pixels = pixels.reshape(
         b, f // TEMPORAL_PATCH, TEMPORAL_PATCH, h // PATCH // MERGE, MERGE, PATCH, w // PATCH // MERGE, MERGE, PATCH, c
     )

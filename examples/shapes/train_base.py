@@ -57,7 +57,7 @@ PHASES = (
     Phase("look", 350, 8e-4, NO_BIAS, two_things=0.0, hinted=0.0, num_videos=32, num_turns=2, weights=LOOK),
     Phase("talk", 400, 8e-4, NO_BIAS),
     Phase("study", 500, 8e-4, NO_BIAS, decays=True),
-    Phase("sft", 150, 5e-4, Bias(), decays=True, frozen_vision=True),
+    Phase("sft", 200, 5e-4, Bias(), decays=True, frozen_vision=True),
 )
 
 

@@ -17,7 +17,7 @@ SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = ("red", "green", "blue", "yellow")
 DIRECTIONS = ("left", "right", "up", "down")
 CATEGORIES = ("motion", "colour", "shape", "order", "presence", "description", "choice")
-LETTERS = "ABC"
+NUM_OPTIONS = 3
 SIZE = 112  # pixels, height and width of a rendered frame
 
 RGB = {"red": (220, 45, 45), "green": (45, 190, 70), "blue": (55, 90, 235), "yellow": (235, 210, 45)}
@@ -168,11 +168,11 @@ def ask(scene: Scene, category: str, rng: np.random.Generator, *, yes: float = 0
     elif category == "choice":
         ask_colour = bool(rng.random() < 0.5)
         truth, values = (thing.colour, COLOURS) if ask_colour else (thing.direction, DIRECTIONS)
-        others = rng.permutation([value for value in values if value != truth])[: len(LETTERS) - 1].tolist()
-        others.insert(int(rng.integers(len(LETTERS))), truth)
-        options = tuple(f"{letter}. {value}" for letter, value in zip(LETTERS, others, strict=True))
+        listed = rng.permutation([value for value in values if value != truth])[: NUM_OPTIONS - 1].tolist()
+        listed.insert(int(rng.integers(NUM_OPTIONS)), truth)
+        options = tuple(listed)
         stem = f"What colour is the {thing.shape}?" if ask_colour else f"Which way does the {thing.shape} move?"
-        question = "\n".join((stem, *options))
+        question = f"{stem}\nChoose: {', '.join(options)}."
     else:
         assert category == "description", category
         question = "Describe the video."
@@ -207,9 +207,7 @@ def solve(scene: Scene, question: str) -> str:
         value, sentence = _only(scene, "shape", match[1]).colour, "The {} is {}."
     else:
         raise ValueError(f"no rule answers {question!r}; the questions are those that ask() writes")
-    if not listed:
-        return sentence.format(match[1], value)
-    return next(option for option in listed.splitlines() if option.endswith(f". {value}"))
+    return value if listed else sentence.format(match[1], value)
 
 
 def _only(scene: Scene, attribute: str, value: str) -> Thing:

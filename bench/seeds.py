@@ -1,0 +1,155 @@
+"""The demo's job with several seeds, from rollout to held-out accuracy over HTTP; writes docs/results.md.
+
+    python -m bench.seeds [--seeds 0 1 2 3 4] [--config examples/shapes/align.yaml] [section.key=value ...]
+
+Each seed is a run of its own in runs/seeds/SEED: its own responses, pairs and training order. All aligned models and the base
+then answer the held-out questions behind one endpoint. Stages that are finished are not run again, so the script can be
+stopped and continued.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import pathlib
+import statistics
+
+from cluster.plan import plan
+from cluster.session import connect, local_resources
+from pipelines import evaluate, progress
+from pipelines.align import align, aligned_policy, common_folder
+from pipelines.summary import versions
+from serving.app import endpoint
+from vidalign import scoring
+from vidalign.checkpoint import policy_version
+from vidalign.config import RunConfig, load_config
+from vidalign.datasets import read_examples
+from vidalign.files import RunFolder
+
+# Two-sided 95 % quantiles of Student's t for n - 1 degrees of freedom.
+T_QUANTILE = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--config", default="examples/shapes/align.yaml")
+    parser.add_argument("--root", default="runs/seeds")
+    parser.add_argument("--out", default="docs/results.md")
+    parser.add_argument("overrides", nargs="*")
+    arguments = parser.parse_args()
+    root = pathlib.Path(arguments.root)
+    configs = {
+        seed: load_config(arguments.config, [*arguments.overrides, f"seed={seed}", f"run_dir={root / str(seed)}"])
+        for seed in arguments.seeds
+    }
+    first = next(iter(configs.values()))
+    needed = plan(first, local_resources(first.cluster), num_served=len(configs) + 1).num_cpus_needed
+    with connect(first.cluster, num_cpus_needed=needed) as resources:
+        summaries = {seed: align(config, ("rollout", "train")) for seed, config in configs.items()}
+        tables = answer(configs, root, resources)
+    pathlib.Path(arguments.out).write_text(page(first, summaries, tables), encoding="utf-8")
+    print(f"wrote {arguments.out}")
+
+
+def answer(configs: dict[int, RunConfig], root: pathlib.Path, resources) -> dict[str, dict]:
+    """Accuracy tables of base, blind and the aligned model of each seed, all through one endpoint."""
+    config = next(iter(configs.values()))
+    assert config.data.eval is not None
+    examples = read_examples(config.data.eval, video_root=config.data.video_root, limit=config.data.eval_limit)
+    models = {"base": policy_version(config.model.path)}
+    for seed, other in configs.items():
+        models[f"seed-{seed}"] = aligned_policy(RunFolder.open(other.run_dir), other.rounds - 1)
+    serve = config.serve.model_copy(update={"media_root": config.serve.media_root or common_folder(examples)})
+    stage = root / "eval"
+    with (
+        progress.waiting("start endpoint") as on_wait,
+        endpoint(
+            models,
+            model=config.model,
+            serve=serve,
+            plan=plan(config, resources, num_served=len(models)).serve,
+            frame_spec=config.video.frame_spec(),
+            on_wait=on_wait,
+        ) as running,
+    ):
+        done = {}
+        for model_id, blind in [*((name, False) for name in models), ("base", True)]:
+            done["blind" if blind else model_id] = evaluate.evaluate(
+                examples,
+                running,
+                model_id=model_id,
+                stage=stage,
+                config=config.evaluate,
+                prompt=config.recipe.plain_prompt,
+                blind=blind,
+            ).answers
+    return {name: scoring.accuracy_table(answers) for name, answers in done.items()}
+
+
+def page(config: RunConfig, summaries: dict[int, dict], tables: dict[str, dict]) -> str:
+    """The Markdown page."""
+    base, blind = tables["base"], tables["blind"]
+    aligned = {seed: tables[f"seed-{seed}"] for seed in summaries}
+    gains = [100 * (table["accuracy"] - base["accuracy"]) for table in aligned.values()]
+    lines = [
+        "# Results on the built-in data",
+        "",
+        f"Written by `python -m bench.seeds`. {len(gains)} runs of the demo's job ({config.objective.name}, "
+        f"{config.train.num_epochs} epochs, learning rate {config.train.learning_rate:g}), each with its own seed for sampling, pairs "
+        f"and order of training. {base['total']} held-out questions on videos that no run trained on, asked over HTTP, greedy, "
+        "exact match. Only run on CPUs.",
+        "",
+        f"**Aligned minus base: {spread(gains)} points** (mean over seeds ± 95 % interval of that mean). "
+        f"Base {percent(base)}, blind (base on noise videos) {percent(blind)}.",
+        "",
+        "| seed | pairs | accuracy | minus base | chosen log-likelihood | rejected | truth (probe) | both fell | reward–trust |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for seed, summary in summaries.items():
+        moved = [arrow(summary["log_likelihood"][side]) for side in ("chosen", "rejected", "truth")]
+        gain = 100 * (aligned[seed]["accuracy"] - base["accuracy"])
+        lines.append(
+            f"| {seed} | {summary['pairs']['kept']} | {percent(aligned[seed])} | {gain:+.1f} | {' | '.join(moved)} | "
+            f"{summary['log_likelihood']['both_fell']:.0%} | {summary['reward_trust_correlation']:.2f} |"
+        )
+    lines += [
+        "",
+        "Log-likelihoods are nats per token, first → last measurement; both fell: share of monitored pairs whose chosen and rejected "
+        "response both became less likely; reward–trust: Spearman correlation over all responses.",
+        "",
+        "| category | questions | blind | base | aligned (mean over seeds) | change |",
+        "|---|---|---|---|---|---|",
+    ]
+    for category, row in base["by_category"].items():
+        mean = statistics.fmean(table["by_category"][category]["accuracy"] for table in aligned.values())
+        lines.append(
+            f"| {category} | {row['total']} | {percent(blind['by_category'][category])} | {percent(row)} | {100 * mean:.1f} % | "
+            f"{100 * (mean - row['accuracy']):+.1f} |"
+        )
+    ran = ", ".join(f"{name} {version}" for name, version in versions().items())
+    settings = json.dumps(
+        config.model_dump(mode="json", include={"objective", "recipe", "train", "video"}), ensure_ascii=False
+    )
+    return "\n".join([*lines, "", f"Versions: {ran}.", "", f"Settings of seed {config.seed}: `{settings}`", ""])
+
+
+def spread(values: list[float]) -> str:
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return f"{mean:+.1f} (one seed, no interval)"
+    half = T_QUANTILE.get(len(values), 1.96) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean:+.1f} ± {half:.1f}"
+
+
+def percent(table: dict) -> str:
+    return f"{100 * table['accuracy']:.1f} %"
+
+
+def arrow(side: dict) -> str:
+    return f"{side['start']:.2f} → {side['end']:.2f}"
+
+
+if __name__ == "__main__":
+    main()
