@@ -26,6 +26,7 @@ from vidalign.types import Example, FrameSpec, PolicyVersion
 
 SHIPPED = pathlib.Path(__file__).parents[1] / "examples" / "shapes" / "model"
 SPEC = FrameSpec(num_frames=8, height=56, width=56)
+MODEL = ModelConfig(path="-", dtype="float32", max_model_len=512)
 QUESTION = "Which way does it move?"
 PLAN = ServePlan(
     num_models=2,
@@ -285,24 +286,10 @@ def test_listed_domains_are_fetched_and_no_others(connect_media, media):
 def checkpoints(tmp_path_factory) -> dict[str, PolicyVersion]:
     """The base, and a policy that differs from it in its weights."""
     folder = tmp_path_factory.mktemp("policies")
-    if (SHIPPED / "config.json").is_file():
-        shutil.copytree(SHIPPED, folder / "base")
-    else:
-        _untrained(folder / "base")
+    shutil.copytree(SHIPPED, folder / "base")
     shutil.copytree(folder / "base", folder / "aligned")
     _perturb(folder / "aligned" / "model.safetensors")
     return {name: policy_version(folder / name) for name in ("base", "aligned")}
-
-
-def _untrained(folder: pathlib.Path) -> None:
-    import torch
-
-    from examples.shapes import tiny_model
-
-    torch.manual_seed(0)
-    tokenizer = tiny_model.build_tokenizer([QUESTION, "To the left.", "To the right."] * 20)
-    tiny_model.build_model(tokenizer).save_pretrained(folder)
-    tiny_model.build_processor(tokenizer).save_pretrained(folder)
 
 
 def _perturb(weights: pathlib.Path) -> None:
@@ -311,7 +298,7 @@ def _perturb(weights: pathlib.Path) -> None:
 
     torch.manual_seed(0)
     tensors = {
-        name: tensor + 0.05 * torch.randn(tensor.shape).to(tensor.dtype) for name, tensor in load_file(weights).items()
+        name: tensor + 0.01 * torch.randn(tensor.shape).to(tensor.dtype) for name, tensor in load_file(weights).items()
     }
     save_file(tensors, weights, metadata={"format": "pt"})
 
@@ -328,7 +315,7 @@ def in_ray():
 def _serving(models, media, **serve):
     with endpoint(
         models,
-        model=ModelConfig(path="-", dtype="float32", max_model_len=512),
+        model=MODEL,
         serve=ServeConfig(port=_free_port(), media_root=str(media), **serve),
         plan=PLAN,
         frame_spec=SPEC,
@@ -416,18 +403,13 @@ def test_the_endpoint_answers_like_hugging_face_from_the_frames_of_training(clie
 
 
 def _hugging_face_answer(path: str, clip: pathlib.Path) -> dict:
-    import torch
-    from transformers import AutoModelForImageTextToText
-
-    from vidalign.rendering import load_processor, render_prompt
+    from vidalign.policy import load_policy
+    from vidalign.rendering import collate, load_processor, render_prompt
 
     processor = load_processor(path)
     prompt = render_prompt(processor, QUESTION, video.decode(clip, SPEC))
-    model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32)
-    output = model.generate(
-        **{key: value[None] for key, value in prompt.tokens.items()},
-        **prompt.vision,
-        attention_mask=torch.ones(1, prompt.length, dtype=torch.long),
+    output = load_policy(MODEL, path).generate(
+        **collate([(prompt, [])], pad_id=0).inputs,
         do_sample=False,
         max_new_tokens=12,
         return_dict_in_generate=True,
