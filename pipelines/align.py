@@ -45,10 +45,13 @@ def align(config: RunConfig, stages: tuple[str, ...] = STAGES, *, verbose: bool 
     base = policy_version(config.model.path)
     run = open_run(config)
     clock = StageClock(run.root / "wall_s.json")
-    needed = make_plan(config, local_resources(config.cluster)).num_cpus_needed
     checked = None
     if set(stages) - {"report"}:
-        with connect(config.cluster, num_cpus_needed=needed, verbose=verbose) as resources:
+        with connect(
+            config.cluster,
+            num_cpus_needed=lambda: make_plan(config, local_resources(config.cluster)).num_cpus_needed,
+            verbose=verbose,
+        ) as resources:
             plan = make_plan(config, resources)
             for round_index in range(config.rounds):
                 policy = base if round_index == 0 else aligned_policy(run, round_index - 1)
