@@ -202,15 +202,12 @@ def test_a_small_align_job_with_uploaded_code(head, project, tmp_path):
         "model": {"path": str(ROOT / "examples/shapes/model"), "dtype": "float32", "max_model_len": 512},
         "data": {
             "train": str(data / "train.jsonl"),
-            "eval": str(data / "heldout.jsonl"),
             "probe": str(data / "probe.jsonl"),
         },
         "video": {"num_frames": 8, "height": 56, "width": 56},
         "recipe": {"num_candidates": 2, "max_new_tokens": 24, "min_trust_gap": 0.0},
         "rollout": {"batch_size": 8},
         "train": {"batch_size": 4, "micro_batch_size": 4, "zero_stage": 1, "log_every": 1},
-        "evaluate": {"max_new_tokens": 24, "concurrency": 4, "blind": False},
-        "serve": {"port": free_ports(1)[0]},
     }
     (project / "align.yaml").write_text(yaml.safe_dump(config))
     done = head.submit(project, "vidalign", "align", "align.yaml", timeout_s=ALIGN_TIMEOUT_S)
@@ -219,6 +216,6 @@ def test_a_small_align_job_with_uploaded_code(head, project, tmp_path):
     summary = json.loads((run / "summary.json").read_text())
     assert summary["videos"]["decoded"] == summary["videos"]["total"] > 0
     assert summary["pairs"]["kept"] > 0
-    assert summary["accuracy"]["num_examples"] == 8
+    assert summary["accuracy"] is None  # no data.eval: serving and evaluation have tests of their own
     assert (run / "rounds/0/model/model.safetensors").is_file()
     assert (run / "report/index.html").is_file()
