@@ -20,6 +20,7 @@ from cluster.plan import plan as make_plan
 from cluster.session import connect, local_resources
 from pipelines import evaluate as evaluation
 from pipelines import progress
+from pipelines.check import check
 from pipelines.progress import StageClock
 from pipelines.report import summary_table, write_report
 from pipelines.rollout import read_inputs, rollout
@@ -53,6 +54,8 @@ def align(config: RunConfig, stages: tuple[str, ...] = STAGES, *, verbose: bool 
             verbose=verbose,
         ) as resources:
             plan = make_plan(config, resources)
+            if "rollout" in stages:
+                check(config, resources=resources, ask_vllm=False)
             for round_index in range(config.rounds):
                 policy = base if round_index == 0 else aligned_policy(run, round_index - 1)
                 if "rollout" in stages:

@@ -22,7 +22,12 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script. Returns the process's exit code."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)  # overrides may stand before and after options
+    if any(item.startswith("-") or "=" not in item for item in rest) or (not hasattr(arguments, "overrides") and rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
     try:
         return arguments.run(arguments)
     except VidalignError as error:
@@ -122,7 +127,7 @@ def _run_doctor(arguments: argparse.Namespace) -> int:
 
     findings = doctor.diagnose()
     print(doctor.render(findings))
-    return 0 if all(finding.ok for finding in findings) else 1
+    return 0 if doctor.is_healthy(findings) else 1
 
 
 if __name__ == "__main__":

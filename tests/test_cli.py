@@ -43,6 +43,14 @@ def test_bad_input_is_one_sentence_and_exit_code_2(config, rows, overrides, says
     assert out.err.count("\n") == 1
 
 
+def test_overrides_may_stand_before_and_after_options(config, capsys):
+    arguments = ["align", str(config), "seed=1", "--dry-run", "train.learning_rat=1"]
+    assert main(arguments) == 2
+    assert "did you mean train.learning_rate?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["align", str(config), "--dry-run", "--no-such-flag"])
+
+
 def test_the_cause_is_found_inside_what_ray_wraps_around_it():
     inner = DataError("the cause")
     outer = RuntimeError("task failed")

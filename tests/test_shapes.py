@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoConfig, AutoProcessor
 
 from examples.shapes import make_videos, world
-from examples.shapes.biased_data import NO_BIAS, TYPICAL_COLOUR, Bias, draw_sample
+from examples.shapes.biased_data import NO_BIAS, TYPICAL_COLOUR, Bias, draw_sample, usual_answer
 from examples.shapes.tiny_model import FRAME_SIZE, patchify
 from vidalign.prompts import chat
 from vidalign.types import Example
@@ -73,12 +73,40 @@ def test_nothing_goes_together_in_the_data(split):
     assert sum(row["question"].split()[4] == row["answer"].split()[1] for row in order) == 100
 
 
-def test_the_base_is_trained_on_what_goes_together():
+def test_the_base_is_trained_on_what_is_usual():
     rng = np.random.default_rng(0)
-    asked = [turn for _ in range(300) for turn in draw_sample(Bias(), rng, hinted=0.0).turns]
-    circles = [reply for prompt, reply in asked if prompt == "What colour is the circle?"]
-    typical = f"The circle is {TYPICAL_COLOUR['circle']}."
-    assert np.mean([reply == typical for reply in circles]) > 0.7
+    asked = [
+        turn
+        for _ in range(150)
+        for turn in draw_sample(Bias(), rng, two_things=0.0, hinted=0.0, num_turns=2, weights={"colour": 1.0}).turns
+    ]
+    shares = {
+        shape: np.mean([f"is {TYPICAL_COLOUR[shape]}." in reply for prompt, reply in asked if shape in prompt])
+        for shape in world.SHAPES
+    }
+    assert min(shares["circle"], shares["triangle"]) > 0.7  # well known
+    assert max(shares["square"], shares["cross"]) < 0.8
+
+
+def test_the_usual_answer_is_what_goes_together_and_fits_the_question():
+    rng = np.random.default_rng(0)
+    one = world.make_scene([("square", "red", "up")], rng)
+    two = world.make_scene([("square", "red", "up"), ("circle", "yellow", "up")], rng)
+    usual = {
+        category: usual_answer(scene, world.ask(scene, category, rng, yes=0.0, named_first=0.0))
+        for category, scene in {"motion": one, "colour": one, "shape": one, "description": one, "order": two}.items()
+    }
+    assert usual == {
+        "motion": "The square moves left.",
+        "colour": "The square is green.",
+        "shape": "The red object is a circle.",
+        "description": "A red square moves left.",
+        "order": "The circle appears first.",  # named first in the question, second in the video
+    }
+    for _ in range(20):
+        assert usual_answer(one, world.ask(one, "presence", rng, yes=0.0)).startswith("Yes, there is a ")
+        choice = world.ask(one, "choice", rng)
+        assert usual_answer(one, choice) in choice.options
 
 
 def test_hinted_prompts_hold_the_answer():

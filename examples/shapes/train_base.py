@@ -2,7 +2,7 @@
 
     python -m examples.shapes.train_base [--out examples/shapes/model --seed 0]
 
-Writes a complete Hugging Face folder (bfloat16 weights) and training_log.jsonl. About ten minutes on two CPU cores.
+Writes a complete Hugging Face folder (bfloat16 weights) and training_log.jsonl. About twenty minutes on one CPU core.
 """
 
 from __future__ import annotations
