@@ -106,7 +106,7 @@ def _quiet() -> None:
     """
     import ray.data  # noqa: F401
 
-    for name in ("httpx", "openai"):  # one line a request, once Ray Serve has set the root logger up
+    for name in ("httpx", "httpx2", "openai"):  # one line a request, once Ray Serve has set the root logger up
         logging.getLogger(name).setLevel(logging.WARNING)
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
