@@ -1,6 +1,7 @@
 """vLLM and Hugging Face see the same prompt and say the same, from the same frames, in float32."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -33,7 +34,11 @@ def config(model_path):
 
 @pytest.fixture(scope="module")
 def engine(config):
-    return Engine(config, config.path, num_gpus=0, seed=0)
+    """In this process; what it sets in the environment must not reach the engines that later tests start."""
+    before = dict(os.environ)
+    yield Engine(config, config.path, num_gpus=0, seed=0)
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")
