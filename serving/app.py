@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
@@ -88,13 +89,17 @@ def endpoint(
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     started_at = time.monotonic()
-    app = build_app(models, model=model, serve=serve, plan=plan, frame_spec=frame_spec, decoder=decoder)
     try:
-        ray_serve.start(
-            proxy_location="HeadOnly",
-            http_options={"host": serve.host, "port": serve.port},
-            controller_options={"runtime_env": {"env_vars": CONTROLLER_ENVIRONMENT}},
-        )
+        # Building imports vLLM, which takes as long as Serve's own processes: side by side.
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            starting = pool.submit(
+                ray_serve.start,
+                proxy_location="HeadOnly",
+                http_options={"host": serve.host, "port": serve.port},
+                controller_options={"runtime_env": {"env_vars": CONTROLLER_ENVIRONMENT}},
+            )
+            app = build_app(models, model=model, serve=serve, plan=plan, frame_spec=frame_spec, decoder=decoder)
+            starting.result()
         ray_serve.run_many([ray_serve.RunTarget(app, name=APPLICATION)], wait_for_applications_running=False)
         running = Endpoint(
             base_url=f"http://{_reachable(serve.host)}:{serve.port}/v1",
