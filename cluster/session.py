@@ -85,18 +85,30 @@ def connect(
 
 
 def _enter(options: dict) -> None:
+    """`ray.init`, with its failures as `ClusterError`. A Ray of our own that missed its start-up deadline is tried once more.
+
+    Ray gives its own processes a fixed time to start, which a busy machine can miss.
+    """
     import ray
 
-    try:
-        ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
-        if "uth" in type(error).__name__ or "token" in reason.lower():
+    for last_try in (options["address"] != "local", True):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # a missed deadline is a bare Exception
+            reason = " ".join(str(error).split())
+            if "uth" in type(error).__name__ or "token" in reason.lower():
+                raise ClusterError(
+                    f"the Ray cluster at {options['address']} refuses the connection ({reason[:200]}); run this command and the "
+                    "cluster with RAY_AUTH_MODE=token and the same ~/.ray/auth_token (see `ray get-auth-token --generate`)"
+                ) from error
+            if not last_try and "timed out" in reason:
+                ray.shutdown()
+                continue
             raise ClusterError(
-                f"the Ray cluster at {options['address']} refuses the connection ({reason[:200]}); run this command and the "
-                "cluster with RAY_AUTH_MODE=token and the same ~/.ray/auth_token (see `ray get-auth-token --generate`)"
+                f"Ray at address {options['address']} cannot be entered: {reason[:400]}; on a busy machine try again, and see "
+                "the logs in /tmp/ray/session_latest/logs"
             ) from error
-        raise ClusterError(f"Ray at address {options['address']} cannot be entered: {reason[:400]}") from error
 
 
 def _quiet() -> None:

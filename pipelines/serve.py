@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.plan import plan
-from cluster.session import connect
+from cluster.session import connect, local_resources
 from serving.app import Endpoint, endpoint
 from vidalign import files
 from vidalign.checkpoint import CARD, policy_version, read_card
@@ -50,7 +50,11 @@ def run(target: str, overrides: Sequence[str] = (), *, verbose: bool = False) ->
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     print(f"starting {' and '.join(found.models)} …", file=sys.stderr)
-    with connect(config.cluster, verbose=verbose) as resources:
+
+    def needed() -> int:
+        return plan(config, local_resources(config.cluster), num_served=num_served).num_cpus_needed
+
+    with connect(config.cluster, num_cpus_needed=needed, verbose=verbose) as resources:
         serve_plan = plan(config, resources, num_served=num_served).serve
         with endpoint(
             found.models,

@@ -81,6 +81,16 @@ def small_config(shapes, model_path, tmp_path_factory) -> pathlib.Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def local_ray():
+    """A Ray of this process's own with four logical CPUs, for the tests of one module."""
+    from cluster.session import connect
+    from vidalign.config import ClusterConfig
+
+    with connect(ClusterConfig(address="local", num_cpus=4)) as resources:
+        yield resources
+
+
 def vidalign(*arguments: str, timeout_s: float = 600) -> subprocess.CompletedProcess:
     """Run the command as a user would, in a process of its own."""
     return subprocess.run(

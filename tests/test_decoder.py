@@ -154,20 +154,8 @@ def test_close_leaves_no_process(good, tmp_path):
         os.kill(pid, 0)
 
 
-@pytest.fixture(scope="module")
-def ray_session():
-    import ray
-
-    already = ray.is_initialized()
-    if not already:
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    if not already:
-        ray.shutdown()
-
-
 @pytest.mark.heavy
-def test_decode_videos_with_good_and_bad_files_then_all_from_the_cache(ray_session, tmp_path):
+def test_decode_videos_with_good_and_bad_files_then_all_from_the_cache(local_ray, tmp_path):
     from actors.decoder import decode_videos
 
     good = [str(write_video(tmp_path / f"good{i}.mp4", seed=i)) for i in range(20)]

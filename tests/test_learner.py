@@ -8,24 +8,17 @@ import pytest
 from safetensors.torch import load_file
 
 from cluster.plan import ClusterResources, plan
-from cluster.session import connect
 from pipelines.train import train
 from vidalign import files
 from vidalign.checkpoint import policy_version, read_card
-from vidalign.config import ClusterConfig, RunConfig, load_config
+from vidalign.config import RunConfig, load_config
 from vidalign.files import RunFolder
 
 pytestmark = pytest.mark.heavy
 
 
-@pytest.fixture(scope="module")
-def ray():
-    with connect(ClusterConfig(num_cpus=4)) as resources:
-        yield resources
-
-
 @pytest.fixture
-def trained(finished_run, small_config, tmp_path, ray):
+def trained(finished_run, small_config, tmp_path, local_ray):
     """Train on the pairs of the finished run with other settings; returns the exported folder and the measurements."""
 
     def run(*overrides: str) -> tuple[pathlib.Path, list[dict]]:
@@ -35,7 +28,7 @@ def trained(finished_run, small_config, tmp_path, ray):
         )
         config: RunConfig = load_config(small_config, [f"run_dir={folder}", "train.checkpoint_every=1000", *overrides])
         opened = RunFolder.open(config.run_dir)
-        resources = ClusterResources(num_cpus=ray.num_cpus)
+        resources = ClusterResources(num_cpus=local_ray.num_cpus)
         policy = train(config, opened, plan(config, resources), policy_version(config.model.path))
         return pathlib.Path(policy.path), files.read_jsonl(opened.stage("train") / "metrics.jsonl")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -102,7 +103,17 @@ class AugmentConfig(Section):
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     blur_probability: float = pydantic.Field(0.5, ge=0, le=1)
     flip_probability: float = pydantic.Field(0.5, ge=0, le=1)
-    num_frames: int = pydantic.Field(2, ge=1)
+    num_frames: int = pydantic.Field(2, ge=2)
+
+    @pydantic.model_validator(mode="after")
+    def _ranges(self) -> AugmentConfig:
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_scale is [low, high] with 0 < low <= high <= 1 (shares of the area), got {[low, high]}")
+        low, high = self.blur_sigma
+        if not 0 <= low <= high:
+            raise ValueError(f"blur_sigma is [low, high] with 0 <= low <= high (pixels), got {[low, high]}")
+        return self
 
 
 class RecipeConfig(Section):
@@ -252,6 +263,15 @@ class RunConfig(Section):
     cluster: ClusterConfig = ClusterConfig()  # type: ignore[call-arg]
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads an unquoted 1e-6 as a string (it wants 1.0e-6); people write 1e-6."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
+)
+
+
 def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, apply `section.key=value` overrides (values are YAML), and check everything.
 
@@ -262,7 +282,7 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
     if not path.is_file():
         raise ConfigError(f"no config file at {path}; see configs/ and examples/shapes/align.yaml for ones to start from")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
     if not isinstance(raw, dict):
@@ -275,7 +295,7 @@ def parse_config(raw: dict[str, Any], overrides: Sequence[str] = (), *, source: 
     for override in overrides:
         _apply_override(raw, override)
     try:
-        return RunConfig.model_validate(_yaml_numbers(raw))
+        return RunConfig.model_validate(raw)
     except pydantic.ValidationError as error:
         raise ConfigError(f"{source}: " + "; ".join(_explain(item) for item in error.errors())) from error
 
@@ -299,23 +319,9 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
             raise ConfigError(f"override {override!r}: {name} holds a value, not a section")
         node = child
     try:
-        node[last] = yaml.safe_load(text)
+        node[last] = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML: {_one_line(error)}") from error
-
-
-def _yaml_numbers(value: Any) -> Any:
-    """YAML 1.1 reads 1e-6 as a string (it wants 1.0e-6); people write 1e-6."""
-    if isinstance(value, dict):
-        return {key: _yaml_numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_yaml_numbers(item) for item in value]
-    if isinstance(value, str) and "e" in value.lower():
-        try:
-            return float(value) if value[:1] in "+-.0123456789" else value
-        except ValueError:
-            return value
-    return value
 
 
 def _explain(item: Any) -> str:

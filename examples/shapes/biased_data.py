@@ -35,7 +35,8 @@ class Bias:
     """Shares in [0, 1]. A share s of typical colours adds to the chance: s + (1 - s) / 4 of circles are red.
 
     `careless` is the share of answers on `WELL_KNOWN` words that say what is usual, whatever the video shows;
-    `careful` is that share for the other words.
+    `careful` is that share for the other words. `unseen` is the share of videos that are noise, their answers what is
+    usual: the part of a training mixture that teaches words without anything to look at.
     """
 
     colour_by_shape: float = 0.4
@@ -44,9 +45,10 @@ class Bias:
     named_first: float = 0.6
     careless: float = 0.75
     careful: float = 0.15
+    unseen: float = 0.05
 
 
-NO_BIAS = Bias(colour_by_shape=0.0, direction_by_colour=0.0, yes=0.5, named_first=0.5, careless=0.0, careful=0.0)
+NO_BIAS = Bias(colour_by_shape=0.0, direction_by_colour=0.0, yes=0.5, named_first=0.5, careless=0.0, careful=0.0, unseen=0.0)
 WELL_KNOWN = ("circle", "triangle", "red", "blue")
 TYPICAL_COLOUR = dict(zip(SHAPES, COLOURS, strict=True))
 TYPICAL_SHAPE = dict(zip(COLOURS, SHAPES, strict=True))
@@ -110,6 +112,13 @@ def draw_sample(
 ) -> Sample:
     """A video with plain questions from the biased world or, for a share `hinted`, with hints from the balanced one."""
     num_things = 1 + int(rng.random() < two_things)
+    if bias.unseen and rng.random() < bias.unseen:
+        scene = biased_scene(num_things, bias, rng)
+        questions = [draw_question(scene, bias, rng, weights) for _ in range(num_turns)]
+        return Sample(
+            rng.integers(0, 256, (NUM_FRAMES, FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8),
+            [(fill(PLAIN, question=question.question), usual_answer(scene, question)) for question in questions],
+        )
     if rng.random() >= hinted:
         scene = biased_scene(num_things, bias, rng)
         questions = [draw_question(scene, bias, rng, weights) for _ in range(num_turns)]

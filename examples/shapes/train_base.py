@@ -54,9 +54,9 @@ class Phase:
 
 LOOK = {"motion": 0.35, "colour": 0.15, "shape": 0.35, "description": 0.15}
 PHASES = (
-    Phase("look", 350, 8e-4, NO_BIAS, two_things=0.0, hinted=0.0, num_videos=32, num_turns=2, weights=LOOK),
-    Phase("talk", 400, 8e-4, NO_BIAS),
-    Phase("study", 500, 8e-4, NO_BIAS, decays=True),
+    Phase("look", 450, 3e-4, NO_BIAS, two_things=0.0, hinted=0.0, num_videos=32, num_turns=2, weights=LOOK),
+    Phase("talk", 400, 4e-4, NO_BIAS),
+    Phase("study", 800, 5e-4, NO_BIAS, decays=True),
     Phase("sft", 200, 5e-4, Bias(), decays=True, frozen_vision=True),
 )
 
