@@ -3,12 +3,15 @@
     VidalignError(ValueError)
     ├── ConfigError        an unknown key, a value out of range, options that contradict each other
     ├── DataError          a missing file, a malformed row, a duplicate id, an empty data set
+    │   └── RowError       one field of one row; carries where, field, why and fix
     ├── VideoError         one video that cannot be used; carries a quarantine `reason`
     ├── ModelError         a model folder that cannot be loaded, trained or served; a prompt beyond its context
     └── ClusterError       a plan that does not fit the cluster; a cluster or an endpoint that does not answer
 
 The command line prints the message as one sentence and exits with code 2.
 """
+
+from __future__ import annotations
 
 
 class VidalignError(ValueError):
@@ -21,6 +24,20 @@ class ConfigError(VidalignError):
 
 class DataError(VidalignError):
     """A data file or row breaks a rule."""
+
+
+class RowError(DataError):
+    """One field of one row breaks a rule. `where` is file and line, added by whoever knows them; `fix` is the way out."""
+
+    def __init__(self, field: str, why: str, fix: str, where: str = "") -> None:
+        super().__init__(field, why, fix, where)  # all arguments, so that it survives pickling between processes
+        self.field, self.why, self.fix, self.where = field, why, fix, where
+
+    def at(self, where: str) -> RowError:
+        return type(self)(self.field, self.why, self.fix, where)
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.field}: {self.why}; {self.fix}".removeprefix(": ")
 
 
 class VideoError(VidalignError):
