@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from pipelines import data
 from vidalign import __version__
 from vidalign.config import RunConfig, load_config
 from vidalign.errors import VidalignError
@@ -16,6 +17,7 @@ examples:
   vidalign align my.yaml train.learning_rate=1e-6 seed=3        with overrides, section.key=value
   vidalign align my.yaml --dry-run                              check config, data, model and resources; start nothing
   vidalign serve runs/shapes                                    base and aligned behind an OpenAI endpoint
+  vidalign data import --from trl pairs.jsonl --out mine.jsonl  other projects' preference data; then data validate
   ray job submit --working-dir . -- vidalign align my.yaml      the same on a cluster
 """
 
@@ -91,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides, for example serve.port=8080")
     command.add_argument("--verbose", action="store_true", help="show what Ray and its workers print")
     command.set_defaults(run=_run_serve)
+    data.add_parser(commands)
     command = commands.add_parser("doctor", help="what is installed, what fits, what is wrong and how to mend it")
     command.set_defaults(run=_run_doctor)
     return parser

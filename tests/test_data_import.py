@@ -1,0 +1,503 @@
+"""Other projects' rows become ours: each format's variants, each row error, and nothing left out without a word."""
+
+import json
+import pathlib
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.cli import main
+from vidalign.errors import DataError, RowError
+from vidalign.formats import EXPORTERS, IMPORTERS
+from vidalign.formats.chat import Notes
+from vidalign.formats.convert import export_file, import_file, relocate
+from vidalign.formats.rrpo import masked_text, phrases_of
+from vidalign.rows import parse_row
+
+Q, A, B, V = "Which way?", "To the left.", "To the right.", "a.mp4"
+PAIR = {"video": V, "question": Q, "answer": A, "chosen": A, "rejected": B}
+EXAMPLE = {"video": V, "question": Q, "answer": A}
+RRPO = {
+    "question": f"<image>\n{Q}",
+    "answer": A,
+    "pred": B,
+    "answer_masked": "To the <MASK> left </MASK>.",
+    "pred_masked": "To the <MASK>right</MASK>.",
+    "video": V,
+    "sample_id": 7,
+}
+
+
+def user(content, *, tags=("role", "content"), role="user"):
+    return {tags[0]: role, tags[1]: content}
+
+
+def gpt(content, *, tags=("role", "content"), role="assistant"):
+    return {tags[0]: role, tags[1]: content}
+
+
+def convert(name, row):
+    """The converted row, the notes, and the columns left over."""
+    notes, left = Notes(), dict(row)
+    return IMPORTERS[name](left, notes), notes, left
+
+
+SHAREGPT = {"tags": ("from", "value")}
+PLACED = [{"type": "video", "video": V}, {"type": "text", "text": Q}]
+GOOD = [
+    # TRL
+    ("trl", {"prompt": Q, "chosen": A, "rejected": B, "video": V}, PAIR),
+    ("trl", {"prompt": f"<video>\n{Q}", "chosen": A, "rejected": B, "videos": [V]}, PAIR),
+    ("trl", {"prompt": Q, "chosen": f" {A}", "rejected": f" {B}", "images": [V]}, PAIR),
+    ("trl", {"prompt": Q, "chosen": A, "rejected": B, "video": {"path": V, "bytes": None}}, PAIR),
+    ("trl", {"prompt": [user(Q)], "chosen": [gpt(A)], "rejected": [gpt(B)], "videos": [V]}, PAIR),
+    ("trl", {"prompt": [user(PLACED)], "chosen": gpt(A), "rejected": [gpt([{"type": "text", "text": B}])]}, PAIR),
+    (
+        "trl",
+        {"prompt": [user([{"type": "video"}, {"type": "text", "text": Q}])], "chosen": A, "rejected": B, "videos": [V]},
+        PAIR,
+    ),
+    (
+        "trl",
+        {"prompt": [user([{"type": "image"}, {"type": "text", "text": Q}])], "chosen": A, "rejected": B, "images": [V]},
+        PAIR,
+    ),
+    ("trl", {"chosen": [user(Q), gpt(A)], "rejected": [user(Q), gpt(B)], "video": V}, PAIR),
+    ("trl", {"chosen": [user(PLACED), gpt(A)], "rejected": [user(PLACED), gpt(B)]}, PAIR),
+    ("trl", {"prompt": Q, "chosen": [user(Q), gpt(A)], "rejected": [user(Q), gpt(B)], "video": V}, PAIR),
+    (
+        "trl",
+        {"prompt": Q, "chosen": A, "rejected": B, "video": V, "score_chosen": 9.5, "score_rejected": 2},
+        {**PAIR, "chosen_score": 9.5, "rejected_score": 2},
+    ),
+    (
+        "trl",
+        {"prompt": Q, "chosen": A, "rejected": B, "video": V, "id": 3, "category": "c", "answer": "Left."},
+        {**PAIR, "id": "3", "category": "c", "answer": "Left."},
+    ),
+    ("trl", {"prompt": Q, "completion": A, "video": V, "label": True}, EXAMPLE),
+    ("trl", {"messages": [user(PLACED), gpt(A)]}, EXAMPLE),
+    # LLaMA-Factory
+    (
+        "llamafactory",
+        {
+            "conversations": [user(f"<video>{Q}", role="human", **SHAREGPT)],
+            "chosen": gpt(A, role="gpt", **SHAREGPT),
+            "rejected": gpt(B, role="gpt", **SHAREGPT),
+            "videos": [V],
+        },
+        PAIR,
+    ),
+    ("llamafactory", {"messages": [user(f"<video>{Q}")], "chosen": gpt(A), "rejected": gpt(B), "videos": V}, PAIR),
+    (
+        "llamafactory",
+        {"instruction": "<video>Which", "input": "way?", "chosen": A, "rejected": B, "videos": [V]},
+        {**PAIR, "question": "Which\nway?"},
+    ),
+    ("llamafactory", {"instruction": f"<video>{Q}", "input": "", "output": A, "videos": [V], "history": []}, EXAMPLE),
+    (
+        "llamafactory",
+        {"conversations": [user(f"<video>{Q}", role="human", **SHAREGPT), gpt(A, role="gpt", **SHAREGPT)], "videos": [V]},
+        EXAMPLE,
+    ),
+    # ms-swift
+    ("ms-swift", {"messages": [user(f"<video>{Q}"), gpt(A)], "rejected_response": B, "videos": [V]}, PAIR),
+    ("ms-swift", {"messages": [user(f"<video>{Q}"), gpt(A)], "rejected_response": [gpt(B)], "videos": [V]}, PAIR),
+    ("ms-swift", {"messages": [user(f"<video>{Q}"), gpt(A)], "rejected_response": [B], "videos": [V]}, PAIR),
+    (
+        "ms-swift",
+        {
+            "messages": [user(f"<video>{Q}"), gpt(A)],
+            "rejected_messages": [user(f"<video>{Q}"), gpt(B)],
+            "videos": [V],
+            "rejected_videos": [V],
+        },
+        PAIR,
+    ),
+    ("ms-swift", {"query": f"<video>{Q}", "response": A, "rejected_response": B, "videos": [V], "history": []}, PAIR),
+    ("ms-swift", {"messages": [user(f"<video>{Q}"), gpt(A)], "videos": [V]}, EXAMPLE),
+    # NeMo RL
+    (
+        "nemo-rl",
+        {
+            "context": [user(PLACED)],
+            "completions": [{"rank": 1, "completion": [gpt(B)]}, {"rank": 0, "completion": [gpt(A)]}],
+        },
+        PAIR,
+    ),
+    ("nemo-rl", {"context": [user(PLACED)], "completions": [{"rank": 0, "completion": [gpt(A)]}]}, EXAMPLE),
+    # LLaVA-Hound
+    (
+        "hound",
+        {
+            "id": "v_1_0",
+            "video": V,
+            "prompt": f"<video>\n{Q}",
+            "answer": "Left.",
+            "chosen": A,
+            "rejected": B,
+            "chosen_score": 5,
+            "rejected_score": 1,
+        },
+        {**PAIR, "id": "v_1_0", "answer": "Left.", "chosen_score": 5, "rejected_score": 1},
+    ),
+    ("hound", {"id": "x", "video": V, "prompt": Q, "answer": A}, {**EXAMPLE, "id": "x"}),
+    # RRPO
+    ("rrpo", RRPO, {**PAIR, "id": "7", "chosen_phrases": [[7, 11]], "rejected_phrases": [[7, 12]]}),
+    (
+        "rrpo",
+        {**{k: v for k, v in RRPO.items() if k != "video"}, "media_path": V, "src": "webvid"},
+        {**PAIR, "id": "7", "category": "webvid", "chosen_phrases": [[7, 11]], "rejected_phrases": [[7, 12]]},
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "row", "expected"), GOOD)
+def test_good_rows(name, row, expected):
+    made, _, left = convert(name, row)
+    assert made == expected
+    assert not {key for key, value in left.items() if value} - {"label"}
+    assert not parse_row({"id": "x", **made})[1]
+
+
+SWIFT = {"messages": [user(f"<video>{Q}"), gpt(A)], "rejected_response": B, "videos": [V]}
+NEMO = {"context": [user(PLACED)], "completions": [{"rank": 0, "completion": [gpt(A)]}, {"rank": 1, "completion": [gpt(B)]}]}
+TRL = {"prompt": Q, "chosen": A, "rejected": B, "video": V}
+LF = {"instruction": Q, "chosen": A, "rejected": B, "videos": [V]}
+BAD = [
+    ("trl", {"text": "x"}, "row: has the columns text"),
+    ("trl", {**TRL, "video": None}, "videos: holds no video"),
+    ("trl", {**TRL, "videos": ["b.mp4"]}, "videos: holds 2 videos"),
+    ("trl", {**TRL, "video": {"bytes": b"x", "path": V}}, "video: must name a video file, got dict"),
+    ("trl", {**TRL, "video": {"fps": 2}}, "video: must name a video file, got nothing"),
+    ("trl", {**TRL, "video": None, "images": ["a.jpg"]}, r"images: names an image \(a.jpg\)"),
+    ("trl", {**TRL, "videos": [["f1.jpg", "f2.jpg"]]}, "videos: is a list of 2 frames"),
+    ("trl", {**TRL, "rejected": None}, "rejected: is missing or null"),
+    ("trl", {**TRL, "chosen": 5}, "chosen: must be a text or messages, got int"),
+    ("trl", {**TRL, "chosen": "<video> left"}, "chosen: holds the literal tag <video>"),
+    ("trl", {**TRL, "prompt": "<video> and <video>"}, "question: has the tags <video>, <video>"),
+    ("trl", {**TRL, "prompt": "<audio> what?"}, "question: has the tags <audio>"),
+    ("trl", {**TRL, "prompt": [user(Q), gpt(A), user("Why?")]}, "prompt: has 3 turns before the response"),
+    ("trl", {**TRL, "prompt": [{"role": "tool", "content": "x"}]}, r"prompt\[0\]: has the role 'tool'"),
+    (
+        "trl",
+        {**TRL, "prompt": [user([{"type": "audio", "audio": "a.wav"}])]},
+        r"prompt\[0\].content\[0\]: is a part of type",
+    ),
+    ("trl", {**TRL, "prompt": ["x"]}, r"prompt\[0\]: must be a message, got str"),
+    ("trl", {**TRL, "prompt": [user(None)]}, r"prompt\[0\].content: must be a text or a list of parts"),
+    ("trl", {**TRL, "chosen": [user("Other?"), gpt(A)]}, "chosen: has 1 turns before the response that are not the prompt"),
+    ("trl", {**TRL, "chosen": [user(Q)]}, "chosen: does not end with the assistant"),
+    ("trl", {"chosen": f"{Q} {A}", "rejected": f"{Q} {B}", "video": V}, "prompt: is missing"),
+    ("trl", {"prompt": Q, "completion": B, "video": V, "label": False}, "label: is false"),
+    ("llamafactory", {"text": "x", "videos": [V]}, "row: has the columns text"),
+    ("llamafactory", {**LF, "history": [["a", "b"]]}, "history: holds earlier turns"),
+    ("llamafactory", {**LF, "instruction": 5}, "instruction: and input must be texts"),
+    ("llamafactory", {"instruction": Q, "output": B, "kto_tag": False, "videos": [V]}, "kto_tag: is false"),
+    ("llamafactory", {"instruction": Q, "output": ["a", "b"], "videos": [V]}, r"output\[0\]: must be a message"),
+    ("ms-swift", {"videos": [V]}, "row: has the columns"),
+    ("ms-swift", {**SWIFT, "messages": [user(Q)]}, "messages: does not end with the assistant"),
+    ("ms-swift", {**SWIFT, "rejected_response": ["a", "b"]}, "rejected_response: holds 2 responses"),
+    ("ms-swift", {**SWIFT, "rejected_videos": ["b.mp4"]}, "rejected_videos: are not the row's videos"),
+    ("ms-swift", {"query": Q, "response": A, "history": [["a", "b"]], "videos": [V]}, "history: holds earlier turns"),
+    ("ms-swift", {**SWIFT, "rejected_response": None, "label": False}, "label: is false"),
+    ("nemo-rl", TRL, "row: has the columns .*--from trl"),
+    ("nemo-rl", {**NEMO, "completions": []}, "completions: must be a list"),
+    (
+        "nemo-rl",
+        {**NEMO, "completions": [{"completion": [gpt(A)]}]},
+        r"completions\[0\]: must have a whole number as its rank",
+    ),
+    ("nemo-rl", {**NEMO, "completions": [NEMO["completions"][0]] * 2}, "completions: have one rank, 0"),
+    ("nemo-rl", {**NEMO, "completions": [{"rank": 0}]}, r"completions\[0\].completion: is missing"),
+    ("hound", {"id": "x", "video": V, "conversations": []}, "row: has the columns .*--from llamafactory"),
+    ("hound", {"video": V, "prompt": Q, "chosen": A}, "rejected: is missing"),
+    ("hound", {"video": V, "prompt": Q}, "answer: is missing"),
+    ("rrpo", {**RRPO, "question": None}, "question: is missing"),
+    ("rrpo", {**RRPO, "pred": None}, "pred: is missing"),
+    ("rrpo", {**RRPO, "video": None}, "video: must name a video file"),
+    ("rrpo", {**RRPO, "answer_masked": 5}, "answer_masked: must be a text"),
+    ("rrpo", {**RRPO, "answer_masked": "To the <MASK>left."}, "answer_masked: has <MASK> without </MASK>"),
+    ("rrpo", {**RRPO, "answer_masked": "To the left</MASK>."}, "answer_masked: has </MASK> at character 11 without"),
+    (
+        "rrpo",
+        {**RRPO, "answer_masked": "<MASK>To <MASK>the</MASK></MASK>"},
+        "answer_masked: has <MASK> at character 9 inside",
+    ),
+    ("rrpo", {**RRPO, "pred_masked": "To the <MASK> </MASK>right."}, "pred_masked: marks nothing before character 14"),
+    ("rrpo", {**RRPO, "pred_masked": "To a <MASK>right</MASK>."}, "pred_masked: is another text .* from 'a right.' on"),
+]
+
+
+@pytest.mark.parametrize(("name", "row", "says"), BAD)
+def test_row_errors_name_the_field(name, row, says):
+    with pytest.raises(RowError, match=f"^{says}"):
+        convert(name, {key: value for key, value in row.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "note"),
+    [
+        ("trl", {**TRL, "prompt": [user("s", role="system"), user(Q)]}, "system prompt"),
+        ("llamafactory", {**LF, "system": "Be brief."}, "system prompt"),
+        ("trl", {**TRL, "prompt": [{**user(Q), "loss": 0.5}]}, "'loss' of a message"),
+        ("trl", {"messages": [user([{**PLACED[0], "fps": 2}, PLACED[1]]), gpt(A)]}, "'fps' of a message's part"),
+        ("trl", {**TRL, "video": {"url": V, "fps": 2}}, "'fps' of a video"),
+        ("trl", {**TRL, "prompt": "In <video> which way?"}, "video in the middle of the question"),
+        ("trl", {**TRL, "chosen": " left"}, "white space around a response"),
+        ("trl", TRL, "no answer in the row"),
+        ("rrpo", {**RRPO, "answer_masked": A, "pred_masked": B}, "no mark in either response"),
+        ("rrpo", {**RRPO, "answer_masked": A}, "marks in one of the two responses only"),
+        ("rrpo", RRPO, "white space beside the tags"),
+        ("rrpo", {**RRPO, "media_path": "full/a.mp4"}, "'video', which differs from 'media_path'"),
+        ("nemo-rl", {**NEMO, "completions": [*NEMO["completions"], {"rank": 2, "completion": "c"}]}, "completion between"),
+        ("nemo-rl", {**NEMO, "completions": [{**c, "score": 1} for c in NEMO["completions"]]}, "'score' of a completion"),
+    ],
+)
+def test_what_a_row_of_ours_does_not_hold_is_counted(name, row, note):
+    notes = convert(name, row)[1]
+    assert [text for text in notes if text.startswith(note)], notes
+
+
+def test_media_path_is_the_video_that_the_authors_read():
+    assert convert("rrpo", {**RRPO, "media_path": "full/a.mp4"})[0]["video"] == "full/a.mp4"
+
+
+def test_a_video_inside_of_the_question_leaves_whole_words():
+    assert convert("trl", {**TRL, "prompt": "In <video> which way?"})[0]["question"] == "In which way?"
+    assert convert("trl", {**TRL, "prompt": "Look:\n<video>\nWhich way?"})[0]["question"] == "Look:\nWhich way?"
+
+
+def test_best_and_worst_rank_of_many():
+    many = [{"rank": rank, "completion": text} for rank, text in ((3, "worst"), (1, "best"), (2, "middle"), (2, "other"))]
+    made, notes, _ = convert("nemo-rl", {**NEMO, "completions": many})
+    assert (made["chosen"], made["rejected"]) == ("best", "worst")
+    assert notes["completion between the best and the worst rank, which is not used"] == 2
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", Q, A, V, "<video>", "user", "assistant"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "type", "text", "video", "from", "value", "rank", "completion", "path"]),
+            inner,
+        )
+    ),
+    max_leaves=12,
+)
+COLUMNS = """
+    id video videos images prompt chosen rejected completion messages label conversations instruction input output history
+    system query response rejected_response rejected_messages rejected_videos context completions answer question pred
+    answer_masked pred_masked media_path sample_id src kto_tag options category chosen_score
+"""
+
+
+@settings(max_examples=300, deadline=None)
+@given(name=st.sampled_from(sorted(IMPORTERS)), row=st.dictionaries(st.sampled_from(COLUMNS.split()), JSON, max_size=8))
+def test_whatever_a_row_holds_it_is_converted_or_an_error_of_that_row(name, row):
+    try:
+        made = IMPORTERS[name]({key: value for key, value in row.items() if value is not None}, Notes())
+    except RowError:
+        return
+    assert made.keys() >= {"video", "question", "answer"}
+
+
+# ---------------------------------------------------------------------------------------------------------- RRPO's marks
+
+
+@pytest.mark.parametrize(
+    ("masked", "plain", "spans"),
+    [
+        ("a <MASK> red </MASK> or <MASK> blue </MASK> ball", "a red or blue ball", [(2, 5), (9, 13)]),
+        ("<MASK>a</MASK><MASK>b</MASK> c", "ab c", [(0, 1), (1, 2)]),
+        ("a <MASK>red </MASK>ball", "a red ball", [(2, 6)]),
+        ("no mark", "no mark", []),
+        ("<MASK> Two words </MASK>", "Two words", [(0, 9)]),
+    ],
+)
+def test_phrases_of_masked_texts(masked, plain, spans):
+    assert phrases_of(masked, plain, "answer_masked", Notes()) == spans
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(alphabet="ab .\n(", min_size=1, max_size=20), data=st.data())
+def test_marks_survive_the_way_there_and_back(text, data):
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=6)))
+    spans = [(a, b) for a, b in zip(cuts[::2], cuts[1::2], strict=False) if text[a:b].strip()]
+    assert phrases_of(masked_text(text, spans, "chosen"), text, "answer_masked", Notes()) == spans
+
+
+def test_a_response_with_their_tags_cannot_be_exported():
+    with pytest.raises(RowError, match="chosen: holds the literal tag <MASK>"):
+        masked_text("a <MASK>", [], "chosen")
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+def lines(path: pathlib.Path, *rows) -> pathlib.Path:
+    path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read(path: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "array.json", "parquet"])
+def test_jsonl_arrays_and_parquet_give_the_same_rows(tmp_path, kind):
+    rows = [{**TRL, "prompt": [user(PLACED)], "video": None, "id": "ä"}, {**TRL, "prompt": [user([PLACED[1]])], "id": "b"}]
+    path = tmp_path / f"d.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif kind == "array.json":
+        path.write_text("\ufeff " + json.dumps(rows, indent=1), encoding="utf-8")
+    else:
+        lines(path, *rows)
+    done = import_file(path, IMPORTERS["trl"], out=tmp_path / "out.jsonl")
+    assert not done.errors
+    assert done.rows == [{"id": "ä", **PAIR}, {"id": "b", **PAIR}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("none.jsonl", None, "no data file at"),
+        ("d.jsonl", b"\n", "holds no rows"),
+        ("d.json", b"[]", "holds no rows"),
+        ("d.json", b'[{"a": 1},\n}]', r"d.json:2 is not valid JSON"),
+        ("d.json", b'["\xff"]', "not valid UTF-8"),
+        ("d.parquet", b"PAR1", "cannot be read as Parquet"),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path, name, content, says):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=says):
+        import_file(tmp_path / name, IMPORTERS["trl"], out=tmp_path / "out.jsonl")
+
+
+def test_every_bad_line_is_an_error_with_its_place(tmp_path):
+    path = lines(
+        tmp_path / "d.jsonl", TRL, "{\n", "[1]\n", {**TRL, "chosen": " "}, {**TRL, "rejected": A}, {**TRL, "video": ""}
+    )
+    path.write_bytes(
+        path.read_bytes()
+        + b'{"prompt": "\xe9"}\n'
+        + b'{"prompt": "\\ud83d", "chosen": "a", "rejected": "b", "video": "v"}\n'
+    )
+    done = import_file(path, IMPORTERS["trl"], out=tmp_path / "out.jsonl")
+    assert len(done.rows) == 1
+    assert [str(error).removeprefix(str(path)).split(";")[0] for error in done.errors] == [
+        ":2: row: is not JSON (Expecting property name enclosed in double quotes at column 2)",
+        ":3: row: must be a JSON object, got list",
+        ":4: chosen: is empty",
+        ":5: rejected: equals chosen, so nothing is preferred",
+        ":6: videos: holds no video",
+        ":7: row: is not valid UTF-8 (invalid continuation byte)",
+        ":8: question: holds half of a character (an unpaired surrogate), got '\\ud83d'",
+    ]
+    assert done.notes == {"no answer in the row, so the chosen response is its answer": 1}  # of the converted row only
+
+
+def test_ids_are_made_kept_and_made_unique(tmp_path):
+    path = lines(tmp_path / "d.jsonl", TRL, {**TRL, "id": "x"}, {**TRL, "id": "x"}, {**TRL, "id": "x-2"}, {**TRL, "id": [1]})
+    done = import_file(path, IMPORTERS["trl"], out=tmp_path / "out.jsonl")
+    assert [row["id"] for row in done.rows] == ["d-000001", "x", "x-2", "x-2-2", "d-000005"]
+    assert done.notes["id that an earlier row has, which got a number appended"] == 2
+    assert done.notes["column 'id', which is not used"] == 1
+
+
+def test_relative_videos_follow_the_file():
+    root, below, beside = pathlib.Path("/data/set"), pathlib.Path("/data"), pathlib.Path("/other")
+    assert relocate("v/a.mp4", root, root) == "v/a.mp4"
+    assert relocate("v/a.mp4", root, below) == "set/v/a.mp4"
+    assert relocate("v/a.mp4", root, beside) == "/data/set/v/a.mp4"
+    assert relocate("../a.mp4", root, beside) == "/data/a.mp4"
+    assert relocate("/v/a.mp4", root, beside) == "/v/a.mp4"
+    assert relocate("s3://bucket/a.mp4", root, beside) == "s3://bucket/a.mp4"
+
+
+def test_import_command_writes_rows_and_says_what_they_do_not_hold(tmp_path, capsys):
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / V).write_bytes(b"x")
+    source = lines(
+        tmp_path / "d.jsonl", {**TRL, "tools": ["t"], "note": ""}, {"prompt": Q, "completion": A, "video": "none.mp4"}
+    )
+    out = tmp_path / "new" / "out.jsonl"
+    arguments = ["data", "import", "--from", "trl", str(source), "--out", str(out), "--video-root", str(tmp_path / "media")]
+    assert main(arguments) == 0
+    rows = read(out)
+    assert rows[0] == {**PAIR, "id": "d-000001", "video": str(tmp_path / "media" / V)}
+    assert list(rows[0]) == ["id", "video", "question", "answer", "chosen", "rejected"]
+    said = capsys.readouterr().out
+    assert "1 pair and 1 example" in said
+    assert "1 x column 'tools', which is not used" in said
+    assert "note" not in said
+    assert "warning: 1 video not found" in said
+
+
+def test_import_command_writes_nothing_over_errors_unless_told(tmp_path, capsys):
+    source, out = lines(tmp_path / "d.jsonl", TRL, *[{**TRL, "chosen": None}] * 60), tmp_path / "out.jsonl"
+    arguments = ["data", "import", "--from", "trl", str(source), "--out", str(out)]
+    assert main(arguments) == 2
+    assert not out.exists()
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("chosen: is missing") == 50
+    assert "… and 10 more errors, 60 in total" in said.err
+    assert "--skip-errors" in said.err
+    assert main([*arguments, "--skip-errors"]) == 0
+    assert len(read(out)) == 1
+    assert "60 rows with errors left out" in capsys.readouterr().out
+
+
+def test_commands_name_mistakes_in_one_sentence(tmp_path, capsys):
+    source = lines(tmp_path / "d.jsonl", TRL)
+    assert main(["data", "import", "--from", "trl", str(source), "--out", str(source)]) == 2
+    assert "--out must name a file other than the source" in capsys.readouterr().err
+    assert main(["data", "import", "--from", "trl", "none.jsonl", "--out", str(tmp_path / "o")]) == 2
+    assert "no data file at none.jsonl" in capsys.readouterr().err
+    for wrong in (["--from", "unknown"], ["--from", "trl", "--no-such-flag"]):
+        with pytest.raises(SystemExit):
+            main(["data", "import", str(source), "--out", "o", *wrong])
+
+
+# --------------------------------------------------------------------------------------------------------------- export
+
+
+def test_rrpo_there_and_back(tmp_path, capsys):
+    ours = [
+        {**PAIR, "id": "7", "category": "c", "chosen_phrases": [[7, 11]], "rejected_phrases": [[7, 12]]},
+        {**PAIR, "id": "r-07", "chosen_phrases": [[0, 2], [7, 11]], "rejected_phrases": []},
+        {**PAIR, "id": "plain"},
+    ]
+    first = lines(tmp_path / "first.jsonl", *ours)
+    assert main(["data", "export", "--to", "rrpo", str(first), "--out", str(tmp_path / "theirs.json")]) == 0
+    theirs = json.loads((tmp_path / "theirs.json").read_text())
+    assert theirs[0] == {
+        **{**RRPO, "pred_masked": "To the <MASK> right </MASK>."},
+        "media_path": V,
+        "src": "c",
+    }
+    back = tmp_path / "back.jsonl"
+    assert main(["data", "import", "--from", "rrpo", str(tmp_path / "theirs.json"), "--out", str(back)]) == 0
+    assert read(back) == ours
+    again = export_file(back, EXPORTERS["rrpo"], out=tmp_path / "again.json")
+    assert again.rows == theirs
+    assert not again.notes
+    assert "3 pairs" in capsys.readouterr().out
+
+
+def test_what_rrpo_rows_cannot_hold_is_counted_and_examples_are_errors(tmp_path, capsys):
+    scored = {**PAIR, "id": "a", "answer": "Left.", "chosen_score": 5.0, "rejected_score": 1.0}
+    source = lines(tmp_path / "d.jsonl", scored, {**EXAMPLE, "id": "b"}, {**PAIR, "id": ""}, "{\n")
+    done = export_file(source, EXPORTERS["rrpo"], out=tmp_path / "o.json")
+    assert set(done.notes) == {"answer, where it is not the chosen response", "'chosen_score'", "'rejected_score'"}
+    assert [error.field for error in done.errors] == ["chosen", "id", "row"]
+    assert main(["data", "export", "--to", "rrpo", str(source), "--out", str(tmp_path / "o.json")]) == 2
+    assert "the row is an example, not a pair" in capsys.readouterr().err
