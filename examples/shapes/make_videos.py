@@ -30,9 +30,13 @@ def frame_times(num_frames: int = NUM_FRAMES) -> np.ndarray:
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
-    """Encode [F, H, W, 3] uint8 as H.264, or MPEG-4 where this FFmpeg has no libx264. One thread: equal bytes."""
+    """Encode [F, H, W, 3] uint8 as H.264, or MPEG-4 where this FFmpeg has no libx264.
+
+    Equal frames give equal bytes: one thread, and without x264's macroblock tree, whose result differs by a few bits
+    from run to run in the same process.
+    """
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    options = {"crf": "18", "preset": "veryfast"} if codec == "libx264" else {"qscale": "2"}
+    options = {"crf": "18", "preset": "veryfast", "x264-params": "mbtree=0"} if codec == "libx264" else {"qscale": "2"}
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options=options)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
