@@ -12,37 +12,26 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from examples.shapes.tiny_model import FRAME_SIZE, NUM_FRAMES
 from examples.shapes.world import CATEGORIES
+from vidalign import video
 from vidalign.positions import correct_positions
 from vidalign.prompts import HINT, PLAIN, REFLECT, chat, fill
+from vidalign.types import FrameSpec
 
 HERE = Path(__file__).parent
 
 
-def decode(path: Path, num_frames: int = NUM_FRAMES) -> tuple[np.ndarray, dict]:
-    """Frames [F, 56, 56, 3] uint8, evenly spaced over the whole file, and their metadata for the processor."""
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        fps = float(stream.average_rate)
-        frames = [
-            frame.to_ndarray(format="rgb24", width=FRAME_SIZE, height=FRAME_SIZE, interpolation="AREA")
-            for frame in container.decode(stream)
-        ]
-    indices = np.linspace(0, len(frames) - 1, num_frames).round().astype(int).tolist()
-    metadata = {
-        "total_num_frames": len(frames),
-        "fps": fps,
-        "duration": len(frames) / fps,
-        "frames_indices": indices,
-        "video_backend": "pyav",
-    }
-    return np.stack([frames[index] for index in indices]), metadata
+def decode(path: Path) -> tuple[np.ndarray, dict]:
+    """Frames [8, 56, 56, 3] uint8 as every stage of a run samples them, and their metadata for the processor."""
+    clip = video.decode(path, FrameSpec(num_frames=NUM_FRAMES, height=FRAME_SIZE, width=FRAME_SIZE))
+    metadata = clip.metadata()
+    metadata.pop("do_sample_frames")
+    return clip.frames, metadata
 
 
 def load_rows(path: Path) -> list[dict]:
@@ -90,8 +79,8 @@ def main() -> None:
     model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=torch.float32).eval()
     correct_positions(model)
     rows = load_rows(args.data / "heldout.jsonl")
-    cache = {row["video"]: decode(args.data / row["video"]) for row in rows}
-    videos = [cache[row["video"]] for row in rows]
+    clips = {row["video"]: decode(args.data / row["video"]) for row in rows}
+    videos = [clips[row["video"]] for row in rows]
     rng = np.random.default_rng(0)
     noise = [(rng.integers(0, 256, frames.shape, dtype=np.uint8), metadata) for frames, metadata in videos]
     plain = [fill(PLAIN, question=row["question"]) for row in rows]

@@ -186,6 +186,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.phases:
+        args.phases.mkdir(parents=True, exist_ok=True)
     torch.set_flush_denormal(True)  # before the first parallel work, so that every thread inherits it
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
