@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoProcessor
 from examples.shapes import make_videos, world
 from examples.shapes.biased_data import NO_BIAS, TYPICAL_COLOUR, Bias, draw_sample, usual_answer
 from examples.shapes.tiny_model import FRAME_SIZE, patchify
+from vidalign.phrases import differs_only_in, parse_differences
 from vidalign.prompts import chat
 from vidalign.types import Example
 
@@ -112,7 +113,30 @@ def test_the_usual_answer_is_what_goes_together_and_fits_the_question():
 def test_hinted_prompts_hold_the_answer():
     rng = np.random.default_rng(0)
     for _ in range(20):
-        assert all(reply in prompt for prompt, reply in draw_sample(NO_BIAS, rng, hinted=1.0).turns)
+        assert all(reply in prompt for prompt, reply in draw_sample(NO_BIAS, rng, hinted=1.0, edited=0.0).turns)
+
+
+def test_edit_prompts_are_answered_by_what_differs_and_by_nothing_else():
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        for prompt, reply in draw_sample(NO_BIAS, rng, hinted=1.0, edited=1.0).turns:
+            answer = prompt.split("Right answer: ")[1].split("\n")[0]
+            if "=>" in reply:
+                wrong = prompt.split("Wrong answer: ")[1].split("\n")[0]
+                assert differs_only_in(answer, wrong, parse_differences(reply))
+            else:
+                assert differs_only_in(answer, reply, parse_differences(prompt.split("change nothing else:\n")[1]))
+
+
+def test_a_description_is_read_back_as_the_scene_it_tells_of():
+    rng = np.random.default_rng(0)
+    for num_things in (1, 2):
+        scene = next(world.balanced_scenes(num_things, rng))
+        told = world.read_description(world.solve(scene, "Describe the video."))
+        assert [(t.name, t.direction) for t in told.things] == [(t.name, t.direction) for t in scene.things]
+    for text in ("A red thing moves left.", "A red circle moves left!", ""):
+        with pytest.raises(ValueError, match="not a description"):
+            world.read_description(text)
 
 
 def test_unanswerable_question_is_an_error():

@@ -27,7 +27,8 @@ from examples.shapes.world import (
     render,
     solve,
 )
-from vidalign.prompts import HINT, PLAIN, REFLECT, fill
+from vidalign.phrases import differing_marks
+from vidalign.prompts import DIFFERENCES, HINT, PLAIN, REFLECT, REWRITE, fill
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Bias:
     named_first: float = 0.6
     careless: float = 0.75
     careful: float = 0.15
-    unseen: float = 0.05
+    unseen: float = 0.1
 
 
 NO_BIAS = Bias(colour_by_shape=0.0, direction_by_colour=0.0, yes=0.5, named_first=0.5, careless=0.0, careful=0.0, unseen=0.0)
@@ -107,10 +108,14 @@ def draw_sample(
     *,
     two_things: float = 0.5,
     hinted: float = 0.25,
+    edited: float = 0.25,
     num_turns: int = 4,
     weights: Mapping[str, float] | None = None,
 ) -> Sample:
-    """A video with plain questions from the biased world or, for a share `hinted`, with hints from the balanced one."""
+    """A video with plain questions from the biased world or, for a share `hinted`, with prompts that hold the answer.
+
+    A share `edited` of these asks what a wrong answer gets wrong, or to write that into the right one.
+    """
     num_things = 1 + int(rng.random() < two_things)
     if bias.unseen and rng.random() < bias.unseen:
         scene = biased_scene(num_things, bias, rng)
@@ -132,7 +137,7 @@ def draw_sample(
     else:
         scene = biased_scene(num_things, NO_BIAS, rng)
         questions = [draw_question(scene, NO_BIAS, rng, weights) for _ in range(num_turns)]
-        turns = [(hinted_prompt(question, rng), question.answer) for question in questions]
+        turns = [edit_turn(question, rng) if rng.random() < edited else hinted_turn(question, rng) for question in questions]
     return Sample(draw_frames(scene, rng), turns)
 
 
@@ -162,12 +167,24 @@ def usual_answer(scene: Scene, question: Question) -> str:
     return answer if not question.options or answer in question.options else question.answer
 
 
-def hinted_prompt(question: Question, rng: np.random.Generator) -> str:
-    """A prompt with a hint or, as often, one that quotes an earlier reply, which is mostly wrong."""
+def hinted_turn(question: Question, rng: np.random.Generator) -> tuple[str, str]:
+    """A prompt with a hint or, as often, one that quotes an earlier reply, which is mostly wrong; and the right answer."""
     if rng.random() < 0.5:
-        return fill(HINT, question=question.question, answer=question.answer)
+        return fill(HINT, question=question.question, answer=question.answer), question.answer
     previous = question.answer if rng.random() < 0.3 else wrong_answer(question, rng)
-    return fill(REFLECT, question=question.question, answer=question.answer, previous=previous)
+    return fill(REFLECT, question=question.question, answer=question.answer, previous=previous), question.answer
+
+
+def edit_turn(question: Question, rng: np.random.Generator) -> tuple[str, str]:
+    """A prompt that asks for the differences between the right and a wrong answer, or for a rewrite with them; and the reply."""
+    wrong = parallel_wrong_answer(question, rng)
+    spans = differing_marks(question.answer, wrong)
+    listed = "\n".join(
+        f"{question.answer[first:last]} => {wrong[start:end]}" for (first, last), (start, end) in zip(*spans, strict=True)
+    )
+    if rng.random() < 0.5:
+        return fill(DIFFERENCES, question=question.question, answer=question.answer, previous=wrong), listed
+    return fill(REWRITE, question=question.question, answer=question.answer, previous=listed), wrong
 
 
 def wrong_answer(question: Question, rng: np.random.Generator) -> str:
@@ -176,3 +193,28 @@ def wrong_answer(question: Question, rng: np.random.Generator) -> str:
         return str(rng.choice(question.options))
     scene = biased_scene(2 if question.category == "order" else 1 + int(rng.random() < 0.5), NO_BIAS, rng)
     return ask(scene, question.category, rng).answer
+
+
+def parallel_wrong_answer(question: Question, rng: np.random.Generator) -> str:
+    """A wrong answer to this question that differs from the right one in single words, as many on either side."""
+    words = question.question.rstrip("?").split()
+    if question.category == "presence":
+        name = f"{words[-2]} {words[-1]}"
+        return f"No, there is no {name}." if question.answer.startswith("Yes") else f"Yes, there is a {name}."
+    if question.category == "order":
+        return f"The {words[-1] if words[4] in question.answer else words[4]} appears first."
+    if question.options:
+        return str(rng.choice([option for option in question.options if option != question.answer]))
+    text = question.answer
+    num_changes = 1 + int(question.category == "description" and rng.random() < 0.5)
+    asked = set(re.findall(r"\w+", question.question))
+    spots = [word for word in re.finditer(r"\w+", text) if _kind(word[0]) and word[0] not in asked]
+    for at in sorted(rng.permutation(len(spots))[:num_changes], reverse=True):
+        word = spots[at]
+        other = rng.choice([value for value in _kind(word[0]) if value != word[0]])
+        text = text[: word.start()] + other + text[word.end() :]
+    return text
+
+
+def _kind(word: str) -> tuple[str, ...]:
+    return next((values for values in (SHAPES, COLOURS, DIRECTIONS) if word in values), ())

@@ -16,7 +16,7 @@ import av
 import numpy as np
 
 from examples.shapes.biased_data import TWO_THINGS
-from examples.shapes.world import CATEGORIES, Scene, ask, balanced_scenes, render
+from examples.shapes.world import CATEGORIES, Scene, ask, balanced_scenes, render, solve
 
 NUM_FRAMES = 16
 FPS = 8
@@ -70,6 +70,7 @@ def split_rows(split: str, num_questions: int, seed: int) -> tuple[list[dict], l
                 "answer": question.answer,
                 "options": list(question.options),
                 "category": category,
+                "caption": solve(scene, "Describe the video."),
             }
         )
     return rows, scenes

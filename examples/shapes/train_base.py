@@ -24,6 +24,7 @@ from examples.shapes.biased_data import (
     biased_scene,
     draw_question,
     draw_sample,
+    edit_turn,
 )
 from examples.shapes.tiny_model import NUM_FRAMES, build_model, build_processor, build_tokenizer, patchify
 from vidalign.positions import mrope_positions
@@ -129,6 +130,7 @@ def corpus(seed: int, num_texts: int = 3000) -> list[str]:
         question = draw_question(biased_scene(1 + index % 2, NO_BIAS, rng), NO_BIAS, rng)
         texts.append(fill(HINT, question=question.question, answer=question.answer))
         texts.append(fill(REFLECT, question=question.question, answer=question.answer, previous=question.answer))
+        texts.extend(edit_turn(question, rng))
         texts += ["user\n", "assistant\n", "system\n"]
     return texts
 

@@ -210,6 +210,19 @@ def solve(scene: Scene, question: str) -> str:
     return value if listed else sentence.format(match[1], value)
 
 
+def read_description(text: str) -> Scene:
+    """The scene that an answer to "Describe the video." tells of. ValueError for a text of another form."""
+    things = re.findall(r"[Aa] (\w+) (\w+) moves (\w+)", text)
+    known = [thing for thing in things if thing[0] in COLOURS and thing[1] in SHAPES and thing[2] in DIRECTIONS]
+    starts = [index / max(1, len(known)) for index in range(len(known) + 1)]
+    scene = Scene(
+        tuple(Thing(shape, colour, way, *starts[index : index + 2]) for index, (colour, shape, way) in enumerate(known))
+    )
+    if not known or solve(scene, "Describe the video.") != text.strip():
+        raise ValueError(f"not a description as this world writes them: {text!r}")
+    return scene
+
+
 def _only(scene: Scene, attribute: str, value: str) -> Thing:
     found = [thing for thing in scene.things if getattr(thing, attribute) == value]
     if len(found) != 1:

@@ -1,0 +1,95 @@
+"""A judge for the built-in world that needs no language model: rules, behind an OpenAI-compatible endpoint.
+
+    python -m examples.shapes.rule_judge --port 8100        then recipe.judge: {kind: openai, model: rules, base_url: …/v1}
+
+It reads the same prompt as a language model would (`vidalign.judging.PROMPT`), rebuilds the scene from the caption, answers
+the question by rule, and compares. It stands where no judge model can run; it never errs, which no language model can say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from examples.shapes.world import COLOURS, DIRECTIONS, SHAPES, read_description, solve
+from vidalign.judging import PROMPT
+from vidalign.scoring import normalise
+
+MODEL = "rules"
+_ASKED = re.compile("(.*)".join(map(re.escape, re.split(r"\{\w+\}", PROMPT))), re.DOTALL)
+_KNOWN = {*SHAPES, *COLOURS, *DIRECTIONS, "yes", "no"}
+
+
+def judge(prompt: str) -> str:
+    """Explanation and score of one judge's prompt. ValueError for a prompt or caption of another form."""
+    match = _ASKED.fullmatch(prompt)
+    if match is None:
+        raise ValueError("this judge reads only the prompt of vidalign.judging.PROMPT; leave recipe.judge.prompt as it is")
+    caption, question, _, response = match.groups()
+    truth = solve(read_description(caption), question)
+    score, why = compare(response, truth, question)
+    return f"By the caption the answer is {truth!r}; the answer given {why}.\nScore: {score}"
+
+
+def compare(response: str, truth: str, question: str) -> tuple[int, str]:
+    """(score, reason): 5 the truth, 4 its facts in other words, 2 some of its facts, 1 none. What was asked is no fact."""
+    if normalise(response) == normalise(truth):
+        return 5, "is the same"
+    asked = set(re.findall(r"\w+", question.partition("\n")[0]))
+    true = _facts(truth) - asked or _facts(truth)  # "which of these two" names the answer
+    told = _facts(response) - (asked - true)
+    if told == true and len(true) == 1:
+        return 4, "says the same in other words"
+    return (2, "differs in what it says") if told & true else (1, "says nothing of it")
+
+
+def _facts(text: str) -> set[str]:
+    return {word for word in re.findall(r"\w+", normalise(text)) if word in _KNOWN}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._reply(200, {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "shapes"}]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        try:
+            text = judge(body["messages"][-1]["content"])
+        except ValueError as error:
+            self._reply(400, {"error": {"message": str(error), "type": "invalid_request_error"}})
+            return
+        message = {"role": "assistant", "content": text}
+        choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+        self._reply(200, {"id": "judgement", "object": "chat.completion", "created": 0, "model": MODEL, "choices": choices})
+
+    def _reply(self, status: int, body: dict) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args) -> None:
+        pass
+
+
+def serve(port: int = 0) -> ThreadingHTTPServer:
+    """A server on 127.0.0.1, not yet running; port 0 takes a free one, see `server_address`."""
+    return ThreadingHTTPServer(("127.0.0.1", port), _Handler)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=8100)
+    server = serve(parser.parse_args().port)
+    print(f"rule-based judge at http://127.0.0.1:{server.server_address[1]}/v1, model {MODEL}", flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
