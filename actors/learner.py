@@ -18,17 +18,19 @@ import json
 import pathlib
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
+from actors.reference import hidden_path, read_hidden
 from vidalign import displacement, files, objectives
 from vidalign.checkpoint import export_policy
 from vidalign.config import ModelConfig, ObjectiveConfig, TrainConfig
 from vidalign.logps import PairLogps
-from vidalign.pair_data import PairSource, batch_order
+from vidalign.pair_data import PairSource, batch_order, usable_pairs
 from vidalign.policy import ResponseScorer, add_adapter, load_policy, set_trainable
 from vidalign.rendering import IGNORED, Batch, cached_processor
 from vidalign.schedule import learning_rate_factor
@@ -53,6 +55,7 @@ class TrainJob:
     frames: str
     probe: str
     reference: str
+    hidden: str
     stage: str
     export: str
 
@@ -96,7 +99,7 @@ class Learner:
         self.dtype = getattr(torch, job.model.dtype)
         self.objective = objectives.build(job.objective.name, job.objective.params)
         self.objective_state: dict[str, float] = {}
-        self.pairs = files.read_table(pathlib.Path(job.pairs), PreferencePair)
+        self.pairs, _ = usable_pairs(files.read_table(pathlib.Path(job.pairs), PreferencePair), self.objective)
         self.probe = files.read_table(pathlib.Path(job.probe), Example)
         self.reference = {row.pair_id: row for row in _reference_rows(job)}
         self.source = PairSource(
@@ -107,6 +110,7 @@ class Learner:
             max_model_len=job.model.max_model_len,
         )
         self.order = batch_order(len(self.pairs), job.train.batch_size, job.train.num_epochs, job.seed)
+        self.two_sided = all(pair.rejected for pair in self.pairs)
         self.monitored = np.arange(min(len(self.pairs), job.train.num_monitored))
         self.step_index = 0
         self.start: dict[str, list[float]] = {}
@@ -156,7 +160,7 @@ class Learner:
         statistics: dict[str, torch.Tensor] = {}
         self.engine.train()
         for micro in own.reshape(train.accumulation_steps, train.micro_batch_size):
-            policy = self._pair_logps(micro)
+            policy = self._pair_logps(micro, for_loss=True)
             loss = self.objective(
                 policy,
                 self._reference_logps(micro, policy),
@@ -181,19 +185,23 @@ class Learner:
     def measure(self, loss: float | None, grad_norm: float | None) -> None:
         """Average log-likelihoods of fixed training pairs and of the probe's ground truths, against step 0."""
         self.engine.eval()
-        pairs = self._spread(len(self.monitored), 2, lambda rows: self._pair_averages(self.monitored[rows]))
+        sides = ("chosen", "rejected") if self.two_sided else ("chosen",)
+        pairs = self._spread(len(self.monitored), len(sides), lambda rows: self._pair_averages(self.monitored[rows]))
         truth = self._spread(len(self.probe), 1, self._truth_averages)
-        now = {"chosen": pairs[:, 0].tolist(), "rejected": pairs[:, 1].tolist(), "truth": truth[:, 0].tolist()}
+        now = {name: pairs[:, column].tolist() for column, name in enumerate(sides)} | {"truth": truth[:, 0].tolist()}
         if self.step_index == 0:
             self.start = now
-        probed = {"truth_start": self.start["truth"], "truth": now["truth"]} if self.probe else {}
-        figures = displacement.displacement(
-            chosen_start=self.start["chosen"],
-            rejected_start=self.start["rejected"],
-            chosen=now["chosen"],
-            rejected=now["rejected"],
-            **probed,
-        )
+        if self.two_sided:
+            figures = displacement.displacement(
+                chosen_start=self.start["chosen"],
+                rejected_start=self.start["rejected"],
+                chosen=now["chosen"],
+                rejected=now["rejected"],
+            )
+        else:
+            figures = displacement.side_displacement("chosen", self.start["chosen"], now["chosen"])
+        if self.probe:
+            figures |= displacement.side_displacement("truth", self.start["truth"], now["truth"])
         if self.log:
             scheduler = self.engine.lr_scheduler
             self.log.measurement(
@@ -258,7 +266,7 @@ class Learner:
         deepspeed.init_distributed(auto_mpi_discovery=False)
         num_steps = len(self.order)
         engine, *_ = deepspeed.initialize(
-            model=ResponseScorer(model),
+            model=ResponseScorer(model, compares=self.objective.needs_kl),
             model_parameters=[p for p in model.parameters() if p.requires_grad],
             lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(
                 optimizer,
@@ -268,14 +276,36 @@ class Learner:
         )
         return engine
 
-    def _logps(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _logps(self, batch: Batch, hidden: torch.Tensor | None = None) -> tuple[Any, ...]:
         batch = batch.to(self.device, self.dtype)
-        return self.engine(batch.inputs, batch.labels), batch.labels != IGNORED
+        if hidden is not None:
+            hidden = hidden.to(self.device)
+        return *self.engine(batch.inputs, batch.labels, hidden), batch.labels != IGNORED
 
-    def _pair_logps(self, indices: np.ndarray) -> PairLogps:
-        logps, mask = self._logps(self.source.batch(list(indices)))
-        half = len(indices)
-        return PairLogps(chosen=logps[:half], rejected=logps[half:], chosen_mask=mask[:half], rejected_mask=mask[half:])
+    def _pair_logps(self, indices: np.ndarray, *, for_loss: bool = False) -> PairLogps:
+        """Both sides of these pairs; with what the objective asks for beside them, or without its unneeded side, `for_loss`."""
+        objective, half = self.objective, len(indices)
+        with_kl = for_loss and objective.needs_kl
+        both = objective.needs_rejected if for_loss else self.two_sided
+        hidden = None
+        if with_kl:
+            folder = pathlib.Path(self.job.hidden)
+            hidden = torch.cat([read_hidden(hidden_path(folder, self.pairs[index].id)) for index in indices])
+        logps, kl, mask = self._logps(self.source.batch(list(indices), rejected=both), hidden)
+        extra: dict[str, Any] = {"chosen_kl": kl[:half]} if with_kl else {}
+        if for_loss and objective.needs_phrases:
+            chosen, rejected = self.source.phrases(list(indices))
+            extra |= {
+                "chosen_phrases": _scatter(chosen, mask[:half]).long(),
+                "rejected_phrases": _scatter(rejected, mask[half:]).long(),
+            }
+        return PairLogps(
+            chosen=logps[:half],
+            rejected=logps[half:] if both else logps.new_zeros((half, 0)),
+            chosen_mask=mask[:half],
+            rejected_mask=mask[half:] if both else mask.new_zeros((half, 0)),
+            **extra,
+        )
 
     def _reference_logps(self, indices: np.ndarray, policy: PairLogps) -> PairLogps | None:
         if not self.objective.needs_reference:
@@ -288,12 +318,13 @@ class Learner:
             rejected_mask=policy.rejected_mask,
         )
 
-    def _pair_averages(self, indices: np.ndarray) -> torch.Tensor:  # [n, 2]
+    def _pair_averages(self, indices: np.ndarray) -> torch.Tensor:  # [n, 2], or [n, 1] without rejected responses
         policy = self._pair_logps(indices)
-        return torch.stack([policy.chosen_avg, policy.rejected_avg], dim=1)
+        sides = [policy.chosen_avg, policy.rejected_avg] if self.two_sided else [policy.chosen_avg]
+        return torch.stack(sides, dim=1)
 
     def _truth_averages(self, indices: np.ndarray) -> torch.Tensor:  # [n, 1]
-        logps, mask = self._logps(self.source.truth_batch([self.probe[index] for index in indices]))
+        logps, _, mask = self._logps(self.source.truth_batch([self.probe[index] for index in indices]))
         return (logps.sum(-1) / mask.sum(-1))[:, None]
 
     def _spread(self, count: int, width: int, measure: Any) -> torch.Tensor:
@@ -368,6 +399,6 @@ def _reference_rows(job: TrainJob) -> list[ReferenceRow]:
     return files.read_table(pathlib.Path(job.reference), ReferenceRow) if job.reference else []
 
 
-def _scatter(rows: list[tuple[float, ...]], mask: torch.Tensor) -> torch.Tensor:
+def _scatter(rows: Sequence[Sequence[float]], mask: torch.Tensor) -> torch.Tensor:
     flat = torch.tensor([value for row in rows for value in row], dtype=torch.float32, device=mask.device)
     return torch.zeros(mask.shape, dtype=torch.float32, device=mask.device).masked_scatter(mask, flat)

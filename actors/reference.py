@@ -1,11 +1,13 @@
-"""Log-probs of pairs under a frozen reference policy, computed once under Ray Data before training starts.
+"""What a frozen reference policy says of pairs, computed once under Ray Data before training starts: log-probs of all response
+tokens and, for objectives with a full-vocabulary KL, the final hidden states of the chosen ones.
 
 The trainer then holds one model. Rows are kept on disk by the stage that calls this; see `pipelines/train.py`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import pathlib
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,13 +16,24 @@ from vidalign.config import ModelConfig
 from vidalign.pair_data import PairSource
 from vidalign.types import PreferencePair
 
+if TYPE_CHECKING:
+    import torch
+
 
 class Reference:
     """Ray Data actor: a batch of pairs in, a batch of `vidalign.types.ReferenceRow` columns out."""
 
-    def __init__(self, model: dict[str, Any], path: str, pairs: str, frames: str, plain_prompt: str, use_gpu: bool) -> None:
-        import pathlib
-
+    def __init__(
+        self,
+        model: dict[str, Any],
+        path: str,
+        pairs: str,
+        frames: str,
+        plain_prompt: str,
+        use_gpu: bool,
+        hidden: str = "",
+    ) -> None:
+        """`hidden`: folder for the hidden states, a file a pair; "" keeps none."""
         import torch
 
         from vidalign.policy import ResponseScorer, load_policy
@@ -37,6 +50,7 @@ class Reference:
             plain_prompt=plain_prompt,
             max_model_len=config.max_model_len,
         )
+        self._hidden = pathlib.Path(hidden) if hidden else None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Batch column: index of each pair in the pairs table."""
@@ -44,21 +58,44 @@ class Reference:
 
         from vidalign.rendering import IGNORED
 
-        indices = [int(index) for index in batch["index"]]
-        rendered = self._source.batch(indices).to(self._device, self._dtype)
-        with torch.no_grad():
-            logps = self._scorer(rendered.inputs, rendered.labels).cpu()
-        mask = (rendered.labels != IGNORED).cpu()
-        rows = [logps[row][mask[row]].tolist() for row in range(2 * len(indices))]
+        pairs = [self._source.pairs[int(index)] for index in batch["index"]]
+        rendered = self._source.batch([int(index) for index in batch["index"]]).to(self._device, self._dtype)
+        mask = rendered.labels != IGNORED
+        with torch.inference_mode():
+            hidden = self._scorer.hidden(rendered.inputs, rendered.labels)
+            logps = self._scorer.score(hidden, rendered.labels[mask]).cpu()
+        lengths = mask.sum(-1).tolist()
+        if self._hidden is not None:
+            for pair, states in zip(pairs, hidden.cpu().split(lengths), strict=False):  # chosen rows come first
+                write_hidden(hidden_path(self._hidden, pair.id), states)
+        rows = [row.numpy() for row in logps.split(lengths)]
         return {
-            "pair_id": np.array([self._source.pairs[index].id for index in indices], dtype=object),
-            "chosen": _ragged(rows[: len(indices)]),
-            "rejected": _ragged(rows[len(indices) :]),
+            "pair_id": np.array([pair.id for pair in pairs], dtype=object),
+            "chosen": _ragged(rows[: len(pairs)]),
+            "rejected": _ragged(rows[len(pairs) :]),
         }
 
 
-def _ragged(rows: list[list[float]]) -> np.ndarray:
+def hidden_path(folder: pathlib.Path, pair_id: str) -> pathlib.Path:
+    """Where the reference's final hidden states [T, D] on a pair's chosen response are kept."""
+    return folder / f"{pair_id}.safetensors"
+
+
+def write_hidden(path: pathlib.Path, states: torch.Tensor) -> None:
+    import safetensors.torch
+
+    files.write_bytes_atomic(path, safetensors.torch.save({"hidden": states.contiguous()}))
+
+
+def read_hidden(path: pathlib.Path) -> torch.Tensor:
+    """[T, D] in the reference's dtype, T the chosen response's tokens, its end-of-turn token included."""
+    import safetensors.torch
+
+    return safetensors.torch.load(path.read_bytes())["hidden"]
+
+
+def _ragged(rows: list[np.ndarray]) -> np.ndarray:
     column = np.empty(len(rows), dtype=object)
     for index, row in enumerate(rows):
-        column[index] = np.array(row, dtype=np.float32)
+        column[index] = row
     return column

@@ -22,8 +22,17 @@ from cluster.plan import ClusterResources, ResourcePlan, Workers, plan
 from cluster.session import local_device_memory, local_resources
 from pipelines import check_model
 from vidalign import estimate, prompts, rendering
-from vidalign.config import DataConfig, RunConfig, dump_config
-from vidalign.datasets import read_examples
+from vidalign.config import (
+    DataConfig,
+    GivenRecipe,
+    HoundRecipe,
+    LeanpoRecipe,
+    RrpoRecipe,
+    RunConfig,
+    SamplingSection,
+    dump_config,
+)
+from vidalign.datasets import read_examples, read_pairs
 from vidalign.errors import ClusterError, DataError, VideoError
 from vidalign.types import Example
 from vidalign.video import Clip, content_hash, frame_indices, target_size
@@ -205,14 +214,29 @@ def longest_prompt(config: RunConfig, data: Data, processor: Any) -> tuple[int, 
     A reflection prompt quotes an earlier reply, which may be as long as `recipe.max_new_tokens`.
     """
     recipe, evaluate = config.recipe, config.evaluate
+    length = recipe.max_new_tokens if isinstance(recipe, SamplingSection) else 0
     asked: list[tuple[str, Sequence[Example], str, int, int]] = [
-        ("plain", data.train, recipe.plain_prompt, 0, recipe.max_new_tokens),
-        ("hint", data.train, recipe.hint_prompt, 0, recipe.max_new_tokens),
+        ("plain", data.train, recipe.plain_prompt, 0, length),
         ("evaluation", data.eval, recipe.plain_prompt, 0, evaluate.max_new_tokens),
         ("probe", data.probe, recipe.plain_prompt, 0, 0),
     ]
-    if recipe.num_turns > 1:
-        asked.append(("reflection", data.train, recipe.reflect_prompt, recipe.max_new_tokens, recipe.max_new_tokens))
+    match recipe:
+        case LeanpoRecipe():
+            asked.append(("hint", data.train, recipe.hint_prompt, 0, length))
+            if recipe.num_turns > 1:
+                asked.append(("reflection", data.train, recipe.reflect_prompt, length, length))
+        case RrpoRecipe(rewrite="policy"):
+            asked.append(("differences", data.train, recipe.differences_prompt, length, length))
+            asked.append(("rewrite", data.train, recipe.rewrite_prompt, length, length))
+        case HoundRecipe(captions="policy"):
+            asked.append(("caption", data.train, recipe.caption_prompt, 0, length))
+        case GivenRecipe():
+            _, pairs = read_pairs(config.data.train, video_root=config.data.video_root, limit=config.data.limit)
+            given = [
+                dataclasses.replace(example, answer=max(pair.chosen, pair.rejected, key=len))
+                for example, pair in zip(data.train, pairs, strict=True)
+            ]
+            asked.append(("given", given, recipe.plain_prompt, 0, 0))
     frame = _frame_tokens(processor)
     best = (0, "", 0)
     for kind, examples, template, quoted, reply in asked:

@@ -204,8 +204,18 @@ def candidate_plots(path: pathlib.Path) -> list[report_plots.Plot]:
     table = pq.read_table(path, columns=["kind", "reward", "trust"])
     kind = np.array(table["kind"].to_pylist())
     reward, trust = (np.array(table[name].to_pylist(), dtype=float) for name in ("reward", "trust"))
-    sides = {"chosen": np.isin(kind, ("hinted", "reflected")), "rejected": kind == "augmented", "aligned": kind == "plain"}
-    labels = {"chosen": "with hints or reflection", "rejected": "augmented video", "aligned": "no hint, clean video"}
+    sides = {
+        "chosen": np.isin(kind, ("hinted", "reflected")),
+        "rejected": np.isin(kind, ("augmented", "perturbed")),
+        "aligned": kind == "plain",
+        "truth": np.isin(kind, ("truth", "rewritten")),
+    }
+    labels = {
+        "chosen": "with hints or reflection",
+        "rejected": "perturbed video" if "perturbed" in kind else "augmented video",
+        "aligned": "no hint, clean video",
+        "truth": "ground truth and its rewrites",
+    }
     plots = [
         report_plots.histogram(
             "Reward of candidates",

@@ -8,9 +8,11 @@ not depend on each other, so a run that was killed continues to the same respons
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -19,14 +21,15 @@ from actors.decoder import Decoder, decode_videos
 from actors.generator import Generator, part_path
 from cluster.plan import ResourcePlan
 from pipelines import progress
+from pipelines.judge import judge_responses
 from pipelines.recipes import RECIPES
 from vidalign import files, scoring
-from vidalign.config import RunConfig
-from vidalign.datasets import read_examples
+from vidalign.config import GivenRecipe, HoundRecipe, RunConfig
+from vidalign.datasets import read_examples, read_pairs
 from vidalign.errors import DataError
 from vidalign.files import RunFolder
 from vidalign.pairing import make_pairs
-from vidalign.types import Example, PolicyVersion, QuarantineRow, Response
+from vidalign.types import Example, Judgement, PolicyVersion, PreferencePair, QuarantineRow, Response
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +38,24 @@ class RolloutInputs:
 
     train: list[Example]
     probe: list[Example]
+    given: list[PreferencePair] = dataclasses.field(default_factory=list)  # one a train example, recipe "given" only
 
 
 def read_inputs(config: RunConfig) -> RolloutInputs:
     """Raises `DataError` on malformed rows, and on a probe example that is also trained on."""
     data = config.data
-    train = read_examples(data.train, video_root=data.video_root, limit=data.limit)
+    given: list[PreferencePair] = []
+    if isinstance(config.recipe, GivenRecipe):
+        train, given = read_pairs(data.train, video_root=data.video_root, limit=data.limit)
+    else:
+        train = read_examples(data.train, video_root=data.video_root, limit=data.limit)
+    if isinstance(config.recipe, HoundRecipe) and config.recipe.captions == "data":
+        uncaptioned = [example.id for example in train if not example.caption.strip()]
+        if uncaptioned:
+            raise DataError(
+                f"recipe.captions=data needs a 'caption' in every row of {data.train}, but {len(uncaptioned)} of {len(train)} "
+                f"have none, first {uncaptioned[0]!r}; add captions, or set recipe.captions=policy to have the policy write them"
+            )
     probe = read_examples(data.probe, video_root=data.video_root) if data.probe else []
     shared = {example.video for example in train} & {example.video for example in probe}
     if shared:
@@ -48,7 +63,7 @@ def read_inputs(config: RunConfig) -> RolloutInputs:
             f"data.probe must share no video with data.train, but {len(shared)} are in both, first {min(shared)}; "
             "remove them from one of the two files"
         )
-    return RolloutInputs(train=train, probe=probe)
+    return RolloutInputs(train=train, probe=probe, given=given)
 
 
 def rollout(config: RunConfig, run: RunFolder, plan: ResourcePlan, policy: PolicyVersion, round_index: int = 0) -> None:
@@ -60,15 +75,22 @@ def rollout(config: RunConfig, run: RunFolder, plan: ResourcePlan, policy: Polic
         "seed": config.seed,
         "model": config.model.model_dump(mode="json", exclude={"path"}),
         "video": config.video.frame_spec().to_row(),
-        "recipe": config.recipe.model_dump(mode="json", exclude={"pair_rule", "min_trust_gap"}),
+        "recipe": config.recipe.model_dump(mode="json", exclude=set(config.recipe.PAIRING)),
         "examples": [example.to_row() for example in [*inputs.train, *inputs.probe]],
         "chunk": config.rollout.batch_size,
     }
     if not files.is_finished(stage, made_from):
-        _generate(config, run, plan, policy, inputs.train, round_index, made_from)
-        _gather(config, run, plan, inputs, round_index)
+        files.claim(stage, made_from)
+        if inputs.given:
+            responses: list[Response] = []
+            decoded = _decode(config, run, plan, inputs.train, f"decode, round {round_index}")
+        else:
+            _generate(config, run, plan, policy, inputs.train, round_index)
+            responses, decoded = _collect(config, run, inputs.train, round_index)
+        decoded |= _decode(config, run, plan, inputs.probe)
+        _write(run, inputs, responses, decoded, round_index)
         files.finish(stage, made_from, policy=policy.version)
-    _pair(config, run, inputs.train, round_index, made_from)
+    _pair(config, run, plan, inputs, round_index, made_from)
 
 
 def _generate(
@@ -78,13 +100,11 @@ def _generate(
     policy: PolicyVersion,
     examples: Sequence[Example],
     round_index: int,
-    made_from: dict[str, Any],
 ) -> None:
     import pandas as pd
     import ray.data
 
     parts = run.stage("responses", round_index) / "parts"
-    files.claim(run.stage("responses", round_index), made_from)
     chunks = list(enumerate(_chunks(examples, config.rollout.batch_size)))
     todo = [(index, chunk) for index, chunk in chunks if not part_path(parts, index).is_file()]
     with progress.bar(f"rollout, round {round_index}", len(examples), "example") as shown:
@@ -144,27 +164,54 @@ def _generate(
             shown.update(int(row["num_examples"]))
 
 
-def _gather(config: RunConfig, run: RunFolder, plan: ResourcePlan, inputs: RolloutInputs, round_index: int) -> None:
-    """Join the parts, decode the probe's videos, and write the tables that later stages read."""
-    stage = run.stage("responses", round_index)
-    parts = stage / "parts"
+def _collect(
+    config: RunConfig, run: RunFolder, examples: Sequence[Example], round_index: int
+) -> tuple[list[Response], dict[str, dict[str, str]]]:
+    """Join the parts: all responses, and how each video decoded."""
+    parts = run.stage("responses", round_index) / "parts"
     responses: list[Response] = []
     decoded: dict[str, dict[str, str]] = {}
-    for index, _ in enumerate(_chunks(inputs.train, config.rollout.batch_size)):
+    for index, _ in enumerate(_chunks(examples, config.rollout.batch_size)):
         path = part_path(parts, index)
         responses += files.read_table(path.with_suffix(".parquet"), Response)
         decoded |= {row["video"]: row for row in files.read_json(path)["decoded"]}
-    if inputs.probe:
-        for row in decode_videos(
-            [example.video for example in inputs.probe],
-            config.video.frame_spec(),
-            str(frame_cache(config, run)),
-            backend=config.video.backend,
-            deadline_s=config.video.deadline_s,
-            num_decoders=plan.decoders.num,
-            num_cpus=plan.decoders.cpus,
-        ).iter_rows():
+    return responses, decoded
+
+
+def _decode(
+    config: RunConfig, run: RunFolder, plan: ResourcePlan, examples: Sequence[Example], label: str = ""
+) -> dict[str, dict[str, str]]:
+    """Decode the videos of examples that no engine answers."""
+    if not examples:
+        return {}
+    videos = list(dict.fromkeys(example.video for example in examples))
+    rows = decode_videos(
+        videos,
+        config.video.frame_spec(),
+        str(frame_cache(config, run)),
+        backend=config.video.backend,
+        deadline_s=config.video.deadline_s,
+        num_decoders=plan.decoders.num,
+        num_cpus=plan.decoders.cpus,
+    ).iter_rows()
+    decoded = {}
+    with progress.bar(label, len(videos), "video") if label else contextlib.nullcontext() as shown:
+        for row in rows:
             decoded[row["video"]] = {name: str(row[name]) for name in ("video", "frames_path", "reason", "message")}
+            if shown is not None:
+                shown.update(1)
+    return decoded
+
+
+def _write(
+    run: RunFolder,
+    inputs: RolloutInputs,
+    responses: Sequence[Response],
+    decoded: dict[str, dict[str, str]],
+    round_index: int,
+) -> None:
+    """Write the tables that later stages read. Raises `DataError` when no video could be decoded."""
+    stage = run.stage("responses", round_index)
     frames = {video: row["frames_path"] for video, row in decoded.items() if row["frames_path"]}
     quarantine = [
         QuarantineRow(uri=video, reason=row["reason"], message=row["message"])
@@ -193,27 +240,46 @@ def count_videos(decoded: dict[str, dict[str, str]]) -> dict[str, Any]:
 
 
 def _pair(
-    config: RunConfig, run: RunFolder, examples: Sequence[Example], round_index: int, made_from: dict[str, Any]
+    config: RunConfig,
+    run: RunFolder,
+    plan: ResourcePlan,
+    rollout_inputs: RolloutInputs,
+    round_index: int,
+    made_from: dict[str, Any],
 ) -> None:
+    recipe = config.recipe
     stage = run.stage("pairs", round_index)
     inputs = {
         "responses": made_from,
-        "pair_rule": config.recipe.pair_rule,
-        "min_trust_gap": config.recipe.min_trust_gap,
+        "pairing": recipe.model_dump(mode="json", include=set(recipe.PAIRING)),
+        "given": [pair.id for pair in rollout_inputs.given],
     }
     if files.is_finished(stage, inputs):
         return
+    facts: dict[str, Any] = {}
     responses = files.read_table(run.stage("responses", round_index) / "responses.parquet", Response)
-    pairs, dropped = make_pairs(examples, responses, config.recipe)
+    if rollout_inputs.given:
+        frames = files.read_json(run.stage("responses", round_index) / "frames.json")
+        pairs = [pair for pair in rollout_inputs.given if pair.video in frames]
+        dropped = (
+            {"video_quarantined": len(rollout_inputs.given) - len(pairs)} if len(pairs) < len(rollout_inputs.given) else {}
+        )
+    else:
+        judgements: list[Judgement] = []
+        if isinstance(recipe, HoundRecipe):
+            judgements, facts = judge_responses(config, recipe, run, plan, rollout_inputs.train, responses, round_index)
+        pairs, dropped = make_pairs(rollout_inputs.train, responses, recipe, judgements)
     if not pairs:
         raise DataError(
-            f"no preference pair was made from {len(examples)} examples ({dropped}); lower recipe.min_trust_gap, raise "
-            "recipe.num_candidates, or look at the responses of this run"
+            f"no preference pair was made from {len(rollout_inputs.train)} examples ({dropped}); raise recipe.num_candidates or "
+            "the temperature, loosen the recipe's pair rule, or look at the responses of this run"
         )
     files.write_table(stage / "pairs.parquet", pairs)
-    scored = [response for response in responses if response.text.strip()]
+    scored = [
+        r for r in responses if math.isfinite(r.reward) and math.isfinite(r.trust) and r.kind not in ("truth", "caption")
+    ]
     correlation = scoring.rank_correlation([r.reward for r in scored], [r.trust for r in scored])
-    files.finish(stage, inputs, kept=len(pairs), dropped=dropped, reward_trust_correlation=correlation)
+    files.finish(stage, inputs, kept=len(pairs), dropped=dropped, reward_trust_correlation=correlation, **facts)
 
 
 def frame_cache(config: RunConfig, run: RunFolder) -> pathlib.Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 
 from actors.learner import TrainJob, train_loop
 from actors.reference import Reference
@@ -11,8 +12,9 @@ from pipelines import progress
 from vidalign import files, objectives
 from vidalign.checkpoint import policy_version, read_card
 from vidalign.config import RunConfig
-from vidalign.errors import ConfigError
+from vidalign.errors import DataError
 from vidalign.files import RunFolder
+from vidalign.pair_data import usable_pairs
 from vidalign.types import PolicyVersion, PreferencePair, ReferenceRow
 
 
@@ -41,6 +43,14 @@ def train(
     if files.is_finished(stage, inputs):
         return exported(export)
     files.claim(stage, inputs)
+    objective = objectives.build(config.objective.name, config.objective.params)
+    usable, dropped = usable_pairs(files.read_table(pairs / "pairs.parquet", PreferencePair), objective)
+    if not usable:
+        raise DataError(
+            f"objective.name={config.objective.name} can train on none of the pairs of this round ({dropped}); "
+            + "it needs rows with a chosen and a rejected response, and for rrpo responses that differ in words"
+        )
+    reference = _reference(config, run, plan, policy, round_index, usable)
     job = TrainJob(
         model=config.model,
         policy_path=policy.path,
@@ -53,7 +63,8 @@ def train(
         pairs=str(pairs / "pairs.parquet"),
         frames=str(run.stage("responses", round_index) / "frames.json"),
         probe=str(run.stage("responses", round_index) / "probe.parquet"),
-        reference=_reference(config, run, plan, policy, round_index),
+        reference=str(reference / "reference.parquet") if reference else "",
+        hidden=str(reference / "hidden") if reference else "",
         stage=str(stage),
         export=str(export),
     )
@@ -75,20 +86,13 @@ def train(
     with progress.follow_steps(f"train, round {round_index}", stage):
         trainer.fit()
     trained = exported(export)
-    files.finish(stage, inputs, policy=trained.version)
+    files.finish(stage, inputs, policy=trained.version, num_pairs=len(usable), dropped=dropped)
     return trained
 
 
 def check_objective(config: RunConfig) -> None:
-    """Raises `ConfigError` for an unknown objective or parameter, and for one that this recipe cannot feed."""
-    objective = objectives.build(config.objective.name, config.objective.params)
-    if objective.needs_phrases or objective.needs_kl:
-        what = "key-phrase marks" if objective.needs_phrases else "full-vocabulary KL to a reference"
-        raise ConfigError(
-            f"objective.name={config.objective.name} needs {what}, which recipe.name={config.recipe.name} does not provide; "
-            "choose one of "
-            + ", ".join(sorted(name for name, kind in objectives.OBJECTIVES.items() if not kind.needs_phrases))
-        )
+    """Raises `ConfigError` for an unknown objective or parameter."""
+    objectives.build(config.objective.name, config.objective.params)
 
 
 def exported(folder: pathlib.Path) -> PolicyVersion:
@@ -99,25 +103,35 @@ def exported(folder: pathlib.Path) -> PolicyVersion:
     return PolicyVersion(version=card["version"], path=str(folder.absolute()), parent=card["parent"])
 
 
-def _reference(config: RunConfig, run: RunFolder, plan: ResourcePlan, policy: PolicyVersion, round_index: int) -> str:
-    """Path of the reference log-probs, computed once by the policy that the round starts from; "" where none are needed."""
-    if not objectives.build(config.objective.name, config.objective.params).needs_reference:
-        return ""
+def _reference(
+    config: RunConfig,
+    run: RunFolder,
+    plan: ResourcePlan,
+    policy: PolicyVersion,
+    round_index: int,
+    usable: Sequence[PreferencePair],
+) -> pathlib.Path | None:
+    """Folder of what the policy that the round starts from says of the usable pairs, computed once; None if not needed."""
+    objective = objectives.build(config.objective.name, config.objective.params)
+    if not (objective.needs_reference or objective.needs_kl):
+        return None
     import ray.data
 
     pairs_path = run.stage("pairs", round_index) / "pairs.parquet"
     stage = run.stage("reference", round_index)
-    path = stage / "reference.parquet"
-    pairs = files.read_table(pairs_path, PreferencePair)
     inputs = {
         "policy": policy.version,
         "dtype": config.model.dtype,
         "prompt": config.recipe.plain_prompt,
-        "pairs": [pair.id for pair in pairs],
+        "video": config.video.frame_spec().to_row(),
+        "pairs": [pair.id for pair in usable],
+        "hidden": objective.needs_kl,
     }
     if files.is_finished(stage, inputs):
-        return str(path)
-    dataset = ray.data.from_items([{"index": index} for index in range(len(pairs))]).map_batches(
+        return stage
+    wanted = {pair.id for pair in usable}
+    indices = [index for index, pair in enumerate(files.read_table(pairs_path, PreferencePair)) if pair.id in wanted]
+    dataset = ray.data.from_items([{"index": index} for index in indices]).map_batches(
         Reference,
         fn_constructor_kwargs={
             "model": config.model.model_dump(mode="json"),
@@ -126,6 +140,7 @@ def _reference(config: RunConfig, run: RunFolder, plan: ResourcePlan, policy: Po
             "frames": str(run.stage("responses", round_index) / "frames.json"),
             "plain_prompt": config.recipe.plain_prompt,
             "use_gpu": plan.use_gpu,
+            "hidden": str(stage / "hidden") if objective.needs_kl else "",
         },
         batch_size=config.train.micro_batch_size,
         compute=ray.data.ActorPoolStrategy(size=plan.train.num),
@@ -133,10 +148,10 @@ def _reference(config: RunConfig, run: RunFolder, plan: ResourcePlan, policy: Po
         num_gpus=plan.train.gpus,
     )
     rows = []
-    with progress.bar(f"reference, round {round_index}", len(pairs), "pair") as shown:
+    with progress.bar(f"reference, round {round_index}", len(indices), "pair") as shown:
         for row in dataset.iter_rows():
             rows.append(ReferenceRow.from_row(row))
             shown.update(1)
-    files.write_table(path, rows)
+    files.write_table(stage / "reference.parquet", rows)
     files.finish(stage, inputs)
-    return str(path)
+    return stage

@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from vidalign.config import dump_config, load_config, parse_config
+from vidalign.config import RECIPES, dump_config, load_config, parse_config
 from vidalign.errors import ConfigError
 
 BASE = {"run_dir": "runs/x", "model": {"path": "m"}, "data": {"train": "t.jsonl"}}
@@ -29,6 +29,12 @@ def test_dumped_config_loads_to_the_same_config():
         ({"video": {"height": 56}}, "height and width go together"),
         ({"recipe": {"hint_prompt": "{question}"}}, "must contain {answer}"),
         ({"recipe": {"top_p": 1.5}}, "recipe.top_p=1.5"),
+        ({"recipe": {"name": "leanpoo"}}, "recipe.name='leanpoo' is no recipe; choose one of leanpo, rrpo, hound, given"),
+        ({"recipe": {"num_candidate": 2}}, "did you mean recipe.num_candidates?"),
+        ({"recipe": {"name": "rrpo", "perturb": {"shufle": "local"}}}, "did you mean recipe.perturb.shuffle?"),
+        ({"recipe": {"name": "rrpo", "num_turns": 2}}, "unknown key recipe.num_turns"),
+        ({"recipe": {"name": "hound"}}, "recipe.judge is required"),
+        ({"recipe": {"name": "given", "perturb": {}}}, "known keys: plain_prompt, name"),
         ({"train": {"learning_rate": "abc"}}, "train.learning_rate='abc'"),
         ({"train": {"zero_stage": 4}}, "train.zero_stage=4"),
     ],
@@ -37,6 +43,13 @@ def test_a_mistake_names_its_key_and_the_way_out(change, says):
     with pytest.raises(ConfigError) as caught:
         parse_config({**BASE, **change})
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["leanpo", "rrpo", "given"])
+def test_a_recipe_is_chosen_by_name_and_has_its_own_keys(name):
+    config = parse_config({**BASE, "recipe": {"name": name}})
+    assert type(config.recipe) is RECIPES[name]
+    assert parse_config(yaml.safe_load(dump_config(config))) == config
 
 
 def test_required_keys():

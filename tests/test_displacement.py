@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from vidalign.displacement import displacement, truth_displacement
+from vidalign.displacement import displacement, side_displacement
 from vidalign.errors import DataError
 
 PAIRS = {
@@ -39,7 +39,7 @@ def test_with_a_probe_set_of_another_size():
     assert figures["truth"] == pytest.approx(-1.65)
     assert figures["truth_change"] == pytest.approx(-0.15)
     assert figures["truth_fell"] == 0.5
-    assert truth_displacement(truth_start=[-1.0, -2.0], truth=[-1.5, -1.8]) == pytest.approx(
+    assert side_displacement("truth", [-1.0, -2.0], [-1.5, -1.8]) == pytest.approx(
         {name: figures[name] for name in ("truth", "truth_change", "truth_fell")}
     )
 

@@ -80,7 +80,7 @@ def test_scores_of_given_replies_are_those_that_training_computes(rows, engine, 
         ids = response_ids(processor, answer)
         batch = collate([(render_prompt(processor, question, clip), ids)], pad_id=0)
         with torch.no_grad():
-            logps = scorer(batch.inputs, batch.labels)
+            logps, _ = scorer(batch.inputs, batch.labels)
         assert len(score) == len(ids)
         np.testing.assert_allclose(score, logps[batch.labels != IGNORED], atol=TOLERANCE)
 
@@ -108,9 +108,9 @@ def test_padding_and_company_do_not_change_a_log_prob(rows, hugging_face):
     built = [(render_prompt(processor, q, clip), response_ids(processor, a)) for q, clip, a in rows]
     together = collate(built, pad_id=0)
     with torch.no_grad():
-        all_at_once = scorer(together.inputs, together.labels).sum(-1)
+        all_at_once = scorer(together.inputs, together.labels)[0].sum(-1)
         one_by_one = []
         for row in built:
             batch = collate([row], pad_id=0)
-            one_by_one.append(scorer(batch.inputs, batch.labels).sum())
+            one_by_one.append(scorer(batch.inputs, batch.labels)[0].sum())
     torch.testing.assert_close(all_at_once, torch.stack(one_by_one), atol=1e-4, rtol=0)

@@ -6,9 +6,11 @@ import json
 import pytest
 from test_files import RESPONSE
 
-from vidalign.config import RecipeConfig
-from vidalign.pairing import make_pairs, pair_example
-from vidalign.types import Example
+from vidalign.config import HoundRecipe, JudgeConfig, LeanpoRecipe, RrpoRecipe
+from vidalign.pairing import make_pairs, pair_hound, pair_leanpo, pair_rrpo
+from vidalign.types import Example, Judgement
+
+JUDGE = JudgeConfig(kind="openai", model="judge", base_url="http://127.0.0.1:1/v1")
 
 EXAMPLE = Example(id="e", video="v.mp4", question="Q?", answer="right")
 
@@ -18,7 +20,7 @@ def response(kind, text, *, candidate=0, turn=0, reward=-1.0, trust=0.0):
 
 
 def test_best_vs_worst_takes_trust_times_likelihood_and_the_likeliest_error():
-    pair = pair_example(
+    pair = pair_leanpo(
         EXAMPLE,
         [
             response("hinted", "right, rambling", reward=-3.0, trust=1.0),
@@ -28,7 +30,7 @@ def test_best_vs_worst_takes_trust_times_likelihood_and_the_likeliest_error():
             response("augmented", "plausible", candidate=1, reward=-0.3, trust=0.0),
             response("augmented", "right", candidate=2, reward=-0.1, trust=1.0),
         ],
-        RecipeConfig(),
+        LeanpoRecipe(),
     )
     assert (pair.chosen, pair.rejected) == ("right", "plausible")
     assert (pair.chosen_trust, pair.rejected_reward) == (1.0, -0.3)
@@ -36,7 +38,7 @@ def test_best_vs_worst_takes_trust_times_likelihood_and_the_likeliest_error():
 
 
 def test_hinted_vs_augmented_takes_the_first_candidate_and_its_last_turn():
-    pair = pair_example(
+    pair = pair_leanpo(
         EXAMPLE,
         [
             response("hinted", "turn 1", trust=1.0),
@@ -45,7 +47,7 @@ def test_hinted_vs_augmented_takes_the_first_candidate_and_its_last_turn():
             response("augmented", "loser", trust=0.5),
             response("augmented", "worse", candidate=1, trust=0.0),
         ],
-        RecipeConfig(pair_rule="hinted_vs_augmented"),
+        LeanpoRecipe(pair_rule="hinted_vs_augmented"),
     )
     assert (pair.chosen, pair.rejected) == ("turn 2", "loser")
 
@@ -59,9 +61,118 @@ def test_hinted_vs_augmented_takes_the_first_candidate_and_its_last_turn():
     ],
 )
 def test_what_gives_no_pair_is_counted_by_reason(responses, reason):
-    pairs, dropped = make_pairs([EXAMPLE], responses, RecipeConfig())
+    pairs, dropped = make_pairs([EXAMPLE], responses, LeanpoRecipe())
     assert (pairs, dropped) == ([], {reason: 1})
 
 
 def test_an_example_without_responses_had_its_video_quarantined():
-    assert make_pairs([EXAMPLE], [], RecipeConfig())[1] == {"video_quarantined": 1}
+    assert make_pairs([EXAMPLE], [], LeanpoRecipe())[1] == {"video_quarantined": 1}
+
+
+RRPO = RrpoRecipe()
+TRUTH = Example(id="e", video="v.mp4", question="Q?", answer="A red circle moves left.")
+
+
+def test_rrpo_prefers_the_truth_to_the_likeliest_error_and_marks_the_difference():
+    pair = pair_rrpo(
+        TRUTH,
+        [
+            response("truth", TRUTH.answer, reward=-0.4, trust=1.0),
+            response("perturbed", TRUTH.answer, reward=-0.1, trust=1.0),
+            response("perturbed", "A blue circle moves left.", candidate=1, reward=-2.0, trust=0.8),
+            response("perturbed", "A red circle moves up.", candidate=2, reward=-0.7, trust=0.8),
+        ],
+        RRPO,
+    )
+    assert (pair.chosen, pair.rejected) == (TRUTH.answer, "A red circle moves up.")
+    assert [pair.chosen[a:b] for a, b in pair.chosen_marks] == ["left"]
+    assert [pair.rejected[a:b] for a, b in pair.rejected_marks] == ["up"]
+    assert (pair.chosen_reward, pair.rejected_reward) == (-0.4, -0.7)
+    assert json.loads(pair.provenance)["recipe"] == "rrpo"
+
+
+@pytest.mark.parametrize(
+    ("listed", "rewritten", "outcome"),
+    [
+        ("- red => blue", "A blue circle moves left.", "A blue circle moves left."),
+        ("1. red circle => blue cross", "A blue cross moves left.", "A blue cross moves left."),
+        ("red => blue\ncircle => cross", "A blue cross moves left.", "A blue cross moves left."),
+        ("red => blue", "A blue circle moves up.", "rewrite_differs_elsewhere"),
+        ("red => green", "A blue circle moves left.", "rewrite_differs_elsewhere"),
+        ("red => blue", "A red circle moves left.", "rewrite_differs_elsewhere"),
+        ("it is all wrong", "A blue circle moves left.", "rewrite_differs_elsewhere"),
+        ("red => blue", " ", "no_rewrite"),
+    ],
+)
+def test_a_rewrite_must_differ_from_the_truth_in_the_listed_phrases_only(listed, rewritten, outcome):
+    responses = [
+        response("perturbed", "Blue thing.", candidate=1, trust=0.1),
+        response("differences", listed, candidate=1),
+        response("rewritten", rewritten, candidate=1, reward=-0.9),
+    ]
+    pair = pair_rrpo(TRUTH, responses, RrpoRecipe(rewrite="policy"))
+    assert (pair if isinstance(pair, str) else pair.rejected) == outcome
+    if not isinstance(pair, str):
+        assert json.loads(pair.provenance)["rejected"]["wrong_reply"] == "Blue thing."
+
+
+@pytest.mark.parametrize(
+    ("responses", "reason"),
+    [
+        ([response("perturbed", "A red circle moves left.", trust=1.0)], "no_wrong_reply"),
+        ([response("perturbed", " ", trust=0.0)], "no_wrong_reply"),
+        ([response("perturbed", "A  red circle moves left.", trust=0.9)], "no_key_phrase"),
+    ],
+)
+def test_rrpo_says_why_there_is_no_pair(responses, reason):
+    assert pair_rrpo(TRUTH, responses, RRPO) == reason
+
+
+def judged(*scores):
+    names = [f"reply {number}" for number in range(len(scores))]
+    responses = [response("plain", name, candidate=number, reward=-1.0 - number) for number, name in enumerate(names)]
+    judgements = {
+        name: Judgement(example_id="e", response=name, score=score, explanation=f"worth {score}", judge="j/1")
+        for name, score in zip(names, scores, strict=True)
+        if score is not None
+    }
+    return responses, judgements
+
+
+def test_hound_takes_the_best_against_the_worst_and_the_likelier_of_equals():
+    responses, judgements = judged(3, 5, 5, 1, 2, 1)
+    pair = pair_hound(TRUTH, responses, HoundRecipe(judge=JUDGE), judgements)
+    assert (pair.chosen, pair.rejected) == ("reply 1", "reply 3")
+    source = json.loads(pair.provenance)
+    assert (source["chosen"]["score"], source["rejected"]["score"]) == (5, 1)
+    assert source["rejected"]["explanation"] == "worth 1"
+    assert source["chosen"]["judge"] == "j/1"
+
+
+@pytest.mark.parametrize(
+    ("scores", "reason"),
+    [
+        ((), "not_judged"),
+        ((None, None), "not_judged"),
+        ((5, 3), "all_good"),
+        ((1, 2), "all_bad"),
+        ((3, 2.5), "no_score_gap"),
+    ],
+)
+def test_hound_says_why_there_is_no_pair(scores, reason):
+    responses, judgements = judged(*scores)
+    assert pair_hound(TRUTH, responses, HoundRecipe(judge=JUDGE), judgements) == reason
+
+
+def test_pairs_of_a_data_set_are_counted_by_reason_whatever_the_recipe():
+    other = dataclasses.replace(TRUTH, id="f")
+    responses, judgements = judged(5, 1)
+    pairs, dropped = make_pairs(
+        [TRUTH, other], responses_of(TRUTH, responses), HoundRecipe(judge=JUDGE), judgements.values()
+    )
+    assert [pair.example_id for pair in pairs] == ["e"]
+    assert dropped == {"video_quarantined": 1}
+
+
+def responses_of(example, responses):
+    return [dataclasses.replace(r, example_id=example.id) for r in responses]

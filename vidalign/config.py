@@ -10,12 +10,12 @@ import difflib
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pydantic
 import yaml
 
-from vidalign import prompts
+from vidalign import judging, prompts
 from vidalign.errors import ConfigError
 from vidalign.types import FrameSpec
 
@@ -116,34 +116,152 @@ class AugmentConfig(Section):
         return self
 
 
-class RecipeConfig(Section):
-    """How candidate responses become preference pairs (`pipelines/recipes/`)."""
+class JudgeConfig(Section):
+    """The text model that scores responses 1-5 at temperature 0 (`actors/judge.py`).
 
-    name: Literal["leanpo"] = "leanpo"
+    kind "vllm": `model` is a model folder, in an engine of its own with `num_gpus`, `dtype`, `max_model_len`. kind "openai":
+    `model` is a name at the OpenAI-compatible endpoint `base_url`, whose key is in the environment variable `api_key_env`.
+    """
+
+    kind: Literal["openai", "vllm"]
+    model: str
+    base_url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    concurrency: int = pydantic.Field(16, ge=1)
+    timeout_s: float = pydantic.Field(120.0, gt=0)
+    max_retries: int = pydantic.Field(4, ge=0)
+    num_gpus: int = pydantic.Field(1, ge=0)
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    max_model_len: int = pydantic.Field(4096, ge=16)
+    engine_args: dict[str, Any] = {}
+    prompt: str = judging.PROMPT
+    max_response_chars: int = pydantic.Field(2000, ge=1)
+    max_new_tokens: int = pydantic.Field(256, ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def _can_be_asked(self) -> JudgeConfig:
+        if self.kind == "openai" and not self.base_url:
+            raise ValueError("kind=openai needs base_url, for example http://127.0.0.1:8000/v1; or set kind=vllm")
+        if missing := judging.missing_fields(self.prompt):
+            raise ValueError(f"prompt must contain {', '.join(f'{{{name}}}' for name in missing)}, got {self.prompt[:80]!r}")
+        return self
+
+
+class PerturbConfig(Section):
+    """How the video is perturbed to which RRPO's policy answers wrongly (arXiv 2504.12083): one square masks the centre of every
+    frame, and frames change places: all of them ("global"), or only within `num_segments` equal parts ("local").
+    """
+
+    mask_area: tuple[float, float] | None = (0.25, 0.5)
+    shuffle: Literal["none", "local", "global"] = "local"
+    num_segments: int = pydantic.Field(4, ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def _does_something(self) -> PerturbConfig:
+        if self.mask_area is not None:
+            low, high = self.mask_area
+            if not 0 < low <= high < 1:
+                raise ValueError(
+                    f"mask_area is [low, high] with 0 < low <= high < 1 (shares of the area), got {[low, high]}"
+                )
+        elif self.shuffle == "none":
+            raise ValueError("mask_area=null and shuffle=none leave the video as it is; set one of the two")
+        return self
+
+
+class RecipeSection(Section):
+    """What all recipes have: the prompt without hints, which training, scoring and evaluation use too."""
+
+    PAIRING: ClassVar[frozenset[str]] = frozenset()  # keys that decide about pairs and not about responses
+
+    plain_prompt: str = prompts.PLAIN
+
+    @pydantic.model_validator(mode="after")
+    def _placeholders(self) -> Self:
+        for key, names in prompts.PLACEHOLDERS.items():
+            template = getattr(self, key, None)
+            for name in names:
+                if template is not None and name not in template:
+                    raise ValueError(f"{key} must contain {name}, got {template!r}")
+        return self
+
+
+class SamplingSection(RecipeSection):
+    """How many responses a recipe samples, and how."""
+
     num_candidates: int = pydantic.Field(4, ge=1)
-    num_turns: int = pydantic.Field(2, ge=1)
     temperature: float = pydantic.Field(1.0, ge=0)
     top_p: float = pydantic.Field(0.9, gt=0, le=1)
-    rejected_top_p: float = pydantic.Field(1.0, gt=0, le=1)
     max_new_tokens: int = pydantic.Field(256, ge=1)
+
+
+class LeanpoRecipe(SamplingSection):
+    """LeanPO: hints and reflection for the chosen side, augmented videos for the rejected one. Defaults: arXiv 2506.05260."""
+
+    PAIRING: ClassVar[frozenset[str]] = frozenset({"pair_rule", "min_trust_gap"})
+
+    name: Literal["leanpo"] = "leanpo"
+    num_turns: int = pydantic.Field(2, ge=1)
+    rejected_top_p: float = pydantic.Field(1.0, gt=0, le=1)
     pair_rule: Literal["best_vs_worst", "hinted_vs_augmented"] = "best_vs_worst"
     min_trust_gap: float = pydantic.Field(0.1, ge=0, le=1)
-    plain_prompt: str = prompts.PLAIN
     hint_prompt: str = prompts.HINT
     reflect_prompt: str = prompts.REFLECT
     augment: AugmentConfig = AugmentConfig()
 
-    @pydantic.model_validator(mode="after")
-    def _placeholders(self) -> RecipeConfig:
-        for key, names in (
-            ("plain_prompt", ("{question}",)),
-            ("hint_prompt", ("{question}", "{answer}")),
-            ("reflect_prompt", ("{question}", "{answer}", "{previous}")),
-        ):
-            for name in names:
-                if name not in getattr(self, key):
-                    raise ValueError(f"{key} must contain {name}, got {getattr(self, key)!r}")
-        return self
+
+class RrpoRecipe(SamplingSection):
+    """RRPO: wrong answers to a perturbed video against the ground truth, differing in marked phrases. Source: arXiv 2504.12083.
+
+    `rewrite` "none" takes the wrong reply as it is; "policy" has the policy list what the reply gets wrong and swap just that
+    into the ground truth, and drops a rewrite that differs anywhere else.
+    """
+
+    name: Literal["rrpo"] = "rrpo"
+    perturb: PerturbConfig = PerturbConfig()  # type: ignore[call-arg]
+    rewrite: Literal["none", "policy"] = "none"
+    max_trust: float = pydantic.Field(0.999, ge=0, lt=1)
+    differences_prompt: str = prompts.DIFFERENCES
+    rewrite_prompt: str = prompts.REWRITE
+
+
+class HoundRecipe(SamplingSection):
+    """LLaVA-Hound: the policy's own samples, scored 1-5 by a judge that reads a caption for the video (arXiv 2404.01258).
+
+    Captions come from the data rows ("data": field `caption`) or from the policy ("policy"). The chosen response scores at
+    least `threshold`, the rejected one less, and they are `min_score_gap` apart.
+    """
+
+    PAIRING: ClassVar[frozenset[str]] = frozenset({"judge", "threshold", "min_score_gap"})
+
+    name: Literal["hound"] = "hound"
+    top_p: float = pydantic.Field(0.95, gt=0, le=1)
+    captions: Literal["data", "policy"] = "data"
+    caption_prompt: str = prompts.CAPTION
+    threshold: float = pydantic.Field(3.0, gt=1, le=5)
+    min_score_gap: float = pydantic.Field(1.0, gt=0, le=4)
+    judge: JudgeConfig
+
+
+class GivenRecipe(RecipeSection):
+    """No rollout: data.train already holds pairs (rows with chosen and rejected), or examples for objective sft."""
+
+    name: Literal["given"] = "given"
+
+
+RECIPES: dict[str, type[RecipeSection]] = {
+    "leanpo": LeanpoRecipe,
+    "rrpo": RrpoRecipe,
+    "hound": HoundRecipe,
+    "given": GivenRecipe,
+}
+RecipeConfig = Annotated[
+    Annotated[LeanpoRecipe, pydantic.Tag("leanpo")]
+    | Annotated[RrpoRecipe, pydantic.Tag("rrpo")]
+    | Annotated[HoundRecipe, pydantic.Tag("hound")]
+    | Annotated[GivenRecipe, pydantic.Tag("given")],
+    pydantic.Discriminator(lambda value: value.get("name", "leanpo") if isinstance(value, dict) else value.name),
+]
 
 
 class RolloutConfig(Section):
@@ -254,7 +372,7 @@ class RunConfig(Section):
     model: ModelConfig
     data: DataConfig
     video: VideoConfig = VideoConfig()  # type: ignore[call-arg]
-    recipe: RecipeConfig = RecipeConfig()  # type: ignore[call-arg]
+    recipe: RecipeConfig = LeanpoRecipe()  # type: ignore[call-arg]
     rollout: RolloutConfig = RolloutConfig()  # type: ignore[call-arg]
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()  # type: ignore[call-arg]
@@ -326,9 +444,14 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
 
 def _explain(item: Any) -> str:
     location = [str(part) for part in item["loc"]]
+    if item["type"] == "union_tag_invalid":
+        return f"recipe.name={item['ctx']['tag']!r} is no recipe; choose one of {', '.join(RECIPES)}"
+    kind: type[Section] | None = None
+    if location[0] == "recipe" and len(location) > 1:
+        kind = RECIPES[location.pop(1)]  # the recipe's name is not part of the key
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
+        known = _known_keys(location[:-1], kind)
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {'.'.join([*location[:-1], near[0]])}?" if near else f"known keys: {', '.join(known)}"
         return f"unknown key {key}; {hint}"
@@ -340,12 +463,13 @@ def _explain(item: Any) -> str:
     return f"{key}={item['input']!r}: {message[:1].lower()}{message[1:]}"
 
 
-def _known_keys(location: list[str]) -> list[str]:
+def _known_keys(location: list[str], recipe: type[Section] | None) -> list[str]:
     model: Any = RunConfig
     for name in location:
         annotation = model.model_fields[name].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
+        options = [recipe, annotation, *getattr(annotation, "__args__", ())]
         model = next(o for o in options if isinstance(o, type) and issubclass(o, Section))
+        recipe = None
     return list(model.model_fields)
 
 

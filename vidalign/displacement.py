@@ -52,18 +52,20 @@ def displacement(
         "accuracy": (now[0] > now[1]).mean(),
     }
     if truth_start is not None or truth is not None:
-        figures |= truth_displacement(
-            truth_start=() if truth_start is None else truth_start, truth=() if truth is None else truth
-        )
+        figures |= side_displacement("truth", () if truth_start is None else truth_start, () if truth is None else truth)
     return {name: float(figure) for name, figure in figures.items()}
 
 
-def truth_displacement(*, truth_start: Sequence[float], truth: Sequence[float]) -> dict[str, float]:
-    """truth, truth_change and truth_fell of `displacement`, for a probe set without pairs."""
-    before, now = _column("truth_start", truth_start), _column("truth", truth)
-    _same_length({"truth_start": before, "truth": now})
-    change = now - before
-    return {"truth": float(now.mean()), "truth_change": float(change.mean()), "truth_fell": float((change < 0).mean())}
+def side_displacement(side: str, start: Sequence[float], now: Sequence[float]) -> dict[str, float]:
+    """{side}, {side}_change and {side}_fell of `displacement`: where there is one side only, as in supervised training."""
+    before, after = _column(f"{side}_start", start), _column(side, now)
+    _same_length({f"{side}_start": before, side: after})
+    change = after - before
+    return {
+        side: float(after.mean()),
+        f"{side}_change": float(change.mean()),
+        f"{side}_fell": float((change < 0).mean()),
+    }
 
 
 def _column(name: str, values: Sequence[float]) -> np.ndarray:

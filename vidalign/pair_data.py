@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ import numpy as np
 from vidalign import prompts
 from vidalign.errors import DataError, ModelError
 from vidalign.frame_cache import load_clip
+from vidalign.objectives import Objective
+from vidalign.phrases import phrase_ids
 from vidalign.rendering import Batch, Prompt, collate, render_prompt, response_ids
 from vidalign.types import Example, PreferencePair
 
@@ -31,6 +34,20 @@ def batch_order(num_pairs: int, batch_size: int, num_epochs: int, seed: int) -> 
     return list(stream[: num_steps * batch_size].reshape(num_steps, batch_size))
 
 
+def usable_pairs(pairs: Sequence[PreferencePair], objective: Objective) -> tuple[list[PreferencePair], dict[str, int]]:
+    """The pairs that an objective can be trained on, and how many are dropped by reason: no_rejected, no_key_phrase."""
+    kept: list[PreferencePair] = []
+    dropped: collections.Counter[str] = collections.Counter()
+    for pair in pairs:
+        if objective.needs_rejected and not pair.rejected:
+            dropped["no_rejected"] += 1
+        elif objective.needs_phrases and not (pair.chosen_marks or pair.rejected_marks):
+            dropped["no_key_phrase"] += 1
+        else:
+            kept.append(pair)
+    return kept, dict(dropped)
+
+
 @dataclasses.dataclass(frozen=True)
 class PairSource:
     """Renders pairs and examples. `frames` maps a video uri to its clip in the frame cache.
@@ -47,11 +64,21 @@ class PairSource:
     _rendered: dict[tuple[str, str], Prompt] = dataclasses.field(default_factory=dict, repr=False)
     _held: list[int] = dataclasses.field(default_factory=lambda: [0], repr=False)
 
-    def batch(self, indices: Sequence[int]) -> Batch:
+    def batch(self, indices: Sequence[int], *, rejected: bool = True) -> Batch:
+        """Rows of prompt and response; without the second half where `rejected` is False."""
         rendered = [(self._prompt(self.pairs[i].video, self.pairs[i].question), self.pairs[i]) for i in indices]
         rows = [(prompt, self.response(pair.chosen)) for prompt, pair in rendered]
-        rows += [(prompt, self.response(pair.rejected)) for prompt, pair in rendered]
+        if rejected:
+            rows += [(prompt, self.response(pair.rejected)) for prompt, pair in rendered]
         return self._collate(rows)
+
+    def phrases(self, indices: Sequence[int]) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+        """Phrase ids of the tokens of each pair's chosen and rejected response, from their marks."""
+        pairs = [self.pairs[i] for i in indices]
+        return (
+            [phrase_ids(self.processor, pair.chosen, pair.chosen_marks) for pair in pairs],
+            [phrase_ids(self.processor, pair.rejected, pair.rejected_marks) for pair in pairs],
+        )
 
     def truth_batch(self, examples: Sequence[Example]) -> Batch:
         """Rows of question and ground-truth answer."""

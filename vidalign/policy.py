@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pathlib
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from vidalign.config import ModelConfig, TrainConfig
 from vidalign.errors import ModelError
-from vidalign.logps import token_logps
+from vidalign.logps import forward_kl, pad_to_mask, token_logps
 from vidalign.positions import correct_positions
 from vidalign.rendering import IGNORED
 
@@ -93,21 +94,61 @@ class ResponseScorer(nn.Module):
     """The module that DeepSpeed wraps: a batch of prompt + response rows in, log-probs of the response tokens out.
 
     Logits are computed at response positions only and in chunks, so [T, V] never exists whole.
+
+    Args:
+        compares: keep what a full-vocabulary KL to the present weights needs: a frozen copy of the output layer, unless that is
+            frozen anyway (LoRA). The rest of the reference is its final hidden states, computed before training.
     """
 
-    def __init__(self, model: nn.Module, *, chunk_size: int = 1024) -> None:
+    def __init__(self, model: nn.Module, *, compares: bool = False, chunk_size: int = 1024) -> None:
         super().__init__()
         self.model = model
         self.chunk_size = chunk_size
+        self.reference_head: nn.Module | None = None
+        if compares and any(parameter.requires_grad for parameter in self._head().parameters()):
+            self.reference_head = copy.deepcopy(self._head()).requires_grad_(False)
 
-    def forward(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        """Takes the two fields of a `Batch`. Returns log-probs [R, T] float32, 0 off the response; T the padded length."""
-        base = self._unwrapped()
-        backbone = getattr(base, base.base_model_prefix)
-        hidden = backbone(**inputs, use_cache=False).last_hidden_state  # [R, T, D]
+    def forward(
+        self, inputs: dict[str, torch.Tensor], labels: torch.Tensor, reference_hidden: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Log-probs of the responses and, where `reference_hidden` is given, KL(reference || policy) of the first rows.
+
+        Args:
+            inputs, labels: the two fields of a `Batch`, R rows of padded length T.
+            reference_hidden: [N, D] the reference's `hidden` of the first rows (the chosen ones), as many as it covers.
+
+        Returns:
+            [R, T] float32 log-probs, 0 off the response; [R] nats summed over each response's tokens, 0 for rows that
+            `reference_hidden` does not cover, or None.
+        """
         mask = labels != IGNORED
-        values = token_logps(hidden[mask], base.get_output_embeddings(), labels[mask], chunk_size=self.chunk_size)  # [N]
-        return torch.zeros(labels.shape, dtype=torch.float32, device=values.device).masked_scatter(mask, values)
+        hidden = self.hidden(inputs, labels)
+        logps = pad_to_mask(self.score(hidden, labels[mask]), mask)
+        if reference_hidden is None:
+            return logps, None
+        count = len(reference_hidden)
+        kl = forward_kl(
+            hidden[:count],
+            reference_hidden,
+            self._head(),
+            self._head() if self.reference_head is None else self.reference_head,
+            chunk_size=self.chunk_size,
+        )
+        uncovered = kl.new_zeros(len(hidden) - count)
+        return logps, pad_to_mask(torch.cat([kl, uncovered]), mask).sum(-1)
+
+    def hidden(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+        """Final hidden states [N, D] at the positions that predict response tokens, row after row."""
+        base = self._unwrapped()
+        states = getattr(base, base.base_model_prefix)(**inputs, use_cache=False).last_hidden_state  # [R, T, D]
+        return states[labels != IGNORED]
+
+    def score(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Log-probs [N] float32 of tokens [N] under final hidden states [N, D]."""
+        return token_logps(hidden, self._head(), tokens, chunk_size=self.chunk_size)
+
+    def _head(self) -> nn.Module:
+        return self._unwrapped().get_output_embeddings()
 
     def _unwrapped(self) -> Any:
         get_base = getattr(self.model, "get_base_model", None)

@@ -72,7 +72,8 @@ class FrameSpec(Record):
 class Example(Record):
     """One data row: a question on a video and its ground-truth answer.
 
-    `options` is non-empty for multiple choice, in order; `answer` then is the full text of the right reply.
+    `options` is non-empty for multiple choice, in order; `answer` then is the full text of the right reply. `caption` describes
+    the whole video in words, for a judge that cannot see it.
     """
 
     id: str
@@ -81,6 +82,7 @@ class Example(Record):
     answer: str
     options: tuple[str, ...] = ()
     category: str = ""
+    caption: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,9 +90,12 @@ class Response(Record):
     """One output of a policy, with the evidence needed to repeat and to score it.
 
     `kind`: "hinted" (first turn, saw the ground truth), "reflected" (a later turn), "augmented" (no hint, augmented video),
-    "plain" (no hint, clean video). `log_probs` are natural-log probabilities of `token_ids` under the policy, before
-    temperature and top-p. `reward` is the average log-likelihood per token of the text under the policy given the clean video and
-    the question *without* hints; `trust` in [0, 1] is the agreement with the ground truth.
+    "plain" (no hint, clean video), "perturbed" (no hint, perturbed video), "truth" (the ground truth itself, not sampled),
+    "differences" and "rewritten" (RRPO's two steps from a wrong reply), "caption" (of the video).
+
+    `log_probs` are natural-log probabilities of `token_ids` under the policy, before temperature and top-p. `reward` is the
+    average log-likelihood per token of the text under the policy given the clean video and the question *without* hints;
+    `trust` in [0, 1] is the agreement with the ground truth.
     """
 
     example_id: str

@@ -1,5 +1,11 @@
-"""Data recipes by the names that `recipe.name` takes: how a chunk of examples becomes scored responses."""
+"""Data recipes by the names that `recipe.name` takes: how a chunk of examples becomes scored responses.
 
-from pipelines.recipes import leanpo
+`given` asks no engine, so it is not here: its pairs are in the data.
+"""
 
-RECIPES = {"leanpo": leanpo.respond}
+from collections.abc import Callable
+
+from pipelines.recipes import hound, leanpo, rrpo
+from vidalign.types import Response
+
+RECIPES: dict[str, Callable[..., list[Response]]] = {"leanpo": leanpo.respond, "rrpo": rrpo.respond, "hound": hound.respond}

@@ -10,17 +10,16 @@ Everything goes to one engine, so that the n candidates and the reflection turns
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from typing import Any
 
 import numpy as np
 
-from actors.generator import Completion, Engine, Request
-from vidalign import prompts, scoring
+from actors.generator import Engine, Request
+from pipelines.recipes.sampling import request_seed, response, sample, score
+from vidalign import prompts
 from vidalign.augment import augment
-from vidalign.config import RecipeConfig
-from vidalign.types import Example, Response, stable_hash
+from vidalign.config import LeanpoRecipe
+from vidalign.types import Example, Response
 from vidalign.video import Clip
 
 
@@ -29,28 +28,18 @@ def respond(
     examples: list[Example],
     clips: list[Clip],
     *,
-    recipe: RecipeConfig,
+    recipe: LeanpoRecipe,
     policy_version: str,
     seed: int,
 ) -> list[Response]:
     """Sample and score every candidate of both sides for these examples. Repeatable for equal arguments."""
     winners = _hinted_and_reflected(engine, examples, clips, recipe, policy_version, seed)
     losers = _augmented(engine, examples, clips, recipe, policy_version, seed)
-    return _score(engine, examples, clips, [*winners, *losers], recipe)
-
-
-def request_seed(seed: int, *parts: Any) -> int:
-    """A sampling seed that depends on the run's seed and on what is sampled, never on batching or order."""
-    return int(stable_hash([seed, *parts], 8), 16)
-
-
-def trust(text: str, example: Example) -> float:
-    """Agreement with the ground truth in [0, 1]: 1 for what evaluation counts as correct, else the share of common words."""
-    return 1.0 if scoring.is_correct(text, example) else scoring.agreement(text, example.answer)
+    return score(engine, examples, clips, [*winners, *losers], recipe.plain_prompt)
 
 
 def _hinted_and_reflected(
-    engine: Engine, examples: list[Example], clips: list[Clip], recipe: RecipeConfig, version: str, seed: int
+    engine: Engine, examples: list[Example], clips: list[Clip], recipe: LeanpoRecipe, version: str, seed: int
 ) -> list[Response]:
     def request(prompt: str, clip: Clip, *seed_parts: Any) -> Request:
         return Request(
@@ -78,69 +67,22 @@ def _hinted_and_reflected(
         replies = [completions[0] for completions in engine.generate(requests)]
         previous = [reply.text.strip() for reply in replies]
         for (row, candidate), reply, made in zip(slots, replies, requests, strict=True):
-            responses.append(_response(examples[row], kind, candidate, turn, reply, made, version))
+            responses.append(response(examples[row], kind, candidate, turn, reply, made, version))
     return responses
 
 
 def _augmented(
-    engine: Engine, examples: list[Example], clips: list[Clip], recipe: RecipeConfig, version: str, seed: int
+    engine: Engine, examples: list[Example], clips: list[Clip], recipe: LeanpoRecipe, version: str, seed: int
 ) -> list[Response]:
-    slots = [(row, candidate) for row in range(len(examples)) for candidate in range(recipe.num_candidates)]
-    requests = []
-    for row, candidate in slots:
-        example = examples[row]
-        draw = request_seed(seed, example.id, "augmented", candidate)
-        requests.append(
-            Request(
-                prompt=prompts.fill(recipe.plain_prompt, question=example.question),
-                clip=augment(clips[row], recipe.augment, np.random.default_rng(draw)),
-                seed=draw,
-                temperature=recipe.temperature,
-                top_p=recipe.rejected_top_p,
-                max_new_tokens=recipe.max_new_tokens,
-            )
+    def request(row: int, candidate: int) -> Request:
+        draw = request_seed(seed, examples[row].id, "augmented", candidate)
+        return Request(
+            prompt=prompts.fill(recipe.plain_prompt, question=examples[row].question),
+            clip=augment(clips[row], recipe.augment, np.random.default_rng(draw)),
+            seed=draw,
+            temperature=recipe.temperature,
+            top_p=recipe.rejected_top_p,
+            max_new_tokens=recipe.max_new_tokens,
         )
-    replies = [completions[0] for completions in engine.generate(requests)]
-    return [
-        _response(examples[row], "augmented", candidate, 0, reply, made, version)
-        for (row, candidate), reply, made in zip(slots, replies, requests, strict=True)
-    ]
 
-
-def _response(
-    example: Example, kind: str, candidate: int, turn: int, reply: Completion, made: Request, version: str
-) -> Response:
-    return Response(
-        example_id=example.id,
-        kind=kind,
-        candidate=candidate,
-        turn=turn,
-        text=reply.text,
-        token_ids=reply.token_ids,
-        log_probs=reply.log_probs,
-        policy_version=version,
-        seed=made.seed,
-        temperature=made.temperature,
-        top_p=made.top_p,
-        finish_reason=reply.finish_reason,
-    )
-
-
-def _score(
-    engine: Engine, examples: list[Example], clips: list[Clip], responses: list[Response], recipe: RecipeConfig
-) -> list[Response]:
-    """Add reward and trust. Equal replies to one example are scored once; an empty reply keeps NaN as its reward."""
-    row_of = {example.id: row for row, example in enumerate(examples)}
-    distinct = sorted({(row_of[r.example_id], r.text.strip()) for r in responses if r.text.strip()})
-    logps = engine.score(
-        [(prompts.fill(recipe.plain_prompt, question=examples[row].question), clips[row], text) for row, text in distinct]
-    )
-    reward = {key: math.fsum(values) / len(values) for key, values in zip(distinct, logps, strict=True)}
-    return [
-        dataclasses.replace(
-            r,
-            reward=reward.get((row_of[r.example_id], r.text.strip()), math.nan),
-            trust=trust(r.text, examples[row_of[r.example_id]]),
-        )
-        for r in responses
-    ]
+    return sample(engine, examples, "augmented", num_candidates=recipe.num_candidates, version=version, make=request)

@@ -1,0 +1,170 @@
+"""Judge: a text model in vLLM, or behind any OpenAI-compatible endpoint, scores responses against a caption.
+
+    rows {example_id, question, answer, response, caption} ─► prompt ─► reply ─► Judgement, or a row that says why there is none
+
+A reply without a clear score is asked for once more and then quarantined, never guessed. What is asked and how a reply is read
+is in `vidalign/judging.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeAlias
+
+from vidalign import files, judging
+from vidalign.config import JudgeConfig
+from vidalign.errors import ConfigError, ModelError
+from vidalign.types import Judgement
+
+Messages: TypeAlias = list[dict[str, str]]
+Chat: TypeAlias = Callable[[Sequence[Messages]], list[str]]  # conversations ─► the next reply of each, greedy
+
+
+class Judge:
+    """Ray Data actor: one batch of rows a call; its judgements are on disk before it returns."""
+
+    def __init__(self, config: dict[str, Any], parts: str) -> None:
+        self._config = JudgeConfig(**config)
+        self._parts = pathlib.Path(parts)
+        self._chat: Chat | None = None
+        self._name = ""
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Batch columns: part (int, constant), row (JSON)."""
+        if self._chat is None:
+            self._chat, model = (vllm_chat if self._config.kind == "vllm" else openai_chat)(self._config)
+            self._name = f"{self._config.kind}:{model}:{judging.prompt_version(self._config.prompt)}"
+        rows = [json.loads(row) for row in batch["row"]]
+        judged = judge_rows(rows, self._config, self._chat, self._name)
+        files.write_json(part_path(self._parts, int(batch["part"][0])), judged)
+        return {"judged": [len(rows)]}
+
+
+def judge_rows(rows: Sequence[dict[str, str]], config: JudgeConfig, chat: Chat, name: str) -> list[dict[str, Any]]:
+    """A `Judgement` row for each row, or {example_id, response, judge, reason: unparsable_judgement, message: both replies}."""
+    asked: list[Messages] = [
+        [
+            {
+                "role": "user",
+                "content": judging.judge_prompt(
+                    config.prompt,
+                    caption=row["caption"],
+                    question=row["question"],
+                    answer=row["answer"],
+                    response=row["response"],
+                    max_response_chars=config.max_response_chars,
+                ),
+            }
+        ]
+        for row in rows
+    ]
+    replies = chat(asked) if asked else []
+    scores = [judging.parse_score(reply) for reply in replies]
+    unclear = [index for index, score in enumerate(scores) if score is None]
+    if unclear:
+        again = [
+            [
+                *asked[index],
+                {"role": "assistant", "content": replies[index]},
+                {"role": "user", "content": judging.REMINDER},
+            ]
+            for index in unclear
+        ]
+        for index, reply in zip(unclear, chat(again), strict=True):
+            scores[index] = judging.parse_score(reply)
+            replies[index] += "\n" + reply
+    return [
+        Judgement(
+            example_id=row["example_id"],
+            response=row["response"],
+            score=score,
+            explanation=judging.explanation(reply),
+            judge=name,
+        ).to_row()
+        if score is not None
+        else {
+            "example_id": row["example_id"],
+            "response": row["response"],
+            "judge": name,
+            "reason": "unparsable_judgement",
+            "message": reply,
+        }
+        for row, reply, score in zip(rows, replies, scores, strict=True)
+    ]
+
+
+def openai_chat(config: JudgeConfig) -> tuple[Chat, str]:
+    """An OpenAI-compatible endpoint, `concurrency` requests at a time; and the model's name.
+
+    Raises:
+        ConfigError: the endpoint cannot be reached, refuses the key, or does not have the model.
+    """
+    import openai
+
+    key = os.environ.get(config.api_key_env) or "none"
+    client = openai.OpenAI(base_url=config.base_url, api_key=key, timeout=config.timeout_s, max_retries=config.max_retries)
+
+    def reply(messages: Messages) -> str:
+        try:
+            answer = client.chat.completions.create(
+                model=config.model,
+                messages=messages,  # type: ignore[arg-type]
+                temperature=0.0,
+                max_tokens=config.max_new_tokens,
+            )
+        except openai.OpenAIError as error:
+            raise ConfigError(
+                f"the judge {config.model} at {config.base_url} did not answer: {' '.join(str(error).split())[:300]}. Check "
+                f"recipe.judge.base_url and recipe.judge.model, and that {config.api_key_env} holds its key; then run the same "
+                "command again, judgements so far are kept"
+            ) from error
+        return answer.choices[0].message.content or ""
+
+    def chat(conversations: Sequence[Messages]) -> list[str]:
+        with ThreadPoolExecutor(config.concurrency) as pool:
+            return list(pool.map(reply, conversations))
+
+    return chat, config.model
+
+
+def vllm_chat(config: JudgeConfig) -> tuple[Chat, str]:
+    """A model folder in a vLLM engine of this process; and its content hash. Raises `ModelError` when vLLM cannot serve it."""
+    from actors.generator import engine_environment
+    from vidalign.checkpoint import policy_version
+
+    for name, value in engine_environment(config.num_gpus).items():
+        os.environ.setdefault(name, value)
+    import vllm
+    from vllm.exceptions import VLLMValidationError
+
+    options: dict[str, Any] = {"dtype": config.dtype, "max_model_len": config.max_model_len, "disable_log_stats": True}
+    if config.num_gpus == 0:
+        options["enforce_eager"] = True
+    if config.num_gpus > 1:
+        options["tensor_parallel_size"] = config.num_gpus
+    try:
+        engine = vllm.LLM(model=config.model, **{**options, **config.engine_args})
+    except (ValueError, RuntimeError, OSError, KeyError) as error:
+        raise ModelError(f"vLLM cannot serve the judge {config.model}: {' '.join(str(error).split())[:600]}") from error
+    params = vllm.SamplingParams(temperature=0.0, max_tokens=config.max_new_tokens)
+
+    def chat(conversations: Sequence[Messages]) -> list[str]:
+        try:
+            outputs = engine.chat(list(conversations), params, use_tqdm=False)  # type: ignore[arg-type]
+        except (VLLMValidationError, ValueError) as error:
+            raise ModelError(
+                f"vLLM refused a judge's prompt at recipe.judge.max_model_len={config.max_model_len:,}: "
+                f"{' '.join(str(error).split())[:400]}. Raise it, or lower recipe.judge.max_response_chars"
+            ) from error
+        return [output.outputs[0].text for output in outputs]
+
+    return chat, policy_version(config.model).version
+
+
+def part_path(parts: pathlib.Path, number: int) -> pathlib.Path:
+    """The JSON file of one finished batch of judgements."""
+    return parts / f"{number:06d}.json"

@@ -1,0 +1,176 @@
+"""The judge: prompts, scores read from replies, and a real OpenAI-compatible endpoint."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from actors.judge import Judge, judge_rows
+from examples.shapes import rule_judge, world
+from pipelines.judge import agreement
+from vidalign import judging
+from vidalign.config import HoundRecipe, JudgeConfig
+from vidalign.errors import ConfigError
+from vidalign.types import Example, Judgement, Response
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    server = rule_judge.serve()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def config(base_url="http://127.0.0.1:1/v1", **changes):
+    return JudgeConfig(kind="openai", model=rule_judge.MODEL, base_url=base_url, **changes)
+
+
+def row(response, question="What colour is the circle?", caption="A red circle moves left."):
+    return {"example_id": "a", "question": question, "answer": "ignored", "response": response, "caption": caption}
+
+
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [
+        ("It is right.\nScore: 5", 5.0),
+        ("**Score: 4**", 4.0),
+        ("score = 3/5", 3.0),
+        ("Fine.\n- Score: 2.5.", 2.5),
+        ("Score: 4\nand again\nScore: 4", 4.0),
+        ("Score: 4\nno, rather\nScore: 2", None),  # which one is meant is not known
+        ("Score: 1-5", None),  # the form, quoted
+        ("Score: 6", None),
+        ("Score: 0", None),
+        ("Score: 5.5", None),
+        ("Score: N", None),
+        ("5 5 5 3 5", None),  # no number is guessed
+        ("The score is good.", None),
+        ("", None),
+    ],
+)
+def test_a_score_is_read_or_there_is_none(reply, score):
+    assert judging.parse_score(reply) == score
+
+
+def test_the_explanation_is_the_reply_without_its_score():
+    assert judging.explanation("Wrong colour.\nScore: 1\n") == "Wrong colour."
+
+
+def test_a_prompt_keeps_braces_of_texts_and_cuts_a_long_response():
+    text = judging.judge_prompt(
+        "{caption}|{question}|{answer}|{response}",
+        caption="{response}",
+        question="{x}",
+        answer="{}",
+        response="abcdef",
+        max_response_chars=3,
+    )
+    assert text == "{response}|{x}|{}|abc […]"
+
+
+def test_another_wording_is_another_judge():
+    assert judging.prompt_version("a {response}") != judging.prompt_version("b {response}")
+
+
+def test_a_judge_config_that_cannot_work_is_refused():
+    with pytest.raises(ValueError, match="kind=openai needs base_url"):
+        JudgeConfig(kind="openai", model="m")
+    with pytest.raises(ValueError, match=r"prompt must contain \{caption\}, \{response\}"):
+        JudgeConfig(kind="vllm", model="m", prompt="{question} {answer}")
+    with pytest.raises(ValueError, match="judge"):
+        HoundRecipe()
+
+
+def test_an_unclear_reply_is_asked_for_once_more_and_then_quarantined():
+    conversations = []
+
+    def chat(asked):
+        conversations.append([list(messages) for messages in asked])
+        if len(conversations) == 1:
+            return ["Yes.\nScore: 5" if "judge: good" in messages[0]["content"] else "Hm." for messages in asked]
+        return ["Score: 2" if "judge: late" in messages[0]["content"] else "Still thinking." for messages in asked]
+
+    rows = judge_rows([row(name) for name in ("good", "late", "never")], config(), chat, "me")
+    assert [found.get("score") for found in rows] == [5.0, 2.0, None]
+    assert rows[2]["reason"] == "unparsable_judgement"
+    assert rows[2]["message"] == "Hm.\nStill thinking."
+    assert {found["judge"] for found in rows} == {"me"}
+    assert len(conversations) == 2
+    assert [message["role"] for message in conversations[1][0]] == ["user", "assistant", "user"]
+    assert conversations[1][0][-1]["content"] == judging.REMINDER
+
+
+def test_judge_asks_a_real_endpoint_and_stores_who_judged(endpoint, tmp_path):
+    judge = Judge(config(endpoint).model_dump(), str(tmp_path))
+    rows = [row("The circle is red."), row("The circle is blue."), row("red"), row("A song.")]
+    assert judge({"part": [3], "row": [json.dumps(r) for r in rows]}) == {"judged": [4]}
+    stored = [Judgement.from_row(r) for r in json.loads((tmp_path / "000003.json").read_text())]
+    assert [judgement.score for judgement in stored] == [5.0, 1.0, 4.0, 1.0]
+    assert all("The circle is red" in judgement.explanation for judgement in stored)
+    assert {judgement.judge for judgement in stored} == {f"openai:rules:{judging.prompt_version(judging.PROMPT)}"}
+
+
+def test_an_endpoint_that_is_not_there_is_named():
+    chat_config = config(max_retries=0, timeout_s=2.0)
+    with pytest.raises(ConfigError, match=r"rules at http://127\.0\.0\.1:1/v1 did not answer.*recipe\.judge\.base_url"):
+        Judge(chat_config.model_dump(), "unused")({"part": [0], "row": [json.dumps(row("x"))]})
+
+
+def test_the_rule_judge_gives_every_true_answer_full_marks():
+    rng = np.random.default_rng(0)
+    for num_things in (1, 2):
+        scene = next(world.balanced_scenes(num_things, rng))
+        caption = world.solve(scene, "Describe the video.")
+        for category in world.CATEGORIES:
+            if (category == "order") != (num_things == 2) and category != "description":
+                continue
+            question = world.ask(scene, category, rng)
+            prompt = judging.judge_prompt(
+                judging.PROMPT,
+                caption=caption,
+                question=question.question,
+                answer=question.answer,
+                response=question.answer,
+                max_response_chars=500,
+            )
+            assert judging.parse_score(rule_judge.judge(prompt)) == 5.0
+
+
+def test_agreement_compares_the_judges_verdicts_with_the_truth():
+    example = Example(id="a", video="v", question="q", answer="right")
+    responses = [
+        Response(
+            example_id="a",
+            kind="plain",
+            candidate=number,
+            turn=0,
+            text=text,
+            token_ids=(),
+            log_probs=(),
+            policy_version="",
+            seed=0,
+            temperature=1.0,
+            top_p=1.0,
+            finish_reason="stop",
+            trust=float(text == example.answer),
+        )
+        for number, text in enumerate(("right", "wrong", "false", "off"))
+    ]
+    judged = [
+        Judgement(example_id="a", response=text, score=score, explanation="", judge="j")
+        for text, score in (("right", 5), ("wrong", 4), ("false", 1), ("off", 2))
+    ]
+    shares = agreement(judged, responses, threshold=3)
+    assert shares == {
+        "agreement": 0.75,
+        "accepted_right": 0.25,
+        "accepted_wrong": 0.25,
+        "rejected_right": 0.0,
+        "rejected_wrong": 0.5,
+    }
+    assert agreement([], responses, threshold=3) is None

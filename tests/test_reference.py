@@ -1,0 +1,160 @@
+"""The reference that is computed before training equals a second model that would live beside the policy."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from test_augment import make_clip
+
+from actors.reference import Reference, hidden_path, read_hidden
+from vidalign import files
+from vidalign.config import ModelConfig, TrainConfig
+from vidalign.frame_cache import FrameCache
+from vidalign.pair_data import PairSource
+from vidalign.phrases import differing_marks
+from vidalign.policy import ResponseScorer, add_adapter, load_policy, set_trainable
+from vidalign.rendering import IGNORED, cached_processor
+from vidalign.types import FrameSpec, PreferencePair
+
+TOLERANCE = 1e-5
+TEXTS = [
+    ("A red circle moves left.", "A blue circle moves up."),
+    ("left", "The circle moves right."),
+    ("No.", "Yes, there is."),
+]
+
+
+@pytest.fixture(scope="module")
+def prepared(request, tmp_path_factory):
+    """(model config, folder with pairs.parquet and frames.json): three pairs on two videos of different lengths."""
+    folder = tmp_path_factory.mktemp("pairs")
+    model = ModelConfig(path=str(request.config.rootpath / "examples/shapes/model"), dtype="float32", max_model_len=512)
+    frames = {}
+    for name, num_frames in (("a", 8), ("b", 4)):
+        clip = make_clip(num_frames, 56, 56, seed=num_frames)
+        frames[name] = str(FrameCache(folder / "frames").put(name * 4, FrameSpec(), clip))
+    pairs = []
+    for number, (chosen, rejected) in enumerate(TEXTS):
+        marks = differing_marks(chosen, rejected)
+        pairs.append(
+            PreferencePair(
+                id=f"p{number}",
+                example_id=f"e{number}",
+                video="ab"[number % 2],
+                question="Describe the video.",
+                answer=chosen,
+                chosen=chosen,
+                rejected=rejected,
+                chosen_marks=marks[0],
+                rejected_marks=marks[1],
+            )
+        )
+    files.write_table(folder / "pairs.parquet", pairs)
+    files.write_json(folder / "frames.json", frames)
+    return model, folder
+
+
+@pytest.fixture(scope="module")
+def source(prepared):
+    model, folder = prepared
+    return PairSource(
+        pairs=files.read_table(folder / "pairs.parquet", PreferencePair),
+        frames=files.read_json(folder / "frames.json"),
+        processor=cached_processor(model.path),
+        plain_prompt="{question}",
+        max_model_len=512,
+    )
+
+
+@pytest.fixture(scope="module")
+def computed(prepared):
+    """What the actor returns for all pairs, two a batch, and the folder of the hidden states."""
+    model, folder = prepared
+    actor = Reference(
+        model=model.model_dump(mode="json"),
+        path=model.path,
+        pairs=str(folder / "pairs.parquet"),
+        frames=str(folder / "frames.json"),
+        plain_prompt="{question}",
+        use_gpu=False,
+        hidden=str(folder / "hidden"),
+    )
+    rows = {}
+    for indices in ([0, 1], [2]):
+        batch = actor({"index": indices})
+        for position, pair_id in enumerate(batch["pair_id"]):
+            rows[pair_id] = (batch["chosen"][position], batch["rejected"][position])
+    return rows, folder / "hidden"
+
+
+def live_logits(model, batch):
+    """[R, T, V] of a second model that runs on the same batch."""
+    with torch.no_grad():
+        return model(**batch.inputs, use_cache=False).logits.float()
+
+
+def test_log_probs_are_those_of_a_live_second_model(prepared, source, computed):
+    batch = source.batch([0, 1, 2])
+    logps = live_logits(load_policy(prepared[0]).eval(), batch).log_softmax(-1)
+    mask = batch.labels != IGNORED
+    live = logps.gather(-1, batch.labels.clamp(min=0)[..., None])[..., 0]
+    rows, _ = computed
+    for number in range(3):
+        for side, row in ((0, number), (1, number + 3)):
+            torch.testing.assert_close(torch.tensor(rows[f"p{number}"][side]), live[row][mask[row]], atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_kl_from_kept_hidden_states_is_that_of_a_live_second_model(prepared, source, computed, lora):
+    """The policy moves after the scorer was made, as in training; also its output layer, where that is trained."""
+    model = load_policy(prepared[0])
+    if lora:
+        model = add_adapter(model, TrainConfig(lora={"rank": 4, "alpha": 8}))
+    else:
+        set_trainable(model, vision_tower=False, projector=False)
+    scorer = ResponseScorer(model, compares=True, chunk_size=3).eval()
+    assert (scorer.reference_head is None) == lora
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in scorer.model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    batch = source.batch([0, 1, 2])
+    hidden = torch.cat([read_hidden(hidden_path(computed[1], f"p{number}")) for number in range(3)])
+    with torch.no_grad():
+        logps, kl = scorer(batch.inputs, batch.labels, hidden)
+    reference = live_logits(load_policy(prepared[0]).eval(), batch).log_softmax(-1)
+    moved = live_logits(scorer.model, batch).log_softmax(-1)
+    per_token = (reference.exp() * (reference - moved)).sum(-1)
+    per_token[batch.labels == IGNORED] = 0.0
+    expected = per_token.sum(-1)
+    assert expected[:3].min() > 1e-3  # the policy has moved
+    torch.testing.assert_close(kl[:3], expected[:3], atol=TOLERANCE, rtol=1e-4)
+    assert not kl[3:].any()
+    live = moved.gather(-1, batch.labels.clamp(min=0)[..., None])[..., 0]
+    torch.testing.assert_close(logps[batch.labels != IGNORED], live[batch.labels != IGNORED], atol=TOLERANCE, rtol=0)
+
+
+def test_kl_to_itself_is_zero(prepared, source, computed):
+    scorer = ResponseScorer(load_policy(prepared[0]), compares=True).eval()
+    batch = source.batch([0])
+    with torch.no_grad():
+        _, kl = scorer(batch.inputs, batch.labels, read_hidden(hidden_path(computed[1], "p0")))
+    assert abs(float(kl[0])) < TOLERANCE
+
+
+def test_phrase_ids_lie_on_the_words_that_differ(source):
+    chosen, rejected = source.phrases([0])
+    tokenizer = source.processor.tokenizer
+    for text, ids in zip(TEXTS[0], (chosen[0], rejected[0]), strict=True):
+        tokens = source.response(text)
+        assert len(ids) == len(tokens)
+        marked = [tokenizer.decode([t for t, k in zip(tokens, ids, strict=True) if k == n]).strip(" .") for n in (1, 2)]
+        assert marked == (["red", "left"] if "red" in text else ["blue", "up"])
+
+
+def test_marks_survive_the_table(source):
+    pair = source.pairs[0]
+    assert pair == dataclasses.replace(pair, chosen_marks=differing_marks(*TEXTS[0])[0])
+    assert json.loads(pair.provenance) == {}

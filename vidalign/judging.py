@@ -1,0 +1,64 @@
+"""What a judge is asked and how its reply is read: a text model scores a response 1-5, a caption standing in for the video.
+
+Source: LLaVA-Hound-DPO, arXiv 2404.01258 (the wording is ours). A reply without one clear score has none: nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from vidalign.types import stable_hash
+
+PROMPT = """\
+You judge an answer to a question about a video. You cannot see the video; this caption describes it completely.
+
+Caption: {caption}
+Question: {question}
+Reference answer: {answer}
+Answer to judge: {response}
+
+Judge whether the answer is relevant to the question, accurate by the caption, clear, and complete. What the caption contradicts
+is an error, however well it is written. First explain in one or two sentences. Then write one last line, in this form:
+Score: N
+where N is a whole number: 5 right in everything, 4 right with a small flaw, 3 right in the main, 2 mostly wrong, 1 wrong."""
+
+REMINDER = (
+    'Your reply had no line of the form "Score: N" with one number from 1 to 5. Write that line now, and nothing else.'
+)
+
+FIELDS = ("caption", "question", "answer", "response")
+_PLACEHOLDER = re.compile("{(" + "|".join(FIELDS) + ")}")
+_SCORE = re.compile(
+    r"^[\W_]*score[\W_]*[:=][\s*_]*([1-5](?:\.\d+)?)[\s*_]*(?:/\s*5|out of 5)?[\s*_.]*$", re.IGNORECASE | re.MULTILINE
+)
+
+
+def judge_prompt(template: str, *, caption: str, question: str, answer: str, response: str, max_response_chars: int) -> str:
+    """Fill the template by plain replacement, so that braces in a text are left alone. A longer response is cut off."""
+    if len(response) > max_response_chars:
+        response = response[:max_response_chars] + " […]"
+    values = {"caption": caption, "question": question, "answer": answer, "response": response}
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
+
+
+def parse_score(reply: str) -> float | None:
+    """The score in [1, 5] of the reply's lines "Score: N"; None without such a line, or when two of them disagree."""
+    found = {float(number) for number in _SCORE.findall(reply)}
+    score = found.pop() if len(found) == 1 else None
+    return score if score is not None and score <= 5 else None
+
+
+def explanation(reply: str) -> str:
+    """The reply without its score lines."""
+    return _SCORE.sub("", reply).strip()
+
+
+def prompt_version(template: str) -> str:
+    """Eight hex digits that name a template, stored with every score: another wording is another judge."""
+    return stable_hash([template, REMINDER], 8)
+
+
+def missing_fields(template: str) -> Sequence[str]:
+    """The placeholders that a template lacks."""
+    return [name for name in FIELDS if f"{{{name}}}" not in template]
