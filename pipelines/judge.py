@@ -34,7 +34,7 @@ def judge_responses(
         agreement compares the judge's verdict (score at least the threshold) with that of the ground truth.
     """
     stage = run.stage("judgements", round_index)
-    rows = _rows(recipe, examples, responses)
+    rows = judge_inputs(recipe, examples, responses)
     inputs = {"judge": recipe.judge.model_dump(mode="json"), "rows": rows}
     if not files.is_finished(stage, inputs):
         files.claim(stage, inputs)
@@ -74,7 +74,7 @@ def agreement(judged: Sequence[Judgement], responses: Sequence[Response], thresh
     return {"agreement": shares["accepted_right"] + shares["rejected_wrong"], **shares}
 
 
-def _rows(recipe: HoundRecipe, examples: Sequence[Example], responses: Sequence[Response]) -> list[str]:
+def judge_inputs(recipe: HoundRecipe, examples: Sequence[Example], responses: Sequence[Response]) -> list[str]:
     """One JSON row for each distinct response, in the order of the responses."""
     by_id = {example.id: example for example in examples}
     captions = {r.example_id: r.text.strip() for r in responses if r.kind == "caption"}

@@ -346,7 +346,9 @@ def test_a_cut_video_is_refused_unless_every_frame_is_left(good, share):
     try:
         clip = decode_bytes(data[: int(len(data) * share)], spec)
     except VideoError as error:
-        assert error.reason == "truncated"
+        clip, reason = None, error.reason
+    if clip is None:
+        assert reason == "truncated"
     else:
         whole = decode_bytes(data, spec)
         assert clip.metadata() == whole.metadata()

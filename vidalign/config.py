@@ -196,11 +196,15 @@ class SamplingSection(RecipeSection):
 
 
 class LeanpoRecipe(SamplingSection):
-    """LeanPO: hints and reflection for the chosen side, augmented videos for the rejected one. Defaults: arXiv 2506.05260."""
+    """LeanPO: hints and reflection for the chosen side, augmented videos for the rejected one. Defaults: arXiv 2506.05260.
+
+    Without `hints` the first turn is asked like everything else, by `plain_prompt`: the paper's ablation.
+    """
 
     PAIRING: ClassVar[frozenset[str]] = frozenset({"pair_rule", "min_trust_gap"})
 
     name: Literal["leanpo"] = "leanpo"
+    hints: bool = True
     num_turns: int = pydantic.Field(2, ge=1)
     rejected_top_p: float = pydantic.Field(1.0, gt=0, le=1)
     pair_rule: Literal["best_vs_worst", "hinted_vs_augmented"] = "best_vs_worst"

@@ -26,7 +26,7 @@ from vidalign import phrases
 from vidalign.config import HoundRecipe, LeanpoRecipe, RecipeConfig, RrpoRecipe
 from vidalign.types import Example, Judgement, PreferencePair, Response, stable_hash
 
-CHOSEN_KINDS = ("hinted", "reflected")
+CHOSEN_KINDS = ("hinted", "unhinted", "reflected")
 REJECTED_KINDS = ("augmented", "plain")
 
 

@@ -55,11 +55,11 @@ def _hinted_and_reflected(
     responses: list[Response] = []
     previous: list[str] = []
     for turn in range(recipe.num_turns):
-        kind = "hinted" if turn == 0 else "reflected"
+        kind = "reflected" if turn else "hinted" if recipe.hints else "unhinted"
         requests = []
         for slot, (row, candidate) in enumerate(slots):
             example = examples[row]
-            template = recipe.hint_prompt if turn == 0 else recipe.reflect_prompt
+            template = recipe.reflect_prompt if turn else recipe.hint_prompt if recipe.hints else recipe.plain_prompt
             text = prompts.fill(
                 template, question=example.question, answer=example.answer, previous=previous[slot] if turn else ""
             )
