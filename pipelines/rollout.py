@@ -28,6 +28,7 @@ from vidalign.config import GivenRecipe, HoundRecipe, RunConfig
 from vidalign.datasets import read_examples, read_pairs
 from vidalign.errors import DataError
 from vidalign.files import RunFolder
+from vidalign.lint import filter_pairs, lint
 from vidalign.pairing import make_pairs
 from vidalign.types import Example, Judgement, PolicyVersion, PreferencePair, QuarantineRow, Response
 
@@ -274,12 +275,19 @@ def _pair(
             f"no preference pair was made from {len(rollout_inputs.train)} examples ({dropped}); raise recipe.num_candidates or "
             "the temperature, loosen the recipe's pair rule, or look at the responses of this run"
         )
+    report = lint(pairs, recipe.lint)
+    pairs, filtered = filter_pairs(pairs, report, recipe.lint)
+    if not pairs:
+        raise DataError(
+            f"recipe.lint dropped all {report.num_pairs} pairs ({filtered}); loosen it, and look at the responses of this run"
+        )
+    files.write_json(stage / "lint.json", report.to_row())
     files.write_table(stage / "pairs.parquet", pairs)
     scored = [
         r for r in responses if math.isfinite(r.reward) and math.isfinite(r.trust) and r.kind not in ("truth", "caption")
     ]
     correlation = scoring.rank_correlation([r.reward for r in scored], [r.trust for r in scored])
-    files.finish(stage, inputs, kept=len(pairs), dropped=dropped, reward_trust_correlation=correlation, **facts)
+    files.finish(stage, inputs, kept=len(pairs), dropped=dropped | filtered, reward_trust_correlation=correlation, **facts)
 
 
 def frame_cache(config: RunConfig, run: RunFolder) -> pathlib.Path:

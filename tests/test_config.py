@@ -7,6 +7,7 @@ import sys
 import pytest
 import yaml
 
+from vidalign import objectives
 from vidalign.config import RECIPES, dump_config, load_config, parse_config
 from vidalign.errors import ConfigError
 
@@ -87,3 +88,12 @@ def test_missing_and_malformed_files(tmp_path: pathlib.Path):
 def test_light_modules_do_not_import_torch():
     code = "import vidalign.types, vidalign.config, vidalign.datasets, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "path", sorted(pathlib.Path(__file__).parents[1].glob("configs/*.yaml")), ids=lambda path: path.stem
+)
+def test_every_shipped_config_loads_and_its_objective_can_be_built(path):
+    config = load_config(path)
+    assert config.run_dir == f"runs/{path.stem}"
+    objectives.build(config.objective.name, config.objective.params)

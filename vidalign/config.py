@@ -169,12 +169,24 @@ class PerturbConfig(Section):
         return self
 
 
+class LintConfig(Section):
+    """What counts as an artefact in pairs (`vidalign/lint.py`), and what is dropped for it; by default all is only reported."""
+
+    word_ratio: float = pydantic.Field(5.0, gt=1)
+    min_count: int = pydantic.Field(8, ge=1)
+    max_longer_share: float = pydantic.Field(0.75, ge=0.5, le=1)
+    drop_tell_tales: bool = False
+    max_length_ratio: float | None = pydantic.Field(None, ge=1)
+    max_duplicates: int | None = pydantic.Field(None, ge=1)
+
+
 class RecipeSection(Section):
     """What all recipes have: the prompt without hints, which training, scoring and evaluation use too."""
 
-    PAIRING: ClassVar[frozenset[str]] = frozenset()  # keys that decide about pairs and not about responses
+    PAIRING: ClassVar[frozenset[str]] = frozenset({"lint"})  # keys that decide about pairs and not about responses
 
     plain_prompt: str = prompts.PLAIN
+    lint: LintConfig = LintConfig()  # type: ignore[call-arg]
 
     @pydantic.model_validator(mode="after")
     def _placeholders(self) -> Self:
@@ -201,7 +213,7 @@ class LeanpoRecipe(SamplingSection):
     Without `hints` the first turn is asked like everything else, by `plain_prompt`: the paper's ablation.
     """
 
-    PAIRING: ClassVar[frozenset[str]] = frozenset({"pair_rule", "min_trust_gap"})
+    PAIRING: ClassVar[frozenset[str]] = frozenset({"pair_rule", "min_trust_gap", "lint"})
 
     name: Literal["leanpo"] = "leanpo"
     hints: bool = True
@@ -236,7 +248,7 @@ class HoundRecipe(SamplingSection):
     least `threshold`, the rejected one less, and they are `min_score_gap` apart.
     """
 
-    PAIRING: ClassVar[frozenset[str]] = frozenset({"judge", "threshold", "min_score_gap"})
+    PAIRING: ClassVar[frozenset[str]] = frozenset({"judge", "threshold", "min_score_gap", "lint"})
 
     name: Literal["hound"] = "hound"
     top_p: float = pydantic.Field(0.95, gt=0, le=1)

@@ -1,0 +1,265 @@
+"""docs/results.md and its plots, from the results on disk. Says nothing that was not measured."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bench.quality.arms import ARMS, GRID, METHODS, RECIPES, SIZES, SWEEP_SEED
+from bench.quality.run import BASE, TRAIN, run_folder
+from pipelines.summary import versions
+from vidalign import files
+
+Rows = list[dict[str, Any]]
+COLOURS = ("#2a6f97", "#c1554e", "#6a994e", "#7b5ea7", "#d08c38", "#4f5d75")
+
+
+def write_page(root: pathlib.Path, out: pathlib.Path, rates: dict[str, float]) -> None:
+    """Write results.md, and its plots where at least one method is finished."""
+    base = files.read_json(run_folder(root, BASE, 0, 0.0) / "result.json")
+    runs = {name: found for name in ARMS if (found := _finished(root, name, rates.get(ARMS[name].method)))}
+    parts = [
+        _head(base, runs),
+        _accuracy_table(base, runs),
+        _gains(base, runs),
+        _category_table(base, runs),
+        _displacement_table(runs),
+        _sweep_table(root, rates),
+        _pairs_table(root, runs),
+        _settings(),
+    ]
+    if runs:
+        plot(base, runs, out / "results.png")
+        parts.insert(2, ["![Held-out accuracy, displacement and divergence by method](results.png)"])
+    out.mkdir(parents=True, exist_ok=True)
+    files.write_text_atomic(out / "results.md", "\n\n".join("\n".join(part) for part in parts if part) + "\n")
+    print(f"wrote {out / 'results.md'}")
+
+
+def _finished(root: pathlib.Path, name: str, rate: float | None) -> Rows:
+    if rate is None:
+        return []
+    paths = sorted(run_folder(root, name, 0, rate).parent.glob("*/result.json"), key=lambda path: int(path.parent.name))
+    rows = [files.read_json(path) for path in paths]
+    return [row for row in rows if row["split"] == "heldout"]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half width of its 95 % interval by Student's t over seeds; NaN for one value."""
+    if len(values) < 2:
+        return statistics.fmean(values), math.nan
+    from scipy import stats
+
+    quantile = float(stats.t.ppf(0.975, len(values) - 1))
+    return statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _cell(values: Sequence[float], scale: float = 1.0, digits: int = 1) -> str:
+    mean, half = interval([scale * value for value in values])
+    return f"{mean:.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(header)} |", "|" + "---|" * len(header), *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _column(rows: Rows, read: Callable[[dict[str, Any]], float], scale: float = 1.0, digits: int = 1) -> str:
+    return _cell([read(row) for row in rows], scale, digits)
+
+
+def _head(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
+    num_seeds = sorted({len(rows) for rows in runs.values()})
+    seeds = f"{num_seeds[0]} to {num_seeds[-1]}" if len(num_seeds) > 1 else "".join(map(str, num_seeds))
+    return [
+        "# Results on the built-in data",
+        "",
+        f"Written by `python -m bench.quality`, from {seeds} seeds of each arm. A seed changes what is sampled, the pairs and the "
+        f"order of training. {SIZES['heldout']} held-out questions on videos that no run trained on or chose a learning rate by, "
+        "answered greedily, exact match. Every arm trains for the same number of epochs with the same batch; the learning rate "
+        f"of each method is the best of {', '.join(f'{rate:g}' for rate in GRID)} on a dev split. Values are means over seeds "
+        "± half of the 95 % interval of that mean.",
+        "",
+        "Everything ran on CPUs, with a model of 2.5M parameters and short answers: it shows what each loss does, not what it is "
+        "worth on a large model. Hound's judge is an exact rule on the true caption, because no judge model fits: an upper bound.",
+        "",
+        f"The base answers {100 * base['accuracy']:.1f} % of the held-out questions.",
+    ]
+
+
+def _accuracy_table(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
+    def row(name: str, rows: Rows) -> list[str]:
+        trained = "start" in rows[0]
+        return [
+            name,
+            str(len(rows)) if trained else "",
+            _column(rows, lambda r: r["accuracy"], 100),
+            _column(rows, lambda r: r["accuracy"] - base["accuracy"], 100) if trained else "",
+            _column(rows, lambda r: r["hallucination"], 100),
+            _column(rows, lambda r: r["perturbed_accuracy"], 100),
+            _column(rows, lambda r: r["perturbed_hallucination"], 100),
+            _column(rows, lambda r: r["kl_to_base"], digits=2) if trained else "0",
+            _column(rows, lambda r: r["num_pairs"], digits=0) if trained else "",
+            _column(rows, lambda r: r["train_seconds"], digits=0) if trained else "",
+            _column(rows, lambda r: r["peak_gib"], digits=2) if trained else "",
+        ]
+
+    header = (
+        "arm",
+        "seeds",
+        "accuracy %",
+        "minus base",
+        "absent object claimed %",
+        "accuracy %, perturbed video",
+        "absent object claimed %, perturbed video",
+        "KL to base, nats",
+        "pairs",
+        "seconds",
+        "GiB",
+    )
+    return [
+        "## Held-out accuracy, hallucination, distance from the base",
+        "",
+        *_table(header, [row(BASE, [base]), *(row(name, rows) for name, rows in runs.items())]),
+        "",
+        "Absent object claimed: share of questions on an object that is not in the video that are not answered with no. "
+        "Perturbed video: a black square on the centre and frames shuffled locally, as in RRPO's rollout. KL to base: "
+        "KL(base ‖ model) over the full vocabulary, summed over the tokens of the base's own answers. Seconds: one thread, "
+        "training with its measurements.",
+    ]
+
+
+def _gains(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
+    """Paired by seed: same pairs, same order."""
+    if "LeanPO" not in runs:
+        return []
+    ours = {row["seed"]: row["accuracy"] for row in runs["LeanPO"]}
+    lines = ["## LeanPO against each other arm, by seed", ""]
+    rows = [["base", _cell([value - base["accuracy"] for value in ours.values()], 100), str(len(ours))]]
+    for name, found in runs.items():
+        theirs = {row["seed"]: row["accuracy"] for row in found}
+        shared = sorted(ours.keys() & theirs.keys())
+        if name != "LeanPO" and shared:
+            rows.append([name, _cell([ours[seed] - theirs[seed] for seed in shared], 100), str(len(shared))])
+    return [*lines, *_table(("LeanPO minus", "points", "seeds"), rows)]
+
+
+def _category_table(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
+    names = list(base["by_category"])
+    rows = [[BASE, *(f"{100 * base['by_category'][name]:.1f}" for name in names)]]
+    for arm, found in runs.items():
+        rows.append([arm, *(_column(found, lambda row, name=name: row["by_category"][name], 100) for name in names)])
+    return ["## Held-out accuracy by category, %", "", *_table(("arm", *names), rows)]
+
+
+def _displacement_table(runs: dict[str, Rows]) -> list[str]:
+    def change(side: str) -> Callable[[dict[str, Any]], float]:
+        return lambda row: row["end"][f"{side}_logp"] - row["start"][f"{side}_logp"]
+
+    rows = []
+    for name, found in runs.items():
+        two_sided = "rejected_logp" in found[0]["end"]
+        rows.append(
+            [
+                name,
+                _column(found, lambda row: row["start"]["chosen_logp"], digits=3),
+                _column(found, change("chosen"), digits=3),
+                _column(found, change("rejected"), digits=3) if two_sided else "",
+                _column(found, change("truth"), digits=3),
+                _column(found, lambda row: row["end"]["both_fell"], 100) if two_sided else "",
+                _column(found, lambda row: row["end"]["chosen_fell"], 100),
+            ]
+        )
+    header = ("arm", "chosen at step 0", "chosen", "rejected", "truth (probe)", "both fell %", "chosen fell %")
+    return [
+        "## Displacement: change of the mean log-likelihood from first to last step, nats per token",
+        "",
+        *_table(header, rows),
+    ]
+
+
+def _sweep_table(root: pathlib.Path, rates: dict[str, float]) -> list[str]:
+    rows = []
+    for name in METHODS:
+        found = [run_folder(root, name, SWEEP_SEED, rate) / "result.json" for rate in GRID]
+        if all(path.is_file() for path in found):
+            rows.append([name, *(f"{100 * files.read_json(path)['accuracy']:.1f}" for path in found), f"{rates[name]:g}"])
+    header = ("method", *(f"{rate:g}" for rate in GRID), "chosen")
+    return [f"## Learning rates: accuracy on dev ({SIZES['dev']} questions, one seed), %", "", *_table(header, rows)]
+
+
+def _pairs_table(root: pathlib.Path, runs: dict[str, Rows]) -> list[str]:
+    rows = []
+    for recipe in RECIPES:
+        facts = [files.read_json(path) for path in sorted((root / "pairs" / recipe).glob("[0-9]/facts.json"))]
+        if facts and any(ARMS[name].recipe == recipe for name in runs):
+            reasons = sorted({reason for fact in facts for reason in fact["dropped"]})
+            dropped = ", ".join(
+                f"{reason} {_cell([fact['dropped'].get(reason, 0) for fact in facts], digits=0)}" for reason in reasons
+            )
+            correlations = [fact["reward_trust_correlation"] for fact in facts]
+            rows.append(
+                [
+                    recipe,
+                    _cell([fact["kept"] for fact in facts], digits=0),
+                    dropped,
+                    _cell(correlations, digits=2),
+                    _cell([fact["seconds"] for fact in facts], digits=0),
+                ]
+            )
+    header = ("recipe", "pairs kept", "examples without a pair", "rank correlation of reward and trust", "seconds")
+    return [f"## Pairs from {SIZES['train']} questions", "", *_table(header, rows)]
+
+
+def _settings() -> list[str]:
+    arms = [
+        f"- {arm.name}: recipe `{arm.recipe}`, objective `{arm.objective}` {arm.params or '(defaults)'}"
+        + (", every token marked" if arm.mark_everything else "")
+        for arm in ARMS.values()
+    ]
+    found = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return ["## Settings", "", *arms, f"- training: {TRAIN}", f"- versions: {found}"]
+
+
+def plot(base: dict[str, Any], runs: dict[str, Rows], path: pathlib.Path) -> None:
+    """Three panels by method: accuracy, change of log-likelihoods, KL to base; dots are seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = list(runs)
+    figure, axes = plt.subplots(1, 3, figsize=(14, 0.42 * len(names) + 1.6), sharey=True)
+    places = range(len(names))
+    for place, name in zip(places, names, strict=True):
+        rows = runs[name]
+        for row in rows:
+            axes[0].plot(100 * row["accuracy"], place, "o", color=COLOURS[0], alpha=0.35, markersize=5)
+            axes[2].plot(max(row["kl_to_base"], 1e-3), place, "o", color=COLOURS[3], alpha=0.35, markersize=5)
+        mean, half = interval([100 * row["accuracy"] for row in rows])
+        axes[0].errorbar(mean, place, xerr=None if math.isnan(half) else half, fmt="|", color="black", markersize=12)
+        axes[2].plot(statistics.fmean(row["kl_to_base"] for row in rows), place, "|", color="black", markersize=12)
+        for number, (side, colour) in enumerate((("chosen", COLOURS[2]), ("rejected", COLOURS[1]), ("truth", COLOURS[4]))):
+            if f"{side}_logp" in rows[0]["end"]:
+                change = statistics.fmean(row["end"][f"{side}_logp"] - row["start"][f"{side}_logp"] for row in rows)
+                axes[1].barh(place + 0.27 * (number - 1), change, 0.25, color=colour, label=None if place else side)
+    axes[0].axvline(100 * base["accuracy"], color="grey", linestyle="--", linewidth=1)
+    axes[0].annotate("base", (100 * base["accuracy"], -0.7), color="grey", ha="center", annotation_clip=False)
+    axes[0].set_xlabel("held-out accuracy, % (dots: seeds; bars: 95 % interval of the mean)")
+    axes[1].set_xlabel("change of mean log-likelihood, nats per token")
+    axes[1].axvline(0, color="grey", linewidth=1)
+    axes[1].set_xscale("symlog", linthresh=0.1)
+    axes[2].set_xlabel("KL(base ‖ model), nats per answer")
+    axes[2].set_xscale("log")
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (COLOURS[2], COLOURS[1], COLOURS[4])]
+    axes[1].legend(handles, ("chosen", "rejected", "truth (probe)"), frameon=False, loc="lower left")
+    axes[0].set_yticks(list(places), names)
+    axes[0].invert_yaxis()
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
