@@ -94,6 +94,8 @@ def view(run: RunFolder, config: RunConfig, summary: Mapping[str, Any], rounds: 
         "curves": [(i, curve_plots(rows, i, _num_monitored(run, i, config.train))) for i, rows in metrics.items() if rows],
         "candidates": candidate_plots(run.stage("responses", last) / "responses.parquet"),
         "pair_plots": pair_plots(pairs),
+        "lint": read_json(lint) if (lint := run.stage("pairs", last) / "lint.json").is_file() else None,
+        "judge": summary.get("judge"),
         "drawn_pairs": pair_views,
         "num_pairs": len(pairs),
         "quarantine": quarantine[:NUM_QUARANTINE_ROWS],

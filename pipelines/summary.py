@@ -31,6 +31,8 @@ def write_summary(
         "videos": _read(run.stage("responses", last) / "videos.json"),
         "pairs": {"kept": pairs["kept"], "dropped": pairs["dropped"]} if pairs else None,
         "reward_trust_correlation": pairs.get("reward_trust_correlation"),
+        "artefacts": artefacts(run, last),
+        "judge": pairs.get("judge"),
         "accuracy": accuracy(config, run),
         "log_likelihood": log_likelihood(run, last),
         "policy": {"base": base.version, "aligned": aligned.version if aligned else None},
@@ -80,6 +82,20 @@ def log_likelihood(run: RunFolder, round_index: int) -> dict[str, Any] | None:
         for side in ("chosen", "rejected", "truth")
     }
     return {**sides, "both_fell": end.get("both_fell")}
+
+
+def artefacts(run: RunFolder, round_index: int) -> dict[str, Any] | None:
+    """What the linter found in a round's pairs before filtering: tell-tale words by side, length bias, duplicates."""
+    found = _read(run.stage("pairs", round_index) / "lint.json")
+    if found is None:
+        return None
+    words = {side: [tale["word"] for tale in found["words"] if tale["side"] == side] for side in ("chosen", "rejected")}
+    return {
+        "words": words,
+        "chosen_longer": found["chosen_longer"],
+        "length_biased": found["length_biased"],
+        "num_duplicates": found["num_duplicates"],
+    }
 
 
 def versions() -> dict[str, str]:

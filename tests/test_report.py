@@ -14,15 +14,16 @@ import PIL.Image
 import pytest
 
 from pipelines import report, report_examples, report_plots
-from vidalign.config import RunConfig, parse_config
+from vidalign.config import LintConfig, RunConfig, parse_config
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, write_json, write_table, write_text_atomic
 from vidalign.frame_cache import FrameCache
+from vidalign.lint import lint
 from vidalign.types import EvalAnswer, FrameSpec, PreferencePair, QuarantineRow, Response
 from vidalign.video import Clip
 
 ATTACK = "<script>alert('x')</script>"
-SECTIONS = ("accuracy", "answers", "training", "scores", "pairs", "data", "run")
+SECTIONS = ("accuracy", "answers", "training", "scores", "artefacts", "pairs", "data", "run")
 CATEGORIES = ("colour", "motion", "order", "presence", "shape")
 
 
@@ -55,6 +56,8 @@ def make_run(
         write_json(run.stage("responses", index) / "frames.json", frames)
         write_table(run.stage("responses", index) / "responses.parquet", make_responses(rng, num_pairs))
         write_table(run.stage("pairs", index) / "pairs.parquet", make_pairs(rng, num_pairs, list(frames)))
+        lint_report = lint(list(make_pairs(rng, num_pairs, list(frames))), LintConfig())
+        write_json(run.stage("pairs", index) / "lint.json", lint_report.to_row())
         rows = [QuarantineRow(uri="/videos/train/broken.mp4", reason="truncated", message="2 of 8 frames decode")]
         write_table(run.stage("quarantine", index) / "quarantine.parquet", rows)
         lines = "".join(json.dumps(row) + "\n" for row in make_metrics(rng))
@@ -218,7 +221,8 @@ def test_every_section_is_present_with_its_figures(full):
     assert page.tags.count("article") == report_examples.NUM_PAIRS + 2 * report_examples.NUM_CHANGED
     for expected in ("trust gap below 0.1", "/videos/train/broken.mp4", "2 of 8 frames decode", "3 min 00 s", "2.13.0",
                      "learning_rate: 5.0e-07", "Rank correlation of the two over all candidates: 0.61", "18.0 %",
-                     "kind reflected, candidate 2, turn 1, seed 7", "rejected −1.10 → −1.60", "20 training pairs"):  # fmt: skip
+                     "kind reflected, candidate 2, turn 1, seed 7", "rejected −1.10 → −1.60", "20 training pairs",
+                     "circlerejected0.0 %100.0 %0.0 %", "differ in length"):  # fmt: skip
         assert expected in words, expected
     for title in ("Average log-likelihood", "Change of log-likelihood", "Margin", "Share of pairs", "Reward of candidates"):
         assert title in words

@@ -1,0 +1,105 @@
+"""Every recipe from videos to an exported policy, through real Ray, vLLM and DeepSpeed, by the command."""
+
+import json
+import pathlib
+import threading
+
+import pytest
+import yaml
+from conftest import vidalign
+
+from examples.shapes import rule_judge
+from vidalign import files
+from vidalign.phrases import differs_only_in, parse_differences
+from vidalign.types import Judgement, PreferencePair, Response
+
+pytestmark = pytest.mark.heavy
+
+
+def run_without_endpoint(small_config, folder: pathlib.Path, changes: dict) -> pathlib.Path:
+    """`vidalign align` without held-out questions: rollout, train, report."""
+    raw = yaml.safe_load(small_config.read_text())
+    del raw["data"]["eval"], raw["recipe"]
+    raw |= {"run_dir": str(folder / "run"), **changes}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    done = vidalign("align", str(path))
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder / "run"
+
+
+def exported(run: pathlib.Path) -> None:
+    card = json.loads((run / "rounds/0/model/vidalign.json").read_text())
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["policy"]["aligned"] == card["version"] != summary["policy"]["base"]
+    assert (run / "report" / "index.html").is_file()
+
+
+def test_rrpo_makes_parallel_pairs_and_trains_near_its_reference(small_config, tmp_path):
+    run = run_without_endpoint(
+        small_config,
+        tmp_path,
+        {
+            "recipe": {"name": "rrpo", "num_candidates": 2, "max_new_tokens": 48, "rewrite": "policy"},
+            "objective": {"name": "rrpo"},
+        },
+    )
+    pairs = files.read_table(run / "rounds/0/pairs/pairs.parquet", PreferencePair)
+    responses = files.read_table(run / "rounds/0/responses/responses.parquet", Response)
+    assert {r.kind for r in responses} == {"perturbed", "truth", "differences", "rewritten"}
+    listed = {r.example_id: r.text for r in responses if r.kind == "differences"}
+    for pair in pairs:
+        assert pair.chosen == pair.answer
+        assert pair.chosen_marks or pair.rejected_marks
+        assert differs_only_in(pair.chosen, pair.rejected, parse_differences(listed[pair.example_id]))
+    hidden = {path.stem for path in (run / "rounds/0/reference/hidden").glob("*.safetensors")}
+    assert hidden == {pair.id for pair in pairs}
+    exported(run)
+
+
+def test_hound_takes_its_pairs_from_a_judge_behind_an_endpoint(small_config, tmp_path):
+    server = rule_judge.serve()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        run = run_without_endpoint(
+            small_config,
+            tmp_path,
+            {
+                "recipe": {
+                    "name": "hound",
+                    "num_candidates": 4,
+                    "max_new_tokens": 24,
+                    "captions": "policy",
+                    "caption_prompt": "Describe the video.",
+                    "judge": {
+                        "kind": "openai",
+                        "model": rule_judge.MODEL,
+                        "base_url": f"http://127.0.0.1:{server.server_address[1]}/v1",
+                    },
+                },
+                "objective": {"name": "dpo"},
+            },
+        )
+    finally:
+        server.shutdown()
+        server.server_close()
+    pairs = files.read_table(run / "rounds/0/pairs/pairs.parquet", PreferencePair)
+    for pair in pairs:
+        chosen, rejected = (json.loads(pair.provenance)[side] for side in ("chosen", "rejected"))
+        assert chosen["score"] >= 3 > rejected["score"]
+        assert chosen["judge"].startswith("openai:rules:")
+        assert chosen["explanation"]
+    rows = [row for path in (run / "rounds/0/judgements/parts").glob("*.json") for row in files.read_json(path)]
+    judged = [Judgement.from_row(row) for row in rows]
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["judge"]["judged"] == len(judged) > len(pairs)
+    assert summary["judge"]["agreement"]["agreement"] > 0.5
+    exported(run)
+
+
+def test_supervised_training_needs_no_rollout(small_config, tmp_path):
+    run = run_without_endpoint(small_config, tmp_path, {"recipe": {"name": "given"}, "objective": {"name": "sft"}})
+    rows = files.read_jsonl(run / "rounds/0/train/metrics.jsonl")
+    assert rows[-1]["chosen_logp"] > rows[0]["chosen_logp"]
+    assert "rejected_logp" not in rows[-1]
+    exported(run)
