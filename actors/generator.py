@@ -25,7 +25,10 @@ from vidalign.video import Clip
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """One prompt to sample `num_responses` replies to. `prompt` is the user's text, before the chat template."""
+    """One prompt to sample `num_responses` replies to. `prompt` is the user's text, before the chat template.
+
+    `prefix` is how the reply begins: it is continued and is not part of the completion.
+    """
 
     prompt: str
     clip: Clip
@@ -34,6 +37,7 @@ class Request:
     top_p: float
     max_new_tokens: int
     num_responses: int = 1
+    prefix: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,7 +108,7 @@ class Engine:
         ]
         inputs = [
             {
-                "prompt": prompt_text(self._processor, request.prompt),
+                "prompt": prompt_text(self._processor, request.prompt) + request.prefix,
                 "multi_modal_data": {"video": [(request.clip.frames, request.clip.metadata())]},
             }
             for request in requests
@@ -148,6 +152,10 @@ class Engine:
             steps = output.prompt_logprobs[-length:]
             scores.append(tuple(step[token].logprob for token, step in zip(ids, steps, strict=True)))
         return scores
+
+    def num_tokens(self, text: str) -> int:
+        """Tokens of a text by itself, without any that a template adds."""
+        return len(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _run(self, inputs: list[Any], params: Any) -> list[Any]:
         from vllm.exceptions import VLLMValidationError

@@ -8,6 +8,7 @@ not depend on each other, so a run that was killed continues to the same respons
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -24,7 +25,7 @@ from pipelines import progress
 from pipelines.judge import judge_responses
 from pipelines.recipes import RECIPES
 from vidalign import files, scoring
-from vidalign.config import GivenRecipe, HoundRecipe, RunConfig
+from vidalign.config import GivenRecipe, HoundRecipe, LeanpoRecipe, RecipeConfig, RunConfig
 from vidalign.datasets import read_examples, read_pairs
 from vidalign.errors import DataError
 from vidalign.files import RunFolder
@@ -269,7 +270,15 @@ def _pair(
         judgements: list[Judgement] = []
         if isinstance(recipe, HoundRecipe):
             judgements, facts = judge_responses(config, recipe, run, plan, rollout_inputs.train, responses, round_index)
-        pairs, dropped = make_pairs(rollout_inputs.train, responses, recipe, judgements)
+        earlier, times_drawn = _replays(run, recipe, round_index)
+        pairs, dropped = make_pairs(
+            rollout_inputs.train,
+            [*responses, *earlier],
+            recipe,
+            judgements,
+            times_drawn=times_drawn,
+            seed=config.seed + round_index,
+        )
     if not pairs:
         raise DataError(
             f"no preference pair was made from {len(rollout_inputs.train)} examples ({dropped}); raise recipe.num_candidates or "
@@ -288,6 +297,22 @@ def _pair(
     ]
     correlation = scoring.rank_correlation([r.reward for r in scored], [r.trust for r in scored])
     files.finish(stage, inputs, kept=len(pairs), dropped=dropped | filtered, reward_trust_correlation=correlation, **facts)
+
+
+def _replays(
+    run: RunFolder, recipe: RecipeConfig, round_index: int
+) -> tuple[list[Response], collections.Counter[tuple[str, str]]]:
+    """Replayed responses of earlier rounds, the newest `replay_buffer` of them, and how often each was a rejected side."""
+    responses: list[Response] = []
+    times: collections.Counter[tuple[str, str]] = collections.Counter()
+    if not isinstance(recipe, LeanpoRecipe) or recipe.negatives == "augmented":
+        return responses, times
+    for index in range(round_index):
+        table = files.read_table(run.stage("responses", index) / "responses.parquet", Response)
+        responses += [r for r in table if r.kind == "replayed"]
+        pairs = files.read_table(run.stage("pairs", index) / "pairs.parquet", PreferencePair)
+        times.update((pair.example_id, pair.rejected) for pair in pairs)
+    return responses[-recipe.replay_buffer :], times
 
 
 def frame_cache(config: RunConfig, run: RunFolder) -> pathlib.Path:

@@ -210,15 +210,20 @@ class SamplingSection(RecipeSection):
 class LeanpoRecipe(SamplingSection):
     """LeanPO: hints and reflection for the chosen side, augmented videos for the rejected one. Defaults: arXiv 2506.05260.
 
-    Without `hints` the first turn is asked like everything else, by `plain_prompt`: the paper's ablation.
+    Without `hints` the first turn is asked like everything else, by `plain_prompt`: the paper's ablation. `negatives` "replayed"
+    takes ground truths with one segment said again by the policy (`vidalign/replay.py`), and keeps up to `replay_buffer` of them
+    for later rounds; "both" lets them compete with the augmented ones.
     """
 
-    PAIRING: ClassVar[frozenset[str]] = frozenset({"pair_rule", "min_trust_gap", "lint"})
+    PAIRING: ClassVar[frozenset[str]] = frozenset({"pair_rule", "min_trust_gap", "replay_buffer", "lint"})
 
     name: Literal["leanpo"] = "leanpo"
     hints: bool = True
     num_turns: int = pydantic.Field(2, ge=1)
     rejected_top_p: float = pydantic.Field(1.0, gt=0, le=1)
+    negatives: Literal["augmented", "replayed", "both"] = "augmented"
+    replay_max_tokens: int = pydantic.Field(256, ge=1)
+    replay_buffer: int = pydantic.Field(2000, ge=1)
     pair_rule: Literal["best_vs_worst", "hinted_vs_augmented"] = "best_vs_worst"
     min_trust_gap: float = pydantic.Field(0.1, ge=0, le=1)
     hint_prompt: str = prompts.HINT

@@ -19,15 +19,16 @@ import collections
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vidalign import phrases
+import numpy as np
+
+from vidalign import phrases, replay
 from vidalign.config import HoundRecipe, LeanpoRecipe, RecipeConfig, RrpoRecipe
 from vidalign.types import Example, Judgement, PreferencePair, Response, stable_hash
 
 CHOSEN_KINDS = ("hinted", "unhinted", "reflected")
-REJECTED_KINDS = ("augmented", "plain")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,16 @@ def make_pairs(
     responses: Sequence[Response],
     recipe: RecipeConfig,
     judgements: Sequence[Judgement] = (),
+    *,
+    times_drawn: Mapping[tuple[str, str], int] | None = None,
+    seed: int = 0,
 ) -> tuple[list[PreferencePair], dict[str, int]]:
-    """Pair the responses of each example. Returns the pairs, in the examples' order, and dropped examples by reason."""
+    """Pair the responses of each example. Returns the pairs, in the examples' order, and dropped examples by reason.
+
+    Args:
+        times_drawn: how often a replayed response, by (example id, text), was the rejected side of earlier rounds.
+        seed: for the draw among replayed responses.
+    """
     by_example: dict[str, list[Response]] = collections.defaultdict(list)
     for response in responses:
         by_example[response.example_id].append(response)
@@ -62,7 +71,7 @@ def make_pairs(
             continue
         match recipe:
             case LeanpoRecipe():
-                outcome = pair_leanpo(example, own, recipe)
+                outcome = pair_leanpo(example, own, recipe, times_drawn or {}, seed)
             case RrpoRecipe():
                 outcome = pair_rrpo(example, own, recipe)
             case HoundRecipe():
@@ -76,10 +85,20 @@ def make_pairs(
     return pairs, dict(dropped)
 
 
-def pair_leanpo(example: Example, responses: Sequence[Response], recipe: LeanpoRecipe) -> PreferencePair | str:
+def pair_leanpo(
+    example: Example,
+    responses: Sequence[Response],
+    recipe: LeanpoRecipe,
+    times_drawn: Mapping[tuple[str, str], int] | None = None,
+    seed: int = 0,
+) -> PreferencePair | str:
     """One pair, or the reason why there is none: empty_response, identical_responses, no_trust_gap."""
     winners = [r for r in responses if r.kind in CHOSEN_KINDS and r.text.strip()]
-    losers = [r for r in responses if r.kind in REJECTED_KINDS and r.text.strip()]
+    losers = [r for r in responses if r.kind == "augmented" and r.text.strip()]
+    replayed = [r for r in responses if r.kind == "replayed" and r.text.strip() and r.trust < 1]
+    if replayed:
+        rng = np.random.default_rng(int(stable_hash([seed, example.id, "replay"], 8), 16))
+        losers.append(replay.draw(replayed, times_drawn or {}, rng))
     if not winners or not losers:
         return "empty_response"
     if recipe.pair_rule == "hinted_vs_augmented":

@@ -90,9 +90,9 @@ class Response(Record):
     """One output of a policy, with the evidence needed to repeat and to score it.
 
     `kind`: "hinted" (first turn, saw the ground truth), "unhinted" (first turn without it), "reflected" (a later turn),
-    "augmented" (no hint, augmented video), "plain" (no hint, clean video), "perturbed" (no hint, perturbed video), "truth" (the
-    ground truth itself, not sampled), "differences" and "rewritten" (RRPO's two steps from a wrong reply), "caption" (of the
-    video).
+    "augmented" (no hint, augmented video), "plain" (no hint, clean video), "perturbed" (no hint, perturbed video),
+    "replayed" (the ground truth with a segment said again), "truth" (the ground truth itself, not sampled), "differences" and
+    "rewritten" (RRPO's two steps from a wrong reply), "caption" (of the video).
 
     `log_probs` are natural-log probabilities of `token_ids` under the policy, before temperature and top-p. `reward` is the
     average log-likelihood per token of the text under the policy given the clean video and the question *without* hints;

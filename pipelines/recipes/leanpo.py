@@ -2,7 +2,8 @@
 
     turn 1   question + hint (the ground truth), clean video   ─► n "hinted" replies
     turn 2…K fresh prompt quoting the previous reply           ─► n "reflected" replies a turn
-    losers   question alone, augmented video                   ─► n "augmented" replies
+    losers   question alone, augmented video                   ─► n "augmented" replies        (negatives: augmented, both)
+             a segment of the ground truth, said again         ─► n "replayed" replies         (negatives: replayed, both)
     score    every distinct reply, question alone, clean video ─► reward (average log-likelihood), and trust
 
 Everything goes to one engine, so that the n candidates and the reflection turns share its prefix and vision caches.
@@ -10,13 +11,14 @@ Everything goes to one engine, so that the n candidates and the reflection turns
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from actors.generator import Engine, Request
 from pipelines.recipes.sampling import request_seed, response, sample, score
-from vidalign import prompts
+from vidalign import prompts, replay
 from vidalign.augment import augment
 from vidalign.config import LeanpoRecipe
 from vidalign.types import Example, Response
@@ -34,7 +36,11 @@ def respond(
 ) -> list[Response]:
     """Sample and score every candidate of both sides for these examples. Repeatable for equal arguments."""
     winners = _hinted_and_reflected(engine, examples, clips, recipe, policy_version, seed)
-    losers = _augmented(engine, examples, clips, recipe, policy_version, seed)
+    losers: list[Response] = []
+    if recipe.negatives != "replayed":
+        losers += _augmented(engine, examples, clips, recipe, policy_version, seed)
+    if recipe.negatives != "augmented":
+        losers += _replayed(engine, examples, clips, recipe, policy_version, seed)
     return score(engine, examples, clips, [*winners, *losers], recipe.plain_prompt)
 
 
@@ -86,3 +92,26 @@ def _augmented(
         )
 
     return sample(engine, examples, "augmented", num_candidates=recipe.num_candidates, version=version, make=request)
+
+
+def _replayed(
+    engine: Engine, examples: list[Example], clips: list[Clip], recipe: LeanpoRecipe, version: str, seed: int
+) -> list[Response]:
+    """Ground truths with one segment said again; token ids and log-probs are those of the new segment."""
+    cuts: dict[int, replay.Cut] = {}
+
+    def request(row: int, candidate: int) -> Request:
+        made_with = request_seed(seed, examples[row].id, "replayed", candidate)
+        parts = cuts[made_with] = replay.cut(examples[row].answer, np.random.default_rng(made_with))
+        return Request(
+            prompt=prompts.fill(recipe.plain_prompt, question=examples[row].question),
+            clip=clips[row],
+            seed=made_with,
+            temperature=recipe.temperature,
+            top_p=recipe.rejected_top_p,
+            max_new_tokens=min(engine.num_tokens(parts.segment), recipe.replay_max_tokens),
+            prefix=parts.before,
+        )
+
+    said = sample(engine, examples, "replayed", num_candidates=recipe.num_candidates, version=version, make=request)
+    return [dataclasses.replace(r, text=cuts[r.seed].with_segment(r.text, ended=r.finish_reason == "stop")) for r in said]
