@@ -21,7 +21,7 @@ from examples.shapes.world import CATEGORIES, Scene, ask, balanced_scenes, rende
 NUM_FRAMES = 16
 FPS = 8
 QUESTIONS_PER_VIDEO = 2
-SPLITS = ("train", "heldout", "probe")
+SPLITS = ("train", "heldout", "probe", "dev")
 
 
 def frame_times(num_frames: int = NUM_FRAMES) -> np.ndarray:
@@ -100,10 +100,13 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=800, help="number of questions")
     parser.add_argument("--heldout", type=int, default=600, help="number of questions")
     parser.add_argument("--probe", type=int, default=64, help="number of questions")
+    parser.add_argument(
+        "--dev", type=int, default=0, help="number of questions to choose settings by; none unless asked for"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="multiply all three numbers, for tests of growth")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    sizes = {split: round(getattr(args, split) * args.scale) for split in SPLITS}
+    sizes = {split: round(getattr(args, split) * args.scale) for split in SPLITS if getattr(args, split)}
     num_videos = make(args.out, sizes, args.seed)
     print(f"{args.out}: {num_videos} videos, questions: " + ", ".join(f"{n} {split}" for split, n in sizes.items()))
 
