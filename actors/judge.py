@@ -1,9 +1,8 @@
-"""Judge: a text model in vLLM, or behind any OpenAI-compatible endpoint, scores responses against a caption.
+"""Judge: a text model in vLLM, or behind any OpenAI-compatible endpoint, that scores responses or rewrites ground truths.
 
-    rows {example_id, question, answer, response, caption} ─► prompt ─► reply ─► Judgement, or a row that says why there is none
+    rows ─► work(rows, judge, chat, name) ─► rows, on disk
 
-A reply without a clear score is asked for once more and then quarantined, never guessed. What is asked and how a reply is read
-is in `vidalign/judging.py`.
+What is asked and how replies are read are functions handed to the actor (`vidalign/judging.py`, `vidalign/rewriting.py`).
 """
 
 from __future__ import annotations
@@ -11,25 +10,31 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 from vidalign import files, judging
 from vidalign.config import JudgeConfig
 from vidalign.errors import ConfigError, ModelError
-from vidalign.types import Judgement
+from vidalign.judging import Chat, Messages
 
-Messages: TypeAlias = list[dict[str, str]]
-Chat: TypeAlias = Callable[[Sequence[Messages]], list[str]]  # conversations ─► the next reply of each, greedy
+
+class Work(Protocol):
+    """What a judge does with a batch of rows; `name` says who did it."""
+
+    def __call__(
+        self, rows: Sequence[dict[str, Any]], config: JudgeConfig, chat: Chat, name: str
+    ) -> list[dict[str, Any]]: ...
 
 
 class Judge:
-    """Ray Data actor: one batch of rows a call; its judgements are on disk before it returns."""
+    """Ray Data actor: one batch of rows a call; the rows made from it are on disk before it returns."""
 
-    def __init__(self, config: dict[str, Any], parts: str) -> None:
+    def __init__(self, config: dict[str, Any], parts: str, work: Work) -> None:
         self._config = JudgeConfig(**config)
         self._parts = pathlib.Path(parts)
+        self._work = work
         self._chat: Chat | None = None
         self._name = ""
 
@@ -39,62 +44,10 @@ class Judge:
             self._chat, model = (vllm_chat if self._config.kind == "vllm" else openai_chat)(self._config)
             self._name = f"{self._config.kind}:{model}:{judging.prompt_version(self._config.prompt)}"
         rows = [json.loads(row) for row in batch["row"]]
-        judged = judge_rows(rows, self._config, self._chat, self._name)
-        files.write_json(part_path(self._parts, int(batch["part"][0])), judged)
+        files.write_json(
+            part_path(self._parts, int(batch["part"][0])), self._work(rows, self._config, self._chat, self._name)
+        )
         return {"judged": [len(rows)]}
-
-
-def judge_rows(rows: Sequence[dict[str, str]], config: JudgeConfig, chat: Chat, name: str) -> list[dict[str, Any]]:
-    """A `Judgement` row for each row, or {example_id, response, judge, reason: unparsable_judgement, message: both replies}."""
-    asked: list[Messages] = [
-        [
-            {
-                "role": "user",
-                "content": judging.judge_prompt(
-                    config.prompt,
-                    caption=row["caption"],
-                    question=row["question"],
-                    answer=row["answer"],
-                    response=row["response"],
-                    max_response_chars=config.max_response_chars,
-                ),
-            }
-        ]
-        for row in rows
-    ]
-    replies = chat(asked) if asked else []
-    scores = [judging.parse_score(reply) for reply in replies]
-    unclear = [index for index, score in enumerate(scores) if score is None]
-    if unclear:
-        again = [
-            [
-                *asked[index],
-                {"role": "assistant", "content": replies[index]},
-                {"role": "user", "content": judging.REMINDER},
-            ]
-            for index in unclear
-        ]
-        for index, reply in zip(unclear, chat(again), strict=True):
-            scores[index] = judging.parse_score(reply)
-            replies[index] += "\n" + reply
-    return [
-        Judgement(
-            example_id=row["example_id"],
-            response=row["response"],
-            score=score,
-            explanation=judging.explanation(reply),
-            judge=name,
-        ).to_row()
-        if score is not None
-        else {
-            "example_id": row["example_id"],
-            "response": row["response"],
-            "judge": name,
-            "reason": "unparsable_judgement",
-            "message": reply,
-        }
-        for row, reply, score in zip(rows, replies, scores, strict=True)
-    ]
 
 
 def openai_chat(config: JudgeConfig) -> tuple[Chat, str]:

@@ -1,4 +1,4 @@
-"""The demo's job with several seeds, from rollout to held-out accuracy over HTTP; writes docs/results.md.
+"""The demo's job with several seeds, from rollout to held-out accuracy over HTTP; writes its part of docs/results.md.
 
     python -m bench.seeds [--seeds 0 1 2 3 4] [--config examples/shapes/align.yaml] [section.key=value ...]
 
@@ -15,6 +15,7 @@ import math
 import pathlib
 import statistics
 
+from bench.results_page import write_part
 from cluster.plan import plan
 from cluster.session import connect, local_resources
 from pipelines import evaluate, progress
@@ -36,7 +37,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--config", default="examples/shapes/align.yaml")
     parser.add_argument("--root", default="runs/seeds")
-    parser.add_argument("--out", default="docs/results.md")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
     root = pathlib.Path(arguments.root)
@@ -49,8 +49,7 @@ def main() -> None:
     with connect(first.cluster, num_cpus_needed=needed) as resources:
         summaries = {seed: align(config, ("rollout", "train")) for seed, config in configs.items()}
         tables = answer(configs, root, resources)
-    pathlib.Path(arguments.out).write_text(page(first, summaries, tables), encoding="utf-8")
-    print(f"wrote {arguments.out}")
+    write_part("seeds.md", page(first, summaries, tables))
 
 
 def answer(configs: dict[int, RunConfig], root: pathlib.Path, resources) -> dict[str, dict]:
@@ -94,7 +93,7 @@ def page(config: RunConfig, summaries: dict[int, dict], tables: dict[str, dict])
     aligned = {seed: tables[f"seed-{seed}"] for seed in summaries}
     gains = [100 * (table["accuracy"] - base["accuracy"]) for table in aligned.values()]
     lines = [
-        "# Results on the built-in data",
+        "## The demo's job",
         "",
         f"Written by `python -m bench.seeds`. {len(gains)} runs of the demo's job ({config.objective.name}, "
         f"{config.train.num_epochs} epochs, learning rate {config.train.learning_rate:g}), each with its own seed for sampling, pairs "

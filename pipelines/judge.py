@@ -1,26 +1,27 @@
-"""Judge: responses ─► prompts with the caption in the video's place ─► scores 1-5, between rollout and pairs (recipe hound)."""
+"""What a judge does between rollout and pairs: score responses 1-5 by a caption (hound, rrpo), rewrite ground truths (rrpo)."""
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from actors.judge import Judge, part_path
+from actors.judge import Judge, Work, part_path
 from cluster.plan import ResourcePlan
 from pipelines import progress
-from vidalign import files
-from vidalign.config import HoundRecipe, RunConfig
+from vidalign import files, judging, rewriting
+from vidalign.config import HoundRecipe, JudgeConfig, RrpoRecipe
 from vidalign.files import RunFolder
+from vidalign.pairing import likeliest_wrong, scores_by_example
 from vidalign.types import Example, Judgement, Response
 
 BATCH_SIZE = 32
 
 
 def judge_responses(
-    config: RunConfig,
-    recipe: HoundRecipe,
+    recipe: HoundRecipe | RrpoRecipe,
     run: RunFolder,
     plan: ResourcePlan,
     examples: Sequence[Example],
@@ -33,21 +34,15 @@ def judge_responses(
         The judgements, and for the manifest: {"judge": {"name", "judged", "quarantined" {reason: n}, "agreement"}}, where
         agreement compares the judge's verdict (score at least the threshold) with that of the ground truth.
     """
-    stage = run.stage("judgements", round_index)
     rows = judge_inputs(recipe, examples, responses)
-    inputs = {"judge": recipe.judge.model_dump(mode="json"), "rows": rows}
-    if not files.is_finished(stage, inputs):
-        files.claim(stage, inputs)
-        _judge(recipe, stage / "parts", plan, rows, round_index)
-        files.finish(stage, inputs)
+    done = _ask(recipe, run.stage("judgements", round_index), plan, rows, judging.judge_rows, f"judge, round {round_index}")
     judged: list[Judgement] = []
     quarantined: dict[str, int] = {}
-    for path in sorted((stage / "parts").glob("*.json")):
-        for row in files.read_json(path):
-            if "score" in row:
-                judged.append(Judgement.from_row(row))
-            else:
-                quarantined[row["reason"]] = quarantined.get(row["reason"], 0) + 1
+    for row in done:
+        if "score" in row:
+            judged.append(Judgement.from_row(row))
+        else:
+            quarantined[row["reason"]] = quarantined.get(row["reason"], 0) + 1
     facts = {
         "name": judged[0].judge if judged else None,
         "judged": len(judged),
@@ -55,6 +50,55 @@ def judge_responses(
         "agreement": agreement(judged, responses, recipe.threshold),
     }
     return judged, {"judge": facts}
+
+
+def rewrite_responses(
+    recipe: RrpoRecipe,
+    run: RunFolder,
+    plan: ResourcePlan,
+    examples: Sequence[Example],
+    responses: Sequence[Response],
+    judgements: Sequence[Judgement],
+    round_index: int,
+) -> list[Response]:
+    """RRPO's two steps by the judge: "differences" and "rewritten" responses about each example's likeliest wrong reply."""
+    scores = scores_by_example(judgements)
+    rows = []
+    for example in examples:
+        own = [response for response in responses if response.example_id == example.id]
+        wrong = likeliest_wrong(own, recipe, scores.get(example.id, {}))
+        if wrong is not None:
+            row = {
+                "example_id": example.id,
+                "candidate": wrong.candidate,
+                "question": example.question,
+                "answer": example.answer,
+                "wrong": wrong.text.strip(),
+            }
+            rows.append(json.dumps(row, ensure_ascii=False))
+    work = functools.partial(
+        rewriting.rewrite_rows, differences_prompt=recipe.differences_prompt, rewrite_prompt=recipe.rewrite_prompt
+    )
+    done = _ask(recipe, run.stage("rewrites", round_index), plan, rows, work, f"rewrite, round {round_index}")
+    return [
+        Response(
+            example_id=row["example_id"],
+            kind=kind,
+            candidate=row["candidate"],
+            turn=0,
+            text=text,
+            token_ids=(),
+            log_probs=(),
+            policy_version=row["judge"],
+            seed=0,
+            temperature=0.0,
+            top_p=1.0,
+            finish_reason="",
+        )
+        for row in done
+        for kind, text in (("differences", row["differences"]), ("rewritten", row["rewritten"]))
+        if text.strip()
+    ]
 
 
 def agreement(judged: Sequence[Judgement], responses: Sequence[Response], threshold: float) -> dict[str, float] | None:
@@ -65,7 +109,7 @@ def agreement(judged: Sequence[Judgement], responses: Sequence[Response], thresh
     """
     if not judged:
         return None
-    right = {(r.example_id, r.text.strip()): r.trust == 1.0 for r in responses if r.kind == "plain"}
+    right = {(r.example_id, r.text.strip()): r.trust == 1.0 for r in responses if r.kind in ("plain", "perturbed")}
     counts = {"accepted_right": 0, "accepted_wrong": 0, "rejected_right": 0, "rejected_wrong": 0}
     for judgement in judged:
         verdict = "accepted" if judgement.score >= threshold else "rejected"
@@ -74,13 +118,17 @@ def agreement(judged: Sequence[Judgement], responses: Sequence[Response], thresh
     return {"agreement": shares["accepted_right"] + shares["rejected_wrong"], **shares}
 
 
-def judge_inputs(recipe: HoundRecipe, examples: Sequence[Example], responses: Sequence[Response]) -> list[str]:
-    """One JSON row for each distinct response, in the order of the responses."""
+def judge_inputs(recipe: HoundRecipe | RrpoRecipe, examples: Sequence[Example], responses: Sequence[Response]) -> list[str]:
+    """One JSON row for each distinct response, in the order of the responses.
+
+    Recipe hound judges "plain" responses, rrpo "perturbed" ones; a row without a caption is judged by its reference answer.
+    """
     by_id = {example.id: example for example in examples}
     captions = {r.example_id: r.text.strip() for r in responses if r.kind == "caption"}
+    kind = "plain" if isinstance(recipe, HoundRecipe) else "perturbed"
     rows: dict[str, None] = {}
     for response in responses:
-        if response.kind != "plain" or not response.text.strip():
+        if response.kind != kind or not response.text.strip():
             continue
         example = by_id[response.example_id]
         row = {
@@ -88,34 +136,57 @@ def judge_inputs(recipe: HoundRecipe, examples: Sequence[Example], responses: Se
             "question": example.question,
             "answer": example.answer,
             "response": response.text.strip(),
-            "caption": captions[example.id] if recipe.captions == "policy" else example.caption,
+            "caption": captions.get(example.id) or example.caption or example.answer,
         }
         rows[json.dumps(row, ensure_ascii=False)] = None
     return list(rows)
 
 
-def _judge(recipe: HoundRecipe, parts: pathlib.Path, plan: ResourcePlan, rows: Sequence[str], round_index: int) -> None:
+def _ask(
+    recipe: HoundRecipe | RrpoRecipe, stage: pathlib.Path, plan: ResourcePlan, rows: Sequence[str], work: Work, label: str
+) -> list[dict[str, Any]]:
+    """What the judge makes of the rows, batch by batch; a finished stage is read."""
+    assert recipe.judge is not None
+    parts = stage / "parts"
+    prompts_of = {name: getattr(recipe, name, "") for name in ("differences_prompt", "rewrite_prompt")}
+    inputs = {"judge": recipe.judge.model_dump(mode="json"), "rows": rows, **prompts_of}
+    batches = list(enumerate(rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)))
+    if not files.is_finished(stage, inputs):
+        files.claim(stage, inputs)
+        _judge(recipe.judge, parts, plan, batches, work, label)
+        files.finish(stage, inputs)
+    return [row for number, _ in batches for row in files.read_json(part_path(parts, number))]
+
+
+def _judge(
+    judge: JudgeConfig,
+    parts: pathlib.Path,
+    plan: ResourcePlan,
+    batches: Sequence[tuple[int, Sequence[str]]],
+    work: Work,
+    label: str,
+) -> None:
     import pandas as pd
     import ray.data
 
-    num_gpus = recipe.judge.num_gpus if recipe.judge.kind == "vllm" and plan.engines.gpus > 0 else 0
-    todo = [
-        (number, batch)
-        for number, batch in enumerate(rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE))
-        if not part_path(parts, number).is_file()
-    ]
-    with progress.bar(f"judge, round {round_index}", len(rows), "response") as shown:
-        shown.update(len(rows) - sum(len(batch) for _, batch in todo))
+    num_gpus = judge.num_gpus if judge.kind == "vllm" and plan.engines.gpus > 0 else 0
+    todo = [(number, batch) for number, batch in batches if not part_path(parts, number).is_file()]
+    with progress.bar(label, sum(len(batch) for _, batch in batches), "row") as shown:
+        shown.update(sum(len(batch) for _, batch in batches) - sum(len(batch) for _, batch in todo))
         if not todo:
             return
         stream = ray.data.from_pandas(
             [pd.DataFrame({"part": number, "row": list(batch)}) for number, batch in todo]
         ).map_batches(
             Judge,
-            fn_constructor_kwargs={"config": {**recipe.judge.model_dump(), "num_gpus": num_gpus}, "parts": str(parts)},
+            fn_constructor_kwargs={
+                "config": {**judge.model_dump(), "num_gpus": num_gpus},
+                "parts": str(parts),
+                "work": work,
+            },
             batch_size=None,
             compute=ray.data.ActorPoolStrategy(size=1),
-            num_cpus=plan.engines.cpus if recipe.judge.kind == "vllm" else min(1.0, plan.engines.cpus),
+            num_cpus=plan.engines.cpus if judge.kind == "vllm" else min(1.0, plan.engines.cpus),
             num_gpus=num_gpus,
         )
         for row in stream.iter_rows():

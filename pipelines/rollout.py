@@ -22,10 +22,10 @@ from actors.decoder import Decoder, decode_videos
 from actors.generator import Generator, part_path
 from cluster.plan import ResourcePlan
 from pipelines import progress
-from pipelines.judge import judge_responses
+from pipelines.judge import judge_responses, rewrite_responses
 from pipelines.recipes import RECIPES
 from vidalign import files, scoring
-from vidalign.config import GivenRecipe, HoundRecipe, LeanpoRecipe, RecipeConfig, RunConfig
+from vidalign.config import GivenRecipe, HoundRecipe, LeanpoRecipe, RecipeConfig, RrpoRecipe, RunConfig
 from vidalign.datasets import read_examples, read_pairs
 from vidalign.errors import DataError
 from vidalign.files import RunFolder
@@ -268,8 +268,10 @@ def _pair(
         )
     else:
         judgements: list[Judgement] = []
-        if isinstance(recipe, HoundRecipe):
-            judgements, facts = judge_responses(config, recipe, run, plan, rollout_inputs.train, responses, round_index)
+        if isinstance(recipe, HoundRecipe) or (isinstance(recipe, RrpoRecipe) and recipe.wrong_by == "judge"):
+            judgements, facts = judge_responses(recipe, run, plan, rollout_inputs.train, responses, round_index)
+        if isinstance(recipe, RrpoRecipe) and recipe.rewrite == "judge":
+            responses += rewrite_responses(recipe, run, plan, rollout_inputs.train, responses, judgements, round_index)
         earlier, times_drawn = _replays(run, recipe, round_index)
         pairs, dropped = make_pairs(
             rollout_inputs.train,

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from actors.judge import Judge, judge_rows
+from actors.judge import Judge
 from examples.shapes import rule_judge, world
 from pipelines.judge import agreement
 from vidalign import judging
@@ -95,7 +95,7 @@ def test_an_unclear_reply_is_asked_for_once_more_and_then_quarantined():
             return ["Yes.\nScore: 5" if "judge: good" in messages[0]["content"] else "Hm." for messages in asked]
         return ["Score: 2" if "judge: late" in messages[0]["content"] else "Still thinking." for messages in asked]
 
-    rows = judge_rows([row(name) for name in ("good", "late", "never")], config(), chat, "me")
+    rows = judging.judge_rows([row(name) for name in ("good", "late", "never")], config(), chat, "me")
     assert [found.get("score") for found in rows] == [5.0, 2.0, None]
     assert rows[2]["reason"] == "unparsable_judgement"
     assert rows[2]["message"] == "Hm.\nStill thinking."
@@ -106,7 +106,7 @@ def test_an_unclear_reply_is_asked_for_once_more_and_then_quarantined():
 
 
 def test_judge_asks_a_real_endpoint_and_stores_who_judged(endpoint, tmp_path):
-    judge = Judge(config(endpoint).model_dump(), str(tmp_path))
+    judge = Judge(config(endpoint).model_dump(), str(tmp_path), judging.judge_rows)
     rows = [row("The circle is red."), row("The circle is blue."), row("red"), row("A song.")]
     assert judge({"part": [3], "row": [json.dumps(r) for r in rows]}) == {"judged": [4]}
     stored = [Judgement.from_row(r) for r in json.loads((tmp_path / "000003.json").read_text())]
@@ -118,7 +118,7 @@ def test_judge_asks_a_real_endpoint_and_stores_who_judged(endpoint, tmp_path):
 def test_an_endpoint_that_is_not_there_is_named():
     chat_config = config(max_retries=0, timeout_s=2.0)
     with pytest.raises(ConfigError, match=r"rules at http://127\.0\.0\.1:1/v1 did not answer.*recipe\.judge\.base_url"):
-        Judge(chat_config.model_dump(), "unused")({"part": [0], "row": [json.dumps(row("x"))]})
+        Judge(chat_config.model_dump(), "unused", judging.judge_rows)({"part": [0], "row": [json.dumps(row("x"))]})
 
 
 def test_the_rule_judge_gives_every_true_answer_full_marks():

@@ -103,3 +103,19 @@ def test_supervised_training_needs_no_rollout(small_config, tmp_path):
     assert rows[-1]["chosen_logp"] > rows[0]["chosen_logp"]
     assert "rejected_logp" not in rows[-1]
     exported(run)
+
+
+def test_a_second_round_starts_from_the_policy_of_the_first_and_draws_on_its_replays(small_config, tmp_path):
+    recipe = {"name": "leanpo", "num_candidates": 2, "num_turns": 1, "max_new_tokens": 24, "negatives": "replayed"}
+    run = run_without_endpoint(small_config, tmp_path, {"recipe": recipe, "rounds": 2})
+    cards = [json.loads((run / f"rounds/{index}/model/vidalign.json").read_text()) for index in (0, 1)]
+    assert cards[1]["parent"] == cards[0]["version"]
+    replays = []
+    for index in (0, 1):
+        responses = files.read_table(run / f"rounds/{index}/responses/responses.parquet", Response)
+        assert {r.policy_version for r in responses} == {cards[index]["parent"]}
+        replays += [(r.example_id, r.text.strip()) for r in responses if r.kind == "replayed"]
+        pairs = files.read_table(run / f"rounds/{index}/pairs/pairs.parquet", PreferencePair)
+        assert pairs
+        assert all((pair.example_id, pair.rejected) in replays for pair in pairs)
+        assert all(pair.rejected_trust < 1 for pair in pairs)

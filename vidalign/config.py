@@ -234,16 +234,37 @@ class LeanpoRecipe(SamplingSection):
 class RrpoRecipe(SamplingSection):
     """RRPO: wrong answers to a perturbed video against the ground truth, differing in marked phrases. Source: arXiv 2504.12083.
 
-    `rewrite` "none" takes the wrong reply as it is; "policy" has the policy list what the reply gets wrong and swap just that
-    into the ground truth, and drops a rewrite that differs anywhere else.
+    A reply is wrong by its trust (at most `max_trust`) or by the judge (less than `threshold`). `rewrite` "none" takes the wrong
+    reply as it is; "policy" and "judge" have that model list what the reply gets wrong and swap just that into the ground
+    truth, and drop a rewrite that differs anywhere else.
     """
+
+    PAIRING: ClassVar[frozenset[str]] = frozenset({"wrong_by", "threshold", "judge", "lint"})
 
     name: Literal["rrpo"] = "rrpo"
     perturb: PerturbConfig = PerturbConfig()  # type: ignore[call-arg]
-    rewrite: Literal["none", "policy"] = "none"
+    wrong_by: Literal["trust", "judge"] = "trust"
     max_trust: float = pydantic.Field(0.999, ge=0, lt=1)
+    threshold: float = pydantic.Field(3.0, gt=1, le=5)
+    rewrite: Literal["none", "policy", "judge"] = "none"
     differences_prompt: str = prompts.DIFFERENCES
     rewrite_prompt: str = prompts.REWRITE
+    judge: JudgeConfig | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _judge_is_there_and_asked(self) -> RrpoRecipe:
+        if "judge" in (self.wrong_by, self.rewrite) and self.judge is None:
+            raise ValueError(
+                f"wrong_by={self.wrong_by} and rewrite={self.rewrite} need recipe.judge, a text model (kind, model); "
+                "or set wrong_by to trust and rewrite to policy or none"
+            )
+        if "judge" not in (self.wrong_by, self.rewrite) and self.judge is not None:
+            raise ValueError("recipe.judge is set but nothing asks it; set wrong_by or rewrite to judge, or remove it")
+        if self.wrong_by == "judge" and self.rewrite == "policy":
+            raise ValueError(
+                "wrong_by=judge is decided after the policy's rollout, too late for rewrite=policy; set rewrite to judge or none"
+            )
+        return self
 
 
 class HoundRecipe(SamplingSection):

@@ -6,9 +6,16 @@ Source: LLaVA-Hound-DPO, arXiv 2404.01258 (the wording is ours). A reply without
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from vidalign.types import stable_hash
+from vidalign.types import Judgement, stable_hash
+
+if TYPE_CHECKING:
+    from vidalign.config import JudgeConfig
+
+Messages: TypeAlias = list[dict[str, str]]
+Chat: TypeAlias = Callable[[Sequence[Messages]], list[str]]  # conversations ─► the next reply of each, greedy
 
 PROMPT = """\
 You judge an answer to a question about a video. You cannot see the video; this caption describes it completely.
@@ -62,3 +69,56 @@ def prompt_version(template: str) -> str:
 def missing_fields(template: str) -> Sequence[str]:
     """The placeholders that a template lacks."""
     return [name for name in FIELDS if f"{{{name}}}" not in template]
+
+
+def judge_rows(rows: Sequence[dict[str, Any]], config: JudgeConfig, chat: Chat, name: str) -> list[dict[str, Any]]:
+    """A `Judgement` row for each row, or {example_id, response, judge, reason: unparsable_judgement, message: both replies}."""
+    asked: list[Messages] = [
+        [
+            {
+                "role": "user",
+                "content": judge_prompt(
+                    config.prompt,
+                    caption=row["caption"],
+                    question=row["question"],
+                    answer=row["answer"],
+                    response=row["response"],
+                    max_response_chars=config.max_response_chars,
+                ),
+            }
+        ]
+        for row in rows
+    ]
+    replies = chat(asked) if asked else []
+    scores = [parse_score(reply) for reply in replies]
+    unclear = [index for index, score in enumerate(scores) if score is None]
+    if unclear:
+        again = [
+            [
+                *asked[index],
+                {"role": "assistant", "content": replies[index]},
+                {"role": "user", "content": REMINDER},
+            ]
+            for index in unclear
+        ]
+        for index, reply in zip(unclear, chat(again), strict=True):
+            scores[index] = parse_score(reply)
+            replies[index] += "\n" + reply
+    return [
+        Judgement(
+            example_id=row["example_id"],
+            response=row["response"],
+            score=score,
+            explanation=explanation(reply),
+            judge=name,
+        ).to_row()
+        if score is not None
+        else {
+            "example_id": row["example_id"],
+            "response": row["response"],
+            "judge": name,
+            "reason": "unparsable_judgement",
+            "message": reply,
+        }
+        for row, reply, score in zip(rows, replies, scores, strict=True)
+    ]

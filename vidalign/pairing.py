@@ -59,9 +59,7 @@ def make_pairs(
     by_example: dict[str, list[Response]] = collections.defaultdict(list)
     for response in responses:
         by_example[response.example_id].append(response)
-    scores: dict[str, dict[str, Judgement]] = collections.defaultdict(dict)
-    for judgement in judgements:
-        scores[judgement.example_id][judgement.response] = judgement
+    scores = scores_by_example(judgements)
     pairs: list[PreferencePair] = []
     dropped: collections.Counter[str] = collections.Counter()
     for example in examples:
@@ -73,7 +71,7 @@ def make_pairs(
             case LeanpoRecipe():
                 outcome = pair_leanpo(example, own, recipe, times_drawn or {}, seed)
             case RrpoRecipe():
-                outcome = pair_rrpo(example, own, recipe)
+                outcome = pair_rrpo(example, own, recipe, scores.get(example.id, {}))
             case HoundRecipe():
                 outcome = pair_hound(example, own, recipe, scores.get(example.id, {}))
             case _:
@@ -115,9 +113,22 @@ def pair_leanpo(
     return build_pair(example, _side(chosen), _side(rejected), recipe=recipe.name, rule=recipe.pair_rule)
 
 
-def pair_rrpo(example: Example, responses: Sequence[Response], recipe: RrpoRecipe) -> PreferencePair | str:
+def scores_by_example(judgements: Sequence[Judgement]) -> dict[str, dict[str, Judgement]]:
+    """{example id: {response text: its judgement}}"""
+    scores: dict[str, dict[str, Judgement]] = collections.defaultdict(dict)
+    for judgement in judgements:
+        scores[judgement.example_id][judgement.response] = judgement
+    return scores
+
+
+def pair_rrpo(
+    example: Example,
+    responses: Sequence[Response],
+    recipe: RrpoRecipe,
+    judgements: Mapping[str, Judgement] | None = None,
+) -> PreferencePair | str:
     """One pair, or why there is none: no_wrong_reply, no_rewrite, rewrite_differs_elsewhere, no_key_phrase."""
-    wrong = likeliest_wrong(responses, recipe)
+    wrong = likeliest_wrong(responses, recipe, judgements)
     if wrong is None:
         return "no_wrong_reply"
     rejected = _side(wrong)
@@ -142,9 +153,21 @@ def pair_rrpo(example: Example, responses: Sequence[Response], recipe: RrpoRecip
     )
 
 
-def likeliest_wrong(responses: Sequence[Response], recipe: RrpoRecipe) -> Response | None:
-    """The wrong reply to the perturbed video that the policy finds likeliest given the clean one; None if all are right."""
-    wrong = [r for r in responses if r.kind == "perturbed" and r.text.strip() and r.trust <= recipe.max_trust]
+def likeliest_wrong(
+    responses: Sequence[Response], recipe: RrpoRecipe, judgements: Mapping[str, Judgement] | None = None
+) -> Response | None:
+    """The wrong reply to the perturbed video that the policy finds likeliest given the clean one; None if all are right.
+
+    With `wrong_by: judge` a reply without a judgement is not wrong: it is not known to be.
+    """
+
+    def is_wrong(response: Response) -> bool:
+        if recipe.wrong_by == "trust":
+            return response.trust <= recipe.max_trust
+        judgement = (judgements or {}).get(response.text.strip())
+        return judgement is not None and judgement.score < recipe.threshold
+
+    wrong = [r for r in responses if r.kind == "perturbed" and r.text.strip() and is_wrong(r)]
     return max(wrong, key=lambda r: (r.reward, -r.candidate), default=None)
 
 

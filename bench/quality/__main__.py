@@ -34,7 +34,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
     parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path("runs/quality"))
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs"))
     parser.add_argument("--parallel", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM")
     parser.add_argument("--until-min", type=float, default=float("inf"), help="start nothing new after so many minutes")
@@ -52,7 +51,7 @@ def main() -> None:
         rates = {name: best_rate(root, name) for name in methods}
         jobs = [(arm.name, seed, rates[arm.method], "heldout") for seed in range(arguments.seeds) for arm in arms]
         _run_all(root, jobs, arguments.parallel, deadline)
-    write_page(root, arguments.out, {name: best_rate(root, name) for name in METHODS if is_swept(root, name)})
+    write_page(root, {name: best_rate(root, name) for name in METHODS if is_swept(root, name)})
 
 
 def is_swept(root: pathlib.Path, method: str) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from actors.generator import Engine
-from actors.judge import judge_rows, openai_chat
+from actors.judge import openai_chat
 from bench.quality.arms import RECIPES, SIZES
 from examples.shapes import make_videos, rule_judge
 from pipelines.judge import agreement, judge_inputs
@@ -117,7 +117,7 @@ def _judge(config: HoundRecipe, examples: Sequence[Example], responses: Sequence
         chat, model = openai_chat(judge)
         name = f"openai:{model}:{judging.prompt_version(judge.prompt)}"
         rows = [json.loads(row) for row in judge_inputs(config, examples, responses)]
-        return [Judgement.from_row(row) for row in judge_rows(rows, judge, chat, name)]
+        return [Judgement.from_row(row) for row in judging.judge_rows(rows, judge, chat, name)]
 
 
 @contextlib.contextmanager

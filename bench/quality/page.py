@@ -1,4 +1,4 @@
-"""docs/results.md and its plots, from the results on disk. Says nothing that was not measured."""
+"""This script's part of docs/results.md and its plots, from the results on disk. Says nothing that was not measured."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.quality.arms import ARMS, GRID, METHODS, RECIPES, SIZES, SWEEP_SEED
 from bench.quality.run import BASE, TRAIN, run_folder
+from bench.results_page import PAGE, write_part
 from pipelines.summary import versions
 from vidalign import files
 
@@ -17,8 +18,8 @@ Rows = list[dict[str, Any]]
 COLOURS = ("#2a6f97", "#c1554e", "#6a994e", "#7b5ea7", "#d08c38", "#4f5d75")
 
 
-def write_page(root: pathlib.Path, out: pathlib.Path, rates: dict[str, float]) -> None:
-    """Write results.md, and its plots where at least one method is finished."""
+def write_page(root: pathlib.Path, rates: dict[str, float]) -> None:
+    """Write the part, and its plots where at least one method is finished."""
     base = files.read_json(run_folder(root, BASE, 0, 0.0) / "result.json")
     runs = {name: found for name in ARMS if (found := _finished(root, name, rates.get(ARMS[name].method)))}
     parts = [
@@ -32,11 +33,9 @@ def write_page(root: pathlib.Path, out: pathlib.Path, rates: dict[str, float]) -
         _settings(),
     ]
     if runs:
-        plot(base, runs, out / "results.png")
+        plot(base, runs, PAGE.parent / "results.png")
         parts.insert(2, ["![Held-out accuracy, displacement and divergence by method](results.png)"])
-    out.mkdir(parents=True, exist_ok=True)
-    files.write_text_atomic(out / "results.md", "\n\n".join("\n".join(part) for part in parts if part) + "\n")
-    print(f"wrote {out / 'results.md'}")
+    write_part("quality.md", "\n\n".join("\n".join(part) for part in parts if part))
 
 
 def _finished(root: pathlib.Path, name: str, rate: float | None) -> Rows:
@@ -74,7 +73,7 @@ def _head(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
     num_seeds = sorted({len(rows) for rows in runs.values()})
     seeds = f"{num_seeds[0]} to {num_seeds[-1]}" if len(num_seeds) > 1 else "".join(map(str, num_seeds))
     return [
-        "# Results on the built-in data",
+        "## Methods and ablations",
         "",
         f"Written by `python -m bench.quality`, from {seeds} seeds of each arm. A seed changes what is sampled, the pairs and the "
         f"order of training. {SIZES['heldout']} held-out questions on videos that no run trained on or chose a learning rate by, "
@@ -120,7 +119,7 @@ def _accuracy_table(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
         "GiB",
     )
     return [
-        "## Held-out accuracy, hallucination, distance from the base",
+        "### Held-out accuracy, hallucination, distance from the base",
         "",
         *_table(header, [row(BASE, [base]), *(row(name, rows) for name, rows in runs.items())]),
         "",
@@ -136,7 +135,7 @@ def _gains(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
     if "LeanPO" not in runs:
         return []
     ours = {row["seed"]: row["accuracy"] for row in runs["LeanPO"]}
-    lines = ["## LeanPO against each other arm, by seed", ""]
+    lines = ["### LeanPO against each other arm, by seed", ""]
     rows = [["base", _cell([value - base["accuracy"] for value in ours.values()], 100), str(len(ours))]]
     for name, found in runs.items():
         theirs = {row["seed"]: row["accuracy"] for row in found}
@@ -151,7 +150,7 @@ def _category_table(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
     rows = [[BASE, *(f"{100 * base['by_category'][name]:.1f}" for name in names)]]
     for arm, found in runs.items():
         rows.append([arm, *(_column(found, lambda row, name=name: row["by_category"][name], 100) for name in names)])
-    return ["## Held-out accuracy by category, %", "", *_table(("arm", *names), rows)]
+    return ["### Held-out accuracy by category, %", "", *_table(("arm", *names), rows)]
 
 
 def _displacement_table(runs: dict[str, Rows]) -> list[str]:
@@ -174,7 +173,7 @@ def _displacement_table(runs: dict[str, Rows]) -> list[str]:
         )
     header = ("arm", "chosen at step 0", "chosen", "rejected", "truth (probe)", "both fell %", "chosen fell %")
     return [
-        "## Displacement: change of the mean log-likelihood from first to last step, nats per token",
+        "### Displacement: change of the mean log-likelihood from first to last step, nats per token",
         "",
         *_table(header, rows),
     ]
@@ -187,7 +186,7 @@ def _sweep_table(root: pathlib.Path, rates: dict[str, float]) -> list[str]:
         if all(path.is_file() for path in found):
             rows.append([name, *(f"{100 * files.read_json(path)['accuracy']:.1f}" for path in found), f"{rates[name]:g}"])
     header = ("method", *(f"{rate:g}" for rate in GRID), "chosen")
-    return [f"## Learning rates: accuracy on dev ({SIZES['dev']} questions, one seed), %", "", *_table(header, rows)]
+    return [f"### Learning rates: accuracy on dev ({SIZES['dev']} questions, one seed), %", "", *_table(header, rows)]
 
 
 def _pairs_table(root: pathlib.Path, runs: dict[str, Rows]) -> list[str]:
@@ -210,7 +209,7 @@ def _pairs_table(root: pathlib.Path, runs: dict[str, Rows]) -> list[str]:
                 ]
             )
     header = ("recipe", "pairs kept", "examples without a pair", "rank correlation of reward and trust", "seconds")
-    return [f"## Pairs from {SIZES['train']} questions", "", *_table(header, rows)]
+    return [f"### Pairs from {SIZES['train']} questions", "", *_table(header, rows)]
 
 
 def _settings() -> list[str]:
@@ -220,7 +219,7 @@ def _settings() -> list[str]:
         for arm in ARMS.values()
     ]
     found = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return ["## Settings", "", *arms, f"- training: {TRAIN}", f"- versions: {found}"]
+    return ["### Settings", "", *arms, f"- training: {TRAIN}", f"- versions: {found}"]
 
 
 def plot(base: dict[str, Any], runs: dict[str, Rows], path: pathlib.Path) -> None:
