@@ -58,6 +58,7 @@ class TrainJob:
     hidden: str
     stage: str
     export: str
+    doubt: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -100,6 +101,9 @@ class Learner:
         self.objective = objectives.build(job.objective.name, job.objective.params)
         self.objective_state: dict[str, float] = {}
         self.pairs, _ = usable_pairs(files.read_table(pathlib.Path(job.pairs), PreferencePair), self.objective)
+        self.doubt: dict[str, float] = files.read_json(pathlib.Path(job.doubt)) if job.doubt else {}
+        if job.doubt:
+            self.pairs = [pair for pair in self.pairs if pair.id in self.doubt]
         self.probe = files.read_table(pathlib.Path(job.probe), Example)
         self.reference = {row.pair_id: row for row in _reference_rows(job)}
         self.source = PairSource(
@@ -293,6 +297,8 @@ class Learner:
             hidden = torch.cat([read_hidden(hidden_path(folder, self.pairs[index].id)) for index in indices])
         logps, kl, mask = self._logps(self.source.batch(list(indices), rejected=both), hidden)
         extra: dict[str, Any] = {"chosen_kl": kl[:half]} if with_kl else {}
+        if for_loss and self.doubt:
+            extra["doubt"] = torch.tensor([self.doubt[self.pairs[index].id] for index in indices], device=self.device)
         if for_loss and objective.needs_phrases:
             chosen, rejected = self.source.phrases(list(indices))
             extra |= {

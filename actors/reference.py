@@ -32,8 +32,9 @@ class Reference:
         plain_prompt: str,
         use_gpu: bool,
         hidden: str = "",
+        features: str = "",
     ) -> None:
-        """`hidden`: folder for the hidden states, a file a pair; "" keeps none."""
+        """`hidden`, `features`: folders for the chosen side's hidden states and both sides' means, a file a pair; "" keeps none."""
         import torch
 
         from vidalign.policy import ResponseScorer, load_policy
@@ -51,6 +52,7 @@ class Reference:
             max_model_len=config.max_model_len,
         )
         self._hidden = pathlib.Path(hidden) if hidden else None
+        self._features = pathlib.Path(features) if features else None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Batch column: index of each pair in the pairs table."""
@@ -65,9 +67,13 @@ class Reference:
             hidden = self._scorer.hidden(rendered.inputs, rendered.labels)
             logps = self._scorer.score(hidden, rendered.labels[mask]).cpu()
         lengths = mask.sum(-1).tolist()
-        if self._hidden is not None:
-            for pair, states in zip(pairs, hidden.cpu().split(lengths), strict=False):  # chosen rows come first
-                write_hidden(hidden_path(self._hidden, pair.id), states)
+        states = hidden.cpu().split(lengths)  # chosen rows come first
+        for index, pair in enumerate(pairs):
+            if self._hidden is not None:
+                write_hidden(hidden_path(self._hidden, pair.id), states[index])
+            if self._features is not None:
+                means = torch.stack([side.float().mean(0) for side in (states[index], states[index + len(pairs)])])
+                write_hidden(hidden_path(self._features, pair.id), means)
         rows = [row.numpy() for row in logps.split(lengths)]
         return {
             "pair_id": np.array([pair.id for pair in pairs], dtype=object),

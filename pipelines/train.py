@@ -11,8 +11,8 @@ from cluster.plan import ResourcePlan
 from pipelines import progress
 from vidalign import files, objectives
 from vidalign.checkpoint import policy_version, read_card
-from vidalign.config import RunConfig
-from vidalign.errors import DataError
+from vidalign.config import RunConfig, UncertaintyConfig
+from vidalign.errors import ConfigError, DataError
 from vidalign.files import RunFolder
 from vidalign.pair_data import usable_pairs
 from vidalign.types import PolicyVersion, PreferencePair, ReferenceRow
@@ -51,6 +51,11 @@ def train(
             + "it needs rows with a chosen and a rejected response, and for rrpo responses that differ in words"
         )
     reference = _reference(config, run, plan, policy, round_index, usable)
+    doubt, num_kept = "", len(usable)
+    if config.train.uncertainty is not None:
+        assert reference is not None
+        doubt, num_kept = _doubt(config, config.train.uncertainty, run, reference, round_index, usable)
+        dropped |= {"voted_against": len(usable) - num_kept} if num_kept < len(usable) else {}
     job = TrainJob(
         model=config.model,
         policy_path=policy.path,
@@ -63,8 +68,9 @@ def train(
         pairs=str(pairs / "pairs.parquet"),
         frames=str(run.stage("responses", round_index) / "frames.json"),
         probe=str(run.stage("responses", round_index) / "probe.parquet"),
-        reference=str(reference / "reference.parquet") if reference else "",
+        reference=str(reference / "reference.parquet") if reference and objective.needs_reference else "",
         hidden=str(reference / "hidden") if reference else "",
+        doubt=doubt,
         stage=str(stage),
         export=str(export),
     )
@@ -86,13 +92,19 @@ def train(
     with progress.follow_steps(f"train, round {round_index}", stage):
         trainer.fit()
     trained = exported(export)
-    files.finish(stage, inputs, policy=trained.version, num_pairs=len(usable), dropped=dropped)
+    files.finish(stage, inputs, policy=trained.version, num_pairs=num_kept, dropped=dropped)
     return trained
 
 
 def check_objective(config: RunConfig) -> None:
-    """Raises `ConfigError` for an unknown objective or parameter."""
-    objectives.build(config.objective.name, config.objective.params)
+    """Raises `ConfigError` for an unknown objective or parameter, and for one that train.uncertainty cannot go with."""
+    objective = objectives.build(config.objective.name, config.objective.params)
+    if config.train.uncertainty is not None and not objective.takes_doubt:
+        fitting = [name for name, kind in objectives.OBJECTIVES.items() if kind.takes_doubt]
+        raise ConfigError(
+            f"train.uncertainty smooths labels, which objective.name={config.objective.name} does not have; choose one of "
+            f"{', '.join(fitting)}, or set train.uncertainty to null"
+        )
 
 
 def exported(folder: pathlib.Path) -> PolicyVersion:
@@ -113,7 +125,8 @@ def _reference(
 ) -> pathlib.Path | None:
     """Folder of what the policy that the round starts from says of the usable pairs, computed once; None if not needed."""
     objective = objectives.build(config.objective.name, config.objective.params)
-    if not (objective.needs_reference or objective.needs_kl):
+    with_features = config.train.uncertainty is not None
+    if not (objective.needs_reference or objective.needs_kl or with_features):
         return None
     import ray.data
 
@@ -126,6 +139,7 @@ def _reference(
         "video": config.video.frame_spec().to_row(),
         "pairs": [pair.id for pair in usable],
         "hidden": objective.needs_kl,
+        "features": with_features,
     }
     if files.is_finished(stage, inputs):
         return stage
@@ -141,6 +155,7 @@ def _reference(
             "plain_prompt": config.recipe.plain_prompt,
             "use_gpu": plan.use_gpu,
             "hidden": str(stage / "hidden") if objective.needs_kl else "",
+            "features": str(stage / "features") if with_features else "",
         },
         batch_size=config.train.micro_batch_size,
         compute=ray.data.ActorPoolStrategy(size=plan.train.num),
@@ -155,3 +170,53 @@ def _reference(
     files.write_table(stage / "reference.parquet", rows)
     files.finish(stage, inputs)
     return stage
+
+
+def _doubt(
+    config: RunConfig,
+    uncertainty: UncertaintyConfig,
+    run: RunFolder,
+    reference: pathlib.Path,
+    round_index: int,
+    usable: Sequence[PreferencePair],
+) -> tuple[str, int]:
+    """(JSON file {pair id: label smoothing} of the pairs that stay, how many those are), computed once in a Ray task."""
+    import ray
+
+    stage = run.stage("doubt", round_index)
+    inputs = {
+        "reference": files.read_json(reference / files.MANIFEST)["inputs"],
+        "uncertainty": uncertainty.model_dump(mode="json"),
+        "seed": config.seed + round_index,
+    }
+    path = stage / "doubt.json"
+    if not files.is_finished(stage, inputs):
+        made = ray.remote(estimate_doubt).remote(
+            str(reference / "features"), [pair.id for pair in usable], uncertainty, config.seed + round_index
+        )
+        smoothing = ray.get(made)
+        if not smoothing:
+            raise DataError(
+                f"train.uncertainty dropped all {len(usable)} pairs: the heads vote against every order; set "
+                "train.uncertainty.drop_disagreeing to false, or look at the pairs"
+            )
+        files.write_json(path, smoothing)
+        files.finish(stage, inputs)
+    return str(path), len(files.read_json(path))
+
+
+def estimate_doubt(folder: str, pair_ids: Sequence[str], config: UncertaintyConfig, seed: int) -> dict[str, float]:
+    """{pair id: label smoothing} from the features that `actors.reference.Reference` left in `folder`."""
+    import torch
+
+    from actors.reference import hidden_path, read_hidden
+    from vidalign import uncertainty
+
+    means = torch.stack([read_hidden(hidden_path(pathlib.Path(folder), pair_id)) for pair_id in pair_ids])  # [P, 2, D]
+    doubt = uncertainty.estimate(means[:, 0], means[:, 1], num_passes=config.num_passes, dropout=config.dropout, seed=seed)
+    smoothing = doubt.smoothing(config.max_smoothing).tolist()
+    return {
+        pair_id: value
+        for pair_id, value, vote in zip(pair_ids, smoothing, doubt.vote.tolist(), strict=True)
+        if vote > 0.5 or not config.drop_disagreeing
+    }

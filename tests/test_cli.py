@@ -31,6 +31,7 @@ def config(tmp_path):
         ([], ["train.learning_rat=1"], "did you mean train.learning_rate?"),
         ([], ["objective.name=leanp"], "did you mean leanpo?"),
         ([], ["objective.params={bta: 1}"], "did you mean beta?"),
+        ([], ["objective.name=dpo", "train.uncertainty={}"], "choose one of leanpo, simpo, cdpo"),
         ([{"id": "a", "video": "v", "question": "q", "answer": "a"}], ["model.path=nowhere"], "config.json is missing"),
     ],
 )

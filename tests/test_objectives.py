@@ -517,3 +517,22 @@ def test_build_takes_integers_and_infinite_thresholds():
     objective = build("leanpo", {"beta": 3, "smoothing_threshold": math.inf})
     assert isinstance(objective.beta, float)
     assert (objective.beta, objective.smoothing_threshold) == (3.0, math.inf)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in OBJECTIVES.items() if kind.takes_doubt])
+def test_doubt_smooths_each_pair_by_its_own_amount(name):
+    policy, reference = random_pairs(3)
+    doubt = torch.tensor([0.0, 0.3, 0.2], dtype=torch.float64)
+    plain = build(name, {"label_smoothing": 0.0})
+    doubted = plain.preference(dataclasses.replace(policy, doubt=doubt), reference, {}).losses
+    everywhere = {"smoothing_threshold": math.inf} if name == "leanpo" else {}
+    for index, share in enumerate(doubt.tolist()):
+        smoothed = build(name, {"label_smoothing": share, **everywhere}).preference(policy, reference, {}).losses
+        assert doubted[index].item() == pytest.approx(smoothed[index].item(), rel=1e-6)
+    assert not torch.equal(doubted, plain.preference(policy, reference, {}).losses)
+
+
+def test_an_objective_without_label_smoothing_takes_no_doubt():
+    policy, reference = random_pairs(2)
+    with pytest.raises(AssertionError, match="dpo takes no doubt"):
+        build("dpo", {})(dataclasses.replace(policy, doubt=torch.zeros(2)), reference)

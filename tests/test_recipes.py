@@ -19,7 +19,8 @@ pytestmark = pytest.mark.heavy
 def run_without_endpoint(small_config, folder: pathlib.Path, changes: dict) -> pathlib.Path:
     """`vidalign align` without held-out questions: rollout, train, report."""
     raw = yaml.safe_load(small_config.read_text())
-    del raw["data"]["eval"], raw["recipe"]
+    raw["data"].pop("eval")
+    raw.pop("recipe")
     raw |= {"run_dir": str(folder / "run"), **changes}
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(raw))
@@ -94,6 +95,29 @@ def test_hound_takes_its_pairs_from_a_judge_behind_an_endpoint(small_config, tmp
     summary = json.loads((run / "summary.json").read_text())
     assert summary["judge"]["judged"] == len(judged) > len(pairs)
     assert summary["judge"]["agreement"]["agreement"] > 0.5
+    exported(run)
+
+
+def test_doubt_about_given_pairs_smooths_or_drops_them(small_config, tmp_path, finished_run):
+    made = files.read_table(finished_run / "rounds/0/pairs/pairs.parquet", PreferencePair)
+    train = tmp_path / "pairs.jsonl"
+    with train.open("w") as file:
+        for pair in made:
+            row = {"id": pair.id, "video": pair.video, "question": pair.question, "answer": pair.answer}
+            file.write(json.dumps({**row, "chosen": pair.chosen, "rejected": pair.rejected}) + "\n")
+    raw = yaml.safe_load(small_config.read_text())
+    changes = {
+        "recipe": {"name": "given"},
+        "data": {**raw["data"], "train": str(train)},
+        "train": {**raw["train"], "uncertainty": {"max_smoothing": 0.3}},
+    }
+    del changes["data"]["eval"]
+    run = run_without_endpoint(small_config, tmp_path, changes)
+    smoothing = files.read_json(run / "rounds/0/doubt/doubt.json")
+    manifest = files.read_json(run / "rounds/0/train/manifest.json")
+    assert manifest["num_pairs"] == len(smoothing) == len(made) - manifest["dropped"].get("voted_against", 0)
+    assert all(0 <= value <= 0.3 for value in smoothing.values())
+    assert len(set(smoothing.values())) > 1
     exported(run)
 
 

@@ -119,7 +119,7 @@ def test_kl_from_kept_hidden_states_is_that_of_a_live_second_model(prepared, sou
     with torch.no_grad():
         for parameter in scorer.model.parameters():
             if parameter.requires_grad:
-                parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+                parameter += (0.1 if lora else 0.02) * torch.randn(parameter.shape, generator=generator)
     batch = source.batch([0, 1, 2])
     hidden = torch.cat([read_hidden(hidden_path(computed[1], f"p{number}")) for number in range(3)])
     with torch.no_grad():

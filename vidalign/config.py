@@ -330,6 +330,17 @@ class LoraConfig(Section):
     dropout: float = pydantic.Field(0.0, ge=0, lt=1)
 
 
+class UncertaintyConfig(Section):
+    """Label smoothing of each pair by its doubt (`vidalign/uncertainty.py`), after UPO. `max_smoothing` is that of the most
+    doubtful; `drop_disagreeing` leaves out pairs whose order the heads vote against.
+    """
+
+    num_passes: int = pydantic.Field(10, ge=2)
+    dropout: float = pydantic.Field(0.1, gt=0, lt=1)
+    max_smoothing: float = pydantic.Field(0.4, ge=0, lt=0.5)
+    drop_disagreeing: bool = True
+
+
 class TrainConfig(Section):
     """The DeepSpeed job. `batch_size` counts pairs per optimizer step over all workers."""
 
@@ -348,6 +359,7 @@ class TrainConfig(Section):
     train_vision_tower: bool = False
     train_projector: bool = False
     lora: LoraConfig | None = None
+    uncertainty: UncertaintyConfig | None = None
     log_every: int = pydantic.Field(5, ge=1)
     num_monitored: int = pydantic.Field(64, ge=1)
     checkpoint_every: int = pydantic.Field(50, ge=1)

@@ -33,6 +33,7 @@ class PairLogps:
         chosen_mask, rejected_mask: [B, T] bool, True on response tokens.
         chosen_kl: [B], sum over the chosen response of the full-vocabulary KL(reference || policy); see `forward_kl`.
         chosen_phrases, rejected_phrases: [B, T] int, key-phrase id of each token, 0 = none.
+        doubt: [B] probability in [0, 0.5) that the pair's order is wrong, for objectives with label smoothing.
         chosen_win_rate, rejected_win_rate: [B] estimated probability that the response beats the policy (SPPO).
     """
 
@@ -43,6 +44,7 @@ class PairLogps:
     chosen_kl: Tensor | None = None
     chosen_phrases: Tensor | None = None
     rejected_phrases: Tensor | None = None
+    doubt: Tensor | None = None
     chosen_win_rate: Tensor | None = None
     rejected_win_rate: Tensor | None = None
 

@@ -13,7 +13,7 @@ from vidalign import judging
 from vidalign.config import HoundRecipe, JudgeConfig, LeanpoRecipe, RecipeSection, RrpoRecipe
 from vidalign.types import PreferencePair
 
-GRID = (3e-5, 1e-4, 3e-4)
+GRID = (3e-5, 1e-4, 3e-4, 1e-3)
 SWEEP_SEED = 100  # a seed of its own: the runs that choose a learning rate are not among those reported
 SIZES = {"train": 240, "heldout": 600, "probe": 64, "dev": 280}  # questions; splits share no video
 SAMPLING: dict[str, Any] = {"num_candidates": 4, "max_new_tokens": 24}

@@ -71,12 +71,14 @@ class Objective:
     needs_reference: log-probs of the same pairs under the reference are required.
     needs_phrases: `chosen_phrases` and `rejected_phrases` are required.
     needs_kl: `chosen_kl` is required, that is the reference's final hidden states (or the adapter switched off).
+    takes_doubt: label smoothing may differ from pair to pair (`PairLogps.doubt`, where larger than the objective's own).
     needs_rejected: False where the rejected side may be left empty ([B, 0]).
     """
 
     name: ClassVar[str]
     needs_reference: ClassVar[bool] = False
     needs_phrases: ClassVar[bool] = False
+    takes_doubt: ClassVar[bool] = False
     needs_rejected: ClassVar[bool] = True
 
     sft_weight: float = param(0.0, ge=0)
@@ -119,6 +121,7 @@ class Objective:
         assert policy.chosen_kl is not None or not self.needs_kl, f"{self.name} needs chosen_kl"
         assert policy.chosen_phrases is not None or not self.needs_phrases, f"{self.name} needs phrase ids"
         assert policy.rejected_phrases is not None or not self.needs_phrases, f"{self.name} needs phrase ids"
+        assert policy.doubt is None or self.takes_doubt, f"{self.name} takes no doubt"
         result = self.preference(policy, reference, state or {})
         own_tokens = policy.chosen_mask.sum()
         negative_ll = -policy.chosen_sum.sum()

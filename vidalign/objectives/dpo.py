@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -33,11 +34,11 @@ class DPO(Objective):
 
     def preference(self, policy: PairLogps, reference: PairLogps | None, state: Mapping[str, float]) -> Preference:
         chosen, rejected = log_ratios(policy, reference)
-        losses = self.losses(self.beta * (chosen - rejected))
+        losses = self.losses(self.beta * (chosen - rejected), policy.doubt)
         return Preference(losses=losses, chosen_reward=self.beta * chosen, rejected_reward=self.beta * rejected)
 
-    def losses(self, logits: Tensor) -> Tensor:
-        """Loss of each pair from beta Delta, [B] to [B]."""
+    def losses(self, logits: Tensor, doubt: Tensor | None = None) -> Tensor:
+        """Loss of each pair from beta Delta and, where the objective takes it, its doubt; [B] to [B]."""
         return -F.logsigmoid(logits)
 
 
@@ -49,11 +50,15 @@ class CDPO(DPO):
     """
 
     name: ClassVar[str] = "cdpo"
+    takes_doubt: ClassVar[bool] = True
 
     label_smoothing: float = param(0.1, ge=0, lt=0.5)
 
-    def losses(self, logits: Tensor) -> Tensor:
-        return -(1 - self.label_smoothing) * F.logsigmoid(logits) - self.label_smoothing * F.logsigmoid(-logits)
+    def losses(self, logits: Tensor, doubt: Tensor | None = None) -> Tensor:
+        smoothing = torch.full_like(logits, self.label_smoothing)
+        if doubt is not None:
+            smoothing = smoothing.maximum(doubt.to(logits.dtype))
+        return -(1 - smoothing) * F.logsigmoid(logits) - smoothing * F.logsigmoid(-logits)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +73,7 @@ class RDPO(DPO):
 
     label_smoothing: float = param(0.1, ge=0, lt=0.5)
 
-    def losses(self, logits: Tensor) -> Tensor:
+    def losses(self, logits: Tensor, doubt: Tensor | None = None) -> Tensor:
         e = self.label_smoothing
         return (-(1 - e) * F.logsigmoid(logits) + e * F.logsigmoid(-logits)) / (1 - 2 * e)
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 
 from vidalign.logps import PairLogps
@@ -26,6 +27,7 @@ class LeanPO(Objective):
     """
 
     name: ClassVar[str] = "leanpo"
+    takes_doubt: ClassVar[bool] = True
 
     beta: float = param(2.0, gt=0)
     margin: float = param(0.5, ge=0)
@@ -38,6 +40,8 @@ class LeanPO(Objective):
         gap = chosen - rejected
         smoothed = gap < self.smoothing_threshold
         smoothing = self.label_smoothing * smoothed.to(gap.dtype)
+        if policy.doubt is not None:
+            smoothing = smoothing.maximum(policy.doubt.to(gap.dtype))
         kept = F.logsigmoid(self.beta * gap - self.margin)
         flipped = F.logsigmoid(-self.beta * gap - self.margin)
         return Preference(
@@ -57,6 +61,7 @@ class SimPO(Objective):
     """
 
     name: ClassVar[str] = "simpo"
+    takes_doubt: ClassVar[bool] = True
 
     beta: float = param(2.0, gt=0)
     margin: float = param(0.5, ge=0)
@@ -65,8 +70,11 @@ class SimPO(Objective):
     def preference(self, policy: PairLogps, reference: PairLogps | None, state: Mapping[str, float]) -> Preference:
         chosen, rejected = policy.chosen_avg, policy.rejected_avg
         logits = self.beta * (chosen - rejected) - self.margin
+        smoothing = torch.full_like(logits, self.label_smoothing)
+        if policy.doubt is not None:
+            smoothing = smoothing.maximum(policy.doubt.to(logits.dtype))
         return Preference(
-            losses=-(1 - self.label_smoothing) * F.logsigmoid(logits) - self.label_smoothing * F.logsigmoid(-logits),
+            losses=-(1 - smoothing) * F.logsigmoid(logits) - smoothing * F.logsigmoid(-logits),
             chosen_reward=self.beta * chosen,
             rejected_reward=self.beta * rejected,
         )
