@@ -18,6 +18,7 @@ import json
 import pathlib
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ import torch
 import torch.distributed as dist
 
 from actors.reference import hidden_path, read_hidden
-from vidalign import displacement, files, objectives
+from vidalign import displacement, files, objectives, shared_prefix
 from vidalign.checkpoint import export_policy
 from vidalign.config import ModelConfig, ObjectiveConfig, TrainConfig
 from vidalign.logps import PairLogps
@@ -257,6 +258,13 @@ class Learner:
 
         train = self.job.train
         model = load_policy(self.job.model, self.job.policy_path)
+        self.shared = train.shared_prefix and shared_prefix.is_supported(model)
+        if train.shared_prefix and not self.shared:
+            warnings.warn(
+                f"{type(model).__name__} is not known to compute a pair in one sequence, so each pair takes two; set "
+                "train.shared_prefix to false to silence this",
+                stacklevel=2,
+            )
         if train.lora is not None:
             model = add_adapter(model, train)
         else:
@@ -284,7 +292,7 @@ class Learner:
         batch = batch.to(self.device, self.dtype)
         if hidden is not None:
             hidden = hidden.to(self.device)
-        return *self.engine(batch.inputs, batch.labels, hidden), batch.labels != IGNORED
+        return *self.engine(batch.inputs, batch.labels, hidden, batch.sources), batch.labels != IGNORED
 
     def _pair_logps(self, indices: np.ndarray, *, for_loss: bool = False) -> PairLogps:
         """Both sides of these pairs; with what the objective asks for beside them, or without its unneeded side, `for_loss`."""
@@ -295,7 +303,7 @@ class Learner:
         if with_kl:
             folder = pathlib.Path(self.job.hidden)
             hidden = torch.cat([read_hidden(hidden_path(folder, self.pairs[index].id)) for index in indices])
-        logps, kl, mask = self._logps(self.source.batch(list(indices), rejected=both), hidden)
+        logps, kl, mask = self._logps(self.source.batch(list(indices), rejected=both, shared=self.shared), hidden)
         extra: dict[str, Any] = {"chosen_kl": kl[:half]} if with_kl else {}
         if for_loss and self.doubt:
             extra["doubt"] = torch.tensor([self.doubt[self.pairs[index].id] for index in indices], device=self.device)

@@ -37,6 +37,7 @@ class Reference:
         """`hidden`, `features`: folders for the chosen side's hidden states and both sides' means, a file a pair; "" keeps none."""
         import torch
 
+        from vidalign import shared_prefix
         from vidalign.policy import ResponseScorer, load_policy
         from vidalign.rendering import cached_processor
 
@@ -51,6 +52,7 @@ class Reference:
             plain_prompt=plain_prompt,
             max_model_len=config.max_model_len,
         )
+        self._shared = shared_prefix.is_supported(self._scorer.model)
         self._hidden = pathlib.Path(hidden) if hidden else None
         self._features = pathlib.Path(features) if features else None
 
@@ -61,10 +63,11 @@ class Reference:
         from vidalign.rendering import IGNORED
 
         pairs = [self._source.pairs[int(index)] for index in batch["index"]]
-        rendered = self._source.batch([int(index) for index in batch["index"]]).to(self._device, self._dtype)
+        indices = [int(index) for index in batch["index"]]
+        rendered = self._source.batch(indices, shared=self._shared).to(self._device, self._dtype)
         mask = rendered.labels != IGNORED
         with torch.inference_mode():
-            hidden = self._scorer.hidden(rendered.inputs, rendered.labels)
+            hidden = self._scorer.hidden(rendered.inputs, rendered.labels, rendered.sources)
             logps = self._scorer.score(hidden, rendered.labels[mask]).cpu()
         lengths = mask.sum(-1).tolist()
         states = hidden.cpu().split(lengths)  # chosen rows come first

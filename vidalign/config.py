@@ -342,7 +342,10 @@ class UncertaintyConfig(Section):
 
 
 class TrainConfig(Section):
-    """The DeepSpeed job. `batch_size` counts pairs per optimizer step over all workers."""
+    """The DeepSpeed job. `batch_size` counts pairs per optimizer step over all workers.
+
+    `shared_prefix` computes prompt and video of a pair once for both responses, where the architecture can.
+    """
 
     num_workers: int = pydantic.Field(1, ge=1)
     use_gpu: bool | None = None
@@ -356,6 +359,7 @@ class TrainConfig(Section):
     max_grad_norm: float = pydantic.Field(1.0, gt=0)
     zero_stage: int = pydantic.Field(2, ge=0, le=3)
     gradient_checkpointing: bool = False
+    shared_prefix: bool = True
     train_vision_tower: bool = False
     train_projector: bool = False
     lora: LoraConfig | None = None

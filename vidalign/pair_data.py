@@ -15,7 +15,7 @@ from vidalign.errors import DataError, ModelError
 from vidalign.frame_cache import load_clip
 from vidalign.objectives import Objective
 from vidalign.phrases import phrase_ids
-from vidalign.rendering import Batch, Prompt, collate, render_prompt, response_ids
+from vidalign.rendering import Batch, Prompt, collate, collate_pairs, render_prompt, response_ids
 from vidalign.types import Example, PreferencePair
 
 
@@ -64,9 +64,13 @@ class PairSource:
     _rendered: dict[tuple[str, str], Prompt] = dataclasses.field(default_factory=dict, repr=False)
     _held: list[int] = dataclasses.field(default_factory=lambda: [0], repr=False)
 
-    def batch(self, indices: Sequence[int], *, rejected: bool = True) -> Batch:
-        """Rows of prompt and response; without the second half where `rejected` is False."""
+    def batch(self, indices: Sequence[int], *, rejected: bool = True, shared: bool = False) -> Batch:
+        """Rows of prompt and response, without the second half where `rejected` is False; or one sequence a pair, `shared`."""
         rendered = [(self._prompt(self.pairs[i].video, self.pairs[i].question), self.pairs[i]) for i in indices]
+        if shared and rejected:
+            pairs = [(prompt, self.response(pair.chosen), self.response(pair.rejected)) for prompt, pair in rendered]
+            self._check_length(max(prompt.length + max(map(len, responses)) for prompt, *responses in pairs))
+            return collate_pairs(pairs, pad_id=self._pad_id)
         rows = [(prompt, self.response(pair.chosen)) for prompt, pair in rendered]
         if rejected:
             rows += [(prompt, self.response(pair.rejected)) for prompt, pair in rendered]
@@ -103,15 +107,20 @@ class PairSource:
         return prompt
 
     def _collate(self, rows: Sequence[tuple[Prompt, Sequence[int]]]) -> Batch:
-        longest = max(prompt.length + len(response) for prompt, response in rows)
+        self._check_length(max(prompt.length + len(response) for prompt, response in rows))
+        return collate(rows, pad_id=self._pad_id)
+
+    def _check_length(self, longest: int) -> None:
         if longest > self.max_model_len:
             raise ModelError(
                 f"a training sequence has {longest:,} tokens but model.max_model_len={self.max_model_len:,}; lower "
                 "video.num_frames, the frame size or recipe.max_new_tokens, or raise model.max_model_len"
             )
+
+    @property
+    def _pad_id(self) -> int:
         tokenizer = self.processor.tokenizer
-        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        return collate(rows, pad_id=pad_id)
+        return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
 
 @functools.lru_cache(maxsize=65536)

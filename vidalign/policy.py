@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vidalign import shared_prefix
 from vidalign.config import ModelConfig, TrainConfig
 from vidalign.errors import ModelError
 from vidalign.logps import forward_kl, pad_to_mask, token_logps
@@ -109,12 +110,16 @@ class ResponseScorer(nn.Module):
             self.reference_head = copy.deepcopy(self._head()).requires_grad_(False)
 
     def forward(
-        self, inputs: dict[str, torch.Tensor], labels: torch.Tensor, reference_hidden: torch.Tensor | None = None
+        self,
+        inputs: dict[str, torch.Tensor],
+        labels: torch.Tensor,
+        reference_hidden: torch.Tensor | None = None,
+        sources: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Log-probs of the responses and, where `reference_hidden` is given, KL(reference || policy) of the first rows.
 
         Args:
-            inputs, labels: the two fields of a `Batch`, R rows of padded length T.
+            inputs, labels, sources: the fields of a `Batch` of R responses, labels padded to T.
             reference_hidden: [N, D] the reference's `hidden` of the first rows (the chosen ones), as many as it covers.
 
         Returns:
@@ -122,7 +127,7 @@ class ResponseScorer(nn.Module):
             `reference_hidden` does not cover, or None.
         """
         mask = labels != IGNORED
-        hidden = self.hidden(inputs, labels)
+        hidden = self.hidden(inputs, labels, sources)
         logps = pad_to_mask(self.score(hidden, labels[mask]), mask)
         if reference_hidden is None:
             return logps, None
@@ -137,11 +142,17 @@ class ResponseScorer(nn.Module):
         uncovered = kl.new_zeros(len(hidden) - count)
         return logps, pad_to_mask(torch.cat([kl, uncovered]), mask).sum(-1)
 
-    def hidden(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        """Final hidden states [N, D] at the positions that predict response tokens, row after row."""
+    def hidden(
+        self, inputs: dict[str, torch.Tensor], labels: torch.Tensor, sources: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Final hidden states [N, D] at the positions that predict response tokens, response after response."""
         base = self._unwrapped()
-        states = getattr(base, base.base_model_prefix)(**inputs, use_cache=False).last_hidden_state  # [R, T, D]
-        return states[labels != IGNORED]
+        backbone = getattr(base, base.base_model_prefix)
+        if "segments" in inputs:
+            inputs = shared_prefix.model_inputs(inputs, backbone)
+        states = backbone(**inputs, use_cache=False).last_hidden_state  # [sequences, T, D]
+        mask = labels != IGNORED
+        return states[mask] if sources is None else states.flatten(0, 1)[sources[mask]]
 
     def score(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Log-probs [N] float32 of tokens [N] under final hidden states [N, D]."""

@@ -21,6 +21,7 @@ from vidalign.errors import ModelError
 from vidalign.video import Clip
 
 IGNORED = -1  # label of a position that is not a response token
+PADDING = -1  # segment of a padding position; prompt 0, chosen 1, rejected 2
 
 
 def load_processor(path: str, *, trust_remote_code: bool = False) -> Any:
@@ -96,21 +97,24 @@ def render_prompt(processor: Any, text: str, clip: Clip) -> Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Right-padded sequences prompt + response, one row a response.
+    """Right-padded sequences for the model's forward, and where the tokens of R responses are predicted in them.
 
-    `inputs`: keyword arguments of the model's forward. `labels` [R, T] holds at position t the response token that
-    position t predicts, and `IGNORED` everywhere else.
+    `inputs`: keyword arguments of the model's forward; where pairs share their prompt, also `segments` (see
+    `vidalign.shared_prefix`). `labels` [R, T] holds response tokens, and `IGNORED` everywhere else. `sources` [R, T]: which
+    position, counted over all sequences laid end to end, predicts each label; None where that is the label's own place.
     """
 
     inputs: dict[str, torch.Tensor]
     labels: torch.Tensor
+    sources: torch.Tensor | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         moved = {
             name: value.to(device, dtype if value.is_floating_point() and name.startswith("pixel_values") else None)
             for name, value in self.inputs.items()
         }
-        return Batch(inputs=moved, labels=self.labels.to(device))
+        sources = None if self.sources is None else self.sources.to(device)
+        return Batch(inputs=moved, labels=self.labels.to(device), sources=sources)
 
 
 def collate(rows: Sequence[tuple[Prompt, Sequence[int]]], *, pad_id: int) -> Batch:
@@ -132,6 +136,38 @@ def collate(rows: Sequence[tuple[Prompt, Sequence[int]]], *, pad_id: int) -> Bat
     for name in rows[0][0].vision:
         inputs[name] = torch.cat([prompt.vision[name] for prompt, _ in rows])
     return Batch(inputs=inputs, labels=labels)
+
+
+def collate_pairs(rows: Sequence[tuple[Prompt, Sequence[int], Sequence[int]]], *, pad_id: int) -> Batch:
+    """Join (prompt, chosen token ids, rejected token ids) into one sequence a pair: prompt and video stand in it once.
+
+    The labels are those of all chosen responses, then of all rejected ones.
+    """
+    widths = [prompt.length + len(chosen) + len(rejected) for prompt, chosen, rejected in rows]
+    longest = max(len(response) for row in rows for response in row[1:])
+    segments = torch.full((len(rows), max(widths)), PADDING, dtype=torch.long)
+    labels = torch.full((2 * len(rows), longest), IGNORED, dtype=torch.long)
+    sources = torch.zeros((2 * len(rows), longest), dtype=torch.long)
+    inputs: dict[str, torch.Tensor] = {}
+    for name in rows[0][0].tokens:
+        inputs[name] = torch.full(segments.shape, pad_id if name == "input_ids" else 0, dtype=torch.long)
+    for index, (prompt, chosen, rejected) in enumerate(rows):
+        ends = prompt.length, prompt.length + len(chosen), widths[index]
+        for name, values in prompt.tokens.items():
+            inputs[name][index, : ends[0]] = values
+        inputs["input_ids"][index, ends[0] : ends[2]] = torch.as_tensor([*chosen, *rejected])
+        for segment, (start, end) in enumerate(((0, ends[0]), (ends[0], ends[1]), (ends[1], ends[2]))):
+            segments[index, start:end] = segment
+        for side, (start, response) in enumerate(((ends[0], chosen), (ends[1], rejected))):
+            row, length = index + side * len(rows), len(response)
+            labels[row, :length] = torch.as_tensor(response)
+            # The prompt's last position predicts the first token of both responses.
+            before = torch.tensor([ends[0] - 1, *range(start, start + length - 1)])
+            sources[row, :length] = index * segments.shape[1] + before
+    inputs["segments"] = segments
+    for name in rows[0][0].vision:
+        inputs[name] = torch.cat([prompt.vision[name] for prompt, _, _ in rows])
+    return Batch(inputs=inputs, labels=labels, sources=sources)
 
 
 @functools.lru_cache(maxsize=4)
