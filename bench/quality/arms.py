@@ -60,6 +60,8 @@ ARMS = {
         Arm("LeanPO without SFT term", "leanpo", "leanpo", {"sft_weight": 0.0}, ablates="LeanPO"),
         Arm("RRPO without KL", "rrpo", "rrpo", {"alpha": 0.0}, ablates="RRPO"),
         Arm("RRPO without refined reward", "rrpo", "rrpo", ablates="RRPO", mark_everything=True),
+        Arm("RRPO, alpha 0.1", "rrpo", "rrpo", {"alpha": 0.1}, ablates="RRPO"),
+        Arm("RRPO, alpha 1", "rrpo", "rrpo", {"alpha": 1.0}, ablates="RRPO"),
         Arm("DPO on RRPO's pairs", "rrpo", "dpo", ablates="RRPO"),
     )
 }

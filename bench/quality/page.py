@@ -100,6 +100,7 @@ def _accuracy_table(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
             _column(rows, lambda r: r["perturbed_accuracy"], 100),
             _column(rows, lambda r: r["perturbed_hallucination"], 100),
             _column(rows, lambda r: r["kl_to_base"], digits=2) if trained else "0",
+            _column(rows, lambda r: r["kl_where_right"], digits=2) if trained else "0",
             _column(rows, lambda r: r["num_pairs"], digits=0) if trained else "",
             _column(rows, lambda r: r["train_seconds"], digits=0) if trained else "",
             _column(rows, lambda r: r["peak_gib"], digits=2) if trained else "",
@@ -114,6 +115,7 @@ def _accuracy_table(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
         "accuracy %, perturbed video",
         "absent object claimed %, perturbed video",
         "KL to base, nats",
+        "KL where the base is right",
         "pairs",
         "seconds",
         "GiB",
@@ -125,7 +127,8 @@ def _accuracy_table(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
         "",
         "Absent object claimed: share of questions on an object that is not in the video that are not answered with no. "
         "Perturbed video: a black square on the centre and frames shuffled locally, as in RRPO's rollout. KL to base: "
-        "KL(base ‖ model) over the full vocabulary, summed over the tokens of the base's own answers. Seconds: one thread, "
+        "KL(base ‖ model) over the full vocabulary, summed over the tokens of the base's own answers; where the base "
+        "is wrong, a method that corrects it must move. Seconds: one thread, "
         "training with its measurements.",
     ]
 
@@ -223,37 +226,44 @@ def _settings() -> list[str]:
 
 
 def plot(base: dict[str, Any], runs: dict[str, Rows], path: pathlib.Path) -> None:
-    """Three panels by method: accuracy, change of log-likelihoods, KL to base; dots are seeds."""
+    """Three panels by method: accuracy, change of log-likelihoods, KL to base. Dots are seeds, bars 95 % intervals."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    names = list(runs)
+    names = [name for name in runs if all("kl_where_right" in row for row in runs[name])]
     figure, axes = plt.subplots(1, 3, figsize=(14, 0.42 * len(names) + 1.6), sharey=True)
     places = range(len(names))
     for place, name in zip(places, names, strict=True):
         rows = runs[name]
         for row in rows:
             axes[0].plot(100 * row["accuracy"], place, "o", color=COLOURS[0], alpha=0.35, markersize=5)
-            axes[2].plot(max(row["kl_to_base"], 1e-3), place, "o", color=COLOURS[3], alpha=0.35, markersize=5)
+            axes[2].plot(row["kl_where_right"], place, "o", color=COLOURS[3], alpha=0.35, markersize=5)
         mean, half = interval([100 * row["accuracy"] for row in rows])
         axes[0].errorbar(mean, place, xerr=None if math.isnan(half) else half, fmt="|", color="black", markersize=12)
-        axes[2].plot(statistics.fmean(row["kl_to_base"] for row in rows), place, "|", color="black", markersize=12)
+        axes[2].plot(statistics.fmean(row["kl_where_right"] for row in rows), place, "|", color="black", markersize=12)
         for number, (side, colour) in enumerate((("chosen", COLOURS[2]), ("rejected", COLOURS[1]), ("truth", COLOURS[4]))):
             if f"{side}_logp" in rows[0]["end"]:
                 change = statistics.fmean(row["end"][f"{side}_logp"] - row["start"][f"{side}_logp"] for row in rows)
                 axes[1].barh(place + 0.27 * (number - 1), change, 0.25, color=colour, label=None if place else side)
     axes[0].axvline(100 * base["accuracy"], color="grey", linestyle="--", linewidth=1)
     axes[0].annotate("base", (100 * base["accuracy"], -0.7), color="grey", ha="center", annotation_clip=False)
-    axes[0].set_xlabel("held-out accuracy, % (dots: seeds; bars: 95 % interval of the mean)")
-    axes[1].set_xlabel("change of mean log-likelihood, nats per token")
+    axes[0].set_xlabel("held-out accuracy, %")
+    axes[1].set_xlabel("change of log-likelihood, nats per token")
     axes[1].axvline(0, color="grey", linewidth=1)
     axes[1].set_xscale("symlog", linthresh=0.1)
-    axes[2].set_xlabel("KL(base ‖ model), nats per answer")
-    axes[2].set_xscale("log")
+    axes[2].set_xlabel("KL(base ‖ model) where the base is right, nats per answer")
+    axes[2].set_xlim(left=0)
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (COLOURS[2], COLOURS[1], COLOURS[4])]
-    axes[1].legend(handles, ("chosen", "rejected", "truth (probe)"), frameon=False, loc="lower left")
+    axes[1].legend(
+        handles,
+        ("chosen", "rejected", "truth (probe)"),
+        frameon=False,
+        ncols=3,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+    )
     axes[0].set_yticks(list(places), names)
     axes[0].invert_yaxis()
     for axis in axes:

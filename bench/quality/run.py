@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import re
 import resource
 import sys
 import time
@@ -33,7 +34,7 @@ from vidalign import files, objectives, prompts, scoring
 from vidalign.checkpoint import policy_version
 from vidalign.config import ObjectiveConfig, PerturbConfig, TrainConfig
 from vidalign.frame_cache import load_clip
-from vidalign.logps import forward_kl
+from vidalign.logps import forward_kl, pad_to_mask
 from vidalign.pair_data import PairSource, usable_pairs
 from vidalign.perturb import perturb
 from vidalign.policy import ResponseScorer, load_policy
@@ -109,8 +110,18 @@ def train(data: Data, folder: pathlib.Path, arm_name: str, seed: int, learning_r
         "start": rows[0],
         "end": rows[-1],
         "train_seconds": time.monotonic() - began,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": peak_gib(),
     }
+
+
+def peak_gib() -> float:
+    """Peak resident memory of this process. Linux's own figure where there is one: getrusage's begins with the parent's."""
+    status = pathlib.Path("/proc/self/status")
+    if status.is_file():
+        found = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+        if found:
+            return int(found[1]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def with_reference(job: TrainJob, folder: pathlib.Path, pairs: Sequence[PreferencePair], *, keep_hidden: bool) -> TrainJob:
@@ -156,7 +167,7 @@ def measure(data: Data, path: str, split: str) -> dict[str, Any]:
         "hallucination": float(np.mean(absent)),
         "perturbed_accuracy": float(np.mean(on_spoiled)),
         "perturbed_hallucination": float(np.mean(absent_spoiled)),
-        "kl_to_base": divergence(data, model, processor),
+        **divergence(data, model, processor),
     }
 
 
@@ -190,8 +201,12 @@ def spoil(example: Example, clip: Clip) -> Clip:
     return perturb(clip, PERTURB, np.random.default_rng(int(stable_hash(["perturbed", example.id], 8), 16)))
 
 
-def divergence(data: Data, model: Any, processor: Any) -> float:
-    """KL(base || model) in nats, full vocabulary, summed over the tokens of the base's own greedy answer, mean over questions."""
+def divergence(data: Data, model: Any, processor: Any) -> dict[str, float]:
+    """KL(base || model) in nats, full vocabulary, summed over the tokens of the base's own greedy answer.
+
+    `kl_to_base` is the mean over all questions, `kl_where_right` over those that the base answers correctly: there, nothing has
+    to change.
+    """
     examples = data.examples["heldout"][:NUM_KL]
     base = load_policy(MODEL, MODEL.path).eval()
     clips = [load_clip(data.frames[example.video]) for example in examples]
@@ -202,18 +217,22 @@ def divergence(data: Data, model: Any, processor: Any) -> float:
         pairs=(), frames=data.frames, processor=processor, plain_prompt=prompts.PLAIN, max_model_len=MODEL.max_model_len
     )
     ours, theirs = ResponseScorer(model), ResponseScorer(base)
-    total = 0.0
+    sums: list[float] = []
     for start in range(0, len(answered), BATCH):
         batch = source.truth_batch(answered[start : start + BATCH])
-        assert (batch.labels != IGNORED).any()
+        mask = batch.labels != IGNORED
         kl = forward_kl(
             ours.hidden(batch.inputs, batch.labels),
             theirs.hidden(batch.inputs, batch.labels),
             model.get_output_embeddings(),
             base.get_output_embeddings(),
         )
-        total += float(kl.sum())
-    return total / len(answered)
+        sums += pad_to_mask(kl, mask).sum(-1).tolist()
+    right = [scoring.is_correct(text, example) for text, example in zip(texts, examples, strict=True)]
+    return {
+        "kl_to_base": float(np.mean(sums)),
+        "kl_where_right": float(np.mean([value for value, known in zip(sums, right, strict=True) if known])),
+    }
 
 
 if __name__ == "__main__":
