@@ -22,7 +22,7 @@ import numpy as np
 
 from pipelines import report_plots
 from pipelines.report_examples import Thumbnails, answer_changes, drawn_pairs
-from vidalign.config import RunConfig, TrainConfig, dump_config
+from vidalign.config import HoundRecipe, LeanpoRecipe, RecipeConfig, RrpoRecipe, RunConfig, TrainConfig, dump_config
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, read_json, read_jsonl, read_table, write_bytes_atomic
 from vidalign.scoring import wilson_interval
@@ -83,6 +83,7 @@ def view(run: RunFolder, config: RunConfig, summary: Mapping[str, Any], rounds: 
         "has_summary": bool(summary),
         "config": config,
         "config_yaml": dump_config(config),
+        "recipe_line": recipe_line(config.recipe),
         **{part: _filled(summary.get(part), names) for part, names in SUMMARY_PARTS.items()},
         "likelihood": likelihood_view(summary.get("log_likelihood")),
         "correlation": summary.get("reward_trust_correlation"),
@@ -259,6 +260,21 @@ def pair_plots(pairs: Sequence[PreferencePair]) -> list[report_plots.Plot]:
         ),
     ]
     return [plot for plot in plots if plot is not None]
+
+
+def recipe_line(recipe: RecipeConfig) -> str:
+    """What made the pairs, in a line."""
+    match recipe:
+        case LeanpoRecipe():
+            hints = "" if recipe.hints else ", no hints"
+            said = f"{recipe.num_turns} turns{hints}, {recipe.negatives} negatives, {recipe.pair_rule}"
+        case RrpoRecipe():
+            said = f"wrong by {recipe.wrong_by}, rewrite by {recipe.rewrite}"
+        case HoundRecipe():
+            said = f"judge {recipe.judge.model}, threshold {recipe.threshold:g}, captions from {recipe.captions}"
+        case _:
+            return f"{recipe.name}: pairs from the data"
+    return f"{recipe.name}: {recipe.num_candidates} candidates, {said}"
 
 
 def _stages(wall_s: Mapping[str, float | None]) -> list[tuple[str, float, float]]:

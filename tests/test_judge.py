@@ -174,3 +174,16 @@ def test_agreement_compares_the_judges_verdicts_with_the_truth():
         "rejected_wrong": 0.5,
     }
     assert agreement([], responses, threshold=3) is None
+
+
+def test_the_rule_judge_gives_no_score_where_the_caption_does_not_answer():
+    for caption in ("A blue cross moves left.", "Something moves."):
+        prompt = judging.judge_prompt(
+            judging.PROMPT,
+            caption=caption,
+            question="What colour is the circle?",
+            answer="",
+            response="The circle is red.",
+            max_response_chars=500,
+        )
+        assert judging.parse_score(rule_judge.judge(prompt)) is None

@@ -389,3 +389,18 @@ def test_a_thumbnail_is_small_and_shows_the_frame():
     assert image.getpixel((10, 40)) == (0, 0, 0)
     assert image.getpixel((130, 40)) == (255, 0, 0)
     assert len(uri) < 10_000
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        ({"name": "leanpo"}, "leanpo: 4 candidates, 2 turns, augmented negatives, best_vs_worst"),
+        ({"name": "rrpo", "rewrite": "policy"}, "rrpo: 4 candidates, wrong by trust, rewrite by policy"),
+        ({"name": "hound", "judge": {"kind": "vllm", "model": "m"}}, "hound: 4 candidates, judge m, threshold 3"),
+        ({"name": "given"}, "given: pairs from the data"),
+    ],
+)
+def test_the_page_of_every_recipe_says_what_made_the_pairs(tmp_path, recipe, says):
+    run = make_run(tmp_path)
+    page = report.write_report(run, make_config(tmp_path, recipe=recipe)).read_text()
+    assert says in page

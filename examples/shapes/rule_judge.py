@@ -23,12 +23,19 @@ _KNOWN = {*SHAPES, *COLOURS, *DIRECTIONS, "yes", "no"}
 
 
 def judge(prompt: str) -> str:
-    """Explanation and score of one judge's prompt. ValueError for a prompt or caption of another form."""
+    """Explanation and score of one judge's prompt; no score where the caption does not answer the question.
+
+    Raises:
+        ValueError: a prompt that is not `vidalign.judging.PROMPT`.
+    """
     match = _ASKED.fullmatch(prompt)
     if match is None:
         raise ValueError("this judge reads only the prompt of vidalign.judging.PROMPT; leave recipe.judge.prompt as it is")
     caption, question, _, response = match.groups()
-    truth = solve(read_description(caption), question)
+    try:
+        truth = solve(read_description(caption), question)
+    except ValueError as error:
+        return f"The caption does not answer the question: {error}."
     score, why = compare(response, truth, question)
     return f"By the caption the answer is {truth!r}; the answer given {why}.\nScore: {score}"
 
