@@ -14,6 +14,7 @@ from vidalign.phrases import differs_only_in, parse_differences
 from vidalign.types import Judgement, PreferencePair, Response
 
 pytestmark = pytest.mark.heavy
+NUM_EXAMPLES = 24
 
 
 def run_without_endpoint(small_config, folder: pathlib.Path, changes: dict, command: str = "align") -> pathlib.Path:
@@ -22,8 +23,7 @@ def run_without_endpoint(small_config, folder: pathlib.Path, changes: dict, comm
     raw["data"].pop("eval")
     raw.pop("recipe")
     raw |= {"run_dir": str(folder / "run"), **changes}
-    raw["data"]["limit"] = 24
-    raw["rollout"]["batch_size"] = 24
+    raw["data"]["limit"] = raw["rollout"]["batch_size"] = NUM_EXAMPLES
     raw["train"]["checkpoint_every"] = 1000
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(raw))
@@ -118,7 +118,8 @@ def test_doubt_about_given_pairs_smooths_or_drops_them(small_config, tmp_path, f
     run = run_without_endpoint(small_config, tmp_path, changes)
     smoothing = files.read_json(run / "rounds/0/doubt/doubt.json")
     manifest = files.read_json(run / "rounds/0/train/manifest.json")
-    assert manifest["num_pairs"] == len(smoothing) == len(made) - manifest["dropped"].get("voted_against", 0)
+    num_given = min(len(made), NUM_EXAMPLES)
+    assert manifest["num_pairs"] == len(smoothing) == num_given - manifest["dropped"].get("voted_against", 0)
     assert all(0 <= value <= 0.3 for value in smoothing.values())
     assert len(set(smoothing.values())) > 1
     exported(run)

@@ -65,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         try:
-            text = judge(body["messages"][-1]["content"])
+            text = judge(body["messages"][0]["content"])  # a reminder that may follow asks for the same again
         except ValueError as error:
             self._reply(400, {"error": {"message": str(error), "type": "invalid_request_error"}})
             return
