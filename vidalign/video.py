@@ -213,10 +213,38 @@ def _video_stream(name: str, container: InputContainer) -> VideoStream:
     return stream
 
 
+def _where_cut(source: Any) -> str:
+    """Where an MP4 or MOV file (a path, or an open binary file) ends too early: "index", "frames", or "" where it does not.
+
+    Its boxes say how long they are. FFmpeg goes by what is left, and takes a file cut by a few frames for a shorter video.
+    """
+    with source if hasattr(source, "read") else open(source, "rb") as file:
+        total = file.seek(0, os.SEEK_END)
+        start, has_index = 0, False
+        while start + 8 <= total:
+            file.seek(start)
+            header = file.read(16)
+            size, kind = int.from_bytes(header[:4], "big"), header[4:8]
+            if size == 1:  # a 64-bit size follows the type
+                size = int.from_bytes(header[8:16], "big")
+            elif size == 0:  # to the end of the file
+                size = total - start
+            if size < 8:
+                return ""
+            has_index |= kind == b"moov" and start + size <= total
+            start += size
+            if start > total and kind in (b"moov", b"mdat"):
+                return "frames" if has_index else "index"
+        return ""
+
+
 def _probe(name: str, head: bytes, source: Callable[[], Any]) -> Probe:
     """Read every packet and compare what is there with what the container's header promises."""
     recognised = any(head[at:].startswith(magic) for at, magic in _MAGIC.items())
     no_index = VideoError("truncated", f"{name} begins like a video but its index is missing or cut off")
+    cut = _where_cut(source()) if head[4:].startswith(b"ftyp") else ""
+    if cut:
+        raise no_index if cut == "index" else VideoError("truncated", f"{name} is cut: it ends inside of its frames")
     try:
         container = _open(source)
     except (av.error.FFmpegError, ValueError) as error:
