@@ -14,7 +14,7 @@ from pipelines import progress
 from vidalign import files, judging, rewriting
 from vidalign.config import HoundRecipe, JudgeConfig, RrpoRecipe
 from vidalign.files import RunFolder
-from vidalign.pairing import likeliest_wrong, scores_by_example
+from vidalign.pairing import likeliest_wrong, responses_by_example, scores_by_example
 from vidalign.types import Example, Judgement, Response
 
 BATCH_SIZE = 32
@@ -62,11 +62,10 @@ def rewrite_responses(
     round_index: int,
 ) -> list[Response]:
     """RRPO's two steps by the judge: "differences" and "rewritten" responses about each example's likeliest wrong reply."""
-    scores = scores_by_example(judgements)
+    scores, by_example = scores_by_example(judgements), responses_by_example(responses)
     rows = []
     for example in examples:
-        own = [response for response in responses if response.example_id == example.id]
-        wrong = likeliest_wrong(own, recipe, scores.get(example.id, {}))
+        wrong = likeliest_wrong(by_example.get(example.id, []), recipe, scores.get(example.id, {}))
         if wrong is not None:
             row = {
                 "example_id": example.id,

@@ -56,9 +56,7 @@ def make_pairs(
         times_drawn: how often a replayed response, by (example id, text), was the rejected side of earlier rounds.
         seed: for the draw among replayed responses.
     """
-    by_example: dict[str, list[Response]] = collections.defaultdict(list)
-    for response in responses:
-        by_example[response.example_id].append(response)
+    by_example = responses_by_example(responses)
     scores = scores_by_example(judgements)
     pairs: list[PreferencePair] = []
     dropped: collections.Counter[str] = collections.Counter()
@@ -111,6 +109,14 @@ def pair_leanpo(
     if chosen.trust - rejected.trust < recipe.min_trust_gap:
         return "no_trust_gap"
     return build_pair(example, _side(chosen), _side(rejected), recipe=recipe.name, rule=recipe.pair_rule)
+
+
+def responses_by_example(responses: Sequence[Response]) -> dict[str, list[Response]]:
+    """{example id: its responses, in order}"""
+    by_example: dict[str, list[Response]] = collections.defaultdict(list)
+    for response in responses:
+        by_example[response.example_id].append(response)
+    return by_example
 
 
 def scores_by_example(judgements: Sequence[Judgement]) -> dict[str, dict[str, Judgement]]:

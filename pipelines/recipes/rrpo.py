@@ -17,7 +17,7 @@ from actors.generator import Engine, Request
 from pipelines.recipes.sampling import request_seed, response, sample, score
 from vidalign import phrases, prompts
 from vidalign.config import RrpoRecipe
-from vidalign.pairing import likeliest_wrong
+from vidalign.pairing import likeliest_wrong, responses_by_example
 from vidalign.perturb import perturb
 from vidalign.types import Example, Response
 from vidalign.video import Clip
@@ -72,10 +72,11 @@ def _rewrites(
     version: str,
     seed: int,
 ) -> list[Response]:
+    by_example = responses_by_example(replies)
     wrong = [
         (row, found)
         for row, example in enumerate(examples)
-        if (found := likeliest_wrong([r for r in replies if r.example_id == example.id], recipe)) is not None
+        if (found := likeliest_wrong(by_example.get(example.id, []), recipe)) is not None
     ]
     listed = _ask(engine, examples, clips, wrong, "differences", recipe, version, seed)
     usable = [(row, r) for (row, _), r in zip(wrong, listed, strict=True) if phrases.parse_differences(r.text)]
