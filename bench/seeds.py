@@ -15,7 +15,7 @@ import math
 import pathlib
 import statistics
 
-from bench.results_page import write_part
+from bench.pages import RESULTS, write_part
 from cluster.plan import plan
 from cluster.session import connect, local_resources
 from pipelines import evaluate, progress
@@ -49,7 +49,7 @@ def main() -> None:
     with connect(first.cluster, num_cpus_needed=needed) as resources:
         summaries = {seed: align(config, ("rollout", "train")) for seed, config in configs.items()}
         tables = answer(configs, root, resources)
-    write_part("seeds.md", page(first, summaries, tables))
+    write_part(RESULTS, "seeds.md", page(first, summaries, tables))
 
 
 def answer(configs: dict[int, RunConfig], root: pathlib.Path, resources) -> dict[str, dict]:

@@ -9,7 +9,8 @@
 
 All take logits at response positions only and the same loss, so the ratios are those of the sequences alone. The variants take
 turns in one process (A B C D A B C D …); printed are medians of the ratios within a turn, with their minimum and maximum, and
-the limit by the text model's token count. Writes bench/results/train_step.json and its part of docs/performance.md.
+the limit by the text model's token count. Writes bench/results/train_step.json and its part of
+docs/performance.md.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Callable
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from bench.pages import PERFORMANCE, write_part
 from pipelines.summary import versions
 from vidalign import files
 from vidalign.logps import PairLogps
@@ -35,7 +37,6 @@ RATIOS = (4, 16, 64)  # prompt tokens a response token
 RESPONSE = 12  # tokens
 NUM_PAIRS = 2
 RESULTS = pathlib.Path("bench/results/train_step.json")
-PAGE = pathlib.Path("docs/performance.md")
 
 
 def make_model(device: torch.device, dtype: torch.dtype) -> Qwen2_5_VLForConditionalGeneration:
@@ -162,8 +163,6 @@ def page(found: dict) -> str:
             )
     return "\n".join(
         [
-            "# Performance",
-            "",
             "## Training step",
             "",
             f"Written by `python -m bench.train_step` on {found['device']}, {found['threads']} threads, {found['dtype']}; text model "
@@ -209,8 +208,7 @@ def main() -> None:
         "rows": rows,
     }
     files.write_json(RESULTS, found)
-    files.write_text_atomic(PAGE, page(found))
-    print(f"wrote {RESULTS} and {PAGE}")
+    write_part(PERFORMANCE, "train_step.md", page(found))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import pathlib
+import subprocess
 import sys
 from collections.abc import Sequence
 
 from pipelines import data
 from vidalign import __version__
 from vidalign.config import RunConfig, load_config
-from vidalign.errors import VidalignError
+from vidalign.errors import ConfigError, VidalignError
+
+BENCHES = {
+    "decode": "decode",
+    "rollout": "rollout",
+    "train": "train_step",
+    "serve": "serve",
+    "growth": "growth",
+    "start": "start",
+}
 
 EPILOG = """\
 examples:
@@ -94,6 +105,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--verbose", action="store_true", help="show what Ray and its workers print")
     command.set_defaults(run=_run_serve)
     data.add_parser(commands)
+    command = commands.add_parser("bench", help="time a part of this against its alternatives; in a checkout of the project")
+    command.add_argument("name", choices=BENCHES)
+    command.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own; --help lists them")
+    command.set_defaults(run=_run_bench)
     command = commands.add_parser("doctor", help="what is installed, what fits, what is wrong and how to mend it")
     command.set_defaults(run=_run_doctor)
     return parser
@@ -123,6 +138,16 @@ def _run_serve(arguments: argparse.Namespace) -> int:
 
     serve.run(arguments.target, arguments.overrides, verbose=arguments.verbose)
     return 0
+
+
+def _run_bench(arguments: argparse.Namespace) -> int:
+    module = BENCHES[arguments.name]
+    if not pathlib.Path("bench", f"{module}.py").is_file():
+        raise ConfigError(
+            f"vidalign bench needs the project's own scripts, and there is no bench/{module}.py here ({pathlib.Path.cwd()}); run it "
+            "in the root of a checkout"
+        )
+    return subprocess.call([sys.executable, "-m", f"bench.{module}", *arguments.arguments])
 
 
 def _run_doctor(arguments: argparse.Namespace) -> int:

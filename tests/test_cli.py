@@ -60,3 +60,16 @@ def test_the_cause_is_found_inside_what_ray_wraps_around_it():
     again.__cause__ = outer
     assert mendable_cause(again) is inner
     assert mendable_cause(RuntimeError("a bug")) is None
+
+
+def test_bench_outside_a_checkout_says_where_to_run_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", "decode", "--rounds", "2"]) == 2
+    assert "no bench/decode.py here" in capsys.readouterr().err
+
+
+def test_bench_passes_its_arguments_to_the_script(tmp_path, monkeypatch):
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "decode.py").write_text("import sys\nsys.exit(7 if sys.argv[1:] == ['--rounds', '2'] else 1)\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", "decode", "--rounds", "2"]) == 7

@@ -8,9 +8,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bench.pages import RESULTS, write_part
 from bench.quality.arms import ARMS, GRID, METHODS, RECIPES, SIZES, SWEEP_SEED
 from bench.quality.run import BASE, TRAIN, run_folder
-from bench.results_page import PAGE, write_part
 from pipelines.summary import versions
 from vidalign import files
 
@@ -33,9 +33,9 @@ def write_page(root: pathlib.Path, rates: dict[str, float]) -> None:
         _settings(),
     ]
     if runs:
-        plot(base, runs, PAGE.parent / "results.png")
+        plot(base, runs, RESULTS.path.parent / "results.png")
         parts.insert(2, ["![Held-out accuracy, displacement and divergence by method](results.png)"])
-    write_part("quality.md", "\n\n".join("\n".join(part) for part in parts if part))
+    write_part(RESULTS, "quality.md", "\n\n".join("\n".join(part) for part in parts if part))
 
 
 def _finished(root: pathlib.Path, name: str, rate: float | None) -> Rows:

@@ -1,0 +1,34 @@
+"""Pages of docs/, joined from the parts that the scripts of this folder write to bench/results/."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+from vidalign import files
+
+FOLDER = pathlib.Path("bench/results")
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    path: pathlib.Path
+    title: str
+    parts: tuple[str, ...]
+
+
+RESULTS = Page(pathlib.Path("docs/results.md"), "Results on the built-in data", ("seeds.md", "quality.md"))
+PERFORMANCE = Page(
+    pathlib.Path("docs/performance.md"),
+    "Performance",
+    ("train_step.md", "decode.md", "rollout.md", "serve.md", "growth.md", "start.md"),
+)
+
+
+def write_part(page: Page, name: str, text: str) -> None:
+    """Keep one script's part and write its page anew from all parts that there are."""
+    assert name in page.parts, name
+    files.write_text_atomic(FOLDER / name, text.rstrip() + "\n")
+    parts = [(FOLDER / part).read_text(encoding="utf-8") for part in page.parts if (FOLDER / part).is_file()]
+    files.write_text_atomic(page.path, f"# {page.title}\n\n" + "\n".join(parts))
+    print(f"wrote {page.path}")
