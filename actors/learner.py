@@ -18,7 +18,6 @@ import json
 import pathlib
 import tempfile
 import time
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,16 +25,16 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from actors.reference import hidden_path, read_hidden
 from vidalign import displacement, files, objectives, shared_prefix
 from vidalign.checkpoint import export_policy
 from vidalign.config import ModelConfig, ObjectiveConfig, TrainConfig
-from vidalign.logps import PairLogps
-from vidalign.pair_data import PairSource, batch_order, usable_pairs
+from vidalign.logps import PairLogps, pad_to_mask
+from vidalign.pair_data import PairSource, batch_order, pack, split_further, usable_pairs
 from vidalign.policy import ResponseScorer, add_adapter, load_policy, set_trainable
 from vidalign.rendering import IGNORED, Batch, cached_processor
 from vidalign.schedule import learning_rate_factor
-from vidalign.types import Example, FrameSpec, PreferencePair, ReferenceRow
+from vidalign.tensor_cache import read_tensors
+from vidalign.types import Example, FrameSpec, PreferencePair
 
 LOG_NAMES = {"chosen": "chosen_logp", "rejected": "rejected_logp", "truth": "truth_logp"}
 
@@ -56,7 +55,6 @@ class TrainJob:
     frames: str
     probe: str
     reference: str
-    hidden: str
     stage: str
     export: str
     doubt: str = ""
@@ -106,13 +104,17 @@ class Learner:
         if job.doubt:
             self.pairs = [pair for pair in self.pairs if pair.id in self.doubt]
         self.probe = files.read_table(pathlib.Path(job.probe), Example)
-        self.reference = {row.pair_id: row for row in _reference_rows(job)}
+        self.reference: dict[str, str] = files.read_json(pathlib.Path(job.reference)) if job.reference else {}
+        torch.manual_seed(job.seed)
+        model = load_policy(job.model, job.policy_path)
+        packed = shared_prefix.wanted(model, job.train.shared_prefix)
         self.source = PairSource(
             pairs=self.pairs,
             frames=files.read_json(pathlib.Path(job.frames)),
             processor=cached_processor(job.policy_path, job.model.trust_remote_code),
             plain_prompt=job.plain_prompt,
             max_model_len=job.model.max_model_len,
+            number=shared_prefix.numbering(model) if packed else None,
         )
         self.order = batch_order(len(self.pairs), job.train.batch_size, job.train.num_epochs, job.seed)
         self.two_sided = all(pair.rejected for pair in self.pairs)
@@ -120,8 +122,7 @@ class Learner:
         self.step_index = 0
         self.start: dict[str, list[float]] = {}
         self.window: list[float] = []
-        torch.manual_seed(job.seed)
-        self.engine = self._deepspeed_engine()
+        self.engine = self._deepspeed_engine(model, packed)
         self.log = MetricsLog(pathlib.Path(job.stage)) if self.rank == 0 else None
 
     def run(self, report: Any) -> None:
@@ -156,15 +157,14 @@ class Learner:
 
     def step(self, indices: np.ndarray) -> tuple[float, float, dict[str, float]]:
         """One optimizer step on a global batch of pairs: (loss, gradient norm, objective metrics), means over the batch."""
-        train = self.job.train
-        share = train.accumulation_steps * self.world_size
-        own = indices[self.rank :: self.world_size]
+        micro_batches = self._micro_batches(indices[self.rank :: self.world_size])
+        share = len(micro_batches) * self.world_size
         tokens = self.source.num_chosen_tokens(list(indices))
         total = torch.zeros((), device=self.device)
         metrics: dict[str, torch.Tensor] = {}
         statistics: dict[str, torch.Tensor] = {}
         self.engine.train()
-        for micro in own.reshape(train.accumulation_steps, train.micro_batch_size):
+        for number, micro in enumerate(micro_batches, 1):
             policy = self._pair_logps(micro, for_loss=True)
             loss = self.objective(
                 policy,
@@ -173,18 +173,30 @@ class Learner:
                 num_chosen_tokens=tokens / share,
                 state=self.objective_state,
             )
-            self.engine.backward(loss.value)
-            self.engine.step()
+            self.engine.set_gradient_accumulation_boundary(number == len(micro_batches))
+            self.engine.backward(loss.value / len(micro_batches))
             total += loss.value.detach() / share
             for name, value in loss.metrics.items():
                 metrics[name] = metrics.get(name, torch.zeros((), device=self.device)) + value.float() / share
             for name, value in loss.statistics.items():
                 statistics[name] = statistics.get(name, torch.zeros_like(value)) + value
+        self.engine.step()
         for value in (total, *metrics.values(), *statistics.values()):
             dist.all_reduce(value)
         self.objective_state = self.objective.next_state(self.objective_state, statistics)
         grad_norm = self.engine.get_global_grad_norm()
         return float(total), float(grad_norm or 0.0), {name: float(value) for name, value in metrics.items()}
+
+    def _micro_batches(self, own: np.ndarray) -> list[np.ndarray]:
+        """This rank's pairs of one optimizer step, forward by forward; equally many forwards on every rank."""
+        train = self.job.train
+        if train.tokens_per_micro_batch is None:
+            return list(own.reshape(-1, train.micro_batch_size))
+        lengths = [self.source.num_tokens(index, rejected=self.objective.needs_rejected) for index in own]
+        bins = pack(lengths, train.tokens_per_micro_batch)
+        most = torch.tensor(len(bins), device=self.device)
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+        return [own[rows] for rows in split_further(bins, int(most))]
 
     @torch.no_grad()
     def measure(self, loss: float | None, grad_norm: float | None) -> None:
@@ -253,18 +265,10 @@ class Learner:
         self.objective_state = state["objective_state"]
         torch.set_rng_state(state["torch_rng"])
 
-    def _deepspeed_engine(self) -> Any:
+    def _deepspeed_engine(self, model: torch.nn.Module, packed: bool) -> Any:
         import deepspeed
 
         train = self.job.train
-        model = load_policy(self.job.model, self.job.policy_path)
-        self.shared = train.shared_prefix and shared_prefix.is_supported(model)
-        if train.shared_prefix and not self.shared:
-            warnings.warn(
-                f"{type(model).__name__} is not known to compute a pair in one sequence, so each pair takes two; set "
-                "train.shared_prefix to false to silence this",
-                stacklevel=2,
-            )
         if train.lora is not None:
             model = add_adapter(model, train)
         else:
@@ -278,7 +282,7 @@ class Learner:
         deepspeed.init_distributed(auto_mpi_discovery=False)
         num_steps = len(self.order)
         engine, *_ = deepspeed.initialize(
-            model=ResponseScorer(model, compares=self.objective.needs_kl),
+            model=ResponseScorer(model, packed=packed, compares=self.objective.needs_kl),
             model_parameters=[p for p in model.parameters() if p.requires_grad],
             lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(
                 optimizer,
@@ -301,9 +305,8 @@ class Learner:
         both = objective.needs_rejected if for_loss else self.two_sided
         hidden = None
         if with_kl:
-            folder = pathlib.Path(self.job.hidden)
-            hidden = torch.cat([read_hidden(hidden_path(folder, self.pairs[index].id)) for index in indices])
-        logps, kl, mask = self._logps(self.source.batch(list(indices), rejected=both, shared=self.shared), hidden)
+            hidden = torch.cat([self._kept(index)["hidden"] for index in indices])
+        logps, kl, mask = self._logps(self.source.batch(list(indices), rejected=both), hidden)
         extra: dict[str, Any] = {"chosen_kl": kl[:half]} if with_kl else {}
         if for_loss and self.doubt:
             extra["doubt"] = torch.tensor([self.doubt[self.pairs[index].id] for index in indices], device=self.device)
@@ -324,13 +327,17 @@ class Learner:
     def _reference_logps(self, indices: np.ndarray, policy: PairLogps) -> PairLogps | None:
         if not self.objective.needs_reference:
             return None
-        rows = [self.reference[self.pairs[index].id] for index in indices]
+        rows = [self._kept(index) for index in indices]
         return PairLogps(
-            chosen=_scatter([row.chosen for row in rows], policy.chosen_mask),
-            rejected=_scatter([row.rejected for row in rows], policy.rejected_mask),
+            chosen=pad_to_mask(torch.cat([row["chosen"] for row in rows]).to(self.device), policy.chosen_mask),
+            rejected=pad_to_mask(torch.cat([row["rejected"] for row in rows]).to(self.device), policy.rejected_mask),
             chosen_mask=policy.chosen_mask,
             rejected_mask=policy.rejected_mask,
         )
+
+    def _kept(self, index: int) -> dict[str, torch.Tensor]:
+        """What the reference says of a pair, see `actors.reference.Reference`."""
+        return read_tensors(self.reference[self.pairs[index].id])
 
     def _pair_averages(self, indices: np.ndarray) -> torch.Tensor:  # [n, 2], or [n, 1] without rejected responses
         policy = self._pair_logps(indices)
@@ -390,11 +397,11 @@ class MetricsLog:
 
 
 def deepspeed_config(train: TrainConfig, dtype: str, *, num_workers: int) -> dict[str, Any]:
-    """The DeepSpeed configuration of a training job. `batch_size` is the global batch in pairs."""
+    """The DeepSpeed configuration of a training job; `Learner.step` accumulates gradients itself, forward by forward."""
     return {
         "train_batch_size": train.batch_size,
-        "train_micro_batch_size_per_gpu": train.micro_batch_size,
-        "gradient_accumulation_steps": train.batch_size // (train.micro_batch_size * num_workers),
+        "train_micro_batch_size_per_gpu": train.batch_size // num_workers,
+        "gradient_accumulation_steps": 1,
         "gradient_clipping": train.max_grad_norm,
         "optimizer": {
             "type": "AdamW",
@@ -407,10 +414,6 @@ def deepspeed_config(train: TrainConfig, dtype: str, *, num_workers: int) -> dic
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
-
-
-def _reference_rows(job: TrainJob) -> list[ReferenceRow]:
-    return files.read_table(pathlib.Path(job.reference), ReferenceRow) if job.reference else []
 
 
 def _scatter(rows: Sequence[Sequence[float]], mask: torch.Tensor) -> torch.Tensor:

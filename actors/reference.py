@@ -1,27 +1,34 @@
 """What a frozen reference policy says of pairs, computed once under Ray Data before training starts: log-probs of all response
 tokens and, for objectives with a full-vocabulary KL, the final hidden states of the chosen ones.
 
-The trainer then holds one model. Rows are kept on disk by the stage that calls this; see `pipelines/train.py`.
+The trainer then holds one model. A file a pair is kept by the hash of (weights, rendering, pair), so that a stage that was killed
+goes on, and another run with the same pairs computes nothing; see `pipelines/train.py`.
 """
 
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from vidalign import files
 from vidalign.config import ModelConfig
 from vidalign.pair_data import PairSource
+from vidalign.tensor_cache import TensorCache, write_tensors
 from vidalign.types import PreferencePair
 
 if TYPE_CHECKING:
-    import torch
+    pass
+
+PARTS = ("hidden", "features")  # beside the log-probs, where asked for
 
 
 class Reference:
-    """Ray Data actor: a batch of pairs in, a batch of `vidalign.types.ReferenceRow` columns out."""
+    """Ray Data actor: indices of pairs in; their files are on disk before it returns.
+
+    A file holds `chosen` and `rejected`, the log-probs [T] of each side's tokens, float32, end-of-turn token included; `hidden`
+    [T, D], the final hidden states on the chosen response, in the model's dtype; and `features` [2, D], both sides' means of them.
+    """
 
     def __init__(
         self,
@@ -31,10 +38,11 @@ class Reference:
         frames: str,
         plain_prompt: str,
         use_gpu: bool,
-        hidden: str = "",
-        features: str = "",
+        kept: str,
+        parts: Sequence[str] = (),
+        packed: bool = True,
     ) -> None:
-        """`hidden`, `features`: folders for the chosen side's hidden states and both sides' means, a file a pair; "" keeps none."""
+        """`kept`: JSON file {pair id: where its tensors go}; `parts`: those of `PARTS` that are wanted."""
         import torch
 
         from vidalign import shared_prefix
@@ -44,17 +52,19 @@ class Reference:
         config = ModelConfig(**model)
         self._device = torch.device("cuda" if use_gpu else "cpu")
         self._dtype = getattr(torch, config.dtype)
-        self._scorer = ResponseScorer(load_policy(config, path)).to(self._device).eval()
+        policy = load_policy(config, path)
+        packed = shared_prefix.wanted(policy, packed)
+        self._scorer = ResponseScorer(policy, packed=packed).to(self._device).eval()
         self._source = PairSource(
             pairs=files.read_table(pathlib.Path(pairs), PreferencePair),
             frames=files.read_json(pathlib.Path(frames)),
             processor=cached_processor(path, config.trust_remote_code),
             plain_prompt=plain_prompt,
             max_model_len=config.max_model_len,
+            number=shared_prefix.numbering(policy) if packed else None,
         )
-        self._shared = shared_prefix.is_supported(self._scorer.model)
-        self._hidden = pathlib.Path(hidden) if hidden else None
-        self._features = pathlib.Path(features) if features else None
+        self._kept: dict[str, str] = files.read_json(pathlib.Path(kept))
+        self._parts = frozenset(parts)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Batch column: index of each pair in the pairs table."""
@@ -62,49 +72,59 @@ class Reference:
 
         from vidalign.rendering import IGNORED
 
-        pairs = [self._source.pairs[int(index)] for index in batch["index"]]
         indices = [int(index) for index in batch["index"]]
-        rendered = self._source.batch(indices, shared=self._shared).to(self._device, self._dtype)
+        rendered = self._source.batch(indices).to(self._device, self._dtype)
         mask = rendered.labels != IGNORED
         with torch.inference_mode():
             hidden = self._scorer.hidden(rendered.inputs, rendered.labels, rendered.sources)
-            logps = self._scorer.score(hidden, rendered.labels[mask]).cpu()
+            logps = self._scorer.score(hidden, rendered.labels[mask])
         lengths = mask.sum(-1).tolist()
-        states = hidden.cpu().split(lengths)  # chosen rows come first
-        for index, pair in enumerate(pairs):
-            if self._hidden is not None:
-                write_hidden(hidden_path(self._hidden, pair.id), states[index])
-            if self._features is not None:
-                means = torch.stack([side.float().mean(0) for side in (states[index], states[index + len(pairs)])])
-                write_hidden(hidden_path(self._features, pair.id), means)
-        rows = [row.numpy() for row in logps.split(lengths)]
-        return {
-            "pair_id": np.array([pair.id for pair in pairs], dtype=object),
-            "chosen": _ragged(rows[: len(pairs)]),
-            "rejected": _ragged(rows[len(pairs) :]),
-        }
+        sides = [range(len(indices)), range(len(indices), 2 * len(indices))]  # chosen rows come first
+        logps_of, states_of = logps.split(lengths), hidden.split(lengths)
+        for index, chosen, rejected in zip(indices, *sides, strict=True):
+            tensors = {"chosen": logps_of[chosen], "rejected": logps_of[rejected]}
+            if "hidden" in self._parts:
+                tensors["hidden"] = states_of[chosen]
+            if "features" in self._parts:
+                tensors["features"] = torch.stack([states_of[row].float().mean(0) for row in (chosen, rejected)])
+            write_tensors(pathlib.Path(self._kept[self._source.pairs[index].id]), tensors)
+        return {"done": [len(indices)]}
 
 
-def hidden_path(folder: pathlib.Path, pair_id: str) -> pathlib.Path:
-    """Where the reference's final hidden states [T, D] on a pair's chosen response are kept."""
-    return folder / f"{pair_id}.safetensors"
+def kept_paths(
+    cache: TensorCache,
+    pairs: Sequence[PreferencePair],
+    frames: Mapping[str, str],
+    *,
+    policy_version: str,
+    dtype: str,
+    plain_prompt: str,
+    parts: Sequence[str],
+) -> dict[str, str]:
+    """{pair id: the file of what the policy says of it}. A clip's file name is a hash of the video's bytes and its FrameSpec."""
+    return {
+        pair.id: str(
+            cache.path(
+                {
+                    "policy": policy_version,
+                    "dtype": dtype,
+                    "prompt": plain_prompt,
+                    "clip": pathlib.Path(frames[pair.video]).name,
+                    "question": pair.question,
+                    "chosen": pair.chosen,
+                    "rejected": pair.rejected,
+                    "parts": sorted(parts),
+                }
+            )
+        )
+        for pair in pairs
+    }
 
 
-def write_hidden(path: pathlib.Path, states: torch.Tensor) -> None:
-    import safetensors.torch
-
-    files.write_bytes_atomic(path, safetensors.torch.save({"hidden": states.contiguous()}))
-
-
-def read_hidden(path: pathlib.Path) -> torch.Tensor:
-    """[T, D] in the reference's dtype, T the chosen response's tokens, its end-of-turn token included."""
-    import safetensors.torch
-
-    return safetensors.torch.load(path.read_bytes())["hidden"]
+def missing(kept: Mapping[str, str]) -> set[str]:
+    """The pairs whose file is not there yet."""
+    return {pair_id for pair_id, path in kept.items() if not pathlib.Path(path).is_file()}
 
 
-def _ragged(rows: list[np.ndarray]) -> np.ndarray:
-    column = np.empty(len(rows), dtype=object)
-    for index, row in enumerate(rows):
-        column[index] = row
-    return column
+def parts_of(*, hidden: bool, features: bool) -> list[str]:
+    return [part for part, wanted in zip(PARTS, (hidden, features), strict=True) if wanted]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import pathlib
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.judge import Judge, Work, part_path
@@ -32,12 +33,14 @@ def judge_responses(
 
     Returns:
         The judgements, and for the manifest: {"judge": {"name", "judged", "quarantined" {reason: n}, "agreement"}}, where
-        agreement compares the judge's verdict (score at least the threshold) with that of the ground truth.
+        agreement compares the judge's verdict (score at least the threshold) with that of the ground truth. A response whose
+        video the policy could not caption is not judged; it counts as quarantined for "empty_caption".
     """
-    rows = judge_inputs(recipe, examples, responses)
-    done = _ask(recipe, run.stage("judgements", round_index), plan, rows, judging.judge_rows, f"judge, round {round_index}")
+    rows, num_uncaptioned = judge_inputs(recipe, examples, responses)
+    stage = run.stage("judgements", round_index)
+    done = _ask(recipe, stage, plan, rows, judging.judge_rows, f"judge, round {round_index}")
     judged: list[Judgement] = []
-    quarantined: dict[str, int] = {}
+    quarantined: dict[str, int] = {"empty_caption": num_uncaptioned} if num_uncaptioned else {}
     for row in done:
         if "score" in row:
             judged.append(Judgement.from_row(row))
@@ -78,7 +81,8 @@ def rewrite_responses(
     work = functools.partial(
         rewriting.rewrite_rows, differences_prompt=recipe.differences_prompt, rewrite_prompt=recipe.rewrite_prompt
     )
-    done = _ask(recipe, run.stage("rewrites", round_index), plan, rows, work, f"rewrite, round {round_index}")
+    prompts_of = {"differences_prompt": recipe.differences_prompt, "rewrite_prompt": recipe.rewrite_prompt}
+    done = _ask(recipe, run.stage("rewrites", round_index), plan, rows, work, f"rewrite, round {round_index}", prompts_of)
     return [
         Response(
             example_id=row["example_id"],
@@ -117,38 +121,52 @@ def agreement(judged: Sequence[Judgement], responses: Sequence[Response], thresh
     return {"agreement": shares["accepted_right"] + shares["rejected_wrong"], **shares}
 
 
-def judge_inputs(recipe: HoundRecipe | RrpoRecipe, examples: Sequence[Example], responses: Sequence[Response]) -> list[str]:
-    """One JSON row for each distinct response, in the order of the responses.
+def judge_inputs(
+    recipe: HoundRecipe | RrpoRecipe, examples: Sequence[Example], responses: Sequence[Response]
+) -> tuple[list[str], int]:
+    """One JSON row for each distinct response to judge, in the order of the responses, and how many have no caption to judge by.
 
-    Recipe hound judges "plain" responses, rrpo "perturbed" ones; a row without a caption is judged by its reference answer.
+    Recipe hound judges "plain" responses, rrpo "perturbed" ones. The caption is the policy's where it was asked for one
+    (captions: policy), else the row's, else its reference answer.
     """
     by_id = {example.id: example for example in examples}
     captions = {r.example_id: r.text.strip() for r in responses if r.kind == "caption"}
     kind = "plain" if isinstance(recipe, HoundRecipe) else "perturbed"
     rows: dict[str, None] = {}
+    uncaptioned: set[tuple[str, str]] = set()
     for response in responses:
-        if response.kind != kind or not response.text.strip():
+        text = response.text.strip()
+        if response.kind != kind or not text:
             continue
         example = by_id[response.example_id]
+        caption = captions.get(example.id, example.caption or example.answer)
+        if not caption:
+            uncaptioned.add((example.id, text))
+            continue
         row = {
             "example_id": example.id,
             "question": example.question,
             "answer": example.answer,
-            "response": response.text.strip(),
-            "caption": captions.get(example.id) or example.caption or example.answer,
+            "response": text,
+            "caption": caption,
         }
         rows[json.dumps(row, ensure_ascii=False)] = None
-    return list(rows)
+    return list(rows), len(uncaptioned)
 
 
 def _ask(
-    recipe: HoundRecipe | RrpoRecipe, stage: pathlib.Path, plan: ResourcePlan, rows: Sequence[str], work: Work, label: str
+    recipe: HoundRecipe | RrpoRecipe,
+    stage: pathlib.Path,
+    plan: ResourcePlan,
+    rows: Sequence[str],
+    work: Work,
+    label: str,
+    asked_with: Mapping[str, str] = types.MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """What the judge makes of the rows, batch by batch; a finished stage is read."""
+    """What the judge makes of the rows, batch by batch; a finished stage is read. `asked_with`: prompts outside of the judge's."""
     assert recipe.judge is not None
     parts = stage / "parts"
-    prompts_of = {name: getattr(recipe, name, "") for name in ("differences_prompt", "rewrite_prompt")}
-    inputs = {"judge": recipe.judge.model_dump(mode="json"), "rows": rows, **prompts_of}
+    inputs = {"judge": recipe.judge.model_dump(mode="json"), "rows": rows, **asked_with}
     batches = list(enumerate(rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)))
     if not files.is_finished(stage, inputs):
         files.claim(stage, inputs)

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Sequence
 
 from actors.learner import TrainJob, train_loop
-from actors.reference import Reference
+from actors.reference import Reference, kept_paths, missing, parts_of
 from cluster.plan import ResourcePlan
 from pipelines import progress
 from vidalign import files, objectives
@@ -15,7 +15,8 @@ from vidalign.config import RunConfig, UncertaintyConfig
 from vidalign.errors import ConfigError, DataError
 from vidalign.files import RunFolder
 from vidalign.pair_data import usable_pairs
-from vidalign.types import PolicyVersion, PreferencePair, ReferenceRow
+from vidalign.tensor_cache import TensorCache, read_tensors
+from vidalign.types import PolicyVersion, PreferencePair, stable_hash
 
 
 def train(
@@ -68,8 +69,7 @@ def train(
         pairs=str(pairs / "pairs.parquet"),
         frames=str(run.stage("responses", round_index) / "frames.json"),
         probe=str(run.stage("responses", round_index) / "probe.parquet"),
-        reference=str(reference / "reference.parquet") if reference and objective.needs_reference else "",
-        hidden=str(reference / "hidden") if reference else "",
+        reference=str(reference) if reference else "",
         doubt=doubt,
         stage=str(stage),
         export=str(export),
@@ -123,53 +123,58 @@ def _reference(
     round_index: int,
     usable: Sequence[PreferencePair],
 ) -> pathlib.Path | None:
-    """Folder of what the policy that the round starts from says of the usable pairs, computed once; None if not needed."""
+    """JSON file {pair id: what the policy that the round starts from says of it}, computed once; None if not needed."""
     objective = objectives.build(config.objective.name, config.objective.params)
-    with_features = config.train.uncertainty is not None
-    if not (objective.needs_reference or objective.needs_kl or with_features):
+    parts = parts_of(hidden=objective.needs_kl, features=config.train.uncertainty is not None)
+    if not (objective.needs_reference or parts):
         return None
     import ray.data
 
     pairs_path = run.stage("pairs", round_index) / "pairs.parquet"
-    stage = run.stage("reference", round_index)
-    inputs = {
-        "policy": policy.version,
-        "dtype": config.model.dtype,
-        "prompt": config.recipe.plain_prompt,
-        "video": config.video.frame_spec().to_row(),
-        "pairs": [pair.id for pair in usable],
-        "hidden": objective.needs_kl,
-        "features": with_features,
-    }
-    if files.is_finished(stage, inputs):
-        return stage
-    wanted = {pair.id for pair in usable}
-    indices = [index for index, pair in enumerate(files.read_table(pairs_path, PreferencePair)) if pair.id in wanted]
+    frames_path = run.stage("responses", round_index) / "frames.json"
+    kept = kept_paths(
+        TensorCache(tensor_cache(config, run) / "reference"),
+        usable,
+        files.read_json(frames_path),
+        policy_version=policy.version,
+        dtype=config.model.dtype,
+        plain_prompt=config.recipe.plain_prompt,
+        parts=parts,
+    )
+    index_path = run.stage("reference", round_index) / "files.json"
+    files.write_json(index_path, kept)
+    todo = missing(kept)
+    if not todo:
+        return index_path
+    indices = [index for index, pair in enumerate(files.read_table(pairs_path, PreferencePair)) if pair.id in todo]
     dataset = ray.data.from_items([{"index": index} for index in indices]).map_batches(
         Reference,
         fn_constructor_kwargs={
             "model": config.model.model_dump(mode="json"),
             "path": policy.path,
             "pairs": str(pairs_path),
-            "frames": str(run.stage("responses", round_index) / "frames.json"),
+            "frames": str(frames_path),
             "plain_prompt": config.recipe.plain_prompt,
             "use_gpu": plan.use_gpu,
-            "hidden": str(stage / "hidden") if objective.needs_kl else "",
-            "features": str(stage / "features") if with_features else "",
+            "kept": str(index_path),
+            "parts": parts,
+            "packed": config.train.shared_prefix,
         },
         batch_size=config.train.micro_batch_size,
         compute=ray.data.ActorPoolStrategy(size=plan.train.num),
         num_cpus=plan.train.cpus,
         num_gpus=plan.train.gpus,
     )
-    rows = []
-    with progress.bar(f"reference, round {round_index}", len(indices), "pair") as shown:
+    with progress.bar(f"reference, round {round_index}", len(kept), "pair") as shown:
+        shown.update(len(kept) - len(todo))
         for row in dataset.iter_rows():
-            rows.append(ReferenceRow.from_row(row))
-            shown.update(1)
-    files.write_table(stage / "reference.parquet", rows)
-    files.finish(stage, inputs)
-    return stage
+            shown.update(int(row["done"]))
+    return index_path
+
+
+def tensor_cache(config: RunConfig, run: RunFolder) -> pathlib.Path:
+    """The run's own cache of what frozen models say, or the one that several runs share by `train.cache_dir`."""
+    return pathlib.Path(config.train.cache_dir).absolute() if config.train.cache_dir else run.root / "cache"
 
 
 def _doubt(
@@ -185,14 +190,14 @@ def _doubt(
 
     stage = run.stage("doubt", round_index)
     inputs = {
-        "reference": files.read_json(reference / files.MANIFEST)["inputs"],
+        "reference": stable_hash(files.read_json(reference)),
         "uncertainty": uncertainty.model_dump(mode="json"),
         "seed": config.seed + round_index,
     }
     path = stage / "doubt.json"
     if not files.is_finished(stage, inputs):
         made = ray.remote(estimate_doubt).remote(
-            str(reference / "features"), [pair.id for pair in usable], uncertainty, config.seed + round_index
+            str(reference), [pair.id for pair in usable], uncertainty, config.seed + round_index
         )
         smoothing = ray.get(made)
         if not smoothing:
@@ -205,14 +210,14 @@ def _doubt(
     return str(path), len(files.read_json(path))
 
 
-def estimate_doubt(folder: str, pair_ids: Sequence[str], config: UncertaintyConfig, seed: int) -> dict[str, float]:
-    """{pair id: label smoothing} from the features that `actors.reference.Reference` left in `folder`."""
+def estimate_doubt(kept: str, pair_ids: Sequence[str], config: UncertaintyConfig, seed: int) -> dict[str, float]:
+    """{pair id: label smoothing} from the features that `actors.reference.Reference` left; `kept`: its JSON file of files."""
     import torch
 
-    from actors.reference import hidden_path, read_hidden
     from vidalign import uncertainty
 
-    means = torch.stack([read_hidden(hidden_path(pathlib.Path(folder), pair_id)) for pair_id in pair_ids])  # [P, 2, D]
+    paths = files.read_json(pathlib.Path(kept))
+    means = torch.stack([read_tensors(paths[pair_id])["features"] for pair_id in pair_ids])  # [P, 2, D]
     doubt = uncertainty.estimate(means[:, 0], means[:, 1], num_passes=config.num_passes, dropout=config.dropout, seed=seed)
     smoothing = doubt.smoothing(config.max_smoothing).tolist()
     return {

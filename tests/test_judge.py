@@ -1,5 +1,6 @@
 """The judge: prompts, scores read from replies, and a real OpenAI-compatible endpoint."""
 
+import dataclasses
 import json
 import threading
 
@@ -8,7 +9,7 @@ import pytest
 
 from actors.judge import Judge
 from examples.shapes import rule_judge, world
-from pipelines.judge import agreement
+from pipelines.judge import agreement, judge_inputs
 from vidalign import judging
 from vidalign.config import HoundRecipe, JudgeConfig
 from vidalign.errors import ConfigError
@@ -187,3 +188,40 @@ def test_the_rule_judge_gives_no_score_where_the_caption_does_not_answer():
             max_response_chars=500,
         )
         assert judging.parse_score(rule_judge.judge(prompt)) is None
+
+
+def inputs_of(example, captions, *texts):
+    recipe = HoundRecipe(judge={"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"})
+    responses = [spoken(example, "plain", text) for text in texts] + [spoken(example, "caption", text) for text in captions]
+    rows, num_uncaptioned = judge_inputs(recipe, [example], responses)
+    return [json.loads(row) for row in rows], num_uncaptioned
+
+
+def spoken(example, kind, text):
+    return Response(
+        example_id=example.id,
+        kind=kind,
+        candidate=0,
+        turn=0,
+        text=text,
+        token_ids=(),
+        log_probs=(),
+        policy_version="v",
+        seed=0,
+        temperature=0.0,
+        top_p=1.0,
+        finish_reason="stop",
+    )
+
+
+def test_each_distinct_response_is_judged_once_by_the_best_caption_there_is():
+    example = Example(id="a", video="a.mp4", question="What?", answer="A cat.", caption="A cat sleeps.")
+    rows, _ = inputs_of(example, [], "A dog.", " A dog. ", "", "A cow.")
+    assert [(row["response"], row["caption"]) for row in rows] == [("A dog.", "A cat sleeps."), ("A cow.", "A cat sleeps.")]
+    assert inputs_of(dataclasses.replace(example, caption=""), [], "A dog.")[0][0]["caption"] == "A cat."
+    assert inputs_of(example, ["A grey cat."], "A dog.")[0][0]["caption"] == "A grey cat."
+
+
+def test_an_empty_caption_of_the_policy_is_counted_and_nothing_else_takes_its_place():
+    example = Example(id="a", video="a.mp4", question="What?", answer="A cat.", caption="A cat sleeps.")
+    assert inputs_of(example, ["  "], "A dog.", "A dog.", "A cow.") == ([], 2)

@@ -11,6 +11,7 @@ from conftest import vidalign
 from examples.shapes import rule_judge
 from vidalign import files
 from vidalign.phrases import differs_only_in, parse_differences
+from vidalign.tensor_cache import read_tensors
 from vidalign.types import Judgement, PreferencePair, Response
 
 pytestmark = pytest.mark.heavy
@@ -56,8 +57,9 @@ def test_rrpo_makes_parallel_pairs_and_trains_near_its_reference(small_config, t
         assert pair.chosen == pair.answer
         assert pair.chosen_marks or pair.rejected_marks
         assert differs_only_in(pair.chosen, pair.rejected, parse_differences(listed[pair.example_id]))
-    hidden = {path.stem for path in (run / "rounds/0/reference/hidden").glob("*.safetensors")}
-    assert hidden == {pair.id for pair in pairs}
+    kept = files.read_json(run / "rounds/0/reference/files.json")
+    assert kept.keys() == {pair.id for pair in pairs}
+    assert all("hidden" in read_tensors(path) for path in kept.values())
     exported(run)
 
 

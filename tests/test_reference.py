@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import pathlib
 
 import pytest
 import torch
 from test_augment import make_clip
 
-from actors.reference import Reference, hidden_path, read_hidden
+from actors.reference import Reference, kept_paths, missing
 from vidalign import files
 from vidalign.config import ModelConfig, TrainConfig
 from vidalign.frame_cache import FrameCache
@@ -15,6 +16,7 @@ from vidalign.pair_data import PairSource
 from vidalign.phrases import differing_marks
 from vidalign.policy import ResponseScorer, add_adapter, load_policy, set_trainable
 from vidalign.rendering import IGNORED, cached_processor
+from vidalign.tensor_cache import TensorCache, read_tensors
 from vidalign.types import FrameSpec, PreferencePair
 
 TOLERANCE = 1e-5
@@ -69,8 +71,10 @@ def source(prepared):
 
 @pytest.fixture(scope="module")
 def computed(prepared):
-    """What the actor returns for all pairs, two a batch, and the folder of the hidden states."""
+    """What the actor leaves on disk for all pairs, two a batch: {pair id: tensors}."""
     model, folder = prepared
+    kept = {f"p{number}": str(folder / "kept" / f"{number}.safetensors") for number in range(3)}
+    files.write_json(folder / "kept.json", kept)
     actor = Reference(
         model=model.model_dump(mode="json"),
         path=model.path,
@@ -78,14 +82,11 @@ def computed(prepared):
         frames=str(folder / "frames.json"),
         plain_prompt="{question}",
         use_gpu=False,
-        hidden=str(folder / "hidden"),
+        kept=str(folder / "kept.json"),
+        parts=["hidden", "features"],
     )
-    rows = {}
-    for indices in ([0, 1], [2]):
-        batch = actor({"index": indices})
-        for position, pair_id in enumerate(batch["pair_id"]):
-            rows[pair_id] = (batch["chosen"][position], batch["rejected"][position])
-    return rows, folder / "hidden"
+    assert [actor({"index": indices})["done"] for indices in ([0, 1], [2])] == [[2], [1]]
+    return {pair_id: read_tensors(path) for pair_id, path in kept.items()}
 
 
 def live_logits(model, batch):
@@ -99,10 +100,42 @@ def test_log_probs_are_those_of_a_live_second_model(prepared, source, computed):
     logps = live_logits(load_policy(prepared[0]).eval(), batch).log_softmax(-1)
     mask = batch.labels != IGNORED
     live = logps.gather(-1, batch.labels.clamp(min=0)[..., None])[..., 0]
-    rows, _ = computed
     for number in range(3):
-        for side, row in ((0, number), (1, number + 3)):
-            torch.testing.assert_close(torch.tensor(rows[f"p{number}"][side]), live[row][mask[row]], atol=TOLERANCE, rtol=0)
+        for side, row in (("chosen", number), ("rejected", number + 3)):
+            torch.testing.assert_close(computed[f"p{number}"][side], live[row][mask[row]], atol=TOLERANCE, rtol=0)
+
+
+def test_features_are_the_means_of_the_hidden_states(computed):
+    for tensors in computed.values():
+        torch.testing.assert_close(tensors["features"][0], tensors["hidden"].mean(0))
+        assert not torch.equal(tensors["features"][0], tensors["features"][1])
+
+
+def test_files_are_kept_by_all_that_they_depend_on(source, tmp_path):
+    settings = {"policy_version": "abc", "dtype": "float32", "plain_prompt": "{question}", "parts": ["hidden"]}
+
+    def paths(pairs=source.pairs, frames=source.frames, **changed):
+        return kept_paths(TensorCache(tmp_path), pairs, frames, **{**settings, **changed})
+
+    first = paths()
+    assert len(set(first.values())) == 3
+    assert paths() == first
+    renamed = [dataclasses.replace(pair, id=f"other-{pair.id}", example_id="x") for pair in source.pairs]
+    assert set(paths(renamed).values()) == set(first.values())  # ids say nothing of the contents
+    for changed in (
+        {"policy_version": "abd"},
+        {"dtype": "bfloat16"},
+        {"plain_prompt": "Q: {question}"},
+        {"parts": []},
+        {"frames": {name: f"{path}.other" for name, path in source.frames.items()}},
+        {"pairs": [dataclasses.replace(pair, chosen=f"{pair.chosen} ") for pair in source.pairs]},
+        {"pairs": [dataclasses.replace(pair, rejected=f"{pair.rejected} ") for pair in source.pairs]},
+        {"pairs": [dataclasses.replace(pair, question="Why?") for pair in source.pairs]},
+    ):
+        assert not set(paths(**changed).values()) & set(first.values()), changed
+    assert missing(first) == {"p0", "p1", "p2"}
+    files.write_text_atomic(pathlib.Path(first["p1"]), "")
+    assert missing(first) == {"p0", "p2"}
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -121,7 +154,7 @@ def test_kl_from_kept_hidden_states_is_that_of_a_live_second_model(prepared, sou
             if parameter.requires_grad:
                 parameter += (0.1 if lora else 0.02) * torch.randn(parameter.shape, generator=generator)
     batch = source.batch([0, 1, 2])
-    hidden = torch.cat([read_hidden(hidden_path(computed[1], f"p{number}")) for number in range(3)])
+    hidden = torch.cat([computed[f"p{number}"]["hidden"] for number in range(3)])
     with torch.no_grad():
         logps, kl = scorer(batch.inputs, batch.labels, hidden)
     reference = live_logits(load_policy(prepared[0]).eval(), batch).log_softmax(-1)
@@ -140,7 +173,7 @@ def test_kl_to_itself_is_zero(prepared, source, computed):
     scorer = ResponseScorer(load_policy(prepared[0]), compares=True).eval()
     batch = source.batch([0])
     with torch.no_grad():
-        _, kl = scorer(batch.inputs, batch.labels, read_hidden(hidden_path(computed[1], "p0")))
+        _, kl = scorer(batch.inputs, batch.labels, computed["p0"]["hidden"])
     assert abs(float(kl[0])) < TOLERANCE
 
 

@@ -1,6 +1,7 @@
-"""A pair in one sequence gives what two sequences give: log-probs, gradients, KL; and computes the prompt once."""
+"""Packed pairs give what separate sequences give: log-probs, gradients; and compute each prompt and video once, unpadded."""
 
-import types
+import copy
+import dataclasses
 
 import pytest
 import torch
@@ -8,13 +9,15 @@ from test_reference import prepared, source  # noqa: F401 (fixtures)
 
 from vidalign import shared_prefix
 from vidalign.config import TrainConfig
+from vidalign.pair_data import pack, split_further
 from vidalign.policy import ResponseScorer, add_adapter, load_policy, set_trainable
-from vidalign.rendering import IGNORED
+from vidalign.positions import correct_positions
+from vidalign.rendering import IGNORED, Prompt, collate, collate_packed
 
 INDICES = [0, 1, 2]
 
 
-def scorer(model_config, *, lora=False, checkpointing=False):
+def scorer(model_config, *, packed, lora=False, checkpointing=False):
     model = load_policy(model_config)
     if lora:
         torch.manual_seed(0)
@@ -28,7 +31,11 @@ def scorer(model_config, *, lora=False, checkpointing=False):
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
-    return ResponseScorer(model).train()
+    return ResponseScorer(model, packed=packed).train()
+
+
+def numbered(source, model_config):  # noqa: F811
+    return dataclasses.replace(source, number=shared_prefix.numbering(load_policy(model_config)), _rendered={}, _held=[0])
 
 
 def flat_logps(model, batch):
@@ -40,55 +47,202 @@ def gradients(model):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("lora", [False, True])
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_log_probs_and_gradients_are_those_of_separate_sequences(prepared, source, lora, checkpointing):  # noqa: F811
+def assert_equal(separate, packed):
+    """Each is a scorer and its batch: log-probs to 1e-5, gradients to 1e-4 of each parameter's largest."""
     found = []
-    for shared in (False, True):
-        model = scorer(prepared[0], lora=lora, checkpointing=checkpointing)
-        logps = flat_logps(model, source.batch(INDICES, shared=shared))
+    for model, batch in (separate, packed):
+        logps = flat_logps(model, batch)
         weights = torch.linspace(-1, 1, len(logps))  # chosen and rejected pull in different directions
         (logps * weights).sum().backward()
         found.append((logps.detach(), gradients(model)))
-    (separate, one), (shared, other) = found
-    torch.testing.assert_close(shared, separate, atol=1e-5, rtol=0)
+    (apart, one), (together, other) = found
+    torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
     assert one.keys() == other.keys()
     assert one
     for name, gradient in one.items():
-        torch.testing.assert_close(other[name], gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max() + 1e-6))
+        torch.testing.assert_close(other[name], gradient, rtol=1e-4, atol=1e-4 * max(float(gradient.abs().max()), 1e-4))
 
 
-def test_prompt_and_video_stand_in_a_sequence_once(source):  # noqa: F811
-    separate, shared = source.batch(INDICES), source.batch(INDICES, shared=True)
-    assert len(separate.inputs["input_ids"]) == 6
-    assert len(shared.inputs["input_ids"]) == 3
-    for name in ("pixel_values_videos", "video_grid_thw"):
-        assert 2 * len(shared.inputs[name]) == len(separate.inputs[name])
-    assert (shared.labels != IGNORED).sum(-1).tolist() == (separate.labels != IGNORED).sum(-1).tolist()
-
-
-def test_rejected_does_not_see_chosen_and_starts_where_chosen_does():
-    segments = torch.tensor([[0, 0, 1, 1, 1, 2, 2, -1]])
-    mask = shared_prefix.attention_mask(segments)[0, 0]
-    assert mask[5].tolist() == [True, True, False, False, False, True, False, False]
-    assert mask[4].tolist() == [True, True, True, True, True, False, False, False]
-    assert mask.any(-1).all()
-    backbone = types.SimpleNamespace(  # a video that spans more positions than tokens: text goes on 3 further
-        get_rope_index=lambda ids, **_: (torch.arange(8).expand(3, 1, 8) + 3, torch.tensor([[3]]))
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_log_probs_and_gradients_are_those_of_separate_sequences(prepared, source, lora, checkpointing):  # noqa: F811
+    assert_equal(
+        (scorer(prepared[0], packed=False, lora=lora, checkpointing=checkpointing), source.batch(INDICES)),
+        (
+            scorer(prepared[0], packed=True, lora=lora, checkpointing=checkpointing),
+            numbered(source, prepared[0]).batch(INDICES),
+        ),
     )
-    inputs = {"input_ids": segments, "mm_token_type_ids": segments}
-    positions = shared_prefix.position_ids(inputs, segments, backbone)
-    assert positions[:, 0, 2:7].tolist() == [[5, 6, 7, 5, 6]] * 3
 
 
-def test_without_rejected_responses_there_is_nothing_to_share(source):  # noqa: F811
-    batch = source.batch(INDICES, rejected=False, shared=True)
-    assert batch.sources is None
-    assert len(batch.labels) == 3
+def test_one_side_alone_is_packed_too(prepared, source):  # noqa: F811
+    assert_equal(
+        (scorer(prepared[0], packed=False), source.batch(INDICES, rejected=False)),
+        (scorer(prepared[0], packed=True), numbered(source, prepared[0]).batch(INDICES, rejected=False)),
+    )
 
 
-def test_an_untested_architecture_is_not_supported(prepared):  # noqa: F811
+TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 64,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
+VIDEO_TOKEN, VISION_START, VISION_END = 3, 4, 5
+ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+GRIDS = ((2, 4, 4), (3, 4, 2))  # patches of the two videos: time steps, rows, columns
+
+
+def qwen(name, vision, **text):
+    """A random model of the Qwen-VL family and two prompts with videos: (model, prompts)."""
+    import transformers
+
+    config = getattr(transformers, f"{name}Config")(
+        text_config={**TEXT, "rope_parameters": ROPE, **text},
+        vision_config={
+            "depth": 2,
+            "num_heads": 2,
+            "patch_size": 4,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+            **vision,
+        },
+        image_token_id=2,
+        video_token_id=VIDEO_TOKEN,
+        vision_start_token_id=VISION_START,
+        vision_end_token_id=VISION_END,
+    )
+    frames_apart = name == "Qwen3VL"  # every frame between marks of its own, after the text of its time
+    prompts = []
+    for grid in GRIDS:
+        per_frame = grid[1] * grid[2] // 4
+        if frames_apart:
+            video = [token for _ in range(grid[0]) for token in (9, VISION_START, *[VIDEO_TOKEN] * per_frame, VISION_END)]
+        else:
+            video = [VISION_START, *[VIDEO_TOKEN] * (grid[0] * per_frame), VISION_END]
+        ids = torch.tensor([7, *video, 10, 11])
+        vision_inputs = {
+            "pixel_values_videos": torch.randn(grid[0] * grid[1] * grid[2], 3 * 2 * 4 * 4),
+            "video_grid_thw": torch.tensor([grid]),
+        }
+        types = torch.where(ids == VIDEO_TOKEN, 2, 0)
+        prompts.append(Prompt(tokens={"input_ids": ids, "mm_token_type_ids": types}, vision=vision_inputs))
+    return getattr(transformers, f"{name}ForConditionalGeneration")(config), prompts
+
+
+def llava_onevision():
+    """The same for LLaVA-OneVision, which counts its positions along one axis."""
+    import transformers
+
+    config = transformers.LlavaOnevisionConfig(
+        text_config={**TEXT, "model_type": "qwen2"},
+        vision_config={
+            "model_type": "siglip_vision_model",
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 16,
+            "patch_size": 4,
+        },
+        image_token_index=2,
+        video_token_index=VIDEO_TOKEN,
+    )
+    prompts = []
+    for length in (2, 4):  # texts of different lengths
+        ids = torch.tensor([7] * length + [VIDEO_TOKEN] * (2 * 4 + 1) + [10, 11])
+        prompts.append(Prompt(tokens={"input_ids": ids}, vision={"pixel_values_videos": torch.randn(1, 2, 3, 16, 16)}))
+    return transformers.LlavaOnevisionForConditionalGeneration(config), prompts
+
+
+ARCHITECTURES = {
+    "qwen2_vl": lambda: qwen("Qwen2VL", {"embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2}),
+    "qwen2_5_vl": lambda: qwen("Qwen2_5_VL", {"hidden_size": 32, "intermediate_size": 32, "out_hidden_size": 32}),
+    "qwen3_vl": lambda: qwen(
+        "Qwen3VL",
+        {
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "out_hidden_size": 32,
+            "num_position_embeddings": 16,
+            "deepstack_visual_indexes": [0],
+        },
+        head_dim=8,
+    ),
+    "llava_onevision": llava_onevision,
+}
+
+
+def test_every_supported_architecture_is_tested_here():
+    assert set(ARCHITECTURES) == set(shared_prefix.MODEL_TYPES)
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_architectures_that_pack(name):
+    torch.manual_seed(0)
+    model, prompts = ARCHITECTURES[name]()
+    assert model.config.model_type == name
+    correct_positions(model)
+    number = shared_prefix.numbering(model)
+    responses = [([20, 21, 22, 1], [23, 1]), ([24, 1], [25, 26, 27, 28, 1])]
+    rows = [(prompt, made[side]) for side in (0, 1) for prompt, made in zip(prompts, responses, strict=True)]
+    packed = [
+        (dataclasses.replace(prompt, positions=number(prompt)), made)
+        for prompt, made in zip(prompts, responses, strict=True)
+    ]
+    twin = copy.deepcopy(model)
+    correct_positions(twin)
+    assert_equal(
+        (ResponseScorer(model).eval(), collate(rows, pad_id=0)),
+        (ResponseScorer(twin, packed=True).eval(), collate_packed(packed)),
+    )
+
+
+def test_layers_that_do_not_attend_to_everything_are_refused():
+    model, _ = ARCHITECTURES["qwen2_vl"]()
+    model.config.text_config.layer_types = ["full_attention", "sliding_attention"]
+    with pytest.raises(ValueError, match="sliding_attention"):
+        shared_prefix.enable(model)
+
+
+def test_prompt_and_video_stand_in_a_row_once_and_nothing_is_padding(prepared, source):  # noqa: F811
+    separate, packed = source.batch(INDICES), numbered(source, prepared[0]).batch(INDICES)
+    for name in ("pixel_values_videos", "video_grid_thw"):
+        assert 2 * len(packed.inputs[name]) == len(separate.inputs[name])
+    tokens = sum(group.prompt + sum(group.responses) for group in packed.inputs["groups"])
+    assert packed.inputs["input_ids"].shape == (1, tokens)
+    assert (packed.labels != IGNORED).sum(-1).tolist() == (separate.labels != IGNORED).sum(-1).tolist()
+
+
+def test_responses_start_where_the_prompt_ends():
+    prompt = torch.tensor([[0, 1, 1], [0, 1, 2], [0, 1, 5]])  # a video that spans more positions than tokens
+    positions = shared_prefix.packed_positions(prompt, (2, 3))
+    assert positions[:, 3:].tolist() == [[6, 7, 6, 7, 8]] * 3
+
+
+def test_an_untested_architecture_is_not_packed_and_says_so(prepared):  # noqa: F811
     model = load_policy(prepared[0])
-    assert shared_prefix.is_supported(model)
-    model.config.model_type = "llava_onevision"
-    assert not shared_prefix.is_supported(model)
+    assert shared_prefix.wanted(model, True)
+    assert not shared_prefix.wanted(model, False)
+    model.config.model_type = "video_llava"
+    with pytest.warns(UserWarning, match="is not known to compute a pair in one sequence"):
+        assert not shared_prefix.wanted(model, True)
+
+
+def test_bins_hold_the_budget_and_every_row_once():
+    bins = pack([5, 9, 3, 4, 12, 1], budget=10)
+    assert [4] in bins  # longer than the budget: alone
+    assert sorted(row for rows in bins for row in rows) == list(range(6))
+    assert all(sum([5, 9, 3, 4, 12, 1][row] for row in rows) <= 10 for rows in bins if rows != [4])
+    assert len(bins) == 4
+
+
+def test_bins_are_split_until_every_rank_has_as_many():
+    assert split_further([[0, 1, 2], [3]], 4) == [[0], [1], [2], [3]]
+    assert split_further([[0, 1], [2]], 2) == [[0, 1], [2]]

@@ -344,7 +344,11 @@ class UncertaintyConfig(Section):
 class TrainConfig(Section):
     """The DeepSpeed job. `batch_size` counts pairs per optimizer step over all workers.
 
-    `shared_prefix` computes prompt and video of a pair once for both responses, where the architecture can.
+    A forward takes `micro_batch_size` pairs or, with `tokens_per_micro_batch`, as many as fit into that many tokens (a longer
+    pair goes alone). `shared_prefix` computes prompt and video of a pair once for both responses and lays the pairs of a forward
+    end to end without padding, where the architecture can. `cache_vision_features` keeps what a frozen vision tower makes of
+    each video on disk, so that it is run once a video and not once an epoch. `cache_dir` is where that and the reference's figures
+    are kept, by content; null: in the run's folder.
     """
 
     num_workers: int = pydantic.Field(1, ge=1)
@@ -355,11 +359,14 @@ class TrainConfig(Section):
     num_epochs: int = pydantic.Field(1, ge=1)
     batch_size: int = pydantic.Field(16, ge=1)
     micro_batch_size: int = pydantic.Field(1, ge=1)
+    tokens_per_micro_batch: int | None = pydantic.Field(None, ge=1)
     weight_decay: float = pydantic.Field(0.0, ge=0)
     max_grad_norm: float = pydantic.Field(1.0, gt=0)
     zero_stage: int = pydantic.Field(2, ge=0, le=3)
     gradient_checkpointing: bool = False
     shared_prefix: bool = True
+    cache_vision_features: bool = False
+    cache_dir: str | None = None
     train_vision_tower: bool = False
     train_projector: bool = False
     lora: LoraConfig | None = None
@@ -381,9 +388,14 @@ class TrainConfig(Section):
             )
         return self
 
-    @property
-    def accumulation_steps(self) -> int:
-        return self.batch_size // (self.micro_batch_size * self.num_workers)
+    @pydantic.model_validator(mode="after")
+    def _cached_features_are_frozen(self) -> TrainConfig:
+        if self.cache_vision_features and (self.train_vision_tower or self.train_projector) and self.lora is None:
+            raise ValueError(
+                "cache_vision_features needs a vision tower and a projector that stay as they are; set train_vision_tower and "
+                "train_projector to false, or cache_vision_features to false"
+            )
+        return self
 
 
 class ServeConfig(Section):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,8 +15,11 @@ from vidalign.errors import DataError, ModelError
 from vidalign.frame_cache import load_clip
 from vidalign.objectives import Objective
 from vidalign.phrases import phrase_ids
-from vidalign.rendering import Batch, Prompt, collate, collate_pairs, render_prompt, response_ids
+from vidalign.rendering import Batch, Prompt, collate, collate_packed, render_prompt, response_ids
 from vidalign.types import Example, PreferencePair
+
+if TYPE_CHECKING:
+    import torch
 
 
 def batch_order(num_pairs: int, batch_size: int, num_epochs: int, seed: int) -> list[np.ndarray]:
@@ -48,11 +51,39 @@ def usable_pairs(pairs: Sequence[PreferencePair], objective: Objective) -> tuple
     return kept, dict(dropped)
 
 
+def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices of rows in as few bins of `budget` tokens as first fit, longest first, makes; a longer row has its own bin."""
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        fitting = next((place for place, free in enumerate(room) if free >= lengths[index]), None)
+        if fitting is None:
+            bins.append([])
+            room.append(budget)
+            fitting = len(bins) - 1
+        bins[fitting].append(index)
+        room[fitting] -= lengths[index]
+    return bins
+
+
+def split_further(bins: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+    """The same rows in exactly `count` bins, `count` at least as many as there are and at most as many as rows."""
+    made = [list(rows) for rows in bins]
+    while len(made) < count:
+        fullest = max(range(len(made)), key=lambda place: len(made[place]))
+        rows = made[fullest]
+        assert len(rows) > 1, f"{sum(map(len, bins))} rows in {count} bins"
+        made[fullest : fullest + 1] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+    return made
+
+
 @dataclasses.dataclass(frozen=True)
 class PairSource:
     """Renders pairs and examples. `frames` maps a video uri to its clip in the frame cache.
 
-    A rendered batch holds all chosen rows first, then all rejected rows, in the order of the indices.
+    A rendered batch holds all chosen responses first, then all rejected ones, in the order of the indices. With `number`, which
+    gives the positions of a prompt's tokens (`vidalign.shared_prefix.numbering`), it is one packed row; without, a padded row a
+    response.
     """
 
     pairs: Sequence[PreferencePair]
@@ -60,20 +91,17 @@ class PairSource:
     processor: Any
     plain_prompt: str
     max_model_len: int
+    number: Callable[[Prompt], torch.Tensor] | None = None
     cache_bytes: int = 512 << 20
     _rendered: dict[tuple[str, str], Prompt] = dataclasses.field(default_factory=dict, repr=False)
     _held: list[int] = dataclasses.field(default_factory=lambda: [0], repr=False)
 
-    def batch(self, indices: Sequence[int], *, rejected: bool = True, shared: bool = False) -> Batch:
-        """Rows of prompt and response, without the second half where `rejected` is False; or one sequence a pair, `shared`."""
-        rendered = [(self._prompt(self.pairs[i].video, self.pairs[i].question), self.pairs[i]) for i in indices]
-        if shared and rejected:
-            pairs = [(prompt, self.response(pair.chosen), self.response(pair.rejected)) for prompt, pair in rendered]
-            self._check_length(max(prompt.length + max(map(len, responses)) for prompt, *responses in pairs))
-            return collate_pairs(pairs, pad_id=self._pad_id)
-        rows = [(prompt, self.response(pair.chosen)) for prompt, pair in rendered]
-        if rejected:
-            rows += [(prompt, self.response(pair.rejected)) for prompt, pair in rendered]
+    def batch(self, indices: Sequence[int], *, rejected: bool = True) -> Batch:
+        """Prompts and responses of these pairs, without the second half where `rejected` is False."""
+        rows = []
+        for pair in (self.pairs[index] for index in indices):
+            responses = [pair.chosen, pair.rejected] if rejected else [pair.chosen]
+            rows.append((self._prompt(pair.video, pair.question), [self.response(text) for text in responses]))
         return self._collate(rows)
 
     def phrases(self, indices: Sequence[int]) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
@@ -86,11 +114,18 @@ class PairSource:
 
     def truth_batch(self, examples: Sequence[Example]) -> Batch:
         """Rows of question and ground-truth answer."""
-        return self._collate([(self._prompt(e.video, e.question), self.response(e.answer)) for e in examples])
+        return self._collate([(self._prompt(e.video, e.question), [self.response(e.answer)]) for e in examples])
 
     def num_chosen_tokens(self, indices: Sequence[int]) -> int:
         """Chosen response tokens of these pairs: the denominator of the SFT term."""
         return sum(len(self.response(self.pairs[i].chosen)) for i in indices)
+
+    def num_tokens(self, index: int, *, rejected: bool = True) -> int:
+        """Tokens that a pair takes in a batch, padding not counted."""
+        pair = self.pairs[index]
+        prompt = self._prompt(pair.video, pair.question).length
+        responses = [len(self.response(text)) for text in ([pair.chosen, pair.rejected] if rejected else [pair.chosen])]
+        return sum(responses) + prompt * (1 if self.number is not None else len(responses))
 
     def response(self, text: str) -> tuple[int, ...]:
         return _response_ids(self.processor, text)
@@ -101,14 +136,19 @@ class PairSource:
             return kept
         text = prompts.fill(self.plain_prompt, question=question)
         prompt = render_prompt(self.processor, text, load_clip(self.frames[video]))
+        if self.number is not None:
+            prompt = dataclasses.replace(prompt, positions=self.number(prompt))
         if self._held[0] + prompt.num_bytes <= self.cache_bytes:
             self._held[0] += prompt.num_bytes
             self._rendered[video, question] = prompt
         return prompt
 
-    def _collate(self, rows: Sequence[tuple[Prompt, Sequence[int]]]) -> Batch:
-        self._check_length(max(prompt.length + len(response) for prompt, response in rows))
-        return collate(rows, pad_id=self._pad_id)
+    def _collate(self, rows: Sequence[tuple[Prompt, Sequence[Sequence[int]]]]) -> Batch:
+        self._check_length(max(prompt.length + len(response) for prompt, responses in rows for response in responses))
+        if self.number is not None:
+            return collate_packed(rows)
+        sides = range(len(rows[0][1]))
+        return collate([(prompt, responses[side]) for side in sides for prompt, responses in rows], pad_id=self._pad_id)
 
     def _check_length(self, longest: int) -> None:
         if longest > self.max_model_len:

@@ -12,7 +12,7 @@ from torch import nn
 from vidalign import shared_prefix
 from vidalign.config import ModelConfig, TrainConfig
 from vidalign.errors import ModelError
-from vidalign.logps import forward_kl, pad_to_mask, token_logps
+from vidalign.logps import CHUNK_SIZE, forward_kl, pad_to_mask, token_logps
 from vidalign.positions import correct_positions
 from vidalign.rendering import IGNORED
 
@@ -97,13 +97,18 @@ class ResponseScorer(nn.Module):
     Logits are computed at response positions only and in chunks, so [T, V] never exists whole.
 
     Args:
+        packed: the batches will be packed rows (`vidalign.shared_prefix`), and only those.
         compares: keep what a full-vocabulary KL to the present weights needs: a frozen copy of the output layer, unless that is
             frozen anyway (LoRA). The rest of the reference is its final hidden states, computed before training.
     """
 
-    def __init__(self, model: nn.Module, *, compares: bool = False, chunk_size: int = 1024) -> None:
+    def __init__(
+        self, model: nn.Module, *, packed: bool = False, compares: bool = False, chunk_size: int = CHUNK_SIZE
+    ) -> None:
         super().__init__()
         self.model = model
+        if packed:
+            shared_prefix.enable(self._unwrapped())
         self.chunk_size = chunk_size
         self.reference_head: nn.Module | None = None
         if compares and any(parameter.requires_grad for parameter in self._head().parameters()):
@@ -111,7 +116,7 @@ class ResponseScorer(nn.Module):
 
     def forward(
         self,
-        inputs: dict[str, torch.Tensor],
+        inputs: dict[str, Any],
         labels: torch.Tensor,
         reference_hidden: torch.Tensor | None = None,
         sources: torch.Tensor | None = None,
@@ -142,14 +147,10 @@ class ResponseScorer(nn.Module):
         uncovered = kl.new_zeros(len(hidden) - count)
         return logps, pad_to_mask(torch.cat([kl, uncovered]), mask).sum(-1)
 
-    def hidden(
-        self, inputs: dict[str, torch.Tensor], labels: torch.Tensor, sources: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def hidden(self, inputs: dict[str, Any], labels: torch.Tensor, sources: torch.Tensor | None = None) -> torch.Tensor:
         """Final hidden states [N, D] at the positions that predict response tokens, response after response."""
         base = self._unwrapped()
         backbone = getattr(base, base.base_model_prefix)
-        if "segments" in inputs:
-            inputs = shared_prefix.model_inputs(inputs, backbone)
         states = backbone(**inputs, use_cache=False).last_hidden_state  # [sequences, T, D]
         mask = labels != IGNORED
         return states[mask] if sources is None else states.flatten(0, 1)[sources[mask]]

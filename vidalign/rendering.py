@@ -18,10 +18,10 @@ import torch
 
 from vidalign import prompts
 from vidalign.errors import ModelError
+from vidalign.shared_prefix import Group, packed_positions
 from vidalign.video import Clip
 
 IGNORED = -1  # label of a position that is not a response token
-PADDING = -1  # segment of a padding position; prompt 0, chosen 1, rejected 2
 
 
 def load_processor(path: str, *, trust_remote_code: bool = False) -> Any:
@@ -54,10 +54,15 @@ def response_ids(processor: Any, text: str) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """One rendered prompt: `tokens` holds per-token arrays [T], `vision` tensors that concatenate along their first axis."""
+    """One rendered prompt.
+
+    `tokens` holds per-token arrays [T], `vision` tensors that concatenate along their first axis. `positions` [axes, T]: where
+    the model sees its tokens, see `vidalign.shared_prefix.numbering`; only packed rows need them.
+    """
 
     tokens: dict[str, torch.Tensor]
     vision: dict[str, torch.Tensor]
+    positions: torch.Tensor | None = None
 
     @property
     def length(self) -> int:
@@ -97,20 +102,22 @@ def render_prompt(processor: Any, text: str, clip: Clip) -> Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Right-padded sequences for the model's forward, and where the tokens of R responses are predicted in them.
+    """Sequences for the model's forward, and where the tokens of R responses are predicted in them.
 
-    `inputs`: keyword arguments of the model's forward; where pairs share their prompt, also `segments` (see
-    `vidalign.shared_prefix`). `labels` [R, T] holds response tokens, and `IGNORED` everywhere else. `sources` [R, T]: which
-    position, counted over all sequences laid end to end, predicts each label; None where that is the label's own place.
+    `inputs`: keyword arguments of the model's forward; in a packed row also `groups` (see `vidalign.shared_prefix`).
+    `labels` [R, T] holds response tokens, and `IGNORED` everywhere else. `sources` [R, T]: which position of the packed row
+    predicts each label; None where that is the label's own place.
     """
 
-    inputs: dict[str, torch.Tensor]
+    inputs: dict[str, Any]
     labels: torch.Tensor
     sources: torch.Tensor | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         moved = {
             name: value.to(device, dtype if value.is_floating_point() and name.startswith("pixel_values") else None)
+            if isinstance(value, torch.Tensor)
+            else value
             for name, value in self.inputs.items()
         }
         sources = None if self.sources is None else self.sources.to(device)
@@ -138,35 +145,40 @@ def collate(rows: Sequence[tuple[Prompt, Sequence[int]]], *, pad_id: int) -> Bat
     return Batch(inputs=inputs, labels=labels)
 
 
-def collate_pairs(rows: Sequence[tuple[Prompt, Sequence[int], Sequence[int]]], *, pad_id: int) -> Batch:
-    """Join (prompt, chosen token ids, rejected token ids) into one sequence a pair: prompt and video stand in it once.
+def collate_packed(rows: Sequence[tuple[Prompt, Sequence[Sequence[int]]]]) -> Batch:
+    """Lay (prompt, token ids of its responses) groups end to end in one row without padding; each prompt stands in it once.
 
-    The labels are those of all chosen responses, then of all rejected ones.
+    All groups have equally many responses. The labels are those of the first response of every group, then of every second one.
     """
-    widths = [prompt.length + len(chosen) + len(rejected) for prompt, chosen, rejected in rows]
-    longest = max(len(response) for row in rows for response in row[1:])
-    segments = torch.full((len(rows), max(widths)), PADDING, dtype=torch.long)
-    labels = torch.full((2 * len(rows), longest), IGNORED, dtype=torch.long)
-    sources = torch.zeros((2 * len(rows), longest), dtype=torch.long)
-    inputs: dict[str, torch.Tensor] = {}
-    for name in rows[0][0].tokens:
-        inputs[name] = torch.full(segments.shape, pad_id if name == "input_ids" else 0, dtype=torch.long)
-    for index, (prompt, chosen, rejected) in enumerate(rows):
-        ends = prompt.length, prompt.length + len(chosen), widths[index]
-        for name, values in prompt.tokens.items():
-            inputs[name][index, : ends[0]] = values
-        inputs["input_ids"][index, ends[0] : ends[2]] = torch.as_tensor([*chosen, *rejected])
-        for segment, (start, end) in enumerate(((0, ends[0]), (ends[0], ends[1]), (ends[1], ends[2]))):
-            segments[index, start:end] = segment
-        for side, (start, response) in enumerate(((ends[0], chosen), (ends[1], rejected))):
+    groups = tuple(Group(prompt.length, tuple(map(len, responses))) for prompt, responses in rows)
+    longest = max(length for group in groups for length in group.responses)
+    labels = torch.full((len(rows) * len(groups[0].responses), longest), IGNORED, dtype=torch.long)
+    sources = torch.zeros_like(labels)
+    start = 0
+    for index, (prompt, responses) in enumerate(rows):
+        last = start + prompt.length - 1  # predicts the first token of every response
+        start += prompt.length
+        for side, response in enumerate(responses):
             row, length = index + side * len(rows), len(response)
             labels[row, :length] = torch.as_tensor(response)
-            # The prompt's last position predicts the first token of both responses.
-            before = torch.tensor([ends[0] - 1, *range(start, start + length - 1)])
-            sources[row, :length] = index * segments.shape[1] + before
-    inputs["segments"] = segments
+            sources[row, :length] = torch.tensor([last, *range(start, start + length - 1)])
+            start += length
+    joined = [torch.as_tensor([token for response in responses for token in response]) for _, responses in rows]
+    inputs: dict[str, Any] = {"groups": groups}
+    for name in rows[0][0].tokens:
+        parts = [
+            (prompt.tokens[name], ids if name == "input_ids" else torch.zeros_like(ids))
+            for (prompt, _), ids in zip(rows, joined, strict=True)
+        ]
+        inputs[name] = torch.cat([part for pair in parts for part in pair])[None]
+    positions = []
+    for (prompt, _), group in zip(rows, groups, strict=True):
+        assert prompt.positions is not None
+        positions.append(packed_positions(prompt.positions, group.responses))
+    numbered = torch.cat(positions, dim=1)
+    inputs["position_ids"] = numbered[:, None] if len(numbered) > 1 else numbered  # [3, 1, T] or [1, T]
     for name in rows[0][0].vision:
-        inputs[name] = torch.cat([prompt.vision[name] for prompt, _, _ in rows])
+        inputs[name] = torch.cat([prompt.vision[name] for prompt, _ in rows])
     return Batch(inputs=inputs, labels=labels, sources=sources)
 
 

@@ -1,53 +1,122 @@
-"""One forward for a pair: prompt and video are computed once, and both responses attend to them.
+"""One forward for many pairs, without padding: prompt and video are computed once, and both responses attend to them.
 
-    [prompt with video | chosen | rejected]      rejected does not see chosen, and its positions start where chosen's do
+    [prompt 1 | chosen 1 | rejected 1 | prompt 2 | chosen 2 | rejected 2 | …]        one row; a response's positions start
+                                                                                    where its prompt's end
+The cost is Tp + 2 Tr tokens a pair instead of 2 (Tp + Tr), and one pass of the vision tower instead of two. Log-probs and
+gradients are those of separate sequences, up to rounding (tests/test_shared_prefix.py).
 
-The cost is Tp + 2 Tr tokens instead of 2 (Tp + Tr), and one pass of the vision tower instead of two. Log-probs and gradients are
-those of two separate sequences, up to rounding (tests/test_shared_prefix.py). It takes an attention that accepts a mask of
-[B, 1, T, T] (PyTorch's scaled dot-product attention does) and a model whose layers all attend fully.
+Every layer but attention works token by token and does not notice the packing. Attention runs piece by piece: prompt and first
+response are one causal piece, each further response attends to the prompt's keys and values and its own. There is no [T, T] mask
+to hold or to multiply by: a causal kernel skips what lies above the diagonal, and a GPU's flash kernels serve both kinds of piece
+(the second is causal from the lower right). A mask over the whole row was measured first and lost by up to a tenth of a step.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
+from torch.nn.attention.bias import causal_lower_right
 
-from vidalign.positions import MODEL_TYPES
+if TYPE_CHECKING:
+    from vidalign.rendering import Prompt
 
-CHOSEN, REJECTED = 1, 2  # segments; 0 is the prompt, negative is padding
+ATTENTION = "vidalign_shared_prefix"
+MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision")
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A prompt and its responses in a packed row, as lengths in tokens."""
+
+    prompt: int
+    responses: tuple[int, ...]
 
 
 def is_supported(model: Any) -> bool:
-    """Whether the model's architecture is one whose shared-prefix forward was tested against separate sequences."""
+    """Whether the model's architecture is one whose packed forward was tested against separate sequences."""
     return model.config.model_type in MODEL_TYPES
 
 
-def model_inputs(inputs: dict[str, torch.Tensor], backbone: Any) -> dict[str, torch.Tensor]:
-    """Replace `segments` [B, T] by the attention mask [B, 1, T, T] and position ids [3, B, T] that it stands for."""
-    rest = {name: value for name, value in inputs.items() if name != "segments"}
-    segments = inputs["segments"]
-    return {
-        **rest,
-        "attention_mask": attention_mask(segments),
-        "position_ids": position_ids(rest, segments, backbone),
-    }
+def wanted(model: Any, switched_on: bool) -> bool:
+    """Whether to pack this model's pairs; warns where that is switched on and the model cannot."""
+    if switched_on and not is_supported(model):
+        warnings.warn(
+            f"{type(model).__name__} is not known to compute a pair in one sequence, so each pair takes two; set "
+            "train.shared_prefix to false to silence this",
+            stacklevel=2,
+        )
+    return switched_on and is_supported(model)
 
 
-def attention_mask(segments: torch.Tensor) -> torch.Tensor:
-    """[B, 1, T, T] bool, True where a position (second to last axis) may look. Padding sees itself, so that no row is empty."""
-    own = segments[:, None, :] == segments[:, :, None]
-    seen = own | (segments[:, None, :] == 0)
-    return (seen & torch.ones_like(seen).tril())[:, None]
+def enable(model: Any) -> None:
+    """Give the language model the attention of packed rows; from then on it takes no others.
+
+    Raises:
+        ValueError: a layer does not attend to all earlier tokens, so that its pieces would not be these.
+    """
+    from transformers import AttentionInterface
+
+    config = model.config.get_text_config()
+    if other := set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
+        raise ValueError(
+            f"{type(model).__name__} has layers of {', '.join(sorted(other))}; set train.shared_prefix to false"
+        )
+    AttentionInterface.register(ATTENTION, attend)
+    config._attn_implementation = ATTENTION
 
 
-def position_ids(inputs: dict[str, torch.Tensor], segments: torch.Tensor, backbone: Any) -> torch.Tensor:
-    """Positions of prompt and chosen as the model counts them; rejected goes on where the prompt ends."""
-    first = (segments == 0) | (segments == CHOSEN)
-    vision = {name: inputs[name] for name in ("video_grid_thw", "second_per_grid_ts") if name in inputs}
-    positions, deltas = backbone.get_rope_index(
-        inputs["input_ids"], mm_token_type_ids=inputs["mm_token_type_ids"], attention_mask=first, **vision
-    )
-    index = torch.arange(segments.shape[1], device=segments.device)
-    restarted = index - (segments == CHOSEN).sum(-1, keepdim=True) + deltas  # [B, T]
-    return torch.where(segments == REJECTED, restarted, positions)
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,  # [1, H, T, D]
+    key: torch.Tensor,  # [1, H or fewer, T, D]
+    value: torch.Tensor,
+    attention_mask: None,
+    *,
+    groups: Sequence[Group],
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:  # [1, T, H, D]
+    """Attention over a packed row, as transformers' attention interface wants it."""
+    assert attention_mask is None, "a packed row has no padding, so no mask"
+    options = {"scale": scaling, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
+    # One split, not many slices: the gradient of a slice is as long as the row.
+    sizes = [size for group in groups for size in (group.prompt + group.responses[0], *group.responses[1:])]
+    pieces = zip(*(tensor.split(sizes, dim=2) for tensor in (query, key, value)), strict=True)
+    out = []
+    for group in groups:
+        own_query, own_key, own_value = next(pieces)
+        out.append(F.scaled_dot_product_attention(own_query, own_key, own_value, is_causal=True, **options))
+        prompt = own_key[:, :, : group.prompt], own_value[:, :, : group.prompt]
+        for length in group.responses[1:]:
+            own_query, *own = next(pieces)
+            keys, values = (torch.cat(both, dim=2) for both in zip(prompt, own, strict=True))
+            bias = causal_lower_right(length, group.prompt + length)
+            out.append(F.scaled_dot_product_attention(own_query, keys, values, attn_mask=bias, **options))
+    return torch.cat(out, dim=2).transpose(1, 2), None
+
+
+def numbering(model: Any) -> Callable[[Prompt], torch.Tensor]:
+    """The function that gives a prompt's positions under this model: [axes, T], three axes where it counts video by them."""
+    backbone = getattr(model, model.base_model_prefix)
+    return functools.partial(_positions, getattr(backbone, "get_rope_index", None))
+
+
+def _positions(get_rope_index: Callable[..., Any] | None, prompt: Prompt) -> torch.Tensor:
+    if get_rope_index is None:
+        return torch.arange(prompt.length)[None]
+    vision = {name: value for name, value in prompt.vision.items() if name in ("video_grid_thw", "second_per_grid_ts")}
+    tokens = {name: values[None] for name, values in prompt.tokens.items() if name in ("input_ids", "mm_token_type_ids")}
+    return get_rope_index(**tokens, **vision)[0][:, 0]
+
+
+def packed_positions(prompt: torch.Tensor, responses: Sequence[int]) -> torch.Tensor:
+    """Positions [axes, T] of a group: those of its prompt, then every response counting on from the prompt's end."""
+    start = int(prompt.max()) + 1
+    return torch.cat([prompt, *(torch.arange(start, start + length).expand(len(prompt), -1) for length in responses)], dim=1)

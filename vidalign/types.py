@@ -170,15 +170,6 @@ class PolicyVersion(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReferenceRow(Record):
-    """Natural-log probabilities of both responses of one pair under the reference policy, end-of-turn token included."""
-
-    pair_id: str
-    chosen: tuple[float, ...]
-    rejected: tuple[float, ...]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalAnswer(Record):
     """One answer of one served model to one held-out question. `model_id` is "base", "aligned" or "blind"."""
 

@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 
 from actors.learner import Learner, TrainJob
-from actors.reference import Reference
+from actors.reference import Reference, parts_of
 from bench.quality.arms import ARMS, edit_pairs
 from bench.quality.data import MODEL, SPEC, Data, prepare
 from examples.shapes.evaluate_base import reply
@@ -39,7 +39,7 @@ from vidalign.pair_data import PairSource, usable_pairs
 from vidalign.perturb import perturb
 from vidalign.policy import ResponseScorer, load_policy
 from vidalign.rendering import IGNORED, load_processor
-from vidalign.types import Example, PreferencePair, ReferenceRow, stable_hash
+from vidalign.types import Example, PreferencePair, stable_hash
 from vidalign.video import Clip
 
 BASE = "Base"
@@ -93,7 +93,6 @@ def train(data: Data, folder: pathlib.Path, arm_name: str, seed: int, learning_r
         frames=str(data.root / "frames.json"),
         probe=str(folder / "probe.parquet"),
         reference="",
-        hidden="",
         stage=str(folder),
         export=str(folder / "model"),
     )
@@ -126,16 +125,22 @@ def peak_gib() -> float:
 
 def with_reference(job: TrainJob, folder: pathlib.Path, pairs: Sequence[PreferencePair], *, keep_hidden: bool) -> TrainJob:
     """The job with what the starting policy says of the pairs, computed here."""
-    hidden = str(folder / "hidden") if keep_hidden else ""
+    parts = parts_of(hidden=keep_hidden, features=False)
+    kept = {pair.id: str(folder / "reference" / f"{pair.id}.safetensors") for pair in pairs}
+    files.write_json(folder / "reference.json", kept)
     actor = Reference(
-        MODEL.model_dump(mode="json"), MODEL.path, job.pairs, job.frames, job.plain_prompt, use_gpu=False, hidden=hidden
+        MODEL.model_dump(mode="json"),
+        MODEL.path,
+        job.pairs,
+        job.frames,
+        job.plain_prompt,
+        use_gpu=False,
+        kept=str(folder / "reference.json"),
+        parts=parts,
     )
-    rows = []
     for start in range(0, len(pairs), BATCH):
-        columns = actor({"index": np.arange(start, min(start + BATCH, len(pairs)))})
-        rows += [ReferenceRow.from_row(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
-    files.write_table(folder / "reference.parquet", rows)
-    return dataclasses.replace(job, reference=str(folder / "reference.parquet"), hidden=hidden)
+        actor({"index": np.arange(start, min(start + BATCH, len(pairs)))})
+    return dataclasses.replace(job, reference=str(folder / "reference.json"))
 
 
 @contextlib.contextmanager
@@ -174,13 +179,13 @@ def measure(data: Data, path: str, split: str) -> dict[str, Any]:
 def answer(model: Any, processor: Any, examples: Sequence[Example], clips: Sequence[Clip]) -> list[bool]:
     """Whether each greedy answer is correct."""
     asked = [prompts.fill(prompts.PLAIN, question=example.question) for example in examples]
-    shown = []
-    for clip in clips:
-        metadata = clip.metadata()
-        metadata.pop("do_sample_frames")
-        shown.append((clip.frames, metadata))
-    texts = reply(model, processor, asked, shown)
+    texts = reply(model, processor, asked, shown(clips))
     return [scoring.is_correct(text, example) for text, example in zip(texts, examples, strict=True)]
+
+
+def shown(clips: Sequence[Clip]) -> list[tuple[np.ndarray, dict[str, Any]]]:
+    """Frames and metadata as transformers takes them."""
+    return [(clip.frames, {k: v for k, v in clip.metadata().items() if k != "do_sample_frames"}) for clip in clips]
 
 
 def by_category(examples: Sequence[Example], correct: Sequence[bool]) -> dict[str, float]:
@@ -210,8 +215,8 @@ def divergence(data: Data, model: Any, processor: Any) -> dict[str, float]:
     examples = data.examples["heldout"][:NUM_KL]
     base = load_policy(MODEL, MODEL.path).eval()
     clips = [load_clip(data.frames[example.video]) for example in examples]
-    shown = [(clip.frames, {k: v for k, v in clip.metadata().items() if k != "do_sample_frames"}) for clip in clips]
-    texts = reply(base, processor, [example.question for example in examples], shown)
+    asked = [prompts.fill(prompts.PLAIN, question=example.question) for example in examples]
+    texts = reply(base, processor, asked, shown(clips))
     answered = [dataclasses.replace(example, answer=text or ".") for example, text in zip(examples, texts, strict=True)]
     source = PairSource(
         pairs=(), frames=data.frames, processor=processor, plain_prompt=prompts.PLAIN, max_model_len=MODEL.max_model_len

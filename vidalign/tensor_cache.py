@@ -1,0 +1,44 @@
+"""What a frozen model says, kept on disk so that it is computed once: one safetensors file for each thing it was asked about.
+
+    <root>/ab/abcdef….safetensors       the name is a hash of all that the tensors depend on
+
+Runs that share a root share its files. They are written atomically; nothing in them is pickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from vidalign import files
+from vidalign.types import stable_hash
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorCache:
+    """A folder that every node can read and write."""
+
+    root: pathlib.Path
+
+    def path(self, made_from: Any) -> pathlib.Path:
+        """The file of the tensors that are made from this JSON-serialisable value."""
+        key = stable_hash(made_from, 32)
+        return self.root / key[:2] / f"{key}.safetensors"
+
+
+def write_tensors(path: pathlib.Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    import safetensors.torch
+
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    files.write_bytes_atomic(path, safetensors.torch.save(kept))
+
+
+def read_tensors(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
+    import safetensors.torch
+
+    return safetensors.torch.load(pathlib.Path(path).read_bytes())
