@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from vidalign import displacement, files, objectives, shared_prefix
+from vidalign import displacement, files, objectives, shared_prefix, vision_features
 from vidalign.checkpoint import export_policy
 from vidalign.config import ModelConfig, ObjectiveConfig, TrainConfig
 from vidalign.logps import PairLogps, pad_to_mask
@@ -33,7 +33,7 @@ from vidalign.pair_data import PairSource, batch_order, pack, split_further, usa
 from vidalign.policy import ResponseScorer, add_adapter, load_policy, set_trainable
 from vidalign.rendering import IGNORED, Batch, cached_processor
 from vidalign.schedule import learning_rate_factor
-from vidalign.tensor_cache import read_tensors
+from vidalign.tensor_cache import TensorCache, read_tensors
 from vidalign.types import Example, FrameSpec, PreferencePair
 
 LOG_NAMES = {"chosen": "chosen_logp", "rejected": "rejected_logp", "truth": "truth_logp"}
@@ -58,6 +58,7 @@ class TrainJob:
     stage: str
     export: str
     doubt: str = ""
+    cache: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -116,6 +117,8 @@ class Learner:
             max_model_len=job.model.max_model_len,
             number=shared_prefix.numbering(model) if packed else None,
         )
+        if job.train.cache_vision_features:
+            self.source = self._with_features(model)
         self.order = batch_order(len(self.pairs), job.train.batch_size, job.train.num_epochs, job.seed)
         self.two_sided = all(pair.rejected for pair in self.pairs)
         self.monitored = np.arange(min(len(self.pairs), job.train.num_monitored))
@@ -155,8 +158,11 @@ class Learner:
             trust_remote_code=self.job.model.trust_remote_code,
         )
 
-    def step(self, indices: np.ndarray) -> tuple[float, float, dict[str, float]]:
-        """One optimizer step on a global batch of pairs: (loss, gradient norm, objective metrics), means over the batch."""
+    def step(self, indices: np.ndarray) -> tuple[float, float | None, dict[str, float]]:
+        """One optimizer step on a global batch of pairs: (loss, gradient norm, objective metrics), means over the batch.
+
+        DeepSpeed does not tell the gradient norm at ZeRO stage 0: None.
+        """
         micro_batches = self._micro_batches(indices[self.rank :: self.world_size])
         share = len(micro_batches) * self.world_size
         tokens = self.source.num_chosen_tokens(list(indices))
@@ -185,7 +191,26 @@ class Learner:
             dist.all_reduce(value)
         self.objective_state = self.objective.next_state(self.objective_state, statistics)
         grad_norm = self.engine.get_global_grad_norm()
-        return float(total), float(grad_norm or 0.0), {name: float(value) for name, value in metrics.items()}
+        return (
+            float(total),
+            None if grad_norm is None else float(grad_norm),
+            {name: float(value) for name, value in metrics.items()},
+        )
+
+    def _with_features(self, model: Any) -> PairSource:
+        """The pairs with features in place of pixels; every rank computes those of its share of the videos first."""
+        job, cache = self.job, TensorCache(pathlib.Path(self.job.cache) / "vision")
+        vision_features.check(model)
+        rows: list[PreferencePair | Example] = [*self.pairs, *self.probe]
+        clips = sorted({self.source.frames[row.video] for row in rows})
+        kept = {clip: vision_features.path(cache, job.policy_version, job.model.dtype, clip) for clip in clips}
+        own = set(clips[self.rank :: self.world_size])
+        uncached = dataclasses.replace(self.source, cache_bytes=0, _rendered={}, _held=[0])
+        shown = uncached.rendered(row for row in rows if self.source.frames[row.video] in own)
+        videos = ((prompt, kept[clip]) for prompt, clip in shown)
+        vision_features.compute(model, videos, self.device, self.dtype)
+        dist.barrier()
+        return dataclasses.replace(self.source, features=kept)
 
     def _micro_batches(self, own: np.ndarray) -> list[np.ndarray]:
         """This rank's pairs of one optimizer step, forward by forward; equally many forwards on every rank."""
@@ -381,10 +406,11 @@ class MetricsLog:
         files.write_text_atomic(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._board = SummaryWriter(str(self._stage / "tensorboard"), purge_step=step + 1)
 
-    def step(self, step: int, num_steps: int, values: dict[str, float]) -> None:
+    def step(self, step: int, num_steps: int, values: dict[str, float | None]) -> None:
         files.write_json(self._stage / "progress.json", {"step": step, "num_steps": num_steps})
         for name, value in values.items():
-            self._board.add_scalar(f"train/{name}", value, step)
+            if value is not None:
+                self._board.add_scalar(f"train/{name}", value, step)
 
     def measurement(self, row: dict[str, Any]) -> None:
         row = {**row, "seconds": time.monotonic() - self._started}

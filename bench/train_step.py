@@ -1,41 +1,48 @@
-"""Time one training step (forward, loss, backward) on a pair: prompt shared, against what trainers do otherwise.
+"""Time one training step (forward, loss, backward) on pairs: prompt shared and rows packed, against what trainers do otherwise.
 
-    python -m bench.train_step [--rounds 5 --threads 2 --device cpu --dtype float32]
+    vidalign bench train [--rounds 5 --threads 2 --device cpu --dtype float32]
 
-    shared       one sequence a pair: prompt, chosen, rejected                         (ours)
-    two          one sequence a response
-    two + live   the same, and a forward of a live reference model                     (how DPO is usually trained)
-    three        chosen, rejected and the ground truth, a sequence each                (how LeanPO's authors train)
+    packed       prompt, chosen, rejected of all pairs in one row without padding         (ours)
+    two          a row a response
+    two + live   the same, and a forward of a live reference model                        (how DPO is usually trained)
+    TRL's way    the same, with logits of every token, prompt and video included          (what trl.DPOTrainer computes)
+    three        chosen, rejected and the ground truth, a row each                        (how LeanPO's authors train)
 
-All take logits at response positions only and the same loss, so the ratios are those of the sequences alone. The variants take
-turns in one process (A B C D A B C D …); printed are medians of the ratios within a turn, with their minimum and maximum, and
-the limit by the text model's token count. Writes bench/results/train_step.json and its part of
+All but TRL's way take logits at response positions only, and all the same loss, so the ratios are those of the sequences alone.
+All pairs of a step have the same length: padding, which costs the others more, is left out. The variants take turns in one
+process; printed are medians of the ratios within a turn, with minimum and maximum, and the limit by the text model's token count.
+Peak memory is that of a process of its own for each variant. Writes bench/results/train_step.json and its part of
 docs/performance.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import pathlib
+import re
 import statistics
-import time
+import subprocess
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from bench.pages import PERFORMANCE, write_part
+from bench.turns import Ratio, speedup, take_turns
 from pipelines.summary import versions
-from vidalign import files
+from vidalign import files, shared_prefix
 from vidalign.logps import PairLogps
 from vidalign.objectives import build
 from vidalign.policy import ResponseScorer
 from vidalign.positions import correct_positions
-from vidalign.rendering import IGNORED, Batch, Prompt, collate, collate_pairs
+from vidalign.rendering import IGNORED, Batch, Prompt, collate, collate_packed
 
-RATIOS = (4, 16, 64)  # prompt tokens a response token
-RESPONSE = 12  # tokens
-NUM_PAIRS = 2
+RATIOS = {4: 4, 16: 2, 64: 1}  # prompt tokens a response token: pairs a step
+RESPONSE = 24  # tokens
+MEMORY_RATIO = 16
 RESULTS = pathlib.Path("bench/results/train_step.json")
 
 
@@ -69,7 +76,7 @@ def make_model(device: torch.device, dtype: torch.dtype) -> Qwen2_5_VLForConditi
     return model
 
 
-def make_batches(num_prompt_tokens: int) -> dict[str, Batch]:
+def make_batches(num_pairs: int, num_prompt_tokens: int, number: Callable[[Prompt], torch.Tensor]) -> dict[str, Batch]:
     """The same pairs in each form."""
     generator = torch.Generator().manual_seed(0)
 
@@ -77,103 +84,189 @@ def make_batches(num_prompt_tokens: int) -> dict[str, Batch]:
         return torch.randint(10, 8000, (count,), generator=generator)
 
     rows = []
-    for _ in range(NUM_PAIRS):
+    for _ in range(num_pairs):
         ids = draw(num_prompt_tokens)
         prompt = Prompt(tokens={"input_ids": ids, "mm_token_type_ids": torch.zeros_like(ids)}, vision={})
+        prompt = dataclasses.replace(prompt, positions=number(prompt))
         rows.append((prompt, *(draw(RESPONSE).tolist() for _ in range(3))))
     two = [(prompt, response[side]) for side in (0, 1) for prompt, *response in rows]
     return {
-        "shared": collate_pairs([(prompt, chosen, rejected) for prompt, chosen, rejected, _ in rows], pad_id=0),
+        "packed": collate_packed([(prompt, (chosen, rejected)) for prompt, chosen, rejected, _ in rows]),
         "two": collate(two, pad_id=0),
         "three": collate([*two, *((prompt, truth) for prompt, _, _, truth in rows)], pad_id=0),
     }
 
 
-def step(scorer: ResponseScorer, batch: Batch, reference: ResponseScorer | None, objective: str) -> float:
-    """One forward and backward; returns the loss."""
-    logps, _ = scorer(batch.inputs, batch.labels, None, batch.sources)
-    pairs = pair_logps(logps, batch)
-    frozen = None
-    if reference is not None:
-        with torch.no_grad():
-            frozen = pair_logps(reference(batch.inputs, batch.labels, None, batch.sources)[0], batch)
-    elif objective == "dpo":
-        frozen = pair_logps(logps.detach(), batch)  # from the cache: costs nothing here
-    value = build(objective, {})(pairs, frozen).value
+def step(
+    scorer: ResponseScorer, batch: Batch, num_pairs: int, objective: str, logps_of: Callable[..., torch.Tensor]
+) -> float:
+    """One forward and backward; returns the loss. `logps_of(scorer, batch)` gives [R, T]."""
+    pairs = pair_logps(logps_of(scorer, batch), batch, num_pairs)
+    return finish(scorer, pairs, None if objective == "leanpo" else detached(pairs), objective)
+
+
+def finish(scorer: ResponseScorer, pairs: PairLogps, reference: PairLogps | None, objective: str) -> float:
+    value = build(objective, {})(pairs, reference).value
     value.backward()
     scorer.zero_grad(set_to_none=True)
     return float(value)
 
 
-def pair_logps(logps: torch.Tensor, batch: Batch) -> PairLogps:
+def step_with_live(
+    scorer: ResponseScorer, reference: ResponseScorer, batch: Batch, num_pairs: int, logps_of: Callable[..., torch.Tensor]
+) -> float:
+    """A DPO step whose reference is a second model."""
+    pairs = pair_logps(logps_of(scorer, batch), batch, num_pairs)
+    with torch.no_grad():
+        frozen = pair_logps(logps_of(reference, batch), batch, num_pairs)
+    return finish(scorer, pairs, frozen, "dpo")
+
+
+def at_responses(scorer: ResponseScorer, batch: Batch) -> torch.Tensor:
+    return scorer(batch.inputs, batch.labels, None, batch.sources)[0]
+
+
+def everywhere(scorer: ResponseScorer, batch: Batch) -> torch.Tensor:
+    """[R, T] from whole logits [R, T, V]."""
+    logits = scorer.model(**batch.inputs, use_cache=False).logits.float()
+    logps = logits.gather(-1, batch.labels.clamp(min=0)[..., None])[..., 0] - logits.logsumexp(-1)
+    return torch.where(batch.labels == IGNORED, 0.0, logps)
+
+
+def pair_logps(logps: torch.Tensor, batch: Batch, num_pairs: int) -> PairLogps:
     mask = batch.labels != IGNORED
-    chosen, rejected = slice(0, NUM_PAIRS), slice(NUM_PAIRS, 2 * NUM_PAIRS)
+    chosen, rejected = slice(0, num_pairs), slice(num_pairs, 2 * num_pairs)
     return PairLogps(chosen=logps[chosen], rejected=logps[rejected], chosen_mask=mask[chosen], rejected_mask=mask[rejected])
 
 
-def measure(scorer: ResponseScorer, reference: ResponseScorer, ratio: int, rounds: int, device: torch.device) -> dict:
-    """Ratios of each other variant's time to that of `shared`, over `rounds` turns after one that does not count."""
-    batches = {name: batch.to(device, torch.float32) for name, batch in make_batches(ratio * RESPONSE).items()}
-    variants: dict[str, Callable[[], float]] = {
-        "shared": lambda: step(scorer, batches["shared"], None, "leanpo"),
-        "two": lambda: step(scorer, batches["two"], None, "leanpo"),
-        "three": lambda: step(scorer, batches["three"], None, "leanpo"),
-        "shared, cached reference": lambda: step(scorer, batches["shared"], None, "dpo"),
-        "two + live": lambda: step(scorer, batches["two"], reference, "dpo"),
+def detached(pairs: PairLogps) -> PairLogps:
+    """A reference from the cache: it costs nothing here."""
+    return dataclasses.replace(pairs, chosen=pairs.chosen.detach(), rejected=pairs.rejected.detach())
+
+
+def make_variants(ratio: int, device: torch.device, dtype: torch.dtype) -> dict[str, Callable[[], float]]:
+    """Models of the same weights, and one step of each variant on the same pairs."""
+    num_pairs = RATIOS[ratio]
+    packed, padded = ResponseScorer(make_model(device, dtype), packed=True), ResponseScorer(make_model(device, dtype))
+    reference = ResponseScorer(make_model(device, dtype)).eval()
+    made = make_batches(num_pairs, ratio * RESPONSE, shared_prefix.numbering(packed.model))
+    batches = {name: batch.to(device, dtype) for name, batch in made.items()}
+    return {
+        "packed": lambda: step(packed, batches["packed"], num_pairs, "leanpo", at_responses),
+        "two": lambda: step(padded, batches["two"], num_pairs, "leanpo", at_responses),
+        "three": lambda: step(padded, batches["three"], num_pairs, "leanpo", at_responses),
+        "packed, cached reference": lambda: step(packed, batches["packed"], num_pairs, "dpo", at_responses),
+        "two + live": lambda: step_with_live(padded, reference, batches["two"], num_pairs, at_responses),
+        "TRL's way": lambda: step_with_live(padded, reference, batches["two"], num_pairs, everywhere),
     }
-    losses = {name: run() for name, run in variants.items()}
-    assert abs(losses["shared"] - losses["two"]) < 1e-3, losses
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds):
-        for name, run in variants.items():
-            began = time.perf_counter()
+
+
+AGAINST = {
+    "two": "packed",
+    "three": "packed",
+    "two + live": "packed, cached reference",
+    "TRL's way": "packed, cached reference",
+}
+# A row's forward and backward are three forwards' work; the reference's forward is one.
+ROWS = {"two": 2.0, "three": 3.0, "two + live": 2 + 2 / 3, "TRL's way": 2 + 2 / 3}
+
+
+def measure(ratio: int, rounds: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Seconds of each variant, and ratios of each other one's to ours."""
+    variants = make_variants(ratio, device, dtype)
+
+    def waited(run: Callable[[], float]) -> Callable[[], None]:
+        def once() -> None:
             run()
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - began)
+
+        return once
+
+    losses = {name: run() for name, run in variants.items()}
+    if dtype == torch.float32:
+        assert abs(losses["packed"] - losses["two"]) < 1e-3, losses
+    seconds = take_turns({name: waited(run) for name, run in variants.items()}, rounds)
     prompt = ratio * RESPONSE
-    ours = prompt + 2 * RESPONSE
-    limits = {
-        "two": 2 * (prompt + RESPONSE) / ours,
-        "three": 3 * (prompt + RESPONSE) / ours,
-        # A forward is a third of a step.
-        "two + live": (2 + 2 / 3) * (prompt + RESPONSE) / ours,
-    }
-    against = {"two": "shared", "three": "shared", "two + live": "shared, cached reference"}
     return {
         "ratio": ratio,
+        "num_pairs": RATIOS[ratio],
         "seconds": {name: statistics.median(values) for name, values in seconds.items()},
-        "speedup": {
-            name: [slow / fast for slow, fast in zip(seconds[name], seconds[base], strict=True)]
-            for name, base in against.items()
-        },
-        "limit": limits,
+        "speedup": {name: dataclasses.asdict(speedup(seconds, ours, name)) for name, ours in AGAINST.items()},
+        "limit": {name: rows * (prompt + RESPONSE) / (prompt + 2 * RESPONSE) for name, rows in ROWS.items()},
     }
+
+
+def peak_mib(variant: str) -> float:
+    """Peak resident memory of this process over that before the models were made, after two steps of one variant."""
+    before = resident("VmRSS")
+    device = torch.device("cpu")
+    num_pairs = RATIOS[MEMORY_RATIO]
+    scorer = ResponseScorer(make_model(device, torch.float32), packed=variant.startswith("packed"))
+    number = shared_prefix.numbering(scorer.model)
+    batch = make_batches(num_pairs, MEMORY_RATIO * RESPONSE, number)[
+        "packed" if variant.startswith("packed") else variant.split()[0]
+    ]
+    if variant in ("two + live", "TRL's way"):
+        reference = ResponseScorer(make_model(device, torch.float32)).eval()
+        logps_of = everywhere if variant == "TRL's way" else at_responses
+        run: Callable[[], float] = lambda: step_with_live(scorer, reference, batch, num_pairs, logps_of)  # noqa: E731
+    else:
+        run = lambda: step(scorer, batch, num_pairs, "dpo" if "," in variant else "leanpo", at_responses)  # noqa: E731
+    run()
+    run()
+    return resident("VmHWM") - before
+
+
+def resident(name: str) -> float:
+    """MiB, from Linux's account of this process."""
+    found = re.search(rf"^{name}:\s+(\d+) kB", pathlib.Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1]) / 1024
+
+
+def memory(threads: int) -> dict[str, float]:
+    """Peak of each variant, each in a fresh process."""
+    made = {}
+    for variant in ("packed", "two", "three", "packed, cached reference", "two + live", "TRL's way"):
+        command = [sys.executable, "-m", "bench.train_step", "--threads", str(threads), "--peak-of", variant]
+        made[variant] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    return made
 
 
 def page(found: dict) -> str:
     """The Markdown part: one row a ratio and variant."""
     rows = []
     for row in found["rows"]:
-        for name, ratios in row["speedup"].items():
-            median, limit = statistics.median(ratios), row["limit"][name]
-            rows.append(
-                f"| {row['ratio']}:1 | {name} | {median:.2f}x ({min(ratios):.2f} to {max(ratios):.2f}) | {limit:.2f}x | "
-                f"{median / limit:.0%} |"
-            )
+        for name, values in row["speedup"].items():
+            ratio, limit = Ratio(**values), row["limit"][name]
+            rows.append(f"| {row['ratio']}:1 | {name} | {ratio} | {limit:.2f}x | {ratio.median / limit:.0%} |")
+    peaks = found.get("peak_mib", {})
+    memory_rows = [
+        f"| {name} | {peaks[ours]:,.0f} MiB | {peaks[name]:,.0f} MiB | {peaks[ours] / peaks[name]:.2f} |"
+        for name, ours in AGAINST.items()
+        if name in peaks
+    ]
     return "\n".join(
         [
             "## Training step",
             "",
-            f"Written by `python -m bench.train_step` on {found['device']}, {found['threads']} threads, {found['dtype']}; text model "
-            f"of {found['num_parameters'] / 1e6:.0f}M parameters, {NUM_PAIRS} pairs, {RESPONSE} tokens a response, medians of "
-            f"{found['rounds']} turns (minimum to maximum). One sequence a pair, with the prompt computed once, against: *two*, "
-            "one sequence a response; *three*, the ground truth as a third; *two + live*, a live reference model beside it, while "
-            "ours reads the reference from its cache. The limit counts the text model's tokens.",
+            f"Written by `vidalign bench train` on {found['device']}, {found['threads']} threads, {found['dtype']}; text model of "
+            f"{found['num_parameters'] / 1e6:.0f}M parameters and {found['vocabulary']:,} tokens, {RESPONSE} tokens a response, "
+            f"{', '.join(f'{count} pairs a step at {ratio}:1' for ratio, count in RATIOS.items())}; medians of {found['rounds']} "
+            "turns (minimum to maximum). Ours, all pairs packed in one row with the prompt computed once, against: *two*, a row a "
+            "response; *three*, the ground truth as a third; *two + live*, a live reference model beside it, while ours reads the "
+            "reference from its cache; *TRL's way*, the same with logits of every token. The limit counts the text model's tokens.",
             "",
-            "| prompt : response | against | speed-up of a shared prompt | limit | reached |",
+            "| prompt : response | against | speed-up | limit | reached |",
             "|---|---|---|---|---|",
             *rows,
+            "",
+            f"Peak memory of a step at {MEMORY_RATIO}:1 over that of the process before, models, gradients and references included:",
+            "",
+            "| against | ours | theirs | ratio |",
+            "|---|---|---|---|",
+            *memory_rows,
             "",
             f"torch {versions()['torch']}, transformers {versions()['transformers']}. Only run on CPUs.",
             "",
@@ -187,25 +280,27 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    device = torch.device(arguments.device)
-    model = make_model(device, getattr(torch, arguments.dtype))
-    scorer, reference = (
-        ResponseScorer(model).train(),
-        ResponseScorer(make_model(device, getattr(torch, arguments.dtype))).eval(),
-    )
+    if arguments.peak_of:
+        print(peak_mib(arguments.peak_of))
+        return
+    device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
     rows = []
     for ratio in RATIOS:
-        rows.append(measure(scorer, reference, ratio, arguments.rounds, device))
-        print({name: round(statistics.median(values), 2) for name, values in rows[-1]["speedup"].items()}, flush=True)
+        rows.append(measure(ratio, arguments.rounds, device, dtype))
+        print(ratio, {name: str(Ratio(**values)) for name, values in rows[-1]["speedup"].items()}, flush=True)
+    text_model = make_model(device, dtype).model.language_model
     found = {
         "device": str(device),
         "threads": arguments.threads,
         "dtype": arguments.dtype,
         "rounds": arguments.rounds,
-        "num_parameters": sum(p.numel() for p in model.model.language_model.parameters()),
+        "num_parameters": sum(p.numel() for p in text_model.parameters()),
+        "vocabulary": text_model.config.vocab_size,
         "rows": rows,
+        "peak_mib": memory(arguments.threads) if device.type == "cpu" else {},
     }
     files.write_json(RESULTS, found)
     write_part(PERFORMANCE, "train_step.md", page(found))

@@ -71,6 +71,7 @@ def train(
         probe=str(run.stage("responses", round_index) / "probe.parquet"),
         reference=str(reference) if reference else "",
         doubt=doubt,
+        cache=str(tensor_cache(config, run)),
         stage=str(stage),
         export=str(export),
     )

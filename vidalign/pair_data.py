@@ -5,12 +5,13 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vidalign import prompts
+from vidalign import prompts, vision_features
 from vidalign.errors import DataError, ModelError
 from vidalign.frame_cache import load_clip
 from vidalign.objectives import Objective
@@ -83,7 +84,7 @@ class PairSource:
 
     A rendered batch holds all chosen responses first, then all rejected ones, in the order of the indices. With `number`, which
     gives the positions of a prompt's tokens (`vidalign.shared_prefix.numbering`), it is one packed row; without, a padded row a
-    response.
+    response. `features` maps clips to what the vision tower makes of them (`vidalign.vision_features`); others go in as pixels.
     """
 
     pairs: Sequence[PreferencePair]
@@ -92,6 +93,7 @@ class PairSource:
     plain_prompt: str
     max_model_len: int
     number: Callable[[Prompt], torch.Tensor] | None = None
+    features: Mapping[str, pathlib.Path] = dataclasses.field(default_factory=dict)
     cache_bytes: int = 512 << 20
     _rendered: dict[tuple[str, str], Prompt] = dataclasses.field(default_factory=dict, repr=False)
     _held: list[int] = dataclasses.field(default_factory=lambda: [0], repr=False)
@@ -103,6 +105,15 @@ class PairSource:
             responses = [pair.chosen, pair.rejected] if rejected else [pair.chosen]
             rows.append((self._prompt(pair.video, pair.question), [self.response(text) for text in responses]))
         return self._collate(rows)
+
+    def rendered(self, rows: Iterable[PreferencePair | Example]) -> Iterator[tuple[Prompt, str]]:
+        """Each clip of these rows once: a prompt that it stands in, and its file."""
+        seen: set[str] = set()
+        for row in rows:
+            clip = self.frames[row.video]
+            if clip not in seen:
+                seen.add(clip)
+                yield self._prompt(row.video, row.question), clip
 
     def phrases(self, indices: Sequence[int]) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
         """Phrase ids of the tokens of each pair's chosen and rejected response, from their marks."""
@@ -138,6 +149,8 @@ class PairSource:
         prompt = render_prompt(self.processor, text, load_clip(self.frames[video]))
         if self.number is not None:
             prompt = dataclasses.replace(prompt, positions=self.number(prompt))
+        if (features := self.features.get(self.frames[video])) is not None:
+            prompt = vision_features.in_place_of_pixels(prompt, features)
         if self._held[0] + prompt.num_bytes <= self.cache_bytes:
             self._held[0] += prompt.num_bytes
             self._rendered[video, question] = prompt

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vidalign import shared_prefix
+from vidalign import shared_prefix, vision_features
 from vidalign.config import ModelConfig, TrainConfig
 from vidalign.errors import ModelError
 from vidalign.logps import CHUNK_SIZE, forward_kl, pad_to_mask, token_logps
@@ -151,6 +151,8 @@ class ResponseScorer(nn.Module):
         """Final hidden states [N, D] at the positions that predict response tokens, response after response."""
         base = self._unwrapped()
         backbone = getattr(base, base.base_model_prefix)
+        if vision_features.NAME in inputs:
+            inputs = vision_features.model_inputs(inputs)
         states = backbone(**inputs, use_cache=False).last_hidden_state  # [sequences, T, D]
         mask = labels != IGNORED
         return states[mask] if sources is None else states.flatten(0, 1)[sources[mask]]
