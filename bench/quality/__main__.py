@@ -78,7 +78,7 @@ def _run_all(root: pathlib.Path, jobs: Sequence[Job], parallel: int, deadline: f
         with (folder / "console.txt").open("w") as console:
             command = [sys.executable, "-m", "bench.quality.run", str(root), *map(str, job)]
             status = subprocess.run(command, stdout=console, stderr=console, check=False).returncode
-        for name in ("model", "hidden"):
+        for name in ("model", "reference"):
             shutil.rmtree(folder / name, ignore_errors=True)
         if status:
             return f"FAILED, see {folder / 'console.txt'}"
