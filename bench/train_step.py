@@ -41,7 +41,7 @@ from vidalign.positions import correct_positions
 from vidalign.rendering import IGNORED, Batch, Prompt, collate, collate_packed
 
 RATIOS = {4: 4, 16: 2, 64: 1}  # prompt tokens a response token: pairs a step
-RESPONSE = 24  # tokens
+RESPONSE = 48  # tokens
 MEMORY_RATIO = 16
 RESULTS = pathlib.Path("bench/results/train_step.json")
 
@@ -204,9 +204,8 @@ def peak_mib(variant: str) -> float:
     num_pairs = RATIOS[MEMORY_RATIO]
     scorer = ResponseScorer(make_model(device, torch.float32), packed=variant.startswith("packed"))
     number = shared_prefix.numbering(scorer.model)
-    batch = make_batches(num_pairs, MEMORY_RATIO * RESPONSE, number)[
-        "packed" if variant.startswith("packed") else variant.split()[0]
-    ]
+    form = "packed" if variant.startswith("packed") else "three" if variant == "three" else "two"
+    batch = make_batches(num_pairs, MEMORY_RATIO * RESPONSE, number)[form]
     if variant in ("two + live", "TRL's way"):
         reference = ResponseScorer(make_model(device, torch.float32)).eval()
         logps_of = everywhere if variant == "TRL's way" else at_responses
