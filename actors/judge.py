@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from vidalign import files, judging
-from vidalign.config import JudgeConfig
 from vidalign.errors import ConfigError, ModelError
 from vidalign.judging import Chat, Messages
+from vidalign.recipe_config import JudgeConfig
 
 
 class Work(Protocol):

@@ -22,18 +22,10 @@ from cluster.plan import ClusterResources, ResourcePlan, Workers, plan
 from cluster.session import local_device_memory, local_resources
 from pipelines import check_model
 from vidalign import estimate, prompts, rendering
-from vidalign.config import (
-    DataConfig,
-    GivenRecipe,
-    HoundRecipe,
-    LeanpoRecipe,
-    RrpoRecipe,
-    RunConfig,
-    SamplingSection,
-    dump_config,
-)
+from vidalign.config import DataConfig, RunConfig, dump_config
 from vidalign.datasets import read_examples, read_pairs
 from vidalign.errors import ClusterError, DataError, VideoError
+from vidalign.recipe_config import GivenRecipe, HoundRecipe, LeanpoRecipe, RrpoRecipe, SamplingSection
 from vidalign.types import Example
 from vidalign.video import Clip, content_hash, frame_indices, target_size
 

@@ -13,9 +13,9 @@ from actors.judge import Judge, Work, part_path
 from cluster.plan import ResourcePlan
 from pipelines import progress
 from vidalign import files, judging, rewriting
-from vidalign.config import HoundRecipe, JudgeConfig, RrpoRecipe
 from vidalign.files import RunFolder
 from vidalign.pairing import likeliest_wrong, responses_by_example, scores_by_example
+from vidalign.recipe_config import HoundRecipe, JudgeConfig, RrpoRecipe
 from vidalign.types import Example, Judgement, Response
 
 BATCH_SIZE = 32

@@ -22,9 +22,10 @@ import numpy as np
 
 from pipelines import report_plots
 from pipelines.report_examples import Thumbnails, answer_changes, drawn_pairs
-from vidalign.config import HoundRecipe, LeanpoRecipe, RecipeConfig, RrpoRecipe, RunConfig, TrainConfig, dump_config
+from vidalign.config import RunConfig, TrainConfig, dump_config
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, read_json, read_jsonl, read_table, write_bytes_atomic
+from vidalign.recipe_config import HoundRecipe, LeanpoRecipe, RecipeConfig, RrpoRecipe
 from vidalign.scoring import wilson_interval
 from vidalign.types import EvalAnswer, PreferencePair, QuarantineRow, Record
 

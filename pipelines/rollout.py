@@ -25,12 +25,13 @@ from pipelines import progress
 from pipelines.judge import judge_responses, rewrite_responses
 from pipelines.recipes import RECIPES
 from vidalign import files, scoring
-from vidalign.config import GivenRecipe, HoundRecipe, LeanpoRecipe, RecipeConfig, RrpoRecipe, RunConfig
+from vidalign.config import RunConfig
 from vidalign.datasets import read_examples, read_pairs
 from vidalign.errors import DataError
 from vidalign.files import RunFolder
 from vidalign.lint import filter_pairs, lint
 from vidalign.pairing import make_pairs
+from vidalign.recipe_config import GivenRecipe, HoundRecipe, LeanpoRecipe, RecipeConfig, RrpoRecipe
 from vidalign.types import Example, Judgement, PolicyVersion, PreferencePair, QuarantineRow, Response
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidalign.augment import Augmentation, apply, augment, draw
-from vidalign.config import AugmentConfig
+from vidalign.recipe_config import AugmentConfig
 from vidalign.video import Clip
 
 NOTHING = Augmentation(

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from vidalign import objectives
-from vidalign.config import RECIPES, dump_config, load_config, parse_config
+from vidalign.config import dump_config, load_config, parse_config
 from vidalign.errors import ConfigError
+from vidalign.recipe_config import RECIPES
 
 BASE = {"run_dir": "runs/x", "model": {"path": "m"}, "data": {"train": "t.jsonl"}}
 

@@ -11,8 +11,8 @@ from actors.judge import Judge
 from examples.shapes import rule_judge, world
 from pipelines.judge import agreement, judge_inputs
 from vidalign import judging
-from vidalign.config import HoundRecipe, JudgeConfig
 from vidalign.errors import ConfigError
+from vidalign.recipe_config import HoundRecipe, JudgeConfig
 from vidalign.types import Example, Judgement, Response
 
 

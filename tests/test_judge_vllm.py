@@ -11,8 +11,9 @@ import torch
 from cluster.plan import ClusterResources, plan
 from pipelines.judge import judge_responses
 from vidalign import judging
-from vidalign.config import HoundRecipe, RunConfig
+from vidalign.config import RunConfig
 from vidalign.files import RunFolder
+from vidalign.recipe_config import HoundRecipe
 from vidalign.types import Example, Response
 
 pytestmark = pytest.mark.heavy

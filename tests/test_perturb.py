@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_augment import make_clip
 
-from vidalign.config import PerturbConfig
 from vidalign.errors import ConfigError
 from vidalign.perturb import frame_order, mask_centre, perturb
+from vidalign.recipe_config import PerturbConfig
 
 
 @given(

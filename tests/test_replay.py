@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from test_pairing import TRUTH, response
 
 from vidalign import replay
-from vidalign.config import LeanpoRecipe
 from vidalign.pairing import pair_leanpo
+from vidalign.recipe_config import LeanpoRecipe
 
 
 @given(text=st.text(min_size=1).filter(str.strip), seed=st.integers(0, 2**32 - 1))

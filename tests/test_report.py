@@ -14,11 +14,12 @@ import PIL.Image
 import pytest
 
 from pipelines import report, report_examples, report_plots
-from vidalign.config import LintConfig, RunConfig, parse_config
+from vidalign.config import RunConfig, parse_config
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, write_json, write_table, write_text_atomic
 from vidalign.frame_cache import FrameCache
 from vidalign.lint import lint
+from vidalign.recipe_config import LintConfig
 from vidalign.types import EvalAnswer, FrameSpec, PreferencePair, QuarantineRow, Response
 from vidalign.video import Clip
 

@@ -4,8 +4,8 @@ import pytest
 from test_judge import config
 from test_pairing import TRUTH, response
 
-from vidalign.config import JudgeConfig, RrpoRecipe
 from vidalign.pairing import likeliest_wrong, pair_rrpo
+from vidalign.recipe_config import JudgeConfig, RrpoRecipe
 from vidalign.rewriting import rewrite_rows
 from vidalign.types import Judgement
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from vidalign.types import Judgement, stable_hash
 
 if TYPE_CHECKING:
-    from vidalign.config import JudgeConfig
+    from vidalign.recipe_config import JudgeConfig
 
 Messages: TypeAlias = list[dict[str, str]]
 Chat: TypeAlias = Callable[[Sequence[Messages]], list[str]]  # conversations ─► the next reply of each, greedy

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vidalign.config import LintConfig
+from vidalign.recipe_config import LintConfig
 from vidalign.types import PreferencePair
 
 _WORD = re.compile(r"\w+")

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from vidalign import phrases, replay
-from vidalign.config import HoundRecipe, LeanpoRecipe, RecipeConfig, RrpoRecipe
+from vidalign.recipe_config import HoundRecipe, LeanpoRecipe, RecipeConfig, RrpoRecipe
 from vidalign.types import Example, Judgement, PreferencePair, Response, stable_hash
 
 CHOSEN_KINDS = ("hinted", "unhinted", "reflected")

@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from vidalign.config import PerturbConfig
+from vidalign.recipe_config import PerturbConfig
 from vidalign.video import Clip
 
 

@@ -12,7 +12,7 @@ from vidalign import phrases, prompts
 from vidalign.judging import Chat, Messages
 
 if TYPE_CHECKING:
-    from vidalign.config import JudgeConfig
+    from vidalign.recipe_config import JudgeConfig
 
 
 def rewrite_rows(

@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 from vidalign import judging
-from vidalign.config import HoundRecipe, JudgeConfig, LeanpoRecipe, RecipeSection, RrpoRecipe
+from vidalign.recipe_config import HoundRecipe, JudgeConfig, LeanpoRecipe, RecipeSection, RrpoRecipe
 from vidalign.types import PreferencePair
 
 GRID = (3e-5, 1e-4, 3e-4, 1e-3)

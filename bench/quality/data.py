@@ -24,10 +24,11 @@ from pipelines.judge import agreement, judge_inputs
 from pipelines.recipes import RECIPES as RESPOND
 from vidalign import files, judging, scoring, video
 from vidalign.checkpoint import policy_version
-from vidalign.config import HoundRecipe, ModelConfig
+from vidalign.config import ModelConfig
 from vidalign.datasets import read_examples
 from vidalign.frame_cache import FrameCache, load_clip
 from vidalign.pairing import make_pairs
+from vidalign.recipe_config import HoundRecipe
 from vidalign.types import Example, FrameSpec, Judgement, PreferencePair, Response
 
 SPEC = FrameSpec(num_frames=8, height=56, width=56)

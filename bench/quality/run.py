@@ -32,12 +32,13 @@ from bench.quality.data import MODEL, SPEC, Data, prepare
 from examples.shapes.evaluate_base import reply
 from vidalign import files, objectives, prompts, scoring
 from vidalign.checkpoint import policy_version
-from vidalign.config import ObjectiveConfig, PerturbConfig, TrainConfig
+from vidalign.config import ObjectiveConfig, TrainConfig
 from vidalign.frame_cache import load_clip
 from vidalign.logps import forward_kl, pad_to_mask
 from vidalign.pair_data import PairSource, usable_pairs
 from vidalign.perturb import perturb
 from vidalign.policy import ResponseScorer, load_policy
+from vidalign.recipe_config import PerturbConfig
 from vidalign.rendering import IGNORED, load_processor
 from vidalign.types import Example, PreferencePair, stable_hash
 from vidalign.video import Clip

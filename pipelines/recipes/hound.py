@@ -10,7 +10,7 @@ from __future__ import annotations
 from actors.generator import Engine, Request
 from pipelines.recipes.sampling import request_seed, response, sample, score
 from vidalign import prompts
-from vidalign.config import HoundRecipe
+from vidalign.recipe_config import HoundRecipe
 from vidalign.types import Example, Response
 from vidalign.video import Clip
 

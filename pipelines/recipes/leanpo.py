@@ -20,7 +20,7 @@ from actors.generator import Engine, Request
 from pipelines.recipes.sampling import request_seed, response, sample, score
 from vidalign import prompts, replay
 from vidalign.augment import augment
-from vidalign.config import LeanpoRecipe
+from vidalign.recipe_config import LeanpoRecipe
 from vidalign.types import Example, Response
 from vidalign.video import Clip
 

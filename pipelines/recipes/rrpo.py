@@ -16,9 +16,9 @@ import numpy as np
 from actors.generator import Engine, Request
 from pipelines.recipes.sampling import request_seed, response, sample, score
 from vidalign import phrases, prompts
-from vidalign.config import RrpoRecipe
 from vidalign.pairing import likeliest_wrong, responses_by_example
 from vidalign.perturb import perturb
+from vidalign.recipe_config import RrpoRecipe
 from vidalign.types import Example, Response
 from vidalign.video import Clip
 
