@@ -41,7 +41,7 @@ from vidalign.policy import ResponseScorer
 from vidalign.positions import correct_positions
 from vidalign.rendering import IGNORED, Batch, Prompt, collate, collate_packed
 
-RATIOS = {4: 4, 16: 2, 64: 1}  # prompt tokens a response token: pairs a step
+RATIOS = {4: 8, 16: 4, 64: 1}  # prompt tokens a response token: pairs a step
 RESPONSE = 48  # tokens
 MEMORY_RATIO = 16
 RESULTS = pathlib.Path("bench/results/train_step.json")
@@ -272,7 +272,7 @@ def page(found: dict) -> str:
             "",
             f"Written by `vidalign bench train` on {found['device']}, {found['threads']} threads, {found['dtype']}; text model of "
             f"{found['num_parameters'] / 1e6:.0f}M parameters and {found['vocabulary']:,} tokens, {RESPONSE} tokens a response, "
-            f"{', '.join(f'{count} pairs a step at {ratio}:1' for ratio, count in RATIOS.items())}; medians of {found['rounds']} "
+            f"{', '.join(f'{count} at {ratio}:1' for ratio, count in RATIOS.items())} pairs a step; medians of {found['rounds']} "
             "turns (minimum to maximum). Ours, all pairs packed in one row with the prompt computed once, against: *masked*, "
             "the same row under one [T, T] mask; *two*, a row a response; *three*, the ground truth as a third; *two + live*, a live "
             "reference model beside it, while ours reads the reference from its cache; *TRL's way*, the same with logits of every "
