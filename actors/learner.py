@@ -14,7 +14,6 @@ uninterrupted one would.
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import tempfile
 import time
@@ -25,59 +24,20 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from actors.metrics_log import MetricsLog
+from actors.train_job import TrainJob
 from vidalign import displacement, files, objectives, shared_prefix, vision_features
 from vidalign.checkpoint import export_policy
-from vidalign.config import ModelConfig, ObjectiveConfig, TrainConfig
+from vidalign.config import TrainConfig
 from vidalign.logps import PairLogps, pad_to_mask
 from vidalign.pair_data import PairSource, batch_order, pack, split_further, usable_pairs
 from vidalign.policy import ResponseScorer, add_adapter, load_policy, set_trainable
 from vidalign.rendering import IGNORED, Batch, cached_processor
 from vidalign.schedule import learning_rate_factor
 from vidalign.tensor_cache import TensorCache, read_tensors
-from vidalign.types import Example, FrameSpec, PreferencePair
+from vidalign.types import Example, PreferencePair
 
 LOG_NAMES = {"chosen": "chosen_logp", "rejected": "rejected_logp", "truth": "truth_logp"}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainJob:
-    """What a rank needs to know; paths and settings only, so that it travels as a small dict."""
-
-    model: ModelConfig
-    policy_path: str
-    policy_version: str
-    train: TrainConfig
-    objective: ObjectiveConfig
-    plain_prompt: str
-    frame_spec: FrameSpec
-    seed: int
-    pairs: str
-    frames: str
-    probe: str
-    reference: str
-    stage: str
-    export: str
-    doubt: str = ""
-    cache: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        for name in ("model", "train", "objective"):
-            row[name] = row[name].model_dump(mode="json")
-        row["frame_spec"] = self.frame_spec.to_row()
-        return row
-
-    @classmethod
-    def from_dict(cls, row: dict[str, Any]) -> TrainJob:
-        return cls(
-            **{
-                **row,
-                "model": ModelConfig(**row["model"]),
-                "train": TrainConfig(**row["train"]),
-                "objective": ObjectiveConfig(**row["objective"]),
-                "frame_spec": FrameSpec.from_row(row["frame_spec"]),
-            }
-        )
 
 
 def train_loop(config: dict[str, Any]) -> None:
@@ -386,40 +346,6 @@ class Learner:
             table[torch.as_tensor(rows[inside], device=self.device)] = values[keep].float()
         dist.all_reduce(table)
         return table.cpu()
-
-
-class MetricsLog:
-    """Writes `metrics.jsonl` (measurements), `progress.json` (every step) and TensorBoard events. Rank 0 only."""
-
-    def __init__(self, stage: pathlib.Path) -> None:
-        self._stage = stage
-        self._path = stage / "metrics.jsonl"
-        self._started = time.monotonic()
-        self._board: Any = None
-
-    def rewind(self, step: int) -> None:
-        """Drop what a run that died wrote after the checkpoint at `step`."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        rows = files.read_jsonl(self._path) if self._path.is_file() else []
-        kept = [row for row in rows if row["step"] <= step] if step else []
-        files.write_text_atomic(self._path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._board = SummaryWriter(str(self._stage / "tensorboard"), purge_step=step + 1)
-
-    def step(self, step: int, num_steps: int, values: dict[str, float | None]) -> None:
-        files.write_json(self._stage / "progress.json", {"step": step, "num_steps": num_steps})
-        for name, value in values.items():
-            if value is not None:
-                self._board.add_scalar(f"train/{name}", value, step)
-
-    def measurement(self, row: dict[str, Any]) -> None:
-        row = {**row, "seconds": time.monotonic() - self._started}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        for name, value in row.items():
-            if isinstance(value, float):
-                self._board.add_scalar(f"displacement/{name}", value, row["step"])
-        self._board.flush()
 
 
 def deepspeed_config(train: TrainConfig, dtype: str, *, num_workers: int) -> dict[str, Any]:

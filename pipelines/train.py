@@ -5,8 +5,9 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Sequence
 
-from actors.learner import TrainJob, train_loop
+from actors.learner import train_loop
 from actors.reference import Reference, kept_paths, missing, parts_of
+from actors.train_job import TrainJob
 from cluster.plan import ResourcePlan
 from pipelines import progress
 from vidalign import files, objectives

@@ -25,8 +25,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from actors.learner import Learner, TrainJob
+from actors.learner import Learner
 from actors.reference import Reference, parts_of
+from actors.train_job import TrainJob
 from bench.quality.arms import ARMS, edit_pairs
 from bench.quality.data import MODEL, SPEC, Data, prepare
 from examples.shapes.evaluate_base import reply

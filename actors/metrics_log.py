@@ -1,0 +1,44 @@
+"""What one training stage leaves to be looked at: measurements, progress and TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import time
+from typing import Any
+
+from vidalign import files
+
+
+class MetricsLog:
+    """Writes `metrics.jsonl` (measurements), `progress.json` (every step) and TensorBoard events. Rank 0 only."""
+
+    def __init__(self, stage: pathlib.Path) -> None:
+        self._stage = stage
+        self._path = stage / "metrics.jsonl"
+        self._started = time.monotonic()
+        self._board: Any = None
+
+    def rewind(self, step: int) -> None:
+        """Drop what a run that died wrote after the checkpoint at `step`."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        rows = files.read_jsonl(self._path) if self._path.is_file() else []
+        kept = [row for row in rows if row["step"] <= step] if step else []
+        files.write_text_atomic(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._board = SummaryWriter(str(self._stage / "tensorboard"), purge_step=step + 1)
+
+    def step(self, step: int, num_steps: int, values: dict[str, float | None]) -> None:
+        files.write_json(self._stage / "progress.json", {"step": step, "num_steps": num_steps})
+        for name, value in values.items():
+            if value is not None:
+                self._board.add_scalar(f"train/{name}", value, step)
+
+    def measurement(self, row: dict[str, Any]) -> None:
+        row = {**row, "seconds": time.monotonic() - self._started}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            if isinstance(value, float):
+                self._board.add_scalar(f"displacement/{name}", value, row["step"])
+        self._board.flush()

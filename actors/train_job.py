@@ -1,0 +1,50 @@
+"""What `actors.learner` is told: one round's training, as settings and paths."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from vidalign.config import ModelConfig, ObjectiveConfig, TrainConfig
+from vidalign.types import FrameSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """What a rank needs to know; paths and settings only, so that it travels as a small dict."""
+
+    model: ModelConfig
+    policy_path: str
+    policy_version: str
+    train: TrainConfig
+    objective: ObjectiveConfig
+    plain_prompt: str
+    frame_spec: FrameSpec
+    seed: int
+    pairs: str
+    frames: str
+    probe: str
+    reference: str
+    stage: str
+    export: str
+    doubt: str = ""
+    cache: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name in ("model", "train", "objective"):
+            row[name] = row[name].model_dump(mode="json")
+        row["frame_spec"] = self.frame_spec.to_row()
+        return row
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> TrainJob:
+        return cls(
+            **{
+                **row,
+                "model": ModelConfig(**row["model"]),
+                "train": TrainConfig(**row["train"]),
+                "objective": ObjectiveConfig(**row["objective"]),
+                "frame_spec": FrameSpec.from_row(row["frame_spec"]),
+            }
+        )
