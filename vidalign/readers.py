@@ -19,6 +19,7 @@ import numpy as np
 import PIL.Image
 from av.container import InputContainer
 from av.video.frame import PictureType, VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from vidalign.errors import VideoError
@@ -87,15 +88,18 @@ def _by_seeking(
     """The frames of each group of wanted ones that follow the same keyframe, one seek for a group."""
     places = np.searchsorted(times.keyframes, wanted, side="right") - 1
     pts = times.pts[list(wanted)].tolist()
+    converter = VideoReformatter()  # one for a video: making one takes longer than using it
     for place, group in itertools.groupby(zip(places.tolist(), pts, strict=True), key=lambda pair: pair[0]):
         if place < 0:
             raise _NotAsExpectedError  # the first frames hang on one that is not shown
         key = int(times.pts[times.keyframes[place]])
         container.seek(key, stream=stream)
-        yield from _from_keyframe(container, stream, key, [moment for _, moment in group])
+        yield from _from_keyframe(container, stream, key, [moment for _, moment in group], converter)
 
 
-def _from_keyframe(container: InputContainer, stream: VideoStream, key: int, moments: Sequence[int]) -> Iterator[np.ndarray]:
+def _from_keyframe(
+    container: InputContainer, stream: VideoStream, key: int, moments: Sequence[int], converter: VideoReformatter
+) -> Iterator[np.ndarray]:
     context = stream.codec_context
     remaining, unread, started = list(reversed(moments)), set(moments), False
     # What nothing refers to is not decoded, except where it is wanted.
@@ -115,7 +119,7 @@ def _from_keyframe(container: InputContainer, stream: VideoStream, key: int, mom
             if frame.pts == remaining[-1]:
                 if frame.is_corrupt:
                     raise _NotAsExpectedError
-                yield _upright(frame)
+                yield _upright(frame, converter)
                 remaining.pop()
                 if not remaining:
                     return
@@ -125,7 +129,7 @@ def _from_keyframe(container: InputContainer, stream: VideoStream, key: int, mom
 
 
 def _in_order(name: str, container: InputContainer, stream: VideoStream, wanted: Sequence[int]) -> Iterator[np.ndarray]:
-    remaining = iter(wanted)
+    remaining, converter = iter(wanted), VideoReformatter()
     target, number = next(remaining), -1
     try:
         for number, frame in enumerate(container.decode(stream)):
@@ -133,7 +137,7 @@ def _in_order(name: str, container: InputContainer, stream: VideoStream, wanted:
                 continue
             if frame.is_corrupt:
                 raise VideoError("truncated", f"{name} is damaged: frame {number} cannot be decoded whole")
-            yield _upright(frame)
+            yield _upright(frame, converter)
             following = next(remaining, None)
             if following is None:
                 return
@@ -143,9 +147,11 @@ def _in_order(name: str, container: InputContainer, stream: VideoStream, wanted:
     raise VideoError("truncated", f"{name} ends after {number + 1} decodable frames, before frame {target} of its index")
 
 
-def _upright(frame: VideoFrame) -> np.ndarray:
-    """A rotation tag means the frames are stored lying down; decord turns them upright as well."""
-    return np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90 % 4)
+def _upright(frame: VideoFrame, converter: VideoReformatter) -> np.ndarray:
+    """RGB [H, W, 3]. A rotation tag means the frames are stored lying down; decord turns them upright as well."""
+    pixels = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+    turns = frame.rotation // 90 % 4
+    return np.rot90(pixels, turns) if turns else pixels
 
 
 def resized(frames: Iterator[np.ndarray], count: int, spec: FrameSpec) -> np.ndarray:
