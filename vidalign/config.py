@@ -61,7 +61,7 @@ class VideoConfig(Section):
     width: int | None = pydantic.Field(None, ge=1)
     max_pixels: int | None = pydantic.Field(None, ge=1)
     snap_to_keyframes: bool = False
-    backend: Literal["decord", "pyav"] = "decord"
+    backend: Literal["pyav", "decord"] = "pyav"
     deadline_s: float = pydantic.Field(60.0, gt=0)
     num_decoders: int | None = pydantic.Field(None, ge=1)
     cache_dir: str | None = None

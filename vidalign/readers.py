@@ -29,7 +29,7 @@ from vidalign.types import FrameSpec
 CHUNK_FRAMES = 8  # full-size frames that decord holds at once
 
 
-class _NotAsExpectedError(Exception):
+class NotAsExpectedError(Exception):
     """Seeking does not lead to the frames that the index promises."""
 
 
@@ -73,8 +73,8 @@ def read_pyav(
             stream = video_stream(name, container)
             stream.codec_context.thread_count = 1
             try:
-                return resized(_by_seeking(container, stream, wanted, times), len(wanted), spec)
-            except (av.error.FFmpegError, _NotAsExpectedError):
+                return resized(by_seeking(container, stream, wanted, times), len(wanted), spec)
+            except (av.error.FFmpegError, NotAsExpectedError):
                 pass
     with open_container(source) as container:
         stream = video_stream(name, container)
@@ -82,7 +82,7 @@ def read_pyav(
         return resized(_in_order(name, container, stream, wanted), len(wanted), spec)
 
 
-def _by_seeking(
+def by_seeking(
     container: InputContainer, stream: VideoStream, wanted: Sequence[int], times: FrameTimes
 ) -> Iterator[np.ndarray]:
     """The frames of each group of wanted ones that follow the same keyframe, one seek for a group."""
@@ -91,7 +91,7 @@ def _by_seeking(
     converter = VideoReformatter()  # one for a video: making one takes longer than using it
     for place, group in itertools.groupby(zip(places.tolist(), pts, strict=True), key=lambda pair: pair[0]):
         if place < 0:
-            raise _NotAsExpectedError  # the first frames hang on one that is not shown
+            raise NotAsExpectedError  # the first frames hang on one that is not shown
         key = int(times.pts[times.keyframes[place]])
         container.seek(key, stream=stream)
         yield from _from_keyframe(container, stream, key, [moment for _, moment in group], converter)
@@ -114,18 +114,18 @@ def _from_keyframe(
                 continue  # shown before the keyframe, and not whole without what is before it
             if not started:
                 if frame.pts != key or not frame.key_frame or frame.pict_type != PictureType.I:
-                    raise _NotAsExpectedError
+                    raise NotAsExpectedError
                 started = True
             if frame.pts == remaining[-1]:
                 if frame.is_corrupt:
-                    raise _NotAsExpectedError
+                    raise NotAsExpectedError
                 yield _upright(frame, converter)
                 remaining.pop()
                 if not remaining:
                     return
         if not unread:
             break
-    raise _NotAsExpectedError
+    raise NotAsExpectedError
 
 
 def _in_order(name: str, container: InputContainer, stream: VideoStream, wanted: Sequence[int]) -> Iterator[np.ndarray]:

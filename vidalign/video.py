@@ -111,7 +111,7 @@ def content_hash(path: str | os.PathLike[str]) -> str:
         raise _cannot_read(os.fspath(path), error) from error
 
 
-def decode(path: str | os.PathLike[str], spec: FrameSpec, backend: Backend = "decord") -> Clip:
+def decode(path: str | os.PathLike[str], spec: FrameSpec, backend: Backend = "pyav") -> Clip:
     """Decode the frames of a local file that `spec` asks for.
 
     Raises:
@@ -127,7 +127,7 @@ def decode(path: str | os.PathLike[str], spec: FrameSpec, backend: Backend = "de
     return _decode(name, head, lambda: name, spec, backend)
 
 
-def decode_bytes(data: bytes, spec: FrameSpec, backend: Backend = "decord", name: str = "video in memory") -> Clip:
+def decode_bytes(data: bytes, spec: FrameSpec, backend: Backend = "pyav", name: str = "video in memory") -> Clip:
     """Like `decode`, for a video file that is already in memory; `name` is used in messages."""
     if not data:
         raise VideoError("zero_byte", f"{name} is empty (0 bytes)")
