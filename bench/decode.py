@@ -35,7 +35,7 @@ from vidalign import files
 RESULTS = pathlib.Path("bench/results/decode.json")
 NUM_FRAMES = (8, 32, 128)
 RAW = ("decord", "decord2", "pyav_in_order", "pyav_seek", "opencv", "opencv_in_order", "torchcodec")
-OURS = ("ours_pyav", "ours_decord", "ours_cached", "cache_hit", "ours_snapped")
+OURS = ("ours_pyav", "ours_decord", "ours_cached", "cache_hit", "cache_read", "ours_snapped")
 SLOW_S = 3.0  # a variant that takes longer than this is timed once
 IN_ORDER = ("pyav_in_order", "opencv_in_order")  # on the 1-hour video with 8 frames only: more take as long
 

@@ -151,36 +151,34 @@ def ours_snapped(path: str, num_frames: int) -> np.ndarray:
 
 
 class Cached:
-    """The decoder child's work: SHA-256 of the file, decoding where the cache has no frames, writing them, reading them back."""
+    """With the frame cache: "ours_cached" is the decoder child's work on an empty one (SHA-256 of the file, decoding, writing) and
+    reading the frames back; "cache_hit" is the same where the frames are there; "cache_read" only reads them, as every stage
+    after decoding does."""
 
-    def __init__(self, hit: bool) -> None:
-        self.hit, self.folder = hit, tempfile.mkdtemp(prefix="vidalign-bench-")
+    def __init__(self, name: str) -> None:
+        self.name, self.folder, self.frames_path = name, tempfile.mkdtemp(prefix="vidalign-bench-"), ""
 
     def __call__(self, path: str, num_frames: int) -> np.ndarray:
         from vidalign.decode_child import decode_into_cache
         from vidalign.frame_cache import load_clip
 
-        reply = decode_into_cache(path, spec_of(num_frames), self.folder)
-        return load_clip(reply["frames_path"]).frames
+        if self.name != "cache_read" or not self.frames_path:
+            self.frames_path = decode_into_cache(path, spec_of(num_frames), self.folder)["frames_path"]
+        return load_clip(self.frames_path).frames
 
     def before(self, path: str, num_frames: int) -> None:
-        """Not timed: fill the cache, or empty it."""
-        if self.hit:
-            self(path, num_frames)
-        else:
+        """Not timed: empty the cache, or fill it."""
+        self.frames_path = ""
+        if self.name == "ours_cached":
             shutil.rmtree(self.folder, ignore_errors=True)
+        else:
+            self(path, num_frames)
 
     def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def load(path: str, num_frames: int) -> np.ndarray:
-    """Read the frames of a known cache file; `path` is that file."""
-    from vidalign.frame_cache import load_clip
-
-    return load_clip(path).frames
-
-
+CACHED = ("ours_cached", "cache_hit", "cache_read")
 VARIANTS: dict[str, Callable[[str, int], np.ndarray]] = {
     "decord": decord,
     "decord2": decord,
@@ -193,7 +191,6 @@ VARIANTS: dict[str, Callable[[str, int], np.ndarray]] = {
     "ours_pyav": ours_pyav,
     "ours_decord": ours_decord,
     "ours_snapped": ours_snapped,
-    "load": load,
 }
 
 
@@ -204,7 +201,7 @@ def peak_kib() -> int:
 
 def main() -> None:
     name = sys.argv[1]
-    cached = Cached(hit=name == "cache_hit") if name in ("cache_hit", "ours_cached") else None
+    cached = Cached(name) if name in CACHED else None
     run = cached or VARIANTS[name]
     if name in ("decord", "decord2"):
         import decord as module
