@@ -224,7 +224,7 @@ def check_sharedtotal_memory() -> Finding:
 
 
 def check_decoding() -> Finding:
-    """Write a clip of eight frames and decode it as a run would; decord is the faster backend, PyAV stands in for it."""
+    """Write a clip of eight frames and decode it as a run would, with the default backend."""
     import av.error
 
     from vidalign.errors import VideoError
@@ -237,12 +237,7 @@ def check_decoding() -> Finding:
             _write_clip(path)
             clip = decode(path, FrameSpec(num_frames=4))
         except (VideoError, av.error.FFmpegError, ImportError, OSError) as error:
-            return Finding(
-                name="decoding", ok=False, detail=str(error)[:200], fix="reinstall av and decord from the lock file"
-            )
-    if clip.backend != "decord":
-        fix = "reinstall decord from the lock file; until then PyAV decodes everything, from the first frame on"
-        return Finding(name="decoding", ok=False, needed=False, detail="decord cannot decode a plain clip", fix=fix)
+            return Finding(name="decoding", ok=False, detail=str(error)[:200], fix="reinstall av from the lock file")
     brightness = [float(frame.mean()) for frame in clip.frames]
     ok = clip.frames.shape == (4, 64, 64, 3) and brightness == sorted(brightness) and brightness[0] + 60 < brightness[-1]
     detail = (
@@ -250,11 +245,11 @@ def check_decoding() -> Finding:
         if ok
         else f"a clip decodes wrongly: {clip.frames.shape}, {brightness}"
     )
-    return Finding(name="decoding", ok=ok, detail=detail, fix="" if ok else "reinstall av and decord from the lock file")
+    return Finding(name="decoding", ok=ok, detail=detail, fix="" if ok else "reinstall av from the lock file")
 
 
 def _write_clip(path: pathlib.Path) -> None:
-    """Eight grey frames of 64x64 (decord wants widths that its scaler need not pad), each lighter than the one before."""
+    """Eight grey frames of 64x64, each lighter than the one before."""
     import av
     import numpy as np
 

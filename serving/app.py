@@ -69,7 +69,7 @@ def endpoint(
     serve: ServeConfig,
     plan: ServePlan,
     frame_spec: FrameSpec,
-    decoder: str = "decord",
+    decoder: str = "pyav",
     on_wait: Callable[[float], None] | None = None,
 ) -> Iterator[Endpoint]:
     """Serve `models` (model id → policy) over HTTP for the length of a `with` block. Ray must have been entered.
@@ -77,7 +77,7 @@ def endpoint(
     Args:
         plan: replicas and their resources, see `cluster.plan`.
         frame_spec: how the frames of every video are sampled.
-        decoder: "decord" or "pyav".
+        decoder: "pyav" or "decord".
         on_wait: called about once a second while starting, with the seconds that have passed.
 
     Raises:
@@ -151,7 +151,7 @@ def build_app(
     serve: ServeConfig,
     plan: ServePlan,
     frame_spec: FrameSpec,
-    decoder: str = "decord",
+    decoder: str = "pyav",
 ) -> Application:
     """The Serve application of `endpoint`, not yet deployed. Imports vLLM."""
     from ray.serve.llm import LLMConfig, build_openai_app

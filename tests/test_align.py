@@ -1,4 +1,4 @@
-"""The main job through real parts: decord, vLLM, DeepSpeed, Ray Serve, HTTP; and continuing it after it was killed."""
+"""The main job through real parts: PyAV, vLLM, DeepSpeed, Ray Serve, HTTP; and continuing it after it was killed."""
 
 import json
 import math

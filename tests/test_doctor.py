@@ -70,7 +70,7 @@ def test_sizes():
 def test_a_clip_is_written_and_decoded():
     found = doctor.check_decoding()
     assert found.ok, found
-    assert found.detail == "a clip of 8 frames decodes with decord"
+    assert found.detail == "a clip of 8 frames decodes with pyav"
 
 
 def test_job_packages():

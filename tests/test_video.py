@@ -198,7 +198,7 @@ def test_metadata_is_what_vllm_and_transformers_take(good):
         "fps": FPS,
         "duration": NUM_FRAMES / FPS,
         "frames_indices": [3, 9, 15, 21],
-        "video_backend": "decord",
+        "video_backend": "pyav",
         "do_sample_frames": False,
     }
     del metadata["do_sample_frames"]

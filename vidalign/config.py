@@ -55,7 +55,8 @@ class VideoConfig(Section):
     height: int | None = pydantic.Field(None, ge=1)
     width: int | None = pydantic.Field(None, ge=1)
     max_pixels: int | None = pydantic.Field(None, ge=1)
-    backend: Literal["decord", "pyav"] = "decord"
+    snap_to_keyframes: bool = False
+    backend: Literal["pyav", "decord"] = "pyav"
     deadline_s: float = pydantic.Field(60.0, gt=0)
     num_decoders: int | None = pydantic.Field(None, ge=1)
     cache_dir: str | None = None
@@ -82,6 +83,7 @@ class VideoConfig(Section):
             height=self.height,
             width=self.width,
             max_pixels=self.max_pixels,
+            snap_to_keyframes=self.snap_to_keyframes,
         )
 
 

@@ -27,7 +27,7 @@ from vidalign.errors import DataError, VideoError
 from vidalign.types import FrameSpec, Record
 
 START_TIMEOUT_S = 120.0
-VIDEOS_PER_CHILD = 500  # decord leaks a little with every reader: a fresh child now and then bounds it
+VIDEOS_PER_CHILD = 500  # decoders leak a little with every reader: a fresh child now and then bounds it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class DecodedVideo(Record):
 class ChildDecoder:
     """Decodes videos one after the other in a child process, each under a deadline. It survives whatever a file does."""
 
-    def __init__(self, spec: FrameSpec, cache_dir: str, *, backend: str = "decord", deadline_s: float = 60.0) -> None:
+    def __init__(self, spec: FrameSpec, cache_dir: str, *, backend: str = "pyav", deadline_s: float = 60.0) -> None:
         self._settings = {"spec": spec.to_row(), "cache_dir": cache_dir, "backend": backend, "deadline_s": deadline_s}
         self._deadline_s = deadline_s
         self._process: subprocess.Popen[bytes] | None = None
@@ -158,7 +158,7 @@ def _describe_status(status: int) -> str:
     return f"exit code {status}"
 
 
-def decode_into_cache(uri: str, spec: FrameSpec, cache_dir: str, backend: Any = "decord") -> dict[str, Any]:
+def decode_into_cache(uri: str, spec: FrameSpec, cache_dir: str, backend: Any = "pyav") -> dict[str, Any]:
     """The child's work for one uri: the reply as a dict. Frames that are in the cache already are not decoded again."""
     from vidalign import video
     from vidalign.frame_cache import FrameCache
@@ -210,9 +210,11 @@ def main() -> None:
     # Libraries may print: replies get a handle of their own, and standard output joins standard error.
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
-    import decord  # noqa: F401 (imported before "ready", so that the deadline counts decoding only)
-
+    # Imported before "ready", so that the deadline counts decoding only.
     from vidalign import frame_cache  # noqa: F401
+
+    if settings["backend"] == "decord":
+        import decord  # noqa: F401
 
     replies.write(b"ready\n")
     for line in iter(sys.stdin.buffer.readline, b""):

@@ -46,7 +46,7 @@ class FrameCache:
     def put(self, content_hash: str, spec: FrameSpec, clip: Clip) -> pathlib.Path:
         """Store a clip. Raises `OSError` where the folder cannot be written."""
         path = self.path(content_hash, spec)
-        files.write_bytes_atomic(path, _to_bytes(clip))
+        files.write_bytes_atomic(path, _to_bytes(clip), durable=False)  # a torn file is a miss
         return path
 
 

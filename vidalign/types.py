@@ -53,6 +53,9 @@ class FrameSpec(Record):
     is set. Size: `height` and `width` together resize exactly; `max_pixels` keeps the aspect ratio and shrinks to at most
     that many pixels a frame; none of them keeps the video's own size. A video with fewer than `min_frames` decodable
     frames is quarantined. `num_frames` larger than the video's frame count yields repeated indices, never an error.
+
+    `snap_to_keyframes` moves each frame to the nearest keyframe at or before it, so that nothing else is decoded. A video whose
+    sampled frames do not move to that many different keyframes is sampled as without it (`vidalign.video.snapped`).
     """
 
     num_frames: int | None = 8
@@ -62,6 +65,13 @@ class FrameSpec(Record):
     height: int | None = None
     width: int | None = None
     max_pixels: int | None = None
+    snap_to_keyframes: bool = False
+
+    def to_row(self) -> dict[str, Any]:
+        row = super().to_row()
+        if not self.snap_to_keyframes:
+            del row["snap_to_keyframes"]  # the keys of frames and runs without it stay those of a row without it
+        return row
 
     def key(self) -> str:
         """Short stable hash; half of the frame cache's key."""

