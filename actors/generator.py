@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -244,7 +245,8 @@ class Generator:
     """Ray Data actor: one chunk of examples a call; its responses are on disk before it returns.
 
     A chunk is finished when its JSON file, written last, exists. The engine starts with the first chunk, so that its errors
-    reach the driver as they are.
+    reach the driver as they are. `engine_s` in that file says how long the engine started, waited for this chunk (after the
+    chunk before it) and worked on it.
     """
 
     def __init__(
@@ -261,11 +263,15 @@ class Generator:
         self._engine: Engine | None = None
         self._respond = respond
         self._parts = pathlib.Path(parts)
+        self._free_since: float | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Batch columns: chunk (int, constant), example (JSON of an Example), and those of `vidalign.decode_child.DecodedVideo`."""
+        began = time.monotonic()
+        waited = 0.0 if self._free_since is None else began - self._free_since
         if self._engine is None:
             self._engine = self._start()
+        started = time.monotonic()
         chunk = int(batch["chunk"][0])
         usable = [
             (Example.from_row(json.loads(row)), load_clip(frames))
@@ -280,7 +286,12 @@ class Generator:
                 batch["video"], batch["frames_path"], batch["reason"], batch["message"], strict=True
             )
         ]
-        files.write_json(part_path(self._parts, chunk), {"decoded": decoded, "num_responses": len(responses)})
+        self._free_since = time.monotonic()
+        seconds = {"waiting": waited, "starting": started - began, "working": self._free_since - started}
+        files.write_json(
+            part_path(self._parts, chunk),
+            {"decoded": decoded, "num_responses": len(responses), "engine_s": {k: round(v, 3) for k, v in seconds.items()}},
+        )
         return {"chunk": [chunk], "num_examples": [len(decoded)]}
 
 
