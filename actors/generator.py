@@ -8,6 +8,7 @@ the actor, so that this file knows engines and not methods.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import json
@@ -244,9 +245,10 @@ class Respond(Protocol):
 class Generator:
     """Ray Data actor: one chunk of examples a call; its responses are on disk before it returns.
 
-    A chunk is finished when its JSON file, written last, exists. The engine starts with the first chunk, so that its errors
-    reach the driver as they are. `engine_s` in that file says how long the engine started, waited for this chunk (after the
-    chunk before it) and worked on it.
+    A chunk is finished when its JSON file, written last, exists. The engine starts while the first videos are decoded, in the
+    thread that then does all of its work; the first chunk waits for it and raises its errors, which so reach the driver as
+    they are. `engine_s` in that file says how long the chunk waited for the engine to start, how long the engine had waited
+    for the chunk (after the one before it), and how long it worked on it.
     """
 
     def __init__(
@@ -259,8 +261,10 @@ class Generator:
         respond: Respond,
         parts: str,
     ) -> None:
-        self._start = lambda: Engine(ModelConfig(**model), path, num_gpus=num_gpus, seed=seed, engine_args=engine_args)
-        self._engine: Engine | None = None
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._engine = self._thread.submit(
+            Engine, ModelConfig(**model), path, num_gpus=num_gpus, seed=seed, engine_args=engine_args
+        )
         self._respond = respond
         self._parts = pathlib.Path(parts)
         self._free_since: float | None = None
@@ -269,8 +273,7 @@ class Generator:
         """Batch columns: chunk (int, constant), example (JSON of an Example), and those of `vidalign.decode_child.DecodedVideo`."""
         began = time.monotonic()
         waited = 0.0 if self._free_since is None else began - self._free_since
-        if self._engine is None:
-            self._engine = self._start()
+        engine = self._engine.result()
         started = time.monotonic()
         chunk = int(batch["chunk"][0])
         usable = [
@@ -278,7 +281,10 @@ class Generator:
             for row, frames in zip(batch["example"], batch["frames_path"], strict=True)
             if frames
         ]
-        responses = self._respond(self._engine, [e for e, _ in usable], [c for _, c in usable]) if usable else []
+        responses: list[Response] = []
+        if usable:
+            examples, clips = ([row[side] for row in usable] for side in (0, 1))
+            responses = self._thread.submit(self._respond, engine, examples, clips).result()
         files.write_table(part_path(self._parts, chunk).with_suffix(".parquet"), responses)
         decoded = [
             {"video": str(video), "frames_path": str(frames), "reason": str(reason), "message": str(message)}

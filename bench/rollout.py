@@ -36,6 +36,7 @@ from actors.generator import Engine
 from bench.pages import PERFORMANCE, write_part
 from bench.turns import Ratio, speedup, take_turns
 from pipelines.recipes import leanpo
+from pipelines.recipes.sampling import request_seed
 from pipelines.summary import versions
 from vidalign import files, prompts
 from vidalign.config import LeanpoRecipe, ModelConfig, RunConfig, parse_config
@@ -97,7 +98,10 @@ class Bare:
         import vllm
 
         empty_caches(self.engine)
-        shared: dict[str, Any] = {"temperature": 1.0, "top_p": 0.9, "max_tokens": MAX_NEW_TOKENS, "seed": 0, "logprobs": 0}
+
+        def sampling(example: Example, kind: str, candidate: int, turn: int, n: int) -> Any:
+            seed = request_seed(0, example.id, kind, candidate, turn)  # as ours, so that both write as many tokens
+            return vllm.SamplingParams(n=n, temperature=1.0, top_p=0.9, max_tokens=MAX_NEW_TOKENS, seed=seed, logprobs=0)
 
         def inputs(text: str, clip: Clip) -> Any:
             video = [(clip.frames, clip.metadata())]
@@ -105,7 +109,7 @@ class Bare:
 
         first = self.engine._llm.generate(
             [inputs(hint(example), clip) for example, clip in zip(self.examples, self.clips, strict=True)],
-            vllm.SamplingParams(n=num_candidates, **shared),
+            [sampling(example, "hinted", 0, 0, num_candidates) for example in self.examples],
             use_tqdm=False,
         )
         second = self.engine._llm.generate(
@@ -114,7 +118,7 @@ class Bare:
                 for example, clip, output in zip(self.examples, self.clips, first, strict=True)
                 for reply in output.outputs
             ],
-            vllm.SamplingParams(**shared),
+            [sampling(example, "reflected", c, 1, 1) for example in self.examples for c in range(num_candidates)],
             use_tqdm=False,
         )
         return sum(len(reply.token_ids) for output in [*first, *second] for reply in output.outputs)
