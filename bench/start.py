@@ -68,7 +68,7 @@ def bare(folder: pathlib.Path) -> None:
     text = "<|im_start|>user\n<|vision_start|><|video_pad|><|vision_end|>What moves?<|im_end|>\n<|im_start|>assistant\n"
     clip = decode(sorted(folder.rglob("*.mp4"))[0], FrameSpec(num_frames=8, height=56, width=56))
     prompt: Any = {"prompt": text, "multi_modal_data": {"video": [(clip.frames, clip.metadata())]}}
-    llm.generate([prompt], vllm.SamplingParams(max_tokens=1, temperature=0.0), use_tqdm=False)
+    llm.generate([prompt], vllm.SamplingParams(max_tokens=1, temperature=0.0, logprobs=0), use_tqdm=False)
     mark(folder, "token")
 
 
