@@ -168,7 +168,6 @@ def build_app(
             "runtime_env": {"env_vars": engine_environment(plan)},
             "callback_config": {"callback_class": "serving.engine.LocalCheckpoint"},
             "server_cls": "serving.engine.PolicyServer",
-            "log_engine_metrics": False,
         }
         configs.append(LLMConfig(**options))
     policies = {
