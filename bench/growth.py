@@ -9,9 +9,11 @@ the script can be stopped and continued. Peaks are the kernel's (VmHWM), read wh
 from __future__ import annotations
 
 import argparse
+import itertools
 import pathlib
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -76,17 +78,15 @@ def run_size(num_questions: int) -> dict[str, Any]:
         raise SystemExit((folder / "console.txt").read_text()[-3000:])
     run = folder / "run/rounds/0"
     parts = [files.read_json(path) for path in sorted((run / "responses/parts").glob("*.json"))]
-    engine_s = [part["engine_s"]["waiting"] + part["engine_s"]["working"] for part in parts[1:]]
-    steps = files.read_jsonl(run / "train/metrics.jsonl")
-    timed = [row for row in steps if row["step"] > 0]
-    train_s = timed[-1]["seconds"] - timed[0]["seconds"]
+    chunks = [part["engine_s"]["waiting"] + part["engine_s"]["working"] for part in parts[1:]]
+    steps = files.read_jsonl(run / "train/metrics.jsonl")[1:]  # the first row is of the model before training
     return {
         "num_questions": num_questions,
         "num_pairs": files.read_json(run / "pairs/manifest.json")["kept"],
-        "rollout_s": sum(engine_s),
-        "rollout_questions": num_questions - CHUNK,
-        "train_s": train_s,
-        "train_steps": timed[-1]["step"] - timed[0]["step"],
+        "chunk_s": chunks,
+        "step_s": [(b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in itertools.pairwise(steps)],
+        "rollout_s": sum(chunks),
+        "train_s": steps[-1]["seconds"] - steps[0]["seconds"],
         "whole_s": time.monotonic() - began,
         "peak_mib": {role: round(peak / MIB, 1) for role, peak in peaks.items()},
     }
@@ -94,7 +94,8 @@ def run_size(num_questions: int) -> dict[str, Any]:
 
 def watch(process: subprocess.Popen) -> dict[str, int]:
     """Wait for a process; returns the peak resident memory of its tree by role, the largest where several share one."""
-    titles: dict[int, str] = {}
+    names = list(ROLES)
+    role_of: dict[int, int] = {}  # a worker's title changes with what it does; the most telling one counts
     peaks: dict[int, int] = {}
     while process.poll() is None:
         for pid in tree(process.pid):
@@ -103,16 +104,15 @@ def watch(process: subprocess.Popen) -> dict[str, int]:
                 status = pathlib.Path(f"/proc/{pid}/status").read_text()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if pid not in titles or "IDLE" not in title:
-                titles[pid] = title
+            for index, name in enumerate(names):
+                if re.search(ROLES[name], title):
+                    role_of[pid] = min(index, role_of.get(pid, index))
             if found := re.search(r"VmHWM:\s+(\d+)", status):
                 peaks[pid] = int(found[1]) * 1024
         time.sleep(0.3)
     roles: dict[str, int] = {}
-    for pid, peak in peaks.items():
-        role = next((role for role, pattern in ROLES.items() if re.search(pattern, titles[pid])), None)
-        if role is not None:
-            roles[role] = max(roles.get(role, 0), peak)
+    for pid, index in sorted(role_of.items(), key=lambda item: item[1]):
+        roles[names[index]] = max(roles.get(names[index], 0), peaks.get(pid, 0))
     return roles
 
 
@@ -135,8 +135,8 @@ def tree(root: int) -> list[int]:
 
 def page(rows: list[dict[str, Any]]) -> str:
     """The Markdown part."""
-    rollout = [1000 * row["rollout_s"] / row["rollout_questions"] for row in rows]
-    train = [1000 * row["train_s"] / row["train_steps"] for row in rows]
+    rollout = [1000 * statistics.median(row["chunk_s"]) / CHUNK for row in rows]
+    train = [1000 * statistics.median(row["step_s"]) for row in rows]
     table = [
         f"| {row['num_questions'] // rows[0]['num_questions']}x | {row['num_questions']:,} | {row['num_pairs']:,} | "
         f"{row['rollout_s']:.1f} s | {a:.1f} ms | {row['train_s']:.1f} s | {b:.1f} ms | {row['whole_s']:.0f} s |"
@@ -170,7 +170,9 @@ def page(rows: list[dict[str, Any]]) -> str:
             "|---|---|---|---|---|---|---|---|",
             *table,
             "",
-            f"Linear would be the same time a question and a step at every size: {verdict}.",
+            "A question and a step are medians over chunks and logged steps. Linear would be the same time at every size: "
+            f"{verdict}. The sizes ran minutes apart; within the largest run the last quarter took "
+            f"{drift(rows[-1]['chunk_s']):+.1%} a chunk and {drift(rows[-1]['step_s']):+.1%} a step against the first.",
             "",
             "Peak resident memory in MiB, of the largest process of a kind:",
             "",
@@ -186,6 +188,12 @@ def page(rows: list[dict[str, Any]]) -> str:
             "",
         ]
     )
+
+
+def drift(seconds: list[float]) -> float:
+    """How much longer the last quarter takes than the first, by medians."""
+    quarter = max(1, len(seconds) // 4)
+    return statistics.median(seconds[-quarter:]) / statistics.median(seconds[:quarter]) - 1
 
 
 def plot(rows: list[dict[str, Any]]) -> None:
