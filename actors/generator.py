@@ -8,11 +8,14 @@ the actor, so that this file knows engines and not methods.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from vidalign import files
@@ -21,6 +24,8 @@ from vidalign.errors import ModelError
 from vidalign.frame_cache import load_clip
 from vidalign.types import Example, Response
 from vidalign.video import Clip
+
+CPU_BLOCK_SIZE = 32  # tokens; the CPU attention kernels take multiples of it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,9 @@ class Completion:
 class Engine:
     """vLLM for videos already decoded and sampled: no processor samples the frames again.
 
+    A prompt is rendered once, however many replies it gets, and a clip is hashed once a call. vLLM's own caches do the rest:
+    what prompts share from their beginning (the video, for most chat templates) and the processed video.
+
     Raises:
         ModelError: vLLM cannot serve the model folder.
     """
@@ -79,6 +87,8 @@ class Engine:
         if num_gpus == 0:
             # A prompt split over two steps rewinds its seeded generator, which torch's CPU generator cannot do.
             options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(model.max_model_len, 4096)}
+            # vLLM's 128 leaves short prompts without a whole block, and only whole blocks are found in the prefix cache.
+            options["block_size"] = CPU_BLOCK_SIZE
         if num_gpus > 1:
             options["tensor_parallel_size"] = num_gpus
         self.path = path
@@ -92,8 +102,7 @@ class Engine:
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         """Sample every request; the result is in the order of `requests`, one list of `num_responses` each."""
         import vllm
-
-        from vidalign.rendering import prompt_text
+        from vllm.sampling_params import RequestOutputKind
 
         params = [
             vllm.SamplingParams(
@@ -103,16 +112,11 @@ class Engine:
                 max_tokens=request.max_new_tokens,
                 seed=request.seed,
                 logprobs=0,
+                output_kind=RequestOutputKind.FINAL_ONLY,
             )
             for request in requests
         ]
-        inputs = [
-            {
-                "prompt": prompt_text(self._processor, request.prompt) + request.prefix,
-                "multi_modal_data": {"video": [(request.clip.frames, request.clip.metadata())]},
-            }
-            for request in requests
-        ]
+        inputs = [_Input(clip=request.clip, prompt=request.prompt, prefix=request.prefix) for request in requests]
         return [
             [
                 Completion(
@@ -130,24 +134,22 @@ class Engine:
     def score(self, rows: Sequence[tuple[str, Clip, str]]) -> list[tuple[float, ...]]:
         """Log-probs of given replies, their end-of-turn token included, for rows (prompt, clip, reply)."""
         import vllm
+        from vllm.sampling_params import RequestOutputKind
 
-        from vidalign.rendering import prompt_text, response_ids
+        from vidalign.rendering import response_ids
 
-        tokenizer = self._processor.tokenizer
-        inputs, lengths = [], []
-        for prompt, clip, reply in rows:
-            reply_ids = response_ids(self._processor, reply)
-            prompt_ids = tokenizer(prompt_text(self._processor, prompt), add_special_tokens=False)["input_ids"]
-            lengths.append(len(reply_ids))
-            inputs.append(
-                {
-                    "prompt_token_ids": [*prompt_ids, *reply_ids],
-                    "multi_modal_data": {"video": [(clip.frames, clip.metadata())]},
-                }
-            )
-        params = vllm.SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
+        replies = [response_ids(self._processor, reply) for _, _, reply in rows]
+        inputs = [
+            _Input(clip=clip, prompt=prompt, reply_ids=tuple(ids))
+            for (prompt, clip, _), ids in zip(rows, replies, strict=True)
+        ]
+        lengths = [len(ids) for ids in replies]
+        # vLLM reads no prefix cache for prompt log-probs, so a score costs its whole prompt; the processed video is cached.
+        params = vllm.SamplingParams(
+            max_tokens=1, temperature=0.0, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY
+        )
         scores = []
-        for output, length in zip(self._run(inputs, params), lengths, strict=True):
+        for output, length in zip(self._run(inputs, [params] * len(inputs)), lengths, strict=True):
             ids = output.prompt_token_ids[-length:]
             steps = output.prompt_logprobs[-length:]
             scores.append(tuple(step[token].logprob for token, step in zip(ids, steps, strict=True)))
@@ -157,16 +159,73 @@ class Engine:
         """Tokens of a text by itself, without any that a template adds."""
         return len(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _run(self, inputs: list[Any], params: Any) -> list[Any]:
+    def counters(self) -> dict[str, float]:
+        """vLLM's counters by name, such as vllm:prefix_cache_hits (tokens). Needs the engine argument disable_log_stats=False."""
+        return {metric.name: metric.value for metric in self._llm.get_metrics() if hasattr(metric, "value")}
+
+    def _run(self, inputs: list[_Input], params: list[Any]) -> list[Any]:
+        """`LLM.generate` for prompts that may be equal: each distinct one is rendered once."""
         from vllm.exceptions import VLLMValidationError
 
+        engine = self._llm.llm_engine
+        render = self._renderer()
+        added: list[str] = []
         try:
-            return self._llm.generate(inputs, params, use_tqdm=False)
+            for one, chosen in zip(inputs, params, strict=True):
+                added.append(engine.add_request(str(next(self._llm.request_counter)), render(one), chosen))
+            return self._llm.wait_for_completion(use_tqdm=False)
         except (VLLMValidationError, ValueError) as error:
+            engine.abort_request(added, internal=True)
             raise ModelError(
                 f"vLLM refused a prompt at max_model_len={self.max_model_len:,}: {' '.join(str(error).split())[:400]}. "
                 "Lower video.num_frames, the frame size or recipe.max_new_tokens, or raise model.max_model_len"
             ) from error
+
+    def _renderer(self) -> Callable[[_Input], Any]:
+        """What makes vLLM's input of ours, and remembers what it was given: texts by content, clips by identity."""
+        from vidalign.rendering import prompt_text
+
+        rendered: dict[Any, Any] = {}
+        texts: dict[str, str] = {}
+        videos: dict[int, dict[str, Any]] = {}
+
+        def render(one: _Input) -> Any:
+            key = (id(one.clip), one.prompt, one.prefix, one.reply_ids)
+            if key not in rendered:
+                if id(one.clip) not in videos:
+                    videos[id(one.clip)] = _video(one.clip)
+                if one.prompt not in texts:
+                    texts[one.prompt] = prompt_text(self._processor, one.prompt)
+                text = texts[one.prompt] + one.prefix
+                prompt: dict[str, Any] = {"prompt": text}
+                if one.reply_ids:
+                    ids = self._processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+                    prompt = {"prompt_token_ids": [*ids, *one.reply_ids]}
+                [rendered[key]] = self._llm.renderer.render_cmpl([{**prompt, **videos[id(one.clip)]}])
+            return rendered[key]
+
+        return render
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Input:
+    """A prompt for the engine: `prefix` begins the reply as text, `reply_ids` are a whole reply to be scored."""
+
+    clip: Clip
+    prompt: str
+    prefix: str = ""
+    reply_ids: tuple[int, ...] = ()
+
+
+def _video(clip: Clip) -> dict[str, Any]:
+    """A clip as vLLM takes it, with its hash: vLLM would hash it again for every prompt."""
+    metadata = clip.metadata()
+    content = hashlib.blake2b(clip.frames.data, digest_size=16)
+    content.update(repr((clip.frames.shape, metadata)).encode())
+    return {
+        "multi_modal_data": {"video": [(clip.frames, metadata)]},
+        "multi_modal_uuids": {"video": [content.hexdigest()]},
+    }
 
 
 def engine_environment(num_gpus: int) -> dict[str, str]:
@@ -174,7 +233,8 @@ def engine_environment(num_gpus: int) -> dict[str, str]:
     shared = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
     if num_gpus:
         return shared
-    return {**shared, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    # The model runs eagerly; all that would be compiled is a helper of the log-probs, which delays the first token by 2 s.
+    return {**shared, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}
 
 
 class Respond(Protocol):
@@ -186,8 +246,10 @@ class Respond(Protocol):
 class Generator:
     """Ray Data actor: one chunk of examples a call; its responses are on disk before it returns.
 
-    A chunk is finished when its JSON file, written last, exists. The engine starts with the first chunk, so that its errors
-    reach the driver as they are.
+    A chunk is finished when its JSON file, written last, exists. The engine starts while the first videos are decoded, in the
+    thread that then does all of its work; the first chunk waits for it and raises its errors, which so reach the driver as
+    they are. `engine_s` in that file says how long the chunk waited for the engine to start, how long the engine had waited
+    for the chunk (after the one before it), and how long it worked on it.
     """
 
     def __init__(
@@ -200,22 +262,30 @@ class Generator:
         respond: Respond,
         parts: str,
     ) -> None:
-        self._start = lambda: Engine(ModelConfig(**model), path, num_gpus=num_gpus, seed=seed, engine_args=engine_args)
-        self._engine: Engine | None = None
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._engine = self._thread.submit(
+            Engine, ModelConfig(**model), path, num_gpus=num_gpus, seed=seed, engine_args=engine_args
+        )
         self._respond = respond
         self._parts = pathlib.Path(parts)
+        self._free_since: float | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Batch columns: chunk (int, constant), example (JSON of an Example), and those of `vidalign.decode_child.DecodedVideo`."""
-        if self._engine is None:
-            self._engine = self._start()
+        began = time.monotonic()
+        waited = 0.0 if self._free_since is None else began - self._free_since
+        engine = self._engine.result()
+        started = time.monotonic()
         chunk = int(batch["chunk"][0])
         usable = [
             (Example.from_row(json.loads(row)), load_clip(frames))
             for row, frames in zip(batch["example"], batch["frames_path"], strict=True)
             if frames
         ]
-        responses = self._respond(self._engine, [e for e, _ in usable], [c for _, c in usable]) if usable else []
+        responses: list[Response] = []
+        if usable:
+            examples, clips = [example for example, _ in usable], [clip for _, clip in usable]
+            responses = self._thread.submit(self._respond, engine, examples, clips).result()
         files.write_table(part_path(self._parts, chunk).with_suffix(".parquet"), responses)
         decoded = [
             {"video": str(video), "frames_path": str(frames), "reason": str(reason), "message": str(message)}
@@ -223,7 +293,12 @@ class Generator:
                 batch["video"], batch["frames_path"], batch["reason"], batch["message"], strict=True
             )
         ]
-        files.write_json(part_path(self._parts, chunk), {"decoded": decoded, "num_responses": len(responses)})
+        self._free_since = time.monotonic()
+        seconds = {"waiting": waited, "starting": started - began, "working": self._free_since - started}
+        files.write_json(
+            part_path(self._parts, chunk),
+            {"decoded": decoded, "num_responses": len(responses), "engine_s": {k: round(v, 3) for k, v in seconds.items()}},
+        )
         return {"chunk": [chunk], "num_examples": [len(decoded)]}
 
 

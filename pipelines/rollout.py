@@ -86,13 +86,14 @@ def rollout(config: RunConfig, run: RunFolder, plan: ResourcePlan, policy: Polic
         files.claim(stage, made_from)
         if inputs.given:
             responses: list[Response] = []
+            engine_s: dict[str, float] = {}
             decoded = _decode(config, run, plan, inputs.train, f"decode, round {round_index}")
         else:
             _generate(config, run, plan, policy, inputs.train, round_index)
-            responses, decoded = _collect(config, run, inputs.train, round_index)
+            responses, decoded, engine_s = _collect(config, run, inputs.train, round_index)
         decoded |= _decode(config, run, plan, inputs.probe)
         _write(run, inputs, responses, decoded, round_index)
-        files.finish(stage, made_from, policy=policy.version)
+        files.finish(stage, made_from, policy=policy.version, engine_s=engine_s)
     _pair(config, run, plan, inputs, round_index, made_from)
 
 
@@ -169,16 +170,19 @@ def _generate(
 
 def _collect(
     config: RunConfig, run: RunFolder, examples: Sequence[Example], round_index: int
-) -> tuple[list[Response], dict[str, dict[str, str]]]:
-    """Join the parts: all responses, and how each video decoded."""
+) -> tuple[list[Response], dict[str, dict[str, str]], dict[str, float]]:
+    """Join the parts: all responses, how each video decoded, and the engines' seconds of starting, waiting and working."""
     parts = run.stage("responses", round_index) / "parts"
     responses: list[Response] = []
     decoded: dict[str, dict[str, str]] = {}
+    engine_s: collections.Counter[str] = collections.Counter()
     for index, _ in enumerate(_chunks(examples, config.rollout.batch_size)):
         path = part_path(parts, index)
         responses += files.read_table(path.with_suffix(".parquet"), Response)
-        decoded |= {row["video"]: row for row in files.read_json(path)["decoded"]}
-    return responses, decoded
+        part = files.read_json(path)
+        decoded |= {row["video"]: row for row in part["decoded"]}
+        engine_s.update(part.get("engine_s", {}))
+    return responses, decoded, {name: round(seconds, 2) for name, seconds in engine_s.items()}
 
 
 def _decode(

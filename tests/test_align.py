@@ -43,6 +43,9 @@ def test_summary_says_what_the_run_folder_holds(finished_run):
         assert end < 0
         assert start != end
     assert set(summary["wall_s"]) == {"rollout", "train", "evaluate", "report"}
+    engine_s = files.read_json(finished_run / "rounds/0/responses/manifest.json")["engine_s"]
+    assert set(engine_s) == {"starting", "waiting", "working"}
+    assert min(engine_s.values()) >= 0 < engine_s["working"]
     assert (finished_run / "report/index.html").stat().st_size > 10_000
     assert "aligned" in (finished_run / "console.txt").read_text()
 

@@ -1,5 +1,6 @@
 """vLLM and Hugging Face see the same prompt and say the same, from the same frames, in float32."""
 
+import dataclasses
 import json
 import os
 
@@ -7,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from actors.generator import Engine, Request
-from vidalign.config import ModelConfig
+from actors.generator import CPU_BLOCK_SIZE, Engine, Request
+from pipelines.recipes import leanpo
+from vidalign.config import LeanpoRecipe, ModelConfig
 from vidalign.errors import ModelError
 from vidalign.policy import ResponseScorer, load_policy
 from vidalign.rendering import IGNORED, collate, load_processor, prompt_text, render_prompt, response_ids
-from vidalign.types import FrameSpec
-from vidalign.video import decode
+from vidalign.types import Example, FrameSpec
+from vidalign.video import Clip, decode
 
 pytestmark = pytest.mark.heavy
 
@@ -36,7 +38,7 @@ def config(model_path):
 def engine(config):
     """In this process; what it sets in the environment must not reach the engines that later tests start."""
     before = dict(os.environ)
-    yield Engine(config, config.path, num_gpus=0, seed=0)
+    yield Engine(config, config.path, num_gpus=0, seed=0, engine_args={"disable_log_stats": False})
     os.environ.clear()
     os.environ.update(before)
 
@@ -49,6 +51,13 @@ def hugging_face(config):
 def greedy(question, clip, seed=0, **changes):
     settings = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 24, **changes}
     return Request(prompt=question, clip=clip, seed=seed, **settings)
+
+
+def noise_clip(num_frames, seed):
+    frames = np.random.default_rng(seed).integers(0, 256, (num_frames, 56, 56, 3), np.uint8)
+    return Clip(
+        frames=frames, fps=8.0, total_num_frames=num_frames, duration=num_frames / 8, indices=tuple(range(num_frames))
+    )
 
 
 def test_same_prompt_ids_same_greedy_answer_same_log_probs(rows, engine, hugging_face):
@@ -96,10 +105,57 @@ def test_candidates_differ_and_a_seed_repeats_them(rows, engine):
     assert prompt_text(load_processor(engine.path), question).count("<|video_pad|>") == 1
 
 
+def test_candidates_and_reflections_are_found_in_the_prefix_cache_and_the_multimodal_cache(engine):
+    """By vLLM's own counters. 64 tokens of video, in blocks of 32: two whole blocks are shared by every prompt on a video."""
+    num_candidates = 4
+    examples = [Example(id=str(i), video=f"{i}.mp4", question="What moves?", answer="A square.") for i in range(3)]
+    clips = [noise_clip(32, seed) for seed in range(3)]
+    counts = [engine.counters()]
+
+    class Counted:
+        """The engine, with its counters read after each turn."""
+
+        def generate(self, requests):
+            replies = engine.generate(requests)
+            counts.append(engine.counters())
+            return replies
+
+        score = engine.score
+
+    recipe = LeanpoRecipe(num_candidates=num_candidates, num_turns=2, max_new_tokens=8, negatives="augmented")
+    leanpo.respond(Counted(), examples, clips, recipe=recipe, policy_version="v", seed=0)
+
+    def spent(turn, name):
+        return counts[turn + 1][f"vllm:{name}"] - counts[turn].get(f"vllm:{name}", 0)
+
+    # Turn 1: one look at each video, and all candidates but the first of each find its blocks.
+    assert spent(0, "mm_cache_queries") == len(examples)
+    assert spent(0, "mm_cache_hits") == 0
+    assert spent(0, "prefix_cache_hits") >= len(examples) * (num_candidates - 1) * 2 * CPU_BLOCK_SIZE
+    # Turn 2, reflection: other words after the same video, which is never processed again.
+    assert spent(1, "mm_cache_hits") == spent(1, "mm_cache_queries") >= len(examples)
+    assert spent(1, "prefix_cache_hits") >= len(examples) * num_candidates * 2 * CPU_BLOCK_SIZE
+    # The losers' videos are all different, so nothing can be found.
+    assert spent(2, "mm_cache_queries") == len(examples) * num_candidates
+    assert spent(2, "mm_cache_hits") == 0
+
+
+def test_equal_frames_of_different_speed_are_different_videos(engine):
+    """The cache goes by the clip's hash, which must cover what the model hears about time."""
+    clip = noise_clip(8, 9)
+    slow = dataclasses.replace(clip, fps=clip.fps / 4, duration=clip.duration * 4)
+    before = engine.counters()
+    engine.generate([greedy("What moves?", clip), greedy("What moves?", slow), greedy("What moves?", clip)])
+    after = engine.counters()
+    assert after["vllm:mm_cache_queries"] - before["vllm:mm_cache_queries"] == 2
+    assert after["vllm:mm_cache_hits"] == before["vllm:mm_cache_hits"]
+
+
 def test_a_prompt_beyond_the_context_is_one_clear_error(rows, engine):
     question, clip, _ = rows[0]
     with pytest.raises(ModelError, match=r"max_model_len=512.*Lower video.num_frames"):
-        engine.generate([greedy(question * 200, clip)])
+        engine.generate([greedy(question, clip), greedy(question * 200, clip)])
+    assert len(engine.generate([greedy(question, clip)])) == 1  # nothing of the refused call is left in the engine
 
 
 def test_padding_and_company_do_not_change_a_log_prob(rows, hugging_face):

@@ -1,0 +1,241 @@
+"""1x, 5x and 20x data through rollout and train: wall time after start-up, and peak memory of the driver and of every actor.
+
+    python -m bench.growth [--size 60] [--again]
+
+Each size is a run of its own in runs/growth/N, by the command that a user would give. A size that was measured is not run again, so
+the script can be stopped and continued. Peaks are the kernel's (VmHWM), read while the run lasts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import pathlib
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+import yaml
+
+from bench.pages import PERFORMANCE, write_part
+from pipelines.summary import versions
+from vidalign import files
+
+RESULTS = pathlib.Path("bench/results/growth.json")
+PLOT = pathlib.Path("docs/growth.png")
+ROOT = pathlib.Path("runs/growth")
+FACTORS = (1, 5, 20)
+CHUNK, BATCH = 10, 4  # examples of a rollout chunk, pairs of a training step
+MIB = 2**20
+# What a process is, by its title; the first that matches counts.
+ROLES = {
+    "driver": r"pipelines\.cli",
+    "generator (vLLM)": r"ray::.*Generator",
+    "decoder": r"ray::.*Decoder|decode_child",
+    "learner (DeepSpeed)": r"ray::.*(RayTrainWorker|TrainWorker)",
+    "Ray Train controller": r"ray::.*TrainController",
+    "other Ray workers": r"ray::",
+    "Ray's own processes": r"raylet|gcs_server|ray/",
+}
+
+
+def run_size(num_questions: int) -> dict[str, Any]:
+    """Make the data, run rollout and train in one process, and read what they took."""
+    from examples.shapes.make_videos import make
+
+    folder = ROOT / str(num_questions)
+    shutil.rmtree(folder, ignore_errors=True)
+    make(folder / "data", {"train": num_questions, "probe": 8}, 0)
+    raw = {
+        "run_dir": str(folder / "run"),
+        "model": {"path": "examples/shapes/model", "dtype": "float32", "max_model_len": 512},
+        "data": {"train": str(folder / "data/train.jsonl"), "probe": str(folder / "data/probe.jsonl")},
+        "video": {"num_frames": 8, "height": 56, "width": 56},
+        "recipe": {"num_candidates": 2, "max_new_tokens": 24},
+        "rollout": {"batch_size": CHUNK},
+        "train": {
+            "learning_rate": 1e-4,
+            "batch_size": BATCH,
+            "micro_batch_size": BATCH,
+            "log_every": 2,
+            "checkpoint_every": 1000,
+            "num_monitored": 8,
+        },
+        "cluster": {"address": "local"},
+    }
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump(raw))
+    began = time.monotonic()
+    command = [sys.executable, "-m", "pipelines.cli", "align", str(config)]  # without held-out questions nothing is served
+    with (folder / "console.txt").open("w") as console:
+        process = subprocess.Popen(command, stdout=console, stderr=subprocess.STDOUT)
+        peaks = watch(process)
+    if process.returncode:
+        raise SystemExit((folder / "console.txt").read_text()[-3000:])
+    run = folder / "run/rounds/0"
+    parts = [files.read_json(path) for path in sorted((run / "responses/parts").glob("*.json"))]
+    chunks = [part["engine_s"]["waiting"] + part["engine_s"]["working"] for part in parts[1:]]
+    steps = files.read_jsonl(run / "train/metrics.jsonl")[1:]  # the first row is of the model before training
+    return {
+        "num_questions": num_questions,
+        "num_pairs": files.read_json(run / "pairs/manifest.json")["kept"],
+        "chunk_s": chunks,
+        "step_s": [(b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in itertools.pairwise(steps)],
+        "rollout_s": sum(chunks),
+        "train_s": steps[-1]["seconds"] - steps[0]["seconds"],
+        "whole_s": time.monotonic() - began,
+        "peak_mib": {role: round(peak / MIB, 1) for role, peak in peaks.items()},
+    }
+
+
+def watch(process: subprocess.Popen) -> dict[str, int]:
+    """Wait for a process; returns the peak resident memory of its tree by role, the largest where several share one."""
+    names = list(ROLES)
+    role_of: dict[int, int] = {}  # a worker's title changes with what it does; the most telling one counts
+    peaks: dict[int, int] = {}
+    while process.poll() is None:
+        for pid in tree(process.pid):
+            try:
+                title = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                status = pathlib.Path(f"/proc/{pid}/status").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            for index, name in enumerate(names):
+                if re.search(ROLES[name], title):
+                    role_of[pid] = min(index, role_of.get(pid, index))
+            if found := re.search(r"VmHWM:\s+(\d+)", status):
+                peaks[pid] = int(found[1]) * 1024
+        time.sleep(0.3)
+    roles: dict[str, int] = {}
+    for pid, index in sorted(role_of.items(), key=lambda item: item[1]):
+        roles[names[index]] = max(roles.get(names[index], 0), peaks.get(pid, 0))
+    return roles
+
+
+def tree(root: int) -> list[int]:
+    """A process and its descendants."""
+    children: dict[int, list[int]] = {}
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        children.setdefault(int(fields[1]), []).append(int(path.parent.name))
+    found, todo = [], [root]
+    while todo:
+        pid = todo.pop()
+        found.append(pid)
+        todo += children.get(pid, [])
+    return found
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """The Markdown part."""
+    rollout = [1000 * statistics.median(row["chunk_s"]) / CHUNK for row in rows]
+    train = [1000 * statistics.median(row["step_s"]) for row in rows]
+    table = [
+        f"| {row['num_questions'] // rows[0]['num_questions']}x | {row['num_questions']:,} | {row['num_pairs']:,} | "
+        f"{row['rollout_s']:.1f} s | {a:.1f} ms | {row['train_s']:.1f} s | {b:.1f} ms | {row['whole_s']:.0f} s |"
+        for row, a, b in zip(rows, rollout, train, strict=True)
+    ]
+    roles = list(rows[0]["peak_mib"])
+    memory = [
+        f"| {role} | "
+        + " | ".join(f"{row['peak_mib'].get(role, float('nan')):,.0f}" for row in rows)
+        + f" | {rows[-1]['peak_mib'].get(role, float('nan')) / rows[0]['peak_mib'][role] - 1:+.1%} |"
+        for role in roles
+    ]
+    off = {
+        name: max(abs(value / values[-1] - 1) for value in values[:-1])
+        for name, values in (("rollout", rollout), ("train", train))
+    }
+    verdict = "; ".join(
+        f"{name} departs from it by at most {value:.1%} ({'within' if value <= 0.05 else 'beyond'} the goal of 5 %)"
+        for name, value in off.items()
+    )
+    return "\n".join(
+        [
+            "## Growth",
+            "",
+            "Written by `python -m bench.growth`: the built-in model and distinct built-in videos, recipe leanpo with 2 candidates, "
+            f"chunks of {CHUNK} questions, training steps of {BATCH} pairs, one epoch, 2 CPU cores. Times are those after start-up: "
+            "rollout from the second chunk on (engine at work or waiting for it), training from the first logged step to the last; "
+            "*whole* is the command with every start.",
+            "",
+            "| data | questions | pairs | rollout | a question | train | a step | whole |",
+            "|---|---|---|---|---|---|---|---|",
+            *table,
+            "",
+            "A question and a step are medians over chunks and logged steps. Linear would be the same time at every size: "
+            f"{verdict}. The sizes ran minutes apart; within the largest run the last quarter took "
+            f"{drift(rows[-1]['chunk_s']):+.1%} a chunk and {drift(rows[-1]['step_s']):+.1%} a step against the first.",
+            "",
+            "Peak resident memory in MiB, of the largest process of a kind:",
+            "",
+            "| process | "
+            + " | ".join(f"{row['num_questions'] // rows[0]['num_questions']}x" for row in rows)
+            + " | growth |",
+            "|---|" + "---|" * (len(rows) + 1),
+            *memory,
+            "",
+            "![Wall time and peak memory against the amount of data](growth.png)",
+            "",
+            f"ray {versions().get('ray')}. One run a size.",
+            "",
+        ]
+    )
+
+
+def drift(seconds: list[float]) -> float:
+    """How much longer the last quarter takes than the first, by medians."""
+    quarter = max(1, len(seconds) // 4)
+    return statistics.median(seconds[-quarter:]) / statistics.median(seconds[:quarter]) - 1
+
+
+def plot(rows: list[dict[str, Any]]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    questions = [row["num_questions"] for row in rows]
+    for name, style in (("rollout", "o-"), ("train", "s--")):
+        left.plot(questions, [row[f"{name}_s"] for row in rows], style, label=name)
+    left.set(xlabel="questions", ylabel="seconds after start-up", title="Wall time", ylim=(0, None), xlim=(0, None))
+    left.legend(frameon=False)
+    for role in ("driver", "generator (vLLM)", "decoder", "learner (DeepSpeed)"):
+        if role in rows[0]["peak_mib"]:
+            right.plot(questions, [row["peak_mib"].get(role) for row in rows], "o-", label=role)
+    right.set(xlabel="questions", ylabel="MiB", title="Peak memory", ylim=(0, None), xlim=(0, None))
+    right.legend(frameon=False, fontsize=8)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    figure.savefig(PLOT, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=60, help="questions of 1x")
+    parser.add_argument("--again", action="store_true", help="measure every size anew")
+    arguments = parser.parse_args()
+    known = {row["num_questions"]: row for row in files.read_json(RESULTS)["rows"]} if RESULTS.is_file() else {}
+    if arguments.again:
+        known = {}
+    rows = []
+    for factor in FACTORS:
+        size = factor * arguments.size
+        rows.append(known.get(size) or run_size(size))
+        print(rows[-1], flush=True)
+        files.write_json(RESULTS, {"rows": rows, "versions": versions()})
+    plot(rows)
+    write_part(PERFORMANCE, "growth.md", page(rows))
+
+
+if __name__ == "__main__":
+    main()
