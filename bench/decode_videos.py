@@ -74,6 +74,18 @@ def clips() -> list[pathlib.Path]:
     return [encode(FOLDER / f"clip{number:02}_{s}s.mp4", RATE * s, number) for number, s in enumerate(seconds)]
 
 
+def variations(videos: list[pathlib.Path], times: int) -> list[pathlib.Path]:
+    """Copies of other bytes and the same frames: an empty box with a number at the end."""
+    copies = list(videos)
+    for number in range(1, times):
+        for video in videos:
+            path = video.with_name(f"copy{number}-{video.name}")
+            if not path.exists():
+                path.write_bytes(video.read_bytes() + (16).to_bytes(4, "big") + b"free" + number.to_bytes(8, "big"))
+            copies.append(path)
+    return copies
+
+
 def long_videos() -> dict[str, pathlib.Path]:
     """A minute and ten minutes; and an hour, which is the ten minutes six times."""
     FOLDER.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pathlib
 import shutil
 import sys
@@ -99,8 +98,7 @@ def opencv(path: str, num_frames: int, seek: bool = True) -> np.ndarray:
     import cv2
 
     cv2.setNumThreads(1)
-    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "threads;1"
-    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     wanted = indices_of(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), num_frames)
 
     def frames() -> Iterator[tuple[int, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""Pages of docs/, joined from the parts that the scripts of this folder write to bench/results/."""
+"""Pages of docs/, joined from the parts that the scripts of this folder write to bench/results/; `python -m bench.pages` joins anew."""
 
 from __future__ import annotations
 
@@ -26,9 +26,19 @@ PERFORMANCE = Page(
 
 
 def write_part(page: Page, name: str, text: str) -> None:
-    """Keep one script's part and write its page anew from all parts that there are."""
+    """Keep one script's part and write its page anew."""
     assert name in page.parts, name
     files.write_text_atomic(FOLDER / name, text.rstrip() + "\n")
+    join(page)
+
+
+def join(page: Page) -> None:
+    """Write a page from all parts that there are."""
     parts = [(FOLDER / part).read_text(encoding="utf-8") for part in page.parts if (FOLDER / part).is_file()]
     files.write_text_atomic(page.path, f"# {page.title}\n\n" + "\n".join(parts))
     print(f"wrote {page.path}")
+
+
+if __name__ == "__main__":
+    for made in (RESULTS, PERFORMANCE):
+        join(made)

@@ -1,12 +1,15 @@
 """Seeking gives exactly the frames of decoding in order, in every kind of stream; the index of an MP4 says what its packets say;
 and sampling at keyframes."""
 
+import io
 import pathlib
 from collections.abc import Callable
 
 import av
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from vidalign import mp4, probing, readers
 from vidalign.config import parse_config
@@ -188,6 +191,18 @@ def test_index_that_contradicts_itself_is_not_trusted(video_of, tmp_path, box, a
     path = patched(video_of("b_pyramid.mp4"), tmp_path / "patched.mp4", box, at, value)
     with open(path, "rb") as file:
         assert mp4.read_index(file, 1) is None
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_index_is_an_index_or_none(video_of, data):
+    whole = bytearray(video_of("b_pyramid.mp4").read_bytes())
+    begin = whole.index(b"moov")
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(begin + 4, len(whole) - 4))
+        whole[at : at + 4] = data.draw(st.binary(min_size=4, max_size=4))
+    index = mp4.read_index(io.BytesIO(whole), 1)
+    assert index is None or len(index.times) == len(index.keyframes)
 
 
 # Sampling at keyframes

@@ -57,13 +57,13 @@ def read_index(file: BinaryIO, track_id: int) -> Index | None:
     file.seek(moov[2])
     data = file.read(moov[3] - moov[2])
     boxes = _Boxes(data)
-    for trak in boxes.find(b"trak"):
-        header = next(trak.find(b"tkhd"), None)
-        if header is not None and header.number(4, 20 if header.data[0] == 1 else 12) == track_id:
-            try:
+    try:
+        for trak in boxes.find(b"trak"):
+            header = trak.only(b"tkhd")
+            if header.number(4, 20 if header.number(1, 0) == 1 else 12) == track_id:
                 return _track_index(trak, boxes, total)
-            except (ValueError, IndexError, StopIteration):
-                return None
+    except (ValueError, IndexError):
+        pass
     return None
 
 
@@ -102,7 +102,10 @@ class _Boxes:
     def only(self, *path: bytes) -> _Boxes:
         found = self
         for kind in path:
-            found = next(found.find(kind))
+            inner = next(found.find(kind), None)
+            if inner is None:
+                raise ValueError(f"no box {kind!r}")
+            found = inner
         return found
 
     def number(self, size: int, at: int) -> int:
@@ -136,7 +139,10 @@ def _track_index(trak: _Boxes, moov: _Boxes, file_size: int) -> Index | None:
     sync = next(stbl.find(b"stss"), None)
     keyframes = np.full(count, sync is None)
     if sync is not None:
-        keyframes[sync.table(1)[:, 0] - 1] = True  # numbers from one
+        numbers = sync.table(1)[:, 0]  # from one
+        if not len(numbers) or numbers.min() < 1:
+            return None
+        keyframes[numbers - 1] = True
     return Index(times=times, keyframes=keyframes)
 
 
@@ -152,8 +158,10 @@ def _end(stbl: _Boxes, sizes: np.ndarray) -> int:
     narrow = next(stbl.find(b"stco"), None)
     starts = narrow.table(1)[:, 0] if narrow is not None else stbl.only(b"co64").table(1, ">u8")[:, 0]
     runs = stbl.only(b"stsc").table(3)  # first chunk, frames in each chunk from there on, description
+    if not len(runs) or runs[0, 0] != 1 or runs[:, 0].max() > len(starts):
+        raise ValueError("chunks that are none")
     per_chunk = np.repeat(runs[:, 1], np.diff([*runs[:, 0], len(starts) + 1]))
-    if len(runs) == 0 or runs[0, 0] != 1 or len(per_chunk) != len(starts) or per_chunk.sum() != len(sizes):
+    if per_chunk.sum() != len(sizes):
         raise ValueError("the chunks hold another number of frames than the index")
     before = np.concatenate([[0], np.cumsum(sizes)])
     last = np.cumsum(per_chunk)
@@ -165,7 +173,7 @@ def _plays_all(trak: _Boxes, moov: _Boxes, times: np.ndarray) -> bool:
     edits = next((elst for edts in trak.find(b"edts") for elst in edts.find(b"elst")), None)
     if edits is None:
         return True
-    if edits.data[0] == 1:  # 64-bit: duration, media time, rate
+    if edits.number(1, 0) == 1:  # 64-bit: duration, media time, rate
         rows = [(edits.number(8, at), edits.number(8, at + 8)) for at in range(8, 8 + 20 * edits.number(4, 4), 20)]
         empty = 2**64 - 1
     else:
@@ -175,7 +183,7 @@ def _plays_all(trak: _Boxes, moov: _Boxes, times: np.ndarray) -> bool:
     if len(played) != 1:
         return False
     header, media = moov.only(b"mvhd"), trak.only(b"mdia", b"mdhd")
-    movie_scale, media_scale = (box.number(4, 20 if box.data[0] == 1 else 12) for box in (header, media))
+    movie_scale, media_scale = (box.number(4, 20 if box.number(1, 0) == 1 else 12) for box in (header, media))
     duration, start = played[0]
     if not movie_scale:
         return False
