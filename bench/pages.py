@@ -1,4 +1,7 @@
-"""Pages of docs/, joined from the parts that the scripts of this folder write to bench/results/; `python -m bench.pages` joins anew."""
+"""Pages of docs/, joined from the parts that the scripts of this folder write to bench/results/.
+
+`python -m bench.pages` joins them anew.
+"""
 
 from __future__ import annotations
 
