@@ -75,7 +75,7 @@ def _loops(found: dict[str, Any]) -> str:
 def _raw(found: dict[str, Any]) -> str:
     names = [name for name in WORDS if any(name in row["variants"] for row in found.get("loops", []))]
     lines = [
-        "Milliseconds of the plain loops; † gives other frames than the index names.",
+        "Milliseconds of the plain loops; † gave other frames than it was asked for in at least one turn.",
         "",
         f"| video | frames | {' | '.join(WORDS[name] for name in names)} |",
         "|---|---|" + "---|" * len(names),
