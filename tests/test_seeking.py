@@ -129,6 +129,11 @@ def test_seeking_to_wrong_times_is_noticed(video_of):
         by_seeking(path, [50], wrong)
 
 
+def test_decord2_is_not_trusted():
+    assert readers.is_trusted("0.6.0")
+    assert not readers.is_trusted("3.4.0")
+
+
 # The index of an MP4
 
 

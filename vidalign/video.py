@@ -43,7 +43,7 @@ class Clip:
         total_num_frames: frames of the source.
         duration: of the source, in seconds; total_num_frames / fps.
         indices: the source frame of each sampled frame, ascending, F of them.
-        backend: the decoder that was used, "decord" or "pyav".
+        backend: the decoder that was used, "pyav" or "decord".
     """
 
     frames: np.ndarray
