@@ -287,7 +287,7 @@ class Generator:
         ]
         responses: list[Response] = []
         if usable:
-            examples, clips = ([row[side] for row in usable] for side in (0, 1))
+            examples, clips = [example for example, _ in usable], [clip for _, clip in usable]
             responses = self._thread.submit(self._respond, engine, examples, clips).result()
         files.write_table(part_path(self._parts, chunk).with_suffix(".parquet"), responses)
         decoded = [

@@ -3,8 +3,8 @@
     python -m bench.start [--rounds 3]
 
 Both sides are processes of their own and take turns; the first turn fills the page cache and compiled Python files and does not
-count. Bare vLLM imports, starts an engine with the same settings, decodes one video and generates one token about it. Ours is the whole
-command: imports, checks, Ray, actor pools, decoding, engine. Between the marks that both write lies what each step costs.
+count. Bare vLLM imports, starts an engine with the same settings, decodes one video and generates one token about it. Ours is the
+whole command: imports, checks, Ray, actor pools, decoding, engine. Between the marks that both write lies what each step costs.
 """
 
 from __future__ import annotations
