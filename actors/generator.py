@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -59,7 +60,7 @@ class Completion:
 class Engine:
     """vLLM for videos already decoded and sampled: no processor samples the frames again.
 
-    A prompt is rendered once, however many replies it gets, and a clip is hashed once a call. vLLM's own caches do the rest:
+    A prompt is rendered once, however many replies it gets, and a clip is hashed once. vLLM's own caches do the rest:
     what prompts share from their beginning (the video, for most chat templates) and the processed video.
 
     Raises:
@@ -93,6 +94,7 @@ class Engine:
             options["tensor_parallel_size"] = num_gpus
         self.path = path
         self.max_model_len = model.max_model_len
+        self._hashes: dict[int, str] = {}
         self._processor = load_processor(path, trust_remote_code=model.trust_remote_code)
         try:
             self._llm = vllm.LLM(model=path, **{**options, **(engine_args or {})})
@@ -181,6 +183,15 @@ class Engine:
                 "Lower video.num_frames, the frame size or recipe.max_new_tokens, or raise model.max_model_len"
             ) from error
 
+    def _hash(self, clip: Clip) -> str:
+        """The hash of a clip, computed once while it lives; vLLM would compute one for every prompt."""
+        if id(clip) not in self._hashes:
+            content = hashlib.blake2b(clip.frames.data, digest_size=16)
+            content.update(repr((clip.frames.shape, clip.metadata())).encode())
+            self._hashes[id(clip)] = content.hexdigest()
+            weakref.finalize(clip, self._hashes.pop, id(clip), None)
+        return self._hashes[id(clip)]
+
     def _renderer(self) -> Callable[[_Input], Any]:
         """What makes vLLM's input of ours, and remembers what it was given: texts by content, clips by identity."""
         from vidalign.rendering import prompt_text
@@ -193,7 +204,10 @@ class Engine:
             key = (id(one.clip), one.prompt, one.prefix, one.reply_ids)
             if key not in rendered:
                 if id(one.clip) not in videos:
-                    videos[id(one.clip)] = _video(one.clip)
+                    videos[id(one.clip)] = {
+                        "multi_modal_data": {"video": [(one.clip.frames, one.clip.metadata())]},
+                        "multi_modal_uuids": {"video": [self._hash(one.clip)]},
+                    }
                 if one.prompt not in texts:
                     texts[one.prompt] = prompt_text(self._processor, one.prompt)
                 text = texts[one.prompt] + one.prefix
@@ -215,17 +229,6 @@ class _Input:
     prompt: str
     prefix: str = ""
     reply_ids: tuple[int, ...] = ()
-
-
-def _video(clip: Clip) -> dict[str, Any]:
-    """A clip as vLLM takes it, with its hash: vLLM would hash it again for every prompt."""
-    metadata = clip.metadata()
-    content = hashlib.blake2b(clip.frames.data, digest_size=16)
-    content.update(repr((clip.frames.shape, metadata)).encode())
-    return {
-        "multi_modal_data": {"video": [(clip.frames, metadata)]},
-        "multi_modal_uuids": {"video": [content.hexdigest()]},
-    }
 
 
 def engine_environment(num_gpus: int) -> dict[str, str]:
