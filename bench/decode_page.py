@@ -67,7 +67,8 @@ def _head(found: dict[str, Any]) -> str:
 
 def _loops(found: dict[str, Any]) -> str:
     lines = [
-        "| video | frames | best plain loop | ms | ours, PyAV, ms | against it | with cache | backend decord | hit, ms | decode : hit | decode : read |",
+        "| video | frames | best plain loop | ms | ours, PyAV, ms | against it | with cache | backend decord | hit, ms "
+        "| decode : hit | decode : read |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found.get("loops", []):
@@ -137,9 +138,9 @@ def _default(found: dict[str, Any]) -> str:
         return ""
     return (
         f"The default backend is PyAV: in {sum(value > 1 for value in ratios)} of {len(ratios)} rows it is faster than decord behind "
-        f"the same checks ({min(ratios):.2f}x to {max(ratios):.2f}x), because it seeks and leaves out frames that nothing refers to. It "
-        "also notices damage that decord conceals, and is maintained. decord2 is no backend: on busy cores its loop gave other frames than "
-        "it was asked for, without an error. OpenCV and torchcodec are measured only."
+        f"the same checks ({min(ratios):.2f}x to {max(ratios):.2f}x), because it seeks and leaves out what nothing refers to. It "
+        "also notices damage that decord conceals, and is maintained. decord2 is no backend: on busy cores its loop gave other "
+        "frames than it was asked for, without an error. OpenCV and torchcodec are measured only."
     )
 
 
