@@ -248,12 +248,12 @@ def plot(base: dict[str, Any], runs: dict[str, Rows], path: pathlib.Path) -> Non
                 change = statistics.fmean(row["end"][f"{side}_logp"] - row["start"][f"{side}_logp"] for row in rows)
                 axes[1].barh(place + 0.27 * (number - 1), change, 0.25, color=colour, label=None if place else side)
     axes[0].axvline(100 * base["accuracy"], color="grey", linestyle="--", linewidth=1)
-    axes[0].annotate("base", (100 * base["accuracy"], -0.7), color="grey", ha="center", annotation_clip=False)
+    axes[0].annotate("base", (100 * base["accuracy"] - 0.5, -0.7), color="grey", ha="right", annotation_clip=False)
     axes[0].set_xlabel("held-out accuracy, %")
     axes[1].set_xlabel("change of log-likelihood, nats per token")
     axes[1].axvline(0, color="grey", linewidth=1)
     axes[1].set_xscale("symlog", linthresh=0.1)
-    axes[2].set_xlabel("KL(base ‖ model) where the base is right, nats per answer")
+    axes[2].set_xlabel("KL(base ‖ model), nats per answer,\nwhere the base is right")
     axes[2].set_xlim(left=0)
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (COLOURS[2], COLOURS[1], COLOURS[4])]
     axes[1].legend(
