@@ -182,6 +182,10 @@ def page(rows: list[dict[str, Any]]) -> str:
             "|---|" + "---|" * (len(rows) + 1),
             *memory,
             "",
+            "Memory is not flat everywhere, so that goal is missed. The generator and the learner hold caches with a bound: vLLM's of "
+            "processed videos (4 GiB by default) and ours of rendered prompts (512 MiB). Whether these are all of their growth was "
+            "not measured, nor was a size at which they are full.",
+            "",
             "![Wall time and peak memory against the amount of data](growth.png)",
             "",
             f"ray {versions().get('ray')}. One run a size.",

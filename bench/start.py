@@ -167,9 +167,9 @@ def page(found: dict[str, Any]) -> str:
             *table,
             "",
             f"Ours takes {ratio} of bare vLLM's time, goal ≤ {GOAL:g}x: {'reached' if ratio.median <= GOAL else 'missed'}. "
-            "The engine itself starts as fast as bare vLLM's. Before it, the command imports torch and transformers for its checks, "
-            "starts Ray, and Ray Data starts its actors, whose processes import the same libraries again: CPU time of several "
-            "processes, shared by two cores.",
+            "From the first call on the engine takes about as long as bare vLLM's after its imports. Before it, the command imports torch and transformers for its checks, "
+            "starts Ray, and Ray Data starts its actors, whose processes import the same libraries again; the marks do not "
+            "say which of these the time between Ray and the first call is.",
             "",
         ]
     )
