@@ -273,7 +273,8 @@ def page(found: dict[str, Any]) -> str:
             ),
             "",
             "Before the first token lie the hops that vLLM's server does not have, proxy to ingress and ingress to replica, with the "
-            "request and its reply serialised on the way. These processes share two cores with the engine; how much of the added time is that, "
+            "request and its reply serialised on the way. These processes share two cores with the engine; how much of the added "
+            "time is that, "
             "and how much the hops themselves, was not measured apart. Tried in one short run each, without a clear gain: "
             "RAY_SERVE_THROUGHPUT_OPTIMIZED=1 (one thread a replica, gRPC between them), and no engine metrics in Ray. Direct "
             "streaming (RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING) leaves the ingress out, but takes one model and no ingress of one's "

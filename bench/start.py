@@ -167,7 +167,8 @@ def page(found: dict[str, Any]) -> str:
             *table,
             "",
             f"Ours takes {ratio} of bare vLLM's time, goal ≤ {GOAL:g}x: {'reached' if ratio.median <= GOAL else 'missed'}. "
-            "From the first call on the engine takes about as long as bare vLLM's after its imports. Before it, the command imports torch and transformers for its checks, "
+            "From the first call on the engine takes about as long as bare vLLM's after its imports. Before it, "
+            "the command imports torch and transformers for its checks, "
             "starts Ray, and Ray Data starts its actors, whose processes import the same libraries again; the marks do not "
             "say which of these the time between Ray and the first call is.",
             "",
