@@ -143,7 +143,8 @@ class Learner:
             self.engine.backward(loss.value / len(micro_batches))
             total += loss.value.detach() / share
             for name, value in loss.metrics.items():
-                metrics[name] = metrics.get(name, torch.zeros((), device=self.device)) + value.float() / share
+                weighted = value.float() * len(micro) / len(indices)  # a forward's mean counts by its pairs
+                metrics[name] = metrics.get(name, torch.zeros((), device=self.device)) + weighted
             for name, value in loss.statistics.items():
                 statistics[name] = statistics.get(name, torch.zeros_like(value)) + value
         self.engine.step()
