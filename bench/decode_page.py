@@ -139,10 +139,10 @@ def _default(found: dict[str, Any]) -> str:
         return ""
     return (
         f"The default backend is PyAV: in {sum(value > 1 for value in ratios)} of {len(ratios)} rows it is faster than decord behind "
-        f"the same checks ({min(ratios):.2f}x to {max(ratios):.2f}x), because it seeks and leaves out what nothing refers to. Where decord is faster it "
-        "decodes in a second thread while the first resizes, so it takes two cores for that. PyAV "
-        "also notices damage that decord conceals, and is maintained. decord2 is no backend: on busy cores its loop gave other "
-        "frames than it was asked for, without an error. OpenCV and torchcodec are measured only."
+        f"the same checks ({min(ratios):.2f}x to {max(ratios):.2f}x), because it seeks and leaves out what nothing refers to. decord "
+        "decodes in a second thread while the first resizes: where it is faster, it takes more of both cores. PyAV also notices "
+        "damage that decord conceals, and is maintained. decord2 is no backend: on busy cores its loop gave other frames than it was "
+        "asked for, without an error. OpenCV and torchcodec are measured only."
     )
 
 
