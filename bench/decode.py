@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import pathlib
+import select
 import shutil
 import statistics
 import subprocess
@@ -40,11 +41,14 @@ OURS = ("ours_pyav", "ours_decord", "ours_cached", "cache_hit", "cache_read", "o
 SLOW_S, SLOW = 1.0, 3.0  # a loop that takes more seconds than this, and this many times as long as ours, is timed once
 IN_ORDER = ("pyav_in_order", "opencv_in_order")  # on the 1-hour video with 8 frames only: more take as long
 
+DEADLINE_S = 40  # for one video
+
 
 class Worker:
     """A decode_worker process."""
 
     def __init__(self, variant: str, folder: str = "") -> None:
+        self.variant, self.folder = variant, folder
         paths = [folder, os.getcwd(), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
@@ -65,6 +69,9 @@ class Worker:
 
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
+        if not select.select([self.process.stdout], [], [], DEADLINE_S)[0]:
+            self.process.kill()
+            raise TimeoutError(self.variant)
         line = self.process.stdout.readline()
         if not line:
             assert self.process.stderr is not None
@@ -93,26 +100,33 @@ def start_workers(names: Iterable[str], folders: dict[str, str]) -> tuple[dict[s
 
 
 def measure(workers: dict[str, Worker], path: pathlib.Path, num_frames: int, rounds: int) -> dict[str, dict[str, Any]]:
-    """Of each variant: seconds in every turn, and whether its frames are those of ours."""
+    """Of each variant: seconds in every turn, none where it did not end once, and whether its frames are those of ours."""
     found: dict[str, dict[str, Any]] = {name: {"seconds": [], "same_frames": False} for name in workers}
     digests: dict[str, set[str]] = {}
-    ours = 0.0
+    ours, hung = 0.0, set()
 
     def is_slow(seconds: float) -> bool:
         return seconds > SLOW_S and seconds > SLOW * ours
 
     for turn in range(-1, rounds):
-        for name, worker in workers.items():
+        for name, worker in list(workers.items()):
             seconds = found[name]["seconds"]
-            if seconds and is_slow(seconds[0]):
+            if name in hung or (seconds and is_slow(seconds[0])):
                 continue
-            answer = worker.ask(path, num_frames)
+            try:
+                answer = worker.ask(path, num_frames)
+            except TimeoutError:
+                print(f"{name} did not end in {DEADLINE_S} s", flush=True)
+                hung.add(name)
+                seconds.clear()
+                workers[name] = Worker(worker.variant, worker.folder)
+                continue
             digests.setdefault(name, set()).add(answer["frames_sha"])
             ours = ours or answer["seconds"]
             if turn >= 0 or is_slow(answer["seconds"]):
                 seconds.append(answer["seconds"])
     for name, row in found.items():
-        row["same_frames"] = digests[name] == digests["ours_pyav"]
+        row["same_frames"] = name not in hung and digests[name] == digests["ours_pyav"]
     return found
 
 
@@ -248,7 +262,9 @@ def main() -> None:
                 rows.append(
                     {"video": name, "num_frames": num_frames, "variants": measure(running, path, num_frames, rounds)}
                 )
-                medians = {key: round(statistics.median(v["seconds"]), 4) for key, v in rows[-1]["variants"].items()}
+                medians = {
+                    k: round(statistics.median(v["seconds"]), 4) for k, v in rows[-1]["variants"].items() if v["seconds"]
+                }
                 print(f"{time.perf_counter() - began:.0f} s", name, num_frames, medians, flush=True)
         for worker in workers.values():
             worker.close()

@@ -76,23 +76,30 @@ def _loops(found: dict[str, Any]) -> str:
         best = best_loop(row)
         lines.append(
             f"| {row['video']} | {row['num_frames']} | {WORDS[best]} | {_ms(row, best)} | {_ms(row, 'ours_pyav')} | "
-            f"{ratio(row, 'ours_pyav', best)} | {ratio(row, 'ours_cached', best)} | {ratio(row, 'ours_decord', best)} | "
+            f"{ratio(row, 'ours_pyav', best)} | {ratio(row, 'ours_cached', best)} | {_decord_cell(row, best)} | "
             f"{_ms(row, 'cache_hit')} | {ratio(row, 'cache_hit', 'ours_pyav')} | {ratio(row, 'cache_read', 'ours_pyav')} |"
         )
     return "\n".join(lines)
 
 
+def _decord_cell(row: dict[str, Any], best: str) -> str:
+    return str(ratio(row, "ours_decord", best)) if row["variants"]["ours_decord"]["seconds"] else "hung"
+
+
 def _raw(found: dict[str, Any]) -> str:
     names = [name for name in WORDS if any(name in row["variants"] for row in found.get("loops", []))]
     lines = [
-        "Milliseconds of the plain loops; † gave other frames than it was asked for in at least one turn.",
+        "Milliseconds of the plain loops; † gave other frames than it was asked for in at least one turn; hung: did not end in 40 s, "
+        "in at least one turn.",
         "",
         f"| video | frames | {' | '.join(WORDS[name] for name in names)} |",
         "|---|---|" + "---|" * len(names),
     ]
     for row in found.get("loops", []):
         cells = [
-            (_ms(row, name) + ("" if row["variants"][name]["same_frames"] else " †")) if name in row["variants"] else "-"
+            (_ms(row, name) + ("" if row["variants"][name]["same_frames"] or not row["variants"][name]["seconds"] else " †"))
+            if name in row["variants"]
+            else "-"
             for name in names
         ]
         lines.append(f"| {row['video']} | {row['num_frames']} | {' | '.join(cells)} |")
@@ -134,7 +141,7 @@ def _ray(found: dict[str, Any]) -> str:
 
 def _default(found: dict[str, Any]) -> str:
     rows = found.get("loops", [])
-    ratios = [ratio(row, "ours_pyav", "ours_decord").median for row in rows]
+    ratios = [ratio(row, "ours_pyav", "ours_decord").median for row in rows if row["variants"]["ours_decord"]["seconds"]]
     if not rows:
         return ""
     return (
@@ -177,4 +184,6 @@ def _goal(words: str, ratios: dict[str, float], goal: float) -> str:
 
 
 def _ms(row: dict[str, Any], name: str) -> str:
+    if not row["variants"][name]["seconds"]:
+        return "hung"
     return f"{1000 * statistics.median(row['variants'][name]['seconds']):.4g}"
