@@ -148,7 +148,7 @@ def _default(found: dict[str, Any]) -> str:
         f"The default backend is PyAV: in {sum(value > 1 for value in ratios)} of {len(ratios)} rows it is faster than decord behind "
         f"the same checks ({min(ratios):.2f}x to {max(ratios):.2f}x), because it seeks and leaves out what nothing refers to. decord "
         "decodes in a second thread while the first resizes: where it is faster, it takes more of both cores. PyAV also notices "
-        "damage that decord conceals, and is maintained. decord2 is no backend: on busy cores its loop gave other frames than it was "
+        "damage that decord conceals, and is maintained. decord2 is no backend: its loop gave other frames than it was "
         "asked for, without an error. OpenCV and torchcodec are measured only."
     )
 

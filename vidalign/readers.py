@@ -66,7 +66,7 @@ def is_trusted(version: str) -> bool:
     """Whether a package with the import name decord gives the frames it is asked for.
 
     decord2 (versions 1 to 3) gives up waiting for its own decoding thread after 10,000 attempts and hands out an earlier frame
-    without an error: met with 3.4.0 on busy cores, on an H.264 video that is whole.
+    without an error: met with 3.4.0, on an H.264 video that is whole.
     """
     return version.startswith("0.")
 
