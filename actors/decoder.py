@@ -9,7 +9,7 @@ import numpy as np
 import ray.data
 
 from vidalign.decode_child import ChildDecoder, DecodedVideo
-from vidalign.types import FrameSpec
+from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 
 BATCH_SIZE = 8
 
@@ -20,7 +20,9 @@ class Decoder:
     Decoding runs in a child process under a deadline, so a file that hangs or crashes a decoder costs that file only.
     """
 
-    def __init__(self, spec: FrameSpec, cache_dir: str, backend: str = "pyav", deadline_s: float = 60.0) -> None:
+    def __init__(
+        self, spec: FrameSpec, cache_dir: str, backend: Backend = DEFAULT_BACKEND, deadline_s: float = 60.0
+    ) -> None:
         self.child = ChildDecoder(spec, cache_dir, backend=backend, deadline_s=deadline_s)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def decode_videos(
     spec: FrameSpec,
     cache_dir: str,
     *,
-    backend: str = "pyav",
+    backend: Backend = DEFAULT_BACKEND,
     deadline_s: float = 60.0,
     num_decoders: int = 1,
     num_cpus: float = 1,

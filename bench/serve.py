@@ -35,7 +35,7 @@ from pipelines.summary import versions
 from serving.app import engine_environment, engine_kwargs
 from vidalign import files
 from vidalign.config import ModelConfig, ServeConfig
-from vidalign.types import FrameSpec
+from vidalign.types import DEFAULT_BACKEND, FrameSpec
 
 RESULTS = pathlib.Path("bench/results/serve.json")
 MODEL = "examples/shapes/model"
@@ -85,7 +85,7 @@ def servers(log: pathlib.Path) -> Iterator[dict[str, Server]]:
         gpu_memory_utilization=None,
     )
     model = ModelConfig(path=MODEL, dtype="float32", max_model_len=MAX_MODEL_LEN)
-    kwargs = engine_kwargs(model, ServeConfig(), plan, SPEC, "decord")
+    kwargs = engine_kwargs(model, ServeConfig(), plan, SPEC, DEFAULT_BACKEND)
     arguments = ["--model", MODEL, "--served-model-name", NAME, "--host", "127.0.0.1"]
     for key, value in kwargs.items():
         flag = "--" + key.replace("_", "-")

@@ -27,7 +27,7 @@ from cluster.plan import ServePlan
 from serving import video_loader
 from vidalign.config import ModelConfig, ServeConfig
 from vidalign.errors import ClusterError, ModelError
-from vidalign.types import FrameSpec, PolicyVersion
+from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec, PolicyVersion
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -69,7 +69,7 @@ def endpoint(
     serve: ServeConfig,
     plan: ServePlan,
     frame_spec: FrameSpec,
-    decoder: str = "pyav",
+    decoder: Backend = DEFAULT_BACKEND,
     on_wait: Callable[[float], None] | None = None,
 ) -> Iterator[Endpoint]:
     """Serve `models` (model id → policy) over HTTP for the length of a `with` block. Ray must have been entered.
@@ -151,7 +151,7 @@ def build_app(
     serve: ServeConfig,
     plan: ServePlan,
     frame_spec: FrameSpec,
-    decoder: str = "pyav",
+    decoder: Backend = DEFAULT_BACKEND,
 ) -> Application:
     """The Serve application of `endpoint`, not yet deployed. Imports vLLM."""
     from ray.serve.llm import LLMConfig, build_openai_app
@@ -191,7 +191,7 @@ def build_app(
 
 
 def engine_kwargs(
-    model: ModelConfig, serve: ServeConfig, plan: ServePlan, frame_spec: FrameSpec, decoder: str
+    model: ModelConfig, serve: ServeConfig, plan: ServePlan, frame_spec: FrameSpec, decoder: Backend
 ) -> dict[str, Any]:
     """vLLM's engine arguments; `serve.engine_args` win over ours."""
     kwargs: dict[str, Any] = {

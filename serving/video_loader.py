@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from vidalign.errors import VideoError
-from vidalign.types import QUARANTINE_REASONS, FrameSpec
+from vidalign.types import DEFAULT_BACKEND, QUARANTINE_REASONS, Backend, FrameSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ def register() -> None:
     MEDIA_CONNECTOR_REGISTRY.register(NAME)(PolicyMediaConnector)
 
 
-def media_io_kwargs(spec: FrameSpec, decoder: str = "pyav") -> dict[str, dict[str, Any]]:
+def media_io_kwargs(spec: FrameSpec, decoder: Backend = DEFAULT_BACKEND) -> dict[str, dict[str, Any]]:
     """vLLM's `media_io_kwargs` that make an engine decode with `FrameSpecLoader`."""
     row = spec.to_row()
     return {"video": {"video_backend": NAME, "decoder": decoder, **row, "num_frames": row["num_frames"] or _ANY}}
@@ -44,7 +44,7 @@ class FrameSpecLoader:
     """Video loader of vLLM's `VIDEO_LOADER_REGISTRY`, with the options of `media_io_kwargs` as keyword arguments."""
 
     def load_bytes(
-        self, data: bytes, num_frames: int = _ANY, *, decoder: Any = "pyav", **options: Any
+        self, data: bytes, num_frames: int = _ANY, *, decoder: Any = DEFAULT_BACKEND, **options: Any
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Decode the bytes of a video file.
 

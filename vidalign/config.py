@@ -18,7 +18,7 @@ import yaml
 from vidalign.config_section import Section
 from vidalign.errors import ConfigError
 from vidalign.recipe_config import RECIPES, LeanpoRecipe, RecipeConfig
-from vidalign.types import FrameSpec
+from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 
 
 class ModelConfig(Section):
@@ -56,7 +56,7 @@ class VideoConfig(Section):
     width: int | None = pydantic.Field(None, ge=1)
     max_pixels: int | None = pydantic.Field(None, ge=1)
     snap_to_keyframes: bool = False
-    backend: Literal["pyav", "decord"] = "pyav"
+    backend: Backend = DEFAULT_BACKEND
     deadline_s: float = pydantic.Field(60.0, gt=0)
     num_decoders: int | None = pydantic.Field(None, ge=1)
     cache_dir: str | None = None

@@ -24,7 +24,7 @@ import urllib.request
 from typing import IO, Any
 
 from vidalign.errors import DataError, VideoError
-from vidalign.types import FrameSpec, Record
+from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec, Record
 
 START_TIMEOUT_S = 120.0
 VIDEOS_PER_CHILD = 500  # decoders leak a little with every reader: a fresh child now and then bounds it
@@ -48,7 +48,9 @@ class DecodedVideo(Record):
 class ChildDecoder:
     """Decodes videos one after the other in a child process, each under a deadline. It survives whatever a file does."""
 
-    def __init__(self, spec: FrameSpec, cache_dir: str, *, backend: str = "pyav", deadline_s: float = 60.0) -> None:
+    def __init__(
+        self, spec: FrameSpec, cache_dir: str, *, backend: Backend = DEFAULT_BACKEND, deadline_s: float = 60.0
+    ) -> None:
         self._settings = {"spec": spec.to_row(), "cache_dir": cache_dir, "backend": backend, "deadline_s": deadline_s}
         self._deadline_s = deadline_s
         self._process: subprocess.Popen[bytes] | None = None
@@ -158,7 +160,7 @@ def _describe_status(status: int) -> str:
     return f"exit code {status}"
 
 
-def decode_into_cache(uri: str, spec: FrameSpec, cache_dir: str, backend: Any = "pyav") -> dict[str, Any]:
+def decode_into_cache(uri: str, spec: FrameSpec, cache_dir: str, backend: Backend = DEFAULT_BACKEND) -> dict[str, Any]:
     """The child's work for one uri: the reply as a dict. Frames that are in the cache already are not decoded again."""
     from vidalign import video
     from vidalign.frame_cache import FrameCache

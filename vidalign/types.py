@@ -9,7 +9,10 @@ import dataclasses
 import hashlib
 import json
 import math
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias
+
+Backend: TypeAlias = Literal["pyav", "decord"]  # what decodes videos, see vidalign.readers
+DEFAULT_BACKEND: Backend = "pyav"
 
 QUARANTINE_REASONS = (
     "missing",  # no file at the uri

@@ -21,16 +21,14 @@ import io
 import os
 import stat
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from vidalign import probing, readers
 from vidalign.errors import VideoError
 from vidalign.readers import target_size as target_size
-from vidalign.types import FrameSpec
-
-Backend = Literal["decord", "pyav"]
+from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,7 +109,7 @@ def content_hash(path: str | os.PathLike[str]) -> str:
         raise _cannot_read(os.fspath(path), error) from error
 
 
-def decode(path: str | os.PathLike[str], spec: FrameSpec, backend: Backend = "pyav") -> Clip:
+def decode(path: str | os.PathLike[str], spec: FrameSpec, backend: Backend = DEFAULT_BACKEND) -> Clip:
     """Decode the frames of a local file that `spec` asks for.
 
     Raises:
@@ -127,7 +125,7 @@ def decode(path: str | os.PathLike[str], spec: FrameSpec, backend: Backend = "py
     return _decode(name, head, lambda: name, spec, backend)
 
 
-def decode_bytes(data: bytes, spec: FrameSpec, backend: Backend = "pyav", name: str = "video in memory") -> Clip:
+def decode_bytes(data: bytes, spec: FrameSpec, backend: Backend = DEFAULT_BACKEND, name: str = "video in memory") -> Clip:
     """Like `decode`, for a video file that is already in memory; `name` is used in messages."""
     if not data:
         raise VideoError("zero_byte", f"{name} is empty (0 bytes)")
