@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -94,7 +95,7 @@ class Engine:
             options["tensor_parallel_size"] = num_gpus
         self.path = path
         self.max_model_len = model.max_model_len
-        self._hashes: dict[int, str] = {}
+        self._hashes: weakref.WeakKeyDictionary[Clip, str] = weakref.WeakKeyDictionary()
         self._processor = load_processor(path, trust_remote_code=model.trust_remote_code)
         try:
             self._llm = vllm.LLM(model=path, **{**options, **(engine_args or {})})
@@ -185,38 +186,31 @@ class Engine:
 
     def _hash(self, clip: Clip) -> str:
         """The hash of a clip, computed once while it lives; vLLM would compute one for every prompt."""
-        if id(clip) not in self._hashes:
+        if clip not in self._hashes:
             content = hashlib.blake2b(clip.frames.data, digest_size=16)
             content.update(repr((clip.frames.shape, clip.metadata())).encode())
-            self._hashes[id(clip)] = content.hexdigest()
-            weakref.finalize(clip, self._hashes.pop, id(clip), None)
-        return self._hashes[id(clip)]
+            self._hashes[clip] = content.hexdigest()
+        return self._hashes[clip]
 
     def _renderer(self) -> Callable[[_Input], Any]:
-        """What makes vLLM's input of ours, and remembers what it was given: texts by content, clips by identity."""
+        """What makes vLLM's input of ours, once for equal ones: clips are equal by identity, texts by content."""
         from vidalign.rendering import prompt_text
 
-        rendered: dict[Any, Any] = {}
-        texts: dict[str, str] = {}
-        videos: dict[int, dict[str, Any]] = {}
+        text_of = functools.cache(functools.partial(prompt_text, self._processor))
 
+        @functools.cache
         def render(one: _Input) -> Any:
-            key = (id(one.clip), one.prompt, one.prefix, one.reply_ids)
-            if key not in rendered:
-                if id(one.clip) not in videos:
-                    videos[id(one.clip)] = {
-                        "multi_modal_data": {"video": [(one.clip.frames, one.clip.metadata())]},
-                        "multi_modal_uuids": {"video": [self._hash(one.clip)]},
-                    }
-                if one.prompt not in texts:
-                    texts[one.prompt] = prompt_text(self._processor, one.prompt)
-                text = texts[one.prompt] + one.prefix
-                prompt: dict[str, Any] = {"prompt": text}
-                if one.reply_ids:
-                    ids = self._processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-                    prompt = {"prompt_token_ids": [*ids, *one.reply_ids]}
-                [rendered[key]] = self._llm.renderer.render_cmpl([{**prompt, **videos[id(one.clip)]}])
-            return rendered[key]
+            text = text_of(one.prompt) + one.prefix
+            prompt: dict[str, Any] = {"prompt": text}
+            if one.reply_ids:
+                ids = self._processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+                prompt = {"prompt_token_ids": [*ids, *one.reply_ids]}
+            video = {
+                "multi_modal_data": {"video": [(one.clip.frames, one.clip.metadata())]},
+                "multi_modal_uuids": {"video": [self._hash(one.clip)]},
+            }
+            [rendered] = self._llm.renderer.render_cmpl([{**prompt, **video}])
+            return rendered
 
         return render
 
