@@ -34,7 +34,7 @@ from vidalign.pair_data import PairSource, batch_order, pack, split_further, usa
 from vidalign.policy import ResponseScorer, add_adapter, load_policy, set_trainable
 from vidalign.rendering import IGNORED, Batch, cached_processor
 from vidalign.schedule import learning_rate_factor
-from vidalign.tensor_cache import TensorCache, read_tensors
+from vidalign.tensor_cache import TensorCache, missing, read_tensors
 from vidalign.types import Example, PreferencePair
 
 LOG_NAMES = {"chosen": "chosen_logp", "rejected": "rejected_logp", "truth": "truth_logp"}
@@ -165,9 +165,9 @@ class Learner:
         rows: list[PreferencePair | Example] = [*self.pairs, *self.probe]
         clips = sorted({self.source.frames[row.video] for row in rows})
         kept = {clip: vision_features.path(cache, job.policy_version, job.model.dtype, clip) for clip in clips}
-        own = set(clips[self.rank :: self.world_size])
-        uncached = dataclasses.replace(self.source, cache_bytes=0, _rendered={}, _held=[0])
-        shown = uncached.rendered(row for row in rows if self.source.frames[row.video] in own)
+        todo = missing(kept).intersection(clips[self.rank :: self.world_size])
+        uncached = dataclasses.replace(self.source, cache_bytes=0)
+        shown = uncached.rendered(row for row in rows if self.source.frames[row.video] in todo)
         videos = ((prompt, kept[clip]) for prompt, clip in shown)
         vision_features.compute(model, videos, self.device, self.dtype)
         dist.barrier()

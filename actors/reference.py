@@ -121,10 +121,5 @@ def kept_paths(
     }
 
 
-def missing(kept: Mapping[str, str]) -> set[str]:
-    """The pairs whose file is not there yet."""
-    return {pair_id for pair_id, path in kept.items() if not pathlib.Path(path).is_file()}
-
-
 def parts_of(*, hidden: bool, features: bool) -> list[str]:
     return [part for part, wanted in zip(PARTS, (hidden, features), strict=True) if wanted]

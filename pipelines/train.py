@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Sequence
 
 from actors.learner import train_loop
-from actors.reference import Reference, kept_paths, missing, parts_of
+from actors.reference import Reference, kept_paths, parts_of
 from actors.train_job import TrainJob
 from cluster.plan import ResourcePlan
 from pipelines import progress
@@ -16,7 +16,7 @@ from vidalign.config import RunConfig, UncertaintyConfig
 from vidalign.errors import ConfigError, DataError
 from vidalign.files import RunFolder
 from vidalign.pair_data import usable_pairs
-from vidalign.tensor_cache import TensorCache, read_tensors
+from vidalign.tensor_cache import TensorCache, missing, read_tensors
 from vidalign.types import PolicyVersion, PreferencePair, stable_hash
 
 

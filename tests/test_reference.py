@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_augment import make_clip
 
-from actors.reference import Reference, kept_paths, missing
+from actors.reference import Reference, kept_paths
 from vidalign import files
 from vidalign.config import ModelConfig, TrainConfig
 from vidalign.frame_cache import FrameCache
@@ -16,7 +16,7 @@ from vidalign.pair_data import PairSource
 from vidalign.phrases import differing_marks
 from vidalign.policy import ResponseScorer, add_adapter, load_policy, set_trainable
 from vidalign.rendering import IGNORED, cached_processor
-from vidalign.tensor_cache import TensorCache, read_tensors
+from vidalign.tensor_cache import TensorCache, missing, read_tensors
 from vidalign.types import FrameSpec, PreferencePair
 
 TOLERANCE = 1e-5

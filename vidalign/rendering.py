@@ -70,7 +70,8 @@ class Prompt:
 
     @property
     def num_bytes(self) -> int:
-        return sum(value.nbytes for value in [*self.tokens.values(), *self.vision.values()])
+        held = [*self.tokens.values(), *self.vision.values(), *([] if self.positions is None else [self.positions])]
+        return sum(value.nbytes for value in held)
 
 
 def render_prompt(processor: Any, text: str, clip: Clip) -> Prompt:

@@ -31,6 +31,11 @@ class TensorCache:
         return self.root / key[:2] / f"{key}.safetensors"
 
 
+def missing(kept: Mapping[str, str | pathlib.Path]) -> set[str]:
+    """The names whose file is not there yet."""
+    return {name for name, path in kept.items() if not pathlib.Path(path).is_file()}
+
+
 def write_tensors(path: pathlib.Path, tensors: Mapping[str, torch.Tensor]) -> None:
     import safetensors.torch
 
