@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import pathlib
-import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,7 +37,7 @@ def judge_responses(
     """
     rows, num_uncaptioned = judge_inputs(recipe, examples, responses)
     stage = run.stage("judgements", round_index)
-    done = _ask(recipe, stage, plan, rows, judging.judge_rows, f"judge, round {round_index}")
+    done = _ask(recipe, stage, plan, rows, judging.judge_rows, f"judge, round {round_index}", {})
     judged: list[Judgement] = []
     quarantined: dict[str, int] = {"empty_caption": num_uncaptioned} if num_uncaptioned else {}
     for row in done:
@@ -161,7 +160,7 @@ def _ask(
     rows: Sequence[str],
     work: Work,
     label: str,
-    asked_with: Mapping[str, str] = types.MappingProxyType({}),
+    asked_with: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """What the judge makes of the rows, batch by batch; a finished stage is read. `asked_with`: prompts outside of the judge's."""
     assert recipe.judge is not None

@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention.bias import causal_lower_right
 
+from vidalign.errors import ModelError
+
 if TYPE_CHECKING:
     from vidalign.rendering import Prompt
 
@@ -58,13 +60,13 @@ def enable(model: Any) -> None:
     """Give the language model the attention of packed rows; from then on it takes no others.
 
     Raises:
-        ValueError: a layer does not attend to all earlier tokens, so that its pieces would not be these.
+        ModelError: a layer does not attend to all earlier tokens, so that its pieces would not be these.
     """
     from transformers import AttentionInterface
 
     config = model.config.get_text_config()
     if other := set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
-        raise ValueError(
+        raise ModelError(
             f"{type(model).__name__} has layers of {', '.join(sorted(other))}; set train.shared_prefix to false"
         )
     AttentionInterface.register(ATTENTION, attend)
