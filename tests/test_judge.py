@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from test_files import RESPONSE
 
 from actors.judge import Judge
 from examples.shapes import rule_judge, world
@@ -13,7 +14,7 @@ from pipelines.judge import agreement, judge_inputs
 from vidalign import judging
 from vidalign.errors import ConfigError
 from vidalign.recipe_config import HoundRecipe, JudgeConfig
-from vidalign.types import Example, Judgement, Response
+from vidalign.types import Example, Judgement
 
 
 @pytest.fixture(scope="module")
@@ -145,22 +146,8 @@ def test_the_rule_judge_gives_every_true_answer_full_marks():
 def test_agreement_compares_the_judges_verdicts_with_the_truth():
     example = Example(id="a", video="v", question="q", answer="right")
     responses = [
-        Response(
-            example_id="a",
-            kind="plain",
-            candidate=number,
-            turn=0,
-            text=text,
-            token_ids=(),
-            log_probs=(),
-            policy_version="",
-            seed=0,
-            temperature=1.0,
-            top_p=1.0,
-            finish_reason="stop",
-            trust=float(text == example.answer),
-        )
-        for number, text in enumerate(("right", "wrong", "false", "off"))
+        dataclasses.replace(RESPONSE, example_id="a", kind="plain", text=text, trust=float(text == example.answer))
+        for text in ("right", "wrong", "false", "off")
     ]
     judged = [
         Judgement(example_id="a", response=text, score=score, explanation="", judge="j")
@@ -198,20 +185,7 @@ def inputs_of(example, captions, *texts):
 
 
 def spoken(example, kind, text):
-    return Response(
-        example_id=example.id,
-        kind=kind,
-        candidate=0,
-        turn=0,
-        text=text,
-        token_ids=(),
-        log_probs=(),
-        policy_version="v",
-        seed=0,
-        temperature=0.0,
-        top_p=1.0,
-        finish_reason="stop",
-    )
+    return dataclasses.replace(RESPONSE, example_id=example.id, kind=kind, text=text)
 
 
 def test_each_distinct_response_is_judged_once_by_the_best_caption_there_is():

@@ -3,10 +3,12 @@
 The judge is a two-layer language model that is trained here, in seconds, to compare one word with another.
 """
 
+import dataclasses
 import itertools
 
 import pytest
 import torch
+from test_files import RESPONSE
 
 from cluster.plan import ClusterResources, plan
 from pipelines.judge import judge_responses
@@ -14,7 +16,7 @@ from vidalign import judging
 from vidalign.config import RunConfig
 from vidalign.files import RunFolder
 from vidalign.recipe_config import HoundRecipe
-from vidalign.types import Example, Response
+from vidalign.types import Example
 
 pytestmark = pytest.mark.heavy
 
@@ -82,24 +84,6 @@ def judge_folder(tmp_path_factory) -> str:
     return str(folder)
 
 
-def response(example: Example, candidate: int, text: str) -> Response:
-    return Response(
-        example_id=example.id,
-        kind="plain",
-        candidate=candidate,
-        turn=0,
-        text=text,
-        token_ids=(),
-        log_probs=(),
-        policy_version="v",
-        seed=0,
-        temperature=1.0,
-        top_p=1.0,
-        finish_reason="stop",
-        trust=float(text == example.answer),
-    )
-
-
 def test_a_judge_in_vllm_scores_and_what_it_leaves_open_is_quarantined(judge_folder, local_ray, tmp_path):
     recipe = HoundRecipe(
         judge={
@@ -114,7 +98,11 @@ def test_a_judge_in_vllm_scores_and_what_it_leaves_open_is_quarantined(judge_fol
     )
     examples = [Example(id=colour, video="v.mp4", question="colour", answer=colour, caption="scene") for colour in COLOURS]
     asked = (*COLOURS, UNCLEAR)
-    responses = [response(example, number, text) for example in examples for number, text in enumerate(asked)]
+    responses = [
+        dataclasses.replace(RESPONSE, example_id=example.id, kind="plain", text=text, trust=float(text == example.answer))
+        for example in examples
+        for text in asked
+    ]
     config = RunConfig(run_dir=str(tmp_path), model={"path": judge_folder}, data={"train": "unused"}, recipe=recipe)
     made = plan(config, ClusterResources(num_cpus=local_ray.num_cpus))
     judged, facts = judge_responses(recipe, RunFolder.open(str(tmp_path)), made, examples, responses, 0)
