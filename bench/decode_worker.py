@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pathlib
 import shutil
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from fractions import Fraction
 import numpy as np
 import PIL.Image
 
+from bench.memory import resident
 from vidalign import video
 from vidalign.types import FrameSpec
 
@@ -192,11 +192,6 @@ VARIANTS: dict[str, Callable[[str, int], np.ndarray]] = {
 }
 
 
-def peak_kib() -> int:
-    status = pathlib.Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmHWM:")[1].split()[0])
-
-
 def main() -> None:
     name = sys.argv[1]
     cached = Cached(name) if name in CACHED else None
@@ -209,7 +204,7 @@ def main() -> None:
         import torchcodec.decoders  # noqa: F401
     elif name.startswith("opencv"):
         import cv2  # noqa: F401
-    print(json.dumps({"ready": peak_kib()}), flush=True)
+    print(json.dumps({"ready": resident("VmHWM") // 1024}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         if cached is not None:
@@ -219,7 +214,7 @@ def main() -> None:
         seconds = time.perf_counter() - began
         assert frames.shape == (request["num_frames"], SIZE, SIZE, 3), frames.shape
         sha = hashlib.sha256(np.ascontiguousarray(frames)).hexdigest()
-        print(json.dumps({"seconds": seconds, "frames_sha": sha, "peak_kib": peak_kib()}), flush=True)
+        print(json.dumps({"seconds": seconds, "frames_sha": sha, "peak_kib": resident("VmHWM") // 1024}), flush=True)
     if cached is not None:
         cached.close()
 

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 
+from bench.memory import resident
 from vidalign.types import FrameSpec
 
 SPEC = FrameSpec(num_frames=8, height=128, width=128)
@@ -40,14 +41,6 @@ def write_videos(folder: pathlib.Path, count: int) -> None:
             container.mux(stream.encode())
 
 
-def memory(field: str) -> int:
-    """Bytes of this process: VmRSS now, VmHWM at its peak (Linux)."""
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
-
-
 def drive(folder: pathlib.Path, count: int, cache_dir: pathlib.Path, num_decoders: int) -> dict:
     """One driver: decode `count` videos, consuming rows as they come. Runs in a process of its own."""
     import ray
@@ -61,11 +54,11 @@ def drive(folder: pathlib.Path, count: int, cache_dir: pathlib.Path, num_decoder
     warm = decode_videos(uris[:2], SPEC, str(cache_dir / "warm"), num_decoders=num_decoders)
     assert warm.count() == 2
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # peak := now
-    before, start = memory("VmRSS"), time.monotonic()
+    before, start = resident("VmRSS"), time.monotonic()
     num_decoded = 0
     for batch in decode_videos(uris, SPEC, str(cache_dir), num_decoders=num_decoders).iter_batches(batch_size=None):
         num_decoded += sum(path != "" for path in batch["frames_path"])
-    seconds, peak = time.monotonic() - start, memory("VmHWM")
+    seconds, peak = time.monotonic() - start, resident("VmHWM")
     ray.shutdown()
     assert num_decoded == count, (num_decoded, count)
     pixels = count * (SPEC.num_frames or 0) * (SPEC.height or 0) * (SPEC.width or 0) * 3

@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from bench.memory import resident
 from bench.pages import PERFORMANCE, write_part
 from pipelines.summary import versions
 from vidalign import files
@@ -101,14 +102,12 @@ def watch(process: subprocess.Popen) -> dict[str, int]:
         for pid in tree(process.pid):
             try:
                 title = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                status = pathlib.Path(f"/proc/{pid}/status").read_text()
-            except (FileNotFoundError, ProcessLookupError):
+                peaks[pid] = resident("VmHWM", pid)
+            except (FileNotFoundError, ProcessLookupError, RuntimeError):
                 continue
             for index, name in enumerate(names):
                 if re.search(ROLES[name], title):
                     role_of[pid] = min(index, role_of.get(pid, index))
-            if found := re.search(r"VmHWM:\s+(\d+)", status):
-                peaks[pid] = int(found[1]) * 1024
         time.sleep(0.3)
     roles: dict[str, int] = {}
     for pid, index in sorted(role_of.items(), key=lambda item: item[1]):

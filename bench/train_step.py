@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from bench.memory import resident
 from bench.pages import PERFORMANCE, write_part
 from bench.turns import Ratio, speedup, take_turns
 from pipelines.summary import versions
@@ -114,29 +115,51 @@ def under_a_mask(batch: Batch) -> Batch:
     return dataclasses.replace(batch, inputs={**inputs, "attention_mask": seen.tril()[None, None]})
 
 
-def step(
-    scorer: ResponseScorer, batch: Batch, num_pairs: int, objective: str, logps_of: Callable[..., torch.Tensor]
-) -> float:
-    """One forward and backward; returns the loss. `logps_of(scorer, batch)` gives [R, T]."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One way to make a step. `form`: of the batch; `live`: the reference is a second model; `all_logits`: of every token."""
+
+    form: str
+    objective: str = "leanpo"
+    live: bool = False
+    all_logits: bool = False
+
+
+VARIANTS = {
+    "packed": Variant(form="packed"),
+    "masked": Variant(form="masked"),
+    "two": Variant(form="two"),
+    "three": Variant(form="three"),
+    "packed, cached reference": Variant(form="packed", objective="dpo"),
+    "two + live": Variant(form="two", objective="dpo", live=True),
+    "TRL's way": Variant(form="two", objective="dpo", live=True, all_logits=True),
+}
+AGAINST = {
+    "masked": "packed",
+    "two": "packed",
+    "three": "packed",
+    "two + live": "packed, cached reference",
+    "TRL's way": "packed, cached reference",
+}
+# A row's forward and backward are three forwards' work; the reference's forward is one.
+ROWS = {"masked": 0.0, "two": 2.0, "three": 3.0, "two + live": 2 + 2 / 3, "TRL's way": 2 + 2 / 3}
+
+
+def step(variant: Variant, scorer: ResponseScorer, live: ResponseScorer | None, batch: Batch, num_pairs: int) -> float:
+    """One forward and backward; returns the loss. A reference from the cache costs nothing here."""
+    logps_of = everywhere if variant.all_logits else at_responses
     pairs = pair_logps(logps_of(scorer, batch), batch, num_pairs)
-    return finish(scorer, pairs, None if objective == "leanpo" else detached(pairs), objective)
-
-
-def finish(scorer: ResponseScorer, pairs: PairLogps, reference: PairLogps | None, objective: str) -> float:
-    value = build(objective, {})(pairs, reference).value
+    reference = None
+    if variant.live:
+        assert live is not None
+        with torch.no_grad():
+            reference = pair_logps(logps_of(live, batch), batch, num_pairs)
+    elif variant.objective == "dpo":
+        reference = dataclasses.replace(pairs, chosen=pairs.chosen.detach(), rejected=pairs.rejected.detach())
+    value = build(variant.objective, {})(pairs, reference).value
     value.backward()
     scorer.zero_grad(set_to_none=True)
-    return float(value)
-
-
-def step_with_live(
-    scorer: ResponseScorer, reference: ResponseScorer, batch: Batch, num_pairs: int, logps_of: Callable[..., torch.Tensor]
-) -> float:
-    """A DPO step whose reference is a second model."""
-    pairs = pair_logps(logps_of(scorer, batch), batch, num_pairs)
-    with torch.no_grad():
-        frozen = pair_logps(logps_of(reference, batch), batch, num_pairs)
-    return finish(scorer, pairs, frozen, "dpo")
+    return value.item()
 
 
 def at_responses(scorer: ResponseScorer, batch: Batch) -> torch.Tensor:
@@ -156,97 +179,51 @@ def pair_logps(logps: torch.Tensor, batch: Batch, num_pairs: int) -> PairLogps:
     return PairLogps(chosen=logps[chosen], rejected=logps[rejected], chosen_mask=mask[chosen], rejected_mask=mask[rejected])
 
 
-def detached(pairs: PairLogps) -> PairLogps:
-    """A reference from the cache: it costs nothing here."""
-    return dataclasses.replace(pairs, chosen=pairs.chosen.detach(), rejected=pairs.rejected.detach())
-
-
-def make_variants(ratio: int, device: torch.device, dtype: torch.dtype) -> dict[str, Callable[[], float]]:
-    """Models of the same weights, and one step of each variant on the same pairs."""
+def measure(ratio: int, rounds: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Seconds of each variant, and ratios of each other one's to ours. The models have the same weights."""
     num_pairs = RATIOS[ratio]
     packed, padded = ResponseScorer(make_model(device, dtype), packed=True), ResponseScorer(make_model(device, dtype))
-    reference = ResponseScorer(make_model(device, dtype)).eval()
+    live = ResponseScorer(make_model(device, dtype)).eval()
     made = make_batches(num_pairs, ratio * RESPONSE, shared_prefix.numbering(packed.model))
     batches = {name: batch.to(device, dtype) for name, batch in made.items()}
-    return {
-        "packed": lambda: step(packed, batches["packed"], num_pairs, "leanpo", at_responses),
-        "masked": lambda: step(padded, batches["masked"], num_pairs, "leanpo", at_responses),
-        "two": lambda: step(padded, batches["two"], num_pairs, "leanpo", at_responses),
-        "three": lambda: step(padded, batches["three"], num_pairs, "leanpo", at_responses),
-        "packed, cached reference": lambda: step(packed, batches["packed"], num_pairs, "dpo", at_responses),
-        "two + live": lambda: step_with_live(padded, reference, batches["two"], num_pairs, at_responses),
-        "TRL's way": lambda: step_with_live(padded, reference, batches["two"], num_pairs, everywhere),
-    }
 
+    def once(variant: Variant) -> float:
+        loss = step(variant, packed if variant.form == "packed" else padded, live, batches[variant.form], num_pairs)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return loss
 
-AGAINST = {
-    "masked": "packed",
-    "two": "packed",
-    "three": "packed",
-    "two + live": "packed, cached reference",
-    "TRL's way": "packed, cached reference",
-}
-# A row's forward and backward are three forwards' work; the reference's forward is one.
-ROWS = {"masked": 0.0, "two": 2.0, "three": 3.0, "two + live": 2 + 2 / 3, "TRL's way": 2 + 2 / 3}
-
-
-def measure(ratio: int, rounds: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Seconds of each variant, and ratios of each other one's to ours."""
-    variants = make_variants(ratio, device, dtype)
-
-    def waited(run: Callable[[], float]) -> Callable[[], None]:
-        def once() -> None:
-            run()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-
-        return once
-
+    variants = {name: functools.partial(once, variant) for name, variant in VARIANTS.items()}
     losses = {name: run() for name, run in variants.items()}
     if dtype == torch.float32:
         assert abs(losses["packed"] - losses["two"]) < 1e-3, losses
-    seconds = take_turns({name: waited(run) for name, run in variants.items()}, rounds)
+    seconds = take_turns(variants, rounds)
     prompt = ratio * RESPONSE
     return {
         "ratio": ratio,
-        "num_pairs": RATIOS[ratio],
+        "num_pairs": num_pairs,
         "seconds": {name: statistics.median(values) for name, values in seconds.items()},
         "speedup": {name: dataclasses.asdict(speedup(seconds, ours, name)) for name, ours in AGAINST.items()},
         "limit": {name: rows * (prompt + RESPONSE) / (prompt + 2 * RESPONSE) for name, rows in ROWS.items()},
     }
 
 
-def peak_mib(variant: str) -> float:
+def peak_mib(name: str) -> float:
     """Peak resident memory of this process over that before the models were made, after two steps of one variant."""
-    before = resident("VmRSS")
-    device = torch.device("cpu")
-    num_pairs = RATIOS[MEMORY_RATIO]
-    scorer = ResponseScorer(make_model(device, torch.float32), packed=variant.startswith("packed"))
-    number = shared_prefix.numbering(scorer.model)
-    form = "packed" if variant.startswith("packed") else "three" if variant == "three" else "two"
-    batch = make_batches(num_pairs, MEMORY_RATIO * RESPONSE, number)[form]
-    if variant in ("two + live", "TRL's way"):
-        reference = ResponseScorer(make_model(device, torch.float32)).eval()
-        logps_of = everywhere if variant == "TRL's way" else at_responses
-        run: Callable[[], float] = lambda: step_with_live(scorer, reference, batch, num_pairs, logps_of)  # noqa: E731
-    else:
-        run = lambda: step(scorer, batch, num_pairs, "dpo" if "," in variant else "leanpo", at_responses)  # noqa: E731
-    run()
-    run()
-    return resident("VmHWM") - before
-
-
-def resident(name: str) -> float:
-    """MiB, from Linux's account of this process."""
-    found = re.search(rf"^{name}:\s+(\d+) kB", pathlib.Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found
-    return int(found[1]) / 1024
+    before, variant = resident("VmRSS"), VARIANTS[name]
+    device, num_pairs = torch.device("cpu"), RATIOS[MEMORY_RATIO]
+    scorer = ResponseScorer(make_model(device, torch.float32), packed=variant.form == "packed")
+    live = ResponseScorer(make_model(device, torch.float32)).eval() if variant.live else None
+    batch = make_batches(num_pairs, MEMORY_RATIO * RESPONSE, shared_prefix.numbering(scorer.model))[variant.form]
+    for _ in range(2):
+        step(variant, scorer, live, batch, num_pairs)
+    return (resident("VmHWM") - before) / 2**20
 
 
 def memory(threads: int) -> dict[str, float]:
     """Peak of each variant, each in a fresh process."""
     made = {}
-    for variant in ("packed", "two", "three", "packed, cached reference", "two + live", "TRL's way"):
+    for variant in (name for name in VARIANTS if name != "masked"):
         command = [sys.executable, "-m", "bench.train_step", "--threads", str(threads), "--peak-of", variant]
         made[variant] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
     return made

@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import re
 import resource
 import sys
 import time
@@ -28,6 +27,7 @@ import torch.distributed as dist
 from actors.learner import Learner
 from actors.reference import Reference, parts_of
 from actors.train_job import TrainJob
+from bench.memory import resident
 from bench.quality.arms import ARMS, edit_pairs
 from bench.quality.data import MODEL, SPEC, Data, prepare
 from examples.shapes.evaluate_base import reply
@@ -117,11 +117,8 @@ def train(data: Data, folder: pathlib.Path, arm_name: str, seed: int, learning_r
 
 def peak_gib() -> float:
     """Peak resident memory of this process. Linux's own figure where there is one: getrusage's begins with the parent's."""
-    status = pathlib.Path("/proc/self/status")
-    if status.is_file():
-        found = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)
-        if found:
-            return int(found[1]) / 2**20
+    if pathlib.Path("/proc/self/status").is_file():
+        return resident("VmHWM") / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
