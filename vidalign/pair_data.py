@@ -100,11 +100,7 @@ class PairSource:
 
     def batch(self, indices: Sequence[int], *, rejected: bool = True) -> Batch:
         """Prompts and responses of these pairs, without the second half where `rejected` is False."""
-        rows = []
-        for pair in (self.pairs[index] for index in indices):
-            responses = [pair.chosen, pair.rejected] if rejected else [pair.chosen]
-            rows.append((self._prompt(pair.video, pair.question), [self.response(text) for text in responses]))
-        return self._collate(rows)
+        return self._collate([self._group(self.pairs[index], rejected) for index in indices])
 
     def rendered(self, rows: Iterable[PreferencePair | Example]) -> Iterator[tuple[Prompt, str]]:
         """Each clip of these rows once: a prompt that it stands in, and its file."""
@@ -133,13 +129,16 @@ class PairSource:
 
     def num_tokens(self, index: int, *, rejected: bool = True) -> int:
         """Tokens that a pair takes in a batch, padding not counted."""
-        pair = self.pairs[index]
-        prompt = self._prompt(pair.video, pair.question).length
-        responses = [len(self.response(text)) for text in ([pair.chosen, pair.rejected] if rejected else [pair.chosen])]
-        return sum(responses) + prompt * (1 if self.number is not None else len(responses))
+        prompt, responses = self._group(self.pairs[index], rejected)
+        return sum(map(len, responses)) + prompt.length * (1 if self.number is not None else len(responses))
 
     def response(self, text: str) -> tuple[int, ...]:
         return _response_ids(self.processor, text)
+
+    def _group(self, pair: PreferencePair, rejected: bool) -> tuple[Prompt, list[tuple[int, ...]]]:
+        """A pair's prompt, and the tokens of its responses."""
+        texts = [pair.chosen, pair.rejected] if rejected else [pair.chosen]
+        return self._prompt(pair.video, pair.question), [self.response(text) for text in texts]
 
     def _prompt(self, video: str, question: str) -> Prompt:
         """Rendered prompts are kept up to `cache_bytes`: rendering a short video can cost more than the model's step."""
