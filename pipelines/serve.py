@@ -48,13 +48,13 @@ def run(target: str, overrides: Sequence[str] = (), *, verbose: bool = False) ->
     config = found.config
     num_served = len(found.models)
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     print(f"starting {' and '.join(found.models)} …", file=sys.stderr)
 
     def needed() -> int:
         return plan(config, local_resources(config.cluster), num_served=num_served).num_cpus_needed
 
     with connect(config.cluster, num_cpus_needed=needed, verbose=verbose) as resources:
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())  # only now: entering Ray sets one that aborts
         serve_plan = plan(config, resources, num_served=num_served).serve
         with endpoint(
             found.models,

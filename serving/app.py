@@ -1,9 +1,12 @@
 """The OpenAI endpoint: Ray Serve's own LLM application over vLLM, one deployment for each served policy.
 
-    client ── HTTP ── Serve proxy ── PolicyIngress ─┬─ LLMServer "base"    (vLLM; 1..n replicas)
-                                                    └─ LLMServer "aligned" (vLLM; 1..n replicas)
+    client ── HTTP ── HAProxy ── PolicyServer "model"        one policy: HTTP and vLLM in one replica (1..n of them)
 
-`endpoint(...)` starts it, waits until it answers, and takes it down again. Who may send what: serving/media.py.
+    client ── HTTP ── HAProxy ── PolicyIngress ─┬─ PolicyServer "base"      several: one more process between, which knows
+                                                └─ PolicyServer "aligned"   where each is
+
+`endpoint(...)` starts it, waits until it answers, and takes it down again. Who may send what: serving/media.py. Where HAProxy cannot
+be: serving/proxy.py.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.plan import ServePlan
 from serving import video_loader
+from serving.proxy import proxy_environment
 from vidalign.config import ModelConfig, ServeConfig
 from vidalign.errors import ClusterError, ModelError
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec, PolicyVersion
@@ -37,11 +41,6 @@ TARGET_ONGOING_REQUESTS = 32  # requests in flight for each replica, above which
 POLL_S = 1.0
 _RAISED = re.compile(r"[\w.]*(Error|Exception): ")  # the line of a traceback that names the exception
 CPU_KV_CACHE_BYTES = 2**30
-# Busy cores miss Serve's default of 5 s, and then starting up fails.
-CONTROLLER_ENVIRONMENT = {
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
-    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,6 +84,8 @@ def endpoint(
         ClusterError: the port is taken, Serve runs already, or the endpoint did not start in `serve.start_timeout_s`.
     """
     check_can_start(models, serve)
+    environment = proxy_environment(serve.host, plan)
+    os.environ.update(environment)  # Serve reads it when it is imported
     from ray import serve as ray_serve
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -96,7 +97,7 @@ def endpoint(
                 ray_serve.start,
                 proxy_location="HeadOnly",
                 http_options={"host": serve.host, "port": serve.port},
-                controller_options={"runtime_env": {"env_vars": CONTROLLER_ENVIRONMENT}},
+                controller_options={"runtime_env": {"env_vars": environment}},
             )
             app = build_app(models, model=model, serve=serve, plan=plan, frame_spec=frame_spec, decoder=decoder)
             starting.result()
@@ -154,7 +155,8 @@ def build_app(
     decoder: Backend = DEFAULT_BACKEND,
 ) -> Application:
     """The Serve application of `endpoint`, not yet deployed. Imports vLLM."""
-    from ray.serve.llm import LLMConfig, build_openai_app
+    from ray import serve as ray_serve
+    from ray.serve.llm import LLMConfig, build_llm_deployment, build_openai_app
 
     kwargs = engine_kwargs(model, serve, plan, frame_spec, decoder)
     configs = []
@@ -174,6 +176,14 @@ def build_app(
         model_id: {"policy_version": policy.version, "parent": policy.parent, "frame_spec": frame_spec.to_row()}
         for model_id, policy in models.items()
     }
+    if len(configs) == 1:
+        from serving.engine import PolicyServer
+
+        return build_llm_deployment(
+            configs[0],
+            deployment_cls=ray_serve.ingress()(PolicyServer),
+            bind_kwargs={"policy": policies[configs[0].model_id]},
+        )
     return build_openai_app(
         {
             "llm_configs": configs,
@@ -218,6 +228,7 @@ def engine_environment(plan: ServePlan) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
         "HF_HUB_OFFLINE": "1",  # checkpoints are local folders
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # HTTP and the engine's client in one event loop, as in vLLM's server
     }
     if not plan.bundle_gpus:
         environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # two engines bound to the same cores starve each other

@@ -7,11 +7,16 @@ single device is driven from within the engine core.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.llm._internal.common.callbacks.base import CallbackBase
+from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm.deployment import LLMServer
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from ray.serve.llm import LLMConfig
 
 
 class LocalCheckpoint(CallbackBase):
@@ -34,6 +39,22 @@ class LeanEngine(VLLMEngine):
 
 
 class PolicyServer(LLMServer):
-    """The server of one policy."""
+    """The server of one policy; called through a handle by `PolicyIngress`, or over HTTP where it is the only one."""
 
     _default_engine_cls = LeanEngine
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, llm_config: LLMConfig, *, policy: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Args: policy: what `policy_card` adds to the model's card; needed where HTTP requests come in here."""
+        self._policy = policy
+        await super().__init__(llm_config, **kwargs)
+
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Ray Serve where this class is wrapped as an ingress."""
+        from serving.direct import policy_routes
+        from serving.ingress import policy_card
+
+        assert self._policy is not None
+        card = to_model_metadata(self._llm_config.model_id, self._llm_config)
+        return policy_routes(await super().__serve_build_asgi_app__(), policy_card(card, self._policy))

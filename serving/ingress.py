@@ -18,6 +18,22 @@ VERSION_HEADER = "x-policy-version"
 SAMPLING_OVERRIDES = ("media_io_kwargs", "mm_processor_kwargs")
 
 
+def sampling_override(body: Any) -> str | None:
+    """Why a chat request is refused that samples frames in its own way; None for one that does not."""
+    for name in SAMPLING_OVERRIDES:
+        if getattr(body, name, None):
+            return (
+                f"{name} is not accepted: this endpoint samples frames as the model was trained (see metadata.frame_spec in "
+                "/v1/models); leave it out"
+            )
+    return None
+
+
+def policy_card(card: Any, policy: dict[str, Any]) -> Any:
+    """A model's card with its policy in `metadata`: "policy_version", "parent", "frame_spec"."""
+    return card.model_copy(update={"metadata": {**card.metadata, **policy}})
+
+
 class PolicyIngress(OpenAiIngress):
     """`/v1/models` shows each policy's version in `metadata`; answers carry it as a header and as `system_fingerprint`."""
 
@@ -25,21 +41,13 @@ class PolicyIngress(OpenAiIngress):
         self, llm_deployments: Any, model_cards: Any, *, policies: dict[str, dict[str, Any]], **kwargs: Any
     ) -> None:
         """Args: policies: model id → metadata with at least "policy_version"."""
-        cards = {
-            model_id: card.model_copy(update={"metadata": {**card.metadata, **policies[model_id]}})
-            for model_id, card in model_cards.items()
-        }
+        cards = {model_id: policy_card(card, policies[model_id]) for model_id, card in model_cards.items()}
         super().__init__(llm_deployments, cards, **kwargs)
         self._versions = {model_id: metadata["policy_version"] for model_id, metadata in policies.items()}
 
     async def chat(self, body: ChatCompletionRequest, request: Request) -> Response:
-        for name in SAMPLING_OVERRIDES:
-            if getattr(body, name, None):
-                return _error(
-                    400,
-                    f"{name} is not accepted: this endpoint samples frames as the model was trained (see metadata.frame_spec "
-                    "in /v1/models); leave it out",
-                )
+        if refusal := sampling_override(body):
+            return _error(400, refusal)
         return await self._named(super().chat(body, request), body.model)
 
     async def completions(self, body: CompletionRequest, request: Request) -> Response:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import io
 import json
 import pathlib
 import shutil
 import socket
+import subprocess
+import sys
 
 import numpy as np
+import psutil
 import pytest
 
 from cluster.plan import ServePlan
 from pipelines.evaluate import evaluate
 from pipelines.serve import describe, find_target
 from serving.app import Endpoint, check_can_start, endpoint, failure_reason
+from serving.proxy import proxy_environment
 from serving.video_loader import FrameSpecLoader, media_io_kwargs, unusable_message, unusable_video
 from vidalign import video
 from vidalign.checkpoint import CARD, policy_version
@@ -38,6 +43,7 @@ PLAN = ServePlan(
     bundle_gpus=0,
     ingress_cpus=0.2,
     gpu_memory_utilization=None,
+    one_node=True,
 )
 
 
@@ -75,6 +81,15 @@ def _data_url(path: pathlib.Path) -> str:
 
 
 # What needs neither Ray nor vLLM
+
+
+@pytest.mark.parametrize(
+    ("host", "one_node", "reached"),
+    [("127.0.0.1", True, True), ("127.0.0.1", False, False), ("0.0.0.0", False, True), ("10.0.0.5", True, False)],
+)
+def test_haproxy_is_used_where_it_reaches_every_replica(host, one_node, reached):
+    environment = proxy_environment(host, dataclasses.replace(PLAN, one_node=one_node))
+    assert environment.get("RAY_SERVE_ENABLE_HA_PROXY") == ("1" if reached else None)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +294,22 @@ def test_listed_domains_are_fetched_and_no_others(connect_media, media):
         listed.fetch_video("https://other.example/clip.mp4")
 
 
-# A real endpoint with two policies
+@pytest.mark.heavy
+def test_the_command_serves_until_it_is_told_to_stop(media):
+    port = _free_port()
+    command = [sys.executable, "-m", "pipelines.cli", "serve", str(SHIPPED), f"serve.port={port}", "cluster.address=local"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert any(line.startswith("serving at") for line in process.stdout)
+        finally:
+            process.terminate()
+        assert process.wait(60) == 0
+
+
+# A real endpoint, with one policy (its replica answers HTTP) and with two (an ingress is between)
+
+TWO = pytest.mark.parametrize("running", [("base", "aligned")], indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
@@ -336,9 +366,9 @@ def test_a_folder_that_vllm_cannot_serve(in_ray, checkpoints, media, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.fixture(scope="module")
-def running(in_ray, checkpoints, media):
-    with _serving(checkpoints, media) as running:
+@pytest.fixture(scope="module", params=[("base",), ("base", "aligned")], ids=["one", "two"])
+def running(request, in_ray, checkpoints, media):
+    with _serving({name: checkpoints[name] for name in request.param}, media) as running:
         yield running
 
 
@@ -365,21 +395,27 @@ def _ask(client, model_id: str, url: str | None = None, text: str = QUESTION, **
 def test_models_are_listed_with_their_versions(running, client, checkpoints):
     cards = {card.id: card.model_dump()["metadata"] for card in client.models.list().data}
     assert {name: metadata["policy_version"] for name, metadata in cards.items()} == running.versions
-    assert running.versions == {name: policy.version for name, policy in checkpoints.items()}
-    assert len(set(running.versions.values())) == 2
-    assert FrameSpec.from_row(cards["aligned"]["frame_spec"]) == SPEC
+    assert running.versions == {name: checkpoints[name].version for name in running.model_ids}
+    assert len(set(running.versions.values())) == len(running.model_ids)
+    assert {FrameSpec.from_row(metadata["frame_spec"]) for metadata in cards.values()} == {SPEC}
     assert client.models.retrieve("base").model_dump()["metadata"]["policy_version"] == running.versions["base"]
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("model_id", ["base", "aligned"])
-def test_every_answer_names_its_version(running, client, media, model_id):
+def test_every_answer_names_its_version(running, client, media):
+    for model_id in running.model_ids:
+        _answers_name_their_version(running, client, media, model_id)
+
+
+def _answers_name_their_version(running, client, media, model_id):
     raw = client.chat.completions.with_raw_response.create(
         model=model_id, messages=[{"role": "user", "content": "Hello"}], max_tokens=4, temperature=0
     )
     assert raw.headers["x-policy-version"] == running.versions[model_id]
     completion = raw.parse()
     assert (completion.model, completion.system_fingerprint) == (model_id, running.versions[model_id])
+    raw = client.completions.with_raw_response.create(model=model_id, prompt="Hello", max_tokens=4)
+    assert raw.headers["x-policy-version"] == running.versions[model_id]
     chunks = list(_ask(client, model_id, (media / "two.mp4").as_uri(), stream=True))
     assert [chunk.system_fingerprint for chunk in chunks if chunk.choices and chunk.choices[0].finish_reason] == [
         running.versions[model_id]
@@ -422,7 +458,8 @@ def _hugging_face_answer(path: str, clip: pathlib.Path) -> dict:
 
 
 @pytest.mark.heavy
-def test_the_two_policies_are_two(client, media):
+@TWO
+def test_the_two_policies_are_two(running, client, media):
     url = (media / "two.mp4").as_uri()
     first, second = (_ask(client, name, url, logprobs=True).choices[0].logprobs.content for name in ("base", "aligned"))
     assert abs(first[0].logprob - second[0].logprob) > 1e-3
@@ -453,15 +490,37 @@ def test_sampling_is_the_endpoints_and_models_are_those_listed(client, media):
         _ask(client, "base", _data_url(media / "two.mp4"), extra_body={"media_io_kwargs": {"video": {"num_frames": 2}}})
     with pytest.raises(openai.NotFoundError, match="other"):
         _ask(client, "other")
+    with pytest.raises(openai.NotFoundError, match="other"):
+        client.models.retrieve("other")
 
 
 @pytest.mark.heavy
+def test_vllms_other_routes_are_not_served(running, client):
+    """They would take media past the rules of this endpoint, or change the engine."""
+    import httpx
+
+    for path in ("/v1/responses", "/v1/chat/completions/batch", "/invocations", "/scale_elastic_ep"):
+        answer = httpx.post(running.base_url.removesuffix("/v1") + path, json={"model": "base", "prompt": "Hello"})
+        assert answer.status_code == 404, path
+
+
+@pytest.mark.heavy
+def test_replicas_are_asked_by_haproxy(running, client):
+    """Serve's own proxy names itself; a replica answers as uvicorn, and nothing else listens on the endpoint's port."""
+    port = int(running.base_url.removesuffix("/v1").rpartition(":")[2])
+    listening = [c.pid for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port]
+    assert {psutil.Process(pid).name() for pid in listening} == {"haproxy"}
+
+
+@pytest.mark.heavy
+@TWO
 def test_a_second_endpoint_on_the_same_cluster_is_refused(running, checkpoints, media):
     with pytest.raises(ClusterError, match="Ray Serve already runs vidalign on this cluster"), _serving(checkpoints, media):
         pass
 
 
 @pytest.mark.heavy
+@TWO
 def test_evaluation_through_the_endpoint(running, client, media, tmp_path):
     right = _ask(client, "base", (media / "two.mp4").as_uri()).choices[0].message.content
     names = ["two.mp4", "clip one.mp4", "two.mp4", "cut.mp4"]

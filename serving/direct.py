@@ -1,0 +1,71 @@
+"""An endpoint with one policy: vLLM's own OpenAI routes in the replica that holds the engine.
+
+    client ── HTTP ── HAProxy ── replica of PolicyServer (routes of vLLM, as `policy_routes` leaves them, and the engine)
+
+No request or reply passes from one process to another between HTTP and engine. This module imports vLLM.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, HTTPException
+from starlette.datastructures import MutableHeaders
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+from serving.ingress import VERSION_HEADER, sampling_override
+
+if TYPE_CHECKING:
+    from ray.serve.llm.openai_api_models import ModelCard
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+ROUTES = ("/v1/chat/completions", "/v1/completions")
+
+
+def policy_routes(app: FastAPI, card: ModelCard) -> FastAPI:
+    """Leave vLLM's application the routes that `PolicyIngress` has too, with its rules: the policy named, its sampling kept.
+
+    Args:
+        app: what vLLM builds for its own server, its state set.
+        card: the model's card; `metadata` names its "policy_version".
+    """
+    app.router.routes = [route for route in app.router.routes if getattr(route, "path", None) in ROUTES]
+    cards = {"object": "list", "data": [card.model_dump()]}
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return cards
+
+    @app.get("/v1/models/{model_id:path}")
+    async def model(model_id: str) -> dict[str, Any]:
+        if model_id != card.id:
+            raise HTTPException(404, f"Unknown model: {model_id}")
+        return cards["data"][0]
+
+    chat = app.state.openai_serving_chat
+    answer = chat.create_chat_completion
+
+    async def create_chat_completion(request: ChatCompletionRequest, *args: Any, **kwargs: Any) -> Any:
+        if refusal := sampling_override(request):
+            return chat.create_error_response(refusal)
+        return await answer(request, *args, **kwargs)
+
+    chat.create_chat_completion = create_chat_completion
+    app.middleware_stack = None  # vLLM has built it; Starlette builds it again with the next request
+    app.add_middleware(VersionHeader, version=card.metadata["policy_version"])
+    return app
+
+
+class VersionHeader:
+    """ASGI middleware that names the policy's version in a header of each answer that is none of refusal."""
+
+    def __init__(self, app: ASGIApp, version: str) -> None:
+        self.app, self.version = app, version
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                MutableHeaders(scope=message)[VERSION_HEADER] = self.version
+            await send(message)
+
+        await self.app(scope, receive, named if scope.get("path") in ROUTES else send)
