@@ -1,6 +1,6 @@
 """`vidalign serve` against `vllm serve`: throughput at 1, 8 and 32 concurrent chat requests, with and without a video.
 
-    python -m bench.serve [--rounds 3] [--quick]
+    python -m bench.serve [--rounds 5] [--quick]
 
 Both servers are up at once, with the same model, engine arguments, frame sampling and replica count, and are asked in turns, so that
 only one works at a time. Videos are sent as data: urls and decoded by the server. Every reply has the same number of tokens.
@@ -44,7 +44,7 @@ MAX_MODEL_LEN = 512
 SPEC = FrameSpec(num_frames=8, height=56, width=56)
 NUM_TOKENS = 24
 CONCURRENCY = (1, 8, 32)
-NUM_REQUESTS = {1: 20, 8: 80, 32: 160}
+NUM_REQUESTS = {1: 40, 8: 240, 32: 480}
 GOAL_THROUGHPUT, GOAL_LATENCY_MS = 0.95, 5.0
 START_TIMEOUT_S = 240
 
@@ -285,7 +285,7 @@ def page(found: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="one turn of few requests, nothing is written")
     arguments = parser.parse_args()
     from examples.shapes.make_videos import make
