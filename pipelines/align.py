@@ -10,6 +10,7 @@ Every step is idempotent by its manifest: running the same command again continu
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import pathlib
 from collections.abc import Sequence
@@ -18,15 +19,12 @@ from typing import Any
 from cluster.plan import ResourcePlan
 from cluster.plan import plan as make_plan
 from cluster.session import connect, local_resources
-from pipelines import evaluate as evaluation
 from pipelines import progress
-from pipelines.check import check
+from pipelines.check import check_inputs, check_objective
 from pipelines.progress import StageClock
-from pipelines.report import summary_table, write_report
 from pipelines.rollout import read_inputs, rollout
 from pipelines.summary import write_summary
-from pipelines.train import check_objective, exported, train
-from serving.app import endpoint
+from pipelines.train import exported, train
 from vidalign import files
 from vidalign.checkpoint import policy_version
 from vidalign.config import RunConfig, dump_config
@@ -48,36 +46,52 @@ def align(config: RunConfig, stages: tuple[str, ...] = STAGES, *, verbose: bool 
     clock = StageClock(run.root / "wall_s.json")
     checked = None
     if set(stages) - {"report"}:
-        with connect(
-            config.cluster,
-            num_cpus_needed=lambda: make_plan(config, local_resources(config.cluster)).num_cpus_needed,
-            verbose=verbose,
-        ) as resources:
-            plan = make_plan(config, resources)
-            if "rollout" in stages:
-                check(config, resources=resources, ask_vllm=False)
-            for round_index in range(config.rounds):
-                policy = base if round_index == 0 else aligned_policy(run, round_index - 1)
-                if "rollout" in stages:
-                    with clock.stage("rollout"):
-                        rollout(config, run, plan, policy, round_index)
-                if "train" in stages:
-                    with clock.stage("train"):
-                        train(config, run, plan, policy, round_index)
-            if "evaluate" in stages and config.data.eval:
-                with clock.stage("evaluate"):
-                    checked = evaluate(config, run, plan, base)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            # Loading the model's processor takes as long as the start of Ray's processes: side by side.
+            checking = pool.submit(check_inputs, config) if "rollout" in stages else None
+            with connect(
+                config.cluster,
+                num_cpus_needed=lambda: make_plan(config, local_resources(config.cluster)).num_cpus_needed,
+                verbose=verbose,
+            ) as resources:
+                plan = make_plan(config, resources)
+                if checking is not None:
+                    checking.result()
+                checked = _run_stages(config, stages, run, base, plan, clock)
     aligned = exported_or_none(run, config.rounds - 1)
     summary = write_summary(config, run, base=base, aligned=aligned, wall_s=clock.seconds, endpoint=checked)
     if "report" in stages:
+        from pipelines.report import write_report
+
         with clock.stage("report"):
             write_report(run, config)
         summary = write_summary(config, run, base=base, aligned=aligned, wall_s=clock.seconds)
     return summary
 
 
+def _run_stages(
+    config: RunConfig, stages: tuple[str, ...], run: RunFolder, base: PolicyVersion, plan: ResourcePlan, clock: StageClock
+) -> dict[str, Any] | None:
+    """The stages that need the cluster. What evaluation found of the endpoint, if it ran."""
+    for round_index in range(config.rounds):
+        policy = base if round_index == 0 else aligned_policy(run, round_index - 1)
+        if "rollout" in stages:
+            with clock.stage("rollout"):
+                rollout(config, run, plan, policy, round_index)
+        if "train" in stages:
+            with clock.stage("train"):
+                train(config, run, plan, policy, round_index)
+    if "evaluate" in stages and config.data.eval:
+        with clock.stage("evaluate"):
+            return evaluate(config, run, plan, base)
+    return None
+
+
 def evaluate(config: RunConfig, run: RunFolder, plan: ResourcePlan, base: PolicyVersion) -> dict[str, Any]:
     """Serve base and aligned side by side and ask both the held-out questions over HTTP; and base again, blind."""
+    from pipelines.evaluate import evaluate as ask
+    from serving.app import endpoint
+
     assert config.data.eval is not None
     aligned = aligned_policy(run, config.rounds - 1)
     examples = read_examples(config.data.eval, video_root=config.data.video_root, limit=config.data.eval_limit)
@@ -109,7 +123,7 @@ def evaluate(config: RunConfig, run: RunFolder, plan: ResourcePlan, base: Policy
     ):
         questions = [("base", False), ("aligned", False), *([("base", True)] if config.evaluate.blind else [])]
         for model_id, blind in questions:
-            evaluation.evaluate(
+            ask(
                 examples,
                 running,
                 model_id=model_id,
@@ -156,6 +170,8 @@ def exported_or_none(run: RunFolder, round_index: int) -> PolicyVersion | None:
 
 def table(summary: dict[str, Any], run_dir: str) -> str:
     """What the console shows at the end: base against aligned, the report and the command that serves the model."""
+    from pipelines.report import summary_table
+
     run = RunFolder.open(run_dir)
     lines = [summary_table(summary), "", f"report   {run.report / 'index.html'}", f"serve    vidalign serve {run_dir}"]
     return "\n".join(lines)

@@ -21,10 +21,10 @@ import numpy as np
 from cluster.plan import ClusterResources, ResourcePlan, Workers, plan
 from cluster.session import local_device_memory, local_resources
 from pipelines import check_model
-from vidalign import estimate, prompts, rendering
+from vidalign import estimate, objectives, prompts, rendering
 from vidalign.config import DataConfig, RunConfig, dump_config
 from vidalign.datasets import read_examples, read_pairs
-from vidalign.errors import ClusterError, DataError, VideoError
+from vidalign.errors import ClusterError, ConfigError, DataError, VideoError
 from vidalign.recipe_config import GivenRecipe, HoundRecipe, LeanpoRecipe, RrpoRecipe, SamplingSection
 from vidalign.types import Example
 from vidalign.video import Clip, content_hash, frame_indices, target_size
@@ -83,19 +83,9 @@ def check(
     made = plan(config, resources or local_resources(config.cluster))
     if resources is None and not elsewhere and device_memory is None:
         device_memory = local_device_memory(made.use_gpu)
-    data = read_data(config.data)
-    model = check_model.inspect(config.model, ask_vllm=ask_vllm)
-    warnings = list(model.warnings)
+    data, model, tokens, warnings = check_inputs(config, ask_vllm=ask_vllm)
     if elsewhere:
         warnings.append(f"planned for this machine, because a dry run does not connect to the cluster at {named}")
-    if data.missing:
-        warnings.append(
-            f"{len(data.missing):,} of {len(data.missing) + len(data.present):,} videos are missing and will be "
-            f"quarantined, first {data.missing[0]}"
-        )
-    tokens: list[str] = []
-    if model.processor is not None:
-        tokens = check_tokens(config, data, model, warnings)
     memory = check_memory(config, made, model, device_memory) if model.shapes else []
     return CheckReport(
         config=dump_config(config),
@@ -106,6 +96,35 @@ def check(
         memory=tuple(memory),
         warnings=tuple(warnings),
     )
+
+
+def check_inputs(config: RunConfig, *, ask_vllm: bool = False) -> tuple[Data, check_model.ModelFacts, list[str], list[str]]:
+    """What can be known of data, model and context without a cluster: both, lines about tokens, warnings.
+
+    Raises:
+        DataError, ModelError: the first thing that cannot work.
+    """
+    data = read_data(config.data)
+    model = check_model.inspect(config.model, ask_vllm=ask_vllm)
+    warnings = list(model.warnings)
+    if data.missing:
+        warnings.append(
+            f"{len(data.missing):,} of {len(data.missing) + len(data.present):,} videos are missing and will be "
+            f"quarantined, first {data.missing[0]}"
+        )
+    tokens = check_tokens(config, data, model, warnings) if model.processor is not None else []
+    return data, model, tokens, warnings
+
+
+def check_objective(config: RunConfig) -> None:
+    """Raises `ConfigError` for an unknown objective or parameter, and for one that train.uncertainty cannot go with."""
+    objective = objectives.build(config.objective.name, config.objective.params)
+    if config.train.uncertainty is not None and not objective.takes_doubt:
+        fitting = [name for name, kind in objectives.OBJECTIVES.items() if kind.takes_doubt]
+        raise ConfigError(
+            f"train.uncertainty smooths labels, which objective.name={config.objective.name} does not have; choose one of "
+            f"{', '.join(fitting)}, or set train.uncertainty to null"
+        )
 
 
 def render(report: CheckReport) -> str:

@@ -10,10 +10,11 @@ from actors.reference import Reference, kept_paths, parts_of
 from actors.train_job import TrainJob
 from cluster.plan import ResourcePlan
 from pipelines import progress
+from pipelines.check import check_objective
 from vidalign import files, objectives
 from vidalign.checkpoint import policy_version, read_card
 from vidalign.config import RunConfig, UncertaintyConfig
-from vidalign.errors import ConfigError, DataError
+from vidalign.errors import DataError
 from vidalign.files import RunFolder
 from vidalign.pair_data import usable_pairs
 from vidalign.tensor_cache import TensorCache, missing, read_tensors
@@ -96,17 +97,6 @@ def train(
     trained = exported(export)
     files.finish(stage, inputs, policy=trained.version, num_pairs=num_kept, dropped=dropped)
     return trained
-
-
-def check_objective(config: RunConfig) -> None:
-    """Raises `ConfigError` for an unknown objective or parameter, and for one that train.uncertainty cannot go with."""
-    objective = objectives.build(config.objective.name, config.objective.params)
-    if config.train.uncertainty is not None and not objective.takes_doubt:
-        fitting = [name for name, kind in objectives.OBJECTIVES.items() if kind.takes_doubt]
-        raise ConfigError(
-            f"train.uncertainty smooths labels, which objective.name={config.objective.name} does not have; choose one of "
-            f"{', '.join(fitting)}, or set train.uncertainty to null"
-        )
 
 
 def exported(folder: pathlib.Path) -> PolicyVersion:

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch.nn.attention.bias import causal_lower_right
 
 from vidalign.errors import ModelError
 
@@ -86,6 +85,8 @@ def attend(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:  # [1, T, H, D]
     """Attention over a packed row, as transformers' attention interface wants it."""
+    from torch.nn.attention.bias import causal_lower_right  # with torch._dynamo, which takes most of a second
+
     assert attention_mask is None, "a packed row has no padding, so no mask"
     options = {"scale": scaling, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
     # One split, not many slices: the gradient of a slice is as long as the row.

@@ -19,7 +19,6 @@ import numpy as np
 from actors.generator import Engine, Request
 from pipelines.recipes.sampling import request_seed, response, sample, score
 from vidalign import prompts, replay
-from vidalign.augment import augment
 from vidalign.recipe_config import LeanpoRecipe
 from vidalign.types import Example, Response
 from vidalign.video import Clip
@@ -80,6 +79,8 @@ def _hinted_and_reflected(
 def _augmented(
     engine: Engine, examples: list[Example], clips: list[Clip], recipe: LeanpoRecipe, version: str, seed: int
 ) -> list[Response]:
+    from vidalign.augment import augment  # with torchvision, which takes a second
+
     def request(row: int, candidate: int) -> Request:
         draw = request_seed(seed, examples[row].id, "augmented", candidate)
         return Request(
