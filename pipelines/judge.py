@@ -191,7 +191,7 @@ def _judge(
         shown.update(sum(len(batch) for _, batch in batches) - sum(len(batch) for _, batch in todo))
         if not todo:
             return
-        stream = ray.data.from_pandas(
+        stream = ray.data.from_blocks(
             [pd.DataFrame({"part": number, "row": list(batch)}) for number, batch in todo]
         ).map_batches(
             Judge,

@@ -134,7 +134,7 @@ def _generate(
             seed=config.seed + round_index,
         )
         stream = (
-            ray.data.from_pandas(blocks)
+            ray.data.from_blocks(blocks)
             .map_batches(
                 Decoder,
                 fn_constructor_kwargs={
