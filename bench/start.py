@@ -32,7 +32,7 @@ NUM_QUESTIONS = 8
 STEPS = {
     "imported": "imports, config and data checked",
     "ray": "Ray started",
-    "called": "checks, pools of actors started, first videos decoded",
+    "called": "model checked, pools of actors started, first videos decoded",
     "engine": "engine started",
     "token": "first token",
 }
@@ -167,10 +167,9 @@ def page(found: dict[str, Any]) -> str:
             *table,
             "",
             f"Ours takes {ratio} of bare vLLM's time, goal ≤ {GOAL:g}x: {'reached' if ratio.median <= GOAL else 'missed'}. "
-            "From the first call on the engine takes about as long as bare vLLM's after its imports. Before it, "
-            "the command imports torch and transformers for its checks, "
-            "starts Ray, and Ray Data starts its actors, whose processes import the same libraries again; the marks do not "
-            "say which of these the time between Ray and the first call is.",
+            "The engine needs the process of its actor as long as bare vLLM needs its own, and about as much of that is imports as is "
+            "start. Before it lie what bare vLLM does without: the command's own imports, the start of Ray (beside which the model is "
+            "checked), and the start of Ray Data's actors; two cores share the last with the decoders.",
             "",
         ]
     )
