@@ -247,7 +247,7 @@ def test_snapping_is_part_of_the_cache_key_and_off_by_default(video_of, tmp_path
     assert FrameSpec.from_row(exact.to_row()) == exact
     cache = FrameCache(tmp_path)
     cache.put(content_hash(path), snap, decode(path, snap))
-    assert cache.get(content_hash(path), exact) is None
+    assert not cache.holds(content_hash(path), exact)
 
 
 def test_the_endpoint_snaps_as_training_does(video_of):

@@ -170,7 +170,7 @@ def decode_into_cache(uri: str, spec: FrameSpec, cache_dir: str, backend: Backen
         try:
             path = _local_path(uri, pathlib.Path(folder))
             digest = video.content_hash(path)
-            if cache.get(digest, spec) is not None:
+            if cache.holds(digest, spec):
                 return _reply(frames_path=str(cache.path(digest, spec)), cached=True)
             clip = video.decode(path, spec, backend)
         except VideoError as error:
