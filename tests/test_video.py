@@ -4,6 +4,7 @@ import importlib.util
 import os
 import pathlib
 import struct
+import tracemalloc
 
 import av
 import numpy as np
@@ -386,6 +387,23 @@ def test_cache_gives_back_what_was_put_under_its_own_key_only(tmp_path, good):
     assert not cache.holds(digest, FrameSpec(num_frames=6))
     assert not cache.holds("0" * 64, spec)
     assert [p.name for p in path.parent.iterdir()] == [path.name], "no temporary file is left"
+
+
+def test_frames_are_never_copied(tmp_path):
+    cache, spec = FrameCache(tmp_path), FrameSpec(num_frames=64)
+    frames = np.random.default_rng(0).integers(0, 256, (64, 224, 224, 3), np.uint8)
+    clip = Clip(frames=frames, fps=25.0, total_num_frames=64, duration=2.56, indices=tuple(range(64)))
+
+    def peak_bytes(call) -> int:
+        tracemalloc.start()
+        call()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    assert peak_bytes(lambda: cache.put("ab" * 32, spec, clip)) < frames.nbytes / 4
+    assert peak_bytes(lambda: cache.holds("ab" * 32, spec)) < frames.nbytes / 4
+    assert peak_bytes(lambda: load_clip(cache.path("ab" * 32, spec))) < 1.25 * frames.nbytes
 
 
 def damages(data: bytes, num_pixels: int) -> dict[str, bytes]:

@@ -51,7 +51,7 @@ class FrameCache:
     def put(self, content_hash: str, spec: FrameSpec, clip: Clip) -> pathlib.Path:
         """Store a clip. Raises `OSError` where the folder cannot be written."""
         path = self.path(content_hash, spec)
-        files.write_bytes_atomic(path, _to_bytes(clip), durable=False)  # a torn file is a miss
+        files.write_bytes_atomic(path, _header(clip), clip.frames.reshape(-1).data, durable=False)  # a torn file is a miss
         return path
 
 
@@ -65,7 +65,8 @@ def load_clip(path: str | os.PathLike[str]) -> Clip:
     return Clip(frames=frames, **{**facts, "indices": tuple(facts["indices"])})
 
 
-def _to_bytes(clip: Clip) -> bytes:
+def _header(clip: Clip) -> bytes:
+    """What stands in front of the frames."""
     facts = json.dumps({f.name: getattr(clip, f.name) for f in dataclasses.fields(clip) if f.name != "frames"})
     shape, pixels = list(clip.frames.shape), clip.frames.reshape(-1).data
     checksum = _checksum_of_facts(shape, facts)
@@ -74,7 +75,7 @@ def _to_bytes(clip: Clip) -> bytes:
     tensor = {"dtype": "U8", "shape": shape, "data_offsets": [0, len(pixels)]}
     header = json.dumps({"__metadata__": {"clip": facts, "checksum": str(checksum)}, "frames": tensor}).encode()
     header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + pixels
+    return len(header).to_bytes(8, "little") + header
 
 
 def _read(path: str | os.PathLike[str], *, keep: bool) -> tuple[np.ndarray, dict[str, Any]]:
