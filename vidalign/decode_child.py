@@ -164,12 +164,13 @@ def decode_into_cache(uri: str, spec: FrameSpec, cache_dir: str, backend: Backen
     """The child's work for one uri: the reply as a dict. Frames that are in the cache already are not decoded again."""
     from vidalign import video
     from vidalign.frame_cache import FrameCache
+    from vidalign.hash_index import HashIndex
 
-    cache = FrameCache(cache_dir)
+    cache, index = FrameCache(cache_dir), HashIndex(pathlib.Path(cache_dir) / "hashes")
     with tempfile.TemporaryDirectory(prefix="vidalign-") as folder:
         try:
             path = _local_path(uri, pathlib.Path(folder))
-            digest = video.content_hash(path)
+            digest = video.content_hash(path, index)
             if cache.holds(digest, spec):
                 return _reply(frames_path=str(cache.path(digest, spec)), cached=True)
             clip = video.decode(path, spec, backend)

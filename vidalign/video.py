@@ -27,6 +27,7 @@ import numpy as np
 
 from vidalign import probing, readers
 from vidalign.errors import VideoError
+from vidalign.hash_index import HashIndex
 from vidalign.readers import target_size as target_size
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 
@@ -99,12 +100,12 @@ def snapped(indices: Sequence[int], keyframes: np.ndarray) -> list[int]:
     return moved if len(set(moved)) == len(set(indices)) else list(indices)
 
 
-def content_hash(path: str | os.PathLike[str]) -> str:
+def content_hash(path: str | os.PathLike[str], index: HashIndex | None = None) -> str:
     """SHA-256 of a file's bytes, in hex. Raises `VideoError` where the file cannot be read."""
     _check_file(path)
     try:
         with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return index.sha256(file) if index else hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _cannot_read(os.fspath(path), error) from error
 
