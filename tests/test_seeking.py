@@ -75,7 +75,9 @@ def video_of(tmp_path_factory) -> Callable[[str], pathlib.Path]:
 
 
 def probe(path: pathlib.Path) -> probing.Probe:
-    return probing.probe(str(path), path.read_bytes()[:16], lambda: str(path))
+    of = (str(path), path.read_bytes()[:16], lambda: str(path))
+    with probing.open_whole(*of) as container:
+        return probing.probe(*of, container)
 
 
 def in_order(path: pathlib.Path) -> np.ndarray:
