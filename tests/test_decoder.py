@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import signal
+import tempfile
 import threading
 import time
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from vidalign import video
-from vidalign.decode_child import ChildDecoder, DecodedVideo
+from vidalign.decode_child import ChildDecoder, DecodedVideo, decode_into_cache
 from vidalign.errors import DataError
 from vidalign.frame_cache import load_clip
 from vidalign.types import FrameSpec
@@ -98,6 +99,15 @@ def test_remote_video_is_fetched(child, good):
     assert row.reason == ""
     assert child.decode(str(good)).cached
     assert child.decode("local:///no/such/video.mp4").reason == "missing"
+
+
+def test_only_a_fetched_video_takes_a_temporary_folder_and_it_does_not_stay(good, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    assert decode_into_cache(str(good), SPEC, str(tmp_path / "frames"))["reason"] == ""
+    (tmp_path / "some").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "some"))
+    assert decode_into_cache(f"local://{good}", SPEC, str(tmp_path / "frames"))["cached"]
+    assert not list((tmp_path / "some").iterdir())
 
 
 def test_hang_is_killed_at_the_deadline_and_the_next_video_decodes(good, tmp_path):
