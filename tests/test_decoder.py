@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -137,6 +138,19 @@ def test_crash_is_named_and_the_next_video_decodes(child, good, tmp_path):
     assert (row.reason, row.frames_path) == ("crashed", "")
     assert "SIGSEGV" in row.message
     assert child.decode(str(good)).cached
+
+
+def test_child_that_cannot_start_is_a_sentence(child, good, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(DataError, match="the decoding process did not start"):
+        child.decode(str(good))
+    assert child.pid is None
+
+
+def test_file_uri_may_have_spaces(child, good):
+    spaced = good.rename(good.with_name("a video.mp4"))
+    assert "%20" in spaced.as_uri()
+    assert child.decode(spaced.as_uri()).reason == ""
 
 
 def test_death_between_two_videos_blames_neither(child, good):

@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -196,7 +195,7 @@ def _local_path(uri: str) -> Iterator[str]:
         yield uri
         return
     if scheme == "file":
-        yield urllib.request.url2pathname(urllib.parse.urlsplit(uri).path)
+        yield urllib.parse.unquote(urllib.parse.urlsplit(uri).path)
         return
     import fsspec
 
