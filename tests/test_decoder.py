@@ -4,6 +4,8 @@ import os
 import pathlib
 import shutil
 import signal
+import sys
+import tempfile
 import threading
 import time
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 from vidalign import video
-from vidalign.decode_child import ChildDecoder, DecodedVideo
+from vidalign.decode_child import ChildDecoder, DecodedVideo, decode_into_cache
 from vidalign.errors import DataError
 from vidalign.frame_cache import load_clip
 from vidalign.types import FrameSpec
@@ -100,6 +102,15 @@ def test_remote_video_is_fetched(child, good):
     assert child.decode("local:///no/such/video.mp4").reason == "missing"
 
 
+def test_only_a_fetched_video_takes_a_temporary_folder_and_it_does_not_stay(good, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    assert decode_into_cache(str(good), SPEC, str(tmp_path / "frames"))["reason"] == ""
+    (tmp_path / "some").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "some"))
+    assert decode_into_cache(f"local://{good}", SPEC, str(tmp_path / "frames"))["cached"]
+    assert not list((tmp_path / "some").iterdir())
+
+
 def test_hang_is_killed_at_the_deadline_and_the_next_video_decodes(good, tmp_path):
     os.mkfifo(tmp_path / "hang.mp4")  # reading it blocks for ever
     decoder = ChildDecoder(SPEC, str(tmp_path / "frames"), deadline_s=1.5)
@@ -127,6 +138,19 @@ def test_crash_is_named_and_the_next_video_decodes(child, good, tmp_path):
     assert (row.reason, row.frames_path) == ("crashed", "")
     assert "SIGSEGV" in row.message
     assert child.decode(str(good)).cached
+
+
+def test_child_that_cannot_start_is_a_sentence(child, good, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(DataError, match="the decoding process did not start"):
+        child.decode(str(good))
+    assert child.pid is None
+
+
+def test_file_uri_may_have_spaces(child, good):
+    spaced = good.rename(good.with_name("a video.mp4"))
+    assert "%20" in spaced.as_uri()
+    assert child.decode(spaced.as_uri()).reason == ""
 
 
 def test_death_between_two_videos_blames_neither(child, good):

@@ -4,18 +4,20 @@ import importlib.util
 import os
 import pathlib
 import struct
+import tracemalloc
 
 import av
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vidalign import video
 from vidalign.errors import DataError, VideoError
-from vidalign.frame_cache import FrameCache, load_clip
+from vidalign.frame_cache import BLOCK_BYTES, PAGE_BYTES, FrameCache, load_clip
 from vidalign.types import FrameSpec
-from vidalign.video import decode, decode_bytes, frame_indices, target_size
+from vidalign.video import Clip, decode, decode_bytes, frame_indices, target_size
 
 BACKENDS = ("decord", "pyav")
 NUM_FRAMES, FPS, SIDE = 24, 12, 64
@@ -370,41 +372,75 @@ def test_content_hash_is_sha256(tmp_path):
 def test_cache_gives_back_what_was_put_under_its_own_key_only(tmp_path, good):
     cache, spec = FrameCache(tmp_path), FrameSpec(num_frames=5)
     clip, digest = decode(good, spec), video.content_hash(good)
-    assert cache.get(digest, spec) is None
+    assert not cache.holds(digest, spec)
     path = cache.put(digest, spec, clip)
     assert path == cache.path(digest, spec)
-    for stored in (cache.get(digest, spec), load_clip(path)):
-        assert stored is not None
-        np.testing.assert_array_equal(stored.frames, clip.frames)
-        assert stored.metadata() == clip.metadata()
-    assert cache.get(digest, FrameSpec(num_frames=6)) is None
-    assert cache.get("0" * 64, spec) is None
+    assert cache.holds(digest, spec)
+    stored = load_clip(path)
+    np.testing.assert_array_equal(stored.frames, clip.frames)
+    assert stored.metadata() == clip.metadata()
+    stored.frames[:] = 0
+    np.testing.assert_array_equal(load_clip(path).frames, clip.frames, err_msg="frames are the reader's own")
+    np.testing.assert_array_equal(
+        safetensors.numpy.load_file(path)["frames"], clip.frames, err_msg="anyone can read the file"
+    )
+    assert not cache.holds(digest, FrameSpec(num_frames=6))
+    assert not cache.holds("0" * 64, spec)
     assert [p.name for p in path.parent.iterdir()] == [path.name], "no temporary file is left"
 
 
-def damage(data: bytes, how: str) -> bytes:
-    if how == "empty":
-        return b""
-    if how == "torn":
-        return data[: len(data) // 2]
-    if how == "text":
-        return b"x" * len(data)
-    flipped = bytearray(data)  # one bit of one pixel: the length and the header stay right
-    flipped[-100] ^= 1
-    return bytes(flipped)
+def test_frames_are_never_copied(tmp_path):
+    cache, spec = FrameCache(tmp_path), FrameSpec(num_frames=64)
+    frames = np.random.default_rng(0).integers(0, 256, (64, 224, 224, 3), np.uint8)
+    clip = Clip(frames=frames, fps=25.0, total_num_frames=64, duration=2.56, indices=tuple(range(64)))
+
+    def peak_bytes(call) -> int:
+        tracemalloc.start()
+        call()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    assert peak_bytes(lambda: cache.put("ab" * 32, spec, clip)) < frames.nbytes / 4
+    assert peak_bytes(lambda: cache.holds("ab" * 32, spec)) < frames.nbytes / 4
+    assert peak_bytes(lambda: load_clip(cache.path("ab" * 32, spec))) < 1.25 * frames.nbytes
 
 
-@pytest.mark.parametrize("how", ["empty", "torn", "text", "flipped bit"])
-def test_damaged_cache_file_is_never_served(tmp_path, good, how):
+def damages(data: bytes, num_pixels: int) -> dict[str, bytes]:
+    def flipped(at: int) -> bytes:
+        return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+    start = len(data) - num_pixels
+    at, then, end = (start + number * PAGE_BYTES for number in (2, 3, 4))
+    return {
+        "empty": b"",
+        "torn": data[: len(data) // 2],
+        "one byte short": data[:-1],
+        "longer": data + b"x",
+        "text": b"x" * len(data),
+        "zeros": bytes(len(data)),
+        "zeroed page": data[:at] + bytes(PAGE_BYTES) + data[then:],
+        "exchanged pages": data[:at] + data[then:end] + data[at:then] + data[end:],
+        "a bit of a page": flipped(at + 99),
+        "a bit of a fact": flipped(data.index(b"fps") + len(b'fps\\": ')),
+        "a bit behind the last whole page": flipped(len(data) - 1),
+    }
+
+
+def test_damaged_cache_file_is_never_served(tmp_path):
     cache, spec = FrameCache(tmp_path), FrameSpec(num_frames=5)
-    clip = decode(good, spec)
+    frames = np.random.default_rng(0).integers(0, 256, (5, 211, 223, 3), np.uint8)
+    assert frames.nbytes > BLOCK_BYTES
+    assert frames.nbytes % PAGE_BYTES
+    clip = Clip(frames=frames, fps=25.0, total_num_frames=50, duration=2.0, indices=(5, 15, 25, 35, 45))
     path = cache.put("ab" * 32, spec, clip)
-    path.write_bytes(damage(path.read_bytes(), how))
-    assert cache.get("ab" * 32, spec) is None
-    with pytest.raises(DataError, match="decode the video again"):
-        load_clip(path)
+    for how, data in damages(path.read_bytes(), frames.nbytes).items():
+        path.write_bytes(data)
+        assert not cache.holds("ab" * 32, spec), how
+        with pytest.raises(DataError, match="decode the video again"):
+            load_clip(path)
     cache.put("ab" * 32, spec, clip)
-    assert cache.get("ab" * 32, spec) is not None
+    assert cache.holds("ab" * 32, spec)
 
 
 def test_no_cache_file_is_a_sentence(tmp_path):

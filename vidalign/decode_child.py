@@ -9,6 +9,7 @@ torch. It is started once and reused, and started again after a kill or a crash.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 import urllib.parse
-import urllib.request
+from collections.abc import Iterator
 from typing import IO, Any
 
 from vidalign.errors import DataError, VideoError
@@ -164,17 +165,17 @@ def decode_into_cache(uri: str, spec: FrameSpec, cache_dir: str, backend: Backen
     """The child's work for one uri: the reply as a dict. Frames that are in the cache already are not decoded again."""
     from vidalign import video
     from vidalign.frame_cache import FrameCache
+    from vidalign.hash_index import HashIndex
 
-    cache = FrameCache(cache_dir)
-    with tempfile.TemporaryDirectory(prefix="vidalign-") as folder:
-        try:
-            path = _local_path(uri, pathlib.Path(folder))
-            digest = video.content_hash(path)
-            if cache.get(digest, spec) is not None:
+    cache, index = FrameCache(cache_dir), HashIndex(pathlib.Path(cache_dir) / "hashes")
+    try:
+        with _local_path(uri) as path:
+            digest = video.content_hash(path, index)
+            if cache.holds(digest, spec):
                 return _reply(frames_path=str(cache.path(digest, spec)), cached=True)
             clip = video.decode(path, spec, backend)
-        except VideoError as error:
-            return _reply(reason=error.reason, message=error.message)
+    except VideoError as error:
+        return _reply(reason=error.reason, message=error.message)
     try:
         return _reply(frames_path=str(cache.put(digest, spec, clip)))
     except OSError as error:
@@ -186,24 +187,28 @@ def _reply(frames_path: str = "", reason: str = "", message: str = "", cached: b
     return {"frames_path": frames_path, "reason": reason, "message": message, "cached": cached}
 
 
-def _local_path(uri: str, folder: pathlib.Path) -> str:
-    """A local file for a path, a file: uri, or any uri that fsspec can read, which is copied to `folder`."""
+@contextlib.contextmanager
+def _local_path(uri: str) -> Iterator[str]:
+    """A local file for a path, a file: uri, or any uri that fsspec can read, which is copied for that long."""
     scheme = urllib.parse.urlsplit(uri).scheme if "://" in uri else ""
     if not scheme:
-        return uri
+        yield uri
+        return
     if scheme == "file":
-        return urllib.request.url2pathname(urllib.parse.urlsplit(uri).path)
+        yield urllib.parse.unquote(urllib.parse.urlsplit(uri).path)
+        return
     import fsspec
 
-    copy = folder / "video"
-    try:
-        filesystem, remote = fsspec.url_to_fs(uri)
-        filesystem.get_file(remote, str(copy))
-    except FileNotFoundError as error:
-        raise VideoError("missing", f"no file at {uri}") from error
-    except Exception as error:  # every protocol has exceptions of its own; all mean that the bytes cannot be had
-        raise VideoError("unreadable", f"{uri} cannot be fetched: {type(error).__name__}: {error}") from error
-    return str(copy)
+    with tempfile.TemporaryDirectory(prefix="vidalign-") as folder:
+        copy = os.path.join(folder, "video")
+        try:
+            filesystem, remote = fsspec.url_to_fs(uri)
+            filesystem.get_file(remote, copy)
+        except FileNotFoundError as error:
+            raise VideoError("missing", f"no file at {uri}") from error
+        except Exception as error:  # every protocol has exceptions of its own; all mean that the bytes cannot be had
+            raise VideoError("unreadable", f"{uri} cannot be fetched: {type(error).__name__}: {error}") from error
+        yield copy
 
 
 def main() -> None:

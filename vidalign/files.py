@@ -69,13 +69,13 @@ def write_text_atomic(path: pathlib.Path, text: str) -> None:
     write_bytes_atomic(path, text.encode())
 
 
-def write_bytes_atomic(path: pathlib.Path, data: bytes, *, durable: bool = True) -> None:
+def write_bytes_atomic(path: pathlib.Path, *parts: bytes | memoryview, durable: bool = True) -> None:
     """`durable` False does not wait for the disk: after a power failure the file may be torn, so its reader must notice."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             if durable:
                 os.fsync(file.fileno())

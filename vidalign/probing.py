@@ -26,7 +26,8 @@ CONTAINERS = (
     "3g2,3gp,asf,av1,avi,dv,flv,gif,h264,hevc,ivf,m4a,m4v,matroska,mj2,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,"
     "vc1,webm,wtv,aac,ac3,aiff,amr,ape,caf,eac3,flac,mp3,wav"
 )
-_MAGIC = {4: b"ftyp", 0: b"\x1aE\xdf\xa3"}  # MP4/MOV and Matroska/WebM: recognisable even when cut
+_FTYP = b"ftyp"
+_MAGIC = {4: _FTYP, 0: b"\x1aE\xdf\xa3"}  # MP4/MOV and Matroska/WebM: recognisable even when cut
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,16 +66,17 @@ def video_stream(name: str, container: InputContainer) -> VideoStream:
     return stream
 
 
-def probe(name: str, head: bytes, source: Callable[[], Any]) -> Probe:
-    """`head`: the first bytes of the file; `source`: gives its path, or an open binary file, anew at every call.
+def open_whole(name: str, head: bytes, source: Callable[[], Any]) -> InputContainer:
+    """Open a container whose outer parts are there.
+
+    `head`: the first bytes of the file; `source`: gives its path, or an open binary file, anew at every call.
 
     Raises:
-        VideoError: with reason not_a_video, no_video_stream or truncated.
+        VideoError: with reason not_a_video or truncated.
     """
     recognised = any(head[at:].startswith(magic) for at, magic in _MAGIC.items())
-    is_mp4 = head[4:].startswith(b"ftyp")
     no_index = VideoError("truncated", f"{name} begins like a video but its index is missing or cut off")
-    cut = _with_file(source, mp4.where_cut) if is_mp4 else ""
+    cut = _with_file(source, mp4.where_cut) if _is_mp4(head) else ""
     if cut:
         raise no_index if cut == "index" else VideoError("truncated", f"{name} is cut: it ends inside of its frames")
     try:
@@ -83,20 +85,33 @@ def probe(name: str, head: bytes, source: Callable[[], Any]) -> Probe:
         if recognised:
             raise no_index from error
         raise VideoError("not_a_video", f"{name} is not a video in any known container") from error
-    with container:
-        if recognised and all(item.type not in ("video", "audio") for item in container.streams):
-            raise no_index  # streams announced, and cut off before their description
-        stream = video_stream(name, container)
-        rate = stream.average_rate or stream.guessed_rate
-        if not rate:
-            raise VideoError("not_a_video", f"{name} has a video stream without a frame rate")
-        index = _with_file(source, lambda file: mp4.read_index(file, stream.id)) if is_mp4 else None
-        if index is not None and len(index.times) == stream.frames:
-            found = _from_index(name, container, stream, index, float(rate))
-            if found is not None:
-                return found
-            container.seek(0)
-        return _from_packets(name, container, stream, float(rate))
+    if recognised and all(item.type not in ("video", "audio") for item in container.streams):
+        container.close()
+        raise no_index  # streams announced, and cut off before their description
+    return container
+
+
+def probe(name: str, head: bytes, source: Callable[[], Any], container: InputContainer) -> Probe:
+    """`container` is what `open_whole` made of the other three.
+
+    Raises:
+        VideoError: with reason not_a_video, no_video_stream or truncated.
+    """
+    stream = video_stream(name, container)
+    rate = stream.average_rate or stream.guessed_rate
+    if not rate:
+        raise VideoError("not_a_video", f"{name} has a video stream without a frame rate")
+    index = _with_file(source, lambda file: mp4.read_index(file, stream.id)) if _is_mp4(head) else None
+    if index is not None and len(index.times) == stream.frames:
+        found = _from_index(name, container, stream, index, float(rate))
+        if found is not None:
+            return found
+        container.seek(0)
+    return _from_packets(name, container, stream, float(rate))
+
+
+def _is_mp4(head: bytes) -> bool:
+    return head[4:].startswith(_FTYP)
 
 
 def _with_file(source: Callable[[], Any], read: Callable[[Any], Any]) -> Any:

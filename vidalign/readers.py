@@ -8,6 +8,7 @@ pyav     seeks to the keyframe before each wanted frame, and decodes from there 
 
 from __future__ import annotations
 
+import collections
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -45,8 +46,8 @@ def target_size(height: int, width: int, spec: FrameSpec) -> tuple[int, int]:
     return new_height, min(max(1, math.floor(width * scale)), spec.max_pixels // new_height)
 
 
-def read_decord(source: Callable[[], Any], wanted: Sequence[int], total: int, spec: FrameSpec) -> np.ndarray | None:
-    """uint8 [len(wanted), H, W, 3], or None where decord cannot be trusted with this video."""
+def read_decord(source: Callable[[], Any], indices: Sequence[int], total: int, spec: FrameSpec) -> np.ndarray | None:
+    """uint8 [len(indices), H, W, 3], or None where decord cannot be trusted with this video."""
     import decord
 
     if not is_trusted(decord.__version__):
@@ -56,8 +57,9 @@ def read_decord(source: Callable[[], Any], wanted: Sequence[int], total: int, sp
         reader = decord.VideoReader(source(), ctx=decord.cpu(0), num_threads=1, fault_tol=1)
         if len(reader) != total:
             return None
+        wanted = list(dict.fromkeys(indices))
         chunks = (wanted[at : at + CHUNK_FRAMES] for at in range(0, len(wanted), CHUNK_FRAMES))
-        return resized((frame for chunk in chunks for frame in reader.get_batch(chunk).asnumpy()), len(wanted), spec)
+        return resized((frame for chunk in chunks for frame in reader.get_batch(chunk).asnumpy()), indices, spec)
     except (decord.DECORDError, RuntimeError, IndexError):
         return None  # PyAV decodes it, or says what is wrong with it
 
@@ -72,25 +74,30 @@ def is_trusted(version: str) -> bool:
 
 
 def read_pyav(
-    name: str, source: Callable[[], Any], wanted: Sequence[int], times: FrameTimes | None, spec: FrameSpec
+    name: str,
+    source: Callable[[], Any],
+    container: InputContainer,
+    indices: Sequence[int],
+    times: FrameTimes | None,
+    spec: FrameSpec,
 ) -> np.ndarray:
-    """uint8 [len(wanted), H, W, 3]; `wanted` is ascending.
+    """uint8 [len(indices), H, W, 3]. `container` is open, at any place, and none of it decoded; `indices` are ascending.
 
     Raises:
         VideoError: with reason truncated.
     """
+    wanted = list(dict.fromkeys(indices))
     if times is not None:
-        with open_container(source) as container:
-            stream = video_stream(name, container)
-            stream.codec_context.thread_count = 1
-            try:
-                return resized(by_seeking(container, stream, wanted, times), len(wanted), spec)
-            except (av.error.FFmpegError, NotAsExpectedError):
-                pass
-    with open_container(source) as container:
         stream = video_stream(name, container)
         stream.codec_context.thread_count = 1
-        return resized(_in_order(name, container, stream, wanted), len(wanted), spec)
+        try:
+            return resized(by_seeking(container, stream, wanted, times), indices, spec)
+        except (av.error.FFmpegError, NotAsExpectedError):
+            pass
+    with open_container(source) as afresh:
+        stream = video_stream(name, afresh)
+        stream.codec_context.thread_count = 1
+        return resized(_in_order(name, afresh, stream, wanted), indices, spec)
 
 
 def by_seeking(
@@ -165,16 +172,17 @@ def _upright(frame: VideoFrame, converter: VideoReformatter) -> np.ndarray:
     return np.rot90(pixels, turns) if turns else pixels
 
 
-def resized(frames: Iterator[np.ndarray], count: int, spec: FrameSpec) -> np.ndarray:
-    """Resize one frame after the other into one array: uint8 [count, H, W, 3]."""
-    out = None
-    for position, frame in enumerate(frames):
+def resized(frames: Iterator[np.ndarray], indices: Sequence[int], spec: FrameSpec) -> np.ndarray:
+    """Resize one frame after the other, those of the different indices, into one array for all: uint8 [len(indices), H, W, 3]."""
+    out, at = None, 0
+    for frame, times in zip(frames, collections.Counter(indices).values(), strict=True):
         height, width = target_size(frame.shape[0], frame.shape[1], spec)
         if out is None:
-            out = np.empty((count, height, width, 3), np.uint8)
+            out = np.empty((len(indices), height, width, 3), np.uint8)
         if frame.shape[:2] != (height, width):
             image = PIL.Image.fromarray(np.ascontiguousarray(frame))
             frame = np.asarray(image.resize((width, height), PIL.Image.Resampling.BICUBIC))
-        out[position] = frame
-    assert out is not None, count
+        out[at : at + times] = frame
+        at += times
+    assert out is not None, indices
     return out

@@ -27,6 +27,7 @@ import numpy as np
 
 from vidalign import probing, readers
 from vidalign.errors import VideoError
+from vidalign.hash_index import HashIndex
 from vidalign.readers import target_size as target_size
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 
@@ -99,12 +100,12 @@ def snapped(indices: Sequence[int], keyframes: np.ndarray) -> list[int]:
     return moved if len(set(moved)) == len(set(indices)) else list(indices)
 
 
-def content_hash(path: str | os.PathLike[str]) -> str:
+def content_hash(path: str | os.PathLike[str], index: HashIndex | None = None) -> str:
     """SHA-256 of a file's bytes, in hex. Raises `VideoError` where the file cannot be read."""
     _check_file(path)
     try:
         with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return index.sha256(file) if index else hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _cannot_read(os.fspath(path), error) from error
 
@@ -133,7 +134,24 @@ def decode_bytes(data: bytes, spec: FrameSpec, backend: Backend = DEFAULT_BACKEN
 
 
 def _decode(name: str, head: bytes, source: Callable[[], Any], spec: FrameSpec, backend: Backend) -> Clip:
-    probe = probing.probe(name, head, source)
+    with probing.open_whole(name, head, source) as container:
+        probe = probing.probe(name, head, source, container)
+        indices = _sampled(name, probe, spec)
+        frames = readers.read_decord(source, indices, probe.num_frames, spec) if backend == "decord" else None
+        used = "pyav" if frames is None else "decord"
+        if frames is None:
+            frames = readers.read_pyav(name, source, container, indices, probe.times, spec)
+    return Clip(
+        frames=frames,
+        fps=probe.fps,
+        total_num_frames=probe.num_frames,
+        duration=probe.num_frames / probe.fps,
+        indices=tuple(indices),
+        backend=used,
+    )
+
+
+def _sampled(name: str, probe: probing.Probe, spec: FrameSpec) -> list[int]:
     if probe.num_frames < max(1, spec.min_frames):
         raise VideoError(
             "too_few_frames",
@@ -143,20 +161,7 @@ def _decode(name: str, head: bytes, source: Callable[[], Any], spec: FrameSpec, 
     indices = frame_indices(probe.num_frames, probe.fps, spec)
     if spec.snap_to_keyframes and probe.times is not None:
         indices = snapped(indices, probe.times.keyframes)
-    wanted = sorted(set(indices))
-    pixels = readers.read_decord(source, wanted, probe.num_frames, spec) if backend == "decord" else None
-    used = "pyav" if pixels is None else "decord"
-    if pixels is None:
-        pixels = readers.read_pyav(name, source, wanted, probe.times, spec)
-    frames = pixels if wanted == indices else pixels[np.searchsorted(wanted, indices)]
-    return Clip(
-        frames=np.ascontiguousarray(frames),
-        fps=probe.fps,
-        total_num_frames=probe.num_frames,
-        duration=probe.num_frames / probe.fps,
-        indices=tuple(indices),
-        backend=used,
-    )
+    return indices
 
 
 def _check_file(path: str | os.PathLike[str]) -> None:

@@ -1,0 +1,77 @@
+"""The content hashes of files, so that one that has not changed is not read again only to be hashed: what git's index is for.
+
+    <root>/ab/abcdef…      the name is a hash of the file's absolute path; in it are the SHA-256 and a check
+
+An entry counts for the size, inode, mtime and ctime with which it was made, and its check covers them and the hash: one that is
+torn, damaged or of another file is none, and the file is hashed. As in git, a file that changed just before it was hashed is
+not entered ("racily clean"): it could change again and keep its times, which file systems count in steps of up to two seconds.
+
+Entries are written atomically; any number of processes and nodes may use the folder at once, with clocks that agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import pathlib
+import stat
+import time
+from io import BufferedReader
+
+from vidalign import files
+
+MIN_BYTES = 2**18  # to hash less takes no longer than to look it up
+
+
+@dataclasses.dataclass(frozen=True)
+class HashIndex:
+    """`racy_s`: for how long a file must have been as it is."""
+
+    root: pathlib.Path
+    racy_s: float = 2.0
+
+    def sha256(self, file: BufferedReader) -> str:
+        """SHA-256 in hex of a file that was just opened under its name; read only where there is no entry for it."""
+        # Of the open file: a network file system may know old times for a path, but asks for them when a file is opened.
+        began, status = time.time(), os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size < MIN_BYTES:
+            return _digest(file)
+        name = _hash(os.path.abspath(file.name))
+        entry = self.root / name[:2] / name
+        found = _read(entry, status)
+        if found:
+            return found
+        digest = _digest(file)
+        changed = max(status.st_mtime, status.st_ctime)
+        if 0 < changed < began - self.racy_s and _state(os.fstat(file.fileno())) == _state(status):
+            text = f"{digest} {_check(digest, status)}"
+            with contextlib.suppress(OSError):  # the frames of a folder that cannot be written can still be read
+                files.write_bytes_atomic(entry, text.encode(), durable=False)
+        return digest
+
+
+def _read(entry: pathlib.Path, status: os.stat_result) -> str:
+    """The hash, or "" where there is no entry for a file in this state."""
+    try:
+        digest, check = entry.read_text(encoding="ascii").split(" ")
+    except (OSError, ValueError):
+        return ""
+    return digest if check == _check(digest, status) else ""
+
+
+def _check(digest: str, status: os.stat_result) -> str:
+    return _hash(digest, *_state(status))
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _hash(*parts: str | int) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _digest(file: BufferedReader) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()
