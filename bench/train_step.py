@@ -42,7 +42,7 @@ from vidalign.policy import ResponseScorer
 from vidalign.positions import correct_positions
 from vidalign.rendering import IGNORED, Batch, Prompt, collate, collate_packed
 
-RATIOS = {4: 4, 16: 2, 64: 1}  # prompt tokens a response token: pairs a step
+RATIOS = {4: 8, 16: 4, 64: 1}  # prompt tokens a response token: pairs a step
 RESPONSE = 48  # tokens
 MEMORY_RATIO = 16
 RESULTS = pathlib.Path("bench/results/train_step.json")
