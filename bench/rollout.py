@@ -414,11 +414,12 @@ def on_ray(rounds: int, num_examples: int) -> dict[str, Any]:
 
 def page(found: dict[str, Any]) -> str:
     """The Markdown part."""
-    rows, missed = [], []
+    rows: list[str] = []
+    missed: dict[str, list[str]] = {}
 
     def add(model: str, video: str, count: int, name: str, ratio: Ratio, goal: float) -> None:
         if ratio.median < goal:
-            missed.append(f"{name} at {model}, {video} and n = {count}")
+            missed.setdefault(name, []).append(f"{model} with {video}, n = {count}")
         reached = "reached" if ratio.median >= goal else "missed"
         rows.append(f"| {model} | {video} | {count} | {name} | {ratio} | ≥ {goal:g}x | {reached} |")
 
@@ -455,13 +456,14 @@ def page(found: dict[str, Any]) -> str:
         f"{seconds['ours']:.2f} s, bare vLLM {seconds['bare']:.2f} s and Hugging Face {seconds['hugging_face']:.2f} s."
         " What ours does differently from bare vLLM is to render equal prompts once and to hash a clip once; the shares of the two "
         "were not measured apart. Hugging Face computes prompt and video anew for every candidate and turn, vLLM once for all: with "
-        "P tokens of prompt and R of a reply, 2n(P + R) against P + 2nR, which is at most 2x for n = 1, however long the video is.",
+        "P tokens of prompt and R of a reply, 2n(P + R) against P + 2nR: for n = 1 that is at most 2x, however long the video is.",
         "",
     ]
     if ray is not None:
         lines += on_ray_lines(ray)
     lines += [
-        f"Missed: {', '.join(missed)}." if missed else "All goals are reached.",
+        "".join(f"Missed against {name}: {'; '.join(where)}. " for name, where in missed.items())
+        or "All goals are reached.",
         "",
         f"{versions_line()}. Only run on CPUs.",
         "",
