@@ -49,10 +49,14 @@ class Worker:
 
     def __init__(self, variant: str, folder: str = "") -> None:
         self.variant, self.folder = variant, folder
-        paths = [folder, os.getcwd(), os.environ.get("PYTHONPATH", "")]
+        self.start()
+
+    def start(self) -> None:
+        """Start the process, anew after one that was killed."""
+        paths = [self.folder, os.getcwd(), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.decode_worker", variant],
+            [sys.executable, "-m", "bench.decode_worker", self.variant],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -109,7 +113,7 @@ def measure(workers: dict[str, Worker], path: pathlib.Path, num_frames: int, rou
         return seconds > SLOW_S and seconds > SLOW * ours
 
     for turn in range(-1, rounds):
-        for name, worker in list(workers.items()):
+        for name, worker in workers.items():
             seconds = found[name]["seconds"]
             if name in hung or (seconds and is_slow(seconds[0])):
                 continue
@@ -119,7 +123,7 @@ def measure(workers: dict[str, Worker], path: pathlib.Path, num_frames: int, rou
                 print(f"{name} did not end in {DEADLINE_S} s", flush=True)
                 hung.add(name)
                 seconds.clear()
-                workers[name] = Worker(worker.variant, worker.folder)
+                worker.start()
                 continue
             digests.setdefault(name, set()).add(answer["frames_sha"])
             ours = ours or answer["seconds"]
