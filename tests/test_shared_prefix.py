@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import warnings
 
 import pytest
 import torch
@@ -137,12 +138,12 @@ def qwen(name, vision, **text):
     return getattr(transformers, f"{name}ForConditionalGeneration")(config), prompts
 
 
-def llava_onevision():
+def llava_onevision(**text):
     """The same for LLaVA-OneVision, which counts its positions along one axis."""
     import transformers
 
     config = transformers.LlavaOnevisionConfig(
-        text_config={**TEXT, "model_type": "qwen2"},
+        text_config={**TEXT, "model_type": "qwen2", **text},
         vision_config={
             "model_type": "siglip_vision_model",
             "hidden_size": 32,
@@ -163,8 +164,10 @@ def llava_onevision():
 
 
 ARCHITECTURES = {
-    "qwen2_vl": lambda: qwen("Qwen2VL", {"embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2}),
-    "qwen2_5_vl": lambda: qwen("Qwen2_5_VL", {"hidden_size": 32, "intermediate_size": 32, "out_hidden_size": 32}),
+    "qwen2_vl": lambda **text: qwen("Qwen2VL", {"embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2}, **text),
+    "qwen2_5_vl": lambda **text: qwen(
+        "Qwen2_5_VL", {"hidden_size": 32, "intermediate_size": 32, "out_hidden_size": 32}, **text
+    ),
     "qwen3_vl": lambda: qwen(
         "Qwen3VL",
         {
@@ -244,11 +247,47 @@ def test_features_of_an_architecture_with_more_than_one_tensor_are_refused():
         vision_features.check(model)
 
 
-def test_layers_that_do_not_attend_to_everything_are_refused():
-    model, _ = ARCHITECTURES["qwen2_vl"]()
-    model.config.text_config.layer_types = ["full_attention", "sliding_attention"]
-    with pytest.raises(ValueError, match="sliding_attention"):
-        shared_prefix.enable(model)
+SLIDING = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}  # the second layer sees four tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "obstacle"),
+    [
+        *((name, {}, "") for name in shared_prefix.MODEL_TYPES),
+        ("qwen2_vl", SLIDING, "sliding_attention"),
+        ("qwen2_5_vl", SLIDING, "sliding_attention"),
+        ("llava_onevision", SLIDING, "sliding_attention"),
+        ("qwen2_5_vl", {**SLIDING, "use_sliding_window": False}, ""),
+    ],
+)
+def test_which_models_pack_and_which_fall_back(name, text, obstacle):
+    model, _ = ARCHITECTURES[name](**text)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        assert shared_prefix.wanted(model, True) == (not obstacle)
+        assert not shared_prefix.wanted(model, False)  # switched off: nothing to say
+    assert len(shown) == (1 if obstacle else 0)
+    for warning in shown:
+        for part in (type(model).__name__, obstacle, "set train.shared_prefix to false"):
+            assert part in str(warning.message)
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "llava_onevision"])
+def test_a_model_of_sliding_layers_trains_on_separate_sequences(name):
+    """Its window hides the video from the response's last layer, so the log-probs are not those of the same full layers."""
+    found = []
+    for text in (SLIDING, {}):
+        torch.manual_seed(0)
+        model, prompts = ARCHITECTURES[name](**text)
+        correct_positions(model)
+        scorer = ResponseScorer(model).train()
+        logps = flat_logps(scorer, collate([(prompt, [20, 21, 22, 1]) for prompt in prompts], pad_id=0))
+        logps.sum().backward()
+        found.append((logps.detach(), gradients(scorer)))
+    (sliding, gradient), (full, all_of_them) = found
+    assert gradient.keys() == all_of_them.keys()
+    assert all(bool(value.isfinite().all()) for value in gradient.values())
+    assert not torch.allclose(sliding, full, atol=1e-4)
 
 
 def test_prompt_and_video_stand_in_a_row_once_and_nothing_is_padding(prepared, source):  # noqa: F811
