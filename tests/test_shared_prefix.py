@@ -8,9 +8,8 @@ import pytest
 import torch
 from test_reference import prepared, source  # noqa: F401 (fixtures)
 
-from vidalign import shared_prefix, vision_features
+from vidalign import shared_prefix
 from vidalign.config import TrainConfig
-from vidalign.errors import ConfigError
 from vidalign.pair_data import pack, split_further
 from vidalign.policy import ResponseScorer, add_adapter, load_policy, set_trainable
 from vidalign.positions import correct_positions
@@ -206,45 +205,6 @@ def test_architectures_that_pack(name):
         (ResponseScorer(model).eval(), collate(rows, pad_id=0)),
         (ResponseScorer(twin, packed=True).eval(), collate_packed(packed)),
     )
-
-
-@pytest.mark.parametrize("name", vision_features.MODEL_TYPES)
-def test_kept_vision_features_stand_in_for_pixels(name, tmp_path):
-    torch.manual_seed(0)
-    model, prompts = ARCHITECTURES[name]()
-    correct_positions(model)
-    model.eval()
-    number = shared_prefix.numbering(model)
-    files = [tmp_path / f"{index}.safetensors" for index in range(2)]
-    device = torch.device("cpu")
-    assert vision_features.compute(model, zip(prompts, files, strict=True), device, torch.float32) == 2
-    assert vision_features.compute(model, zip(prompts, files, strict=True), device, torch.float32) == 0  # kept
-    made = []
-    for file in (None, *files[:1]):
-        rows = []
-        for index, prompt in enumerate(prompts):
-            shown = dataclasses.replace(prompt, positions=number(prompt))
-            rows.append(
-                (shown if file is None else vision_features.in_place_of_pixels(shown, files[index]), ([20, 1], [21, 1]))
-            )
-        batch = collate_packed(rows)
-        assert ("pixel_values_videos" in batch.inputs) == (file is None)
-        made.append(flat_logps(ResponseScorer(model, packed=True).eval(), batch))
-    torch.testing.assert_close(made[1], made[0], atol=1e-5, rtol=0)
-    with torch.no_grad():
-        changed = dataclasses.replace(prompts[0], vision={**prompts[0].vision})
-        changed.vision["pixel_values_videos"] = torch.randn_like(changed.vision["pixel_values_videos"])
-        changed = dataclasses.replace(changed, positions=number(changed))
-        rows[0] = (changed, rows[0][1])
-        rows[1] = (dataclasses.replace(prompts[1], positions=number(prompts[1])), rows[1][1])
-        other = flat_logps(ResponseScorer(model, packed=True).eval(), collate_packed(rows))
-    assert not torch.allclose(other, made[0], atol=1e-4)  # the video matters
-
-
-def test_features_of_an_architecture_with_more_than_one_tensor_are_refused():
-    model, _ = ARCHITECTURES["qwen3_vl"]()
-    with pytest.raises(ConfigError, match="this model is qwen3_vl"):
-        vision_features.check(model)
 
 
 SLIDING = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}  # the second layer sees four tokens

@@ -6,6 +6,7 @@ Training then reads the language model's video embeddings [T, D] in place of pix
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -15,8 +16,10 @@ import torch
 from vidalign.errors import ConfigError
 from vidalign.rendering import Prompt
 from vidalign.tensor_cache import TensorCache, read_tensors, write_tensors
+from vidalign.types import stable_hash
 
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "llava_onevision")
+LANGUAGE_MODEL = "language_model"  # the backbone's part that has no say in the features; all others may have one
 NAME = "video_features"  # among a prompt's vision tensors, in place of pixels
 
 
@@ -29,9 +32,24 @@ def check(model: Any) -> None:
         )
 
 
-def path(cache: TensorCache, policy_version: str, dtype: str, clip: str) -> pathlib.Path:
-    """Where a clip's features are kept. A clip's file name is a hash of the video's bytes and its FrameSpec."""
-    return cache.path({"policy": policy_version, "dtype": dtype, "clip": pathlib.Path(clip).name})
+def tower_hash(model: Any, processor: Any) -> str:
+    """Hash of all that a clip's features are made with: weights, buffers and config outside the language model, and the settings of
+    the video processor. Two policies that differ in their language models alone have the same.
+    """
+    backbone = getattr(model, model.base_model_prefix)
+    digest = hashlib.sha256()
+    for name, tensor in sorted({**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}.items()):
+        if not name.startswith(f"{LANGUAGE_MODEL}."):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    config = {name: value for name, value in model.config.to_dict().items() if name not in ("text_config", "_name_or_path")}
+    return stable_hash([digest.hexdigest(), config, processor.video_processor.to_dict()], 32)
+
+
+def path(cache: TensorCache, tower: str, clip: str) -> pathlib.Path:
+    """Where a clip's features by a tower (its `tower_hash`) are kept. A clip's file name is a hash of the video's bytes and its
+    FrameSpec."""
+    return cache.path({"tower": tower, "clip": pathlib.Path(clip).name})
 
 
 @torch.no_grad()
@@ -42,7 +60,7 @@ def compute(model: Any, videos: Iterable[tuple[Prompt, pathlib.Path]], device: t
     """
     backbone = getattr(model, model.base_model_prefix)
     for name, child in backbone.named_children():
-        if name != "language_model":
+        if name != LANGUAGE_MODEL:
             child.to(device)
     count = 0
     for prompt, target in videos:
