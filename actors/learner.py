@@ -160,11 +160,12 @@ class Learner:
 
     def _with_features(self, model: Any) -> PairSource:
         """The pairs with features in place of pixels; every rank computes those of its share of the videos first."""
-        job, cache = self.job, TensorCache(pathlib.Path(self.job.cache) / "vision")
+        cache = TensorCache(pathlib.Path(self.job.cache) / "vision")
         vision_features.check(model)
+        tower = vision_features.tower_hash(model, self.source.processor)
         rows: list[PreferencePair | Example] = [*self.pairs, *self.probe]
         clips = sorted({self.source.frames[row.video] for row in rows})
-        kept = {clip: vision_features.path(cache, job.policy_version, job.model.dtype, clip) for clip in clips}
+        kept = {clip: vision_features.path(cache, tower, clip) for clip in clips}
         todo = missing(kept).intersection(clips[self.rank :: self.world_size])
         uncached = dataclasses.replace(self.source, cache_bytes=0)
         shown = uncached.rendered(row for row in rows if self.source.frames[row.video] in todo)

@@ -2,14 +2,14 @@
 
 import copy
 import dataclasses
+import warnings
 
 import pytest
 import torch
 from test_reference import prepared, source  # noqa: F401 (fixtures)
 
-from vidalign import shared_prefix, vision_features
+from vidalign import shared_prefix
 from vidalign.config import TrainConfig
-from vidalign.errors import ConfigError
 from vidalign.pair_data import pack, split_further
 from vidalign.policy import ResponseScorer, add_adapter, load_policy, set_trainable
 from vidalign.positions import correct_positions
@@ -137,12 +137,12 @@ def qwen(name, vision, **text):
     return getattr(transformers, f"{name}ForConditionalGeneration")(config), prompts
 
 
-def llava_onevision():
+def llava_onevision(**text):
     """The same for LLaVA-OneVision, which counts its positions along one axis."""
     import transformers
 
     config = transformers.LlavaOnevisionConfig(
-        text_config={**TEXT, "model_type": "qwen2"},
+        text_config={**TEXT, "model_type": "qwen2", **text},
         vision_config={
             "model_type": "siglip_vision_model",
             "hidden_size": 32,
@@ -163,8 +163,10 @@ def llava_onevision():
 
 
 ARCHITECTURES = {
-    "qwen2_vl": lambda: qwen("Qwen2VL", {"embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2}),
-    "qwen2_5_vl": lambda: qwen("Qwen2_5_VL", {"hidden_size": 32, "intermediate_size": 32, "out_hidden_size": 32}),
+    "qwen2_vl": lambda **text: qwen("Qwen2VL", {"embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2}, **text),
+    "qwen2_5_vl": lambda **text: qwen(
+        "Qwen2_5_VL", {"hidden_size": 32, "intermediate_size": 32, "out_hidden_size": 32}, **text
+    ),
     "qwen3_vl": lambda: qwen(
         "Qwen3VL",
         {
@@ -205,50 +207,47 @@ def test_architectures_that_pack(name):
     )
 
 
-@pytest.mark.parametrize("name", vision_features.MODEL_TYPES)
-def test_kept_vision_features_stand_in_for_pixels(name, tmp_path):
-    torch.manual_seed(0)
-    model, prompts = ARCHITECTURES[name]()
-    correct_positions(model)
-    model.eval()
-    number = shared_prefix.numbering(model)
-    files = [tmp_path / f"{index}.safetensors" for index in range(2)]
-    device = torch.device("cpu")
-    assert vision_features.compute(model, zip(prompts, files, strict=True), device, torch.float32) == 2
-    assert vision_features.compute(model, zip(prompts, files, strict=True), device, torch.float32) == 0  # kept
-    made = []
-    for file in (None, *files[:1]):
-        rows = []
-        for index, prompt in enumerate(prompts):
-            shown = dataclasses.replace(prompt, positions=number(prompt))
-            rows.append(
-                (shown if file is None else vision_features.in_place_of_pixels(shown, files[index]), ([20, 1], [21, 1]))
-            )
-        batch = collate_packed(rows)
-        assert ("pixel_values_videos" in batch.inputs) == (file is None)
-        made.append(flat_logps(ResponseScorer(model, packed=True).eval(), batch))
-    torch.testing.assert_close(made[1], made[0], atol=1e-5, rtol=0)
-    with torch.no_grad():
-        changed = dataclasses.replace(prompts[0], vision={**prompts[0].vision})
-        changed.vision["pixel_values_videos"] = torch.randn_like(changed.vision["pixel_values_videos"])
-        changed = dataclasses.replace(changed, positions=number(changed))
-        rows[0] = (changed, rows[0][1])
-        rows[1] = (dataclasses.replace(prompts[1], positions=number(prompts[1])), rows[1][1])
-        other = flat_logps(ResponseScorer(model, packed=True).eval(), collate_packed(rows))
-    assert not torch.allclose(other, made[0], atol=1e-4)  # the video matters
+SLIDING = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}  # the second layer sees four tokens
 
 
-def test_features_of_an_architecture_with_more_than_one_tensor_are_refused():
-    model, _ = ARCHITECTURES["qwen3_vl"]()
-    with pytest.raises(ConfigError, match="this model is qwen3_vl"):
-        vision_features.check(model)
+@pytest.mark.parametrize(
+    ("name", "text", "obstacle"),
+    [
+        *((name, {}, "") for name in shared_prefix.MODEL_TYPES),
+        ("qwen2_vl", SLIDING, "sliding_attention"),
+        ("qwen2_5_vl", SLIDING, "sliding_attention"),
+        ("llava_onevision", SLIDING, "sliding_attention"),
+        ("qwen2_5_vl", {**SLIDING, "use_sliding_window": False}, ""),
+    ],
+)
+def test_which_models_pack_and_which_fall_back(name, text, obstacle):
+    model, _ = ARCHITECTURES[name](**text)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        assert shared_prefix.wanted(model, True) == (not obstacle)
+        assert not shared_prefix.wanted(model, False)  # switched off: nothing to say
+    assert len(shown) == (1 if obstacle else 0)
+    for warning in shown:
+        for part in (type(model).__name__, obstacle, "set train.shared_prefix to false"):
+            assert part in str(warning.message)
 
 
-def test_layers_that_do_not_attend_to_everything_are_refused():
-    model, _ = ARCHITECTURES["qwen2_vl"]()
-    model.config.text_config.layer_types = ["full_attention", "sliding_attention"]
-    with pytest.raises(ValueError, match="sliding_attention"):
-        shared_prefix.enable(model)
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "llava_onevision"])
+def test_a_model_of_sliding_layers_trains_on_separate_sequences(name):
+    """Its window hides the video from the response's last layer, so the log-probs are not those of the same full layers."""
+    found = []
+    for text in (SLIDING, {}):
+        torch.manual_seed(0)
+        model, prompts = ARCHITECTURES[name](**text)
+        correct_positions(model)
+        scorer = ResponseScorer(model).train()
+        logps = flat_logps(scorer, collate([(prompt, [20, 21, 22, 1]) for prompt in prompts], pad_id=0))
+        logps.sum().backward()
+        found.append((logps.detach(), gradients(scorer)))
+    (sliding, gradient), (full, all_of_them) = found
+    assert gradient.keys() == all_of_them.keys()
+    assert all(bool(value.isfinite().all()) for value in gradient.values())
+    assert not torch.allclose(sliding, full, atol=1e-4)
 
 
 def test_prompt_and_video_stand_in_a_row_once_and_nothing_is_padding(prepared, source):  # noqa: F811

@@ -128,8 +128,8 @@ class TrainConfig(Section):
     A forward takes `micro_batch_size` pairs or, with `tokens_per_micro_batch`, as many as fit into that many tokens (a longer
     pair goes alone). `shared_prefix` computes prompt and video of a pair once for both responses and lays the pairs of a forward
     end to end without padding, where the architecture can. `cache_vision_features` keeps what a frozen vision tower makes of
-    each video on disk, so that it is run once a video and not once an epoch. `cache_dir` is where that and the reference's figures
-    are kept, by content; null: in the run's folder.
+    each video on disk, so that it is run once a video and not once an epoch or a round. `cache_dir` is where that and the
+    reference's figures are kept, by content; null: in the run's folder.
     """
 
     num_workers: int = pydantic.Field(1, ge=1)

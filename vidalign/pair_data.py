@@ -145,11 +145,13 @@ class PairSource:
         if (kept := self._rendered.get((video, question))) is not None:
             return kept
         text = prompts.fill(self.plain_prompt, question=question)
-        prompt = render_prompt(self.processor, text, load_clip(self.frames[video]))
+        clip = self.frames[video]
+        if (features := self.features.get(clip)) is not None:
+            prompt = vision_features.render(self.processor, text, features)
+        else:
+            prompt = render_prompt(self.processor, text, load_clip(clip))
         if self.number is not None:
             prompt = dataclasses.replace(prompt, positions=self.number(prompt))
-        if (features := self.features.get(self.frames[video])) is not None:
-            prompt = vision_features.in_place_of_pixels(prompt, features)
         if self._held[0] + prompt.num_bytes <= self.cache_bytes:
             self._held[0] += prompt.num_bytes
             self._rendered[video, question] = prompt

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,6 +88,18 @@ def render_prompt(processor: Any, text: str, clip: Clip) -> Prompt:
         do_sample_frames=False,
         return_tensors="pt",
     )
+    return _prompt(inputs)
+
+
+def render_without_pixels(processor: Any, text: str, num_video_tokens: int, vision: dict[str, torch.Tensor]) -> Prompt:
+    """The prompt of `render_prompt` with other vision tensors, for a processor that expands a video to so many equal tokens."""
+    video_token = processor.video_token
+    expanded = prompt_text(processor, text).replace(video_token, video_token * num_video_tokens, 1)
+    return dataclasses.replace(_prompt(processor(text=[expanded], return_tensors="pt")), vision=vision)
+
+
+def _prompt(inputs: Mapping[str, Any]) -> Prompt:
+    """What a processor made of one prompt, told apart by shape."""
     ids = inputs["input_ids"]
     tokens, vision = {}, {}
     for name, value in inputs.items():

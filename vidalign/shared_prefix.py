@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from vidalign.errors import ModelError
-
 if TYPE_CHECKING:
     from vidalign.rendering import Prompt
 
@@ -39,37 +37,39 @@ class Group:
     responses: tuple[int, ...]
 
 
-def is_supported(model: Any) -> bool:
-    """Whether the model's architecture is one whose packed forward was tested against separate sequences."""
-    return model.config.model_type in MODEL_TYPES
+def obstacle(model: Any) -> str:
+    """Why this model's pairs take separate sequences, as what its name is followed by; empty where they can be packed.
+
+    An architecture packs once it was tested against separate sequences, and a model of it if every layer attends to all earlier
+    tokens: a window would be counted along the packed row.
+    """
+    if model.config.model_type not in MODEL_TYPES:
+        return "is not known to compute a pair in one sequence"
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    if other := sorted(kinds - {"full_attention"}):
+        return f"has layers of {', '.join(other)}, which do not attend to all earlier tokens"
+    return ""
 
 
 def wanted(model: Any, switched_on: bool) -> bool:
     """Whether to pack this model's pairs; warns where that is switched on and the model cannot."""
-    if switched_on and not is_supported(model):
+    why = obstacle(model)
+    if switched_on and why:
         warnings.warn(
-            f"{type(model).__name__} is not known to compute a pair in one sequence, so each pair takes two; set "
-            "train.shared_prefix to false to silence this",
+            f"{type(model).__name__} {why}, so each pair takes two sequences; set train.shared_prefix to false to silence this",
             stacklevel=2,
         )
-    return switched_on and is_supported(model)
+    return switched_on and not why
 
 
 def enable(model: Any) -> None:
-    """Give the language model the attention of packed rows; from then on it takes no others.
-
-    Raises:
-        ModelError: a layer does not attend to all earlier tokens, so that its pieces would not be these.
-    """
+    """Give the language model the attention of packed rows; from then on it takes no others."""
     from transformers import AttentionInterface
 
-    config = model.config.get_text_config()
-    if other := set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
-        raise ModelError(
-            f"{type(model).__name__} has layers of {', '.join(sorted(other))}; set train.shared_prefix to false"
-        )
+    why = obstacle(model)
+    assert not why, why
     AttentionInterface.register(ATTENTION, attend)
-    config._attn_implementation = ATTENTION
+    model.config.get_text_config()._attn_implementation = ATTENTION
 
 
 def attend(
