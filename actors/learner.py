@@ -167,8 +167,7 @@ class Learner:
         clips = sorted({self.source.frames[row.video] for row in rows})
         kept = {clip: vision_features.path(cache, tower, clip) for clip in clips}
         todo = missing(kept).intersection(clips[self.rank :: self.world_size])
-        uncached = dataclasses.replace(self.source, cache_bytes=0)
-        shown = uncached.rendered(row for row in rows if self.source.frames[row.video] in todo)
+        shown = self.source.rendered(row for row in rows if self.source.frames[row.video] in todo)
         videos = ((prompt, kept[clip]) for prompt, clip in shown)
         vision_features.compute(model, videos, self.device, self.dtype)
         dist.barrier()
@@ -293,7 +292,7 @@ class Learner:
         hidden = None
         if with_kl:
             hidden = torch.cat([self._kept(index)["hidden"] for index in indices])
-        logps, kl, mask = self._logps(self.source.batch(list(indices), rejected=both), hidden)
+        logps, kl, mask = self._logps(self.source.batch(list(indices), rejected=both, keep=not for_loss), hidden)
         extra: dict[str, Any] = {"chosen_kl": kl[:half]} if with_kl else {}
         if for_loss and self.doubt:
             extra["doubt"] = torch.tensor([self.doubt[self.pairs[index].id] for index in indices], device=self.device)
@@ -332,7 +331,7 @@ class Learner:
         return torch.stack(sides, dim=1)
 
     def _truth_averages(self, indices: np.ndarray) -> torch.Tensor:  # [n, 1]
-        logps, _, mask = self._logps(self.source.truth_batch([self.probe[index] for index in indices]))
+        logps, _, mask = self._logps(self.source.truth_batch([self.probe[index] for index in indices], keep=True))
         return (logps.sum(-1) / mask.sum(-1))[:, None]
 
     def _spread(self, count: int, width: int, measure: Any) -> torch.Tensor:

@@ -29,7 +29,9 @@ class MetricsLog:
         self._board = SummaryWriter(str(self._stage / "tensorboard"), purge_step=step + 1)
 
     def step(self, step: int, num_steps: int, values: dict[str, float | None]) -> None:
-        files.write_json(self._stage / "progress.json", {"step": step, "num_steps": num_steps})
+        progress = json.dumps({"step": step, "num_steps": num_steps}).encode()
+        # It is only looked at: no step waits for the disk.
+        files.write_bytes_atomic(self._stage / "progress.json", progress, durable=False)
         for name, value in values.items():
             if value is not None:
                 self._board.add_scalar(f"train/{name}", value, step)

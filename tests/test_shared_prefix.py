@@ -36,7 +36,7 @@ def scorer(model_config, *, packed, lora=False, checkpointing=False):
 
 
 def numbered(source, model_config):  # noqa: F811
-    return dataclasses.replace(source, number=shared_prefix.numbering(load_policy(model_config)), _rendered={}, _held=[0])
+    return dataclasses.replace(source, number=shared_prefix.numbering(load_policy(model_config)), _kept={})
 
 
 def flat_logps(model, batch):

@@ -106,7 +106,7 @@ def test_training_on_kept_features_opens_no_clip(prepared, source, tmp_path):  #
     assert vision_features.compute(model, rendered, torch.device("cpu"), torch.float32) == 2
     gone = {video: f"gone/{pathlib.Path(clip).name}" for video, clip in source.frames.items()}
     features = {gone[video]: files[clip] for video, clip in source.frames.items()}
-    without = dataclasses.replace(source, frames=gone, features=features, _rendered={}, _held=[0])
+    without = dataclasses.replace(source, frames=gone, features=features, _kept={})
     scorer = ResponseScorer(model).eval()
     made = [flat_logps(scorer, each.batch([0, 1, 2])) for each in (source, without)]
     torch.testing.assert_close(made[1], made[0], atol=1e-5, rtol=0)

@@ -85,6 +85,9 @@ class PairSource:
     A rendered batch holds all chosen responses first, then all rejected ones, in the order of the indices. With `number`, which
     gives the positions of a prompt's tokens (`vidalign.shared_prefix.numbering`), it is one packed row; without, a padded row a
     response. `features` maps clips to what the vision tower makes of them (`vidalign.vision_features`); others go in as pixels.
+
+    A prompt is rendered when it is asked for. One that was asked for with `keep` is kept, up to `cache_bytes` of them, until a
+    batch without `keep` takes it: what is held depends on how much is asked for again soon, not on how many pairs there are.
     """
 
     pairs: Sequence[PreferencePair]
@@ -95,12 +98,11 @@ class PairSource:
     number: Callable[[Prompt], torch.Tensor] | None = None
     features: Mapping[str, pathlib.Path] = dataclasses.field(default_factory=dict)
     cache_bytes: int = 512 << 20
-    _rendered: dict[tuple[str, str], Prompt] = dataclasses.field(default_factory=dict, repr=False)
-    _held: list[int] = dataclasses.field(default_factory=lambda: [0], repr=False)
+    _kept: dict[tuple[str, str], Prompt] = dataclasses.field(default_factory=dict, repr=False)
 
-    def batch(self, indices: Sequence[int], *, rejected: bool = True) -> Batch:
+    def batch(self, indices: Sequence[int], *, rejected: bool = True, keep: bool = False) -> Batch:
         """Prompts and responses of these pairs, without the second half where `rejected` is False."""
-        return self._collate([self._group(self.pairs[index], rejected) for index in indices])
+        return self._collate([self._group(self.pairs[index], rejected, keep) for index in indices])
 
     def rendered(self, rows: Iterable[PreferencePair | Example]) -> Iterator[tuple[Prompt, str]]:
         """Each clip of these rows once: a prompt that it stands in, and its file."""
@@ -109,7 +111,7 @@ class PairSource:
             clip = self.frames[row.video]
             if clip not in seen:
                 seen.add(clip)
-                yield self._prompt(row.video, row.question), clip
+                yield self._prompt(row.video, row.question, keep=False), clip
 
     def phrases(self, indices: Sequence[int]) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
         """Phrase ids of the tokens of each pair's chosen and rejected response, from their marks."""
@@ -119,43 +121,42 @@ class PairSource:
             [phrase_ids(self.processor, pair.rejected, pair.rejected_marks) for pair in pairs],
         )
 
-    def truth_batch(self, examples: Sequence[Example]) -> Batch:
+    def truth_batch(self, examples: Sequence[Example], *, keep: bool = False) -> Batch:
         """Rows of question and ground-truth answer."""
-        return self._collate([(self._prompt(e.video, e.question), [self.response(e.answer)]) for e in examples])
+        return self._collate([(self._prompt(e.video, e.question, keep), [self.response(e.answer)]) for e in examples])
 
     def num_chosen_tokens(self, indices: Sequence[int]) -> int:
         """Chosen response tokens of these pairs: the denominator of the SFT term."""
         return sum(len(self.response(self.pairs[i].chosen)) for i in indices)
 
     def num_tokens(self, index: int, *, rejected: bool = True) -> int:
-        """Tokens that a pair takes in a batch, padding not counted."""
-        prompt, responses = self._group(self.pairs[index], rejected)
+        """Tokens that a pair takes in a batch, padding not counted. Its prompt is kept for that batch."""
+        prompt, responses = self._group(self.pairs[index], rejected, keep=True)
         return sum(map(len, responses)) + prompt.length * (1 if self.number is not None else len(responses))
 
     def response(self, text: str) -> tuple[int, ...]:
         return _response_ids(self.processor, text)
 
-    def _group(self, pair: PreferencePair, rejected: bool) -> tuple[Prompt, list[tuple[int, ...]]]:
+    def _group(self, pair: PreferencePair, rejected: bool, keep: bool) -> tuple[Prompt, list[tuple[int, ...]]]:
         """A pair's prompt, and the tokens of its responses."""
         texts = [pair.chosen, pair.rejected] if rejected else [pair.chosen]
-        return self._prompt(pair.video, pair.question), [self.response(text) for text in texts]
+        return self._prompt(pair.video, pair.question, keep), [self.response(text) for text in texts]
 
-    def _prompt(self, video: str, question: str) -> Prompt:
-        """Rendered prompts are kept up to `cache_bytes`: rendering a short video can cost more than the model's step."""
-        if (kept := self._rendered.get((video, question))) is not None:
-            return kept
+    def _prompt(self, video: str, question: str, keep: bool) -> Prompt:
+        key = video, question
+        prompt = self._kept.pop(key, None) or self._render(video, question)
+        if keep and sum(kept.num_bytes for kept in self._kept.values()) + prompt.num_bytes <= self.cache_bytes:
+            self._kept[key] = prompt
+        return prompt
+
+    def _render(self, video: str, question: str) -> Prompt:
         text = prompts.fill(self.plain_prompt, question=question)
         clip = self.frames[video]
         if (features := self.features.get(clip)) is not None:
             prompt = vision_features.render(self.processor, text, features)
         else:
             prompt = render_prompt(self.processor, text, load_clip(clip))
-        if self.number is not None:
-            prompt = dataclasses.replace(prompt, positions=self.number(prompt))
-        if self._held[0] + prompt.num_bytes <= self.cache_bytes:
-            self._held[0] += prompt.num_bytes
-            self._rendered[video, question] = prompt
-        return prompt
+        return prompt if self.number is None else dataclasses.replace(prompt, positions=self.number(prompt))
 
     def _collate(self, rows: Sequence[tuple[Prompt, Sequence[Sequence[int]]]]) -> Batch:
         self._check_length(max(prompt.length + len(response) for prompt, responses in rows for response in responses))

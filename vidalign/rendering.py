@@ -68,7 +68,7 @@ class Prompt:
     def length(self) -> int:
         return int(self.tokens["input_ids"].shape[0])
 
-    @property
+    @functools.cached_property
     def num_bytes(self) -> int:
         held = [*self.tokens.values(), *self.vision.values(), *([] if self.positions is None else [self.positions])]
         return sum(value.nbytes for value in held)
