@@ -85,14 +85,14 @@ def rollout(config: RunConfig, run: RunFolder, plan: ResourcePlan, policy: Polic
     if not files.is_finished(stage, made_from):
         files.claim(stage, made_from)
         if inputs.given:
-            responses: list[Response] = []
             engine_s: dict[str, float] = {}
             decoded = _decode(config, run, plan, inputs.train, f"decode, round {round_index}")
+            files.write_table(stage / "responses.parquet", [])
         else:
             _generate(config, run, plan, policy, inputs.train, round_index)
-            responses, decoded, engine_s = _collect(config, run, inputs.train, round_index)
+            decoded, engine_s = _collect(config, run, inputs.train, round_index)
         decoded |= _decode(config, run, plan, inputs.probe)
-        _write(run, inputs, responses, decoded, round_index)
+        _write(run, inputs, decoded, round_index)
         files.finish(stage, made_from, policy=policy.version, engine_s=engine_s)
     _pair(config, run, plan, inputs, round_index, made_from)
 
@@ -170,19 +170,18 @@ def _generate(
 
 def _collect(
     config: RunConfig, run: RunFolder, examples: Sequence[Example], round_index: int
-) -> tuple[list[Response], dict[str, dict[str, str]], dict[str, float]]:
-    """Join the parts: all responses, how each video decoded, and the engines' seconds of starting, waiting and working."""
-    parts = run.stage("responses", round_index) / "parts"
-    responses: list[Response] = []
+) -> tuple[dict[str, dict[str, str]], dict[str, float]]:
+    """Join the parts: write all responses; how each video decoded, and the engines' seconds of starting, waiting and working."""
+    stage = run.stage("responses", round_index)
+    paths = [part_path(stage / "parts", index) for index, _ in enumerate(_chunks(examples, config.rollout.batch_size))]
+    files.join_tables([path.with_suffix(".parquet") for path in paths], stage / "responses.parquet")
     decoded: dict[str, dict[str, str]] = {}
     engine_s: collections.Counter[str] = collections.Counter()
-    for index, _ in enumerate(_chunks(examples, config.rollout.batch_size)):
-        path = part_path(parts, index)
-        responses += files.read_table(path.with_suffix(".parquet"), Response)
+    for path in paths:
         part = files.read_json(path)
         decoded |= {row["video"]: row for row in part["decoded"]}
         engine_s.update(part.get("engine_s", {}))
-    return responses, decoded, {name: round(seconds, 2) for name, seconds in engine_s.items()}
+    return decoded, {name: round(seconds, 2) for name, seconds in engine_s.items()}
 
 
 def _decode(
@@ -213,11 +212,10 @@ def _decode(
 def _write(
     run: RunFolder,
     inputs: RolloutInputs,
-    responses: Sequence[Response],
     decoded: dict[str, dict[str, str]],
     round_index: int,
 ) -> None:
-    """Write the tables that later stages read. Raises `DataError` when no video could be decoded."""
+    """Write the other tables that later stages read. Raises `DataError` when no video could be decoded."""
     stage = run.stage("responses", round_index)
     frames = {video: row["frames_path"] for video, row in decoded.items() if row["frames_path"]}
     quarantine = [
@@ -230,7 +228,6 @@ def _write(
             f"none of the {len(decoded)} videos could be decoded; first reason: {quarantine[0].message}. "
             "Check data.video_root and the video files"
         )
-    files.write_table(stage / "responses.parquet", responses)
     files.write_table(stage / "probe.parquet", [example for example in inputs.probe if example.video in frames])
     files.write_json(stage / "frames.json", frames)
     files.write_table(run.stage("quarantine", round_index) / "quarantine.parquet", quarantine)
@@ -264,7 +261,7 @@ def _pair(
     if files.is_finished(stage, inputs):
         return
     facts: dict[str, Any] = {}
-    responses = files.read_table(run.stage("responses", round_index) / "responses.parquet", Response)
+    responses = _read_responses(run, round_index)
     if rollout_inputs.given:
         frames = files.read_json(run.stage("responses", round_index) / "frames.json")
         pairs = [pair for pair in rollout_inputs.given if pair.video in frames]
@@ -315,11 +312,16 @@ def _replays(
     if not isinstance(recipe, LeanpoRecipe) or recipe.negatives == "augmented":
         return responses, times
     for index in range(round_index):
-        table = files.read_table(run.stage("responses", index) / "responses.parquet", Response)
-        responses += [r for r in table if r.kind == "replayed"]
+        responses += [r for r in _read_responses(run, index) if r.kind == "replayed"]
         pairs = files.read_table(run.stage("pairs", index) / "pairs.parquet", PreferencePair)
         times.update((pair.example_id, pair.rejected) for pair in pairs)
     return responses[-recipe.replay_buffer :], times
+
+
+def _read_responses(run: RunFolder, round_index: int) -> list[Response]:
+    """Responses of a round without their tokens, which pairing does not need and which are most of them."""
+    path = run.stage("responses", round_index) / "responses.parquet"
+    return files.read_table(path, Response, without=("token_ids", "log_probs"))
 
 
 def frame_cache(config: RunConfig, run: RunFolder) -> pathlib.Path:

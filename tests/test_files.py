@@ -1,5 +1,6 @@
 """Run folders: atomic writes, manifests, tables."""
 
+import dataclasses
 import math
 
 import pytest
@@ -38,6 +39,25 @@ def test_tables_give_back_the_records(tmp_path):
     assert response.text == RESPONSE.text
     files.write_table(tmp_path / "none.parquet", [])
     assert files.read_table(tmp_path / "none.parquet", Response) == []
+
+
+def test_tables_join_in_their_order_also_where_a_column_is_empty_in_one(tmp_path):
+    truth = dataclasses.replace(RESPONSE, kind="truth", token_ids=(), log_probs=())
+    parts = [[RESPONSE], [], [truth], [RESPONSE, truth]]
+    for index, records in enumerate(parts):
+        files.write_table(tmp_path / f"{index}.parquet", records)
+    files.join_tables([tmp_path / f"{index}.parquet" for index in range(len(parts))], tmp_path / "all.parquet")
+    names = ("kind", "text", "token_ids", "log_probs")
+    found = [[getattr(r, name) for name in names] for r in files.read_table(tmp_path / "all.parquet", Response)]
+    assert found == [[getattr(r, name) for name in names] for records in parts for r in records]
+    files.join_tables([tmp_path / "1.parquet"], tmp_path / "none.parquet")
+    assert files.read_table(tmp_path / "none.parquet", Response) == []
+
+
+def test_columns_that_a_reader_does_without_are_empty(tmp_path):
+    files.write_table(tmp_path / "r.parquet", [RESPONSE])
+    [response] = files.read_table(tmp_path / "r.parquet", Response, without=("token_ids", "log_probs"))
+    assert (response.token_ids, response.log_probs, response.text) == ((), (), RESPONSE.text)
 
 
 def test_a_stage_is_finished_only_for_the_inputs_it_was_made_from(tmp_path):

@@ -8,6 +8,7 @@ manifest's `inputs` hash says what it was made from, so that a changed config is
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -15,8 +16,8 @@ import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import IO, Any, TypeVar
 
 from vidalign.errors import ConfigError, DataError
 from vidalign.types import Record, stable_hash
@@ -71,11 +72,18 @@ def write_text_atomic(path: pathlib.Path, text: str) -> None:
 
 def write_bytes_atomic(path: pathlib.Path, *parts: bytes | memoryview, durable: bool = True) -> None:
     """`durable` False does not wait for the disk: after a power failure the file may be torn, so its reader must notice."""
+    with _replacing(path, durable=durable) as file:
+        file.writelines(parts)
+
+
+@contextlib.contextmanager
+def _replacing(path: pathlib.Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
+    """A file that takes the place of `path` when all of it is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.writelines(parts)
+            yield file
             file.flush()
             if durable:
                 os.fsync(file.fileno())
@@ -125,11 +133,28 @@ def write_table(path: pathlib.Path, records: Iterable[Record]) -> None:
     write_bytes_atomic(path, sink.getvalue().to_pybytes())
 
 
-def read_table(path: pathlib.Path, record: type[RecordT]) -> list[RecordT]:
-    """Read what `write_table` wrote."""
+def join_tables(paths: Sequence[pathlib.Path], path: pathlib.Path) -> None:
+    """Write the rows of several tables of one kind of records as one, atomically, with one of them in memory at a time."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return [record.from_row(row) for row in pq.read_table(path).to_pylist()]
+    # A column that is empty in one table has no type there.
+    schema = pa.unify_schemas([pq.read_schema(part) for part in paths], promote_options="permissive")
+    with _replacing(path) as file, pq.ParquetWriter(file, schema) as writer:
+        for part in paths:
+            table = pq.read_table(part)
+            if table.num_rows:
+                writer.write_table(table.cast(schema))
+
+
+def read_table(path: pathlib.Path, record: type[RecordT], *, without: Collection[str] = ()) -> list[RecordT]:
+    """Read what `write_table` or `join_tables` wrote; lists named in `without` stay on disk and are empty in the records."""
+    import pyarrow.parquet as pq
+
+    empty = dict.fromkeys(without, ())
+    with pq.ParquetFile(path) as file:
+        columns = [name for name in file.schema_arrow.names if name not in empty]
+        return [record.from_row(row | empty) for batch in file.iter_batches(columns=columns) for row in batch.to_pylist()]
 
 
 def is_finished(stage: pathlib.Path, inputs: Any) -> bool:
