@@ -1,15 +1,18 @@
 """1x, 5x and 20x data through rollout and train: wall time after start-up, and peak memory of the driver and of every actor.
 
-    python -m bench.growth [--size 60] [--again]
+    python -m bench.growth [--size 120] [--rounds 3] [--again]
 
-Each size is a run of its own in runs/growth/N, by the command that a user would give. A size that was measured is not run again, so
-the script can be stopped and continued. Peaks are the kernel's (VmHWM), read while the run lasts.
+Each size is a run of its own in runs/growth/N, by the command that a user would give; the sizes take turns, so that a slow hour of
+the machine falls on all of them. What was measured is not run again, so the script can be stopped and continued. Peaks are the
+kernel's (VmHWM), read while a run lasts.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import itertools
+import math
 import os
 import pathlib
 import re
@@ -143,7 +146,7 @@ def page(rows: list[dict[str, Any]]) -> str:
     rollout = [1000 * statistics.median(row["chunk_s"]) / CHUNK for row in rows]
     train = [1000 * statistics.median(row["step_s"]) for row in rows]
     table = [
-        f"| {row['num_questions'] // rows[0]['num_questions']}x | {row['num_questions']:,} | {row['num_pairs']:,} | "
+        f"| {row['num_questions'] // rows[0]['num_questions']}x | {row['num_questions']:,} | {row['num_pairs']:,.0f} | "
         f"{row['rollout_s']:.1f} s | {a:.1f} ms | {row['train_s']:.1f} s | {b:.1f} ms | {row['whole_s']:.0f} s |"
         for row, a, b in zip(rows, rollout, train, strict=True)
     ]
@@ -175,9 +178,9 @@ def page(rows: list[dict[str, Any]]) -> str:
             "|---|---|---|---|---|---|---|---|",
             *table,
             "",
-            "A question and a step are medians over chunks and logged steps. Linear would be the same time at every size: "
-            f"{verdict}. The sizes ran minutes apart; within the largest run the last quarter took "
-            f"{drift(rows[-1]['chunk_s']):+.1%} a chunk and {drift(rows[-1]['step_s']):+.1%} a step against the first.",
+            "A question and a step are medians over the chunks and logged steps of all runs. Linear would be the same time "
+            f"at every size: {verdict}. Within a run of the largest size the last quarter took {rows[-1]['drift']['chunk_s']:+.1%} a chunk and "
+            f"{rows[-1]['drift']['step_s']:+.1%} a step against the first.",
             "",
             "Peak resident memory in MiB, of the largest process of a kind:",
             "",
@@ -196,10 +199,25 @@ def page(rows: list[dict[str, Any]]) -> str:
             "",
             "![Wall time and peak memory against the amount of data](growth.png)",
             "",
-            f"ray {versions().get('ray')}. One run a size.",
+            f"ray {versions().get('ray')}. Medians of {rows[0]['num_runs']} runs a size, the sizes in turn.",
             "",
         ]
     )
+
+
+def merged(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Several runs of one size as one: medians, and all chunks and steps."""
+    first = runs[0]
+    return {
+        "num_questions": first["num_questions"],
+        "num_runs": len(runs),
+        **{name: statistics.median(run[name] for run in runs) for name in ("num_pairs", "rollout_s", "train_s", "whole_s")},
+        **{name: [seconds for run in runs for seconds in run[name]] for name in ("chunk_s", "step_s")},
+        "drift": {name: statistics.median(drift(run[name]) for run in runs) for name in ("chunk_s", "step_s")},
+        "peak_mib": {
+            role: statistics.median(run["peak_mib"].get(role, math.nan) for run in runs) for role in first["peak_mib"]
+        },
+    }
 
 
 def memory_verdict(rows: list[dict[str, Any]]) -> str:
@@ -242,18 +260,19 @@ def plot(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=60, help="questions of 1x")
+    parser.add_argument("--size", type=int, default=120, help="questions of 1x")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of every size")
     parser.add_argument("--again", action="store_true", help="measure every size anew")
     arguments = parser.parse_args()
-    known = {row["num_questions"]: row for row in files.read_json(RESULTS)["rows"]} if RESULTS.is_file() else {}
-    if arguments.again:
-        known = {}
-    rows = []
-    for factor in FACTORS:
-        size = factor * arguments.size
-        rows.append(known.get(size) or run_size(size))
-        print(rows[-1], flush=True)
-        files.write_json(RESULTS, {"rows": rows, "versions": versions()})
+    runs = [] if arguments.again or not RESULTS.is_file() else files.read_json(RESULTS)["runs"]
+    sizes = [factor * arguments.size for factor in FACTORS]
+    for size in sizes * arguments.rounds:
+        done = collections.Counter(run["num_questions"] for run in runs)
+        if done[size] == min(done[other] for other in sizes) < arguments.rounds:
+            runs.append(run_size(size))
+            print(runs[-1], flush=True)
+            files.write_json(RESULTS, {"runs": runs, "versions": versions()})
+    rows = [merged([run for run in runs if run["num_questions"] == size]) for size in sizes]
     plot(rows)
     write_part(PERFORMANCE, "growth.md", page(rows))
 

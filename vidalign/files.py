@@ -154,7 +154,8 @@ def read_table(path: pathlib.Path, record: type[RecordT], *, without: Collection
     empty = dict.fromkeys(without, ())
     with pq.ParquetFile(path) as file:
         columns = [name for name in file.schema_arrow.names if name not in empty]
-        return [record.from_row(row | empty) for batch in file.iter_batches(columns=columns) for row in batch.to_pylist()]
+        batches = file.iter_batches(batch_size=1024, columns=columns)
+        return [record.from_row(row | empty) for batch in batches for row in batch.to_pylist()]
 
 
 def is_finished(stage: pathlib.Path, inputs: Any) -> bool:
