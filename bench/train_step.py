@@ -45,6 +45,8 @@ from vidalign.rendering import IGNORED, Batch, Prompt, collate, collate_packed
 RATIOS = {4: 8, 16: 4, 64: 1}  # prompt tokens a response token: pairs a step
 RESPONSE = 48  # tokens
 MEMORY_RATIO = 16
+GOALS = {"two": 1.8, "three": 2.6, "TRL's way": 2.4}  # speed-ups at MEMORY_RATIO
+MEMORY_GOAL = 0.6
 RESULTS = pathlib.Path("bench/results/train_step.json")
 
 
@@ -265,10 +267,30 @@ def page(found: dict) -> str:
             "|---|---|---|---|",
             *memory_rows,
             "",
+            "Goals: at least 90 % of the limit everywhere; at 16:1 "
+            + ", ".join(f"{goal:g}x of *{name}*" for name, goal in GOALS.items())
+            + f"; memory at most {MEMORY_GOAL:g} of every other. {missed(found)}",
+            "",
             f"torch {versions()['torch']}, transformers {versions()['transformers']}. Only run on CPUs.",
             "",
         ]
     )
+
+
+def missed(found: dict) -> str:
+    """Which goals were missed, in a sentence."""
+    lines = []
+    for row in found["rows"]:
+        for name, values in row["speedup"].items():
+            at, limit = f"*{name}* at {row['ratio']}:1", row["limit"][name]
+            if limit and values["median"] < 0.9 * limit:
+                lines.append(f"{at} ({values['median'] / limit:.0%} of the limit)")
+            if row["ratio"] == MEMORY_RATIO and values["median"] < GOALS.get(name, 0.0):
+                lines.append(f"{at} ({values['median']:.2f}x)")
+    peaks = found.get("peak_mib", {})
+    shares = {name: peaks[ours] / peaks[name] for name, ours in AGAINST.items() if name in peaks}
+    lines += [f"memory of *{name}* ({share:.2f})" for name, share in shares.items() if share > MEMORY_GOAL]
+    return f"Missed: {'; '.join(lines)}." if lines else "All are reached."
 
 
 def main() -> None:
