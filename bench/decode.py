@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import select
 import shutil
 import statistics
@@ -99,7 +100,7 @@ def start_workers(names: Iterable[str], folders: dict[str, str]) -> tuple[dict[s
         try:
             workers[name] = Worker(name, folders.get(name, ""))
         except RuntimeError as error:
-            missing[name] = str(error)
+            missing[name] = re.sub(r"\S*/", "", str(error))  # without this machine's folders
     return workers, missing
 
 
