@@ -269,7 +269,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
         if role in rows[0]["peak_mib"]:
             right.plot(questions, [row["peak_mib"].get(role) for row in rows], "o-", label=role)
     right.set(xlabel="questions", ylabel="MiB", title="Peak memory", ylim=(0, None), xlim=(0, None))
-    right.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8, loc="center", bbox_to_anchor=(0.5, 0.66))
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
