@@ -19,6 +19,7 @@ import logging
 import os
 import pathlib
 import re
+import shutil
 import socket
 import time
 import urllib.error
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.plan import ServePlan
 from serving import video_loader
-from serving.proxy import proxy_environment
+from serving.proxy import haproxy_folder, proxy_environment
 from vidalign.config import ModelConfig, ServeConfig
 from vidalign.errors import ClusterError, ModelError
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec, PolicyVersion
@@ -111,6 +112,7 @@ def endpoint(
         yield running
     finally:
         ray_serve.shutdown()
+        shutil.rmtree(haproxy_folder(), ignore_errors=True)
 
 
 def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> None:

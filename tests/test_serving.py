@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import pathlib
 import shutil
 import socket
@@ -90,6 +91,13 @@ def _data_url(path: pathlib.Path) -> str:
 def test_haproxy_is_used_where_it_reaches_every_replica(host, one_node, reached):
     environment = proxy_environment(host, dataclasses.replace(PLAN, one_node=one_node))
     assert environment.get("RAY_SERVE_ENABLE_HA_PROXY") == ("1" if reached else None)
+
+
+def test_haproxys_sockets_have_short_paths():
+    environment = proxy_environment("127.0.0.1", dataclasses.replace(PLAN, one_node=True))
+    folder, name = os.path.split(environment["RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH"])
+    node_id, while_binding = "0" * 56, ".4194304.tmp"
+    assert len(os.path.join(folder, node_id, name + while_binding)) <= 107
 
 
 @pytest.mark.parametrize(
@@ -298,13 +306,16 @@ def test_listed_domains_are_fetched_and_no_others(connect_media, media):
 def test_the_command_serves_until_it_is_told_to_stop(media):
     port = _free_port()
     command = [sys.executable, "-m", "pipelines.cli", "serve", str(SHIPPED), f"serve.port={port}", "cluster.address=local"]
+    folders = set(pathlib.Path("/tmp").glob("vidalign-*/*/haproxy.cfg"))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             assert any(line.startswith("serving at") for line in process.stdout)
+            assert len(set(pathlib.Path("/tmp").glob("vidalign-*/*/haproxy.cfg")) - folders) == 1
         finally:
             process.terminate()
         assert process.wait(60) == 0
+    assert set(pathlib.Path("/tmp").glob("vidalign-*/*/haproxy.cfg")) == folders  # HAProxy's files are gone with it
 
 
 # A real endpoint, with one policy (its replica answers HTTP) and with two (an ingress is between)
