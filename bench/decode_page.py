@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from bench.pages import goal_line
 from bench.turns import Ratio, speedup
 
 WORDS = {
@@ -160,14 +161,14 @@ def _goals(found: dict[str, Any]) -> str:
     hit = {f"{row['video']}, {row['num_frames']}": ratio(row, "cache_hit", "ours_pyav").median for row in rows}
     read = {f"{row['video']}, {row['num_frames']}": ratio(row, "cache_read", "ours_pyav").median for row in rows}
     lines = [
-        _goal("at least 0.95x the best plain loop, without the cache", loop, GOALS["loop"]),
-        _goal("the same with the cache's hash, write and read", cached, GOALS["loop"]),
-        _goal("a cache hit at least 20x a decode, where the frames' path is known", read, GOALS["cache"]),
-        _goal("the same from the video's path, with its hash and a check before reading", hit, GOALS["cache"]),
+        goal_line("at least 0.95x the best plain loop, without the cache", loop, GOALS["loop"]),
+        goal_line("the same with the cache's hash, write and read", cached, GOALS["loop"]),
+        goal_line("a cache hit at least 20x a decode, where the frames' path is known", read, GOALS["cache"]),
+        goal_line("the same from the video's path, with its hash and a check before reading", hit, GOALS["cache"]),
     ]
     if found.get("ray"):
         stage = {row["videos"]: speedup(row["seconds"], "ours", "read_videos").median for row in found["ray"]}
-        lines.append(_goal("at least 5x read_videos", stage, GOALS["read_videos"]))
+        lines.append(goal_line("at least 5x read_videos", stage, GOALS["read_videos"]))
     memory = [row["peak_mib"] - row["ready_mib"] for row in found.get("memory", []) if row["num_frames"] == 8]
     if len(memory) == 3:
         lines.append(
@@ -175,12 +176,6 @@ def _goals(found: dict[str, Any]) -> str:
             f"{memory[1]:.0f} for 10 minutes, {memory[2]:.0f} for 1 hour"
         )
     return "Goals:\n\n" + "\n".join(lines)
-
-
-def _goal(words: str, ratios: dict[str, float], goal: float) -> str:
-    missed = {name: value for name, value in ratios.items() if value < goal}
-    tail = "; missed by " + ", ".join(f"{name} ({value:.2f}x)" for name, value in missed.items()) if missed else ""
-    return f"- {words}: reached in {len(ratios) - len(missed)} of {len(ratios)}{tail}"
 
 
 def _ms(row: dict[str, Any], name: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 
 from vidalign import files
 
@@ -33,6 +34,13 @@ def write_part(page: Page, name: str, text: str) -> None:
     assert name in page.parts, name
     files.write_text_atomic(FOLDER / name, text.rstrip() + "\n")
     join(page)
+
+
+def goal_line(words: str, ratios: Mapping[str, float], goal: float) -> str:
+    """A line of a list that says where a goal is reached: ratios by what they are of, and what each must be at least."""
+    missed = {name: value for name, value in ratios.items() if value < goal}
+    tail = "; missed by " + ", ".join(f"{name} ({value:.2f}x)" for name, value in missed.items()) if missed else ""
+    return f"- {words}: reached in {len(ratios) - len(missed)} of {len(ratios)}{tail}"
 
 
 def join(page: Page) -> None:

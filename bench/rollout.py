@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -261,6 +262,13 @@ def empty_caches(engine: Engine) -> None:
     engine._llm.llm_engine.reset_encoder_cache()
 
 
+def ask(name: str, side: Callable[[int], int], row: dict[str, Any], computed: CountedTokens) -> None:
+    """One run of one side; how many tokens its replies have and its text model computed goes into the row."""
+    before = computed.count
+    row["tokens"][name] = side(row["num_candidates"])
+    row["text_tokens"][name] = computed.count - before
+
+
 def in_process(rounds: int, counts: list[int], examples: list[Example], larger: ModelConfig) -> dict[str, Any]:
     """Seconds of ours, bare and Hugging Face by setting and number of candidates, and what starting took."""
     models = {"built-in": MODEL, "36M": larger}
@@ -283,33 +291,21 @@ def in_process(rounds: int, counts: list[int], examples: list[Example], larger: 
         computed.of_model(hugging_face.model)
         sides = {"ours": Ours(engine, asked, clips), "bare": Bare(engine, asked, clips), "hugging_face": hugging_face}
         for count in counts:
-            tokens: dict[str, int] = {}
-            text_tokens: dict[str, int] = {}
-
-            def run(
-                name: str,
-                count: int = count,
-                tokens: dict[str, int] = tokens,
-                text_tokens: dict[str, int] = text_tokens,
-                sides: Any = sides,
-            ) -> None:
-                before = computed.count
-                tokens[name] = sides[name](count)
-                text_tokens[name] = computed.count - before
-
-            seconds = take_turns({name: functools.partial(run, name) for name in sides}, rounds)
-            row = {"model": setting.name, "num_frames": setting.num_frames, "size": setting.size, "num_candidates": count}
-            rows.append(
-                {
-                    **row,
-                    "num_replies": 2 * count * len(asked),
-                    "tokens": tokens,
-                    "text_tokens": text_tokens,
-                    "seconds": seconds,
-                }
+            row: dict[str, Any] = {
+                "model": setting.name,
+                "num_frames": setting.num_frames,
+                "size": setting.size,
+                "num_candidates": count,
+                "num_replies": 2 * count * len(asked),
+                "tokens": {},
+                "text_tokens": {},
+            }
+            seconds = take_turns(
+                {name: functools.partial(ask, name, side, row, computed) for name, side in sides.items()}, rounds
             )
+            rows.append({**row, "seconds": seconds})
             shown = ", ".join(f"{name} {statistics.median(values):.2f} s" for name, values in seconds.items())
-            print(f"{setting}, n={count}: {shown}; tokens {tokens}, computed {text_tokens}", flush=True)
+            print(f"{setting}, n={count}: {shown}; tokens {row['tokens']}, computed {row['text_tokens']}", flush=True)
     return {"start_s": starts, "rows": rows}
 
 
@@ -466,6 +462,8 @@ def page(found: dict[str, Any]) -> str:
     """The Markdown part."""
     rows: list[str] = []
     missed: dict[str, list[str]] = {}
+    limits: list[float] = []
+    shares: list[float] = []
 
     def add(model: str, video: str, count: int, name: str, ratio: Ratio, goal: float, by_tokens: str) -> None:
         if ratio.median < goal:
@@ -477,9 +475,11 @@ def page(found: dict[str, Any]) -> str:
     for row in process["rows"]:
         for name, words in (("bare", "bare `LLM.generate`"), ("hugging_face", "Hugging Face generate")):
             video = f"{row['num_frames']} of {row['size']}x{row['size']}"
-            by_tokens = f"{row['text_tokens'][name] / row['text_tokens']['ours']:.2f}x"
-            ratio = speedup(row["seconds"], "ours", name)
-            add(row["model"], video, row["num_candidates"], words, ratio, GOALS[name], by_tokens)
+            ratio, limit = speedup(row["seconds"], "ours", name), row["text_tokens"][name] / row["text_tokens"]["ours"]
+            add(row["model"], video, row["num_candidates"], words, ratio, GOALS[name], f"{limit:.2f}x")
+            if name == "hugging_face":
+                limits.append(limit)
+                shares.append(ratio.median / limit)
     if ray is not None:
         pairs = zip(ray["ours"], ray["ray.data.llm"], strict=True)
         ratios = [ours["replies_per_s"] / other["replies_per_s"] for ours, other in pairs]
@@ -487,13 +487,6 @@ def page(found: dict[str, Any]) -> str:
         video = f"{RAY_FRAMES} of 56x56"
         add("built-in", video, ray["num_candidates"], "ray.data.llm", ratio, GOALS["ray.data.llm"], "")
     last = process["rows"][-1]
-    limits = sorted(row["text_tokens"]["hugging_face"] / row["text_tokens"]["ours"] for row in process["rows"])
-    shares = sorted(
-        speedup(row["seconds"], "ours", "hugging_face").median
-        * row["text_tokens"]["ours"]
-        / row["text_tokens"]["hugging_face"]
-        for row in process["rows"]
-    )
     seconds = {name: statistics.median(values) for name, values in last["seconds"].items()}
     lines = [
         "## Rollouts",
@@ -502,10 +495,10 @@ def page(found: dict[str, Any]) -> str:
         f"built-in model (2.4M parameters) and one with random weights and a text model of 36M, the built-in videos, "
         f"{process['num_examples']} questions (a quarter or a sixteenth of them for the larger model), n "
         f"candidates with a hint and one reflection turn, at most {MAX_NEW_TOKENS} tokens a reply, temperature 1, top-p 0.9, "
-        "log-probs included. Medians of "
-        f"{found['rounds']} turns (minimum to maximum) after one that does not count; above 1x ours is faster. Bare vLLM and ours "
-        f"use one and the same engine with its settings; Hugging Face takes batches of {HF_BATCH} sequences. All caches are emptied "
-        f"before each run. Starting is not counted: engine {process['start_s']['engine']:.1f} s, Hugging Face model "
+        f"log-probs included. Medians of {found['rounds']} turns (minimum to maximum) after one that does not count; above 1x ours is "
+        f"faster. Bare vLLM and ours use one and the same engine with its settings; Hugging Face takes batches of {HF_BATCH} "
+        "sequences. All caches are emptied before each run. Starting is not counted: "
+        f"engine {process['start_s']['engine']:.1f} s, Hugging Face model "
         f"{process['start_s']['hugging_face']:.1f} s, imports apart.",
         "",
         "| model | frames | n | against | ours is faster | tokens | goal | |",
@@ -520,9 +513,9 @@ def page(found: dict[str, Any]) -> str:
         "*tokens* is how many times as many tokens the other's text model computes, prompts and replies, counted in these runs: "
         "Hugging Face computes prompt and video anew for every candidate and turn, vLLM what is not in its prefix cache. It is the "
         "limit where the text model takes all of the time and both compute a token equally fast. Against Hugging Face it is "
-        f"{limits[0]:.1f}x to {limits[-1]:.1f}x here, of which {shares[0]:.0%} to {shares[-1]:.0%} is reached; more than all of it "
-        "where the vision tower counts, which Hugging Face runs anew for every reflection and vLLM once a video. The limit grows with "
-        "the video's share of a prompt and with n: two frames of 56x56 are 4 tokens, of 112x112 16, of 224x224 64.",
+        f"{min(limits):.1f}x to {max(limits):.1f}x here, of which {min(shares):.0%} to {max(shares):.0%} is reached; more than all "
+        "of it where the vision tower counts, which Hugging Face runs anew for every reflection and vLLM once a video. The limit "
+        "grows with the video's share of a prompt and with n: two frames of 56x56 are 4 tokens, of 112x112 16, of 224x224 64.",
         "",
     ]
     if ray is not None:

@@ -171,7 +171,10 @@ def _generate(
 def _collect(
     config: RunConfig, run: RunFolder, examples: Sequence[Example], round_index: int
 ) -> tuple[dict[str, dict[str, str]], dict[str, float]]:
-    """Join the parts: write all responses; how each video decoded, and the engines' seconds of starting, waiting and working."""
+    """Write the responses of all parts as one table.
+
+    Returns how each video decoded, and the engines' seconds of starting, waiting and working.
+    """
     stage = run.stage("responses", round_index)
     paths = [part_path(stage / "parts", index) for index, _ in enumerate(_chunks(examples, config.rollout.batch_size))]
     files.join_tables([path.with_suffix(".parquet") for path in paths], stage / "responses.parquet")

@@ -302,20 +302,24 @@ def test_listed_domains_are_fetched_and_no_others(connect_media, media):
         listed.fetch_video("https://other.example/clip.mp4")
 
 
+def _haproxy_configs() -> set[pathlib.Path]:
+    return set(pathlib.Path("/tmp").glob("vidalign-*/*/haproxy.cfg"))
+
+
 @pytest.mark.heavy
 def test_the_command_serves_until_it_is_told_to_stop(media):
     port = _free_port()
     command = [sys.executable, "-m", "pipelines.cli", "serve", str(SHIPPED), f"serve.port={port}", "cluster.address=local"]
-    folders = set(pathlib.Path("/tmp").glob("vidalign-*/*/haproxy.cfg"))
+    folders = _haproxy_configs()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             assert any(line.startswith("serving at") for line in process.stdout)
-            assert len(set(pathlib.Path("/tmp").glob("vidalign-*/*/haproxy.cfg")) - folders) == 1
+            assert len(_haproxy_configs() - folders) == 1
         finally:
             process.terminate()
         assert process.wait(60) == 0
-    assert set(pathlib.Path("/tmp").glob("vidalign-*/*/haproxy.cfg")) == folders  # HAProxy's files are gone with it
+    assert _haproxy_configs() == folders  # HAProxy's files are gone with it
 
 
 # A real endpoint, with one policy (its replica answers HTTP) and with two (an ingress is between)

@@ -128,9 +128,9 @@ def write_table(path: pathlib.Path, records: Iterable[Record]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([record.to_row() for record in records]), sink)
-    write_bytes_atomic(path, sink.getvalue().to_pybytes())
+    table = pa.Table.from_pylist([record.to_row() for record in records])
+    with _replacing(path) as file:
+        pq.write_table(table, file)
 
 
 def join_tables(paths: Sequence[pathlib.Path], path: pathlib.Path) -> None:
