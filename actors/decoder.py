@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import ray.data
 
-from vidalign.decode_child import ChildDecoder, DecodedVideo
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
+from vidalign.video.decode_child import ChildDecoder, DecodedVideo
 
 BATCH_SIZE = 8
 

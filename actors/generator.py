@@ -18,47 +18,20 @@ import pathlib
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from vidalign import files
-from vidalign.config import ModelConfig
+from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
-from vidalign.frame_cache import load_clip
+from vidalign.recipes.engine import Completion, Request, Respond
 from vidalign.types import Example, Response
-from vidalign.video import Clip
+from vidalign.video.clip import Clip
+from vidalign.video.frame_cache import load_clip
 
 CPU_BLOCK_SIZE = 32  # tokens; the CPU attention kernels take multiples of it
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Request:
-    """One prompt to sample `num_responses` replies to. `prompt` is the user's text, before the chat template.
-
-    `prefix` is how the reply begins: it is continued and is not part of the completion.
-    """
-
-    prompt: str
-    clip: Clip
-    seed: int
-    temperature: float
-    top_p: float
-    max_new_tokens: int
-    num_responses: int = 1
-    prefix: str = ""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Completion:
-    """One sampled reply. `log_probs` are the model's own, before temperature and top-p."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    log_probs: tuple[float, ...]
-    finish_reason: str
-    prompt_token_ids: tuple[int, ...]
-
-
-class Engine:
+class VllmEngine:
     """vLLM for videos already decoded and sampled: no processor samples the frames again.
 
     A prompt is rendered once, however many replies it gets, and a clip is hashed once. vLLM's own caches do the rest:
@@ -75,7 +48,7 @@ class Engine:
             os.environ.setdefault(name, value)
         import vllm
 
-        from vidalign.rendering import load_processor
+        from vidalign.model.rendering import load_processor
 
         options: dict[str, Any] = {
             "dtype": model.dtype,
@@ -139,7 +112,7 @@ class Engine:
         import vllm
         from vllm.sampling_params import RequestOutputKind
 
-        from vidalign.rendering import response_ids
+        from vidalign.model.rendering import response_ids
 
         replies = [response_ids(self._processor, reply) for _, _, reply in rows]
         inputs = [
@@ -194,7 +167,7 @@ class Engine:
 
     def _renderer(self) -> Callable[[_Input], Any]:
         """What makes vLLM's input of ours, once for equal ones: clips are equal by identity, texts by content."""
-        from vidalign.rendering import prompt_text
+        from vidalign.model.rendering import prompt_text
 
         text_of = functools.cache(functools.partial(prompt_text, self._processor))
 
@@ -234,12 +207,6 @@ def engine_environment(num_gpus: int) -> dict[str, str]:
     return {**shared, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}
 
 
-class Respond(Protocol):
-    """What a recipe does with an engine: sample and score every response to a chunk of examples."""
-
-    def __call__(self, engine: Engine, examples: list[Example], clips: list[Clip]) -> list[Response]: ...
-
-
 class Generator:
     """Ray Data actor: one chunk of examples a call; its responses are on disk before it returns.
 
@@ -261,14 +228,14 @@ class Generator:
     ) -> None:
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
         self._engine = self._thread.submit(
-            Engine, ModelConfig(**model), path, num_gpus=num_gpus, seed=seed, engine_args=engine_args
+            VllmEngine, ModelConfig(**model), path, num_gpus=num_gpus, seed=seed, engine_args=engine_args
         )
         self._respond = respond
         self._parts = pathlib.Path(parts)
         self._free_since: float | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Batch columns: chunk (int, constant), example (JSON of an Example), and those of `vidalign.decode_child.DecodedVideo`."""
+        """Batch columns: chunk (int, constant), example (JSON of an Example), and those of `vidalign.video.decode_child.DecodedVideo`."""
         began = time.monotonic()
         waited = 0.0 if self._free_since is None else began - self._free_since
         engine = self._engine.result()

@@ -2,7 +2,7 @@
 
     rows ─► work(rows, judge, chat, name) ─► rows, on disk
 
-What is asked and how replies are read are functions handed to the actor (`vidalign/judging.py`, `vidalign/rewriting.py`).
+What is asked and how replies are read are functions handed to the actor (`vidalign/recipes/judging.py`, `vidalign/recipes/rewriting.py`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from vidalign import files, judging
+from vidalign import files
+from vidalign.config.recipes import JudgeConfig
 from vidalign.errors import ConfigError, ModelError
-from vidalign.judging import Chat, Messages
-from vidalign.recipe_config import JudgeConfig
+from vidalign.recipes import judging
+from vidalign.recipes.judging import Chat, Messages
 
 
 class Work(Protocol):
@@ -87,7 +88,7 @@ def openai_chat(config: JudgeConfig) -> tuple[Chat, str]:
 def vllm_chat(config: JudgeConfig) -> tuple[Chat, str]:
     """A model folder in a vLLM engine of this process; and its content hash. Raises `ModelError` when vLLM cannot serve it."""
     from actors.generator import engine_environment
-    from vidalign.checkpoint import policy_version
+    from vidalign.model.checkpoint import policy_version
 
     for name, value in engine_environment(config.num_gpus).items():
         os.environ.setdefault(name, value)

@@ -26,15 +26,18 @@ import torch.distributed as dist
 
 from actors.metrics_log import MetricsLog
 from actors.train_job import TrainJob
-from vidalign import displacement, files, objectives, shared_prefix, vision_features
-from vidalign.checkpoint import export_policy
-from vidalign.config import TrainConfig
-from vidalign.logps import PairLogps, pad_to_mask
-from vidalign.pair_data import PairSource, batch_order, pack, split_further, usable_pairs
-from vidalign.policy import ResponseScorer, add_adapter, load_policy, set_trainable
-from vidalign.rendering import IGNORED, Batch, cached_processor
-from vidalign.schedule import learning_rate_factor
-from vidalign.tensor_cache import TensorCache, missing, read_tensors
+from vidalign import files
+from vidalign.config.run import TrainConfig
+from vidalign.learning import displacement, objectives
+from vidalign.learning.pair_data import PairSource, batch_order, pack, split_further, usable_pairs
+from vidalign.learning.schedule import learning_rate_factor
+from vidalign.model import shared_prefix, vision_features
+from vidalign.model.batch import IGNORED, Batch
+from vidalign.model.checkpoint import export_policy
+from vidalign.model.logps import PairLogps, pad_to_mask
+from vidalign.model.policy import ResponseScorer, add_adapter, load_policy, set_trainable
+from vidalign.model.rendering import cached_processor
+from vidalign.model.tensor_cache import TensorCache, missing, read_tensors
 from vidalign.types import Example, PreferencePair
 
 LOG_NAMES = {"chosen": "chosen_logp", "rejected": "rejected_logp", "truth": "truth_logp"}

@@ -2,7 +2,7 @@
 tokens and, for objectives with a full-vocabulary KL, the final hidden states of the chosen ones.
 
 The trainer then holds one model. A file a pair is kept by the hash of (weights, rendering, pair), so that a stage that was killed
-goes on, and another run with the same pairs computes nothing; see `pipelines/train.py`.
+goes on, and another run with the same pairs computes nothing; see `pipelines/stages/train.py`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vidalign import files
-from vidalign.config import ModelConfig
-from vidalign.pair_data import PairSource
-from vidalign.tensor_cache import TensorCache, write_tensors
+from vidalign.config.run import ModelConfig
+from vidalign.learning.pair_data import PairSource
+from vidalign.model.tensor_cache import TensorCache, write_tensors
 from vidalign.types import PreferencePair
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ class Reference:
         """`kept`: JSON file {pair id: where its tensors go}; `parts`: those of `PARTS` that are wanted."""
         import torch
 
-        from vidalign import shared_prefix
-        from vidalign.policy import ResponseScorer, load_policy
-        from vidalign.rendering import cached_processor
+        from vidalign.model import shared_prefix
+        from vidalign.model.policy import ResponseScorer, load_policy
+        from vidalign.model.rendering import cached_processor
 
         config = ModelConfig(**model)
         self._device = torch.device("cuda" if use_gpu else "cpu")
@@ -70,7 +70,7 @@ class Reference:
         """Batch column: index of each pair in the pairs table."""
         import torch
 
-        from vidalign.rendering import IGNORED
+        from vidalign.model.batch import IGNORED
 
         indices = [int(index) for index in batch["index"]]
         rendered = self._source.batch(indices).to(self._device, self._dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from vidalign.config import ModelConfig, ObjectiveConfig, TrainConfig
+from vidalign.config.run import ModelConfig, ObjectiveConfig, TrainConfig
 from vidalign.types import FrameSpec
 
 

@@ -179,7 +179,7 @@ def measure_ray(sets: dict[str, list[pathlib.Path]], rounds: int) -> list[dict[s
 def stage(videos: list[pathlib.Path]) -> int:
     """Decode into an empty cache on a pool of two decoders, and read all frames back. Returns their number."""
     from actors.decoder import decode_videos as decode_stage
-    from vidalign.frame_cache import load_clip
+    from vidalign.video.frame_cache import load_clip
 
     folder = tempfile.mkdtemp(prefix="vidalign-bench-")
     try:

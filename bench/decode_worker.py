@@ -20,8 +20,8 @@ import numpy as np
 import PIL.Image
 
 from bench.memory import resident
-from vidalign import video
 from vidalign.types import FrameSpec
+from vidalign.video import decoding
 
 SIZE = 224
 
@@ -31,7 +31,7 @@ def spec_of(num_frames: int, snap: bool = False) -> FrameSpec:
 
 
 def indices_of(total: int, num_frames: int) -> list[int]:
-    return video.frame_indices(total, 1.0, spec_of(num_frames))
+    return decoding.frame_indices(total, 1.0, spec_of(num_frames))
 
 
 def small(frame: np.ndarray) -> np.ndarray:
@@ -133,19 +133,19 @@ def torchcodec(path: str, num_frames: int) -> np.ndarray:
 
 
 def ours(path: str, num_frames: int) -> np.ndarray:
-    return video.decode(path, spec_of(num_frames)).frames
+    return decoding.decode(path, spec_of(num_frames)).frames
 
 
 def ours_decord(path: str, num_frames: int) -> np.ndarray:
-    return video.decode(path, spec_of(num_frames), "decord").frames
+    return decoding.decode(path, spec_of(num_frames), "decord").frames
 
 
 def ours_pyav(path: str, num_frames: int) -> np.ndarray:
-    return video.decode(path, spec_of(num_frames), "pyav").frames
+    return decoding.decode(path, spec_of(num_frames), "pyav").frames
 
 
 def ours_snapped(path: str, num_frames: int) -> np.ndarray:
-    return video.decode(path, spec_of(num_frames, snap=True)).frames
+    return decoding.decode(path, spec_of(num_frames, snap=True)).frames
 
 
 class Cached:
@@ -157,8 +157,8 @@ class Cached:
         self.name, self.folder, self.frames_path = name, tempfile.mkdtemp(prefix="vidalign-bench-"), ""
 
     def __call__(self, path: str, num_frames: int) -> np.ndarray:
-        from vidalign.decode_child import decode_into_cache
-        from vidalign.frame_cache import load_clip
+        from vidalign.video.decode_child import decode_into_cache
+        from vidalign.video.frame_cache import load_clip
 
         if self.name != "cache_read" or not self.frames_path:
             self.frames_path = decode_into_cache(path, spec_of(num_frames), self.folder)["frames_path"]

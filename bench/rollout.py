@@ -35,20 +35,23 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 import torch
 
-from actors.generator import Engine
 from bench.pages import PERFORMANCE, write_part
 from bench.turns import Ratio, speedup, take_turns
-from pipelines.recipes import leanpo
-from pipelines.recipes.sampling import request_seed
 from pipelines.summary import versions
 from vidalign import files, prompts
-from vidalign.config import LeanpoRecipe, ModelConfig, RunConfig, parse_config
-from vidalign.datasets import read_examples
-from vidalign.frame_cache import load_clip
-from vidalign.policy import load_policy
-from vidalign.rendering import load_processor, prompt_text
+from vidalign.config.loading import parse_config
+from vidalign.config.recipes import LeanpoRecipe
+from vidalign.config.run import ModelConfig, RunConfig
+from vidalign.data.reading import read_examples
+from vidalign.model.policy import load_policy
+from vidalign.model.rendering import load_processor, prompt_text
+from vidalign.recipes import leanpo
+from vidalign.recipes.engine import Engine
+from vidalign.recipes.sampling import request_seed
 from vidalign.types import Example, FrameSpec, Response
-from vidalign.video import Clip, decode
+from vidalign.video.clip import Clip
+from vidalign.video.decoding import decode
+from vidalign.video.frame_cache import load_clip
 
 RESULTS = pathlib.Path("bench/results/rollout.json")
 MODEL = ModelConfig(path="examples/shapes/model", dtype="float32", max_model_len=512)
@@ -313,8 +316,8 @@ def stream_ours(work: pathlib.Path) -> dict[str, Any]:
     """The rollout stage as `vidalign rollout` runs it, from files to part files; its losers and scores are left out."""
     from cluster.plan import plan
     from cluster.session import connect
-    from pipelines import rollout
-    from pipelines.recipes import RECIPES
+    from pipelines.stages import rollout
+    from vidalign.recipes import RECIPES
 
     RECIPES["leanpo"] = winners
     config = ray_config(work)

@@ -22,11 +22,12 @@ from pipelines import evaluate, progress
 from pipelines.align import align, aligned_policy, common_folder
 from pipelines.summary import versions
 from serving.app import endpoint
-from vidalign import scoring
-from vidalign.checkpoint import policy_version
-from vidalign.config import RunConfig, load_config
-from vidalign.datasets import read_examples
+from vidalign.config.loading import load_config
+from vidalign.config.run import RunConfig
+from vidalign.data.reading import read_examples
 from vidalign.files import RunFolder
+from vidalign.model.checkpoint import policy_version
+from vidalign.statistics import accuracy_table
 
 # Two-sided 95 % quantiles of Student's t for n - 1 degrees of freedom.
 T_QUANTILE = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
@@ -84,7 +85,7 @@ def answer(configs: dict[int, RunConfig], root: pathlib.Path, resources) -> dict
                 prompt=config.recipe.plain_prompt,
                 blind=blind,
             ).answers
-    return {name: scoring.accuracy_table(answers) for name, answers in done.items()}
+    return {name: accuracy_table(answers) for name, answers in done.items()}
 
 
 def page(config: RunConfig, summaries: dict[int, dict], tables: dict[str, dict]) -> str:

@@ -34,7 +34,7 @@ from cluster.plan import ServePlan
 from pipelines.summary import versions
 from serving.app import engine_environment, engine_kwargs
 from vidalign import files
-from vidalign.config import ModelConfig, ServeConfig
+from vidalign.config.run import ModelConfig, ServeConfig
 from vidalign.types import DEFAULT_BACKEND, FrameSpec
 
 RESULTS = pathlib.Path("bench/results/serve.json")

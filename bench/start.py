@@ -48,7 +48,7 @@ def bare(folder: pathlib.Path) -> None:
     import vllm
 
     from vidalign.types import FrameSpec
-    from vidalign.video import decode
+    from vidalign.video.decoding import decode
 
     mark(folder, "imported")
     llm = vllm.LLM(
@@ -76,7 +76,7 @@ def ours(folder: pathlib.Path) -> None:
     import functools
 
     from pipelines import align, cli
-    from pipelines.recipes import RECIPES
+    from vidalign.recipes import RECIPES
 
     connect = align.connect
 
@@ -100,7 +100,7 @@ def ours(folder: pathlib.Path) -> None:
 
 def first_token(engine: Any, examples: Any, clips: Any, *, folder: pathlib.Path, real: Any, **options: Any) -> Any:
     """The recipe, after one token whose time is noted."""
-    from actors.generator import Request
+    from vidalign.recipes.engine import Request
 
     if "token" not in files.read_json(folder / "marks.json"):
         mark(folder, "engine")

@@ -35,12 +35,13 @@ from bench.memory import resident
 from bench.pages import PERFORMANCE, goal_line, write_part
 from bench.turns import Ratio, speedup, take_turns
 from pipelines.summary import versions
-from vidalign import files, shared_prefix
-from vidalign.logps import PairLogps
-from vidalign.objectives import build
-from vidalign.policy import ResponseScorer
-from vidalign.positions import correct_positions
-from vidalign.rendering import IGNORED, Batch, Prompt, collate, collate_packed
+from vidalign import files
+from vidalign.learning.objectives import build
+from vidalign.model import shared_prefix
+from vidalign.model.batch import IGNORED, Batch, Prompt, collate, collate_packed
+from vidalign.model.logps import PairLogps
+from vidalign.model.policy import ResponseScorer
+from vidalign.model.positions import correct_positions
 
 RATIOS = {4: 8, 16: 4, 64: 1}  # prompt tokens a response token: pairs a step
 RESPONSE = 48  # tokens

@@ -229,7 +229,7 @@ def check_decoding() -> Finding:
 
     from vidalign.errors import VideoError
     from vidalign.types import FrameSpec
-    from vidalign.video import decode
+    from vidalign.video.decoding import decode
 
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "clip.mp4"

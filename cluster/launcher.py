@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from cluster.plan import ClusterResources
-from vidalign.config import ClusterConfig
+from vidalign.config.run import ClusterConfig
 from vidalign.errors import ClusterError
 
 BOOTSTRAP_FILE = "~/ray_bootstrap_config.yaml"  # where `ray up` puts its resolved config; jobs run on the head by default

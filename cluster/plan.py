@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from vidalign.config import RunConfig
+from vidalign.config.run import RunConfig
 from vidalign.errors import ClusterError
 
 SMALL_CLUSTER_CPUS = 4  # below this, actors take fractions so that Ray Data's own tasks (one CPU each) still fit

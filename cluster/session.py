@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from cluster import launcher
 from cluster.plan import MIN_CPUS, ClusterResources
-from vidalign.config import ClusterConfig
+from vidalign.config.run import ClusterConfig
 from vidalign.errors import ClusterError
 
 PROBE_TIMEOUT_S = 5.0

@@ -1,7 +1,7 @@
 """The whole story: a policy, examples and a cluster become an aligned policy, its evaluation and a report.
 
-    base policy ─► for each round:  rollout   decode, candidates and reflection, pairs        pipelines/rollout.py
-                                    train     objective, checkpoints, exported policy         pipelines/train.py
+    base policy ─► for each round:  rollout   decode, candidates and reflection, pairs        pipelines/stages/rollout.py
+                                    train     objective, checkpoints, exported policy         pipelines/stages/train.py
                    then:            evaluate  base and aligned behind one HTTP endpoint       pipelines/evaluate.py
                                     report    summary.json and report/index.html              pipelines/report.py
 
@@ -22,15 +22,16 @@ from cluster.session import connect, local_resources
 from pipelines import progress
 from pipelines.check import check_inputs, check_objective
 from pipelines.progress import StageClock
-from pipelines.rollout import read_inputs, rollout
+from pipelines.stages.rollout import read_inputs, rollout
+from pipelines.stages.train import exported, train
 from pipelines.summary import write_summary
-from pipelines.train import exported, train
 from vidalign import files
-from vidalign.checkpoint import policy_version
-from vidalign.config import RunConfig, dump_config
-from vidalign.datasets import read_examples
+from vidalign.config.loading import dump_config
+from vidalign.config.run import RunConfig
+from vidalign.data.reading import read_examples
 from vidalign.errors import DataError
 from vidalign.files import RunFolder
+from vidalign.model.checkpoint import policy_version
 from vidalign.types import Example, PolicyVersion
 
 STAGES = ("rollout", "train", "evaluate", "report")

@@ -21,13 +21,18 @@ import numpy as np
 from cluster.plan import ClusterResources, ResourcePlan, Workers, plan
 from cluster.session import local_device_memory, local_resources
 from pipelines import check_model
-from vidalign import estimate, objectives, prompts, rendering
-from vidalign.config import DataConfig, RunConfig, dump_config
-from vidalign.datasets import read_examples, read_pairs
+from vidalign import prompts
+from vidalign.config.loading import dump_config
+from vidalign.config.recipes import GivenRecipe, HoundRecipe, LeanpoRecipe, RrpoRecipe, SamplingSection
+from vidalign.config.run import DataConfig, RunConfig
+from vidalign.data.reading import read_examples, read_pairs
 from vidalign.errors import ClusterError, ConfigError, DataError, VideoError
-from vidalign.recipe_config import GivenRecipe, HoundRecipe, LeanpoRecipe, RrpoRecipe, SamplingSection
+from vidalign.learning import objectives
+from vidalign.model import estimate, rendering
 from vidalign.types import Example
-from vidalign.video import Clip, content_hash, frame_indices, target_size
+from vidalign.video.clip import Clip
+from vidalign.video.decoding import content_hash, frame_indices
+from vidalign.video.readers import target_size
 
 MAX_PROBED_VIDEOS = 64
 GIB = 2**30

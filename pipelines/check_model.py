@@ -9,10 +9,10 @@ import os
 import pathlib
 from typing import Any
 
-from vidalign import estimate, rendering
-from vidalign.config import ModelConfig
+from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
 from vidalign.files import read_json
+from vidalign.model import estimate, rendering
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from pipelines import data
 from vidalign import __version__
-from vidalign.config import RunConfig, load_config
+from vidalign.config.loading import load_config
+from vidalign.config.run import RunConfig
 from vidalign.errors import ConfigError, VidalignError
 
 BENCHES = {

@@ -10,12 +10,12 @@ import statistics
 import sys
 from collections.abc import Sequence
 
-from vidalign import validate
+from vidalign.data import validate
+from vidalign.data.formats import EXPORTERS, IMPORTERS
+from vidalign.data.formats.chat import Fields
+from vidalign.data.formats.convert import Conversion, export_file, import_file
 from vidalign.errors import ConfigError, RowError
 from vidalign.files import write_text_atomic
-from vidalign.formats import EXPORTERS, IMPORTERS
-from vidalign.formats.chat import Fields
-from vidalign.formats.convert import Conversion, export_file, import_file
 
 MAX_SHOWN = 50
 MAX_CATEGORIES = 20

@@ -26,11 +26,11 @@ import openai
 import tqdm
 
 from serving.app import Endpoint
-from serving.video_loader import unusable_video
+from serving.refusals import unusable_video
 from vidalign import files, prompts
-from vidalign.config import EvaluateConfig
+from vidalign.config.run import EvaluateConfig
+from vidalign.data.answers import is_correct
 from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
-from vidalign.scoring import is_correct
 from vidalign.types import EvalAnswer, Example, QuarantineRow, stable_hash
 
 MAX_ATTEMPTS = 5

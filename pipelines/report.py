@@ -22,11 +22,12 @@ import numpy as np
 
 from pipelines import report_plots
 from pipelines.report_examples import Thumbnails, answer_changes, drawn_pairs
-from vidalign.config import RunConfig, TrainConfig, dump_config
+from vidalign.config.loading import dump_config
+from vidalign.config.recipes import HoundRecipe, LeanpoRecipe, RecipeConfig, RrpoRecipe
+from vidalign.config.run import RunConfig, TrainConfig
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, read_json, read_jsonl, read_table, write_bytes_atomic
-from vidalign.recipe_config import HoundRecipe, LeanpoRecipe, RecipeConfig, RrpoRecipe
-from vidalign.scoring import wilson_interval
+from vidalign.statistics import wilson_interval
 from vidalign.types import EvalAnswer, PreferencePair, QuarantineRow, Record
 
 NUM_QUARANTINE_ROWS = 40

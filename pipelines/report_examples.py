@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from pipelines import report_plots
-from vidalign.config import VideoConfig
-from vidalign.decode_child import ChildDecoder
+from vidalign.config.run import VideoConfig
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, read_json
-from vidalign.frame_cache import load_clip
 from vidalign.types import EvalAnswer, PreferencePair
+from vidalign.video.decode_child import ChildDecoder
+from vidalign.video.frame_cache import load_clip
 
 NUM_PAIRS, NUM_CHANGED, NUM_THUMBNAILS = 12, 6, 6
 Strip = Callable[[str], dict[str, Any]]  # video uri -> {"thumbnails": [(data uri, time)], "wide", "note": why none}

@@ -14,10 +14,11 @@ from cluster.plan import plan
 from cluster.session import connect, local_resources
 from serving.app import Endpoint, endpoint
 from vidalign import files
-from vidalign.checkpoint import CARD, policy_version, read_card
-from vidalign.config import RunConfig, load_config, parse_config
+from vidalign.config.loading import load_config, parse_config
+from vidalign.config.run import RunConfig
 from vidalign.errors import ModelError
 from vidalign.files import RunFolder
+from vidalign.model.checkpoint import CARD, policy_version, read_card
 from vidalign.types import FrameSpec, PolicyVersion
 
 

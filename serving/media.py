@@ -12,7 +12,7 @@ from typing import Any
 from urllib3.util import parse_url
 from vllm.multimodal.media import MediaConnector
 
-from serving.video_loader import unusable_message
+from serving.refusals import unusable_message
 from vidalign.errors import VideoError
 
 

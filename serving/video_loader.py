@@ -1,7 +1,7 @@
 """vLLM's way to the frames that training saw: a plugin that vLLM loads in each of its processes.
 
     video_url ── MediaConnector "vidalign" (which urls are read at all, serving/media.py)
-              ── video loader "vidalign" (bytes → frames by the endpoint's FrameSpec, with vidalign.video) ── processor
+              ── video loader "vidalign" (bytes → frames by the endpoint's FrameSpec, with vidalign.video.decoding) ── processor
 
 The entry point `vllm.general_plugins` in pyproject.toml names `register`. It only adds two entries to vLLM's registries; what
 decodes is imported with the first video.
@@ -9,18 +9,17 @@ decodes is imported with the first video.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
+from serving.refusals import unusable_message
 from vidalign.errors import VideoError
-from vidalign.types import DEFAULT_BACKEND, QUARANTINE_REASONS, Backend, FrameSpec
+from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 
 if TYPE_CHECKING:
     import numpy as np
 
 NAME = "vidalign"  # of both entries
 _ANY = -1  # vLLM's integer for "num_frames is not set"
-_UNUSABLE = re.compile(r"video cannot be used \((\w+)\): (.*)", re.DOTALL)
 
 
 def register() -> None:
@@ -54,7 +53,7 @@ class FrameSpecLoader:
         Raises:
             ValueError: the video cannot be used; `unusable_video` reads the reason back from the message.
         """
-        from vidalign.video import decode_bytes
+        from vidalign.video.decoding import decode_bytes
 
         spec = FrameSpec(num_frames=None if num_frames == _ANY else num_frames, **options)
         try:
@@ -62,14 +61,3 @@ class FrameSpecLoader:
         except VideoError as error:
             raise ValueError(unusable_message(error)) from error
         return clip.frames, clip.metadata()
-
-
-def unusable_message(error: VideoError) -> str:
-    """The text by which the endpoint refuses a video; HTTP clients get it in a 400 response."""
-    return f"video cannot be used ({error.reason}): {error.message}"
-
-
-def unusable_video(message: str) -> VideoError | None:
-    """Read `unusable_message` back out of an endpoint's error message; None where it says something else."""
-    found = _UNUSABLE.search(message)
-    return VideoError(found[1], found[2]) if found and found[1] in QUARANTINE_REASONS else None

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidalign.augment import Augmentation, apply, augment, draw
-from vidalign.recipe_config import AugmentConfig
-from vidalign.video import Clip
+from vidalign.config.recipes import AugmentConfig
+from vidalign.video.augment import Augmentation, apply, augment, draw
+from vidalign.video.clip import Clip
 
 NOTHING = Augmentation(
     crop=(0, 0, 32, 40), jitter=None, grayscale=False, blur_sigma=None, flip=False, frames=tuple(range(8))

@@ -10,10 +10,12 @@ import pytest
 from cluster.plan import ClusterResources
 from pipelines import check_model
 from pipelines.check import check, measure_tokens, probe_videos, read_data, render
-from vidalign import estimate, prompts, rendering
-from vidalign.config import TrainConfig, parse_config
+from vidalign import prompts
+from vidalign.config.loading import parse_config
+from vidalign.config.run import TrainConfig
 from vidalign.errors import ClusterError, DataError, ModelError
-from vidalign.estimate import ParameterCount, VisionCost
+from vidalign.model import estimate, rendering
+from vidalign.model.estimate import ParameterCount, VisionCost
 
 TWO_CORES = ClusterResources(num_cpus=2)
 QWEN = VisionCost(min_pixels=3136, max_pixels=12_845_056)
@@ -159,8 +161,8 @@ def test_training_memory_by_zero_stage(dtype, stage, workers, weights, gradients
 
 
 def test_parameters_are_counted_as_the_policy_freezes_them(tiny_model):
-    from vidalign.config import ModelConfig
-    from vidalign.policy import add_adapter, load_policy, set_trainable
+    from vidalign.config.run import ModelConfig
+    from vidalign.model.policy import add_adapter, load_policy, set_trainable
 
     shapes = estimate.read_parameter_shapes(tiny_model)
     model = load_policy(ModelConfig(path=str(tiny_model), dtype="float32"))  # type: ignore[call-arg]

@@ -8,7 +8,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from cluster.launcher import limits, with_growth
 from cluster.plan import ClusterResources, plan
-from vidalign.config import ClusterConfig, parse_config
+from vidalign.config.loading import parse_config
+from vidalign.config.run import ClusterConfig
 from vidalign.errors import ClusterError
 
 FILE = pathlib.Path(__file__).parent.parent / "ray_cluster.yaml"

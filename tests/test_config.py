@@ -7,10 +7,10 @@ import sys
 import pytest
 import yaml
 
-from vidalign import objectives
-from vidalign.config import dump_config, load_config, parse_config
+from vidalign.config.loading import dump_config, load_config, parse_config
+from vidalign.config.recipes import RECIPES
 from vidalign.errors import ConfigError
-from vidalign.recipe_config import RECIPES
+from vidalign.learning import objectives
 
 BASE = {"run_dir": "runs/x", "model": {"path": "m"}, "data": {"train": "t.jsonl"}}
 
@@ -87,7 +87,7 @@ def test_missing_and_malformed_files(tmp_path: pathlib.Path):
 
 
 def test_light_modules_do_not_import_torch():
-    code = "import vidalign.types, vidalign.config, vidalign.datasets, sys; sys.exit('torch' in sys.modules)"
+    code = "import vidalign.types, vidalign.config.loading, vidalign.data.reading, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

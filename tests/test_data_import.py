@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.cli import main
+from vidalign.data.formats import EXPORTERS, IMPORTERS
+from vidalign.data.formats.chat import Notes
+from vidalign.data.formats.convert import export_file, import_file, relocate
+from vidalign.data.formats.rrpo import masked_text, phrases_of
+from vidalign.data.rows import parse_row
 from vidalign.errors import DataError, RowError
-from vidalign.formats import EXPORTERS, IMPORTERS
-from vidalign.formats.chat import Notes
-from vidalign.formats.convert import export_file, import_file, relocate
-from vidalign.formats.rrpo import masked_text, phrases_of
-from vidalign.rows import parse_row
 
 Q, A, B, V = "Which way?", "To the left.", "To the right.", "a.mp4"
 PAIR = {"video": V, "question": Q, "answer": A, "chosen": A, "rejected": B}

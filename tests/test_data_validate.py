@@ -6,9 +6,9 @@ import pathlib
 import pytest
 
 from pipelines.cli import main
+from vidalign.data.rows import holds_answer
+from vidalign.data.validate import content_hash, validate
 from vidalign.errors import DataError
-from vidalign.rows import holds_answer
-from vidalign.validate import content_hash, validate
 
 ROW = {"id": "a", "video": "a.mp4", "question": "Which way?", "answer": "To the left."}
 PAIR = {**ROW, "chosen": "To the left.", "rejected": "To the right."}

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from vidalign.datasets import read_examples, read_pairs
+from vidalign.data.reading import read_examples, read_pairs
 from vidalign.errors import DataError
 
 ROW = {"id": "a", "video": "v.mp4", "question": "Q?", "answer": "A."}

@@ -13,11 +13,11 @@ import av
 import numpy as np
 import pytest
 
-from vidalign import video
-from vidalign.decode_child import ChildDecoder, DecodedVideo, decode_into_cache
 from vidalign.errors import DataError
-from vidalign.frame_cache import load_clip
 from vidalign.types import FrameSpec
+from vidalign.video import decoding
+from vidalign.video.decode_child import ChildDecoder, DecodedVideo, decode_into_cache
+from vidalign.video.frame_cache import load_clip
 
 SPEC = FrameSpec(num_frames=4)
 
@@ -61,7 +61,7 @@ def test_good_video_is_decoded_once(child, good):
     first, second, third = child.decode(str(good)), child.decode(str(good)), child.decode(good.as_uri())
     assert (first.reason, first.cached, second.cached, third.cached) == ("", False, True, True)
     assert first.frames_path == second.frames_path == third.frames_path
-    np.testing.assert_array_equal(load_clip(first.frames_path).frames, video.decode(good, SPEC).frames)
+    np.testing.assert_array_equal(load_clip(first.frames_path).frames, decoding.decode(good, SPEC).frames)
 
 
 def test_equal_bytes_share_a_cache_file_and_changed_bytes_do_not(child, good, tmp_path):
@@ -206,7 +206,7 @@ def test_decode_videos_with_good_and_bad_files_then_all_from_the_cache(local_ray
     assert {uri: row.reason for uri, row in first.items()} == {**dict.fromkeys(good, ""), **bad}
     assert not any(row.cached for row in first.values())
     for uri in good:
-        np.testing.assert_array_equal(load_clip(first[uri].frames_path).frames, video.decode(uri, SPEC).frames)
+        np.testing.assert_array_equal(load_clip(first[uri].frames_path).frames, decoding.decode(uri, SPEC).frames)
     assert all(row.frames_path == "" and row.message for uri, row in first.items() if uri in bad)
     second = run()
     assert all(second[uri].cached and second[uri].frames_path == first[uri].frames_path for uri in good)

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from vidalign.displacement import displacement, side_displacement
 from vidalign.errors import DataError
+from vidalign.learning.displacement import displacement, side_displacement
 
 PAIRS = {
     "chosen_start": [-1.0, -1.0, -1.0, -2.0],

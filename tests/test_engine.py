@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from actors.generator import CPU_BLOCK_SIZE, Engine, Request
-from pipelines.recipes import leanpo
-from vidalign.config import LeanpoRecipe, ModelConfig
+from actors.generator import CPU_BLOCK_SIZE
+from vidalign.config.recipes import LeanpoRecipe
+from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
-from vidalign.policy import ResponseScorer, load_policy
-from vidalign.rendering import IGNORED, collate, load_processor, prompt_text, render_prompt, response_ids
+from vidalign.model.batch import IGNORED, collate
+from vidalign.model.policy import ResponseScorer, load_policy
+from vidalign.model.rendering import load_processor, prompt_text, render_prompt, response_ids
+from vidalign.recipes import leanpo
+from vidalign.recipes.engine import Engine, Request
 from vidalign.types import Example, FrameSpec
-from vidalign.video import Clip, decode
+from vidalign.video.clip import Clip
+from vidalign.video.decoding import decode
 
 pytestmark = pytest.mark.heavy
 

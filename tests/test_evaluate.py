@@ -14,11 +14,12 @@ import pytest
 
 from pipelines.evaluate import MAX_ATTEMPTS, evaluate, noise_clips, video_url
 from serving.app import Endpoint
-from serving.video_loader import unusable_message
-from vidalign import files, video
-from vidalign.config import EvaluateConfig
+from serving.refusals import unusable_message
+from vidalign import files
+from vidalign.config.run import EvaluateConfig
 from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
 from vidalign.types import EvalAnswer, Example, FrameSpec
+from vidalign.video import decoding
 
 CONFIG = EvaluateConfig(concurrency=3, max_new_tokens=8, request_timeout_s=10)
 
@@ -194,7 +195,7 @@ def test_blind_asks_the_same_questions_on_noise(served, tmp_path):
 def test_noise_clips_are_videos_without_a_picture(tmp_path):
     paths = noise_clips(tmp_path)
     assert [path.read_bytes() for path in noise_clips(tmp_path / "again")] == [path.read_bytes() for path in paths]
-    clips = [video.decode(path, FrameSpec(num_frames=8)).frames.astype(float) for path in paths]
+    clips = [decoding.decode(path, FrameSpec(num_frames=8)).frames.astype(float) for path in paths]
     assert all(clip.shape == (8, 64, 64, 3) and clip.std() > 20 for clip in clips)
     between = np.corrcoef([clip.ravel() for clip in clips]) - np.eye(len(clips))
     assert np.abs(between).max() < 0.2  # no two show the same

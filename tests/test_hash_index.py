@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from vidalign import video
-from vidalign.decode_child import decode_into_cache
-from vidalign.hash_index import MIN_BYTES, HashIndex
 from vidalign.types import FrameSpec
+from vidalign.video import decoding
+from vidalign.video.decode_child import decode_into_cache
+from vidalign.video.hash_index import MIN_BYTES, HashIndex
 
 RACY_S = 0.05
 
@@ -45,7 +45,7 @@ def test_unchanged_file_is_read_once_by_whoever_asks(index, path, monkeypatch):
     assert not is_read(HashIndex(index.root, RACY_S), path)
     monkeypatch.chdir(path.parent)
     assert not is_read(index, pathlib.Path(path.name)), "paths are absolute"
-    assert video.content_hash(path, index) == video.content_hash(path)
+    assert decoding.content_hash(path, index) == decoding.content_hash(path)
 
 
 def test_other_paths_have_entries_of_their_own(index, path):

@@ -10,10 +10,11 @@ from test_files import RESPONSE
 
 from actors.judge import Judge
 from examples.shapes import rule_judge, world
-from pipelines.judge import agreement, judge_inputs
-from vidalign import judging
+from pipelines.stages.judge import agreement, judge_inputs
+from vidalign import prompts
+from vidalign.config.recipes import HoundRecipe, JudgeConfig
 from vidalign.errors import ConfigError
-from vidalign.recipe_config import HoundRecipe, JudgeConfig
+from vidalign.recipes import judging
 from vidalign.types import Example, Judgement
 
 
@@ -114,7 +115,7 @@ def test_judge_asks_a_real_endpoint_and_stores_who_judged(endpoint, tmp_path):
     stored = [Judgement.from_row(r) for r in json.loads((tmp_path / "000003.json").read_text())]
     assert [judgement.score for judgement in stored] == [5.0, 1.0, 4.0, 1.0]
     assert all("The circle is red" in judgement.explanation for judgement in stored)
-    assert {judgement.judge for judgement in stored} == {f"openai:rules:{judging.prompt_version(judging.PROMPT)}"}
+    assert {judgement.judge for judgement in stored} == {f"openai:rules:{judging.prompt_version(prompts.JUDGE)}"}
 
 
 def test_an_endpoint_that_is_not_there_is_named():
@@ -133,7 +134,7 @@ def test_the_rule_judge_gives_every_true_answer_full_marks():
                 continue
             question = world.ask(scene, category, rng)
             prompt = judging.judge_prompt(
-                judging.PROMPT,
+                prompts.JUDGE,
                 caption=caption,
                 question=question.question,
                 answer=question.answer,
@@ -167,7 +168,7 @@ def test_agreement_compares_the_judges_verdicts_with_the_truth():
 def test_the_rule_judge_gives_no_score_where_the_caption_does_not_answer():
     for caption in ("A blue cross moves left.", "Something moves."):
         prompt = judging.judge_prompt(
-            judging.PROMPT,
+            prompts.JUDGE,
             caption=caption,
             question="What colour is the circle?",
             answer="",

@@ -11,11 +11,11 @@ import torch
 from test_files import RESPONSE
 
 from cluster.plan import ClusterResources, plan
-from pipelines.judge import judge_responses
-from vidalign import judging
-from vidalign.config import RunConfig
+from pipelines.stages.judge import judge_responses
+from vidalign.config.recipes import HoundRecipe
+from vidalign.config.run import RunConfig
 from vidalign.files import RunFolder
-from vidalign.recipe_config import HoundRecipe
+from vidalign.recipes import judging
 from vidalign.types import Example
 
 pytestmark = pytest.mark.heavy

@@ -8,11 +8,12 @@ import pytest
 from safetensors.torch import load_file
 
 from cluster.plan import ClusterResources, plan
-from pipelines.train import train
+from pipelines.stages.train import train
 from vidalign import files
-from vidalign.checkpoint import policy_version, read_card
-from vidalign.config import RunConfig, load_config
+from vidalign.config.loading import load_config
+from vidalign.config.run import RunConfig
 from vidalign.files import RunFolder
+from vidalign.model.checkpoint import policy_version, read_card
 
 pytestmark = pytest.mark.heavy
 

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from vidalign.lint import filter_pairs, lint
-from vidalign.recipe_config import LintConfig
+from vidalign.config.recipes import LintConfig
+from vidalign.recipes.lint import filter_pairs, lint
 from vidalign.types import PreferencePair
 
 CONFIG = LintConfig()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vidalign.logps import PairLogps, forward_kl, masked_sum, pad_to_mask, token_logps
+from vidalign.model.logps import PairLogps, forward_kl, masked_sum, pad_to_mask, token_logps
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from vidalign.errors import ConfigError
-from vidalign.logps import PairLogps
-from vidalign.objectives import OBJECTIVES, build
-from vidalign.objectives.orpo import log_odds
-from vidalign.objectives.sppo import win_rates
+from vidalign.learning.objectives import OBJECTIVES, build
+from vidalign.learning.objectives.orpo import log_odds
+from vidalign.learning.objectives.sppo import win_rates
+from vidalign.model.logps import PairLogps
 
 NAMES = list(OBJECTIVES)
 PADDING = 7.0  # deliberately not 0: what the mask leaves out must not count

@@ -10,7 +10,7 @@ from trl.experimental.cpo import CPOTrainer
 from trl.experimental.orpo import ORPOTrainer
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from vidalign.objectives import build
+from vidalign.learning.objectives import build
 
 ACCELERATOR = types.SimpleNamespace(
     device=torch.device("cpu"), gather=lambda tensor: tensor, gather_for_metrics=lambda tensor: tensor

@@ -6,8 +6,8 @@ import json
 import pytest
 from test_files import RESPONSE
 
-from vidalign.pairing import make_pairs, pair_hound, pair_leanpo, pair_rrpo
-from vidalign.recipe_config import HoundRecipe, JudgeConfig, LeanpoRecipe, RrpoRecipe
+from vidalign.config.recipes import HoundRecipe, JudgeConfig, LeanpoRecipe, RrpoRecipe
+from vidalign.recipes.pairing import make_pairs, pair_hound, pair_leanpo, pair_rrpo
 from vidalign.types import Example, Judgement
 
 JUDGE = JudgeConfig(kind="openai", model="judge", base_url="http://127.0.0.1:1/v1")

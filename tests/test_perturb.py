@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_augment import make_clip
 
+from vidalign.config.recipes import PerturbConfig
 from vidalign.errors import ConfigError
-from vidalign.perturb import frame_order, mask_centre, perturb
-from vidalign.recipe_config import PerturbConfig
+from vidalign.video.perturb import frame_order, mask_centre, perturb
 
 
 @given(
@@ -68,7 +68,7 @@ def test_equal_seeds_give_equal_clips():
     ],
 )
 def test_a_perturbation_that_does_nothing_or_is_no_share_is_refused(fields, words):
-    from vidalign.config import parse_config
+    from vidalign.config.loading import parse_config
 
     raw = {"run_dir": "r", "model": {"path": "m"}, "data": {"train": "t"}, "recipe": {"name": "rrpo", "perturb": fields}}
     with pytest.raises(ConfigError, match=f"recipe.perturb.*{words}"):

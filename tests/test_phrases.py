@@ -4,8 +4,9 @@ import pytest
 from transformers import AutoProcessor
 
 from vidalign.errors import DataError
-from vidalign.phrases import check_marks, differing_marks, phrase_ids
-from vidalign.rendering import response_ids
+from vidalign.learning.phrase_tokens import phrase_ids
+from vidalign.model.rendering import response_ids
+from vidalign.recipes.phrases import check_marks, differing_marks
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from cluster.plan import ClusterResources, Workers, plan
 from cluster.session import find_address, local_num_cpus
-from vidalign.config import ClusterConfig, parse_config
+from vidalign.config.loading import parse_config
+from vidalign.config.run import ClusterConfig
 from vidalign.errors import ClusterError
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from vidalign.positions import mrope_positions
+from vidalign.model.positions import mrope_positions
 
 
 def test_text_after_a_long_video_starts_past_its_last_time_step():

@@ -10,8 +10,8 @@ from conftest import vidalign
 
 from examples.shapes import rule_judge
 from vidalign import files
-from vidalign.phrases import differs_only_in, parse_differences
-from vidalign.tensor_cache import read_tensors
+from vidalign.model.tensor_cache import read_tensors
+from vidalign.recipes.phrases import differs_only_in, parse_differences
 from vidalign.types import Judgement, PreferencePair, Response
 
 pytestmark = pytest.mark.heavy

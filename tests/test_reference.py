@@ -10,14 +10,15 @@ from test_augment import make_clip
 
 from actors.reference import Reference, kept_paths
 from vidalign import files
-from vidalign.config import ModelConfig, TrainConfig
-from vidalign.frame_cache import FrameCache
-from vidalign.pair_data import PairSource
-from vidalign.phrases import differing_marks
-from vidalign.policy import ResponseScorer, add_adapter, load_policy, set_trainable
-from vidalign.rendering import IGNORED, cached_processor
-from vidalign.tensor_cache import TensorCache, missing, read_tensors
+from vidalign.config.run import ModelConfig, TrainConfig
+from vidalign.learning.pair_data import PairSource
+from vidalign.model.batch import IGNORED
+from vidalign.model.policy import ResponseScorer, add_adapter, load_policy, set_trainable
+from vidalign.model.rendering import cached_processor
+from vidalign.model.tensor_cache import TensorCache, missing, read_tensors
+from vidalign.recipes.phrases import differing_marks
 from vidalign.types import FrameSpec, PreferencePair
+from vidalign.video.frame_cache import FrameCache
 
 TOLERANCE = 1e-5
 TEXTS = [

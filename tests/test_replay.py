@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_pairing import TRUTH, response
 
-from vidalign import replay
-from vidalign.pairing import pair_leanpo
-from vidalign.recipe_config import LeanpoRecipe
+from vidalign.config.recipes import LeanpoRecipe
+from vidalign.recipes import replay
+from vidalign.recipes.pairing import pair_leanpo
 
 
 @given(text=st.text(min_size=1).filter(str.strip), seed=st.integers(0, 2**32 - 1))

@@ -14,14 +14,15 @@ import PIL.Image
 import pytest
 
 from pipelines import report, report_examples, report_plots
-from vidalign.config import RunConfig, parse_config
+from vidalign.config.loading import parse_config
+from vidalign.config.recipes import LintConfig
+from vidalign.config.run import RunConfig
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, write_json, write_table, write_text_atomic
-from vidalign.frame_cache import FrameCache
-from vidalign.lint import lint
-from vidalign.recipe_config import LintConfig
+from vidalign.recipes.lint import lint
 from vidalign.types import EvalAnswer, FrameSpec, PreferencePair, QuarantineRow, Response
-from vidalign.video import Clip
+from vidalign.video.clip import Clip
+from vidalign.video.frame_cache import FrameCache
 
 ATTACK = "<script>alert('x')</script>"
 SECTIONS = ("accuracy", "answers", "training", "scores", "artefacts", "pairs", "data", "run")

@@ -4,9 +4,9 @@ import pytest
 from test_judge import config
 from test_pairing import TRUTH, response
 
-from vidalign.pairing import likeliest_wrong, pair_rrpo
-from vidalign.recipe_config import JudgeConfig, RrpoRecipe
-from vidalign.rewriting import rewrite_rows
+from vidalign.config.recipes import JudgeConfig, RrpoRecipe
+from vidalign.recipes.pairing import likeliest_wrong, pair_rrpo
+from vidalign.recipes.rewriting import rewrite_rows
 from vidalign.types import Judgement
 
 JUDGE = JudgeConfig(kind="openai", model="judge", base_url="http://127.0.0.1:1/v1")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidalign.scoring import accuracy_table, agreement, is_correct, rank_correlation, wilson_interval
+from vidalign.data.answers import is_correct, token_f1
+from vidalign.statistics import accuracy_table, rank_correlation, wilson_interval
 from vidalign.types import EvalAnswer, Example
 
 OPEN = Example(id="o", video="v.mp4", question="Which way?", answer="To the left.")
@@ -56,24 +57,24 @@ def test_full_reference_answer_counts_where_no_option_holds_it():
     assert not is_correct("A", example)
 
 
-def test_agreement_is_hand_computed_f1():
-    assert agreement("The circle.", "the circle") == 1.0
+def test_token_f1_is_hand_computed_f1():
+    assert token_f1("The circle.", "the circle") == 1.0
     # 2 common words, 3 and 4 words: 2·2/7
-    assert agreement("a red circle", "the big red circle") == pytest.approx(4 / 7)
-    assert agreement("red red red", "red") == pytest.approx(2 / 4)
-    assert agreement("blue", "red") == 0.0
-    assert agreement("", "red") == 0.0
+    assert token_f1("a red circle", "the big red circle") == pytest.approx(4 / 7)
+    assert token_f1("red red red", "red") == pytest.approx(2 / 4)
+    assert token_f1("blue", "red") == 0.0
+    assert token_f1("", "red") == 0.0
 
 
 def test_the_same_words_in_another_order_stay_below_one():
-    assert 0.999 < agreement("red then blue", "blue then red") < 1.0
+    assert 0.999 < token_f1("red then blue", "blue then red") < 1.0
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
-def test_agreement_is_symmetric_and_bounded(a, b):
-    assert 0.0 <= agreement(a, b) <= 1.0
-    assert agreement(a, b) == agreement(b, a)
-    assert agreement(a, a) == 1.0
+def test_token_f1_is_symmetric_and_bounded(a, b):
+    assert 0.0 <= token_f1(a, b) <= 1.0
+    assert token_f1(a, b) == token_f1(b, a)
+    assert token_f1(a, a) == 1.0
 
 
 def test_rank_correlation_sees_order_only_and_knows_where_it_is_undefined():

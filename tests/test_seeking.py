@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vidalign import mp4, probing, readers
-from vidalign.config import parse_config
+from vidalign.config.loading import parse_config
 from vidalign.errors import ConfigError
-from vidalign.frame_cache import FrameCache
 from vidalign.types import FrameSpec
-from vidalign.video import content_hash, decode, decode_bytes, frame_indices, snapped
+from vidalign.video import mp4, probing, readers
+from vidalign.video.decoding import content_hash, decode, decode_bytes, frame_indices, snapped
+from vidalign.video.frame_cache import FrameCache
 
 NUM_FRAMES, FPS = 90, 15
 

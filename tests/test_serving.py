@@ -23,12 +23,13 @@ from pipelines.evaluate import evaluate
 from pipelines.serve import describe, find_target
 from serving.app import Endpoint, check_can_start, endpoint, failure_reason
 from serving.proxy import proxy_environment
-from serving.video_loader import FrameSpecLoader, media_io_kwargs, unusable_message, unusable_video
-from vidalign import video
-from vidalign.checkpoint import CARD, policy_version
-from vidalign.config import ClusterConfig, EvaluateConfig, ModelConfig, ServeConfig
+from serving.refusals import unusable_message, unusable_video
+from serving.video_loader import FrameSpecLoader, media_io_kwargs
+from vidalign.config.run import ClusterConfig, EvaluateConfig, ModelConfig, ServeConfig
 from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
+from vidalign.model.checkpoint import CARD, policy_version
 from vidalign.types import Example, FrameSpec, PolicyVersion
+from vidalign.video import decoding
 
 SHIPPED = pathlib.Path(__file__).parents[1] / "examples" / "shapes" / "model"
 SPEC = FrameSpec(num_frames=8, height=56, width=56)
@@ -107,7 +108,7 @@ def test_the_loader_gives_the_frames_of_vidalign_video(media, spec):
     options = media_io_kwargs(spec)["video"]
     assert options.pop("video_backend") == "vidalign"
     frames, metadata = FrameSpecLoader().load_bytes((media / "clip one.mp4").read_bytes(), **options)
-    expected = video.decode(media / "clip one.mp4", spec)
+    expected = decoding.decode(media / "clip one.mp4", spec)
     np.testing.assert_array_equal(frames, expected.frames)
     assert metadata == expected.metadata()
     assert metadata["do_sample_frames"] is False
@@ -260,7 +261,7 @@ def connect_media(media):
 def test_vllm_gets_the_frames_of_vidalign_video(connect_media, media, to_url):
     clip = media / "clip one.mp4"
     frames, metadata = connect_media().fetch_video(to_url(clip)).media
-    expected = video.decode(clip, SPEC)
+    expected = decoding.decode(clip, SPEC)
     np.testing.assert_array_equal(frames, expected.frames)
     assert metadata == expected.metadata()
 
@@ -454,11 +455,12 @@ def test_the_endpoint_answers_like_hugging_face_from_the_frames_of_training(clie
 
 
 def _hugging_face_answer(path: str, clip: pathlib.Path) -> dict:
-    from vidalign.policy import load_policy
-    from vidalign.rendering import collate, load_processor, render_prompt
+    from vidalign.model.batch import collate
+    from vidalign.model.policy import load_policy
+    from vidalign.model.rendering import load_processor, render_prompt
 
     processor = load_processor(path)
-    prompt = render_prompt(processor, QUESTION, video.decode(clip, SPEC))
+    prompt = render_prompt(processor, QUESTION, decoding.decode(clip, SPEC))
     output = load_policy(MODEL, path).generate(
         **collate([(prompt, [])], pad_id=0).inputs,
         do_sample=False,

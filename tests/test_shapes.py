@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoProcessor
 from examples.shapes import make_videos, world
 from examples.shapes.biased_data import NO_BIAS, TYPICAL_COLOUR, Bias, draw_sample, usual_answer
 from examples.shapes.tiny_model import FRAME_SIZE, patchify
-from vidalign.phrases import differs_only_in, parse_differences
 from vidalign.prompts import chat
+from vidalign.recipes.phrases import differs_only_in, parse_differences
 from vidalign.types import Example
 
 MODEL = Path(make_videos.__file__).parent / "model"

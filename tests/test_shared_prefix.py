@@ -8,12 +8,12 @@ import pytest
 import torch
 from test_reference import prepared, source  # noqa: F401 (fixtures)
 
-from vidalign import shared_prefix
-from vidalign.config import TrainConfig
-from vidalign.pair_data import pack, split_further
-from vidalign.policy import ResponseScorer, add_adapter, load_policy, set_trainable
-from vidalign.positions import correct_positions
-from vidalign.rendering import IGNORED, Prompt, collate, collate_packed
+from vidalign.config.run import TrainConfig
+from vidalign.learning.pair_data import pack, split_further
+from vidalign.model import shared_prefix
+from vidalign.model.batch import IGNORED, Prompt, collate, collate_packed, packed_positions
+from vidalign.model.policy import ResponseScorer, add_adapter, load_policy, set_trainable
+from vidalign.model.positions import correct_positions
 
 INDICES = [0, 1, 2]
 
@@ -261,7 +261,7 @@ def test_prompt_and_video_stand_in_a_row_once_and_nothing_is_padding(prepared, s
 
 def test_responses_start_where_the_prompt_ends():
     prompt = torch.tensor([[0, 1, 1], [0, 1, 2], [0, 1, 5]])  # a video that spans more positions than tokens
-    positions = shared_prefix.packed_positions(prompt, (2, 3))
+    positions = packed_positions(prompt, (2, 3))
     assert positions[:, 3:].tolist() == [[6, 7, 6, 7, 8]] * 3
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from vidalign.errors import DataError
-from vidalign.pair_data import batch_order
-from vidalign.schedule import learning_rate_factor
+from vidalign.learning.pair_data import batch_order
+from vidalign.learning.schedule import learning_rate_factor
 
 
 def test_every_pair_is_seen_equally_often_up_to_the_last_step():

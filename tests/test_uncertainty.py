@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from vidalign.uncertainty import Doubt, entropy, estimate
+from vidalign.learning.uncertainty import Doubt, entropy, estimate
 
 
 def features(num_pairs, *, flipped=0, seed=0):

@@ -13,11 +13,13 @@ import safetensors.numpy
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vidalign import video
 from vidalign.errors import DataError, VideoError
-from vidalign.frame_cache import BLOCK_BYTES, PAGE_BYTES, FrameCache, load_clip
 from vidalign.types import FrameSpec
-from vidalign.video import Clip, decode, decode_bytes, frame_indices, target_size
+from vidalign.video import decoding
+from vidalign.video.clip import Clip
+from vidalign.video.decoding import decode, decode_bytes, frame_indices
+from vidalign.video.frame_cache import BLOCK_BYTES, PAGE_BYTES, FrameCache, load_clip
+from vidalign.video.readers import target_size
 
 BACKENDS = ("decord", "pyav")
 NUM_FRAMES, FPS, SIDE = 24, 12, 64
@@ -335,7 +337,7 @@ def test_broken_videos_name_their_reason(tmp_path, make, backend):
 
 
 def test_missing(tmp_path):
-    for call in (lambda path: decode(path, FrameSpec()), video.content_hash):
+    for call in (lambda path: decode(path, FrameSpec()), decoding.content_hash):
         with pytest.raises(VideoError, match="no file at") as caught:
             call(tmp_path / "none.mp4")
         assert caught.value.reason == "missing"
@@ -366,12 +368,12 @@ def test_what_decord_cannot_open_is_decoded_by_pyav_and_said(folder):
 
 def test_content_hash_is_sha256(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
-    assert video.content_hash(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert decoding.content_hash(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_cache_gives_back_what_was_put_under_its_own_key_only(tmp_path, good):
     cache, spec = FrameCache(tmp_path), FrameSpec(num_frames=5)
-    clip, digest = decode(good, spec), video.content_hash(good)
+    clip, digest = decode(good, spec), decoding.content_hash(good)
     assert not cache.holds(digest, spec)
     path = cache.put(digest, spec, clip)
     assert path == cache.path(digest, spec)

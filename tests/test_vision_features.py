@@ -10,13 +10,14 @@ from test_augment import make_clip
 from test_reference import prepared, source  # noqa: F401 (fixtures)
 from test_shared_prefix import ARCHITECTURES, flat_logps
 
-from vidalign import rendering, shared_prefix, vision_features
-from vidalign.config import ModelConfig
+from vidalign.config.run import ModelConfig
 from vidalign.errors import ConfigError
-from vidalign.policy import ResponseScorer, load_policy
-from vidalign.positions import correct_positions
-from vidalign.rendering import collate_packed, load_processor
-from vidalign.tensor_cache import TensorCache, read_tensors
+from vidalign.model import rendering, shared_prefix, vision_features
+from vidalign.model.batch import collate_packed
+from vidalign.model.policy import ResponseScorer, load_policy
+from vidalign.model.positions import correct_positions
+from vidalign.model.rendering import load_processor
+from vidalign.model.tensor_cache import TensorCache, read_tensors
 
 
 @pytest.mark.parametrize("name", vision_features.MODEL_TYPES)

@@ -1,9 +1,13 @@
-"""The words the policy sees. Every template is a config field; these are the defaults.
+"""The words the policy and a judge see. Every template is a config field; these are the defaults.
 
 Placeholders: `{question}`, `{answer}` (the ground truth) and `{previous}` (the reply that is worked on).
 Sources of the steps (the wording is ours): LeanPO, arXiv 2506.05260, for hint and reflection; RRPO, arXiv 2504.12083, for
 differences and rewrite; LLaVA-Hound, arXiv 2404.01258, for the caption.
 """
+
+from __future__ import annotations
+
+import re
 
 PLAIN = "{question}"
 HINT = "{question}\nHint: {answer}"
@@ -16,6 +20,19 @@ DIFFERENCES = (
 REWRITE = "{question}\nRight answer: {answer}\nRewrite the right answer. Swap in these phrases and change nothing else:\n{previous}"
 CAPTION = "Describe the video in detail: every object, its colour and shape, how it moves, and the order of events."
 
+JUDGE = """\
+You judge an answer to a question about a video. You cannot see the video; this caption describes it completely.
+
+Caption: {caption}
+Question: {question}
+Reference answer: {answer}
+Answer to judge: {response}
+
+Judge whether the answer is relevant to the question, accurate by the caption, clear, and complete. What the caption contradicts
+is an error, however well it is written. First explain in one or two sentences. Then write one last line, in this form:
+Score: N
+where N is a whole number: 5 right in everything, 4 right with a small flaw, 3 right in the main, 2 mostly wrong, 1 wrong."""
+
 PLACEHOLDERS = {
     "plain_prompt": ("{question}",),
     "hint_prompt": ("{question}", "{answer}"),
@@ -23,12 +40,23 @@ PLACEHOLDERS = {
     "differences_prompt": ("{answer}", "{previous}"),
     "rewrite_prompt": ("{answer}", "{previous}"),
 }
+JUDGE_FIELDS = ("caption", "question", "answer", "response")
 
 
 def fill(template: str, *, question: str, answer: str = "", previous: str = "") -> str:
-    """Fill a template by plain replacement, so that braces in a question are left alone."""
-    text = template.replace("{question}", "\0q").replace("{answer}", "\0a").replace("{previous}", "\0p")
-    return text.replace("\0q", question).replace("\0a", answer).replace("\0p", previous)
+    """Fill a template of the policy."""
+    return substitute(template, question=question, answer=answer, previous=previous)
+
+
+def substitute(template: str, **values: str) -> str:
+    """Replace each {name} of `values` in one pass, so that braces in a value are left alone, and other braces too."""
+    places = re.compile("{(" + "|".join(values) + ")}")
+    return places.sub(lambda match: values[match[1]], template)
+
+
+def missing_fields(template: str) -> list[str]:
+    """The placeholders that a judge's template lacks."""
+    return [name for name in JUDGE_FIELDS if f"{{{name}}}" not in template]
 
 
 def chat(text: str) -> list[dict]:

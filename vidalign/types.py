@@ -11,7 +11,7 @@ import json
 import math
 from typing import Any, Literal, Self, TypeAlias
 
-Backend: TypeAlias = Literal["pyav", "decord"]  # what decodes videos, see vidalign.readers
+Backend: TypeAlias = Literal["pyav", "decord"]  # what decodes videos, see vidalign.video.readers
 DEFAULT_BACKEND: Backend = "pyav"
 
 QUARANTINE_REASONS = (
@@ -58,7 +58,7 @@ class FrameSpec(Record):
     frames is quarantined. `num_frames` larger than the video's frame count yields repeated indices, never an error.
 
     `snap_to_keyframes` moves each frame to the nearest keyframe at or before it, so that nothing else is decoded. A video whose
-    sampled frames do not move to that many different keyframes is sampled as without it (`vidalign.video.snapped`).
+    sampled frames do not move to that many different keyframes is sampled as without it (`vidalign.video.decoding.snapped`).
     """
 
     num_frames: int | None = 8

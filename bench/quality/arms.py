@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from vidalign import judging
-from vidalign.recipe_config import HoundRecipe, JudgeConfig, LeanpoRecipe, RecipeSection, RrpoRecipe
+from vidalign import prompts
+from vidalign.config.recipes import HoundRecipe, JudgeConfig, LeanpoRecipe, RecipeSection, RrpoRecipe
 from vidalign.types import PreferencePair
 
 GRID = (3e-5, 1e-4, 3e-4, 1e-3)
@@ -24,7 +24,7 @@ RECIPES: dict[str, RecipeSection] = {
     "leanpo_unhinted": LeanpoRecipe(num_turns=1, hints=False, **SAMPLING),
     "rrpo": RrpoRecipe(rewrite="policy", **{**SAMPLING, "max_new_tokens": 48}),
     "hound": HoundRecipe(
-        judge=JudgeConfig(kind="openai", model="rules", base_url="http://127.0.0.1/v1", prompt=judging.PROMPT), **SAMPLING
+        judge=JudgeConfig(kind="openai", model="rules", base_url="http://127.0.0.1/v1", prompt=prompts.JUDGE), **SAMPLING
     ),
 }
 

@@ -16,20 +16,23 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from actors.generator import Engine
 from actors.judge import openai_chat
 from bench.quality.arms import RECIPES, SIZES
 from examples.shapes import make_videos, rule_judge
-from pipelines.judge import agreement, judge_inputs
-from pipelines.recipes import RECIPES as RESPOND
-from vidalign import files, judging, scoring, video
-from vidalign.checkpoint import policy_version
-from vidalign.config import ModelConfig
-from vidalign.datasets import read_examples
-from vidalign.frame_cache import FrameCache, load_clip
-from vidalign.pairing import make_pairs
-from vidalign.recipe_config import HoundRecipe
+from pipelines.stages.judge import agreement, judge_inputs
+from vidalign import files
+from vidalign.config.recipes import HoundRecipe
+from vidalign.config.run import ModelConfig
+from vidalign.data.reading import read_examples
+from vidalign.model.checkpoint import policy_version
+from vidalign.recipes import RECIPES as RESPOND
+from vidalign.recipes import judging
+from vidalign.recipes.engine import Engine
+from vidalign.recipes.pairing import make_pairs
+from vidalign.statistics import rank_correlation
 from vidalign.types import Example, FrameSpec, Judgement, PreferencePair, Response
+from vidalign.video import decoding
+from vidalign.video.frame_cache import FrameCache, load_clip
 
 SPEC = FrameSpec(num_frames=8, height=56, width=56)
 MODEL = ModelConfig(path="examples/shapes/model", dtype="float32", max_model_len=512)
@@ -61,7 +64,7 @@ def prepare(root: pathlib.Path) -> Data:
         cache, frames = FrameCache(root / "frames"), {}
         for uri in dict.fromkeys(example.video for rows in examples.values() for example in rows):
             path = pathlib.Path(uri)
-            frames[uri] = str(cache.put(video.content_hash(path), SPEC, video.decode(path, SPEC)))
+            frames[uri] = str(cache.put(decoding.content_hash(path), SPEC, decoding.decode(path, SPEC)))
         files.write_json(index, frames)
     return Data(root, examples, files.read_json(index))
 
@@ -106,7 +109,7 @@ def _roll_out(
     facts |= {
         "kept": len(pairs),
         "dropped": dropped,
-        "reward_trust_correlation": scoring.rank_correlation([r.reward for r in scored], [r.trust for r in scored]),
+        "reward_trust_correlation": rank_correlation([r.reward for r in scored], [r.trust for r in scored]),
     }
     return pairs, facts
 

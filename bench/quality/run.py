@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from vidalign.data.answers import is_correct
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
@@ -31,18 +33,20 @@ from bench.memory import resident
 from bench.quality.arms import ARMS, edit_pairs
 from bench.quality.data import MODEL, SPEC, Data, prepare
 from examples.shapes.evaluate_base import reply
-from vidalign import files, objectives, prompts, scoring
-from vidalign.checkpoint import policy_version
-from vidalign.config import ObjectiveConfig, TrainConfig
-from vidalign.frame_cache import load_clip
-from vidalign.logps import forward_kl, pad_to_mask
-from vidalign.pair_data import PairSource, usable_pairs
-from vidalign.perturb import perturb
-from vidalign.policy import ResponseScorer, load_policy
-from vidalign.recipe_config import PerturbConfig
-from vidalign.rendering import IGNORED, load_processor
+from vidalign import files, prompts
+from vidalign.config.recipes import PerturbConfig
+from vidalign.config.run import ObjectiveConfig, TrainConfig
+from vidalign.learning import objectives
+from vidalign.learning.pair_data import PairSource, usable_pairs
+from vidalign.model.batch import IGNORED
+from vidalign.model.checkpoint import policy_version
+from vidalign.model.logps import forward_kl, pad_to_mask
+from vidalign.model.policy import ResponseScorer, load_policy
+from vidalign.model.rendering import load_processor
 from vidalign.types import Example, PreferencePair, stable_hash
-from vidalign.video import Clip
+from vidalign.video.clip import Clip
+from vidalign.video.frame_cache import load_clip
+from vidalign.video.perturb import perturb
 
 BASE = "Base"
 TRAIN: dict[str, Any] = {
@@ -179,7 +183,7 @@ def answer(model: Any, processor: Any, examples: Sequence[Example], clips: Seque
     """Whether each greedy answer is correct."""
     asked = [prompts.fill(prompts.PLAIN, question=example.question) for example in examples]
     texts = reply(model, processor, asked, shown(clips))
-    return [scoring.is_correct(text, example) for text, example in zip(texts, examples, strict=True)]
+    return [is_correct(text, example) for text, example in zip(texts, examples, strict=True)]
 
 
 def shown(clips: Sequence[Clip]) -> list[tuple[np.ndarray, dict[str, Any]]]:
@@ -232,7 +236,7 @@ def divergence(data: Data, model: Any, processor: Any) -> dict[str, float]:
             base.get_output_embeddings(),
         )
         sums += pad_to_mask(kl, mask).sum(-1).tolist()
-    right = [scoring.is_correct(text, example) for text, example in zip(texts, examples, strict=True)]
+    right = [is_correct(text, example) for text, example in zip(texts, examples, strict=True)]
     return {
         "kl_to_base": float(np.mean(sums)),
         "kl_where_right": float(np.mean([value for value, known in zip(sums, right, strict=True) if known])),

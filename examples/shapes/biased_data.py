@@ -27,8 +27,8 @@ from examples.shapes.world import (
     render,
     solve,
 )
-from vidalign.phrases import differing_marks
 from vidalign.prompts import DIFFERENCES, HINT, PLAIN, REFLECT, REWRITE, fill
+from vidalign.recipes.phrases import differing_marks
 
 
 @dataclasses.dataclass(frozen=True)

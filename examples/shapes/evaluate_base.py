@@ -18,17 +18,17 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from examples.shapes.tiny_model import FRAME_SIZE, NUM_FRAMES
 from examples.shapes.world import CATEGORIES
-from vidalign import video
-from vidalign.positions import correct_positions
+from vidalign.model.positions import correct_positions
 from vidalign.prompts import HINT, PLAIN, REFLECT, chat, fill
 from vidalign.types import FrameSpec
+from vidalign.video import decoding
 
 HERE = Path(__file__).parent
 
 
 def decode(path: Path) -> tuple[np.ndarray, dict]:
     """Frames [8, 56, 56, 3] uint8 as every stage of a run samples them, and their metadata for the processor."""
-    clip = video.decode(path, FrameSpec(num_frames=NUM_FRAMES, height=FRAME_SIZE, width=FRAME_SIZE))
+    clip = decoding.decode(path, FrameSpec(num_frames=NUM_FRAMES, height=FRAME_SIZE, width=FRAME_SIZE))
     metadata = clip.metadata()
     metadata.pop("do_sample_frames")
     return clip.frames, metadata

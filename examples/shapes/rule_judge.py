@@ -2,7 +2,7 @@
 
     python -m examples.shapes.rule_judge --port 8100        then recipe.judge: {kind: openai, model: rules, base_url: …/v1}
 
-It reads the same prompt as a language model would (`vidalign.judging.PROMPT`), rebuilds the scene from the caption, answers
+It reads the same prompt as a language model would (`vidalign.prompts.JUDGE`), rebuilds the scene from the caption, answers
 the question by rule, and compares. It stands where no judge model can run; it never errs, which no language model can say.
 """
 
@@ -14,11 +14,11 @@ import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from examples.shapes.world import COLOURS, DIRECTIONS, SHAPES, read_description, solve
-from vidalign.judging import PROMPT
-from vidalign.scoring import normalise
+from vidalign.data.answers import normalise
+from vidalign.prompts import JUDGE
 
 MODEL = "rules"
-_ASKED = re.compile("(.*)".join(map(re.escape, re.split(r"\{\w+\}", PROMPT))), re.DOTALL)
+_ASKED = re.compile("(.*)".join(map(re.escape, re.split(r"\{\w+\}", JUDGE))), re.DOTALL)
 _KNOWN = {*SHAPES, *COLOURS, *DIRECTIONS, "yes", "no"}
 
 
@@ -26,11 +26,11 @@ def judge(prompt: str) -> str:
     """Explanation and score of one judge's prompt; no score where the caption does not answer the question.
 
     Raises:
-        ValueError: a prompt that is not `vidalign.judging.PROMPT`.
+        ValueError: a prompt that is not `vidalign.prompts.JUDGE`.
     """
     match = _ASKED.fullmatch(prompt)
     if match is None:
-        raise ValueError("this judge reads only the prompt of vidalign.judging.PROMPT; leave recipe.judge.prompt as it is")
+        raise ValueError("this judge reads only the prompt of vidalign.prompts.JUDGE; leave recipe.judge.prompt as it is")
     caption, question, _, response = match.groups()
     try:
         truth = solve(read_description(caption), question)

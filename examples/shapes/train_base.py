@@ -27,7 +27,7 @@ from examples.shapes.biased_data import (
     edit_turn,
 )
 from examples.shapes.tiny_model import NUM_FRAMES, build_model, build_processor, build_tokenizer, patchify
-from vidalign.positions import mrope_positions
+from vidalign.model.positions import mrope_positions
 from vidalign.prompts import HINT, REFLECT, chat, fill
 
 HERE = Path(__file__).parent

@@ -138,7 +138,7 @@ def render(scene: Scene, times: Sequence[float]) -> np.ndarray:
 
 
 def halve(frames: np.ndarray) -> np.ndarray:
-    """Resize [F, H, W, 3] uint8 to half the height and width with the filter of `vidalign.video`: trained as it is used."""
+    """Resize [F, H, W, 3] uint8 to half the height and width with the filter of `vidalign.video.decoding`: trained as it is used."""
     size = frames.shape[2] // 2, frames.shape[1] // 2
     return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in frames])
 

@@ -1,0 +1,117 @@
+"""From YAML to a checked configuration, and back; errors name the key, the value and the way out.
+
+`load_config("align.yaml", ["train.learning_rate=1e-6"])` returns a `RunConfig`; every unknown key, value out of range and
+contradiction is a `ConfigError` that names the key. Relative paths are relative to the working directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pydantic
+import yaml
+
+from vidalign.config.recipes import RECIPES
+from vidalign.config.run import RunConfig
+from vidalign.config.section import Section
+from vidalign.errors import ConfigError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads an unquoted 1e-6 as a string (it wants 1.0e-6); people write 1e-6."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
+)
+
+
+def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file, apply `section.key=value` overrides (values are YAML), and check everything.
+
+    Raises:
+        ConfigError: missing or malformed file, unknown key (with the nearest known one), wrong value, conflict.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ConfigError(f"no config file at {path}; see configs/ and examples/shapes/align.yaml for ones to start from")
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold a mapping of sections (model, data, ...), got {type(raw).__name__}")
+    return parse_config(raw, overrides, source=str(path))
+
+
+def parse_config(raw: dict[str, Any], overrides: Sequence[str] = (), *, source: str = "config") -> RunConfig:
+    """Check an already parsed mapping, after applying overrides to it. Raises `ConfigError` naming the offending keys."""
+    for override in overrides:
+        _apply_override(raw, override)
+    try:
+        return RunConfig.model_validate(raw)
+    except pydantic.ValidationError as error:
+        raise ConfigError(f"{source}: " + "; ".join(_explain(item) for item in error.errors())) from error
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML; `load_config` of it gives an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    dotted, sep, text = override.partition("=")
+    if not sep or not dotted:
+        raise ConfigError(f"an override has the form section.key=value, got {override!r}")
+    node = raw
+    *parents, last = dotted.split(".")
+    for name in parents:
+        child = node.setdefault(name, {})
+        if child is None:
+            child = node[name] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"override {override!r}: {name} holds a value, not a section")
+        node = child
+    try:
+        node[last] = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML: {_one_line(error)}") from error
+
+
+def _explain(item: Any) -> str:
+    location = [str(part) for part in item["loc"]]
+    if item["type"] == "union_tag_invalid":
+        return f"recipe.name={item['ctx']['tag']!r} is no recipe; choose one of {', '.join(RECIPES)}"
+    kind: type[Section] | None = None
+    if location[0] == "recipe" and len(location) > 1:
+        kind = RECIPES[location.pop(1)]  # the recipe's name is not part of the key
+    key = ".".join(location)
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1], kind)
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {'.'.join([*location[:-1], near[0]])}?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key {key}; {hint}"
+    if item["type"] == "missing":
+        return f"{key} is required"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}={item['input']!r}: {message[:1].lower()}{message[1:]}"
+
+
+def _known_keys(location: list[str], recipe: type[Section] | None) -> list[str]:
+    model: Any = RunConfig
+    for name in location:
+        annotation = model.model_fields[name].annotation
+        options = [recipe, annotation, *getattr(annotation, "__args__", ())]
+        model = next(o for o in options if isinstance(o, type) and issubclass(o, Section))
+        recipe = None
+    return list(model.model_fields)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

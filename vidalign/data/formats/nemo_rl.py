@@ -1,0 +1,52 @@
+"""NeMo RL's preference data (https://docs.nvidia.com/nemo/rl/latest/guides/dpo.html#datasets).
+
+    context, the messages of the prompt; completions, a list of {"rank", "completion"}, the lowest rank preferred
+
+Videos stand inside of the messages' content. As in NeMo RL's DPO, the lowest rank is chosen and the highest rejected.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vidalign.data.formats.chat import Fields, Notes, has_content, make_row, question, reply, take_videos, turns_of
+from vidalign.errors import RowError
+
+
+def to_row(fields: Fields, notes: Notes) -> Fields:
+    """One row of ours; takes out of `fields` what it uses. Raises `RowError`."""
+    if "context" not in fields or "completions" not in fields:
+        why = f"has the columns {', '.join(fields) or '(none)'}"
+        raise RowError(
+            "row", why, "a row has context and completions; prompt, chosen and rejected are imported with --from trl"
+        )
+    videos = take_videos(fields, notes)
+    prompt = turns_of(fields.pop("context"), "context", "user", notes)
+    asked = question(prompt, "context", notes)
+    ranked = _ranked(fields.pop("completions"), notes)
+    responses = [reply(value, f"completions[{place}].completion", notes, prompt) for _, place, value in ranked]
+    if len(ranked) == 1:
+        return make_row(fields, asked, videos, notes, answer=responses[0])
+    if ranked[0][0] == ranked[-1][0]:
+        why = f"have one rank, {ranked[0][0]}, so nothing is preferred"
+        raise RowError("completions", why, "give the better one the lower rank, or remove the row")
+    if len(ranked) > 2:
+        notes["completion between the best and the worst rank, which is not used"] += len(ranked) - 2
+    return make_row(fields, asked, videos, notes, chosen=responses[0], rejected=responses[-1])
+
+
+def _ranked(completions: Any, notes: Notes) -> list[tuple[int, int, Any]]:
+    """(rank, place, completion) of each, best first; equal ranks in the row's order."""
+    if not isinstance(completions, list) or not completions:
+        raise RowError("completions", "must be a list of completions", 'write [{"rank": 0, "completion": …}, …]')
+    ranked = []
+    for place, item in enumerate(completions):
+        rank = item.get("rank") if isinstance(item, dict) else None
+        if not isinstance(rank, int) or isinstance(rank, bool):
+            why = f"must have a whole number as its rank, got {rank!r}"
+            raise RowError(f"completions[{place}]", why, 'write {"rank": 0, "completion": …}')
+        for name in sorted(set(item) - {"rank", "completion"}):
+            if has_content(item[name]):
+                notes[f"'{name}' of a completion, which is not used"] += 1
+        ranked.append((rank, place, item.get("completion")))
+    return sorted(ranked, key=lambda item: item[:2])

@@ -1,0 +1,144 @@
+"""RRPO (arXiv 2504.12083, https://github.com/pritamqu/RRPO/blob/main/docs/DATA.md), to and fro.
+
+    question, answer, pred, answer_masked, pred_masked, video, sample_id, src
+
+`answer` is preferred to `pred`; in the masked texts key phrases stand between <MASK> and </MASK>. Their document names the
+file `video`, their loader reads `media_path`. Their tokenizer drops one space beside each tag, so the masked texts may have
+spaces there that the plain ones have not; a row that it cannot align loses its marks without a word, which is an error here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from vidalign.data.formats.chat import Fields, Notes, Turn, make_row, media_path, reply
+from vidalign.errors import RowError
+
+OPEN, CLOSE = "<MASK>", "</MASK>"
+_MARK = re.compile(r"</?MASK>")
+_SOURCES = {"answer": "chosen", "pred": "rejected"}
+
+
+def to_row(fields: Fields, notes: Notes) -> Fields:
+    """One row of ours; takes out of `fields` what it uses. Raises `RowError`."""
+    if not isinstance(fields.get("question"), str):
+        raise RowError("question", "is missing or no text", "write the question, or remove the row")
+    texts = {side: reply(fields.pop(name, None), name, notes) for name, side in _SOURCES.items()}
+    marks = {}
+    for name, side in _SOURCES.items():
+        masked = fields.pop(f"{name}_masked", texts[side])
+        marks[f"{side}_phrases"] = phrases_of(masked, texts[side], f"{name}_masked", notes)
+    asked = Turn("user", fields.pop("question"))
+    for theirs, ours in (("sample_id", "id"), ("src", "category")):
+        if theirs in fields and ours not in fields:
+            fields[ours] = fields.pop(theirs)
+    row = make_row(fields, asked, [_video(fields, notes)], notes, answer=texts["chosen"], **texts)
+    if not any(marks.values()):
+        notes["no mark in either response; the row is kept and objectives on key phrases learn nothing from it"] += 1
+        return row
+    if not all(marks.values()):
+        notes["marks in one of the two responses only"] += 1
+    return row | {name: [list(span) for span in spans] for name, spans in marks.items()}
+
+
+def _video(fields: Fields, notes: Notes) -> str:
+    named = {name: media_path(fields.pop(name), name, notes) for name in ("media_path", "video") if name in fields}
+    if len(set(named.values())) == 2:
+        notes["'video', which differs from 'media_path', the one that the authors' loader reads"] += 1
+    return named.get("media_path") or named.get("video") or media_path(None, "video", notes)
+
+
+def phrases_of(masked: Any, plain: str, field: str, notes: Notes) -> list[tuple[int, int]]:
+    """Spans [start, end) of characters of `plain` that stand between tags in `masked`, in order.
+
+    Raises:
+        RowError: a tag without its partner, inside of another phrase or around nothing; texts that differ in more than
+            white space.
+    """
+    if not isinstance(masked, str):
+        raise RowError(field, f"must be a text, got {type(masked).__name__}", "write the response with <MASK>…</MASK>")
+    bare, spans = _without_marks(masked, field)
+    if bare == plain:
+        return spans
+    places = [place for place, letter in enumerate(plain) if not letter.isspace()]
+    letters = [place for place, letter in enumerate(bare) if not letter.isspace()]
+    ours, theirs = "".join(plain.split()), "".join(bare.split())
+    if ours != theirs:
+        first = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+        at = letters[first] if first < len(letters) else len(bare)
+        why = f"is another text than the plain one without its tags, from {bare[at : at + 20]!r} on"
+        raise RowError(field, why, "write the plain response with <MASK>…</MASK> around its key phrases")
+    notes["white space beside the tags of a masked text, which its plain text has not"] += 1
+    to_plain = dict(zip(letters, places, strict=True))
+    inside = [[to_plain[place] for place in letters if start <= place < end] for start, end in spans]
+    return [(found[0], found[-1] + 1) for found in inside]
+
+
+def _without_marks(masked: str, field: str) -> tuple[str, list[tuple[int, int]]]:
+    """The text without tags, and the spans of what stood between them."""
+    bare, spans, start, last = "", [], None, 0
+    for tag in _MARK.finditer(masked):
+        bare += masked[last : tag.start()]
+        last = tag.end()
+        if (tag[0] == OPEN) is (start is not None):
+            why = f"has {tag[0]} at character {tag.start()} " + (
+                "inside of a phrase" if tag[0] == OPEN else "without <MASK> before it"
+            )
+            raise RowError(field, why, "close each <MASK> with one </MASK> before the next")
+        if start is None:
+            start = len(bare)
+        elif not bare[start:].strip():
+            raise RowError(
+                field, f"marks nothing before character {tag.start()}", "put a phrase between the tags, or remove them"
+            )
+        else:
+            spans.append((start, len(bare)))
+            start = None
+    if start is not None:
+        raise RowError(field, "has <MASK> without </MASK> after it", "close each <MASK> with one </MASK> before the next")
+    return bare + masked[last:], spans
+
+
+def from_row(row: Fields, notes: Notes) -> Fields:
+    """The authors' row of one of our preference rows. Raises `RowError` for a response that holds their tags itself."""
+    if row["answer"] != row["chosen"]:
+        notes["answer, where it is not the chosen response"] += 1
+    for name in set(row) - {
+        "id",
+        "video",
+        "question",
+        "answer",
+        "category",
+        "chosen",
+        "rejected",
+        "chosen_phrases",
+        "rejected_phrases",
+    }:
+        notes[f"'{name}'"] += 1
+    theirs: Fields = {"question": f"<image>\n{row['question']}"}
+    theirs |= {name: row[side] for name, side in _SOURCES.items()}
+    for name, side in _SOURCES.items():
+        theirs[f"{name}_masked"] = masked_text(row[side], row.get(f"{side}_phrases", ()), side)
+    number = row["id"]
+    theirs["sample_id"] = int(number) if re.fullmatch("0|-?[1-9][0-9]*", number) else number
+    if row.get("category"):
+        theirs["src"] = row["category"]
+    return theirs | {"video": row["video"], "media_path": row["video"]}
+
+
+def masked_text(text: str, spans: Sequence[Sequence[int]], field: str) -> str:
+    """The text with tags around its spans, with a space beside each tag where the authors' tokenizer drops one."""
+    if _MARK.search(text):
+        raise RowError(field, f"holds the literal tag {_MARK.findall(text)[0]}", "remove it: RRPO marks its phrases by it")
+    for spaced in (True, False):
+        masked, last = "", 0
+        for start, end in spans:
+            gap = " " if spaced and text[:start].endswith(" ") else ""
+            masked += f"{text[last:start]}{OPEN}{gap}{text[start:end]}{' ' if spaced else ''}{CLOSE}"
+            last = end
+        masked += text[last:]
+        if phrases_of(masked, text, field, Notes()) == [tuple(span) for span in spans]:
+            break
+    return masked

@@ -1,0 +1,163 @@
+"""The rows of a data file, one JSON object a line, and the rules that a row keeps or breaks by itself.
+
+    example      {"id", "video", "question", "answer", ["options", "category"]}
+    preference   the same, and {"chosen", "rejected", ["chosen_score", "rejected_score", "chosen_phrases",
+                 "rejected_phrases"]}
+
+A row that has `chosen` or `rejected` is a preference row. Phrases are spans [start, end) of characters of their response.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import pydantic
+import pydantic_core
+
+from vidalign.data.answers import is_correct, normalise
+from vidalign.errors import RowError
+from vidalign.types import Example
+
+TAG = re.compile(r"<video>|<image>|<audio>|<\|(?:video|image)_pad\|>")
+SIDES = ("chosen", "rejected")
+_WORD = re.compile(r"\w+")
+_LETTER = re.compile(r"\(?[a-z][.:)]+\s*")
+_FIXES = {
+    "id": "give the row an id of its own, in quotes",
+    "video": "give the path of the row's one video, or remove the row",
+    "question": "write the question, or remove the row",
+    "answer": "write the right answer, or remove the row",
+    "options": "write a list of texts, or leave the field out",
+    "category": "write a text, or leave the field out",
+    "chosen": "write the better response, or leave out both chosen and rejected",
+    "rejected": "write the worse response, or leave out both chosen and rejected",
+    "chosen_score": "write a finite number, or leave the field out",
+    "rejected_score": "write a finite number, or leave the field out",
+    "chosen_phrases": "write spans [start, end) of characters in order, such as [[4, 9]], or leave the field out",
+    "rejected_phrases": "write spans [start, end) of characters in order, such as [[4, 9]], or leave the field out",
+}
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise pydantic_core.PydanticCustomError("surrogate", "holds half of a character (an unpaired surrogate)") from error
+    return text
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise pydantic_core.PydanticCustomError("blank", "is empty")
+    return text
+
+
+Unicode = Annotated[str, pydantic.AfterValidator(_encodable)]
+Text = Annotated[Unicode, pydantic.AfterValidator(_not_blank)]
+Span = Annotated[list[int], pydantic.Field(min_length=2, max_length=2)]
+
+
+class ExampleRow(pydantic.BaseModel):
+    """A question on a video and its ground truth. Unknown fields are kept in `model_extra`."""
+
+    model_config = pydantic.ConfigDict(strict=True, extra="allow", frozen=True)
+
+    id: Text
+    video: Text
+    question: Text
+    answer: Text
+    options: list[Text] = []
+    category: Unicode = ""
+
+
+class PreferenceRow(ExampleRow):
+    """Two responses to the question, the first preferred."""
+
+    chosen: Text
+    rejected: Text
+    chosen_score: pydantic.FiniteFloat | None = None
+    rejected_score: pydantic.FiniteFloat | None = None
+    chosen_phrases: list[Span] = []
+    rejected_phrases: list[Span] = []
+
+
+def parse_row(fields: dict[str, Any]) -> tuple[ExampleRow | None, list[RowError]]:
+    """The row, and every rule that it breaks by itself; no row where a field is missing or of the wrong type.
+
+    A field that is null counts as absent.
+    """
+    present = {name: value for name, value in fields.items() if value is not None}
+    kind = PreferenceRow if any(side in present for side in SIDES) else ExampleRow
+    try:
+        row = kind.model_validate(present)
+    except pydantic.ValidationError as error:
+        return None, [_explain(item) for item in error.errors(include_url=False)]
+    return row, list(_broken_rules(row))
+
+
+def _explain(item: pydantic_core.ErrorDetails) -> RowError:
+    name, *inside = item["loc"]
+    why = item["msg"][0].lower() + item["msg"][1:]
+    if item["type"] == "missing":
+        why = "is missing or null"
+    elif item["type"] != "blank":
+        why += f", got {_short(item['input'])}"
+    place = "".join(f"[{step}]" for step in inside)
+    return RowError(f"{name}{place}", why, _FIXES[str(name)])
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _broken_rules(row: ExampleRow) -> Iterator[RowError]:
+    for name in ("question", "answer", *SIDES):
+        yield from _literal_tags(name, getattr(row, name, ""))
+    for number, option in enumerate(row.options):
+        yield from _literal_tags(f"options[{number}]", option)
+    if row.options and not holds_answer(row.options, row.answer):
+        yield RowError(
+            "options",
+            f"none of {_short(row.options)} is the answer {_short(row.answer)}",
+            "add the right one or mend the answer",
+        )
+    if isinstance(row, PreferenceRow):
+        if row.chosen.strip() == row.rejected.strip():
+            yield RowError("rejected", "equals chosen, so nothing is preferred", "mend one of the two, or remove the row")
+        for side in SIDES:
+            yield from _bad_phrases(f"{side}_phrases", getattr(row, f"{side}_phrases"), getattr(row, side))
+
+
+def _literal_tags(name: str, text: str) -> Iterator[RowError]:
+    tags = TAG.findall(text)
+    if tags:
+        why = f"holds {len(tags)} literal {'tag' if len(tags) == 1 else 'tags'} ({', '.join(tags)}) for the row's one video"
+        yield RowError(name, why, "remove them from the text: the model's chat template puts the video before the question")
+
+
+def _bad_phrases(name: str, spans: list[list[int]], text: str) -> Iterator[RowError]:
+    last = 0
+    for start, end in spans:
+        if not 0 <= start < end <= len(text):
+            yield RowError(name, f"[{start}, {end}] is no span of the {len(text)} characters of its response", _FIXES[name])
+        elif start < last:
+            yield RowError(name, f"[{start}, {end}] begins before {last}, where the span before it ends", _FIXES[name])
+        last = max(last, end)
+
+
+def holds_answer(options: list[str], answer: str) -> bool:
+    """Whether an option is the answer, by the rules of `vidalign.data.answers`, or is named in an answer that is a sentence."""
+    example = Example(id="", video="", question="", answer=answer, options=tuple(options))
+    if any(is_correct(option, example) for option in options):
+        return True
+    sentence = _words(normalise(answer))
+    named = [_words(_LETTER.sub("", normalise(option), count=1)) for option in options]
+    return any(words.strip() and words in sentence for words in named)
+
+
+def _words(text: str) -> str:
+    """The text's words with a space before and after each, so that whole words are found in it."""
+    return f" {' '.join(_WORD.findall(text))} "

@@ -1,0 +1,60 @@
+"""The objectives, by the names that `objective.name` takes. `base.py` says what an objective is and how trainers call it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from vidalign.errors import ConfigError
+from vidalign.learning.objectives.alpha_dpo import AlphaDPO
+from vidalign.learning.objectives.base import Loss, Objective
+from vidalign.learning.objectives.bmc import BMC
+from vidalign.learning.objectives.dpo import CDPO, DPO, IPO, RDPO, RPO
+from vidalign.learning.objectives.expo import EXPO
+from vidalign.learning.objectives.leanpo import LeanPO, SimPO
+from vidalign.learning.objectives.orpo import ORPO
+from vidalign.learning.objectives.rrpo import RRPO
+from vidalign.learning.objectives.sft import SFT
+from vidalign.learning.objectives.sppo import SPPO
+
+__all__ = ["OBJECTIVES", "Loss", "Objective", "build"]
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "leanpo": LeanPO,
+    "simpo": SimPO,
+    "rrpo": RRPO,
+    "dpo": DPO,
+    "cdpo": CDPO,
+    "rdpo": RDPO,
+    "ipo": IPO,
+    "rpo": RPO,
+    "alpha_dpo": AlphaDPO,
+    "orpo": ORPO,
+    "sppo": SPPO,
+    "bmc": BMC,
+    "expo": EXPO,
+    "sft": SFT,
+}
+
+
+def build(name: str, params: Mapping[str, Any]) -> Objective:
+    """The objective called `name` with `params` over its defaults.
+
+    Raises:
+        ConfigError: an unknown name or parameter (the message has the nearest known one), a wrong type or range.
+    """
+    if name not in OBJECTIVES:
+        raise ConfigError(f"unknown objective.name={name!r}; {_nearest(name, list(OBJECTIVES))}")
+    objective = OBJECTIVES[name]
+    known = [field.name for field in dataclasses.fields(objective)]
+    for key in params:
+        if key not in known:
+            raise ConfigError(f"unknown objective.params.{key} of {name}; {_nearest(key, known)}")
+    return objective(**params)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"

@@ -1,0 +1,31 @@
+"""Which tokens of a response its key phrases cover."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vidalign.errors import ModelError
+
+
+def phrase_ids(processor: Any, text: str, marks: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Phrase id of every token of `vidalign.model.rendering.response_ids(processor, text)`: 1, 2, … for the marks, 0 elsewhere.
+
+    A token belongs to the first mark with which it shares a character, so a phrase that begins or ends inside of a token
+    takes the whole token. The closing end-of-turn token belongs to none.
+
+    Raises:
+        ModelError: the model has no fast tokenizer, so where its tokens lie in the text is not known.
+    """
+    tokenizer = processor.tokenizer
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{type(tokenizer).__name__} is a slow tokenizer and does not tell where its tokens lie in the text, which "
+            "objectives on key phrases need; convert it to a tokenizer.json"
+        )
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    ids = [
+        next((number for number, (first, last) in enumerate(marks, start=1) if start < last and first < end), 0)
+        for start, end in offsets
+    ]
+    return (*ids, 0)

@@ -1,0 +1,130 @@
+"""Model inputs: a rendered prompt, and prompts with responses joined to batches, padded or packed end to end."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+IGNORED = -1  # label of a position that is not a response token
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A prompt and its responses in a packed row, as lengths in tokens."""
+
+    prompt: int
+    responses: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """One rendered prompt.
+
+    `tokens` holds per-token arrays [T], `vision` tensors that concatenate along their first axis. `positions` [axes, T]: where
+    the model sees its tokens, see `vidalign.model.shared_prefix.numbering`; only packed rows need them.
+    """
+
+    tokens: dict[str, torch.Tensor]
+    vision: dict[str, torch.Tensor]
+    positions: torch.Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        return int(self.tokens["input_ids"].shape[0])
+
+    @functools.cached_property
+    def num_bytes(self) -> int:
+        held = [*self.tokens.values(), *self.vision.values(), *([] if self.positions is None else [self.positions])]
+        return sum(value.nbytes for value in held)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Sequences for the model's forward, and where the tokens of R responses are predicted in them.
+
+    `inputs`: keyword arguments of the model's forward; in a packed row also `groups` (see `vidalign.model.shared_prefix`).
+    `labels` [R, T] holds response tokens, and `IGNORED` everywhere else. `sources` [R, T]: which position of the packed row
+    predicts each label; None where that is the label's own place.
+    """
+
+    inputs: dict[str, Any]
+    labels: torch.Tensor
+    sources: torch.Tensor | None = None
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
+        moved = {
+            name: value.to(device, dtype if value.is_floating_point() and name.startswith("pixel_values") else None)
+            if isinstance(value, torch.Tensor)
+            else value
+            for name, value in self.inputs.items()
+        }
+        sources = None if self.sources is None else self.sources.to(device)
+        return Batch(inputs=moved, labels=self.labels.to(device), sources=sources)
+
+
+def collate(rows: Sequence[tuple[Prompt, Sequence[int]]], *, pad_id: int) -> Batch:
+    """Join (prompt, response token ids) rows into one batch; each row brings its own video."""
+    width = max(prompt.length + len(response) for prompt, response in rows)
+    labels = torch.full((len(rows), width), IGNORED, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    inputs: dict[str, torch.Tensor] = {}
+    for name in rows[0][0].tokens:
+        inputs[name] = torch.full((len(rows), width), pad_id if name == "input_ids" else 0, dtype=torch.long)
+    for index, (prompt, response) in enumerate(rows):
+        start, end = prompt.length, prompt.length + len(response)
+        for name, values in prompt.tokens.items():
+            inputs[name][index, :start] = values
+        inputs["input_ids"][index, start:end] = torch.as_tensor(response)
+        labels[index, start - 1 : end - 1] = torch.as_tensor(response)
+        mask[index, :end] = 1
+    inputs["attention_mask"] = mask
+    for name in rows[0][0].vision:
+        inputs[name] = torch.cat([prompt.vision[name] for prompt, _ in rows])
+    return Batch(inputs=inputs, labels=labels)
+
+
+def collate_packed(rows: Sequence[tuple[Prompt, Sequence[Sequence[int]]]]) -> Batch:
+    """Lay (prompt, token ids of its responses) groups end to end in one row without padding; each prompt stands in it once.
+
+    All groups have equally many responses. The labels are those of the first response of every group, then of every second one.
+    """
+    groups = tuple(Group(prompt.length, tuple(map(len, responses))) for prompt, responses in rows)
+    longest = max(length for group in groups for length in group.responses)
+    labels = torch.full((len(rows) * len(groups[0].responses), longest), IGNORED, dtype=torch.long)
+    sources = torch.zeros_like(labels)
+    start = 0
+    for index, (prompt, responses) in enumerate(rows):
+        last = start + prompt.length - 1  # predicts the first token of every response
+        start += prompt.length
+        for side, response in enumerate(responses):
+            row, length = index + side * len(rows), len(response)
+            labels[row, :length] = torch.as_tensor(response)
+            sources[row, :length] = torch.tensor([last, *range(start, start + length - 1)])
+            start += length
+    joined = [torch.as_tensor([token for response in responses for token in response]) for _, responses in rows]
+    inputs: dict[str, Any] = {"groups": groups}
+    for name in rows[0][0].tokens:
+        parts = [
+            (prompt.tokens[name], ids if name == "input_ids" else torch.zeros_like(ids))
+            for (prompt, _), ids in zip(rows, joined, strict=True)
+        ]
+        inputs[name] = torch.cat([part for pair in parts for part in pair])[None]
+    positions = []
+    for (prompt, _), group in zip(rows, groups, strict=True):
+        assert prompt.positions is not None
+        positions.append(packed_positions(prompt.positions, group.responses))
+    numbered = torch.cat(positions, dim=1)
+    inputs["position_ids"] = numbered[:, None] if len(numbered) > 1 else numbered  # [3, 1, T] or [1, T]
+    for name in rows[0][0].vision:
+        inputs[name] = torch.cat([prompt.vision[name] for prompt, _ in rows])
+    return Batch(inputs=inputs, labels=labels, sources=sources)
+
+
+def packed_positions(prompt: torch.Tensor, responses: Sequence[int]) -> torch.Tensor:
+    """Positions [axes, T] of a group: those of its prompt, then every response counting on from the prompt's end."""
+    start = int(prompt.max()) + 1
+    return torch.cat([prompt, *(torch.arange(start, start + length).expand(len(prompt), -1) for length in responses)], dim=1)

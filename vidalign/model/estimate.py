@@ -1,0 +1,274 @@
+"""What a run will cost, computed from the model folder's small files: vision tokens, context, memory. Loads no weights.
+
+Vision tokens follow transformers' own arithmetic for Qwen2-VL and Qwen2.5-VL (frames resized so that both sides divide by
+patch x merge, within the processor's pixel bounds; `temporal_patch` frames make one step in time). Other families have no
+closed form here: `read_vision_cost` returns None for them, and the caller measures with the processor itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vidalign.config.run import TrainConfig
+from vidalign.errors import ModelError
+from vidalign.files import read_json
+
+QWEN_VIDEO_PROCESSORS = ("Qwen2VLVideoProcessor", "Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast")
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format itself
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VisionCost:
+    """How a Qwen2-VL-like processor turns frames into tokens. Pixel bounds are a frame's; `max_video_tokens` bounds a video
+    where the processor spreads a budget over all frames, and is None where it does not."""
+
+    patch: int = 14
+    merge: int = 2
+    temporal_patch: int = 2
+    min_pixels: int = 128 * 28 * 28
+    max_pixels: int = 768 * 28 * 28
+    max_video_tokens: int | None = None
+
+    def resized(self, num_frames: int, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of each frame as the vision tower sees it."""
+        factor, most = self.patch * self.merge, self.max_pixels
+        if self.max_video_tokens is not None:
+            budget = int(self.max_video_tokens * factor * factor * 0.9)
+            most = max(min(most, budget * self.temporal_patch // num_frames), int(self.min_pixels * 1.05))
+        new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
+        if new_height * new_width > most:
+            shrink = math.sqrt(height * width / most)
+            new_height = max(factor, math.floor(height / shrink / factor) * factor)
+            new_width = max(factor, math.floor(width / shrink / factor) * factor)
+        elif new_height * new_width < self.min_pixels:
+            grow = math.sqrt(self.min_pixels / (height * width))
+            new_height = math.ceil(height * grow / factor) * factor
+            new_width = math.ceil(width * grow / factor) * factor
+        return new_height, new_width
+
+    def tokens(self, num_frames: int, height: int, width: int) -> int:
+        """Vision tokens of one video of `num_frames` frames of height x width pixels."""
+        new_height, new_width = self.resized(num_frames, height, width)
+        factor = self.patch * self.merge
+        return math.ceil(num_frames / self.temporal_patch) * (new_height // factor) * (new_width // factor)
+
+
+def read_vision_cost(model_dir: str | pathlib.Path) -> VisionCost | None:
+    """The processor's numbers, or None when it is not of the Qwen2-VL family.
+
+    Raises:
+        ModelError: the folder has no processor config.
+    """
+    folder = pathlib.Path(model_dir)
+    found = None
+    for name in ("video_preprocessor_config.json", "processor_config.json", "preprocessor_config.json"):
+        if (folder / name).is_file():
+            raw = read_json(folder / name)
+            found = raw.get("video_processor", raw)
+            if "patch_size" in found:
+                break
+    if found is None:
+        raise ModelError(
+            f"{folder} has no processor_config.json, preprocessor_config.json or video_preprocessor_config.json; copy the "
+            "processor's files beside the weights"
+        )
+    kind = found.get("video_processor_type") or found.get("image_processor_type")
+    if kind not in QWEN_VIDEO_PROCESSORS:
+        return None
+    size = found.get("size") or {}
+    defaults = VisionCost()
+    return VisionCost(
+        patch=found.get("patch_size", defaults.patch),
+        merge=found.get("merge_size", defaults.merge),
+        temporal_patch=found.get("temporal_patch_size", defaults.temporal_patch),
+        min_pixels=found.get("min_pixels") or size.get("shortest_edge") or defaults.min_pixels,
+        max_pixels=found.get("max_pixels") or size.get("longest_edge") or defaults.max_pixels,
+        max_video_tokens=found.get("max_video_tokens", 128_000) if found.get("cap_pixels_per_frame") else None,
+    )
+
+
+def check_context(
+    tokens_of: Callable[[int], int],
+    *,
+    num_frames: int,
+    frames_key: str,
+    num_text_tokens: int,
+    max_new_tokens: int,
+    max_model_len: int,
+    model_limit: int | None = None,
+    where: str = "",
+) -> int:
+    """Tokens of the longest sequence (vision + text + reply), once it is known to fit.
+
+    Args:
+        tokens_of: vision tokens as a function of the number of frames, not decreasing.
+        frames_key: the config key that bounds the frames, for the message.
+        model_limit: positions the model was made for, which `max_model_len` cannot exceed.
+        where: the video or the example with the largest need, for the message.
+
+    Raises:
+        ModelError: it does not fit; says how many frames would, or how long the context would have to be.
+    """
+    if model_limit is not None and max_model_len > model_limit:
+        raise ModelError(
+            f"model.max_model_len={max_model_len:,} but the model was made for {model_limit:,} positions; lower "
+            f"model.max_model_len to {model_limit}"
+        )
+    vision = tokens_of(num_frames)
+    needed = vision + num_text_tokens + max_new_tokens
+    if needed <= max_model_len:
+        return needed
+    ways_out = []
+    fits = frames_that_fit(tokens_of, num_frames, max_model_len - num_text_tokens - max_new_tokens)
+    if fits:
+        ways_out.append(f"lower {frames_key} to {fits}")
+    if model_limit is None or needed <= model_limit:
+        ways_out.append(f"raise model.max_model_len to {needed}")
+    if not fits:
+        ways_out.append("shorten the prompts, lower recipe.max_new_tokens, or make the frames smaller with video.max_pixels")
+    raise ModelError(
+        f"{frames_key}={num_frames} needs {vision:,} vision tokens, and the prompt {num_text_tokens:,} and the reply "
+        f"{max_new_tokens:,} more{f' ({where})' if where else ''}, but max_model_len={max_model_len:,}; {' or '.join(ways_out)}"
+    )
+
+
+def frames_that_fit(tokens_of: Callable[[int], int], num_frames: int, budget: int) -> int:
+    """The most frames, at most `num_frames`, whose vision tokens stay within `budget`; 0 when not even one does."""
+    low, high = 0, num_frames
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if tokens_of(middle) <= budget else (low, middle - 1)
+    return low
+
+
+def read_parameter_shapes(model_dir: str | pathlib.Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor, from the headers of the folder's safetensors files.
+
+    Raises:
+        ModelError: no safetensors file, or one whose header is broken.
+    """
+    folder = pathlib.Path(model_dir)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        for name, entry in _header(path).items():
+            if name != "__metadata__":
+                shapes[name] = tuple(entry["shape"])
+    if not shapes:
+        raise ModelError(
+            f"{folder} holds no *.safetensors weights; save the model with save_pretrained(safe_serialization=True)"
+        )
+    return shapes
+
+
+def _header(path: pathlib.Path) -> dict[str, Any]:
+    """The format: a little-endian 64-bit length, then that many bytes of JSON, then the data."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 0 < length <= min(MAX_HEADER_BYTES, path.stat().st_size - 8):
+            raise ModelError(f"{path} is not a complete safetensors file (is it a Git LFS pointer?); download it again")
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise ModelError(f"{path} has a broken safetensors header; download it again") from error
+    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    if path.stat().st_size < 8 + length + end:
+        raise ModelError(
+            f"{path} is cut: its header promises {8 + length + end:,} bytes and it has {path.stat().st_size:,}; download it again"
+        )
+    return header
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParameterCount:
+    """Parameters in all, and those that training changes (the adapter's own with LoRA)."""
+
+    total: int
+    trainable: int
+
+
+def count_parameters(shapes: Mapping[str, tuple[int, ...]], train: TrainConfig) -> ParameterCount:
+    """Split by the names that stock models give to their vision tower and projector, as `vidalign.model.policy` freezes them."""
+    from vidalign.model.policy import PROJECTORS, VISION_TOWERS
+
+    trainable = adapter = 0
+    for name, shape in shapes.items():
+        parts = name.split(".")
+        if any(part in PROJECTORS for part in parts):
+            trainable += math.prod(shape) if train.train_projector else 0
+        elif any(part in VISION_TOWERS for part in parts):
+            trainable += math.prod(shape) if train.train_vision_tower else 0
+        else:
+            trainable += math.prod(shape)
+            if train.lora is not None and len(shape) == 2 and not {"lm_head", "embed_tokens"}.intersection(parts):
+                adapter += train.lora.rank * sum(shape)
+    total = sum(math.prod(shape) for shape in shapes.values())
+    return ParameterCount(total=total + adapter, trainable=adapter if train.lora is not None else trainable)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainMemory:
+    """Bytes that each worker holds between steps. Activations come on top: they depend on the kernels and are not guessed."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer
+
+
+def train_memory(count: ParameterCount, train: TrainConfig, dtype: str) -> TrainMemory:
+    """Model states a worker under ZeRO with AdamW.
+
+    Source: ZeRO, arXiv 1910.02054, section 3.1 and figure 1. Optimizer states are two float32 moments and a float32 copy of
+    the trained weights; stage 1 divides them among the workers, stage 2 the gradients too, stage 3 the weights too. In float32
+    at stage 0 the weights need no copy.
+    """
+    size, workers = BYTES[dtype], train.num_workers
+    copies = 8 if train.zero_stage == 0 and dtype == "float32" else 12
+    return TrainMemory(
+        weights=math.ceil(count.total * size / (workers if train.zero_stage >= 3 else 1)),
+        gradients=math.ceil(count.trainable * size / (workers if train.zero_stage >= 2 else 1)),
+        optimizer=math.ceil(count.trainable * copies / (workers if train.zero_stage >= 1 else 1)),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineMemory:
+    """Bytes a device of one vLLM engine: its part of the weights, and the key-value cache of one sequence."""
+
+    weights: int
+    kv_per_token: int
+    kv_per_sequence: int
+
+
+def engine_memory(
+    num_parameters: int, model_config: Mapping[str, Any], *, dtype: str, num_devices: int, max_model_len: int
+) -> EngineMemory:
+    """`model_config` is the folder's config.json; tensor parallelism divides weights and key-value heads."""
+    text = model_config.get("text_config") or model_config
+    heads = text["num_attention_heads"]
+    head_dim = text.get("head_dim") or text["hidden_size"] // heads
+    kv_heads = text.get("num_key_value_heads") or heads
+    per_device = max(1, math.ceil(kv_heads / num_devices))
+    per_token = 2 * text["num_hidden_layers"] * per_device * head_dim * BYTES[dtype]
+    return EngineMemory(
+        weights=math.ceil(num_parameters * BYTES[dtype] / num_devices),
+        kv_per_token=per_token,
+        kv_per_sequence=per_token * max_model_len,
+    )
+
+
+def position_limit(model_config: Mapping[str, Any]) -> int | None:
+    """Positions that the language model was made for."""
+    text = model_config.get("text_config") or model_config
+    return text.get("max_position_embeddings")

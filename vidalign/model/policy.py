@@ -1,0 +1,169 @@
+"""The policy as a torch module: load, freeze, adapt, and per-token log-probs of responses."""
+
+from __future__ import annotations
+
+import copy
+import pathlib
+from typing import Any
+
+import torch
+from torch import nn
+
+from vidalign.config.run import ModelConfig, TrainConfig
+from vidalign.errors import ModelError
+from vidalign.model import shared_prefix, vision_features
+from vidalign.model.batch import IGNORED
+from vidalign.model.logps import CHUNK_SIZE, forward_kl, pad_to_mask, token_logps
+from vidalign.model.positions import correct_positions
+
+# Names that stock Hugging Face video models give the two parts beside the language model.
+VISION_TOWERS = ("visual", "vision_tower", "vision_model")
+PROJECTORS = ("merger", "multi_modal_projector", "connector", "deepstack_merger_list")
+
+
+def load_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
+    """Load a video language model from safetensors in the configured dtype.
+
+    Raises:
+        ModelError: the folder is missing, holds no safetensors, or no stock architecture fits it.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    path = path or config.path
+    folder = pathlib.Path(path)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{path} holds no *.safetensors weights; pickled weights are not loaded, convert them first")
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            path,
+            dtype=getattr(torch, config.dtype),
+            trust_remote_code=config.trust_remote_code,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{path} cannot be loaded as a video language model: {' '.join(str(error).split())}") from error
+    correct_positions(model)
+    return model
+
+
+def set_trainable(model: nn.Module, *, vision_tower: bool, projector: bool) -> None:
+    """Freeze or free the vision tower and the projector by name; everything else is trained.
+
+    Raises:
+        ModelError: no part of the model has a known vision tower's name, so freezing would silently do nothing.
+    """
+    found = False
+    for name, parameter in model.named_parameters():
+        parts = name.split(".")
+        if any(part in PROJECTORS for part in parts):
+            found, trainable = True, projector
+        elif any(part in VISION_TOWERS for part in parts):
+            found, trainable = True, vision_tower
+        else:
+            trainable = True
+        parameter.requires_grad_(trainable)
+    if not found:
+        raise ModelError(
+            f"{type(model).__name__} has no part named {', '.join(VISION_TOWERS)}, so its vision tower cannot be frozen; "
+            "set train.train_vision_tower=true and train.train_projector=true to train all of it"
+        )
+
+
+def add_adapter(model: nn.Module, config: TrainConfig) -> nn.Module:
+    """Wrap the language model's linear layers with LoRA (peft); all other weights are frozen."""
+    import peft
+
+    assert config.lora is not None
+    outside = {*VISION_TOWERS, *PROJECTORS, "lm_head"}
+    targets = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not outside.intersection(name.split("."))
+    ]
+    lora = peft.LoraConfig(
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules=targets,
+        bias="none",
+    )
+    return peft.get_peft_model(model, lora)  # type: ignore[arg-type]
+
+
+class ResponseScorer(nn.Module):
+    """The module that DeepSpeed wraps: a batch of prompt + response rows in, log-probs of the response tokens out.
+
+    Logits are computed at response positions only and in chunks, so [T, V] never exists whole.
+
+    Args:
+        packed: the batches will be packed rows (`vidalign.model.shared_prefix`), and only those.
+        compares: keep what a full-vocabulary KL to the present weights needs: a frozen copy of the output layer, unless that is
+            frozen anyway (LoRA). The rest of the reference is its final hidden states, computed before training.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, packed: bool = False, compares: bool = False, chunk_size: int = CHUNK_SIZE
+    ) -> None:
+        super().__init__()
+        self.model = model
+        if packed:
+            shared_prefix.enable(self._unwrapped())
+        self.chunk_size = chunk_size
+        self.reference_head: nn.Module | None = None
+        if compares and any(parameter.requires_grad for parameter in self._head().parameters()):
+            self.reference_head = copy.deepcopy(self._head()).requires_grad_(False)
+
+    def forward(
+        self,
+        inputs: dict[str, Any],
+        labels: torch.Tensor,
+        reference_hidden: torch.Tensor | None = None,
+        sources: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Log-probs of the responses and, where `reference_hidden` is given, KL(reference || policy) of the first rows.
+
+        Args:
+            inputs, labels, sources: the fields of a `Batch` of R responses, labels padded to T.
+            reference_hidden: [N, D] the reference's `hidden` of the first rows (the chosen ones), as many as it covers.
+
+        Returns:
+            [R, T] float32 log-probs, 0 off the response; [R] nats summed over each response's tokens, 0 for rows that
+            `reference_hidden` does not cover, or None.
+        """
+        mask = labels != IGNORED
+        hidden = self.hidden(inputs, labels, sources)
+        logps = pad_to_mask(self.score(hidden, labels[mask]), mask)
+        if reference_hidden is None:
+            return logps, None
+        count = len(reference_hidden)
+        kl = forward_kl(
+            hidden[:count],
+            reference_hidden,
+            self._head(),
+            self._head() if self.reference_head is None else self.reference_head,
+            chunk_size=self.chunk_size,
+        )
+        uncovered = kl.new_zeros(len(hidden) - count)
+        return logps, pad_to_mask(torch.cat([kl, uncovered]), mask).sum(-1)
+
+    def hidden(self, inputs: dict[str, Any], labels: torch.Tensor, sources: torch.Tensor | None = None) -> torch.Tensor:
+        """Final hidden states [N, D] at the positions that predict response tokens, response after response."""
+        base = self._unwrapped()
+        backbone = getattr(base, base.base_model_prefix)
+        if vision_features.NAME in inputs:
+            inputs = vision_features.model_inputs(inputs)
+        states = backbone(**inputs, use_cache=False).last_hidden_state  # [sequences, T, D]
+        mask = labels != IGNORED
+        return states[mask] if sources is None else states.flatten(0, 1)[sources[mask]]
+
+    def score(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Log-probs [N] float32 of tokens [N] under final hidden states [N, D]."""
+        return token_logps(hidden, self._head(), tokens, chunk_size=self.chunk_size)
+
+    def _head(self) -> nn.Module:
+        return self._unwrapped().get_output_embeddings()
+
+    def _unwrapped(self) -> Any:
+        get_base = getattr(self.model, "get_base_model", None)
+        return get_base() if get_base is not None else self.model

@@ -1,0 +1,83 @@
+"""Key phrases: character spans in a response, found by comparing two responses, and the tokens that they cover.
+
+A mark is a span (start, end) of characters, end excluded. Marks of one response are in order and do not overlap.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from vidalign.errors import DataError
+
+Mark: TypeAlias = tuple[int, int]
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+_LISTED = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s*")
+_QUOTES = " \t\"'`“”‘’.,;"
+
+
+def differing_marks(chosen: str, rejected: str) -> tuple[tuple[Mark, ...], tuple[Mark, ...]]:
+    """Spans of the words in which two responses differ, on either side.
+
+    Words are compared in order (difflib's longest matching blocks, without its junk heuristic, which ignores frequent words
+    in long texts). Words that were only inserted are marked on the side that has them. Responses that differ in nothing but
+    white space give no mark.
+    """
+    words = [[match.span() for match in _WORD.finditer(text)] for text in (chosen, rejected)]
+    spelled = [[text[start:end] for start, end in spans] for text, spans in zip((chosen, rejected), words, strict=True)]
+    marks: tuple[list[Mark], list[Mark]] = ([], [])
+    matcher = difflib.SequenceMatcher(None, spelled[0], spelled[1], autojunk=False)
+    for tag, first_chosen, last_chosen, first_rejected, last_rejected in matcher.get_opcodes():
+        if tag == "equal":
+            continue
+        for side, (first, last) in enumerate(((first_chosen, last_chosen), (first_rejected, last_rejected))):
+            if first < last:
+                marks[side].append((words[side][first][0], words[side][last - 1][1]))
+    return tuple(marks[0]), tuple(marks[1])
+
+
+def check_marks(text: str, marks: Sequence[Sequence[int]], where: str = "marks") -> tuple[Mark, ...]:
+    """The marks as tuples. Raises `DataError` for one that is empty, outside of `text`, out of order or overlapping."""
+    checked: list[Mark] = []
+    for mark in marks:
+        if len(mark) != 2 or not 0 <= mark[0] < mark[1] <= len(text):
+            raise DataError(f"{where}: {list(mark)} is no span [start, end) of the {len(text)} characters of {text[:80]!r}")
+        if checked and mark[0] < checked[-1][1]:
+            raise DataError(
+                f"{where}: {list(mark)} overlaps {list(checked[-1])} or comes before it; sort and join the spans"
+            )
+        checked.append((int(mark[0]), int(mark[1])))
+    return tuple(checked)
+
+
+def parse_differences(text: str) -> list[tuple[str, str]]:
+    """(phrase of the right answer, phrase of the wrong one) of every line "this => that"; list markers and quotes go."""
+    found = []
+    for line in text.splitlines():
+        right, arrow, wrong = line.partition("=>")
+        if arrow:
+            found.append((_LISTED.sub("", right).strip(_QUOTES), wrong.strip(_QUOTES)))
+    return [(right, wrong) for right, wrong in found if right or wrong]
+
+
+def differs_only_in(answer: str, rewritten: str, differences: Sequence[tuple[str, str]]) -> bool:
+    """Whether a rewrite differs from the answer, and in nothing but the listed phrases.
+
+    Every word that differs must lie in an occurrence of a listed phrase on its own side; case counts.
+    """
+    marks = differing_marks(answer.strip(), rewritten.strip())
+    if not any(marks):
+        return False
+    return all(
+        _covered(text.strip(), spans, [pair[side] for pair in differences if pair[side]])
+        for side, (text, spans) in enumerate(zip((answer, rewritten), marks, strict=True))
+    )
+
+
+def _covered(text: str, spans: Sequence[Mark], listed: Sequence[str]) -> bool:
+    places = [match.span() for phrase in listed for match in re.finditer(re.escape(phrase), text)]
+    words = [(start + word.start(), start + word.end()) for start, end in spans for word in _WORD.finditer(text[start:end])]
+    return all(any(first <= start and end <= last for first, last in places) for start, end in words)

@@ -1,0 +1,40 @@
+"""RRPO's parallel rejected responses, made by a text model: list what a wrong reply gets wrong, then swap just that into the truth.
+
+Source: arXiv 2504.12083 (the wording is ours). Whether a rewrite kept to the listed phrases is checked where pairs are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vidalign import prompts
+from vidalign.config.recipes import JudgeConfig
+from vidalign.recipes import phrases
+from vidalign.recipes.judging import Chat, Messages
+
+
+def rewrite_rows(
+    rows: Sequence[dict[str, Any]],
+    config: JudgeConfig,
+    chat: Chat,
+    name: str,
+    *,
+    differences_prompt: str,
+    rewrite_prompt: str,
+) -> list[dict[str, Any]]:
+    """The rows {example_id, candidate, question, answer, wrong} with `differences`, `rewritten` ("" where nothing was listed)
+    and `judge`, who did it."""
+
+    def ask(template: str, row: dict[str, Any], previous: str) -> Messages:
+        text = prompts.fill(template, question=row["question"], answer=row["answer"], previous=previous)
+        return [{"role": "user", "content": text}]
+
+    listed = chat([ask(differences_prompt, row, row["wrong"]) for row in rows]) if rows else []
+    usable = [index for index, text in enumerate(listed) if phrases.parse_differences(text)]
+    asked = [ask(rewrite_prompt, rows[index], listed[index].strip()) for index in usable]
+    rewritten = dict(zip(usable, chat(asked) if asked else [], strict=True))
+    return [
+        {**row, "differences": listed[index], "rewritten": rewritten.get(index, ""), "judge": name}
+        for index, row in enumerate(rows)
+    ]

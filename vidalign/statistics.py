@@ -1,0 +1,69 @@
+"""Correlation, intervals and shares of correct answers. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from vidalign.types import EvalAnswer
+
+_Z_95 = 1.959963984540054  # standard normal quantile at 0.975
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Spearman's rank correlation of two equally long sequences.
+
+    Returns:
+        A value in [-1, 1]; None when there are fewer than 3 points or either side is constant, where it is not defined.
+    """
+    if len(x) != len(y):
+        raise ValueError(f"both sequences must be equally long, got {len(x)} and {len(y)}")
+    points = [(float(a), float(b)) for a, b in zip(x, y, strict=True)]
+    if not all(math.isfinite(a) and math.isfinite(b) for a, b in points):
+        raise ValueError("ranks need finite numbers, got NaN or infinity; leave unscored responses out")
+    if len(points) < 3 or len({a for a, _ in points}) == 1 or len({b for _, b in points}) == 1:
+        return None
+    from scipy import stats  # costs half a second to import
+
+    result: Any = stats.spearmanr([a for a, _ in points], [b for _, b in points])
+    return float(result.statistic)
+
+
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """95 % confidence interval of a proportion (Wilson 1927, score interval without continuity correction).
+
+    Returns:
+        (low, high), fractions in [0, 1]; (0.0, 1.0) when `total` is 0, since nothing is known then.
+    """
+    if not 0 <= correct <= total:
+        raise ValueError(f"correct must lie between 0 and total, got {correct} of {total}")
+    if total == 0:
+        return 0.0, 1.0
+    share, z2 = correct / total, _Z_95**2
+    centre = share + z2 / (2 * total)
+    half = _Z_95 * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total))
+    scale = 1 + z2 / total
+    # At 0 and at `total` the exact bound is 0 and 1; rounding errors would leave it a hair outside or inside.
+    low = 0.0 if correct == 0 else (centre - half) / scale
+    high = 1.0 if correct == total else (centre + half) / scale
+    return low, high
+
+
+def accuracy_table(answers: Sequence[EvalAnswer]) -> dict[str, Any]:
+    """Accuracy overall and by category.
+
+    Returns:
+        {"accuracy", "correct", "total", "low", "high", "by_category": {name: the same five keys}}; categories in
+        alphabetical order; "accuracy" is None when there are no answers; low and high bound the 95 % Wilson interval.
+    """
+    groups: dict[str, list[EvalAnswer]] = {}
+    for answer in answers:
+        groups.setdefault(answer.category, []).append(answer)
+    return {**_row(answers), "by_category": {name: _row(groups[name]) for name in sorted(groups)}}
+
+
+def _row(answers: Sequence[EvalAnswer]) -> dict[str, Any]:
+    correct, total = sum(answer.correct for answer in answers), len(answers)
+    low, high = wilson_interval(correct, total)
+    return {"accuracy": correct / total if total else None, "correct": correct, "total": total, "low": low, "high": high}

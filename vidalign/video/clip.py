@@ -1,0 +1,48 @@
+"""A clip: the sampled frames of one video, and which of its frames they are."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Clip:
+    """Sampled frames of one video, with where they were taken from.
+
+    Attributes:
+        frames: uint8 [F, H, W, 3], RGB, C-contiguous.
+        fps: the source's average frame rate (not the sampling rate).
+        total_num_frames: frames of the source.
+        duration: of the source, in seconds; total_num_frames / fps.
+        indices: the source frame of each sampled frame, ascending, F of them.
+        backend: the decoder that was used, "pyav" or "decord".
+    """
+
+    frames: np.ndarray
+    fps: float
+    total_num_frames: int
+    duration: float
+    indices: tuple[int, ...]
+    backend: str = "pyav"
+
+    def __post_init__(self) -> None:
+        assert self.frames.dtype == np.uint8, self.frames.dtype
+        assert self.frames.ndim == 4, self.frames.shape
+        assert self.frames.shape[3] == 3, self.frames.shape
+        assert self.frames.flags.c_contiguous
+        assert len(self.indices) == len(self.frames), (len(self.indices), self.frames.shape)
+
+    def metadata(self) -> dict[str, Any]:
+        """What vLLM takes beside the frames, and the keyword arguments of transformers' `VideoMetadata`, which has no
+        `do_sample_frames`. False means: already sampled, use these frames as they are."""
+        return {
+            "total_num_frames": self.total_num_frames,
+            "fps": self.fps,
+            "duration": self.duration,
+            "frames_indices": list(self.indices),
+            "video_backend": self.backend,
+            "do_sample_frames": False,
+        }

@@ -1,0 +1,237 @@
+"""The process that decodes, kept apart so that it can be killed: decoders hang and crash on hostile files.
+
+    parent: ChildDecoder.decode(uri) ── one JSON line ──> child: main()     {"uri"}
+                                     <── one JSON line ──                   {"frames_path", "reason", "message", "cached"}
+
+Only uris and paths cross; frames go straight into the frame cache. The child imports the decoders and nothing of Ray or
+torch. It is started once and reused, and started again after a kill or a crash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+from collections.abc import Iterator
+from typing import IO, Any
+
+from vidalign.errors import DataError, VideoError
+from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec, Record
+from vidalign.video import decoding
+
+START_TIMEOUT_S = 120.0
+VIDEOS_PER_CHILD = 500  # decoders leak a little with every reader: a fresh child now and then bounds it
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecodedVideo(Record):
+    """Where the frames of one video are, or why there are none.
+
+    `frames_path` is "" where the video is quarantined; `reason` is then one of `vidalign.types.QUARANTINE_REASONS`.
+    """
+
+    video: str
+    frames_path: str = ""
+    reason: str = ""
+    message: str = ""
+    cached: bool = False
+    seconds: float = 0.0
+
+
+class ChildDecoder:
+    """Decodes videos one after the other in a child process, each under a deadline. It survives whatever a file does."""
+
+    def __init__(
+        self, spec: FrameSpec, cache_dir: str, *, backend: Backend = DEFAULT_BACKEND, deadline_s: float = 60.0
+    ) -> None:
+        self._settings = {"spec": spec.to_row(), "cache_dir": cache_dir, "backend": backend, "deadline_s": deadline_s}
+        self._deadline_s = deadline_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stderr: IO[bytes] | None = None
+        self._buffer = b""
+        self._num_decoded = 0
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def decode(self, uri: str) -> DecodedVideo:
+        """Decode one video into the frame cache; what is wrong with the video comes back as its reason.
+
+        Raises:
+            DataError: the frame cache cannot be written, or the child cannot be started.
+        """
+        process = self._running_child()
+        assert self._stderr is not None
+        self._stderr.truncate(0)
+        start = time.monotonic()
+        line = self._exchange(process, json.dumps({"uri": uri}).encode() + b"\n", start + self._deadline_s)
+        self._num_decoded += 1
+        seconds = time.monotonic() - start
+        if line is None:
+            self.close()
+            message = f"{uri} was not decoded within video.deadline_s={self._deadline_s:g} s; raise it for long videos"
+            return DecodedVideo(video=uri, reason="timeout", message=message, seconds=seconds)
+        if not line:
+            status, said = process.wait(), self._last_words()
+            self.close()
+            if status == -signal.SIGALRM:  # the child's own alarm, see main(): this process was suspended meanwhile
+                message = f"{uri} was not decoded within video.deadline_s={self._deadline_s:g} s"
+                return DecodedVideo(video=uri, reason="timeout", message=message, seconds=seconds)
+            message = f"the decoding process died on {uri} ({_describe_status(status)}){said}"
+            return DecodedVideo(video=uri, reason="crashed", message=message, seconds=seconds)
+        reply = json.loads(line)
+        if reply["reason"] == "cache":
+            raise DataError(reply["message"])
+        return DecodedVideo(video=uri, seconds=seconds, **reply)
+
+    def close(self) -> None:
+        """Kill the child, if any. The next `decode` starts another."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            for stream in (self._process.stdin, self._process.stdout, self._stderr):
+                if stream is not None:
+                    stream.close()
+        self._process, self._stderr, self._buffer, self._num_decoded = None, None, b"", 0
+
+    def _running_child(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and (self._process.poll() is not None or self._num_decoded >= VIDEOS_PER_CHILD):
+            self.close()
+        if self._process is None:
+            # Append mode, so that cutting the file between two videos does not leave a hole.
+            self._stderr = tempfile.TemporaryFile("a+b", buffering=0)  # noqa: SIM115 (closed in close())
+            command = [sys.executable, "-m", "vidalign.video.decode_child", json.dumps(self._settings)]
+            paths = [str(pathlib.Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                bufsize=0,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"},
+            )
+            if self._read_line(self._process, time.monotonic() + START_TIMEOUT_S) != b"ready\n":
+                said = self._last_words()
+                self.close()
+                raise DataError(f"the decoding process did not start within {START_TIMEOUT_S:g} s{said}")
+        return self._process
+
+    def _exchange(self, process: subprocess.Popen[bytes], request: bytes, deadline: float) -> bytes | None:
+        assert process.stdin is not None
+        try:
+            process.stdin.write(request)
+        except BrokenPipeError:
+            return b""
+        return self._read_line(process, deadline)
+
+    def _read_line(self, process: subprocess.Popen[bytes], deadline: float) -> bytes | None:
+        """One line; b"" where the child died; None where the deadline passed."""
+        assert process.stdout is not None
+        handle = process.stdout.fileno()
+        while b"\n" not in self._buffer:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not select.select([handle], [], [], remaining)[0]:
+                return None
+            received = os.read(handle, 65536)
+            if not received:
+                return b""
+            self._buffer += received
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line + b"\n"
+
+    def _last_words(self) -> str:
+        assert self._stderr is not None
+        self._stderr.seek(0)
+        text = self._stderr.read()[-2000:].decode(errors="replace").strip()
+        return f"; it last wrote: {text.splitlines()[-1]}" if text else ""
+
+
+def _describe_status(status: int) -> str:
+    if status < 0:
+        return f"signal {signal.Signals(-status).name}"
+    return f"exit code {status}"
+
+
+def decode_into_cache(uri: str, spec: FrameSpec, cache_dir: str, backend: Backend = DEFAULT_BACKEND) -> dict[str, Any]:
+    """The child's work for one uri: the reply as a dict. Frames that are in the cache already are not decoded again."""
+    from vidalign.video.frame_cache import FrameCache
+    from vidalign.video.hash_index import HashIndex
+
+    cache, index = FrameCache(cache_dir), HashIndex(pathlib.Path(cache_dir) / "hashes")
+    try:
+        with _local_path(uri) as path:
+            digest = decoding.content_hash(path, index)
+            if cache.holds(digest, spec):
+                return _reply(frames_path=str(cache.path(digest, spec)), cached=True)
+            clip = decoding.decode(path, spec, backend)
+    except VideoError as error:
+        return _reply(reason=error.reason, message=error.message)
+    try:
+        return _reply(frames_path=str(cache.put(digest, spec, clip)))
+    except OSError as error:
+        message = f"decoded frames cannot be written to {cache_dir}: {error.strerror}; make room or set video.cache_dir"
+        return _reply(reason="cache", message=message)
+
+
+def _reply(frames_path: str = "", reason: str = "", message: str = "", cached: bool = False) -> dict[str, Any]:
+    return {"frames_path": frames_path, "reason": reason, "message": message, "cached": cached}
+
+
+@contextlib.contextmanager
+def _local_path(uri: str) -> Iterator[str]:
+    """A local file for a path, a file: uri, or any uri that fsspec can read, which is copied for that long."""
+    scheme = urllib.parse.urlsplit(uri).scheme if "://" in uri else ""
+    if not scheme:
+        yield uri
+        return
+    if scheme == "file":
+        yield urllib.parse.unquote(urllib.parse.urlsplit(uri).path)
+        return
+    import fsspec
+
+    with tempfile.TemporaryDirectory(prefix="vidalign-") as folder:
+        copy = os.path.join(folder, "video")
+        try:
+            filesystem, remote = fsspec.url_to_fs(uri)
+            filesystem.get_file(remote, copy)
+        except FileNotFoundError as error:
+            raise VideoError("missing", f"no file at {uri}") from error
+        except Exception as error:  # every protocol has exceptions of its own; all mean that the bytes cannot be had
+            raise VideoError("unreadable", f"{uri} cannot be fetched: {type(error).__name__}: {error}") from error
+        yield copy
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    spec = FrameSpec.from_row(settings["spec"])
+    # Libraries may print: replies get a handle of their own, and standard output joins standard error.
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    # Imported before "ready", so that the deadline counts decoding only.
+    from vidalign.video import frame_cache  # noqa: F401
+
+    if settings["backend"] == "decord":
+        import decord  # noqa: F401
+
+    replies.write(b"ready\n")
+    for line in iter(sys.stdin.buffer.readline, b""):
+        # The parent kills at the deadline. Should the parent have died, the alarm (whose default is to end the process, even
+        # inside a decoder's C code) keeps a hanging child from outliving it.
+        signal.setitimer(signal.ITIMER_REAL, settings["deadline_s"] + 10)
+        reply = decode_into_cache(json.loads(line)["uri"], spec, settings["cache_dir"], settings["backend"])
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        replies.write(json.dumps(reply).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()

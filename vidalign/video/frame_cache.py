@@ -1,0 +1,123 @@
+"""Decoded frames on disk, content-addressed: one safetensors file for each (content of the video, FrameSpec).
+
+    <root>/ab/abcdef….<FrameSpec.key()>.safetensors      frames uint8 [F, H, W, 3] + where they were taken from
+
+Two videos with equal bytes share a file, and a changed video never meets stale frames. Files are written atomically and
+carry a checksum, which is checked at every reading: a torn or damaged one is a miss, to be decoded again, and never served.
+Nothing is pickled.
+
+Files are read and not memory-mapped: a process that has one mapped would end by SIGBUS once another node replaces it on a
+network file system.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import zlib
+from typing import Any
+
+import numpy as np
+
+from vidalign import files
+from vidalign.errors import DataError
+from vidalign.types import FrameSpec
+from vidalign.video.clip import Clip
+
+PAGE_BYTES = 4096
+BLOCK_BYTES = 128 * PAGE_BYTES  # read and checked at a time, so that the check finds it in the processor's cache
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameCache:
+    """A folder of decoded clips that every node can read and write; any number of processes may use it at once."""
+
+    root: str | os.PathLike[str]
+
+    def path(self, content_hash: str, spec: FrameSpec) -> pathlib.Path:
+        return pathlib.Path(self.root) / content_hash[:2] / f"{content_hash}.{spec.key()}.safetensors"
+
+    def holds(self, content_hash: str, spec: FrameSpec) -> bool:
+        """Whether the clip is there and whole: all of it is read and checked, and nothing kept."""
+        try:
+            _read(self.path(content_hash, spec), keep=False)
+        except DataError:
+            return False  # decoded again by the caller, and overwritten by `put`
+        return True
+
+    def put(self, content_hash: str, spec: FrameSpec, clip: Clip) -> pathlib.Path:
+        """Store a clip. Raises `OSError` where the folder cannot be written."""
+        path = self.path(content_hash, spec)
+        files.write_bytes_atomic(path, _header(clip), clip.frames.reshape(-1).data, durable=False)  # a torn file is a miss
+        return path
+
+
+def load_clip(path: str | os.PathLike[str]) -> Clip:
+    """Read a clip that `FrameCache.put` wrote.
+
+    Raises:
+        DataError: no such file, or one that is torn or damaged.
+    """
+    frames, facts = _read(path, keep=True)
+    return Clip(frames=frames, **{**facts, "indices": tuple(facts["indices"])})
+
+
+def _header(clip: Clip) -> bytes:
+    """What stands in front of the frames."""
+    facts = json.dumps({f.name: getattr(clip, f.name) for f in dataclasses.fields(clip) if f.name != "frames"})
+    shape, pixels = list(clip.frames.shape), clip.frames.reshape(-1).data
+    checksum = _checksum_of_facts(shape, facts)
+    for at in range(0, len(pixels), BLOCK_BYTES):
+        checksum = _checksum(pixels[at : at + BLOCK_BYTES], checksum)
+    tensor = {"dtype": "U8", "shape": shape, "data_offsets": [0, len(pixels)]}
+    header = json.dumps({"__metadata__": {"clip": facts, "checksum": str(checksum)}, "frames": tensor}).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header
+
+
+def _read(path: str | os.PathLike[str], *, keep: bool) -> tuple[np.ndarray, dict[str, Any]]:
+    """The frames, unless they are not to be kept, and a clip's other fields. Raises `DataError` as `load_clip` does."""
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as file:
+            file_size = os.fstat(file.fileno()).st_size
+            header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), file_size)))
+            metadata, shape = header["__metadata__"], header["frames"]["shape"]
+            size = math.prod(shape)
+            if size != file_size - file.tell():
+                raise DataError(f"{name} is torn ({file_size - file.tell()} bytes of {size}); decode the video again")
+            frames = np.empty(shape if keep else min(size, BLOCK_BYTES), np.uint8)
+            pixels, checksum = frames.reshape(-1).data, _checksum_of_facts(shape, metadata["clip"])
+            for at in range(0, size, BLOCK_BYTES):
+                block = pixels[at : at + BLOCK_BYTES] if keep else pixels[: size - at]
+                file.readinto(block)
+                checksum = _checksum(block, checksum)
+        if str(checksum) != metadata["checksum"]:
+            raise DataError(f"{name} is damaged (its checksum differs); decode the video again")
+        return frames, json.loads(metadata["clip"])
+    except FileNotFoundError as error:
+        raise DataError(f"no decoded frames at {name}; decode the video again") from error
+    except OSError as error:
+        raise DataError(f"{name} cannot be read: {error.strerror}; decode the video again") from error
+    except (TypeError, KeyError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{name} is not a whole frame file ({error}); decode the video again") from error
+
+
+def _checksum_of_facts(shape: list[int], facts: str) -> int:
+    return zlib.crc32(f"{shape} {facts}".encode())
+
+
+def _checksum(block: memoryview, start: int) -> int:
+    """CRC-32 of the sums of each page's 64-bit words, and of the bytes behind the last whole page.
+
+    Six times as fast as the CRC-32 of all bytes. A page that is missing, zeroed, moved or another file's changes it but for one
+    chance in 2^32, and so does a change inside a page, unless it leaves the sum of the page's words as it was.
+    """
+    whole = len(block) // PAGE_BYTES * PAGE_BYTES
+    words = np.frombuffer(block[:whole], np.dtype("<u8")).reshape(-1, PAGE_BYTES // 8)
+    return zlib.crc32(block[whole:], zlib.crc32(words.sum(axis=1, dtype="<u8"), start))

@@ -1,0 +1,46 @@
+"""The perturbed video on which a policy makes the mistakes that RRPO corrects (arXiv 2504.12083): a masked centre and frames out
+of order. What a video shows is hidden and when it happens is lost, but no pixel outside of the square changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from vidalign.config.recipes import PerturbConfig
+from vidalign.video.clip import Clip
+
+
+def perturb(clip: Clip, config: PerturbConfig, rng: np.random.Generator) -> Clip:
+    """Mask and shuffle; shape, `indices`, fps and duration stay, so the model is told nothing of it.
+
+    Equal generator states give equal clips, and masking and shuffling draw independently of each other.
+    """
+    area = rng.uniform(*config.mask_area) if config.mask_area else 0.0
+    order = frame_order(len(clip.frames), config, rng)
+    frames = np.ascontiguousarray(clip.frames[order])
+    if area:
+        frames = mask_centre(frames, float(area))
+    return dataclasses.replace(clip, frames=frames)
+
+
+def mask_centre(frames: np.ndarray, area: float) -> np.ndarray:
+    """A copy of frames [F, H, W, 3] uint8 with one black square in the middle of each, `area` of H x W.
+
+    A square that is higher or wider than the frame is cut off there.
+    """
+    height, width = frames.shape[1:3]
+    side = round((area * height * width) ** 0.5)
+    top, left = max(0, (height - side) // 2), max(0, (width - side) // 2)
+    masked = frames.copy()
+    masked[:, top : top + side, left : left + side] = 0
+    return masked
+
+
+def frame_order(num_frames: int, config: PerturbConfig, rng: np.random.Generator) -> np.ndarray:
+    """Source position of each frame [F]: as it was, any order, or any order within each of `num_segments` equal parts."""
+    if config.shuffle == "none":
+        return np.arange(num_frames)
+    num_segments = 1 if config.shuffle == "global" else min(config.num_segments, max(1, num_frames // 2))
+    return np.concatenate([rng.permutation(part) for part in np.array_split(np.arange(num_frames), num_segments)])

@@ -1,0 +1,201 @@
+"""What a video file holds and what is wrong with it, found without decoding a frame.
+
+An MP4 or MOV file whose boxes are whole and whose index is plain (`vidalign.video.mp4`) is known from its index. Of every other file
+all packets are read, and what is there is compared with what the header promises.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from vidalign.errors import VideoError
+from vidalign.video import mp4
+
+# FFmpeg also "opens" playlists and scripts (hls, dash, concat), which make it fetch other files, and renders plain text as a
+# video (tty). Only containers that carry their own frames are let in; the audio ones are here to be named as such.
+CONTAINERS = (
+    "3g2,3gp,asf,av1,avi,dv,flv,gif,h264,hevc,ivf,m4a,m4v,matroska,mj2,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,"
+    "vc1,webm,wtv,aac,ac3,aiff,amr,ape,caf,eac3,flac,mp3,wav"
+)
+_FTYP = b"ftyp"
+_MAGIC = {4: _FTYP, 0: b"\x1aE\xdf\xa3"}  # MP4/MOV and Matroska/WebM: recognisable even when cut
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FrameTimes:
+    """When the frames of a stream are shown, in order; frame i is the one with `pts[i]`.
+
+    Attributes:
+        pts: int64 [N], in the stream's time base, ascending and all different.
+        keyframes: int64 [K], the frames at which decoding can start, ascending.
+    """
+
+    pts: np.ndarray
+    keyframes: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Probe:
+    """`times` is None where the container does not say when each frame is shown: such a video is decoded from its start."""
+
+    num_frames: int
+    fps: float
+    times: FrameTimes | None = None
+
+
+def open_container(source: Callable[[], Any]) -> InputContainer:
+    container = av.open(source(), "r", container_options={"format_whitelist": CONTAINERS})
+    assert isinstance(container, InputContainer)
+    return container
+
+
+def video_stream(name: str, container: InputContainer) -> VideoStream:
+    stream = container.streams.best("video")
+    if not isinstance(stream, VideoStream) or Disposition.attached_pic in stream.disposition:
+        kinds = ", ".join(sorted({item.type for item in container.streams})) or "none"
+        raise VideoError("no_video_stream", f"{name} has no video stream (streams: {kinds})")
+    return stream
+
+
+def open_whole(name: str, head: bytes, source: Callable[[], Any]) -> InputContainer:
+    """Open a container whose outer parts are there.
+
+    `head`: the first bytes of the file; `source`: gives its path, or an open binary file, anew at every call.
+
+    Raises:
+        VideoError: with reason not_a_video or truncated.
+    """
+    recognised = any(head[at:].startswith(magic) for at, magic in _MAGIC.items())
+    no_index = VideoError("truncated", f"{name} begins like a video but its index is missing or cut off")
+    cut = _with_file(source, mp4.where_cut) if _is_mp4(head) else ""
+    if cut:
+        raise no_index if cut == "index" else VideoError("truncated", f"{name} is cut: it ends inside of its frames")
+    try:
+        container = open_container(source)
+    except (av.error.FFmpegError, ValueError) as error:
+        if recognised:
+            raise no_index from error
+        raise VideoError("not_a_video", f"{name} is not a video in any known container") from error
+    if recognised and all(item.type not in ("video", "audio") for item in container.streams):
+        container.close()
+        raise no_index  # streams announced, and cut off before their description
+    return container
+
+
+def probe(name: str, head: bytes, source: Callable[[], Any], container: InputContainer) -> Probe:
+    """`container` is what `open_whole` made of the other three.
+
+    Raises:
+        VideoError: with reason not_a_video, no_video_stream or truncated.
+    """
+    stream = video_stream(name, container)
+    rate = stream.average_rate or stream.guessed_rate
+    if not rate:
+        raise VideoError("not_a_video", f"{name} has a video stream without a frame rate")
+    index = _with_file(source, lambda file: mp4.read_index(file, stream.id)) if _is_mp4(head) else None
+    if index is not None and len(index.times) == stream.frames:
+        found = _from_index(name, container, stream, index, float(rate))
+        if found is not None:
+            return found
+        container.seek(0)
+    return _from_packets(name, container, stream, float(rate))
+
+
+def _is_mp4(head: bytes) -> bool:
+    return head[4:].startswith(_FTYP)
+
+
+def _with_file(source: Callable[[], Any], read: Callable[[Any], Any]) -> Any:
+    opened = source()
+    with opened if hasattr(opened, "read") else open(opened, "rb") as file:
+        return read(file)
+
+
+def _from_index(name: str, container: InputContainer, stream: VideoStream, index: mp4.Index, fps: float) -> Probe | None:
+    """None where the first packet is not the one that the index names."""
+    try:
+        first = next(container.demux(stream))
+    except (av.error.FFmpegError, StopIteration):
+        return None
+    if first.pts is None or first.is_discard or first.is_corrupt or first.is_keyframe != bool(index.keyframes[0]):
+        return None
+    times = _frame_times(index.times + (first.pts - int(index.times[0])), index.keyframes)
+    return None if times is None else Probe(num_frames=len(index.times), fps=fps, times=times)
+
+
+def _from_packets(name: str, container: InputContainer, stream: VideoStream, fps: float) -> Probe:
+    ends: dict[int, int] = {}  # last moment of each stream, in its time base
+    pts: list[int | None] = []
+    keyframes: list[bool] = []
+    num_corrupt, number = 0, stream.index
+    try:
+        for packet in container.demux():
+            if not packet.size:
+                continue
+            at, time = packet.stream_index, packet.pts
+            moment = packet.dts if time is None else time
+            if moment is not None:
+                end = moment + (packet.duration or 0)
+                if end > ends.get(at, end - 1):
+                    ends[at] = end
+            if at == number:
+                if not packet.is_discard:
+                    pts.append(time)
+                    keyframes.append(packet.is_keyframe)
+                num_corrupt += packet.is_corrupt
+    except av.error.FFmpegError as error:
+        raise VideoError("truncated", f"{name} cannot be read beyond frame {len(pts)}: {error.strerror}") from error
+    seconds = {at: float(end * (container.streams[at].time_base or 0)) for at, end in ends.items()}
+    _check_whole(name, container, stream, len(pts), num_corrupt, seconds, fps)
+    times = None if None in pts or not pts else _frame_times(np.array(pts, np.int64), np.array(keyframes))
+    return Probe(num_frames=len(pts), fps=fps, times=times)
+
+
+def _frame_times(pts: np.ndarray, keyframes: np.ndarray) -> FrameTimes | None:
+    """From the order of the packets to that of the frames; None where two frames are shown at once."""
+    order = np.argsort(pts, kind="stable")
+    shown = pts[order]
+    if (np.diff(shown) == 0).any():
+        return None
+    return FrameTimes(pts=shown, keyframes=np.flatnonzero(keyframes[order]))
+
+
+def _check_whole(
+    name: str,
+    container: InputContainer,
+    stream: VideoStream,
+    num_frames: int,
+    num_corrupt: int,
+    ends: dict[int, float],
+    fps: float,
+) -> None:
+    """Raise where the packets end before the header says they do. `ends`: last moment of each stream, in seconds.
+
+    The MP4 and AVI headers promise a number of frames. It alone proves nothing (an edit list hides frames, an AVI skips
+    repeated ones), so the time that is missing must agree. Matroska promises a duration, of its longest stream. MPEG-TS and
+    raw streams promise nothing: one that was cut between two frames is a shorter video.
+    """
+    if num_corrupt:
+        raise VideoError("truncated", f"{name} is cut or damaged: {num_corrupt} of its {num_frames} frames are incomplete")
+    if stream.frames and "avi" in container.format.name:
+        promised, end = stream.frames / fps, ends.get(stream.index, 0.0)
+    elif stream.duration is not None and stream.time_base is not None:
+        promised, end = float(((stream.start_time or 0) + stream.duration) * stream.time_base), ends.get(stream.index, 0.0)
+    elif container.duration is not None:
+        promised, end = ((container.start_time or 0) + container.duration) / av.time_base, max(ends.values(), default=0.0)
+    else:
+        return
+    short = promised - end
+    if (not stream.frames or num_frames < stream.frames) and short > max(2 / fps, 0.01 * promised, 0.1):
+        raise VideoError(
+            "truncated", f"{name} is cut: its header promises {promised:.2f} s and its frames end at {max(end, 0):.2f} s"
+        )

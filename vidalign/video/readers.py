@@ -1,0 +1,188 @@
+"""The backends: the wanted frames of a video, resized one after the other, so that full-size frames never add up.
+
+decord   None where it fails, and where decord2 is installed under its import name (see `is_trusted`).
+pyav     seeks to the keyframe before each wanted frame, and decodes from there only what the wanted ones refer to. Frames are
+         told apart by their presentation times. Where a time is missing, a seek lands elsewhere, or anything comes out that
+         was not expected, it starts again and decodes the whole video in order: that verdict stands.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+import PIL.Image
+from av.container import InputContainer
+from av.video.frame import PictureType, VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from vidalign.errors import VideoError
+from vidalign.types import FrameSpec
+from vidalign.video.probing import FrameTimes, open_container, video_stream
+
+CHUNK_FRAMES = 8  # full-size frames that decord holds at once
+
+
+class NotAsExpectedError(Exception):
+    """Seeking does not lead to the frames that the index promises."""
+
+
+def target_size(height: int, width: int, spec: FrameSpec) -> tuple[int, int]:
+    """(height, width) after resizing: exact, or the same aspect ratio within `max_pixels`, never enlarged, or unchanged."""
+    if spec.height is not None and spec.width is not None:
+        return spec.height, spec.width
+    if spec.max_pixels is None or height * width <= spec.max_pixels:
+        return height, width
+    scale = math.sqrt(spec.max_pixels / (height * width))
+    # A side clipped up to one pixel must not push the other one past the bound.
+    new_height = min(max(1, math.floor(height * scale)), spec.max_pixels)
+    return new_height, min(max(1, math.floor(width * scale)), spec.max_pixels // new_height)
+
+
+def read_decord(source: Callable[[], Any], indices: Sequence[int], total: int, spec: FrameSpec) -> np.ndarray | None:
+    """uint8 [len(indices), H, W, 3], or None where decord cannot be trusted with this video."""
+    import decord
+
+    if not is_trusted(decord.__version__):
+        return None
+    decord.logging.set_level(decord.logging.QUIET)
+    try:
+        reader = decord.VideoReader(source(), ctx=decord.cpu(0), num_threads=1, fault_tol=1)
+        if len(reader) != total:
+            return None
+        wanted = list(dict.fromkeys(indices))
+        chunks = (wanted[at : at + CHUNK_FRAMES] for at in range(0, len(wanted), CHUNK_FRAMES))
+        return resized((frame for chunk in chunks for frame in reader.get_batch(chunk).asnumpy()), indices, spec)
+    except (decord.DECORDError, RuntimeError, IndexError):
+        return None  # PyAV decodes it, or says what is wrong with it
+
+
+def is_trusted(version: str) -> bool:
+    """Whether a package with the import name decord gives the frames it is asked for.
+
+    decord2 (versions 1 to 3) gives up waiting for its own decoding thread after 10,000 attempts and hands out an earlier frame
+    without an error: met with 3.4.0, on an H.264 video that is whole.
+    """
+    return version.startswith("0.")
+
+
+def read_pyav(
+    name: str,
+    source: Callable[[], Any],
+    container: InputContainer,
+    indices: Sequence[int],
+    times: FrameTimes | None,
+    spec: FrameSpec,
+) -> np.ndarray:
+    """uint8 [len(indices), H, W, 3]. `container` is open, at any place, and none of it decoded; `indices` are ascending.
+
+    Raises:
+        VideoError: with reason truncated.
+    """
+    wanted = list(dict.fromkeys(indices))
+    if times is not None:
+        stream = video_stream(name, container)
+        stream.codec_context.thread_count = 1
+        try:
+            return resized(by_seeking(container, stream, wanted, times), indices, spec)
+        except (av.error.FFmpegError, NotAsExpectedError):
+            pass
+    with open_container(source) as afresh:
+        stream = video_stream(name, afresh)
+        stream.codec_context.thread_count = 1
+        return resized(_in_order(name, afresh, stream, wanted), indices, spec)
+
+
+def by_seeking(
+    container: InputContainer, stream: VideoStream, wanted: Sequence[int], times: FrameTimes
+) -> Iterator[np.ndarray]:
+    """The frames of each group of wanted ones that follow the same keyframe, one seek for a group."""
+    places = np.searchsorted(times.keyframes, wanted, side="right") - 1
+    pts = times.pts[list(wanted)].tolist()
+    converter = VideoReformatter()  # one for a video: making one takes longer than using it
+    for place, group in itertools.groupby(zip(places.tolist(), pts, strict=True), key=lambda pair: pair[0]):
+        if place < 0:
+            raise NotAsExpectedError  # the first frames hang on one that is not shown
+        key = int(times.pts[times.keyframes[place]])
+        container.seek(key, stream=stream)
+        yield from _from_keyframe(container, stream, key, [moment for _, moment in group], converter)
+
+
+def _from_keyframe(
+    container: InputContainer, stream: VideoStream, key: int, moments: Sequence[int], converter: VideoReformatter
+) -> Iterator[np.ndarray]:
+    context = stream.codec_context
+    remaining, unread, started = list(reversed(moments)), set(moments), False
+    # What nothing refers to is not decoded, except where it is wanted.
+    for packet in container.demux(stream):
+        context.skip_frame = "DEFAULT" if packet.pts in unread or packet.pts == key else "NONREF"
+        frames = context.decode(packet)
+        unread.discard(packet.pts)
+        if not unread and packet.size:
+            frames += context.decode(None)  # the wanted ones are in the decoder: it need not wait for what follows
+        for frame in frames:
+            if not started and frame.pts is not None and frame.pts < key:
+                continue  # shown before the keyframe, and not whole without what is before it
+            if not started:
+                if frame.pts != key or not frame.key_frame or frame.pict_type != PictureType.I:
+                    raise NotAsExpectedError
+                started = True
+            if frame.pts == remaining[-1]:
+                if frame.is_corrupt:
+                    raise NotAsExpectedError
+                yield _upright(frame, converter)
+                remaining.pop()
+                if not remaining:
+                    return
+        if not unread:
+            break
+    raise NotAsExpectedError
+
+
+def _in_order(name: str, container: InputContainer, stream: VideoStream, wanted: Sequence[int]) -> Iterator[np.ndarray]:
+    remaining, converter = iter(wanted), VideoReformatter()
+    target, number = next(remaining), -1
+    try:
+        for number, frame in enumerate(container.decode(stream)):
+            if number != target:
+                continue
+            if frame.is_corrupt:
+                raise VideoError("truncated", f"{name} is damaged: frame {number} cannot be decoded whole")
+            yield _upright(frame, converter)
+            following = next(remaining, None)
+            if following is None:
+                return
+            target = following
+    except av.error.FFmpegError as error:
+        raise VideoError("truncated", f"{name} cannot be decoded beyond frame {number}: {error.strerror}") from error
+    raise VideoError("truncated", f"{name} ends after {number + 1} decodable frames, before frame {target} of its index")
+
+
+def _upright(frame: VideoFrame, converter: VideoReformatter) -> np.ndarray:
+    """RGB [H, W, 3]. A rotation tag means the frames are stored lying down; decord turns them upright as well."""
+    pixels = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+    turns = frame.rotation // 90 % 4
+    return np.rot90(pixels, turns) if turns else pixels
+
+
+def resized(frames: Iterator[np.ndarray], indices: Sequence[int], spec: FrameSpec) -> np.ndarray:
+    """Resize one frame after the other, those of the different indices, into one array for all: uint8 [len(indices), H, W, 3]."""
+    out, at = None, 0
+    for frame, times in zip(frames, collections.Counter(indices).values(), strict=True):
+        height, width = target_size(frame.shape[0], frame.shape[1], spec)
+        if out is None:
+            out = np.empty((len(indices), height, width, 3), np.uint8)
+        if frame.shape[:2] != (height, width):
+            image = PIL.Image.fromarray(np.ascontiguousarray(frame))
+            frame = np.asarray(image.resize((width, height), PIL.Image.Resampling.BICUBIC))
+        out[at : at + times] = frame
+        at += times
+    assert out is not None, indices
+    return out
