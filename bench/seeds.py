@@ -18,8 +18,11 @@ import statistics
 from bench.pages import RESULTS, write_part
 from cluster.plan import plan
 from cluster.session import connect, local_resources
-from pipelines import evaluate, progress
-from pipelines.align import align, aligned_policy, common_folder
+from pipelines import progress
+from pipelines.align import align
+from pipelines.asking import evaluate
+from pipelines.rounds import aligned_policy
+from pipelines.stages.evaluate import common_folder
 from pipelines.summary import versions
 from serving.app import endpoint
 from vidalign.config.loading import load_config

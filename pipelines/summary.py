@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 from typing import Any
 
+from pipelines.stages.base import MANIFEST
 from vidalign import files
 from vidalign.config.run import RunConfig
 from vidalign.files import RunFolder
@@ -26,7 +27,7 @@ def write_summary(
 ) -> dict[str, Any]:
     """Write and return the summary of everything that is finished; what was not run is null."""
     last = config.rounds - 1
-    pairs = _read(run.stage("pairs", last) / files.MANIFEST) or {}
+    pairs = _read(run.stage("pairs", last) / MANIFEST) or {}
     previous = _read(run.summary) or {}
     summary = {
         "videos": _read(run.stage("responses", last) / "videos.json"),

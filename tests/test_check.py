@@ -9,7 +9,8 @@ import pytest
 
 from cluster.plan import ClusterResources
 from pipelines import check_model
-from pipelines.check import check, measure_tokens, probe_videos, read_data, render
+from pipelines.check import check, read_data, render
+from pipelines.check_context import measure_tokens, probe_videos
 from vidalign import prompts
 from vidalign.config.loading import parse_config
 from vidalign.config.run import TrainConfig

@@ -36,7 +36,7 @@ def test_dumped_config_loads_to_the_same_config():
         ({"recipe": {"name": "rrpo", "perturb": {"shufle": "local"}}}, "did you mean recipe.perturb.shuffle?"),
         ({"recipe": {"name": "rrpo", "num_turns": 2}}, "unknown key recipe.num_turns"),
         ({"recipe": {"name": "hound"}}, "recipe.judge is required"),
-        ({"recipe": {"name": "given", "perturb": {}}}, "known keys: plain_prompt, lint, name"),
+        ({"recipe": {"name": "given", "perturb": {}}}, "known keys: name, plain_prompt, lint"),
         ({"train": {"learning_rate": "abc"}}, "train.learning_rate='abc'"),
         ({"train": {"zero_stage": 4}}, "train.zero_stage=4"),
     ],

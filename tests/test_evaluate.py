@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from pipelines.evaluate import MAX_ATTEMPTS, evaluate, noise_clips, video_url
+from pipelines.asking import MAX_ATTEMPTS, evaluate, noise_clips, video_url
 from serving.app import Endpoint
 from serving.refusals import unusable_message
 from vidalign import files

@@ -60,23 +60,6 @@ def test_columns_that_a_reader_does_without_are_empty(tmp_path):
     assert (response.token_ids, response.log_probs, response.text) == ((), (), RESPONSE.text)
 
 
-def test_a_stage_is_finished_only_for_the_inputs_it_was_made_from(tmp_path):
-    stage = tmp_path / "stage"
-    assert not files.is_finished(stage, {"a": 1})
-    files.finish(stage, {"a": 1}, kept=2)
-    assert files.is_finished(stage, {"a": 1})
-    assert files.read_json(stage / files.MANIFEST)["kept"] == 2
-    with pytest.raises(ConfigError, match="choose a new run_dir"):
-        files.is_finished(stage, {"a": 2})
-
-
-def test_a_begun_stage_is_continued_only_from_the_same_inputs(tmp_path):
-    files.claim(tmp_path / "s", [1])
-    files.claim(tmp_path / "s", [1])
-    with pytest.raises(ConfigError, match="was begun with another configuration"):
-        files.claim(tmp_path / "s", [2])
-
-
 def test_writes_leave_no_temporary_file_and_no_nan(tmp_path):
     files.write_json(tmp_path / "x.json", {"a": math.nan, "b": [math.inf, 1.5], "c": (1, 2)})
     assert files.read_json(tmp_path / "x.json") == {"a": None, "b": [None, 1.5], "c": [1, 2]}

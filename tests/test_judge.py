@@ -10,7 +10,6 @@ from test_files import RESPONSE
 
 from actors.judge import Judge
 from examples.shapes import rule_judge, world
-from pipelines.stages.judge import agreement, judge_inputs
 from vidalign import prompts
 from vidalign.config.recipes import HoundRecipe, JudgeConfig
 from vidalign.errors import ConfigError
@@ -154,7 +153,7 @@ def test_agreement_compares_the_judges_verdicts_with_the_truth():
         Judgement(example_id="a", response=text, score=score, explanation="", judge="j")
         for text, score in (("right", 5), ("wrong", 4), ("false", 1), ("off", 2))
     ]
-    shares = agreement(judged, responses, threshold=3)
+    shares = judging.agreement(judged, responses, lambda score: score >= 3)
     assert shares == {
         "agreement": 0.75,
         "accepted_right": 0.25,
@@ -162,7 +161,7 @@ def test_agreement_compares_the_judges_verdicts_with_the_truth():
         "rejected_right": 0.0,
         "rejected_wrong": 0.5,
     }
-    assert agreement([], responses, threshold=3) is None
+    assert judging.agreement([], responses, lambda score: score >= 3) is None
 
 
 def test_the_rule_judge_gives_no_score_where_the_caption_does_not_answer():
@@ -179,10 +178,9 @@ def test_the_rule_judge_gives_no_score_where_the_caption_does_not_answer():
 
 
 def inputs_of(example, captions, *texts):
-    recipe = HoundRecipe(judge={"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"})
     responses = [spoken(example, "plain", text) for text in texts] + [spoken(example, "caption", text) for text in captions]
-    rows, num_uncaptioned = judge_inputs(recipe, [example], responses)
-    return [json.loads(row) for row in rows], num_uncaptioned
+    task = judging.scoring_task([example], responses, "plain")
+    return [json.loads(row) for row in task.rows], task.quarantined
 
 
 def spoken(example, kind, text):
@@ -199,4 +197,4 @@ def test_each_distinct_response_is_judged_once_by_the_best_caption_there_is():
 
 def test_an_empty_caption_of_the_policy_is_counted_and_nothing_else_takes_its_place():
     example = Example(id="a", video="a.mp4", question="What?", answer="A cat.", caption="A cat sleeps.")
-    assert inputs_of(example, ["  "], "A dog.", "A dog.", "A cow.") == ([], 2)
+    assert inputs_of(example, ["  "], "A dog.", "A dog.", "A cow.") == ([], {"empty_caption": 2})

@@ -10,11 +10,11 @@ import pytest
 import torch
 from test_files import RESPONSE
 
-from cluster.plan import ClusterResources, plan
-from pipelines.stages.judge import judge_responses
+from cluster.plan import Workers
+from pipelines.stages.base import once
+from pipelines.stages.judge import Judging, judgements_of
+from vidalign import recipes
 from vidalign.config.recipes import HoundRecipe
-from vidalign.config.run import RunConfig
-from vidalign.files import RunFolder
 from vidalign.recipes import judging
 from vidalign.types import Example
 
@@ -103,12 +103,16 @@ def test_a_judge_in_vllm_scores_and_what_it_leaves_open_is_quarantined(judge_fol
         for example in examples
         for text in asked
     ]
-    config = RunConfig(run_dir=str(tmp_path), model={"path": judge_folder}, data={"train": "unused"}, recipe=recipe)
-    made = plan(config, ClusterResources(num_cpus=local_ray.num_cpus))
-    judged, facts = judge_responses(recipe, RunFolder.open(str(tmp_path)), made, examples, responses, 0)
+    made = recipes.build(recipe)
+    task = made.judge_rows(examples, responses)
+    assert task is not None
+    engines = Workers(num=1, cpus=1)
+    stage = Judging(folder=tmp_path / "judgements", judge=recipe.judge, task=task, engines=engines, label="judge")
+    once(stage)
+    judged, facts = judgements_of(stage.rows(), task, made, responses)
     assert {(j.example_id, j.response): j.score for j in judged} == {
         (example.id, colour): 5.0 if colour == example.id else 1.0 for example in examples for colour in COLOURS
     }
     assert {j.judge.split(":")[0] for j in judged} == {"vllm"}
-    assert facts["judge"]["quarantined"] == {"unparsable_judgement": 3}
-    assert facts["judge"]["agreement"]["agreement"] == 1.0
+    assert facts["quarantined"] == {"unparsable_judgement": 3}
+    assert facts["agreement"]["agreement"] == 1.0

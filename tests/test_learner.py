@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from cluster.plan import ClusterResources, plan
-from pipelines.stages.train import train
+from pipelines.stages import train
 from vidalign import files
 from vidalign.config.loading import load_config
 from vidalign.config.run import RunConfig

@@ -6,11 +6,37 @@ import json
 import pytest
 from test_files import RESPONSE
 
+from vidalign import recipes
 from vidalign.config.recipes import HoundRecipe, JudgeConfig, LeanpoRecipe, RrpoRecipe
-from vidalign.recipes.pairing import make_pairs, pair_hound, pair_leanpo, pair_rrpo
+from vidalign.data.reading import DataRow
+from vidalign.data.rows import ExampleRow
+from vidalign.recipes.base import Evidence
+from vidalign.recipes.pairing import make_pairs
 from vidalign.types import Example, Judgement
 
 JUDGE = JudgeConfig(kind="openai", model="judge", base_url="http://127.0.0.1:1/v1")
+
+
+def data_row(example):
+    fields = {"id": example.id, "video": example.video, "question": example.question, "answer": example.answer}
+    return DataRow(example, ExampleRow(**fields), "here")
+
+
+def pair(config, example, responses, judgements=None):
+    """What the recipe of this config makes of one example's responses."""
+    return recipes.build(config).pair(data_row(example), responses, Evidence(judgements=judgements or {}))
+
+
+def pair_leanpo(example, responses, config):
+    return pair(config, example, responses)
+
+
+pair_rrpo = pair_leanpo
+
+
+def pair_hound(example, responses, config, judgements):
+    return pair(config, example, responses, judgements)
+
 
 EXAMPLE = Example(id="e", video="v.mp4", question="Q?", answer="right")
 
@@ -61,12 +87,14 @@ def test_hinted_vs_augmented_takes_the_first_candidate_and_its_last_turn():
     ],
 )
 def test_what_gives_no_pair_is_counted_by_reason(responses, reason):
-    pairs, dropped = make_pairs([EXAMPLE], responses, LeanpoRecipe())
+    pairs, dropped = make_pairs([data_row(EXAMPLE)], responses, recipes.build(LeanpoRecipe()), decoded={"v.mp4"})
     assert (pairs, dropped) == ([], {reason: 1})
 
 
-def test_an_example_without_responses_had_its_video_quarantined():
-    assert make_pairs([EXAMPLE], [], LeanpoRecipe())[1] == {"video_quarantined": 1}
+def test_an_example_whose_video_was_not_decoded_is_counted_as_quarantined():
+    recipe = recipes.build(LeanpoRecipe())
+    assert make_pairs([data_row(EXAMPLE)], [], recipe, decoded={"other.mp4"})[1] == {"video_quarantined": 1}
+    assert make_pairs([data_row(EXAMPLE)], [], recipe, decoded={"v.mp4"})[1] == {"empty_response": 1}
 
 
 RRPO = RrpoRecipe()
@@ -167,8 +195,13 @@ def test_hound_says_why_there_is_no_pair(scores, reason):
 def test_pairs_of_a_data_set_are_counted_by_reason_whatever_the_recipe():
     other = dataclasses.replace(TRUTH, id="f")
     responses, judgements = judged(5, 1)
+    other = dataclasses.replace(other, video="gone.mp4")
     pairs, dropped = make_pairs(
-        [TRUTH, other], responses_of(TRUTH, responses), HoundRecipe(judge=JUDGE), judgements.values()
+        [data_row(TRUTH), data_row(other)],
+        responses_of(TRUTH, responses),
+        recipes.build(HoundRecipe(judge=JUDGE)),
+        list(judgements.values()),
+        decoded={"v.mp4"},
     )
     assert [pair.example_id for pair in pairs] == ["e"]
     assert dropped == {"video_quarantined": 1}

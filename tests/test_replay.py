@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_pairing import TRUTH, response
+from test_pairing import TRUTH, pair_leanpo, response
 
 from vidalign.config.recipes import LeanpoRecipe
 from vidalign.recipes import replay
-from vidalign.recipes.pairing import pair_leanpo
 
 
 @given(text=st.text(min_size=1).filter(str.strip), seed=st.integers(0, 2**32 - 1))

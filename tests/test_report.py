@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pipelines import report, report_examples, report_plots
+from pipelines import report, report_examples, report_plots, report_tables
 from vidalign.config.loading import parse_config
 from vidalign.config.recipes import LintConfig
 from vidalign.config.run import RunConfig
@@ -347,13 +347,13 @@ def test_summary_table_lists_overall_and_categories():
         "by_category": {"motion": {"base": 0.5, "aligned": 0.25, "blind": None, "num_examples": 4}},
         "intervals": {"base": [0.2, 0.8], "aligned": [0.3, 0.9], "blind": None},
     }  # fmt: skip
-    lines = report.summary_table({"accuracy": accuracy}).splitlines()
+    lines = report_tables.summary_table({"accuracy": accuracy}).splitlines()
     assert lines[0].split() == ["accuracy", "n", "base", "aligned", "change", "blind"]
     assert lines[2].split() == ["all", "8", "50.0", "%", "62.5", "%", "+12.5", "pt", "–"]
     assert lines[3].split() == ["motion", "4", "50.0", "%", "25.0", "%", "−25.0", "pt", "–"]
     assert lines[4] == "95 % intervals: base 20.0 to 80.0 %, aligned 30.0 to 90.0 %"
     assert len({len(line) for line in lines[:4]}) == 1
-    assert report.summary_table({"accuracy": None}).startswith("No accuracy")
+    assert report_tables.summary_table({"accuracy": None}).startswith("No accuracy")
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@
 
 import pytest
 from test_judge import config
-from test_pairing import TRUTH, response
+from test_pairing import TRUTH, pair, response
 
+from vidalign import recipes
 from vidalign.config.recipes import JudgeConfig, RrpoRecipe
-from vidalign.recipes.pairing import likeliest_wrong, pair_rrpo
 from vidalign.recipes.rewriting import rewrite_rows
 from vidalign.types import Judgement
 
@@ -48,12 +48,12 @@ def test_a_judge_decides_what_is_wrong_and_an_unjudged_reply_is_not_known_to_be(
         text: Judgement(example_id="e", response=text, score=score, explanation="", judge="j")
         for text, score in (("fine words", 5.0), ("false words", 1.0))
     }
-    found = likeliest_wrong(replies, recipe, verdicts)
+    found = recipes.build(recipe).likeliest_wrong(replies, verdicts)
     assert found is not None
     assert found.text == "false words"
-    assert likeliest_wrong(replies, recipe) is None
-    assert pair_rrpo(TRUTH, replies, recipe, verdicts).rejected == "false words"
-    assert pair_rrpo(TRUTH, replies[2:], recipe, verdicts) == "no_wrong_reply"
+    assert recipes.build(recipe).likeliest_wrong(replies) is None
+    assert pair(recipe, TRUTH, replies, verdicts).rejected == "false words"
+    assert pair(recipe, TRUTH, replies[2:], verdicts) == "no_wrong_reply"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from cluster.plan import ServePlan
-from pipelines.evaluate import evaluate
+from pipelines.asking import evaluate
 from pipelines.serve import describe, find_target
 from serving.app import Endpoint, check_can_start, endpoint, failure_reason
 from serving.proxy import proxy_environment

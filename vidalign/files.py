@@ -1,9 +1,6 @@
-"""How a run is kept on disk: atomic writes, manifests, Parquet tables, and the names inside a run folder.
+"""How a run is kept on disk: atomic writes, Parquet tables, and the names inside a run folder.
 
-    config.yaml · frames/ · rounds/0/{responses,pairs,quarantine,train,model,eval}/ · report/index.html · summary.json
-
-A stage's folder is finished when its `manifest.json` exists, which is written last; a stage found finished is skipped. The
-manifest's `inputs` hash says what it was made from, so that a changed config is an error and never a silent mixture.
+config.yaml · frames/ · rounds/0/{responses,pairs,quarantine,train,model,eval}/ · report/index.html · summary.json
 """
 
 from __future__ import annotations
@@ -15,14 +12,12 @@ import math
 import os
 import pathlib
 import tempfile
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, TypeVar
 
 from vidalign.errors import ConfigError, DataError
-from vidalign.types import Record, stable_hash
+from vidalign.types import Record
 
-MANIFEST = "manifest.json"
 RecordT = TypeVar("RecordT", bound=Record)
 
 
@@ -156,40 +151,3 @@ def read_table(path: pathlib.Path, record: type[RecordT], *, without: Collection
         columns = [name for name in file.schema_arrow.names if name not in empty]
         batches = file.iter_batches(batch_size=1024, columns=columns)
         return [record.from_row(row | empty) for batch in batches for row in batch.to_pylist()]
-
-
-def is_finished(stage: pathlib.Path, inputs: Any) -> bool:
-    """True when `stage` holds a manifest made from the same inputs.
-
-    Raises:
-        ConfigError: the stage was finished from other inputs.
-    """
-    manifest = stage / MANIFEST
-    if not manifest.is_file():
-        return False
-    made_from = read_json(manifest)["inputs"]
-    if made_from != stable_hash(inputs):
-        raise ConfigError(
-            f"{stage} was finished with another configuration (inputs {made_from}, now {stable_hash(inputs)}); "
-            "choose a new run_dir, or delete that folder to make it again"
-        )
-    return True
-
-
-def claim(stage: pathlib.Path, inputs: Any) -> None:
-    """Mark an unfinished stage as begun from `inputs`, so that its partial results are continued only from the same.
-
-    Raises:
-        ConfigError: the stage was begun from other inputs.
-    """
-    marker = stage / "begun.json"
-    if marker.is_file() and read_json(marker) != stable_hash(inputs):
-        raise ConfigError(
-            f"{stage} was begun with another configuration or other data; choose a new run_dir, or delete that folder"
-        )
-    write_json(marker, stable_hash(inputs))
-
-
-def finish(stage: pathlib.Path, inputs: Any, **facts: Any) -> None:
-    """Write the stage's manifest: last, when everything else is on disk."""
-    write_json(stage / MANIFEST, {"inputs": stable_hash(inputs), "finished_at": time.time(), **facts})

@@ -19,7 +19,7 @@ from typing import Any
 from actors.judge import openai_chat
 from bench.quality.arms import RECIPES, SIZES
 from examples.shapes import make_videos, rule_judge
-from pipelines.stages.judge import agreement, judge_inputs
+from pipelines.stages.judge import judge_inputs
 from vidalign import files
 from vidalign.config.recipes import HoundRecipe
 from vidalign.config.run import ModelConfig
@@ -28,6 +28,7 @@ from vidalign.model.checkpoint import policy_version
 from vidalign.recipes import RECIPES as RESPOND
 from vidalign.recipes import judging
 from vidalign.recipes.engine import Engine
+from vidalign.recipes.judging import agreement
 from vidalign.recipes.pairing import make_pairs
 from vidalign.statistics import rank_correlation
 from vidalign.types import Example, FrameSpec, Judgement, PreferencePair, Response

@@ -2,219 +2,160 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 from actors.learner import train_loop
-from actors.reference import Reference, kept_paths, parts_of
 from actors.train_job import TrainJob
-from cluster.plan import ResourcePlan
+from cluster.plan import Workers
 from pipelines import progress
-from pipelines.check import check_objective
+from pipelines.stages.base import Stage, identity, once
+from pipelines.stages.doubt import DoubtStage
+from pipelines.stages.reference import reference_files
 from vidalign import files
-from vidalign.config.run import RunConfig, UncertaintyConfig
+from vidalign.config.run import ModelConfig, ObjectiveConfig, TrainConfig
 from vidalign.errors import DataError
 from vidalign.files import RunFolder
 from vidalign.learning import objectives
 from vidalign.learning.pair_data import usable_pairs
 from vidalign.model.checkpoint import policy_version, read_card
-from vidalign.model.tensor_cache import TensorCache, missing, read_tensors
-from vidalign.types import PolicyVersion, PreferencePair, stable_hash
+from vidalign.types import FrameSpec, PolicyVersion, PreferencePair
 
 
-def train(
-    config: RunConfig, run: RunFolder, plan: ResourcePlan, policy: PolicyVersion, round_index: int = 0
-) -> PolicyVersion:
-    """Train one round on its pairs and return the exported policy. Needs a Ray connection.
+@dataclasses.dataclass(kw_only=True)
+class Train(Stage):
+    """One round's training on its pairs. A round that was killed continues from its newest checkpoint.
 
-    A finished round is skipped; a round that was killed continues from its newest checkpoint.
+    `cache`: where what frozen models say is kept. `run_seed`: of the run; the round's own is derived from it.
     """
-    import ray.train
-    from ray.train.torch import TorchTrainer
 
-    check_objective(config)
-    stage = run.stage("train", round_index)
-    pairs = run.stage("pairs", round_index)
-    export = run.stage("model", round_index)
-    inputs = {
-        "pairs": files.read_json(pairs / files.MANIFEST)["inputs"],
-        "policy": policy.version,
-        "objective": config.objective.model_dump(mode="json"),
-        "train": config.train.model_dump(mode="json"),
-        "dtype": config.model.dtype,
-        "seed": config.seed,
-    }
-    if files.is_finished(stage, inputs):
-        return exported(export)
-    files.claim(stage, inputs)
-    objective = objectives.build(config.objective.name, config.objective.params)
-    usable, dropped = usable_pairs(files.read_table(pairs / "pairs.parquet", PreferencePair), objective)
-    if not usable:
-        raise DataError(
-            f"objective.name={config.objective.name} can train on none of the pairs of this round ({dropped}); "
-            + "it needs rows with a chosen and a rejected response, and for rrpo responses that differ in words"
+    name: ClassVar[str] = "train"
+
+    run_folder: RunFolder
+    cache: pathlib.Path
+    round_index: int
+    model: ModelConfig
+    train: TrainConfig
+    objective: ObjectiveConfig
+    plain_prompt: str
+    frame_spec: FrameSpec
+    policy: PolicyVersion
+    workers: Workers
+    run_seed: int
+    earlier: Callable[[], Stage | None] | None = None
+
+    def __post_init__(self) -> None:
+        self.folder = self.run_folder.stage("train", self.round_index)
+        self.pairs = self.run_folder.stage("pairs", self.round_index)
+        self.responses = self.run_folder.stage("responses", self.round_index)
+        self.export = self.run_folder.stage("model", self.round_index)
+
+    @property
+    def needs(self) -> Sequence[pathlib.Path]:
+        return [self.responses, self.pairs]
+
+    @property
+    def seed(self) -> int:
+        return self.run_seed + self.round_index
+
+    def inputs(self) -> dict[str, Any]:
+        return {
+            "pairs": identity(self.pairs),
+            "policy": self.policy.version,
+            "objective": self.objective.deciding(),
+            "train": self.train.deciding(),
+            "model.dtype": self.model.dtype,
+            "seed": self.run_seed,
+        }
+
+    def layout(self) -> dict[str, Any]:
+        """DeepSpeed reads no checkpoint of another number of ranks or ZeRO stage; the figures of step 0 are of fixed pairs."""
+        return {f"train.{name}": getattr(self.train, name) for name in ("num_workers", "zero_stage", "num_monitored")}
+
+    def inputs_v1(self) -> dict[str, Any]:
+        return {
+            "pairs": identity(self.pairs),
+            "policy": self.policy.version,
+            "objective": self.objective.model_dump(mode="json"),
+            "train": self.train.model_dump(mode="json"),
+            "dtype": self.model.dtype,
+            "seed": self.run_seed,
+        }
+
+    def run(self) -> dict[str, Any]:
+        """Train, and export the policy to the round's model folder."""
+        objective = objectives.build(self.objective.name, self.objective.params)
+        usable, dropped = usable_pairs(files.read_table(self.pairs / "pairs.parquet", PreferencePair), objective)
+        if not usable:
+            raise DataError(
+                f"objective.name={self.objective.name} can train on none of the pairs of this round ({dropped}); "
+                "it needs rows with a chosen and a rejected response, and for rrpo responses that differ in words"
+            )
+        reference = reference_files(self, usable, objective)
+        doubt, num_kept = "", len(usable)
+        if self.train.uncertainty is not None:
+            assert reference is not None
+            stage = DoubtStage(
+                folder=self.run_folder.stage("doubt", self.round_index),
+                uncertainty=self.train.uncertainty,
+                reference=reference,
+                pair_ids=[pair.id for pair in usable],
+                seed=self.seed,
+            )
+            once(stage)
+            doubt, num_kept = str(stage.path), len(files.read_json(stage.path))
+            dropped |= {"voted_against": len(usable) - num_kept} if num_kept < len(usable) else {}
+        self._fit(reference, doubt)
+        trained = exported(self.export)
+        return {"policy": trained.version, "num_pairs": num_kept, "dropped": dropped}
+
+    def _fit(self, reference: pathlib.Path | None, doubt: str) -> None:
+        import ray.train
+        from ray.train.torch import TorchTrainer
+
+        job = TrainJob(
+            model=self.model,
+            policy_path=self.policy.path,
+            policy_version=self.policy.version,
+            train=self.train,
+            objective=self.objective,
+            plain_prompt=self.plain_prompt,
+            frame_spec=self.frame_spec,
+            seed=self.seed,
+            pairs=str(self.pairs / "pairs.parquet"),
+            frames=str(self.responses / "frames.json"),
+            probe=str(self.responses / "probe.parquet"),
+            reference=str(reference) if reference else "",
+            doubt=doubt,
+            cache=str(self.cache),
+            stage=str(self.folder),
+            export=str(self.export),
         )
-    reference = _reference(config, run, plan, policy, round_index, usable)
-    doubt, num_kept = "", len(usable)
-    if config.train.uncertainty is not None:
-        assert reference is not None
-        doubt, num_kept = _doubt(config, config.train.uncertainty, run, reference, round_index, usable)
-        dropped |= {"voted_against": len(usable) - num_kept} if num_kept < len(usable) else {}
-    job = TrainJob(
-        model=config.model,
-        policy_path=policy.path,
-        policy_version=policy.version,
-        train=config.train,
-        objective=config.objective,
-        plain_prompt=config.recipe.plain_prompt,
-        frame_spec=config.video.frame_spec(),
-        seed=config.seed + round_index,
-        pairs=str(pairs / "pairs.parquet"),
-        frames=str(run.stage("responses", round_index) / "frames.json"),
-        probe=str(run.stage("responses", round_index) / "probe.parquet"),
-        reference=str(reference) if reference else "",
-        doubt=doubt,
-        cache=str(tensor_cache(config, run)),
-        stage=str(stage),
-        export=str(export),
-    )
-    trainer = TorchTrainer(
-        train_loop,
-        train_loop_config=job.to_dict(),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=plan.train.num,
-            use_gpu=plan.use_gpu,
-            resources_per_worker={"CPU": plan.train.cpus, **({"GPU": plan.train.gpus} if plan.use_gpu else {})},
-        ),
-        run_config=ray.train.RunConfig(
-            name="ray",
-            storage_path=str(stage),
-            failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.train.num_checkpoints_kept),
-        ),
-    )
-    with progress.follow_steps(f"train, round {round_index}", stage):
-        trainer.fit()
-    trained = exported(export)
-    files.finish(stage, inputs, policy=trained.version, num_pairs=num_kept, dropped=dropped)
-    return trained
+        workers, use_gpu = self.workers, self.workers.gpus > 0
+        trainer = TorchTrainer(
+            train_loop,
+            train_loop_config=job.to_dict(),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=workers.num,
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if use_gpu else {})},
+            ),
+            run_config=ray.train.RunConfig(
+                name="ray",
+                storage_path=str(self.folder),
+                failure_config=ray.train.FailureConfig(max_failures=self.train.max_failures),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=self.train.num_checkpoints_kept),
+            ),
+        )
+        with progress.follow_steps(f"train, round {self.round_index}", self.folder):
+            trainer.fit()
 
 
 def exported(folder: pathlib.Path) -> PolicyVersion:
-    """The policy version in an export folder. Raises `DataError` when the export is not complete."""
+    """The policy version in an export folder. Raises `ModelError` when the export is not complete."""
     card = read_card(folder)
     if card is None:
         return policy_version(folder)
     return PolicyVersion(version=card["version"], path=str(folder.absolute()), parent=card["parent"])
-
-
-def _reference(
-    config: RunConfig,
-    run: RunFolder,
-    plan: ResourcePlan,
-    policy: PolicyVersion,
-    round_index: int,
-    usable: Sequence[PreferencePair],
-) -> pathlib.Path | None:
-    """JSON file {pair id: what the policy that the round starts from says of it}, computed once; None if not needed."""
-    objective = objectives.build(config.objective.name, config.objective.params)
-    parts = parts_of(hidden=objective.needs_kl, features=config.train.uncertainty is not None)
-    if not (objective.needs_reference or parts):
-        return None
-    import ray.data
-
-    pairs_path = run.stage("pairs", round_index) / "pairs.parquet"
-    frames_path = run.stage("responses", round_index) / "frames.json"
-    kept = kept_paths(
-        TensorCache(tensor_cache(config, run) / "reference"),
-        usable,
-        files.read_json(frames_path),
-        policy_version=policy.version,
-        dtype=config.model.dtype,
-        plain_prompt=config.recipe.plain_prompt,
-        parts=parts,
-    )
-    index_path = run.stage("reference", round_index) / "files.json"
-    files.write_json(index_path, kept)
-    todo = missing(kept)
-    if not todo:
-        return index_path
-    indices = [index for index, pair in enumerate(files.read_table(pairs_path, PreferencePair)) if pair.id in todo]
-    dataset = ray.data.from_items([{"index": index} for index in indices]).map_batches(
-        Reference,
-        fn_constructor_kwargs={
-            "model": config.model.model_dump(mode="json"),
-            "path": policy.path,
-            "pairs": str(pairs_path),
-            "frames": str(frames_path),
-            "plain_prompt": config.recipe.plain_prompt,
-            "use_gpu": plan.use_gpu,
-            "kept": str(index_path),
-            "parts": parts,
-            "packed": config.train.shared_prefix,
-        },
-        batch_size=config.train.micro_batch_size,
-        compute=ray.data.ActorPoolStrategy(size=plan.train.num),
-        num_cpus=plan.train.cpus,
-        num_gpus=plan.train.gpus,
-    )
-    with progress.bar(f"reference, round {round_index}", len(kept), "pair") as shown:
-        shown.update(len(kept) - len(todo))
-        for row in dataset.iter_rows():
-            shown.update(int(row["done"]))
-    return index_path
-
-
-def tensor_cache(config: RunConfig, run: RunFolder) -> pathlib.Path:
-    """The run's own cache of what frozen models say, or the one that several runs share by `train.cache_dir`."""
-    return pathlib.Path(config.train.cache_dir).absolute() if config.train.cache_dir else run.root / "cache"
-
-
-def _doubt(
-    config: RunConfig,
-    uncertainty: UncertaintyConfig,
-    run: RunFolder,
-    reference: pathlib.Path,
-    round_index: int,
-    usable: Sequence[PreferencePair],
-) -> tuple[str, int]:
-    """(JSON file {pair id: label smoothing} of the pairs that stay, how many those are), computed once in a Ray task."""
-    import ray
-
-    stage = run.stage("doubt", round_index)
-    inputs = {
-        "reference": stable_hash(files.read_json(reference)),
-        "uncertainty": uncertainty.model_dump(mode="json"),
-        "seed": config.seed + round_index,
-    }
-    path = stage / "doubt.json"
-    if not files.is_finished(stage, inputs):
-        made = ray.remote(estimate_doubt).remote(
-            str(reference), [pair.id for pair in usable], uncertainty, config.seed + round_index
-        )
-        smoothing = ray.get(made)
-        if not smoothing:
-            raise DataError(
-                f"train.uncertainty dropped all {len(usable)} pairs: the heads vote against every order; set "
-                "train.uncertainty.drop_disagreeing to false, or look at the pairs"
-            )
-        files.write_json(path, smoothing)
-        files.finish(stage, inputs)
-    return str(path), len(files.read_json(path))
-
-
-def estimate_doubt(kept: str, pair_ids: Sequence[str], config: UncertaintyConfig, seed: int) -> dict[str, float]:
-    """{pair id: label smoothing} from the features that `actors.reference.Reference` left; `kept`: its JSON file of files."""
-    import torch
-
-    from vidalign.learning import uncertainty
-
-    paths = files.read_json(pathlib.Path(kept))
-    means = torch.stack([read_tensors(paths[pair_id])["features"] for pair_id in pair_ids])  # [P, 2, D]
-    doubt = uncertainty.estimate(means[:, 0], means[:, 1], num_passes=config.num_passes, dropout=config.dropout, seed=seed)
-    smoothing = doubt.smoothing(config.max_smoothing).tolist()
-    return {
-        pair_id: value
-        for pair_id, value, vote in zip(pair_ids, smoothing, doubt.vote.tolist(), strict=True)
-        if vote > 0.5 or not config.drop_disagreeing
-    }

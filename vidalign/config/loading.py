@@ -15,7 +15,7 @@ from typing import Any
 import pydantic
 import yaml
 
-from vidalign.config.recipes import RECIPES
+from vidalign.config.recipes import RECIPES, section_of
 from vidalign.config.run import RunConfig
 from vidalign.config.section import Section
 from vidalign.errors import ConfigError
@@ -53,9 +53,22 @@ def parse_config(raw: dict[str, Any], overrides: Sequence[str] = (), *, source: 
     for override in overrides:
         _apply_override(raw, override)
     try:
-        return RunConfig.model_validate(raw)
+        return RunConfig.model_validate(_with_recipe_from_elsewhere(raw))
     except pydantic.ValidationError as error:
         raise ConfigError(f"{source}: " + "; ".join(_explain(item) for item in error.errors())) from error
+
+
+def _with_recipe_from_elsewhere(raw: dict[str, Any]) -> dict[str, Any]:
+    """A recipe that is named as package.module:attribute has its own section, which is checked by itself."""
+    recipe = raw.get("recipe")
+    name = recipe.get("name") if isinstance(recipe, dict) else None
+    if not isinstance(name, str) or ":" not in name:
+        return raw
+    try:
+        return {**raw, "recipe": section_of(name).model_validate(recipe)}
+    except pydantic.ValidationError as error:
+        items = [{**item, "loc": ("recipe", name, *item["loc"])} for item in error.errors()]
+        raise ConfigError("; ".join(_explain(item) for item in items)) from error
 
 
 def dump_config(config: RunConfig) -> str:
@@ -88,7 +101,7 @@ def _explain(item: Any) -> str:
         return f"recipe.name={item['ctx']['tag']!r} is no recipe; choose one of {', '.join(RECIPES)}"
     kind: type[Section] | None = None
     if location[0] == "recipe" and len(location) > 1:
-        kind = RECIPES[location.pop(1)]  # the recipe's name is not part of the key
+        kind = section_of(location.pop(1))  # the recipe's name is not part of the key
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
         known = _known_keys(location[:-1], kind)

@@ -8,6 +8,8 @@ import pydantic
 
 from vidalign import prompts
 from vidalign.config.section import Section
+from vidalign.errors import ConfigError
+from vidalign.plugins import resolve
 
 
 class AugmentConfig(Section):
@@ -42,6 +44,8 @@ class JudgeConfig(Section):
     kind "vllm": `model` is a model folder, in an engine of its own with `num_gpus`, `dtype`, `max_model_len`. kind "openai":
     `model` is a name at the OpenAI-compatible endpoint `base_url`, whose key is in the environment variable `api_key_env`.
     """
+
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"api_key_env", "concurrency", "timeout_s", "max_retries", "num_gpus"})
 
     kind: Literal["openai", "vllm"]
     model: str
@@ -105,6 +109,7 @@ class RecipeSection(Section):
 
     PAIRING: ClassVar[frozenset[str]] = frozenset({"lint"})  # keys that decide about pairs and not about responses
 
+    name: str
     plain_prompt: str = prompts.PLAIN
     lint: LintConfig = LintConfig()  # type: ignore[call-arg]
 
@@ -217,10 +222,41 @@ RECIPES: dict[str, type[RecipeSection]] = {
     "hound": HoundRecipe,
     "given": GivenRecipe,
 }
+ELSEWHERE = "elsewhere"  # tag of a recipe that is named as package.module:attribute
+
+
+def section_of(name: str) -> type[RecipeSection]:
+    """The section of a recipe by its name, or of the recipe that "package.module:attribute" names.
+
+    Raises:
+        ConfigError: no such recipe, or an attribute that is none.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    kind = resolve(name, RECIPES, what="recipe.name")
+    section = getattr(kind, "Config", None)
+    if not (isinstance(section, type) and issubclass(section, RecipeSection)):
+        raise ConfigError(
+            f"recipe.name={name!r} names no recipe: a recipe is a subclass of vidalign.recipes.base.Recipe whose Config is a "
+            "subclass of vidalign.config.recipes.RecipeSection"
+        )
+    return section
+
+
+def _elsewhere(value: Any) -> RecipeSection:
+    return section_of(value["name"]).model_validate(value) if isinstance(value, dict) else value
+
+
+def _tag(value: Any) -> str:
+    name = value.get("name", "leanpo") if isinstance(value, dict) else value.name
+    return ELSEWHERE if ":" in str(name) else name
+
+
 RecipeConfig = Annotated[
     Annotated[LeanpoRecipe, pydantic.Tag("leanpo")]
     | Annotated[RrpoRecipe, pydantic.Tag("rrpo")]
     | Annotated[HoundRecipe, pydantic.Tag("hound")]
-    | Annotated[GivenRecipe, pydantic.Tag("given")],
-    pydantic.Discriminator(lambda value: value.get("name", "leanpo") if isinstance(value, dict) else value.name),
+    | Annotated[GivenRecipe, pydantic.Tag("given")]
+    | Annotated[pydantic.SerializeAsAny[RecipeSection], pydantic.BeforeValidator(_elsewhere), pydantic.Tag(ELSEWHERE)],
+    pydantic.Discriminator(_tag),
 ]

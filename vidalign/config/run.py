@@ -6,7 +6,7 @@ contradiction is a `ConfigError` that names the key. Relative paths are relative
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pydantic
 
@@ -126,6 +126,25 @@ class TrainConfig(Section):
     reference's figures are kept, by content; null: in the run's folder.
     """
 
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset(
+        {
+            "num_workers",
+            "use_gpu",
+            "micro_batch_size",
+            "tokens_per_micro_batch",
+            "zero_stage",
+            "gradient_checkpointing",
+            "shared_prefix",
+            "cache_vision_features",
+            "cache_dir",
+            "log_every",
+            "num_monitored",
+            "checkpoint_every",
+            "num_checkpoints_kept",
+            "max_failures",
+        }
+    )
+
     num_workers: int = pydantic.Field(1, ge=1)
     use_gpu: bool | None = None
     learning_rate: float = pydantic.Field(5e-7, gt=0)
@@ -188,6 +207,8 @@ class ServeConfig(Section):
 
 class EvaluateConfig(Section):
     """Evaluation through the HTTP endpoint. `blind` asks the base the same questions on noise videos."""
+
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"concurrency", "request_timeout_s"})
 
     concurrency: int = pydantic.Field(16, ge=1)
     max_new_tokens: int = pydantic.Field(256, ge=1)

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import pydantic
 
 
 class Section(pydantic.BaseModel):
-    """Base of every section: unknown keys fail and values cannot change after loading."""
+    """Base of every section: unknown keys fail and values cannot change after loading.
+
+    NEUTRAL names the options that do not change a result: how often something is logged, how many workers share the work,
+    where something is cached. A finished stage is not refused because one of them changed.
+    """
+
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset()
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    def deciding(self) -> dict[str, Any]:
+        """The options that decide a result, as JSON values; those of sections inside of this one too."""
+        row = self.model_dump(mode="json", exclude=set(self.NEUTRAL))
+        for name in row:
+            inner = getattr(self, name, None)
+            if isinstance(inner, Section):
+                row[name] = inner.deciding()
+        return row

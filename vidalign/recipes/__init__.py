@@ -1,11 +1,21 @@
-"""Data recipes by the names that `recipe.name` takes: how a chunk of examples becomes scored responses.
+"""Recipes: how examples become responses and preference pairs. `base.py` is their interface, `RECIPES` the table of names."""
 
-`given` asks no engine, so it is not here: its pairs are in the data.
-"""
+from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
-from vidalign.recipes import hound, leanpo, rrpo
-from vidalign.types import Response
+from vidalign.config.recipes import RecipeSection
+from vidalign.plugins import resolve
+from vidalign.recipes.base import Recipe
+from vidalign.recipes.given import Given
+from vidalign.recipes.hound import Hound
+from vidalign.recipes.leanpo import Leanpo
+from vidalign.recipes.rrpo import Rrpo
 
-RECIPES: dict[str, Callable[..., list[Response]]] = {"leanpo": leanpo.respond, "rrpo": rrpo.respond, "hound": hound.respond}
+RECIPES: Mapping[str, type[Recipe[Any]]] = {"leanpo": Leanpo, "rrpo": Rrpo, "hound": Hound, "given": Given}
+
+
+def build(config: RecipeSection) -> Recipe[Any]:
+    """The recipe of a configuration's section. Raises `ConfigError` for an unknown name."""
+    return resolve(config.name, RECIPES, what="recipe.name")(config)

@@ -3,61 +3,108 @@
 plain    question alone, clean video            ─► n replies, their rewards and trust
 caption  caption prompt, clean video, greedy    ─► one caption a video, where the data has none (captions: policy)
 judge    caption, question, truth, reply        ─► score 1-5 and explanation (actors/judge.py, after all responses)
+pair     chosen = best, rejected = worst score, on both sides of the threshold and a gap apart; ties to the likelier response
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vidalign import prompts
 from vidalign.config.recipes import HoundRecipe
+from vidalign.data.reading import DataRow
+from vidalign.errors import DataError
+from vidalign.recipes.base import Asked, Evidence, Recipe
 from vidalign.recipes.engine import Engine, Request
-from vidalign.recipes.sampling import request_seed, response, sample, score
-from vidalign.types import Example, Response
+from vidalign.recipes.judging import JudgeTask, scoring_task
+from vidalign.recipes.pairing import build_pair, side
+from vidalign.recipes.sampling import Chunk, request_seed
+from vidalign.types import Example, PreferencePair, Response
 from vidalign.video.clip import Clip
 
 
-def respond(
-    engine: Engine,
-    examples: list[Example],
-    clips: list[Clip],
-    *,
-    recipe: HoundRecipe,
-    policy_version: str,
-    seed: int,
-) -> list[Response]:
-    """Sample and score the replies to these examples, and caption their videos where asked to."""
+class Hound(Recipe[HoundRecipe]):
+    """Samples of the policy that a judge scores well against samples that it scores badly."""
 
-    def plain(row: int, candidate: int) -> Request:
-        return Request(
-            prompt=prompts.fill(recipe.plain_prompt, question=examples[row].question),
-            clip=clips[row],
-            seed=request_seed(seed, examples[row].id, "plain", candidate),
-            temperature=recipe.temperature,
-            top_p=recipe.top_p,
-            max_new_tokens=recipe.max_new_tokens,
+    Config = HoundRecipe
+
+    def check_data(self, rows: Sequence[DataRow], *, source: str) -> None:
+        """Every row needs a caption, unless the policy writes them."""
+        uncaptioned = [row.example.id for row in rows if not row.example.caption.strip()]
+        if self.config.captions == "data" and uncaptioned:
+            raise DataError(
+                f"recipe.captions=data needs a 'caption' in every row of {source}, but {len(uncaptioned)} of {len(rows)} "
+                f"have none, first {uncaptioned[0]!r}; add captions, or set recipe.captions=policy to have the policy write them"
+            )
+
+    def respond(
+        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Clip], *, policy_version: str, seed: int
+    ) -> list[Response]:
+        """Sample and score the replies to these examples, and caption their videos where asked to."""
+        chunk = Chunk(engine, examples, clips, policy_version, seed)
+
+        def plain(row: int, candidate: int) -> Request:
+            return Request(
+                prompt=prompts.fill(self.config.plain_prompt, question=examples[row].question),
+                clip=clips[row],
+                seed=chunk.request_seed(row, "plain", candidate),
+                temperature=self.config.temperature,
+                top_p=self.config.top_p,
+                max_new_tokens=self.config.max_new_tokens,
+            )
+
+        replies = chunk.sample("plain", self.config.num_candidates, plain)
+        replies = chunk.score(replies, self.config.plain_prompt)
+        return [*replies, *self._captions(chunk)]
+
+    def _captions(self, chunk: Chunk) -> list[Response]:
+        if self.config.captions != "policy":
+            return []
+        asked = []
+        for row, (example, clip) in enumerate(zip(chunk.examples, chunk.clips, strict=True)):
+            request = Request(
+                prompt=self.config.caption_prompt,
+                clip=clip,
+                seed=request_seed(chunk.seed, example.video, "caption"),
+                temperature=0.0,
+                top_p=1.0,
+                max_new_tokens=self.config.max_new_tokens,
+            )
+            asked.append((row, 0, request))
+        return chunk.ask("caption", asked)
+
+    def judge_rows(self, examples: Sequence[Example], responses: Sequence[Response]) -> JudgeTask:
+        return scoring_task(examples, responses, "plain")
+
+    def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
+        """One pair, or why there is none: not_judged, all_good, all_bad, no_score_gap."""
+        config, judgements = self.config, evidence.judgements
+        scored = [(r, judgements[r.text.strip()]) for r in responses if r.kind == "plain" and r.text.strip() in judgements]
+        good = [(r, j) for r, j in scored if j.score >= config.threshold]
+        bad = [(r, j) for r, j in scored if j.score < config.threshold]
+        if not scored:
+            return "not_judged"
+        if not good or not bad:
+            return "all_bad" if bad else "all_good"
+        chosen, praised = max(good, key=lambda item: (item[1].score, item[0].reward, -item[0].candidate))
+        rejected, blamed = min(bad, key=lambda item: (item[1].score, -item[0].reward, item[0].candidate))
+        if praised.score - blamed.score < config.min_score_gap:
+            return "no_score_gap"
+        sides = [
+            side(response, score=judgement.score, explanation=judgement.explanation, judge=judgement.judge)
+            for response, judgement in ((chosen, praised), (rejected, blamed))
+        ]
+        return build_pair(row.example, *sides, recipe=config.name, rule=f"threshold={config.threshold:g}")
+
+    def asked(self, rows: Sequence[DataRow]) -> list[Asked]:
+        plain, config = super().asked(rows), self.config
+        if config.captions != "policy":
+            return plain
+        caption = Asked(
+            kind="caption", examples=plain[0].examples, template=config.caption_prompt, reply=config.max_new_tokens
         )
+        return [*plain, caption]
 
-    replies = sample(engine, examples, "plain", num_candidates=recipe.num_candidates, version=policy_version, make=plain)
-    replies = score(engine, examples, clips, replies, recipe.plain_prompt)
-    return [*replies, *_captions(engine, examples, clips, recipe, policy_version, seed)]
-
-
-def _captions(
-    engine: Engine, examples: list[Example], clips: list[Clip], recipe: HoundRecipe, version: str, seed: int
-) -> list[Response]:
-    if recipe.captions != "policy":
-        return []
-    requests = [
-        Request(
-            prompt=recipe.caption_prompt,
-            clip=clip,
-            seed=request_seed(seed, example.video, "caption"),
-            temperature=0.0,
-            top_p=1.0,
-            max_new_tokens=recipe.max_new_tokens,
-        )
-        for example, clip in zip(examples, clips, strict=True)
-    ]
-    return [
-        response(example, "caption", 0, 0, completions[0], made, version)
-        for example, completions, made in zip(examples, engine.generate(requests), requests, strict=True)
-    ]
+    def describe(self) -> str:
+        config = self.config
+        return f"{super().describe()}, judge {config.judge.model}, threshold {config.threshold:g}, captions from {config.captions}"

@@ -5,16 +5,41 @@ Source: LLaVA-Hound-DPO, arXiv 2404.01258 (the wording is ours). A reply without
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 from vidalign import prompts
 from vidalign.config.recipes import JudgeConfig
-from vidalign.types import Judgement, stable_hash
+from vidalign.types import Example, Judgement, Response, stable_hash
 
 Messages: TypeAlias = list[dict[str, str]]
 Chat: TypeAlias = Callable[[Sequence[Messages]], list[str]]  # conversations ─► the next reply of each, greedy
+
+
+class Work(Protocol):
+    """What a judge does with a batch of rows; `name` says which judge it was."""
+
+    def __call__(
+        self, rows: Sequence[dict[str, Any]], config: JudgeConfig, chat: Chat, name: str
+    ) -> list[dict[str, Any]]: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JudgeTask:
+    """What a recipe asks of its judge.
+
+    rows: JSON texts, one a row, each distinct. work: what is done with them. asked_with: templates beside the judge's own, by
+    option. quarantined: how many responses cannot be judged, by reason.
+    """
+
+    rows: Sequence[str]
+    work: Work
+    asked_with: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    quarantined: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
 
 REMINDER = (
     'Your reply had no line of the form "Score: N" with one number from 1 to 5. Write that line now, and nothing else.'
@@ -100,3 +125,53 @@ def judge_rows(rows: Sequence[dict[str, Any]], config: JudgeConfig, chat: Chat, 
         }
         for row, reply, score in zip(rows, replies, scores, strict=True)
     ]
+
+
+def scoring_task(examples: Sequence[Example], responses: Sequence[Response], kind: str) -> JudgeTask:
+    """Score every distinct response of one kind, in the order of the responses, by `judge_rows`.
+
+    The caption is the policy's where it wrote one, else the row's, else its reference answer. A response whose video the policy
+    could not caption is quarantined for "empty_caption".
+    """
+    by_id = {example.id: example for example in examples}
+    captions = {r.example_id: r.text.strip() for r in responses if r.kind == "caption"}
+    rows: dict[str, None] = {}
+    uncaptioned: set[tuple[str, str]] = set()
+    for response in responses:
+        text = response.text.strip()
+        if response.kind != kind or not text:
+            continue
+        example = by_id[response.example_id]
+        caption = captions.get(example.id, example.caption or example.answer)
+        if not caption:
+            uncaptioned.add((example.id, text))
+            continue
+        row = {
+            "example_id": example.id,
+            "question": example.question,
+            "answer": example.answer,
+            "response": text,
+            "caption": caption,
+        }
+        rows[json.dumps(row, ensure_ascii=False)] = None
+    quarantined = {"empty_caption": len(uncaptioned)} if uncaptioned else {}
+    return JudgeTask(rows=list(rows), work=judge_rows, quarantined=quarantined)
+
+
+def agreement(
+    judged: Sequence[Judgement], responses: Sequence[Response], accepts: Callable[[float], bool]
+) -> dict[str, float] | None:
+    """How the judge's verdicts compare with the ground truth's: shares of all judged responses, None without any.
+
+    accepted_right, accepted_wrong, rejected_right, rejected_wrong: accepted by its score or not, and right (trust 1, what
+    evaluation counts as correct) or not; agreement is the sum of the first and the last.
+    """
+    if not judged:
+        return None
+    right = {(r.example_id, r.text.strip()): r.trust == 1.0 for r in responses}
+    counts = {"accepted_right": 0, "accepted_wrong": 0, "rejected_right": 0, "rejected_wrong": 0}
+    for judgement in judged:
+        verdict = "accepted" if accepts(judgement.score) else "rejected"
+        counts[f"{verdict}_{'right' if right[judgement.example_id, judgement.response] else 'wrong'}"] += 1
+    shares = {name: count / len(judged) for name, count in counts.items()}
+    return {"agreement": shares["accepted_right"] + shares["rejected_wrong"], **shares}

@@ -1,119 +1,170 @@
-"""LeanPO's data recipe (arXiv 2506.05260): hints and reflection for the chosen side, augmented videos for the rejected.
+"""LeanPO's data recipe (arXiv 2506.05260): hints and reflection for the chosen side, augmented videos for the rejected one.
 
     turn 1   question + hint (the ground truth), clean video   ─► n "hinted" replies
     turn 2…K fresh prompt quoting the previous reply           ─► n "reflected" replies a turn
     losers   question alone, augmented video                   ─► n "augmented" replies        (negatives: augmented, both)
-             a segment of the ground truth, said again         ─► n "replayed" replies         (negatives: replayed, both)
+             a segment of the ground truth, sampled anew       ─► n "replayed" replies         (negatives: replayed, both)
     score    every distinct reply, question alone, clean video ─► reward (average log-likelihood), and trust
+
+    pair     best_vs_worst         chosen = highest trust x exp(reward) among hinted and reflected responses; rejected = lowest
+                                   trust among augmented ones, ties to the response that the policy finds likelier (the error
+                                   it would really make). Ours.
+             hinted_vs_augmented   chosen = last turn of candidate 0; rejected = augmented candidate 0. The rule of LeanPO's
+                                   authors, who sample one response a side.
 
 Everything goes to one engine, so that the n candidates and the reflection turns share its prefix and vision caches.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from typing import Any
+import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from vidalign import prompts
 from vidalign.config.recipes import LeanpoRecipe
-from vidalign.recipes import replay
+from vidalign.data.reading import DataRow
+from vidalign.recipes.base import Asked, Evidence, Recipe, Replays
 from vidalign.recipes.engine import Engine, Request
-from vidalign.recipes.sampling import request_seed, response, sample, score
-from vidalign.types import Example, Response
+from vidalign.recipes.kinds import kinds_on
+from vidalign.recipes.pairing import build_pair, side
+from vidalign.recipes.replay import Cut, cut, draw
+from vidalign.recipes.sampling import Chunk
+from vidalign.types import Example, PreferencePair, Response, stable_hash
 from vidalign.video.clip import Clip
 
-
-def respond(
-    engine: Engine,
-    examples: list[Example],
-    clips: list[Clip],
-    *,
-    recipe: LeanpoRecipe,
-    policy_version: str,
-    seed: int,
-) -> list[Response]:
-    """Sample and score every candidate of both sides for these examples. Repeatable for equal arguments."""
-    winners = _hinted_and_reflected(engine, examples, clips, recipe, policy_version, seed)
-    losers: list[Response] = []
-    if recipe.negatives != "replayed":
-        losers += _augmented(engine, examples, clips, recipe, policy_version, seed)
-    if recipe.negatives != "augmented":
-        losers += _replayed(engine, examples, clips, recipe, policy_version, seed)
-    return score(engine, examples, clips, [*winners, *losers], recipe.plain_prompt)
+CHOSEN = kinds_on("chosen")
 
 
-def _hinted_and_reflected(
-    engine: Engine, examples: list[Example], clips: list[Clip], recipe: LeanpoRecipe, version: str, seed: int
-) -> list[Response]:
-    def request(prompt: str, clip: Clip, *seed_parts: Any) -> Request:
-        return Request(
-            prompt=prompt,
-            clip=clip,
-            seed=request_seed(seed, *seed_parts),
-            temperature=recipe.temperature,
-            top_p=recipe.top_p,
-            max_new_tokens=recipe.max_new_tokens,
-        )
+class Leanpo(Recipe[LeanpoRecipe]):
+    """Hinted and reflected replies against replies to an augmented video, or against replays of the ground truth."""
 
-    slots = [(row, candidate) for row in range(len(examples)) for candidate in range(recipe.num_candidates)]
-    responses: list[Response] = []
-    previous: list[str] = []
-    for turn in range(recipe.num_turns):
-        kind = "reflected" if turn else "hinted" if recipe.hints else "unhinted"
-        requests = []
-        for slot, (row, candidate) in enumerate(slots):
-            example = examples[row]
-            template = recipe.reflect_prompt if turn else recipe.hint_prompt if recipe.hints else recipe.plain_prompt
-            text = prompts.fill(
-                template, question=example.question, answer=example.answer, previous=previous[slot] if turn else ""
+    Config = LeanpoRecipe
+
+    @property
+    def keeps_replays(self) -> bool:
+        return self.config.negatives != "augmented"
+
+    def respond(
+        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Clip], *, policy_version: str, seed: int
+    ) -> list[Response]:
+        """Sample and score every candidate of both sides for these examples."""
+        chunk = Chunk(engine, examples, clips, policy_version, seed)
+        responses = self.winners(chunk)
+        if self.config.negatives != "replayed":
+            responses += self._augmented(chunk)
+        if self.config.negatives != "augmented":
+            responses += self._replayed(chunk)
+        return chunk.score(responses, self.config.plain_prompt)
+
+    def winners(self, chunk: Chunk) -> list[Response]:
+        """The hinted replies and every turn of reflection on them, not scored."""
+        config = self.config
+        slots = [(row, candidate) for row in range(len(chunk.examples)) for candidate in range(config.num_candidates)]
+        responses: list[Response] = []
+        previous = [""] * len(slots)
+        for turn in range(config.num_turns):
+            kind = "reflected" if turn else "hinted" if config.hints else "unhinted"
+            template = config.reflect_prompt if turn else config.hint_prompt if config.hints else config.plain_prompt
+            asked = []
+            for (row, candidate), earlier in zip(slots, previous, strict=True):
+                example = chunk.examples[row]
+                request = Request(
+                    prompt=prompts.fill(template, question=example.question, answer=example.answer, previous=earlier),
+                    clip=chunk.clips[row],
+                    seed=chunk.request_seed(row, kind, candidate, turn),
+                    temperature=config.temperature,
+                    top_p=config.top_p,
+                    max_new_tokens=config.max_new_tokens,
+                )
+                asked.append((row, candidate, request))
+            replies = chunk.ask(kind, asked, turn)
+            previous = [reply.text.strip() for reply in replies]
+            responses += replies
+        return responses
+
+    def _augmented(self, chunk: Chunk) -> list[Response]:
+        from vidalign.video.augment import augment  # with torchvision, which takes a second
+
+        def request(row: int, candidate: int) -> Request:
+            draw = chunk.request_seed(row, "augmented", candidate)
+            return Request(
+                prompt=prompts.fill(self.config.plain_prompt, question=chunk.examples[row].question),
+                clip=augment(chunk.clips[row], self.config.augment, np.random.default_rng(draw)),
+                seed=draw,
+                temperature=self.config.temperature,
+                top_p=self.config.rejected_top_p,
+                max_new_tokens=self.config.max_new_tokens,
             )
-            requests.append(request(text, clips[row], example.id, kind, candidate, turn))
-        replies = [completions[0] for completions in engine.generate(requests)]
-        previous = [reply.text.strip() for reply in replies]
-        for (row, candidate), reply, made in zip(slots, replies, requests, strict=True):
-            responses.append(response(examples[row], kind, candidate, turn, reply, made, version))
-    return responses
 
+        return chunk.sample("augmented", self.config.num_candidates, request)
 
-def _augmented(
-    engine: Engine, examples: list[Example], clips: list[Clip], recipe: LeanpoRecipe, version: str, seed: int
-) -> list[Response]:
-    from vidalign.video.augment import augment  # with torchvision, which takes a second
+    def _replayed(self, chunk: Chunk) -> list[Response]:
+        """Ground truths with one segment sampled anew; token ids and log-probs are those of the new segment."""
+        cuts: dict[int, Cut] = {}
 
-    def request(row: int, candidate: int) -> Request:
-        draw = request_seed(seed, examples[row].id, "augmented", candidate)
-        return Request(
-            prompt=prompts.fill(recipe.plain_prompt, question=examples[row].question),
-            clip=augment(clips[row], recipe.augment, np.random.default_rng(draw)),
-            seed=draw,
-            temperature=recipe.temperature,
-            top_p=recipe.rejected_top_p,
-            max_new_tokens=recipe.max_new_tokens,
-        )
+        def request(row: int, candidate: int) -> Request:
+            draw = chunk.request_seed(row, "replayed", candidate)
+            parts = cuts[draw] = cut(chunk.examples[row].answer, np.random.default_rng(draw))
+            return Request(
+                prompt=prompts.fill(self.config.plain_prompt, question=chunk.examples[row].question),
+                clip=chunk.clips[row],
+                seed=draw,
+                temperature=self.config.temperature,
+                top_p=self.config.rejected_top_p,
+                max_new_tokens=min(chunk.engine.num_tokens(parts.segment), self.config.replay_max_tokens),
+                prefix=parts.before,
+            )
 
-    return sample(engine, examples, "augmented", num_candidates=recipe.num_candidates, version=version, make=request)
+        segments = chunk.sample("replayed", self.config.num_candidates, request)
+        return [
+            dataclasses.replace(r, text=cuts[r.seed].with_segment(r.text, ended=r.finish_reason == "stop")) for r in segments
+        ]
 
+    def replays(self, rounds: Sequence[tuple[Sequence[Response], Sequence[PreferencePair]]]) -> Replays:
+        """Replayed responses of earlier rounds, the newest `replay_buffer` of them, and how often each was a rejected side."""
+        responses: list[Response] = []
+        times: collections.Counter[tuple[str, str]] = collections.Counter()
+        for made, pairs in rounds:
+            responses += [r for r in made if r.kind == "replayed"]
+            times.update((pair.example_id, pair.rejected) for pair in pairs)
+        return Replays(responses=responses[-self.config.replay_buffer :], times_drawn=times)
 
-def _replayed(
-    engine: Engine, examples: list[Example], clips: list[Clip], recipe: LeanpoRecipe, version: str, seed: int
-) -> list[Response]:
-    """Ground truths with one segment said again; token ids and log-probs are those of the new segment."""
-    cuts: dict[int, replay.Cut] = {}
+    def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
+        """One pair, or the reason why there is none: empty_response, identical_responses, no_trust_gap."""
+        winners = [r for r in responses if r.kind in CHOSEN and r.text.strip()]
+        losers = [r for r in responses if r.kind == "augmented" and r.text.strip()]
+        replayed = [r for r in responses if r.kind == "replayed" and r.text.strip() and r.trust < 1]
+        if replayed:
+            rng = np.random.default_rng(int(stable_hash([evidence.seed, row.example.id, "replay"], 8), 16))
+            losers.append(draw(replayed, evidence.times_drawn, rng))
+        if not winners or not losers:
+            return "empty_response"
+        if self.config.pair_rule == "hinted_vs_augmented":
+            last_turn = max(r.turn for r in winners)
+            chosen = min((r for r in winners if r.turn == last_turn), key=lambda r: r.candidate)
+            rejected = min(losers, key=lambda r: r.candidate)
+        else:
+            chosen = max(winners, key=lambda r: (r.trust * math.exp(r.reward), r.turn, -r.candidate))
+            rejected = min(losers, key=lambda r: (r.trust, -r.reward, r.candidate))
+        if chosen.text.strip() == rejected.text.strip():
+            return "identical_responses"
+        if chosen.trust - rejected.trust < self.config.min_trust_gap:
+            return "no_trust_gap"
+        return build_pair(row.example, side(chosen), side(rejected), recipe=self.config.name, rule=self.config.pair_rule)
 
-    def request(row: int, candidate: int) -> Request:
-        made_with = request_seed(seed, examples[row].id, "replayed", candidate)
-        parts = cuts[made_with] = replay.cut(examples[row].answer, np.random.default_rng(made_with))
-        return Request(
-            prompt=prompts.fill(recipe.plain_prompt, question=examples[row].question),
-            clip=clips[row],
-            seed=made_with,
-            temperature=recipe.temperature,
-            top_p=recipe.rejected_top_p,
-            max_new_tokens=min(engine.num_tokens(parts.segment), recipe.replay_max_tokens),
-            prefix=parts.before,
-        )
+    def asked(self, rows: Sequence[DataRow]) -> list[Asked]:
+        """A reflection prompt quotes an earlier reply, which may be as long as `max_new_tokens`."""
+        plain, config, length = super().asked(rows), self.config, self.config.max_new_tokens
+        examples = plain[0].examples
+        hint = Asked(kind="hint", examples=examples, template=config.hint_prompt, reply=length)
+        reflection = Asked(kind="reflection", examples=examples, template=config.reflect_prompt, quoted=length, reply=length)
+        return [*plain, hint, *([reflection] if config.num_turns > 1 else [])]
 
-    said = sample(engine, examples, "replayed", num_candidates=recipe.num_candidates, version=version, make=request)
-    return [dataclasses.replace(r, text=cuts[r.seed].with_segment(r.text, ended=r.finish_reason == "stop")) for r in said]
+    def describe(self) -> str:
+        hints = "" if self.config.hints else ", no hints"
+        config = self.config
+        return f"{super().describe()}, {config.num_turns} turns{hints}, {config.negatives} negatives, {config.pair_rule}"

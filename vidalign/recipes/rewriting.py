@@ -10,8 +10,8 @@ from typing import Any
 
 from vidalign import prompts
 from vidalign.config.recipes import JudgeConfig
-from vidalign.recipes import phrases
 from vidalign.recipes.judging import Chat, Messages
+from vidalign.recipes.phrases import parse_differences
 
 
 def rewrite_rows(
@@ -31,7 +31,7 @@ def rewrite_rows(
         return [{"role": "user", "content": text}]
 
     listed = chat([ask(differences_prompt, row, row["wrong"]) for row in rows]) if rows else []
-    usable = [index for index, text in enumerate(listed) if phrases.parse_differences(text)]
+    usable = [index for index, text in enumerate(listed) if parse_differences(text)]
     asked = [ask(rewrite_prompt, rows[index], listed[index].strip()) for index in usable]
     rewritten = dict(zip(usable, chat(asked) if asked else [], strict=True))
     return [

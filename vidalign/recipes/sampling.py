@@ -1,10 +1,10 @@
-"""What recipes share: seeds, replies as records, and scores."""
+"""What recipes share: a chunk of examples before an engine, seeds, replies as records, and scores."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vidalign import prompts
@@ -19,60 +19,84 @@ def request_seed(seed: int, *parts: Any) -> int:
     return int(stable_hash([seed, *parts], 8), 16)
 
 
-def sample(
-    engine: Engine,
-    examples: list[Example],
-    kind: str,
-    *,
-    num_candidates: int,
-    version: str,
-    make: Callable[[int, int], Request],
-) -> list[Response]:
-    """One reply to `make(row, candidate)` for every example and candidate."""
-    slots = [(row, candidate) for row in range(len(examples)) for candidate in range(num_candidates)]
-    requests = [make(row, candidate) for row, candidate in slots]
-    replies = engine.generate(requests)
-    return [
-        response(examples[row], kind, candidate, 0, completions[0], made, version)
-        for (row, candidate), completions, made in zip(slots, replies, requests, strict=True)
-    ]
-
-
-def response(
-    example: Example, kind: str, candidate: int, turn: int, reply: Completion, made: Request, version: str
+def unsampled(
+    example_id: str, kind: str, text: str, *, policy_version: str, candidate: int = 0, temperature: float = 0.0
 ) -> Response:
-    """A reply as it is stored, not yet scored."""
+    """A text that no policy sampled, as a response: a ground truth, or what a judge wrote."""
     return Response(
-        example_id=example.id,
+        example_id=example_id,
         kind=kind,
         candidate=candidate,
-        turn=turn,
-        text=reply.text,
-        token_ids=reply.token_ids,
-        log_probs=reply.log_probs,
-        policy_version=version,
-        seed=made.seed,
-        temperature=made.temperature,
-        top_p=made.top_p,
-        finish_reason=reply.finish_reason,
+        turn=0,
+        text=text,
+        token_ids=(),
+        log_probs=(),
+        policy_version=policy_version,
+        seed=0,
+        temperature=temperature,
+        top_p=1.0,
+        finish_reason="",
     )
 
 
-def score(
-    engine: Engine, examples: list[Example], clips: list[Clip], responses: list[Response], plain_prompt: str
-) -> list[Response]:
-    """Add reward and trust. Equal replies to one example are scored once; an empty reply keeps NaN as its reward."""
-    row_of = {example.id: row for row, example in enumerate(examples)}
-    distinct = sorted({(row_of[r.example_id], r.text.strip()) for r in responses if r.text.strip()})
-    logps = engine.score(
-        [(prompts.fill(plain_prompt, question=examples[row].question), clips[row], text) for row, text in distinct]
-    )
-    reward = {key: math.fsum(values) / len(values) for key, values in zip(distinct, logps, strict=True)}
-    return [
-        dataclasses.replace(
-            r,
-            reward=reward.get((row_of[r.example_id], r.text.strip()), math.nan),
-            trust=trust(r.text, examples[row_of[r.example_id]]),
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Examples with their clips, before the engine that answers them together."""
+
+    engine: Engine
+    examples: Sequence[Example]
+    clips: Sequence[Clip]
+    policy_version: str
+    seed: int
+
+    def request_seed(self, row: int, *parts: Any) -> int:
+        return request_seed(self.seed, self.examples[row].id, *parts)
+
+    def sample(self, kind: str, num_candidates: int, make: Callable[[int, int], Request]) -> list[Response]:
+        """One reply to `make(row, candidate)` for every example and candidate."""
+        slots = [(row, candidate) for row in range(len(self.examples)) for candidate in range(num_candidates)]
+        return self.ask(kind, [(row, candidate, make(row, candidate)) for row, candidate in slots])
+
+    def ask(self, kind: str, asked: Sequence[tuple[int, int, Request]], turn: int = 0) -> list[Response]:
+        """The replies to (row, candidate, request), in their order, not yet scored."""
+        replies = self.engine.generate([request for _, _, request in asked]) if asked else []
+        return [
+            self._response(kind, row, candidate, turn, completions[0], request)
+            for (row, candidate, request), completions in zip(asked, replies, strict=True)
+        ]
+
+    def score(self, responses: Sequence[Response], plain_prompt: str) -> list[Response]:
+        """Add reward and trust. Equal replies to one example are scored once; an empty reply keeps NaN as its reward."""
+        row_of = {example.id: row for row, example in enumerate(self.examples)}
+        distinct = sorted({(row_of[r.example_id], r.text.strip()) for r in responses if r.text.strip()})
+        logps = self.engine.score(
+            [
+                (prompts.fill(plain_prompt, question=self.examples[row].question), self.clips[row], text)
+                for row, text in distinct
+            ]
         )
-        for r in responses
-    ]
+        reward = {key: math.fsum(values) / len(values) for key, values in zip(distinct, logps, strict=True)}
+        return [
+            dataclasses.replace(
+                r,
+                reward=reward.get((row_of[r.example_id], r.text.strip()), math.nan),
+                trust=trust(r.text, self.examples[row_of[r.example_id]]),
+            )
+            for r in responses
+        ]
+
+    def _response(self, kind: str, row: int, candidate: int, turn: int, reply: Completion, made: Request) -> Response:
+        return Response(
+            example_id=self.examples[row].id,
+            kind=kind,
+            candidate=candidate,
+            turn=turn,
+            text=reply.text,
+            token_ids=reply.token_ids,
+            log_probs=reply.log_probs,
+            policy_version=self.policy_version,
+            seed=made.seed,
+            temperature=made.temperature,
+            top_p=made.top_p,
+            finish_reason=reply.finish_reason,
+        )

@@ -1,0 +1,139 @@
+"""Does the longest prompt with the largest video fit the model's context? Reads headers of videos, decodes nothing."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from pipelines import check_model
+from pipelines.inputs import Inputs
+from vidalign import prompts, recipes
+from vidalign.config.run import RunConfig
+from vidalign.errors import VideoError
+from vidalign.model import estimate, rendering
+from vidalign.recipes.base import Asked
+from vidalign.video.clip import Clip
+from vidalign.video.decoding import frame_indices
+from vidalign.video.readers import target_size
+
+MAX_PROBED_VIDEOS = 64
+
+
+def check_tokens(config: RunConfig, inputs: Inputs, model: check_model.ModelFacts, warnings: list[str]) -> list[str]:
+    """The longest prompt with the largest video must fit the context. Raises `ModelError` when it does not."""
+    text, where, reply = longest_prompt(config, inputs, model.processor)
+    shapes = probe_videos(config, inputs.present)
+    if not shapes:
+        warnings.append("no video could be opened to see its size, so its vision tokens are not checked")
+        return [f"longest prompt: {text:,} tokens without its video ({where})"]
+    costs = {size: vision_tokens(model, *size) for size in {shape[2:] for shape in shapes}}
+    uri, num_frames, height, width = max(shapes, key=lambda shape: costs[shape[2:]](shape[1]))
+    tokens_of = costs[height, width]
+    frames_key = "video.num_frames" if config.video.fps is None else "video.max_frames"
+    limits: dict = {
+        "num_text_tokens": text,
+        "max_new_tokens": reply,
+        "max_model_len": config.model.max_model_len,
+        "model_limit": estimate.position_limit(model.config),
+    }
+    needed = estimate.check_context(
+        tokens_of, num_frames=num_frames, frames_key=frames_key, where=f"{where}, {uri}", **limits
+    )
+    if config.video.fps is not None and config.video.max_frames > num_frames:
+        worst = tokens_of(config.video.max_frames) + text + reply
+        if worst > config.model.max_model_len:
+            fits = estimate.frames_that_fit(tokens_of, config.video.max_frames, config.model.max_model_len - text - reply)
+            warnings.append(
+                f"a video long enough for video.max_frames={config.video.max_frames} would need {worst:,} tokens of "
+                f"model.max_model_len={config.model.max_model_len:,}; lower video.max_frames to {fits} to be safe"
+            )
+    return [
+        f"largest video: {num_frames} frames of {height}x{width} pixels are {tokens_of(num_frames):,} vision tokens ({uri})",
+        f"longest prompt: {text:,} tokens without its video ({where})",
+        f"reply: at most {reply:,} tokens",
+        f"context: {needed:,} of model.max_model_len={config.model.max_model_len:,} tokens",
+        f"looked at {len(shapes):,} of {len(inputs.present):,} videos and at every prompt",
+    ]
+
+
+def longest_prompt(config: RunConfig, inputs: Inputs, processor: Any) -> tuple[int, str, int]:
+    """(text tokens without the video, which example, reply tokens) of the largest sum over everything that will be asked."""
+    plain = config.recipe.plain_prompt
+    asked = [
+        *recipes.build(config.recipe).asked(inputs.train),
+        Asked(kind="evaluation", examples=inputs.eval, template=plain, reply=config.evaluate.max_new_tokens),
+        Asked(kind="probe", examples=inputs.probe, template=plain),
+    ]
+    frame = _frame_tokens(processor)
+    best = (0, "", 0)
+    for kind in asked:
+        texts = [prompts.fill(kind.template, question=e.question, answer=e.answer) for e in kind.examples]
+        answers = _num_tokens(processor, [e.answer for e in kind.examples])
+        for example, length, answer in zip(kind.examples, _num_tokens(processor, texts), answers, strict=True):
+            after = max(
+                kind.reply, answer + 1
+            )  # the ground truth is scored in the reply's place, with its end-of-turn token
+            if frame + length + kind.quoted + after > best[0] + best[2]:
+                best = (frame + length + kind.quoted, f"{kind.kind} prompt of example {example.id}", after)
+    return best
+
+
+def _num_tokens(processor: Any, texts: list[str]) -> list[int]:
+    if not texts:
+        return []
+    return [len(ids) for ids in processor.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
+def probe_videos(config: RunConfig, videos: Iterable[str]) -> list[tuple[str, int, int, int]]:
+    """(uri, frames, height, width) after sampling and resizing, of the first videos whose header can be read.
+
+    The decode stage judges the others; here a broken file is only passed over.
+    """
+    import av
+    import av.error
+
+    spec = config.video.frame_spec()
+    found: list = []
+    for video in (video for video in videos if "://" not in video):
+        if len(found) == MAX_PROBED_VIDEOS:
+            break
+        try:
+            with av.open(video) as container:
+                stream = container.streams.video[0]
+                fps = float(stream.average_rate or stream.guessed_rate or 25)
+                seconds = float((container.duration or 0) / av.time_base)
+                total = stream.frames or round(seconds * fps)
+                height, width = target_size(stream.height, stream.width, spec)
+        except (av.error.FFmpegError, IndexError, ValueError, VideoError, OSError):
+            continue
+        if total >= spec.min_frames and height and width:
+            found.append((video, len(frame_indices(total, fps, spec)), height, width))
+    return found
+
+
+def vision_tokens(model: check_model.ModelFacts, height: int, width: int) -> Callable[[int], int]:
+    """Vision tokens as a function of the number of frames: by formula for Qwen2-VL-like models, else by rendering."""
+    cost = estimate.read_vision_cost(model.folder)
+    if cost is None:
+        return functools.cache(functools.partial(measure_tokens, model.processor, height, width))
+    return lambda num_frames: cost.tokens(num_frames, height, width)
+
+
+def measure_tokens(processor: Any, height: int, width: int, num_frames: int) -> int:
+    """Vision tokens of black frames, counted in what the processor makes of them."""
+    clip = Clip(
+        frames=np.zeros((num_frames, height, width, 3), np.uint8),
+        fps=1.0,
+        total_num_frames=num_frames,
+        duration=float(num_frames),
+        indices=tuple(range(num_frames)),
+    )
+    return rendering.render_prompt(processor, "", clip).length - _frame_tokens(processor)
+
+
+def _frame_tokens(processor: Any) -> int:
+    """Tokens of the chat template around a prompt; its one video placeholder becomes the video and does not count."""
+    return _num_tokens(processor, [rendering.prompt_text(processor, "")])[0] - 1

@@ -1,0 +1,170 @@
+"""The stages of a run, made from its configuration: which folder, which options, which policy, which resources each one has."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from cluster.plan import ClusterResources, ResourcePlan
+from cluster.plan import plan as make_plan
+from pipelines.inputs import Inputs, read_inputs
+from pipelines.stages import base as stages_base
+from pipelines.stages.base import MANIFEST, Stage
+from pipelines.stages.evaluate import Evaluate
+from pipelines.stages.pairs import Pairs
+from pipelines.stages.rollout import Rollout
+from pipelines.stages.train import Train, exported
+from vidalign import recipes
+from vidalign.config.loading import load_config
+from vidalign.config.run import RunConfig
+from vidalign.errors import DataError, VidalignError
+from vidalign.files import RunFolder
+from vidalign.model.checkpoint import policy_version
+from vidalign.recipes.base import Recipe
+from vidalign.types import PolicyVersion
+
+StageT = TypeVar("StageT", bound=Stage)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rounds:
+    """Makes the stage objects of a run. `base`: the policy that the first round starts from."""
+
+    config: RunConfig
+    run: RunFolder
+    plan: ResourcePlan
+    inputs: Inputs
+    base: PolicyVersion
+
+    @functools.cached_property
+    def recipe(self) -> Recipe[Any]:
+        return recipes.build(self.config.recipe)
+
+    def accept(self, names: Sequence[str]) -> None:
+        """See that no stage's folder was made from other inputs, as far as is known before anything runs.
+
+        Raises:
+            ConfigError: the first that was; the message names the options that differ.
+        """
+        for index in range(self.config.rounds):
+            if index and exported_or_none(self.run, index - 1) is None:
+                break
+            if "rollout" in names:
+                stages_base.check(self.rollout(index))
+                stages_base.check(self.pairs(index))
+            if "train" in names and (self.run.stage("pairs", index) / MANIFEST).is_file():
+                stages_base.check(self.train(index))
+        last = self.config.rounds - 1
+        if "evaluate" in names and self.config.data.eval and exported_or_none(self.run, last) is not None:
+            stages_base.check(self.evaluate())
+
+    def policy(self, index: int) -> PolicyVersion:
+        """The policy that a round starts from. Raises `DataError` where the round before it has not been trained."""
+        return self.base if index == 0 else aligned_policy(self.run, index - 1)
+
+    def rollout(self, index: int) -> Rollout:
+        config = self.config
+        return self._with_earlier(
+            Rollout(
+                folder=self.run.stage("responses", index),
+                quarantine=self.run.stage("quarantine", index),
+                cache=cache_folder(config.video.cache_dir, self.run.frames),
+                round_index=index,
+                model=config.model,
+                video=config.video,
+                rollout=config.rollout,
+                recipe=self.recipe,
+                policy=self.policy(index),
+                train=[row.example for row in self.inputs.train],
+                probe=self.inputs.probe,
+                decoders=self.plan.decoders,
+                engines=self.plan.engines,
+                engine_seed=config.seed,
+            ),
+            lambda rounds: rounds.rollout(index),
+        )
+
+    def pairs(self, index: int) -> Pairs:
+        stage = Pairs(run_folder=self.run, rollout=self.rollout(index), rows=self.inputs.train, engines=self.plan.engines)
+        return self._with_earlier(stage, lambda rounds: rounds.pairs(index))
+
+    def train(self, index: int) -> Train:
+        config = self.config
+        return self._with_earlier(
+            Train(
+                run_folder=self.run,
+                cache=cache_folder(config.train.cache_dir, self.run.root / "cache"),
+                round_index=index,
+                model=config.model,
+                train=config.train,
+                objective=config.objective,
+                plain_prompt=config.recipe.plain_prompt,
+                frame_spec=config.video.frame_spec(),
+                policy=self.policy(index),
+                workers=self.plan.train,
+                run_seed=config.seed,
+            ),
+            lambda rounds: rounds.train(index),
+        )
+
+    def evaluate(self) -> Evaluate:
+        config, last = self.config, self.config.rounds - 1
+        return self._with_earlier(
+            Evaluate(
+                folder=self.run.stage("eval", last),
+                model=config.model,
+                video=config.video,
+                serve=config.serve,
+                evaluate=config.evaluate,
+                prompt=config.recipe.plain_prompt,
+                policies={"base": self.base, "aligned": aligned_policy(self.run, last)},
+                examples=self.inputs.eval,
+                plan=self.plan.serve,
+            ),
+            lambda rounds: rounds.evaluate(),
+        )
+
+    def _with_earlier(self, stage: StageT, same: Callable[[Rounds], Stage]) -> StageT:
+        stage.earlier = functools.partial(_earlier_stage, self, same)
+        return stage
+
+    def before(self) -> Rounds:
+        """As the configuration in the run's folder has them. Raises `VidalignError` where that cannot be read any more."""
+        config = load_config(self.run.config)
+        inputs = self.inputs if config.data == self.config.data else read_inputs(config.data)
+        same_model = config.model.path == self.config.model.path
+        base = self.base if same_model else policy_version(config.model.path)
+        return dataclasses.replace(self, config=config, inputs=inputs, base=base)
+
+
+def _earlier_stage(rounds: Rounds, same: Callable[[Rounds], Stage]) -> Stage | None:
+    try:
+        return same(rounds.before())
+    except VidalignError:
+        return None  # the folder is then compared with the present configuration alone
+
+
+def resource_plan(config: RunConfig, resources: ClusterResources) -> ResourcePlan:
+    """Who gets which CPUs and GPUs in this run. Raises `ClusterError` where something does not fit."""
+    return make_plan(config, resources)
+
+
+def cache_folder(shared: str | None, own: pathlib.Path) -> pathlib.Path:
+    """The cache that several runs share, or the run's own."""
+    return pathlib.Path(shared).absolute() if shared else own
+
+
+def aligned_policy(run: RunFolder, index: int) -> PolicyVersion:
+    """The policy that a round exported. Raises `DataError` when that round has not been trained."""
+    policy = exported_or_none(run, index)
+    if policy is None:
+        raise DataError(f"{run.root} holds no trained policy of round {index}; run `vidalign train` on it first")
+    return policy
+
+
+def exported_or_none(run: RunFolder, index: int) -> PolicyVersion | None:
+    finished = (run.stage("train", index) / MANIFEST).is_file()
+    return exported(run.stage("model", index)) if finished else None

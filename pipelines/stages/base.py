@@ -1,0 +1,154 @@
+"""What every stage of a run is, and `once`, which runs it: claimed, run, finished, and skipped ever after.
+
+A stage's folder is finished when its `manifest.json` exists, which is written last. The manifest holds what the stage was made
+from, option by option, so that a changed option is an error that names it, and never a silent mixture. What does not change a
+result (how often something is logged, how many workers there are, where a cache is) is not in it.
+
+    begun.json      what partial results are made from, and how they are laid out
+    manifest.json   {"format": 2, "inputs": {option: value}, "finished_at", facts…}
+
+A folder of format 1 holds one hash of its inputs and does not say what they were. It is recognised by `Stage.inputs_v1` of the
+stage as the run's config.yaml has it (`Stage.earlier`), and then compared option by option like the others.
+"""
+
+from __future__ import annotations
+
+import abc
+import json
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from vidalign import files
+from vidalign.errors import ConfigError
+from vidalign.types import stable_hash
+
+MANIFEST = "manifest.json"
+BEGUN = "begun.json"
+FORMAT = 2
+
+
+class Stage(abc.ABC):
+    """One step of a run that leaves a folder behind.
+
+    name: for progress bars and messages. folder: where its results go. needs: folders that must be finished before. earlier: makes
+    the same stage as the configuration in the run's folder describes it, or None where that is not known.
+    """
+
+    name: ClassVar[str]
+    folder: pathlib.Path
+    earlier: Callable[[], Stage | None] | None = None
+
+    @property
+    def needs(self) -> Sequence[pathlib.Path]:
+        return ()
+
+    @abc.abstractmethod
+    def inputs(self) -> dict[str, Any]:
+        """What decides the result, as JSON values; nested dicts become dotted names in messages."""
+
+    def layout(self) -> dict[str, Any]:
+        """What partial results depend on beside `inputs`, such as how many examples are in a part file."""
+        return {}
+
+    def inputs_v1(self) -> Any:
+        """The inputs whose hash a folder of format 1 holds; None for a stage that had no folder then."""
+        return None
+
+    @abc.abstractmethod
+    def run(self) -> dict[str, Any]:
+        """Make the results, or the rest of them. Returns facts for the manifest."""
+
+
+def once(stage: Stage) -> dict[str, Any]:
+    """Run a stage unless it is finished. Returns its manifest.
+
+    Raises:
+        ConfigError: the folder was begun or finished from other inputs; the message names each option that differs.
+        DataError: a stage that this one needs is not finished.
+    """
+    if check(stage):
+        return files.read_json(stage.folder / MANIFEST)
+    for folder in stage.needs:
+        manifest(folder)
+    files.write_json(
+        stage.folder / BEGUN, {"format": FORMAT, "inputs": flat(stage.inputs()), "layout": flat(stage.layout())}
+    )
+    facts = stage.run()
+    finished = {"format": FORMAT, "inputs": flat(stage.inputs()), "finished_at": time.time(), **facts}
+    files.write_json(stage.folder / MANIFEST, finished)
+    return finished
+
+
+def check(stage: Stage) -> bool:
+    """Whether the stage is finished. Raises `ConfigError` where its folder was made from other inputs."""
+    finished = stage.folder / MANIFEST
+    if finished.is_file():
+        _compare(stage, files.read_json(finished), f"{stage.folder} was finished with another configuration")
+        return True
+    begun = stage.folder / BEGUN
+    if begun.is_file():
+        _compare(stage, files.read_json(begun), f"{stage.folder} was begun with another configuration")
+    return False
+
+
+def manifest(folder: pathlib.Path) -> dict[str, Any]:
+    """The manifest of a finished stage. Raises `DataError` where it is not finished."""
+    return files.read_json(folder / MANIFEST)
+
+
+def identity(folder: pathlib.Path) -> str:
+    """A hash of what a finished stage was made from, for the inputs of the stages after it."""
+    made = manifest(folder)
+    return stable_hash(made["inputs"]) if made.get("format") else made["inputs"]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}, the way options are written."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """ "option was X and is now Y" for every option in which two flat mappings differ."""
+    absent = object()
+
+    def shown(value: Any) -> str:
+        return "not there" if value is absent else repr(value)
+
+    return [
+        f"{name} was {shown(before.get(name, absent))} and is now {shown(now.get(name, absent))}"
+        for name in dict.fromkeys([*before, *now])
+        if before.get(name, absent) != now.get(name, absent)
+    ]
+
+
+def _compare(stage: Stage, made: Any, what: str) -> None:
+    """`made`: what a manifest or a begun.json holds, of either format."""
+    way_out = "set it back, choose a new run_dir, or delete that folder to make it again"
+    now = stage.inputs()
+    if isinstance(made, str) or not made.get("format"):  # format 1
+        found = made if isinstance(made, str) else made["inputs"]
+        candidates = (stage.earlier() if stage.earlier else None, stage)
+        known = [as_begun for as_begun in candidates if as_begun and stable_hash(as_begun.inputs_v1()) == found]
+        if not known:
+            raise ConfigError(f"{what} or other data; {way_out}")
+        before = flat(known[0].inputs())
+    else:
+        before = made["inputs"]
+        if "layout" in made:
+            before, now = before | flat(made["layout"]), now | stage.layout()
+    differing = changes(_as_stored(before), _as_stored(flat(now)))
+    if differing:
+        raise ConfigError(f"{what}: {'; '.join(differing)}; {way_out}")
+
+
+def _as_stored(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as they come back from a JSON file."""
+    return json.loads(json.dumps(values))

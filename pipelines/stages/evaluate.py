@@ -1,0 +1,89 @@
+"""Evaluate: base and aligned side by side behind one endpoint, asked the held-out questions over HTTP; and base again, blind."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from cluster.plan import ServePlan
+from pipelines import progress
+from pipelines.stages.base import Stage
+from vidalign.config.run import EvaluateConfig, ModelConfig, ServeConfig, VideoConfig
+from vidalign.types import Example, PolicyVersion
+
+
+@dataclasses.dataclass(kw_only=True)
+class Evaluate(Stage):
+    """The answers of every served policy to the held-out questions, one table a model."""
+
+    name: ClassVar[str] = "evaluate"
+
+    folder: pathlib.Path
+    model: ModelConfig
+    video: VideoConfig
+    serve: ServeConfig
+    evaluate: EvaluateConfig
+    prompt: str
+    policies: Mapping[str, PolicyVersion]
+    examples: Sequence[Example]
+    plan: ServePlan
+    earlier: Callable[[], Stage | None] | None = None
+
+    def inputs(self) -> dict[str, Any]:
+        from pipelines.stages.rollout import digest
+
+        return {
+            **{f"policy.{name}": policy.version for name, policy in self.policies.items()},
+            "data.eval": digest(self.examples),
+            "evaluate": self.evaluate.deciding(),
+            "video": self.video.frame_spec().to_row(),
+            "recipe.plain_prompt": self.prompt,
+        }
+
+    def inputs_v1(self) -> dict[str, Any]:
+        return {
+            "policies": [policy.version for policy in self.policies.values()],
+            "examples": [example.to_row() for example in self.examples],
+            "evaluate": self.evaluate.model_dump(mode="json", include={"max_new_tokens", "blind"}),
+            "video": self.video.frame_spec().to_row(),
+            "prompt": self.prompt,
+        }
+
+    def run(self) -> dict[str, Any]:
+        from pipelines.asking import evaluate
+        from serving.app import endpoint
+
+        media_root = self.serve.media_root or common_folder(self.examples)
+        with (
+            progress.waiting("start endpoint") as on_wait,
+            endpoint(
+                self.policies,
+                model=self.model,
+                serve=self.serve.model_copy(update={"media_root": media_root}),
+                plan=self.plan,
+                frame_spec=self.video.frame_spec(),
+                decoder=self.video.backend,
+                on_wait=on_wait,
+            ) as running,
+        ):
+            asked = [(model_id, False) for model_id in self.policies]
+            for model_id, blind in [*asked, *([("base", True)] if self.evaluate.blind else [])]:
+                evaluate(
+                    self.examples,
+                    running,
+                    model_id=model_id,
+                    stage=self.folder,
+                    config=self.evaluate,
+                    prompt=self.prompt,
+                    blind=blind,
+                )
+            return {"endpoint": {"model_ids": list(running.model_ids), "checked": True}}
+
+
+def common_folder(examples: Sequence[Example]) -> str:
+    """The deepest folder that holds every local video of these examples: what the endpoint may read files from."""
+    folders = [str(pathlib.Path(e.video.removeprefix("file://")).parent) for e in examples if "://" not in e.video[4:]]
+    return os.path.commonpath(folders) if folders else "."

@@ -1,0 +1,142 @@
+"""Pairs: responses ─► judgements and rewrites, where the recipe asks a judge ─► one preference pair an example ─► linter."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from cluster.plan import Workers
+from pipelines.stages.base import Stage, once
+from pipelines.stages.judge import Judging, judgements_of
+from pipelines.stages.rollout import Rollout, read_frames, read_responses
+from vidalign import files
+from vidalign.data.reading import DataRow
+from vidalign.errors import DataError
+from vidalign.files import RunFolder
+from vidalign.recipes.base import Recipe, Replays
+from vidalign.recipes.judging import JudgeTask
+from vidalign.recipes.kinds import kind_of
+from vidalign.recipes.lint import filter_pairs, lint
+from vidalign.recipes.pairing import make_pairs
+from vidalign.statistics import rank_correlation
+from vidalign.types import Judgement, PreferencePair, Response, stable_hash
+
+
+@dataclasses.dataclass(kw_only=True)
+class Pairs(Stage):
+    """The preference pairs of one round, from its finished rollout."""
+
+    name: ClassVar[str] = "pairs"
+
+    run_folder: RunFolder
+    rollout: Rollout
+    rows: Sequence[DataRow]
+    engines: Workers
+    earlier: Callable[[], Stage | None] | None = None
+
+    def __post_init__(self) -> None:
+        self.folder = self.run_folder.stage("pairs", self.rollout.round_index)
+
+    @property
+    def needs(self) -> Sequence[pathlib.Path]:
+        return [self.rollout.folder]
+
+    @property
+    def recipe(self) -> Recipe[Any]:
+        return self.rollout.recipe
+
+    def inputs(self) -> dict[str, Any]:
+        config = self.recipe.config
+        return {
+            **self.rollout.inputs(),
+            "data.pairs": stable_hash([pair.to_row() | {"provenance": ""} for pair in self.recipe.given(self.rows)]),
+            "pairing": {name: value for name, value in config.deciding().items() if name in config.PAIRING},
+        }
+
+    def inputs_v1(self) -> dict[str, Any]:
+        config = self.recipe.config
+        return {
+            "responses": self.rollout.inputs_v1(),
+            "pairing": config.model_dump(mode="json", include=set(config.PAIRING)),
+            "given": [pair.id for pair in self.recipe.given(self.rows)],
+        }
+
+    def run(self) -> dict[str, Any]:
+        """Write pairs.parquet and lint.json. Raises `DataError` when no pair is left."""
+        recipe, index = self.recipe, self.rollout.round_index
+        responses = read_responses(self.rollout.folder)
+        judgements, rewritten, facts = self._judged(responses)
+        pairs, dropped = make_pairs(
+            self.rows,
+            [*responses, *rewritten],
+            recipe,
+            judgements,
+            decoded=read_frames(self.rollout.folder),
+            replays=self._replays(),
+            seed=self.rollout.seed,
+        )
+        if not pairs:
+            raise DataError(
+                f"no preference pair was made from {len(self.rows)} examples ({dropped}); raise recipe.num_candidates or "
+                "the temperature, loosen the recipe's pair rule, or look at the responses of this run"
+            )
+        report = lint(pairs, recipe.config.lint)
+        pairs, filtered = filter_pairs(pairs, report, recipe.config.lint)
+        if not pairs:
+            raise DataError(
+                f"recipe.lint dropped all {report.num_pairs} pairs ({filtered}); loosen it, and look at the responses of round "
+                f"{index}"
+            )
+        files.write_json(self.folder / "lint.json", report.to_row())
+        files.write_table(self.folder / "pairs.parquet", pairs)
+        correlation = reward_trust_correlation([*responses, *rewritten], recipe)
+        return {"kept": len(pairs), "dropped": dropped | filtered, "reward_trust_correlation": correlation, **facts}
+
+    def _judged(self, responses: Sequence[Response]) -> tuple[list[Judgement], list[Response], dict[str, Any]]:
+        """Judgements, rewritten responses, and facts about the judge; all empty where the recipe asks none."""
+        examples = [row.example for row in self.rows]
+        judgements: list[Judgement] = []
+        rewritten: list[Response] = []
+        facts: dict[str, Any] = {}
+        if (task := self.recipe.judge_rows(examples, responses)) is not None:
+            judgements, judge = judgements_of(self._ask("judgements", "judge", task), task, self.recipe, responses)
+            facts["judge"] = judge
+        if (task := self.recipe.rewrite(examples, responses, judgements)) is not None:
+            rewritten = self.recipe.rewritten(self._ask("rewrites", "rewrite", task))
+        return judgements, rewritten, facts
+
+    def _ask(self, folder: str, label: str, task: JudgeTask) -> list[dict[str, Any]]:
+        assert self.recipe.judge is not None, f"recipe {self.recipe.config.name} has a task for a judge and no judge"
+        index = self.rollout.round_index
+        stage = Judging(
+            folder=self.run_folder.stage(folder, index),
+            judge=self.recipe.judge,
+            task=task,
+            engines=self.engines,
+            label=f"{label}, round {index}",
+        )
+        once(stage)
+        return stage.rows()
+
+    def _replays(self) -> Replays:
+        if not self.recipe.keeps_replays:
+            return Replays()
+        rounds = [
+            (
+                read_responses(self.run_folder.stage("responses", index)),
+                files.read_table(self.run_folder.stage("pairs", index) / "pairs.parquet", PreferencePair),
+            )
+            for index in range(self.rollout.round_index)
+        ]
+        return self.recipe.replays(rounds)
+
+
+def reward_trust_correlation(responses: Sequence[Response], recipe: Recipe[Any]) -> float | None:
+    """Rank correlation of reward and trust over the responses whose kind is scored; None where it is not defined."""
+    scored = [
+        r for r in responses if math.isfinite(r.reward) and math.isfinite(r.trust) and kind_of(r.kind, recipe.kinds).scored
+    ]
+    return rank_correlation([r.reward for r in scored], [r.trust for r in scored])

@@ -1,0 +1,86 @@
+"""Reference: what the policy that a round starts from says of its pairs, computed once and kept by content.
+
+There is no manifest: a file a pair is named by all that it depends on, so a run that was stopped goes on, and another run with
+the same pairs computes nothing.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from actors.reference import Reference, kept_paths, parts_of
+from cluster.plan import Workers
+from pipelines import progress
+from vidalign import files
+from vidalign.config.run import ModelConfig, TrainConfig
+from vidalign.files import RunFolder
+from vidalign.learning.objectives.base import Objective
+from vidalign.model.tensor_cache import TensorCache, missing
+from vidalign.types import PolicyVersion, PreferencePair
+
+
+class Training(Protocol):
+    """What is read here of a training stage (`pipelines.stages.train.Train`)."""
+
+    run_folder: RunFolder
+    cache: pathlib.Path
+    round_index: int
+    model: ModelConfig
+    train: TrainConfig
+    plain_prompt: str
+    policy: PolicyVersion
+    workers: Workers
+    pairs: pathlib.Path
+    responses: pathlib.Path
+
+
+def reference_files(stage: Training, usable: Sequence[PreferencePair], objective: Objective) -> pathlib.Path | None:
+    """JSON file {pair id: the file of what the reference says of it}, all of them written; None if none is needed."""
+    parts = parts_of(hidden=objective.needs_kl, features=stage.train.uncertainty is not None)
+    if not (objective.needs_reference or parts):
+        return None
+    kept = kept_paths(
+        TensorCache(stage.cache / "reference"),
+        usable,
+        files.read_json(stage.responses / "frames.json"),
+        policy_version=stage.policy.version,
+        dtype=stage.model.dtype,
+        plain_prompt=stage.plain_prompt,
+        parts=parts,
+    )
+    index_path = stage.run_folder.stage("reference", stage.round_index) / "files.json"
+    files.write_json(index_path, kept)
+    todo = missing(kept)
+    if todo:
+        with progress.bar(f"reference, round {stage.round_index}", len(kept), "pair") as shown:
+            shown.update(len(kept) - len(todo))
+            for row in _stream(stage, todo, index_path, parts).iter_rows():
+                shown.update(int(row["done"]))
+    return index_path
+
+
+def _stream(stage: Training, todo: set[str], index_path: pathlib.Path, parts: Sequence[str]) -> Any:
+    import ray.data
+
+    pairs_path = stage.pairs / "pairs.parquet"
+    indices = [index for index, pair in enumerate(files.read_table(pairs_path, PreferencePair)) if pair.id in todo]
+    return ray.data.from_items([{"index": index} for index in indices]).map_batches(
+        Reference,
+        fn_constructor_kwargs={
+            "model": stage.model.model_dump(mode="json"),
+            "path": stage.policy.path,
+            "pairs": str(pairs_path),
+            "frames": str(stage.responses / "frames.json"),
+            "plain_prompt": stage.plain_prompt,
+            "use_gpu": stage.workers.gpus > 0,
+            "kept": str(index_path),
+            "parts": parts,
+            "packed": stage.train.shared_prefix,
+        },
+        batch_size=stage.train.micro_batch_size,
+        compute=ray.data.ActorPoolStrategy(size=stage.workers.num),
+        num_cpus=stage.workers.cpus,
+        num_gpus=stage.workers.gpus,
+    )

@@ -1,0 +1,153 @@
+"""The one interface behind which every recipe stands: from examples to responses to preference pairs.
+
+    check_data ─► asked (what a dry run measures) ─► respond (in the generator) ─► judge_rows, rewrite (in the judge) ─► pair
+
+A recipe is one module with a config section and a `Recipe`; nothing outside this folder asks which one it is. It is found by
+its name in `vidalign.recipes.RECIPES`, or as `package.module:attribute` in `recipe.name`.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+from vidalign.config.recipes import JudgeConfig, RecipeSection, SamplingSection
+from vidalign.data.reading import DataRow
+from vidalign.recipes.engine import Engine
+from vidalign.recipes.judging import JudgeTask
+from vidalign.recipes.kinds import KINDS, Kind
+from vidalign.types import Example, Judgement, PreferencePair, Response
+from vidalign.video.clip import Clip
+
+ConfigT = TypeVar("ConfigT", bound=RecipeSection)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A kind of prompt that a recipe sends: `template` filled for each of `examples`.
+
+    `quoted`: tokens of an earlier reply that the template quotes, at most. `reply`: tokens of the reply, at most; 0 where the
+    ground truth stands in the reply's place.
+    """
+
+    kind: str
+    examples: Sequence[Example]
+    template: str
+    quoted: int = 0
+    reply: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What a pair rule may use beside an example's responses.
+
+    `judgements`: of this example, by response text. `times_drawn`: how often a replayed response, by (example id, text), was
+    the rejected side in earlier rounds. `seed`: for draws.
+    """
+
+    judgements: Mapping[str, Judgement] = dataclasses.field(default_factory=dict)
+    times_drawn: Mapping[tuple[str, str], int] = dataclasses.field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Replays:
+    """Responses of earlier rounds that may be used again, and how often each was; see `Evidence.times_drawn`."""
+
+    responses: Sequence[Response] = ()
+    times_drawn: Mapping[tuple[str, str], int] = dataclasses.field(default_factory=collections.Counter)
+
+
+class Recipe(Generic[ConfigT]):
+    """Base of all recipes. A new one sets `Config` and implements `respond` and `pair`; the rest has defaults.
+
+    Config: the section of the configuration; pydantic, without heavy imports.
+    asks_policy: False where no response is sampled, because the pairs are in the data.
+    keeps_replays: True where `replays` uses earlier rounds.
+    kinds: the kinds of responses that it makes, see `vidalign.recipes.kinds`.
+    """
+
+    Config: ClassVar[type[RecipeSection]]
+    asks_policy: ClassVar[bool] = True
+    kinds: ClassVar[Mapping[str, Kind]] = KINDS
+
+    def __init__(self, config: ConfigT) -> None:
+        self.config = config
+
+    def given(self, rows: Sequence[DataRow]) -> list[PreferencePair]:
+        """The pairs that the data hold already; none where responses are sampled."""
+        return []
+
+    @property
+    def keeps_replays(self) -> bool:
+        return False
+
+    @property
+    def judge(self) -> JudgeConfig | None:
+        """The model that is asked for judgements and rewrites, if any."""
+        return getattr(self.config, "judge", None)
+
+    def check_data(self, rows: Sequence[DataRow], *, source: str) -> None:
+        """Raises `DataError` where the rows of `source` lack what this recipe needs."""
+
+    def respond(
+        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Clip], *, policy_version: str, seed: int
+    ) -> list[Response]:
+        """Sample and score every response to these examples. Repeatable for equal arguments; never depends on batching."""
+        raise NotImplementedError
+
+    def judge_rows(self, examples: Sequence[Example], responses: Sequence[Response]) -> JudgeTask | None:
+        """What the judge is to score; None where no judgement is needed."""
+        return None
+
+    def accepts(self, score: float) -> bool:
+        """Whether a judge's score calls a response good."""
+        return score >= getattr(self.config, "threshold", 3.0)
+
+    def rewrite(
+        self, examples: Sequence[Example], responses: Sequence[Response], judgements: Sequence[Judgement]
+    ) -> JudgeTask | None:
+        """What the judge is to rewrite; None where it is not asked to."""
+        return None
+
+    def rewritten(self, rows: Sequence[Mapping[str, Any]]) -> list[Response]:
+        """The judge's rows for `rewrite`, as responses."""
+        raise NotImplementedError
+
+    def replays(self, rounds: Sequence[tuple[Sequence[Response], Sequence[PreferencePair]]]) -> Replays:
+        """What of earlier rounds, the oldest first, is used again. Only asked where `keeps_replays`."""
+        return Replays()
+
+    def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
+        """One pair, or the reason (a word) why this example gives none."""
+        raise NotImplementedError
+
+    def asked(self, rows: Sequence[DataRow]) -> list[Asked]:
+        """Every kind of prompt that `respond` and training send, for the check of the context's length."""
+        length = self.config.max_new_tokens if isinstance(self.config, SamplingSection) else 0
+        examples = [row.example for row in rows]
+        return [Asked(kind="plain", examples=examples, template=self.config.plain_prompt, reply=length)]
+
+    def describe(self) -> str:
+        """What made the pairs, in a line."""
+        if isinstance(self.config, SamplingSection):
+            return f"{self.config.name}: {self.config.num_candidates} candidates"
+        return self.config.name
+
+
+def responses_by_example(responses: Collection[Response]) -> dict[str, list[Response]]:
+    """{example id: its responses, in order}"""
+    by_example: dict[str, list[Response]] = collections.defaultdict(list)
+    for response in responses:
+        by_example[response.example_id].append(response)
+    return by_example
+
+
+def scores_by_example(judgements: Sequence[Judgement]) -> dict[str, dict[str, Judgement]]:
+    """{example id: {response text: its judgement}}"""
+    scores: dict[str, dict[str, Judgement]] = collections.defaultdict(dict)
+    for judgement in judgements:
+        scores[judgement.example_id][judgement.response] = judgement
+    return scores

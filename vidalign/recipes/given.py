@@ -1,0 +1,76 @@
+"""Recipe given: pairs that the rows hold already, or answers alone for supervised fine-tuning."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+
+from vidalign.config.recipes import GivenRecipe
+from vidalign.data.reading import DataRow
+from vidalign.data.rows import PreferenceRow
+from vidalign.recipes.base import Asked, Evidence, Recipe
+from vidalign.recipes.phrases import Mark, check_marks, differing_marks
+from vidalign.types import PreferencePair, Response, stable_hash
+
+
+class Given(Recipe[GivenRecipe]):
+    """No rollout: the rows are the pairs."""
+
+    Config = GivenRecipe
+    asks_policy = False
+
+    def given(self, rows: Sequence[DataRow]) -> list[PreferencePair]:
+        return [given_pair(row) for row in rows]
+
+    def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair:
+        return given_pair(row)
+
+    def asked(self, rows: Sequence[DataRow]) -> list[Asked]:
+        """The longer side of each pair stands where the ground truth does."""
+        longest = [
+            dataclasses.replace(row.example, answer=max(pair.chosen, pair.rejected, key=len))
+            for row, pair in zip(rows, self.given(rows), strict=True)
+        ]
+        return [*super().asked(rows), Asked(kind="given", examples=longest, template=self.config.plain_prompt)]
+
+    def describe(self) -> str:
+        return f"{self.config.name}: pairs from the data"
+
+
+def given_pair(row: DataRow) -> PreferencePair:
+    """The pair of a row, marked where its two sides differ if the row marks no phrase.
+
+    A row without responses becomes a pair of its answer and an empty rejected response, on which only objective sft can be
+    trained.
+    """
+    example, fields = row.example, row.row
+    chosen, rejected = example.answer, ""
+    scores: tuple[float | None, float | None] = (None, None)
+    marks: tuple[tuple[Mark, ...], tuple[Mark, ...]] = ((), ())
+    if isinstance(fields, PreferenceRow):
+        chosen, rejected = fields.chosen, fields.rejected
+        scores = (fields.chosen_score, fields.rejected_score)
+        marks = (
+            check_marks(chosen, fields.chosen_phrases, row.where),
+            check_marks(rejected, fields.rejected_phrases, row.where),
+        )
+    if rejected and not any(marks):
+        marks = differing_marks(chosen, rejected)
+    chosen_reward, rejected_reward = (math.nan if score is None else score for score in scores)
+    return PreferencePair(
+        id=stable_hash([example.id, chosen, rejected]),
+        example_id=example.id,
+        video=example.video,
+        question=example.question,
+        answer=example.answer,
+        category=example.category,
+        chosen=chosen,
+        rejected=rejected,
+        chosen_marks=marks[0],
+        rejected_marks=marks[1],
+        chosen_reward=chosen_reward,
+        rejected_reward=rejected_reward,
+        provenance=json.dumps({"recipe": "given", "source": row.where}, ensure_ascii=False),
+    )

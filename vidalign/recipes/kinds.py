@@ -1,0 +1,46 @@
+"""The kinds of responses: on which side of a pair each may stand, what a reader calls it, and whether its scores count."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One kind of response.
+
+    `side`: "chosen" or "rejected" where it is made for that side, "plain" for an ordinary reply of the policy, "truth" for the
+    ground truth and what is made from it, None for what is no answer. `label`: its name on the report. `scored`: its reward and
+    trust count in the correlation of the two.
+    """
+
+    side: Literal["chosen", "rejected", "plain", "truth"] | None
+    label: str
+    scored: bool = True
+
+
+KINDS: Mapping[str, Kind] = {
+    "hinted": Kind(side="chosen", label="with hints"),
+    "unhinted": Kind(side="chosen", label="first turn without hints"),
+    "reflected": Kind(side="chosen", label="reflected"),
+    "augmented": Kind(side="rejected", label="augmented video"),
+    "perturbed": Kind(side="rejected", label="perturbed video"),
+    "replayed": Kind(side="rejected", label="ground truth with a resampled segment"),
+    "plain": Kind(side="plain", label="no hint, clean video"),
+    "truth": Kind(side="truth", label="ground truth", scored=False),
+    "rewritten": Kind(side="truth", label="rewritten ground truth"),
+    "differences": Kind(side=None, label="list of differences", scored=False),
+    "caption": Kind(side=None, label="caption", scored=False),
+}
+
+
+def kinds_on(side: str, kinds: Mapping[str, Kind] = KINDS) -> frozenset[str]:
+    """The names of the kinds on one side."""
+    return frozenset(name for name, kind in kinds.items() if kind.side == side)
+
+
+def kind_of(name: str, kinds: Mapping[str, Kind] = KINDS) -> Kind:
+    """The kind of that name; one that no table names stands on no side and is not scored."""
+    return kinds.get(name) or Kind(side=None, label=name, scored=False)
