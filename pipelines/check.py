@@ -21,17 +21,18 @@ import numpy as np
 from cluster.plan import ClusterResources, ResourcePlan, Workers, plan
 from cluster.session import local_device_memory, local_resources
 from pipelines import check_model
+from pipelines.inputs import Inputs, read_inputs
 from vidalign import prompts
 from vidalign.config.loading import dump_config
 from vidalign.config.recipes import GivenRecipe, HoundRecipe, LeanpoRecipe, RrpoRecipe, SamplingSection
 from vidalign.config.run import DataConfig, RunConfig
-from vidalign.data.reading import read_examples, read_pairs
-from vidalign.errors import ClusterError, ConfigError, DataError, VideoError
+from vidalign.errors import ClusterError, ConfigError, VideoError
 from vidalign.learning import objectives
 from vidalign.model import estimate, rendering
+from vidalign.recipes.given import given_pair
 from vidalign.types import Example
 from vidalign.video.clip import Clip
-from vidalign.video.decoding import content_hash, frame_indices
+from vidalign.video.decoding import frame_indices
 from vidalign.video.readers import target_size
 
 MAX_PROBED_VIDEOS = 64
@@ -49,21 +50,6 @@ class CheckReport:
     tokens: tuple[str, ...]
     memory: tuple[str, ...]
     warnings: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Data:
-    """The examples of a config, and which of their local videos exist."""
-
-    train: list[Example]
-    eval: list[Example]
-    probe: list[Example]
-    present: list[str]
-    missing: list[str]
-
-    @property
-    def examples(self) -> list[Example]:
-        return [*self.train, *self.eval, *self.probe]
 
 
 def check(
@@ -103,13 +89,15 @@ def check(
     )
 
 
-def check_inputs(config: RunConfig, *, ask_vllm: bool = False) -> tuple[Data, check_model.ModelFacts, list[str], list[str]]:
+def check_inputs(
+    config: RunConfig, *, ask_vllm: bool = False
+) -> tuple[Inputs, check_model.ModelFacts, list[str], list[str]]:
     """What can be known of data, model and context without a cluster: both, lines about tokens, warnings.
 
     Raises:
         DataError, ModelError: the first thing that cannot work.
     """
-    data = read_data(config.data)
+    data = read_inputs(config.data)
     model = check_model.inspect(config.model, ask_vllm=ask_vllm)
     warnings = list(model.warnings)
     if data.missing:
@@ -139,55 +127,7 @@ def render(report: CheckReport) -> str:
     return "\n\n".join("\n".join([name, *(f"  {line}" for line in lines)]) for name, lines in parts if lines)
 
 
-def read_data(config: DataConfig) -> Data:
-    """Read all files; see which videos exist; refuse a video that is both learned from and tested on.
-
-    Raises:
-        DataError: malformed rows; a video in train and in eval or probe, by path or by content; no video exists at all.
-    """
-    files = {"train": config.train, "eval": config.eval, "probe": config.probe}
-    limits = {"train": config.limit, "eval": config.eval_limit, "probe": None}
-    splits = {
-        name: read_examples(path, video_root=config.video_root, limit=limits[name]) if path else []
-        for name, path in files.items()
-    }
-    videos = sorted({example.video for examples in splits.values() for example in examples})
-    present = [video for video in videos if "://" in video or os.path.isfile(video)]
-    missing = sorted(set(videos).difference(present))
-    if not present:
-        raise DataError(
-            f"none of the {len(videos):,} videos exists, first {missing[0]}; set data.video_root to the folder that the "
-            "'video' fields are relative to"
-        )
-    known = set(present)
-    for name in ("eval", "probe"):
-        refuse_shared_videos(name, *({e.video for e in splits[part]} & known for part in ("train", name)))
-    return Data(**splits, present=present, missing=missing)
-
-
-def refuse_shared_videos(name: str, train: set[str], held_out: set[str]) -> None:
-    """Raises `DataError` when a held-out video is also trained on, under the same path or as a copy."""
-    shared = sorted(train & held_out)
-    if shared:
-        raise DataError(
-            f"data.{name} must share no video with data.train, but {len(shared):,} of its {len(held_out):,} videos are in both, "
-            f"first {shared[0]}; remove them from one of the two files"
-        )
-    by_size: dict[int, list[str]] = {}
-    for video in train:
-        if "://" not in video:
-            by_size.setdefault(os.path.getsize(video), []).append(video)
-    digest = functools.cache(content_hash)  # only files of equal size are read
-    for video in sorted(held_out):
-        for other in by_size.get(os.path.getsize(video), []) if "://" not in video else []:
-            if digest(video) == digest(other):
-                raise DataError(
-                    f"data.{name} must share no video with data.train, but {video} and {other} are copies of one file; "
-                    "remove one of the two from its file"
-                )
-
-
-def check_tokens(config: RunConfig, data: Data, model: check_model.ModelFacts, warnings: list[str]) -> list[str]:
+def check_tokens(config: RunConfig, data: Inputs, model: check_model.ModelFacts, warnings: list[str]) -> list[str]:
     """The longest prompt with the largest video must fit the context. Raises `ModelError` when it does not."""
     text, where, reply = longest_prompt(config, data, model.processor)
     shapes = probe_videos(config, data.present)
@@ -224,33 +164,34 @@ def check_tokens(config: RunConfig, data: Data, model: check_model.ModelFacts, w
     ]
 
 
-def longest_prompt(config: RunConfig, data: Data, processor: Any) -> tuple[int, str, int]:
+def longest_prompt(config: RunConfig, data: Inputs, processor: Any) -> tuple[int, str, int]:
     """(text tokens without the video, which example, reply tokens) of the largest sum over everything that will be asked.
 
     A reflection prompt quotes an earlier reply, which may be as long as `recipe.max_new_tokens`.
     """
     recipe, evaluate = config.recipe, config.evaluate
     length = recipe.max_new_tokens if isinstance(recipe, SamplingSection) else 0
+    train = [row.example for row in data.train]
     asked: list[tuple[str, Sequence[Example], str, int, int]] = [
-        ("plain", data.train, recipe.plain_prompt, 0, length),
+        ("plain", train, recipe.plain_prompt, 0, length),
         ("evaluation", data.eval, recipe.plain_prompt, 0, evaluate.max_new_tokens),
         ("probe", data.probe, recipe.plain_prompt, 0, 0),
     ]
     match recipe:
         case LeanpoRecipe():
-            asked.append(("hint", data.train, recipe.hint_prompt, 0, length))
+            asked.append(("hint", train, recipe.hint_prompt, 0, length))
             if recipe.num_turns > 1:
-                asked.append(("reflection", data.train, recipe.reflect_prompt, length, length))
+                asked.append(("reflection", train, recipe.reflect_prompt, length, length))
         case RrpoRecipe(rewrite="policy"):
-            asked.append(("differences", data.train, recipe.differences_prompt, length, length))
-            asked.append(("rewrite", data.train, recipe.rewrite_prompt, length, length))
+            asked.append(("differences", train, recipe.differences_prompt, length, length))
+            asked.append(("rewrite", train, recipe.rewrite_prompt, length, length))
         case HoundRecipe(captions="policy"):
-            asked.append(("caption", data.train, recipe.caption_prompt, 0, length))
+            asked.append(("caption", train, recipe.caption_prompt, 0, length))
         case GivenRecipe():
-            _, pairs = read_pairs(config.data.train, video_root=config.data.video_root, limit=config.data.limit)
+            pairs = [given_pair(row) for row in data.train]
             given = [
-                dataclasses.replace(example, answer=max(pair.chosen, pair.rejected, key=len))
-                for example, pair in zip(data.train, pairs, strict=True)
+                dataclasses.replace(row.example, answer=max(pair.chosen, pair.rejected, key=len))
+                for row, pair in zip(data.train, pairs, strict=True)
             ]
             asked.append(("given", given, recipe.plain_prompt, 0, 0))
     frame = _frame_tokens(processor)
@@ -379,11 +320,11 @@ def _plan_lines(made: ResourcePlan, resources: ClusterResources) -> list[str]:
     ]
 
 
-def _data_lines(config: DataConfig, data: Data) -> list[str]:
-    files = {"train": config.train, "eval": config.eval, "probe": config.probe}
+def _data_lines(config: DataConfig, data: Inputs) -> list[str]:
+    train = [row.example for row in data.train]
+    files = {"train": (config.train, train), "eval": (config.eval, data.eval), "probe": (config.probe, data.probe)}
     lines = []
-    for name, path in files.items():
-        examples: list[Example] = getattr(data, name)
+    for name, (path, examples) in files.items():
         if path:
             videos = len({example.video for example in examples})
             lines.append(f"{name}: {len(examples):,} examples on {videos:,} videos ({pathlib.Path(path)})")

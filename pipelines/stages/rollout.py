@@ -26,10 +26,11 @@ from pipelines.stages.judge import judge_responses, rewrite_responses
 from vidalign import files
 from vidalign.config.recipes import GivenRecipe, HoundRecipe, LeanpoRecipe, RecipeConfig, RrpoRecipe
 from vidalign.config.run import RunConfig
-from vidalign.data.reading import read_examples, read_pairs
+from vidalign.data.reading import read_examples, read_rows
 from vidalign.errors import DataError
 from vidalign.files import RunFolder
 from vidalign.recipes import RECIPES
+from vidalign.recipes.given import given_pair
 from vidalign.recipes.lint import filter_pairs, lint
 from vidalign.recipes.pairing import make_pairs
 from vidalign.statistics import rank_correlation
@@ -48,11 +49,9 @@ class RolloutInputs:
 def read_inputs(config: RunConfig) -> RolloutInputs:
     """Raises `DataError` on malformed rows, and on a probe example that is also trained on."""
     data = config.data
-    given: list[PreferencePair] = []
-    if isinstance(config.recipe, GivenRecipe):
-        train, given = read_pairs(data.train, video_root=data.video_root, limit=data.limit)
-    else:
-        train = read_examples(data.train, video_root=data.video_root, limit=data.limit)
+    rows = read_rows(data.train, video_root=data.video_root, limit=data.limit)
+    train = [row.example for row in rows]
+    given = [given_pair(row) for row in rows] if isinstance(config.recipe, GivenRecipe) else []
     if isinstance(config.recipe, HoundRecipe) and config.recipe.captions == "data":
         uncaptioned = [example.id for example in train if not example.caption.strip()]
         if uncaptioned:

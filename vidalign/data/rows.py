@@ -1,6 +1,6 @@
-"""The rows of a data file, one JSON object a line, and the rules that a row keeps or breaks by itself.
+"""The rows of a data file, one JSON object a line, and the rules that each row keeps or breaks by itself.
 
-    example      {"id", "video", "question", "answer", ["options", "category"]}
+    example      {"id", "video", "question", "answer", ["options", "category", "caption"]}
     preference   the same, and {"chosen", "rejected", ["chosen_score", "rejected_score", "chosen_phrases",
                  "rejected_phrases"]}
 
@@ -9,7 +9,10 @@ A row that has `chosen` or `rejected` is a preference row. Phrases are spans [st
 
 from __future__ import annotations
 
+import pathlib
 import re
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -31,6 +34,7 @@ _FIXES = {
     "answer": "write the right answer, or remove the row",
     "options": "write a list of texts, or leave the field out",
     "category": "write a text, or leave the field out",
+    "caption": "write what the video shows as a text, or leave the field out",
     "chosen": "write the better response, or leave out both chosen and rejected",
     "rejected": "write the worse response, or leave out both chosen and rejected",
     "chosen_score": "write a finite number, or leave the field out",
@@ -54,8 +58,27 @@ def _not_blank(text: str) -> str:
     return text
 
 
+def _nameable(video: str) -> str:
+    try:
+        path = local_path(video)
+    except ValueError as error:
+        raise pydantic_core.PydanticCustomError("uri", "is not a uri") from error
+    if path is not None and "\0" in path:
+        raise pydantic_core.PydanticCustomError("null", "holds a null character, which no path has")
+    return video
+
+
+def local_path(video: str) -> str | None:
+    """The path of a video that is a path or a file: uri; None for a uri of another machine. Raises `ValueError`."""
+    if "://" not in video:
+        return video
+    parts = urllib.parse.urlsplit(video)
+    return urllib.request.url2pathname(parts.path) if parts.scheme == "file" else None
+
+
 Unicode = Annotated[str, pydantic.AfterValidator(_encodable)]
 Text = Annotated[Unicode, pydantic.AfterValidator(_not_blank)]
+Video = Annotated[Text, pydantic.AfterValidator(_nameable)]
 Span = Annotated[list[int], pydantic.Field(min_length=2, max_length=2)]
 
 
@@ -65,11 +88,12 @@ class ExampleRow(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(strict=True, extra="allow", frozen=True)
 
     id: Text
-    video: Text
+    video: Video
     question: Text
     answer: Text
     options: list[Text] = []
     category: Unicode = ""
+    caption: Unicode = ""
 
 
 class PreferenceRow(ExampleRow):
@@ -84,7 +108,7 @@ class PreferenceRow(ExampleRow):
 
 
 def parse_row(fields: dict[str, Any]) -> tuple[ExampleRow | None, list[RowError]]:
-    """The row, and every rule that it breaks by itself; no row where a field is missing or of the wrong type.
+    """The row and every rule that it breaks by itself; None as the row where a field is missing or of the wrong type.
 
     A field that is null counts as absent.
     """
@@ -95,6 +119,19 @@ def parse_row(fields: dict[str, Any]) -> tuple[ExampleRow | None, list[RowError]
     except pydantic.ValidationError as error:
         return None, [_explain(item) for item in error.errors(include_url=False)]
     return row, list(_broken_rules(row))
+
+
+def to_example(row: ExampleRow, root: pathlib.Path) -> Example:
+    """The example of a row. A relative video becomes the absolute path below `root`; a uri stays as it is."""
+    return Example(
+        id=row.id,
+        video=row.video if "://" in row.video else str((root / row.video).absolute()),
+        question=row.question,
+        answer=row.answer,
+        options=tuple(row.options),
+        category=row.category,
+        caption=row.caption,
+    )
 
 
 def _explain(item: pydantic_core.ErrorDetails) -> RowError:
@@ -122,11 +159,11 @@ def _broken_rules(row: ExampleRow) -> Iterator[RowError]:
         yield RowError(
             "options",
             f"none of {_short(row.options)} is the answer {_short(row.answer)}",
-            "add the right one or mend the answer",
+            "add the right one, or correct the answer",
         )
     if isinstance(row, PreferenceRow):
         if row.chosen.strip() == row.rejected.strip():
-            yield RowError("rejected", "equals chosen, so nothing is preferred", "mend one of the two, or remove the row")
+            yield RowError("rejected", "equals chosen, so nothing is preferred", "correct one of the two, or remove the row")
         for side in SIDES:
             yield from _bad_phrases(f"{side}_phrases", getattr(row, f"{side}_phrases"), getattr(row, side))
 
@@ -142,7 +179,8 @@ def _bad_phrases(name: str, spans: list[list[int]], text: str) -> Iterator[RowEr
     last = 0
     for start, end in spans:
         if not 0 <= start < end <= len(text):
-            yield RowError(name, f"[{start}, {end}] is no span of the {len(text)} characters of its response", _FIXES[name])
+            why = f"{_short([start, end])} is no span of the {len(text)} characters of its response"
+            yield RowError(name, why, _FIXES[name])
         elif start < last:
             yield RowError(name, f"[{start}, {end}] begins before {last}, where the span before it ends", _FIXES[name])
         last = max(last, end)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Iterator
-from typing import Any
 
+from vidalign.data.lines import BOM, Located, after_space, check_object, parse_value, read_lines
 from vidalign.errors import DataError, RowError
-
-Located = tuple[str, dict[str, Any] | RowError]
 
 
 def read_source(path: str | pathlib.Path) -> Iterator[Located]:
-    """Every row with where it stands, "file:line" or "file: row n" (from 1), in file order; a `RowError` for one that is none.
+    """Every row in file order with its place, "file:line" or "file: row n" (from 1); a `RowError` in place of a broken row.
 
     A file that begins with "[" is one JSON array; a name that ends in .parquet is Parquet; all else is one object a line.
 
@@ -26,48 +24,44 @@ def read_source(path: str | pathlib.Path) -> Iterator[Located]:
     if path.suffix == ".parquet":
         return _parquet_rows(path)
     with path.open("rb") as file:
-        is_array = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+        is_array = file.read(4096).removeprefix(BOM).lstrip().startswith(b"[")
     return _array_rows(path) if is_array else read_lines(path)
-
-
-def read_lines(path: pathlib.Path) -> Iterator[Located]:
-    """Rows of a JSONL file. Empty lines are no rows."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                where = f"{path}:{number}"
-                yield where, _parse_object(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, where)
-
-
-def _parse_object(line: bytes, where: str) -> dict[str, Any] | RowError:
-    try:
-        row = json.loads(line.strip())
-    except UnicodeDecodeError as error:
-        return RowError("row", f"is not valid UTF-8 ({error.reason})", "save the file as UTF-8", where)
-    except json.JSONDecodeError as error:
-        return RowError("row", f"is not JSON ({error.msg} at column {error.colno})", "write one JSON object a line", where)
-    return _object(row, where)
-
-
-def _object(row: Any, where: str) -> dict[str, Any] | RowError:
-    if isinstance(row, dict):
-        return row
-    return RowError("row", f"must be a JSON object, got {type(row).__name__}", "write an object with named fields", where)
 
 
 def _array_rows(path: pathlib.Path) -> Iterator[Located]:
     try:
-        rows = json.loads(path.read_bytes())
+        text = path.read_bytes().removeprefix(BOM).decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not valid UTF-8 ({error.reason}); save it as UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}:{error.lineno} is not valid JSON ({error.msg} at column {error.colno}); a source is a JSON array of "
-            "objects, or one object a line"
-        ) from error
-    for number, row in enumerate(rows, start=1):
+    at, number = after_space(text, text.index("[") + 1), 0
+    more = not text.startswith("]", at)
+    while more:
+        try:
+            value, end = parse_value(text, at)
+            more = text.startswith(",", end)
+            if not more and not text.startswith("]", end):
+                raise json.JSONDecodeError("Expecting ',' delimiter", text, end)
+        except json.JSONDecodeError as error:
+            raise _not_json(path, error) from error
+        except RowError as error:
+            raise error.at(f"{path}:{text.count(chr(10), 0, at) + 1}") from error
+        number += 1
         where = f"{path}: row {number}"
-        yield where, _object(row, where)
+        try:
+            yield where, check_object(value)
+        except RowError as error:
+            yield where, error.at(where)
+        at = after_space(text, end + 1) if more else end
+    after = after_space(text, at + 1)
+    if after < len(text):
+        raise _not_json(path, json.JSONDecodeError("Extra data", text, after))
+
+
+def _not_json(path: pathlib.Path, error: json.JSONDecodeError) -> DataError:
+    return DataError(
+        f"{path}:{error.lineno} is not valid JSON ({error.msg} at column {error.colno}); a source is a JSON array of "
+        "objects, or one object a line"
+    )
 
 
 def _parquet_rows(path: pathlib.Path) -> Iterator[Located]:

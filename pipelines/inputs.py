@@ -1,0 +1,91 @@
+"""The data of a run: every file read once, its videos looked for, and none shared by training and what is held out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Literal, TypeAlias
+
+from vidalign.config.run import DataConfig
+from vidalign.data.leakage import Leak, find_leaks, locate
+from vidalign.data.reading import DataRow, read_rows
+from vidalign.errors import DataError
+from vidalign.types import Example
+
+SplitName: TypeAlias = Literal["train", "eval", "probe"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The rows and examples of a config, and which of their videos are there.
+
+    `present` and `missing` are the videos of all splits in order, each once; a uri of another machine counts as present.
+    """
+
+    train: list[DataRow]
+    eval: list[Example]
+    probe: list[Example]
+    present: list[str]
+    missing: list[str]
+
+    @property
+    def examples(self) -> list[Example]:
+        return [*(row.example for row in self.train), *self.eval, *self.probe]
+
+
+def read_inputs(data: DataConfig, *, splits: Iterable[SplitName] = ("train", "eval", "probe")) -> Inputs:
+    """Read the files of `splits`, each once. A split that the config does not name is empty.
+
+    Raises:
+        DataError: malformed rows; a video of train that eval or probe has too, by path, link or content; with train among
+            `splits`, no video exists at all.
+    """
+    files = {"train": data.train, "eval": data.eval, "probe": data.probe}
+    limits = {"train": data.limit, "eval": data.eval_limit, "probe": None}
+    wanted = frozenset(splits)
+    rows: dict[str, list[DataRow]] = {
+        name: read_rows(path, video_root=data.video_root, limit=limits[name]) if path and name in wanted else []
+        for name, path in files.items()
+    }
+    videos = sorted({row.example.video for split in rows.values() for row in split})
+    locations = {video: locate(video, pathlib.Path()) for video in videos}
+    missing = [video for video in videos if "://" not in locations[video] and not os.path.isfile(locations[video])]
+    if "train" in wanted and len(missing) == len(videos):
+        raise DataError(
+            f"none of the {len(videos):,} videos exists, first {missing[0]}; set data.video_root to the folder that the "
+            "'video' fields are relative to"
+        )
+    _refuse_leaks(rows, locations)
+    gone = frozenset(missing)
+    return Inputs(
+        train=rows["train"],
+        eval=[row.example for row in rows["eval"]],
+        probe=[row.example for row in rows["probe"]],
+        present=[video for video in videos if video not in gone],
+        missing=missing,
+    )
+
+
+def _refuse_leaks(rows: dict[str, list[DataRow]], locations: dict[str, str]) -> None:
+    """Raises `DataError` for videos of train in another split. Eval and probe may share theirs."""
+    names = list(rows)
+    places: list[dict[str, str]] = [{} for _ in names]
+    for name, place in zip(names, places, strict=True):
+        for row in rows[name]:
+            place.setdefault(locations[row.example.video], row.where)
+    leaks = [leak for leak in find_leaks(places) if names[leak.other_split] == "train"]
+    for name, place in zip(names, places, strict=True):
+        shared = [leak for leak in leaks if names[leak.split] == name]
+        if shared:
+            raise DataError(
+                f"data.{name} must share no video with data.train, but {len(shared):,} of its {len(place):,} videos are in "
+                f"both, first {_first(shared)}; remove them from one of the two files"
+            )
+
+
+def _first(leaks: Sequence[Leak]) -> str:
+    leak = leaks[0]
+    places = f"({leak.where} and {leak.other_where})"
+    return f"{leak.video} and {leak.other} are copies of one file {places}" if leak.is_copy else f"{leak.video} {places}"

@@ -1,0 +1,96 @@
+"""Videos that two splits of a data set share: what is tested must not be trained on.
+
+A video is the same under another relative path, as a link, as a file: uri, or as a copy with the same bytes.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+from vidalign.data.rows import local_path
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Leak:
+    """A video of one split that an earlier split holds first. `other` is its location there; it differs for a copy."""
+
+    split: int
+    video: str
+    where: str
+    other_split: int
+    other: str
+    other_where: str
+
+    @property
+    def is_copy(self) -> bool:
+        return self.video != self.other
+
+
+def locate(video: str, root: pathlib.Path) -> str:
+    """The real path of a local video, whatever way it is named; the uri of any other."""
+    path = local_path(video)
+    return video if path is None else os.path.realpath(root / path)
+
+
+def content_hash(path: str) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_leaks(splits: Sequence[Mapping[str, str]], *, digest: Callable[[str], str] = content_hash) -> list[Leak]:
+    """Videos of more than one split, each once for every later split that has it, in the order of the splits.
+
+    Only files of a size that another split has too are read, and each once. Files that are missing are compared by path.
+
+    Args:
+        splits: of each split, its videos as `locate` gives them, and the place of the first row of each.
+        digest: gives equal strings for the paths of files of equal content.
+    """
+    digest = functools.cache(digest)
+    alike = _of_equal_size(splits)
+    first: dict[str, tuple[int, str, str]] = {}
+    leaks = []
+    for number, videos in enumerate(splits):
+        for video, where in videos.items():
+            key = digest(video) if video in alike else video
+            other_split, other, other_where = first.setdefault(key, (number, video, where))
+            if other_split != number:
+                leaks.append(
+                    Leak(
+                        split=number,
+                        video=video,
+                        where=where,
+                        other_split=other_split,
+                        other=other,
+                        other_where=other_where,
+                    )
+                )
+    return leaks
+
+
+def _of_equal_size(splits: Sequence[Mapping[str, str]]) -> set[str]:
+    """Readable files whose size in bytes another file has, at least one of them in another split."""
+    paths: dict[int, set[str]] = collections.defaultdict(set)
+    numbers: dict[int, set[int]] = collections.defaultdict(set)
+    sizes = {video: _size(video) for videos in splits for video in videos}
+    for number, videos in enumerate(splits):
+        for video in videos:
+            size = sizes[video]
+            if size:
+                paths[size].add(video)
+                numbers[size].add(number)
+    return {video for size in paths if len(paths[size]) > 1 and len(numbers[size]) > 1 for video in paths[size]}
+
+
+def _size(video: str) -> int:
+    """Bytes of a local file that can be read; 0 for everything else."""
+    if "://" in video or not os.path.isfile(video) or not os.access(video, os.R_OK):
+        return 0
+    return os.path.getsize(video)
