@@ -84,9 +84,9 @@ def test_clean_files_of_both_kinds(folder):
         ({**PAIR, "rejected": " To the left."}, "rejected: equals chosen, so nothing is preferred"),
         ({**PAIR, "chosen_score": "5"}, "chosen_score: input should be a valid number, got '5'"),
         ({**PAIR, "chosen_score": float("nan")}, "chosen_score: input should be a finite number, got nan"),
-        ({**PAIR, "chosen_phrases": [[7, 13]]}, "chosen_phrases: [7, 13] is no span of the 12 characters"),
-        ({**PAIR, "chosen_phrases": [[3, 3]]}, "chosen_phrases: [3, 3] is no span"),
-        ({**PAIR, "chosen_phrases": [[-1, 3]]}, "chosen_phrases: [-1, 3] is no span"),
+        ({**PAIR, "chosen_phrases": [[7, 13]]}, "chosen_phrases: [7, 13] is not a span of the 12 characters"),
+        ({**PAIR, "chosen_phrases": [[3, 3]]}, "chosen_phrases: [3, 3] is not a span"),
+        ({**PAIR, "chosen_phrases": [[-1, 3]]}, "chosen_phrases: [-1, 3] is not a span"),
         (
             {**PAIR, "rejected_phrases": [[0, 4], [3, 6]]},
             "rejected_phrases: [3, 6] begins before 4, where the span before it ends",
@@ -167,7 +167,7 @@ def test_warnings_are_counted_with_their_first_row(folder):
     report = validate([path])
     assert not report.errors
     assert report.warnings == [
-        f"{path}:1: 'note' is no field of a row and is not used (2 rows)",
+        f"{path}:1: 'note' is not a field of a row and is not used (2 rows)",
         f"{path}:1: 'chosen' begins or ends with white space, which is trained on (1 row)",
         f"{path}:1: 'chosen_score' is not above 'rejected_score' (1 row)",
         f"{path}:2: the video is a uri of another machine and was not looked at (1 row)",
@@ -205,7 +205,7 @@ def test_command_prints_errors_warnings_and_a_table(folder, capsys):
     test = write(folder / "test.jsonl", {**ROW, "id": "c", "video": "b.mp4", "category": "way"})
     assert main(["data", "validate", str(train), str(test)]) == 0
     shown = capsys.readouterr()
-    assert shown.err == f"warning: {train}:2: 'note' is no field of a row and is not used (1 row)\n"
+    assert shown.err == f"warning: {train}:2: 'note' is not a field of a row and is not used (1 row)\n"
     table = [line.split() for line in shown.out.splitlines()]
     assert ["train.jsonl", "test.jsonl"] in table
     assert ["rows", "2", "1"] in table

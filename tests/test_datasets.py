@@ -71,7 +71,7 @@ def test_a_row_keeps_its_fields_and_its_place(tmp_path):
         ({**ROW, "id": "b", "question": "<video>\nQ?"}, r"d\.jsonl:2: question: holds 1 literal tag \(<video>\)"),
         ({**PAIR, "id": "b", "rejected": None}, r"d\.jsonl:2: rejected: is missing or null"),
         ({**PAIR, "id": "b", "rejected": "A red circle."}, "rejected: equals chosen"),
-        ({**PAIR, "id": "b", "chosen_phrases": [[4, 99]]}, r"chosen_phrases: \[4, 99\] is no span"),
+        ({**PAIR, "id": "b", "chosen_phrases": [[4, 99]]}, r"chosen_phrases: \[4, 99\] is not a span"),
         ({**PAIR, "id": "b", "chosen_score": "5"}, "chosen_score: input should be a valid number"),
     ],
 )

@@ -1,6 +1,7 @@
 """Names are found in a table, or imported; every mistake in one is a sentence that says which part of it is wrong."""
 
 import math
+import sys
 
 import pytest
 
@@ -20,7 +21,9 @@ def package(tmp_path, monkeypatch):
     (folder / "broken.py").write_text("1 / 0\n")
     (folder / "good.py").write_text("recipe = 'mine'\n")
     monkeypatch.syspath_prepend(tmp_path)
-    return folder
+    yield folder
+    for name in [name for name in sys.modules if name.split(".")[0] == "toy_package"]:
+        del sys.modules[name]
 
 
 def test_a_name_of_the_table_and_an_imported_attribute(package):

@@ -179,7 +179,7 @@ def _bad_phrases(name: str, spans: list[list[int]], text: str) -> Iterator[RowEr
     last = 0
     for start, end in spans:
         if not 0 <= start < end <= len(text):
-            why = f"{_short([start, end])} is no span of the {len(text)} characters of its response"
+            why = f"{_short([start, end])} is not a span of the {len(text)} characters of its response"
             yield RowError(name, why, _FIXES[name])
         elif start < last:
             yield RowError(name, f"[{start}, {end}] begins before {last}, where the span before it ends", _FIXES[name])
