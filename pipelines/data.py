@@ -1,4 +1,4 @@
-"""`vidalign data`: other projects' preference data as rows of ours, and whether rows are fit to train and to test on."""
+"""`vidalign data`: import other projects' preference data, export pairs, and check whether data files can be used."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import json
 import pathlib
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from vidalign.data import validate
-from vidalign.data.formats import EXPORTERS, IMPORTERS
-from vidalign.data.formats.chat import Fields
+from vidalign.data.formats import EXPORTERS, IMPORTERS, exporter, importer
 from vidalign.data.formats.convert import Conversion, export_file, import_file
+from vidalign.data.formats.fields import Fields
 from vidalign.errors import ConfigError, RowError
 from vidalign.files import write_text_atomic
 
@@ -27,7 +27,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     actions = commands.add_parser("data", help=text, description=text).add_subparsers(required=True, metavar="ACTION")
     text = "write other projects' preference data as rows of vidalign"
     action = actions.add_parser("import", help=text, description=text)
-    action.add_argument("--from", dest="format", required=True, choices=sorted(IMPORTERS), help="the format of SOURCE")
+    action.add_argument(
+        "--from", dest="format", required=True, metavar="FORMAT", help=f"the format of SOURCE: {_names(IMPORTERS)}"
+    )
     action.add_argument("source", metavar="SOURCE", help="a JSONL, JSON or Parquet file")
     action.add_argument(
         "--video-root", metavar="DIR", help="what SOURCE's relative videos are relative to (default: its folder)"
@@ -37,7 +39,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     text = "write pairs of vidalign as another project's rows"
     action = actions.add_parser("export", help=text, description=text)
     action.add_argument(
-        "--to", dest="format", required=True, choices=sorted(EXPORTERS), help="the format of the file to write"
+        "--to", dest="format", required=True, metavar="FORMAT", help=f"the format to write: {_names(EXPORTERS)}"
     )
     action.add_argument("source", metavar="FILE", help="a JSONL file of pairs")
     action.set_defaults(run=_export)
@@ -51,6 +53,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     action.set_defaults(run=_validate)
 
 
+def _names(formats: Iterable[str]) -> str:
+    return f"{', '.join(sorted(formats))}, or package.module:attribute of a function like theirs"
+
+
 def _add_common(action: argparse.ArgumentParser) -> None:
     action.add_argument("--out", required=True, metavar="FILE", help="the file to write")
     action.add_argument("--skip-errors", action="store_true", help="write the other rows where some cannot be converted")
@@ -58,14 +64,14 @@ def _add_common(action: argparse.ArgumentParser) -> None:
 
 def _import(arguments: argparse.Namespace) -> int:
     _refuse_same_file(arguments)
-    to_row = IMPORTERS[arguments.format]
+    to_row = importer(arguments.format)
     done = import_file(arguments.source, to_row, out=arguments.out, video_root=arguments.video_root)
     return _write(done, arguments, "".join(f"{_json(row)}\n" for row in done.rows))
 
 
 def _export(arguments: argparse.Namespace) -> int:
     _refuse_same_file(arguments)
-    done = export_file(arguments.source, EXPORTERS[arguments.format], out=arguments.out)
+    done = export_file(arguments.source, exporter(arguments.format), out=arguments.out)
     return _write(done, arguments, "[\n" + ",\n".join(_json(row) for row in done.rows) + "\n]\n")
 
 
@@ -89,7 +95,7 @@ def _write(done: Conversion, arguments: argparse.Namespace, text: str) -> int:
     _print_errors(done.errors)
     if done.errors and not (arguments.skip_errors and done.rows):
         print(
-            f"nothing was written; mend the rows above{', or leave them out with --skip-errors' if done.rows else ''}",
+            f"nothing was written; correct the rows above{', or leave them out with --skip-errors' if done.rows else ''}",
             file=sys.stderr,
         )
         return 2
@@ -107,7 +113,7 @@ def summary(done: Conversion, out: str) -> list[str]:
     if num_left:
         lines.append(f"  {validate.plural(num_left, 'row')} with errors left out")
     if done.notes:
-        lines.append("what the rows do not hold, or hold otherwise than the source:")
+        lines.append("what the rows do not hold, or hold differently from the source:")
         lines += [
             f"  {count:>8,} x {note}" for note, count in sorted(done.notes.items(), key=lambda item: (-item[1], item[0]))
         ]

@@ -9,8 +9,9 @@ import pytest
 
 from cluster.plan import ClusterResources
 from pipelines import check_model
-from pipelines.check import check, read_data, render
+from pipelines.check import check, render
 from pipelines.check_context import measure_tokens, probe_videos
+from pipelines.inputs import read_inputs
 from vidalign import prompts
 from vidalign.config.loading import parse_config
 from vidalign.config.run import TrainConfig
@@ -259,15 +260,15 @@ def test_vllm_is_asked_whether_it_serves_the_architecture(tiny_model):
 def test_a_video_in_train_and_eval_is_refused(make_config, tmp_path):
     shared = write_rows(tmp_path / "shared.jsonl", "b.mp4", "a.mp4")
     with pytest.raises(DataError, match=r"1 of its 2 videos are in both, first .*a\.mp4"):
-        read_data(make_config(data={"eval": shared}).data)
+        read_inputs(make_config(data={"eval": shared}).data)
     with pytest.raises(DataError, match=r"data.probe must share no video"):
-        read_data(make_config(data={"probe": shared}).data)
+        read_inputs(make_config(data={"probe": shared}).data)
 
 
 def test_a_copy_of_a_training_video_is_refused(make_config, tmp_path):
     shutil.copy(tmp_path / "a.mp4", tmp_path / "renamed.mp4")
     with pytest.raises(DataError, match=r"renamed.mp4 and .*a.mp4 are copies of one file"):
-        read_data(make_config(data={"eval": write_rows(tmp_path / "e.jsonl", "renamed.mp4")}).data)
+        read_inputs(make_config(data={"eval": write_rows(tmp_path / "e.jsonl", "renamed.mp4")}).data)
 
 
 def test_missing_videos_are_counted(make_config, tmp_path):
@@ -277,7 +278,7 @@ def test_missing_videos_are_counted(make_config, tmp_path):
     assert report.warnings[0].startswith("2 of 4 videos are missing and will be quarantined, first ")
     none = write_rows(tmp_path / "none.jsonl", "gone.mp4")
     with pytest.raises(DataError, match="none of the 1 videos exists"):
-        read_data(make_config(data={"train": none, "eval": None}).data)
+        read_inputs(make_config(data={"train": none, "eval": None}).data)
 
 
 def test_broken_videos_are_left_to_the_decode_stage(make_config, tmp_path):

@@ -24,9 +24,9 @@ def config(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "overrides", "says"),
     [
-        ([{"id": "a"}], [], "missing field 'video'"),
+        ([{"id": "a"}], [], "video: is missing or null"),
         ([], [], "holds no rows"),
-        ([{"id": "a", "video": "v", "question": "q", "answer": "a"}] * 2, [], "id 'a' was used at line 1"),
+        ([{"id": "a", "video": "v", "question": "q", "answer": "a"}] * 2, [], "id: 'a' is the id of "),
         ([], ["data.train=none.jsonl"], "no data file at none.jsonl"),
         ([], ["train.learning_rat=1"], "did you mean train.learning_rate?"),
         ([], ["objective.name=leanp"], "did you mean leanpo?"),
@@ -37,6 +37,7 @@ def config(tmp_path):
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(config, rows, overrides, says, capsys, monkeypatch):
     monkeypatch.setattr("pipelines.align.connect", lambda *a, **k: pytest.fail("the cluster was started"))
+    (config.parent / "v").write_bytes(b"a video file, for all that is known before it is decoded")
     (config.parent / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     assert main(["align", str(config), *overrides]) == 2
     out = capsys.readouterr()

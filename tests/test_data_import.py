@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.cli import main
-from vidalign.data.formats import EXPORTERS, IMPORTERS
-from vidalign.data.formats.chat import Notes
+from vidalign.data.formats import EXPORTERS, IMPORTERS, exporter, importer
 from vidalign.data.formats.convert import export_file, import_file, relocate
+from vidalign.data.formats.fields import Notes
 from vidalign.data.formats.rrpo import masked_text, phrases_of
 from vidalign.data.rows import parse_row
-from vidalign.errors import DataError, RowError
+from vidalign.errors import ConfigError, DataError, RowError
 
 Q, A, B, V = "Which way?", "To the left.", "To the right.", "a.mp4"
 PAIR = {"video": V, "question": Q, "answer": A, "chosen": A, "rejected": B}
@@ -145,6 +145,12 @@ GOOD = [
         {**PAIR, "id": "v_1_0", "answer": "Left.", "chosen_score": 5, "rejected_score": 1},
     ),
     ("hound", {"id": "x", "video": V, "prompt": Q, "answer": A}, {**EXAMPLE, "id": "x"}),
+    (
+        "hound",
+        {"video": V, "prompt": Q, "chosen": A, "rejected": B, "answer": A, "caption": "A ball."},
+        {**PAIR, "caption": "A ball."},
+    ),
+    ("hound", {"video": V, "prompt": Q, "answer": A, "caption": "A ball."}, {**EXAMPLE, "caption": "A ball."}),
     # RRPO
     ("rrpo", RRPO, {**PAIR, "id": "7", "chosen_phrases": [[7, 11]], "rejected_phrases": [[7, 12]]}),
     (
@@ -291,7 +297,7 @@ JSON = st.recursive(
 )
 COLUMNS = """
     id video videos images prompt chosen rejected completion messages label conversations instruction input output history
-    system query response rejected_response rejected_messages rejected_videos context completions answer question pred
+    caption system query response rejected_response rejected_messages rejected_videos context completions answer question pred
     answer_masked pred_masked media_path sample_id src kto_tag options category chosen_score
 """
 
@@ -412,6 +418,15 @@ def test_ids_are_made_kept_and_made_unique(tmp_path):
     assert done.notes["column 'id', which is not used"] == 1
 
 
+@pytest.mark.parametrize("name", ["trl", "llamafactory", "ms-swift", "nemo-rl", "hound", "rrpo"])
+def test_every_format_keeps_captions(tmp_path, name):
+    row = next(row for known, row, made in GOOD if known == name and "rejected" in made)
+    path = lines(tmp_path / "d.jsonl", {**row, "caption": "A ball rolls."}, {**row, "caption": ["no text"]})
+    done = import_file(path, importer(name), out=tmp_path / "out.jsonl")
+    assert [made.get("caption") for made in done.rows] == ["A ball rolls.", None]
+    assert done.notes["column 'caption', which is not used"] == 1
+
+
 def test_relative_videos_follow_the_file():
     root, below, beside = pathlib.Path("/data/set"), pathlib.Path("/data"), pathlib.Path("/other")
     assert relocate("v/a.mp4", root, root) == "v/a.mp4"
@@ -462,9 +477,58 @@ def test_commands_name_mistakes_in_one_sentence(tmp_path, capsys):
     assert "--out must name a file other than the source" in capsys.readouterr().err
     assert main(["data", "import", "--from", "trl", "none.jsonl", "--out", str(tmp_path / "o")]) == 2
     assert "no data file at none.jsonl" in capsys.readouterr().err
-    for wrong in (["--from", "unknown"], ["--from", "trl", "--no-such-flag"]):
+    assert main(["data", "import", "--from", "tlr", str(source), "--out", str(tmp_path / "o")]) == 2
+    assert "unknown format to import 'tlr'; did you mean trl?" in capsys.readouterr().err
+    assert main(["data", "export", "--to", "trl", str(source), "--out", str(tmp_path / "o")]) == 2
+    assert "unknown format to export 'trl'; known: rrpo, or package.module:attribute" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["data", "import", str(source), "--out", "o", "--from", "trl", "--no-such-flag"])
+
+
+def test_help_lists_the_formats(capsys):
+    for command, names in (("import", IMPORTERS), ("export", EXPORTERS)):
         with pytest.raises(SystemExit):
-            main(["data", "import", str(source), "--out", "o", *wrong])
+            main(["data", command, "--help"])
+        said = "".join(capsys.readouterr().out.split())  # argparse breaks lines at hyphens too
+        assert ",".join(sorted(names)) in said
+        assert "package.module:attribute" in said
+
+
+# --- formats of one's own ---
+
+OWN_FORMAT = """
+def to_row(fields, notes):
+    if "clip" not in fields:
+        return {"question": "no video"}
+    return {"video": fields.pop("clip"), "question": fields.pop("q"), "answer": fields.pop("a")}
+
+def from_row(row, notes):
+    notes["'answer'"] += 1
+    return {"clip": row["video"], "better": row["chosen"], "worse": row["rejected"]}
+"""
+
+
+def test_a_format_of_ones_own_is_one_file(tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_format.py").write_text(OWN_FORMAT)
+    monkeypatch.syspath_prepend(tmp_path)
+    source, out = lines(tmp_path / "d.jsonl", {"clip": V, "q": Q, "a": A, "more": 1}), tmp_path / "out.jsonl"
+    assert main(["data", "import", "--from", "own_format:to_row", str(source), "--out", str(out)]) == 0
+    assert read(out) == [{"id": "d-000001", **EXAMPLE}]
+    assert "column 'more', which is not used" in capsys.readouterr().out
+    pairs = lines(tmp_path / "p.jsonl", {"id": "x", **PAIR})
+    assert main(["data", "export", "--to", "own_format:from_row", str(pairs), "--out", str(tmp_path / "o.json")]) == 0
+    assert json.loads((tmp_path / "o.json").read_text()) == [{"clip": V, "better": A, "worse": B}]
+    assert main(["data", "import", "--from", "own_format:to_row", str(lines(source, {"q": Q})), "--out", str(out)]) == 2
+    assert "d.jsonl:1: video: is missing or null" in capsys.readouterr().err
+
+
+def test_names_of_formats_are_resolved():
+    assert importer("trl") is IMPORTERS["trl"]
+    assert exporter("vidalign.data.formats.rrpo:from_row") is EXPORTERS["rrpo"]
+    with pytest.raises(
+        ConfigError, match=r"format to import 'vidalign.data.formats.trl:to_rows': .* did you mean .*:to_row"
+    ):
+        importer("vidalign.data.formats.trl:to_rows")
 
 
 # --------------------------------------------------------------------------------------------------------------- export
@@ -494,10 +558,15 @@ def test_rrpo_there_and_back(tmp_path, capsys):
 
 
 def test_what_rrpo_rows_cannot_hold_is_counted_and_examples_are_errors(tmp_path, capsys):
-    scored = {**PAIR, "id": "a", "answer": "Left.", "chosen_score": 5.0, "rejected_score": 1.0}
+    scored = {**PAIR, "id": "a", "answer": "Left.", "chosen_score": 5.0, "rejected_score": 1.0, "caption": "A ball."}
     source = lines(tmp_path / "d.jsonl", scored, {**EXAMPLE, "id": "b"}, {**PAIR, "id": ""}, "{\n")
     done = export_file(source, EXPORTERS["rrpo"], out=tmp_path / "o.json")
-    assert set(done.notes) == {"answer, where it is not the chosen response", "'chosen_score'", "'rejected_score'"}
+    assert set(done.notes) == {
+        "answer, where it is not the chosen response",
+        "'chosen_score'",
+        "'rejected_score'",
+        "'caption'",
+    }
     assert [error.field for error in done.errors] == ["chosen", "id", "row"]
     assert main(["data", "export", "--to", "rrpo", str(source), "--out", str(tmp_path / "o.json")]) == 2
     assert "the row is an example, not a pair" in capsys.readouterr().err

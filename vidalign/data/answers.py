@@ -30,7 +30,7 @@ def is_correct(text: str, example: Example) -> bool:
     Open question: the text equals `example.answer`. Multiple choice (`example.options` not empty): the text is the right
     option's letter ("B", "B.", "(B)"), the letter with its own text ("B. left"), the option's text, or the full reference
     answer. A letter followed by another option's text is wrong. `example.answer` may be an option's text, its letter, or
-    a sentence; in a sentence no option can be told to be the right one, so only the full sentence counts.
+    a sentence; a sentence does not say which option is the right one, so only the full sentence counts.
     """
     given, reference = normalise(text), normalise(example.answer)
     if not given:

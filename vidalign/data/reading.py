@@ -8,6 +8,7 @@ Video files are not looked at here: a run quarantines those it cannot use. This 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterator
 
@@ -83,6 +84,7 @@ def check_rows(path: pathlib.Path, root: pathlib.Path, places_of_ids: dict[str, 
         places_of_ids: where each id that is taken was used; the ids of this file are added.
     """
     places_of_questions: dict[tuple[str, ...], str] = {}
+    located = functools.cache(functools.partial(locate, root=root))  # several rows may ask about one video
     for where, fields in read_lines(path):
         if isinstance(fields, RowError):
             yield CheckedRow(where, None, "", (fields,))
@@ -91,7 +93,7 @@ def check_rows(path: pathlib.Path, root: pathlib.Path, places_of_ids: dict[str, 
         if row is None:
             yield CheckedRow(where, None, "", tuple(error.at(where) for error in broken))
             continue
-        location = locate(row.video, root)
+        location = located(row.video)
         broken += _used_before(row, location, where, places_of_ids, places_of_questions)
         yield CheckedRow(where, row, location, tuple(error.at(where) for error in broken))
 

@@ -63,7 +63,7 @@ def _nameable(video: str) -> str:
         path = local_path(video)
     except ValueError as error:
         raise pydantic_core.PydanticCustomError("uri", "is not a uri") from error
-    if False:
+    if path is not None and "\0" in path:
         raise pydantic_core.PydanticCustomError("null", "holds a null character, which no path has")
     return video
 
@@ -179,7 +179,7 @@ def _bad_phrases(name: str, spans: list[list[int]], text: str) -> Iterator[RowEr
     last = 0
     for start, end in spans:
         if not 0 <= start < end <= len(text):
-            why = f"{_short([start, end])} is no span of the {len(text)} characters of its response"
+            why = f"{_short([start, end])} is not a span of the {len(text)} characters of its response"
             yield RowError(name, why, _FIXES[name])
         elif start < last:
             yield RowError(name, f"[{start}, {end}] begins before {last}, where the span before it ends", _FIXES[name])

@@ -131,7 +131,7 @@ def plural(count: int, noun: str) -> str:
 
 def _remark(remarks: _Remarks, row: ExampleRow, where: str) -> None:
     for name in row.model_extra or {}:
-        remarks.add(f"'{name}' is no field of a row and is not used", where)
+        remarks.add(f"'{name}' is not a field of a row and is not used", where)
     if local_path(row.video) is None:
         remarks.add("the video is a uri of another machine and was not looked at", where)
     if len(set(row.options)) < len(row.options):

@@ -1,15 +1,19 @@
-"""Data of other projects as rows of ours: a module a format, and the two tables that name them.
+"""Data of other projects as rows of vidalign: a module a format, two tables that name them, and `importer` and `exporter`.
 
-An importer takes one row of a source, from whose dict it removes what it uses, and returns one row of ours (`vidalign.data.rows`),
-perhaps without an id; what is left of the dict was not used and is counted. An exporter does the reverse.
+An importer takes one row of a source, from whose dict it removes what it uses, and returns one row of vidalign
+(`vidalign.data.rows`), perhaps without an id; what is left of the dict was not used and is counted. An exporter does the reverse.
 """
 
 from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 from vidalign.data.formats import hound, llamafactory, ms_swift, nemo_rl, rrpo, trl
-from vidalign.data.formats.chat import Fields, Notes
+from vidalign.data.formats.fields import Fields, Notes
+from vidalign.plugins import resolve
 
-IMPORTERS: Mapping[str, Callable[[Fields, Notes], Fields]] = {
+Converter: TypeAlias = Callable[[Fields, Notes], Fields]
+
+IMPORTERS: Mapping[str, Converter] = {
     "trl": trl.to_row,
     "llamafactory": llamafactory.to_row,
     "ms-swift": ms_swift.to_row,
@@ -17,4 +21,14 @@ IMPORTERS: Mapping[str, Callable[[Fields, Notes], Fields]] = {
     "hound": hound.to_row,
     "rrpo": rrpo.to_row,
 }
-EXPORTERS: Mapping[str, Callable[[Fields, Notes], Fields]] = {"rrpo": rrpo.from_row}
+EXPORTERS: Mapping[str, Converter] = {"rrpo": rrpo.from_row}
+
+
+def importer(name: str) -> Converter:
+    """The importer called `name`, or the one at "package.module:attribute". Raises `ConfigError`."""
+    return resolve(name, IMPORTERS, what="format to import")
+
+
+def exporter(name: str) -> Converter:
+    """The exporter called `name`, or the one at "package.module:attribute". Raises `ConfigError`."""
+    return resolve(name, EXPORTERS, what="format to export")

@@ -1,38 +1,16 @@
-"""What the formats share: chat messages, places for a video in a text, and the row of ours that comes of them.
-
-`Notes` counts, by a sentence each, what a source holds and a row of ours does not: the summary of an import names it.
-"""
+"""What the formats share: `SourceRow`, a row of a source on its way to a row of vidalign, and the chat messages in it."""
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import pathlib
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
-from vidalign.data.rows import TAG
+from vidalign.data.formats.fields import ONE_QUESTION, Fields, Notes, has_content, kind_of, media_path, take_videos
+from vidalign.data.rows import SIDES, TAG
 from vidalign.errors import RowError
 
-Fields: TypeAlias = dict[str, Any]
-Notes = collections.Counter[str]
-
-VIDEO_SUFFIXES = (
-    ".3gp",
-    ".avi",
-    ".flv",
-    ".gif",
-    ".m4v",
-    ".mkv",
-    ".mov",
-    ".mp4",
-    ".mpeg",
-    ".mpg",
-    ".ogv",
-    ".ts",
-    ".webm",
-    ".wmv",
-)
 ROLES = {
     "user": "user",
     "human": "user",
@@ -42,16 +20,16 @@ ROLES = {
     "system": "system",
 }
 PLACES = {"<video>", "<image>"}  # LLaVA and its relatives write <image> for a video too
-PAIR_FIELDS = ("id", "category", "options", "chosen_score", "rejected_score")
-EXAMPLE_FIELDS = PAIR_FIELDS[:3]
+EXAMPLE_FIELDS = ("id", "category", "options", "caption")
+PAIR_FIELDS = (*EXAMPLE_FIELDS, "chosen_score", "rejected_score")
 OWN_TYPES: dict[str, Callable[[Any], bool]] = {
     "id": lambda value: isinstance(value, str | int) and not isinstance(value, bool),
     "category": lambda value: isinstance(value, str),
+    "caption": lambda value: isinstance(value, str),
     "options": lambda value: isinstance(value, list) and all(isinstance(option, str) for option in value),
     "chosen_score": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
     "rejected_score": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
 }
-ONE_QUESTION = "a row holds one question: give each turn a row of its own, or remove the row"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +53,13 @@ def turns_of(value: Any, field: str, role: str, notes: Notes) -> list[Turn]:
         return [Turn(role, value)]
     messages = [value] if isinstance(value, dict) else value
     if not isinstance(messages, list) or not messages:
-        raise RowError(field, f"must be a text or messages, got {_kind(value)}", "give a text or a list of messages")
+        raise RowError(field, f"must be a text or messages, got {kind_of(value)}", "give a text or a list of messages")
     return [_turn(message, f"{field}[{number}]", notes) for number, message in enumerate(messages)]
 
 
 def _turn(message: Any, field: str, notes: Notes) -> Turn:
     if not isinstance(message, dict):
-        raise RowError(field, f"must be a message, got {_kind(message)}", 'write {"role": …, "content": …}')
+        raise RowError(field, f"must be a message, got {kind_of(message)}", 'write {"role": …, "content": …}')
     message = {name: value for name, value in message.items() if value is not None}
     role_key, content_key = ("from", "value") if "from" in message else ("role", "content")
     role = ROLES.get(str(message.get(role_key)))
@@ -96,7 +74,7 @@ def _turn(message: Any, field: str, notes: Notes) -> Turn:
         return Turn(role, content)
     if not isinstance(content, list):
         raise RowError(
-            f"{field}.{content_key}", f"must be a text or a list of parts, got {_kind(content)}", "write its text"
+            f"{field}.{content_key}", f"must be a text or a list of parts, got {kind_of(content)}", "write its text"
         )
     texts, videos = [], []
     for number, part in enumerate(content):
@@ -126,40 +104,6 @@ def _part(part: Any, field: str, notes: Notes) -> tuple[str, list[str]]:
     for name in sorted(name for name in part if has_content(part[name])):
         notes[f"'{name}' of a message's part, which is not used"] += 1
     return text, videos
-
-
-def media_path(value: Any, field: str, notes: Notes, *, is_video: bool = True) -> str:
-    """The path or uri of a video, given as a text or as {"path"} or {"url"}; for an image field, of a video in its place.
-
-    Raises:
-        RowError: embedded bytes, lists of frames, images.
-    """
-    if isinstance(value, dict) and not has_content(value.get("bytes")):
-        named = next((name for name in ("path", "url") if has_content(value.get(name))), "path")
-        for name in sorted(name for name in value if name != named and has_content(value[name])):
-            notes[f"'{name}' of a video, which is not used"] += 1
-        value = value.get(named)
-    if isinstance(value, list):
-        raise RowError(
-            field, f"is a list of {len(value)} frames", "join the frames to a video file (ffmpeg) and name that file"
-        )
-    if not isinstance(value, str) or not value.strip():
-        why = f"must name a video file, got {_kind(value)}"
-        raise RowError(field, why, "write embedded videos to files and give their paths")
-    if not is_video and pathlib.PurePath(value).suffix.lower() not in VIDEO_SUFFIXES:
-        raise RowError(field, f"names an image ({value})", "vidalign trains on videos: remove the row")
-    return value
-
-
-def take_videos(fields: Fields, notes: Notes) -> list[str]:
-    """Take the videos out of the columns `videos` and `video`, and those that stand in `images` and `image`."""
-    videos = []
-    for name in ("videos", "video", "images", "image"):
-        value = fields.pop(name, None)
-        if has_content(value):
-            values = value if isinstance(value, list) else [value]
-            videos += [media_path(item, name, notes, is_video=name.startswith("video")) for item in values]
-    return videos
 
 
 def split_conversation(turns: Sequence[Turn], field: str) -> tuple[list[Turn], str]:
@@ -214,10 +158,10 @@ def make_row(
     chosen: str | None = None,
     rejected: str | None = None,
 ) -> Fields:
-    """A row of ours: a pair of `chosen` and `rejected`, or an example with `answer`. Its id is there if the source has one.
+    """A row of vidalign: a pair of `chosen` and `rejected`, or an example with `answer`; with an id if the source has one.
 
     Args:
-        fields: the rest of the source's row, of which our optional fields are taken.
+        fields: the rest of the source's row, of which the optional fields of a row of vidalign are taken.
         asked: the question, with the videos that its content names.
         videos: those of the row's columns.
         answer: the ground truth; None in a pair: the row's `answer`, else the chosen response stands in, and is noted.
@@ -263,23 +207,56 @@ def _without_tag(text: str, notes: Notes) -> str:
 
 
 def _own_fields(fields: Fields, names: Sequence[str]) -> Fields:
-    """Take the columns that have the name and the type of an optional field of ours: they keep their meaning."""
+    """Take the columns that have the name and the type of an optional field of vidalign: they keep their meaning."""
     own = {name: fields.pop(name) for name in names if has_content(fields.get(name)) and OWN_TYPES[name](fields[name])}
     return {name: str(value) if name == "id" else value for name, value in own.items()}
 
 
-def has_content(value: Any) -> bool:
-    """False for null and for empty texts, lists and objects. Zero and false are content."""
-    return value is not None and value not in ("", [], {}, ())
+class SourceRow:
+    """One row of a source on its way to a row of vidalign. What is used is taken out of `fields`; `notes` counts what is lost.
 
+    Every method raises `RowError` for what a row of vidalign cannot hold.
+    """
 
-def refuse_worse_only(fields: Fields, name: str) -> None:
-    """Raises `RowError` for a row that only says of one response that it is bad."""
-    if fields.get(name) is False:
-        raise RowError(
-            name, "is false: the row holds a worse response and no better one", "give both responses, or remove the row"
-        )
+    def __init__(self, fields: Fields, notes: Notes) -> None:
+        self.fields, self.notes = fields, notes
 
+    @functools.cached_property
+    def videos(self) -> list[str]:
+        """Those of the columns `videos`, `video`, `images` and `image`."""
+        return take_videos(self.fields, self.notes)
 
-def _kind(value: Any) -> str:
-    return "nothing" if value is None else type(value).__name__
+    @property
+    def is_pair(self) -> bool:
+        return any(side in self.fields for side in SIDES)
+
+    def unknown_columns(self, needs: str) -> RowError:
+        """The error of a row without the columns by which its format is known."""
+        return RowError("row", f"has the columns {', '.join(self.fields) or '(none)'}", needs)
+
+    def turns(self, name: str) -> list[Turn]:
+        """The turns of the column `name`; a text is a turn of the user."""
+        return turns_of(self.fields.pop(name), name, "user", self.notes)
+
+    def with_system(self, prompt: list[Turn]) -> list[Turn]:
+        """The prompt after the row's own system prompt, in the column `system`."""
+        if has_content(self.fields.get("system")):
+            return [Turn("system", str(self.fields.pop("system"))), *prompt]
+        return prompt
+
+    def reply(self, name: str, prompt: Sequence[Turn] = ()) -> str:
+        return reply(self.fields.pop(name, None), name, self.notes, prompt)
+
+    def responses(self, prompt: Sequence[Turn] = ()) -> tuple[str, str]:
+        """The columns `chosen` and `rejected`."""
+        return self.reply("chosen", prompt), self.reply("rejected", prompt)
+
+    def example(self, prompt: Sequence[Turn], field: str, answer: str) -> Fields:
+        """The row as an example; `field` is the column of the prompt."""
+        asked = question(prompt, field, self.notes)
+        return make_row(self.fields, asked, self.videos, self.notes, answer=answer)
+
+    def pair(self, prompt: Sequence[Turn], field: str, chosen: str, rejected: str) -> Fields:
+        """The row as a pair; `field` is the column of the prompt."""
+        asked = question(prompt, field, self.notes)
+        return make_row(self.fields, asked, self.videos, self.notes, chosen=chosen, rejected=rejected)

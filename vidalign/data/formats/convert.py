@@ -7,7 +7,7 @@ import os
 import pathlib
 from collections.abc import Callable
 
-from vidalign.data.formats.chat import Fields, Notes, has_content
+from vidalign.data.formats.fields import Fields, Notes, has_content
 from vidalign.data.formats.source import read_source
 from vidalign.data.rows import PreferenceRow, parse_row
 from vidalign.errors import DataError, RowError
@@ -15,7 +15,7 @@ from vidalign.errors import DataError, RowError
 
 @dataclasses.dataclass
 class Conversion:
-    """Converted rows in the source's order, the rows that could not be, and what the result does not hold, by number."""
+    """Converted rows in the source's order, the errors of the others, and counts of what the result does not hold."""
 
     rows: list[Fields] = dataclasses.field(default_factory=list)
     errors: list[RowError] = dataclasses.field(default_factory=list)
@@ -31,7 +31,7 @@ def import_file(
     out: str | pathlib.Path,
     video_root: str | pathlib.Path | None = None,
 ) -> Conversion:
-    """The rows of `source` as rows of ours, ready to be written to `out`.
+    """The rows of `source` as rows of vidalign, ready to be written to `out`.
 
     Relative video paths are relative to `video_root` (default: the folder of `source`); see `relocate` for what becomes of
     them. A row without an id gets the source's name and its number. An id that an earlier row has gets a number appended.
@@ -52,7 +52,8 @@ def import_file(
             result.errors.append(error.at(where))
             continue
         row["id"] = _unused_id(row.get("id") or f"{source.stem}-{result.num_read:06d}", ids, seen)
-        row["video"] = relocate(row["video"], root, out.parent)
+        if isinstance(row.get("video"), str):
+            row["video"] = relocate(row["video"], root, out.parent)
         broken = parse_row(row)[1]
         if broken:
             result.errors += [error.at(where) for error in broken]
@@ -67,7 +68,7 @@ def import_file(
 
 
 def _import_row(fields: Fields | RowError, to_row: Callable[[Fields, Notes], Fields], notes: Notes) -> Fields:
-    """One row of ours, perhaps without an id. Columns that were not used are noted."""
+    """One row of vidalign, perhaps without an id. Columns that were not used are noted."""
     if isinstance(fields, RowError):
         raise fields
     left = {name: value for name, value in fields.items() if value is not None}
@@ -98,7 +99,7 @@ def relocate(video: str, root: pathlib.Path, folder: pathlib.Path) -> str:
 
 
 def missing_videos(rows: list[Fields], folder: pathlib.Path) -> list[str]:
-    """Local videos that are no files, each once, in order of appearance."""
+    """Local videos whose file does not exist, each once, in order of appearance."""
     videos = dict.fromkeys(row["video"] for row in rows)
     return [video for video in videos if "://" not in video and not (folder / video).is_file()]
 
@@ -106,7 +107,7 @@ def missing_videos(rows: list[Fields], folder: pathlib.Path) -> list[str]:
 def export_file(
     source: str | pathlib.Path, from_row: Callable[[Fields, Notes], Fields], *, out: str | pathlib.Path
 ) -> Conversion:
-    """Our preference rows in another format. Relative video paths are rewritten for the folder of `out` (`relocate`).
+    """Pairs of vidalign in another format. Relative video paths are rewritten for the folder of `out` (`relocate`).
 
     Raises:
         DataError: the file cannot be read, or holds no rows.

@@ -7,20 +7,18 @@ The scores are a judge's, 1 to 5. Their videos are published as folders of frame
 
 from __future__ import annotations
 
-from vidalign.data.formats.chat import Fields, Notes, make_row, question, reply, take_videos, turns_of
-from vidalign.errors import RowError
+from vidalign.data.formats.chat import SourceRow
+from vidalign.data.formats.fields import Fields, Notes
 
 
 def to_row(fields: Fields, notes: Notes) -> Fields:
-    """One row of ours; takes out of `fields` what it uses. Raises `RowError`."""
+    """One row of vidalign; takes out of `fields` what it uses. Raises `RowError`."""
+    row = SourceRow(fields, notes)
     if "prompt" not in fields:
-        why = f"has the columns {', '.join(fields) or '(none)'}"
-        raise RowError(
-            "row", why, "a row has video, prompt, chosen and rejected; conversations are imported with --from llamafactory"
+        raise row.unknown_columns(
+            "a row has video, prompt, chosen and rejected; conversations are imported with --from llamafactory"
         )
-    videos = take_videos(fields, notes)
-    asked = question(turns_of(fields.pop("prompt"), "prompt", "user", notes), "prompt", notes)
-    if "chosen" in fields or "rejected" in fields:
-        better, worse = (reply(fields.pop(side, None), side, notes) for side in ("chosen", "rejected"))
-        return make_row(fields, asked, videos, notes, chosen=better, rejected=worse)
-    return make_row(fields, asked, videos, notes, answer=reply(fields.pop("answer", None), "answer", notes))
+    prompt = row.turns("prompt")
+    if row.is_pair:
+        return row.pair(prompt, "prompt", *row.responses())
+    return row.example(prompt, "prompt", row.reply("answer"))

@@ -9,30 +9,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from vidalign.data.formats.chat import Fields, Notes, has_content, make_row, question, reply, take_videos, turns_of
+from vidalign.data.formats.chat import SourceRow, reply
+from vidalign.data.formats.fields import Fields, Notes, has_content
 from vidalign.errors import RowError
 
 
 def to_row(fields: Fields, notes: Notes) -> Fields:
-    """One row of ours; takes out of `fields` what it uses. Raises `RowError`."""
+    """One row of vidalign; takes out of `fields` what it uses. Raises `RowError`."""
+    row = SourceRow(fields, notes)
     if "context" not in fields or "completions" not in fields:
-        why = f"has the columns {', '.join(fields) or '(none)'}"
-        raise RowError(
-            "row", why, "a row has context and completions; prompt, chosen and rejected are imported with --from trl"
+        raise row.unknown_columns(
+            "a row has context and completions; prompt, chosen and rejected are imported with --from trl"
         )
-    videos = take_videos(fields, notes)
-    prompt = turns_of(fields.pop("context"), "context", "user", notes)
-    asked = question(prompt, "context", notes)
+    prompt = row.turns("context")
     ranked = _ranked(fields.pop("completions"), notes)
     responses = [reply(value, f"completions[{place}].completion", notes, prompt) for _, place, value in ranked]
     if len(ranked) == 1:
-        return make_row(fields, asked, videos, notes, answer=responses[0])
+        return row.example(prompt, "context", responses[0])
     if ranked[0][0] == ranked[-1][0]:
         why = f"have one rank, {ranked[0][0]}, so nothing is preferred"
         raise RowError("completions", why, "give the better one the lower rank, or remove the row")
     if len(ranked) > 2:
         notes["completion between the best and the worst rank, which is not used"] += len(ranked) - 2
-    return make_row(fields, asked, videos, notes, chosen=responses[0], rejected=responses[-1])
+    return row.pair(prompt, "context", responses[0], responses[-1])
 
 
 def _ranked(completions: Any, notes: Notes) -> list[tuple[int, int, Any]]:

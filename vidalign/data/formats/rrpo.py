@@ -1,10 +1,10 @@
-"""RRPO (arXiv 2504.12083, https://github.com/pritamqu/RRPO/blob/main/docs/DATA.md), to and fro.
+"""RRPO (arXiv 2504.12083, https://github.com/pritamqu/RRPO/blob/main/docs/DATA.md), in both directions.
 
     question, answer, pred, answer_masked, pred_masked, video, sample_id, src
 
 `answer` is preferred to `pred`; in the masked texts key phrases stand between <MASK> and </MASK>. Their document names the
 file `video`, their loader reads `media_path`. Their tokenizer drops one space beside each tag, so the masked texts may have
-spaces there that the plain ones have not; a row that it cannot align loses its marks without a word, which is an error here.
+spaces there that the plain ones lack. A row that it cannot align loses its marks without a word; here that is an error.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from vidalign.data.formats.chat import Fields, Notes, Turn, make_row, media_path, reply
+from vidalign.data.formats.chat import Turn, make_row, reply
+from vidalign.data.formats.fields import Fields, Notes, media_path
 from vidalign.errors import RowError
 
 OPEN, CLOSE = "<MASK>", "</MASK>"
 _MARK = re.compile(r"</?MASK>")
 _SOURCES = {"answer": "chosen", "pred": "rejected"}
+_EXPORTED = {"id", "video", "question", "answer", "category", "chosen", "rejected", "chosen_phrases", "rejected_phrases"}
 
 
 def to_row(fields: Fields, notes: Notes) -> Fields:
-    """One row of ours; takes out of `fields` what it uses. Raises `RowError`."""
+    """One row of vidalign; takes out of `fields` what it uses. Raises `RowError`."""
     if not isinstance(fields.get("question"), str):
         raise RowError("question", "is missing or no text", "write the question, or remove the row")
     texts = {side: reply(fields.pop(name, None), name, notes) for name, side in _SOURCES.items()}
@@ -70,7 +72,7 @@ def phrases_of(masked: Any, plain: str, field: str, notes: Notes) -> list[tuple[
         at = letters[first] if first < len(letters) else len(bare)
         why = f"is another text than the plain one without its tags, from {bare[at : at + 20]!r} on"
         raise RowError(field, why, "write the plain response with <MASK>…</MASK> around its key phrases")
-    notes["white space beside the tags of a masked text, which its plain text has not"] += 1
+    notes["white space beside the tags of a masked text, which its plain text does not have"] += 1
     to_plain = dict(zip(letters, places, strict=True))
     inside = [[to_plain[place] for place in letters if start <= place < end] for start, end in spans]
     return [(found[0], found[-1] + 1) for found in inside]
@@ -102,20 +104,10 @@ def _without_marks(masked: str, field: str) -> tuple[str, list[tuple[int, int]]]
 
 
 def from_row(row: Fields, notes: Notes) -> Fields:
-    """The authors' row of one of our preference rows. Raises `RowError` for a response that holds their tags itself."""
+    """One of our pairs as a row of the authors. Raises `RowError` for a response that holds their tags itself."""
     if row["answer"] != row["chosen"]:
         notes["answer, where it is not the chosen response"] += 1
-    for name in set(row) - {
-        "id",
-        "video",
-        "question",
-        "answer",
-        "category",
-        "chosen",
-        "rejected",
-        "chosen_phrases",
-        "rejected_phrases",
-    }:
+    for name in sorted(set(row) - _EXPORTED):
         notes[f"'{name}'"] += 1
     theirs: Fields = {"question": f"<image>\n{row['question']}"}
     theirs |= {name: row[side] for name, side in _SOURCES.items()}

@@ -12,48 +12,36 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from vidalign.data.formats.chat import (
-    Fields,
-    Notes,
-    Turn,
-    make_row,
-    question,
-    refuse_worse_only,
-    reply,
-    split_conversation,
-    take_videos,
-    turns_of,
-)
+from vidalign.data.formats.chat import SourceRow, Turn, split_conversation, turns_of
+from vidalign.data.formats.fields import Fields, Notes, refuse_worse_only
+from vidalign.data.rows import SIDES
 from vidalign.errors import RowError
 
 
 def to_row(fields: Fields, notes: Notes) -> Fields:
-    """One row of ours; takes out of `fields` what it uses. Raises `RowError`."""
-    videos = take_videos(fields, notes)
-    if "chosen" in fields or "rejected" in fields:
-        return _pair(fields, videos, notes)
+    """One row of vidalign; takes out of `fields` what it uses. Raises `RowError`."""
+    row = SourceRow(fields, notes)
+    if row.is_pair:
+        return _pair(row)
     refuse_worse_only(fields, "label")
     if "messages" in fields:
-        prompt, answer = split_conversation(turns_of(fields.pop("messages"), "messages", "user", notes), "messages")
+        prompt, answer = split_conversation(row.turns("messages"), "messages")
     elif "prompt" in fields and "completion" in fields:
-        prompt = turns_of(fields.pop("prompt"), "prompt", "user", notes)
-        answer = _stripped(reply(fields.pop("completion"), "completion", notes, prompt), notes)
+        prompt = row.turns("prompt")
+        answer = _stripped(row.reply("completion", prompt), notes)
     else:
-        why = f"has the columns {', '.join(fields) or '(none)'}"
-        raise RowError("row", why, "a row has prompt, chosen and rejected; or prompt and completion; or messages")
-    return make_row(fields, question(prompt, "prompt", notes), videos, notes, answer=answer)
+        raise row.unknown_columns("a row has prompt, chosen and rejected; or prompt and completion; or messages")
+    return row.example(prompt, "prompt", answer)
 
 
-def _pair(fields: Fields, videos: list[str], notes: Notes) -> Fields:
-    for side in ("chosen", "rejected"):
+def _pair(row: SourceRow) -> Fields:
+    fields = row.fields
+    for side in SIDES:
         if f"score_{side}" in fields and f"{side}_score" not in fields:  # as TRL's own data sets name it
             fields[f"{side}_score"] = fields.pop(f"score_{side}")
-    chosen, rejected = fields.pop("chosen", None), fields.pop("rejected", None)
-    given = fields.pop("prompt", None)
-    prompt = _shared_prompt(chosen, rejected) if given is None else turns_of(given, "prompt", "user", notes)
-    better = _stripped(reply(chosen, "chosen", notes, prompt), notes)
-    worse = _stripped(reply(rejected, "rejected", notes, prompt), notes)
-    return make_row(fields, question(prompt, "prompt", notes), videos, notes, chosen=better, rejected=worse)
+    prompt = row.turns("prompt") if "prompt" in fields else _shared_prompt(*(fields.get(side) for side in SIDES))
+    chosen, rejected = (_stripped(text, row.notes) for text in row.responses(prompt))
+    return row.pair(prompt, "prompt", chosen, rejected)
 
 
 def _shared_prompt(chosen: Any, rejected: Any) -> list[Turn]:
