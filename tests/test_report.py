@@ -51,7 +51,7 @@ def make_run(
     run, rng = RunFolder.open(str(root)), np.random.default_rng(seed)
     frames = {}
     for number in range(12):
-        clip = Clip(frames=draw_clip(rng), fps=8.0, total_num_frames=16, duration=2.0, indices=tuple(range(1, 16, 2)))
+        clip = Clip(frames=draw_clip(rng), fps=8.0, total_num_frames=16, duration_s=2.0, indices=tuple(range(1, 16, 2)))
         path = FrameCache(run.frames).put(f"{number:02d}cafe", FrameSpec(), clip)
         frames[f"/videos/train/{number:04d}.mp4"] = str(path)
     for index in range(rounds):
@@ -237,7 +237,7 @@ def test_the_page_of_a_large_photographic_run_stays_below_3_mb(tmp_path):
     for path in run.frames.rglob("*.safetensors"):  # noise is the worst case of a photograph
         small = rng.integers(0, 256, (16, 27, 48, 3), np.uint8)
         frames = np.ascontiguousarray(small.repeat(8, axis=1).repeat(8, axis=2))
-        clip = Clip(frames=frames, fps=30.0, total_num_frames=160, duration=160 / 30, indices=tuple(range(0, 160, 10)))
+        clip = Clip(frames=frames, fps=30.0, total_num_frames=160, duration_s=160 / 30, indices=tuple(range(0, 160, 10)))
         path.write_bytes(FrameCache(tmp_path / "other").put("cafe", FrameSpec(), clip).read_bytes())
     text = report.write_report(run, make_config(tmp_path)).read_text(encoding="utf-8")
     assert len(text.encode()) < 3_000_000

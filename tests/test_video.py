@@ -138,7 +138,7 @@ def test_the_frames_are_those_that_were_asked_for(folder, name, codec, backend):
     spec = FrameSpec(num_frames=8)
     clip = decode(path, spec, backend)
     assert frame_numbers(clip.frames) == list(clip.indices) == frame_indices(NUM_FRAMES, FPS, spec)
-    assert (clip.total_num_frames, clip.fps, clip.duration) == (NUM_FRAMES, FPS, NUM_FRAMES / FPS)
+    assert (clip.total_num_frames, clip.fps, clip.duration_s) == (NUM_FRAMES, FPS, NUM_FRAMES / FPS)
     assert clip.backend == backend
     assert clip.frames.shape == (8, SIDE, SIDE, 3)
     assert clip.frames.flags.c_contiguous
@@ -394,7 +394,7 @@ def test_cache_gives_back_what_was_put_under_its_own_key_only(tmp_path, good):
 def test_frames_are_never_copied(tmp_path):
     cache, spec = FrameCache(tmp_path), FrameSpec(num_frames=64)
     frames = np.random.default_rng(0).integers(0, 256, (64, 224, 224, 3), np.uint8)
-    clip = Clip(frames=frames, fps=25.0, total_num_frames=64, duration=2.56, indices=tuple(range(64)))
+    clip = Clip(frames=frames, fps=25.0, total_num_frames=64, duration_s=2.56, indices=tuple(range(64)))
 
     def peak_bytes(call) -> int:
         tracemalloc.start()
@@ -434,7 +434,7 @@ def test_damaged_cache_file_is_never_served(tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (5, 211, 223, 3), np.uint8)
     assert frames.nbytes > BLOCK_BYTES
     assert frames.nbytes % PAGE_BYTES
-    clip = Clip(frames=frames, fps=25.0, total_num_frames=50, duration=2.0, indices=(5, 15, 25, 35, 45))
+    clip = Clip(frames=frames, fps=25.0, total_num_frames=50, duration_s=2.0, indices=(5, 15, 25, 35, 45))
     path = cache.put("ab" * 32, spec, clip)
     for how, data in damages(path.read_bytes(), frames.nbytes).items():
         path.write_bytes(data)

@@ -34,7 +34,7 @@ class Augmentation:
 def augment(clip: Clip, config: AugmentConfig, rng: np.random.Generator) -> Clip:
     """Crop and resize back, jitter colours, grayscale, blur, flip, and keep few frames: same H and W, fewer F.
 
-    `indices` are those of the kept frames; fps, duration and total_num_frames are the source's and do not change. Equal
+    `indices` are those of the kept frames; fps, duration_s and total_num_frames are the source's and do not change. Equal
     generator states give equal clips. A clip with fewer than `config.num_frames` frames keeps them all.
     """
     return apply(clip, draw(clip.frames.shape, config, rng))

@@ -105,7 +105,7 @@ def _decode(name: str, head: bytes, source: Callable[[], Any], spec: FrameSpec, 
         frames=frames,
         fps=probe.fps,
         total_num_frames=probe.num_frames,
-        duration=probe.num_frames / probe.fps,
+        duration_s=probe.num_frames / probe.fps,
         indices=tuple(indices),
         backend=used,
     )

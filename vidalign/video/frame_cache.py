@@ -62,12 +62,27 @@ def load_clip(path: str | os.PathLike[str]) -> Clip:
         DataError: no such file, or one that is torn or damaged.
     """
     frames, facts = _read(path, keep=True)
-    return Clip(frames=frames, **{**facts, "indices": tuple(facts["indices"])})
+    return Clip(
+        frames=frames,
+        fps=facts["fps"],
+        total_num_frames=facts["total_num_frames"],
+        duration_s=facts["duration"],
+        indices=tuple(facts["indices"]),
+        backend=facts["backend"],
+    )
 
 
 def _header(clip: Clip) -> bytes:
-    """What stands in front of the frames."""
-    facts = json.dumps({f.name: getattr(clip, f.name) for f in dataclasses.fields(clip) if f.name != "frames"})
+    """What stands in front of the frames. Files of finished runs have these names: a new one would make them unreadable."""
+    facts = json.dumps(
+        {
+            "fps": clip.fps,
+            "total_num_frames": clip.total_num_frames,
+            "duration": clip.duration_s,
+            "indices": clip.indices,
+            "backend": clip.backend,
+        }
+    )
     shape, pixels = list(clip.frames.shape), clip.frames.reshape(-1).data
     checksum = _checksum_of_facts(shape, facts)
     for at in range(0, len(pixels), BLOCK_BYTES):

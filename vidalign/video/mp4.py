@@ -159,7 +159,7 @@ def _end(stbl: _Boxes, sizes: np.ndarray) -> int:
     starts = narrow.table(1)[:, 0] if narrow is not None else stbl.only(b"co64").table(1, ">u8")[:, 0]
     runs = stbl.only(b"stsc").table(3)  # first chunk, frames in each chunk from there on, description
     if not len(runs) or runs[0, 0] != 1 or runs[:, 0].max() > len(starts):
-        raise ValueError("chunks that are none")
+        raise ValueError("the table of chunks names chunks that do not exist")
     per_chunk = np.repeat(runs[:, 1], np.diff([*runs[:, 0], len(starts) + 1]))
     if per_chunk.sum() != len(sizes):
         raise ValueError("the chunks hold another number of frames than the index")

@@ -13,7 +13,7 @@ from vidalign.video.clip import Clip
 
 
 def perturb(clip: Clip, config: PerturbConfig, rng: np.random.Generator) -> Clip:
-    """Mask and shuffle; shape, `indices`, fps and duration stay, so the model is told nothing of it.
+    """Mask and shuffle; shape, `indices`, fps and duration_s stay, so the model is told nothing of it.
 
     Equal generator states give equal clips, and masking and shuffling draw independently of each other.
     """
