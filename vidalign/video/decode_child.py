@@ -22,7 +22,7 @@ import tempfile
 import time
 import urllib.parse
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO
 
 from vidalign.errors import DataError, VideoError
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec, Record
