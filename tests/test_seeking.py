@@ -105,7 +105,7 @@ def test_decode_gives_the_frames_of_decoding_in_order(video_of, name):
         np.testing.assert_array_equal(clip.frames, in_order(path)[list(clip.indices)])
 
 
-def test_keyframes_that_are_none_are_not_trusted(video_of):
+def test_frames_wrongly_marked_as_keyframes_are_not_trusted(video_of):
     """Intra refresh marks frames as keyframes that are whole only some frames later."""
     path = video_of("intra_refresh.mp4")
     times = probe(path).times
@@ -169,7 +169,7 @@ def patched(path: pathlib.Path, target: pathlib.Path, box: bytes, at: int, value
 
 
 def test_edit_list_that_hides_frames(video_of, tmp_path):
-    """An edit that begins inside of a group of pictures: FFmpeg hides the frames before it, and so do we."""
+    """An edit that begins inside a group of pictures: FFmpeg hides the frames before it, and so do we."""
     path = patched(video_of("b_pyramid.mp4"), tmp_path / "edit.mp4", b"elst", 8, 4000)  # of 6000 ms
     path = patched(path, path, b"elst", 12, 30 * (15360 // FPS))
     with open(path, "rb") as file:
@@ -184,7 +184,7 @@ def test_edit_list_that_hides_frames(video_of, tmp_path):
     [
         (b"stts", 8, NUM_FRAMES + 1),  # another number of frames
         (b"ctts", 4, 10**6),  # a table longer than its box
-        (b"stss", 8, NUM_FRAMES + 1),  # a keyframe that is none of the frames
+        (b"stss", 8, NUM_FRAMES + 1),  # a keyframe behind the last frame
         (b"stsz", 12, 2**31),  # a frame that ends beyond the file
         (b"stsc", 12, 7),  # chunks of another number of frames
     ],
@@ -197,14 +197,17 @@ def test_index_that_contradicts_itself_is_not_trusted(video_of, tmp_path, box, a
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_damaged_index_is_an_index_or_none(video_of, data):
+def test_a_damaged_index_is_read_as_an_index_or_not_at_all(video_of, data):
     whole = bytearray(video_of("b_pyramid.mp4").read_bytes())
     begin = whole.index(b"moov")
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(begin + 4, len(whole) - 4))
         whole[at : at + 4] = data.draw(st.binary(min_size=4, max_size=4))
     index = mp4.read_index(io.BytesIO(whole), 1)
-    assert index is None or len(index.times) == len(index.keyframes)
+    if index is not None:
+        assert index.times.shape == index.keyframes.shape
+        assert (index.times.dtype, index.keyframes.dtype) == (np.int64, np.bool_)
+        assert 0 < len(index.times) < len(whole)
 
 
 # Sampling at keyframes

@@ -1,5 +1,6 @@
 """Sampling, decoding with both backends, every quarantine reason from a really broken file, and the frame cache."""
 
+import hashlib
 import os
 import pathlib
 import struct
@@ -103,7 +104,11 @@ def test_max_pixels_bounds_the_area_and_never_enlarges(height, width, max_pixels
     new_height, new_width = target_size(height, width, FrameSpec(max_pixels=max_pixels))
     assert 1 <= new_height <= height
     assert 1 <= new_width <= width
-    assert new_height * new_width <= max_pixels or (new_height, new_width) == (height, width)
+    if height * width <= max_pixels:
+        assert (new_height, new_width) == (height, width)
+    else:
+        assert new_height * new_width <= max_pixels < (new_height + 1) * (new_width + 1), "no smaller than it has to be"
+        assert new_height * new_width < height * width
 
 
 def test_target_size_by_hand():
@@ -182,7 +187,8 @@ def test_bytes_give_what_the_file_gives(good):
 def test_metadata_is_what_vllm_and_transformers_take(good):
     from transformers.video_utils import VideoMetadata
 
-    metadata = decode(good, FrameSpec(num_frames=4)).metadata()
+    clip = decode(good, FrameSpec(num_frames=4))
+    metadata = clip.metadata()
     assert metadata == {
         "total_num_frames": NUM_FRAMES,
         "fps": FPS,
@@ -192,10 +198,10 @@ def test_metadata_is_what_vllm_and_transformers_take(good):
         "do_sample_frames": False,
     }
     del metadata["do_sample_frames"]
-    assert VideoMetadata(**metadata).timestamps == [0.25, 0.75, 1.25, 1.75]
+    assert VideoMetadata(**metadata).timestamps == list(clip.times_s) == [0.25, 0.75, 1.25, 1.75]
 
 
-def test_widths_that_decord_cannot_copy_are_decoded_by_pyav_and_said(folder):
+def test_widths_that_decord_cannot_copy_are_decoded_by_pyav_as_the_clip_says(folder):
     """decord 0.6 fails where a row of pixels is padded in memory, for example at widths of 24, 48 and 72."""
     path = write_finely(folder / "narrow.mp4", drawn_frames()[:, :, :48])
     clip = decode(path, FrameSpec(num_frames=4), "decord")
@@ -339,7 +345,7 @@ def test_no_cut_of_an_indexed_video_passes(good, share):
     assert caught.value.reason == "truncated"
 
 
-def test_what_decord_cannot_open_is_decoded_by_pyav_and_said(folder):
+def test_what_decord_cannot_open_is_decoded_by_pyav_as_the_clip_says(folder):
     if "libsvtav1" not in av.codecs_available and "libaom-av1" not in av.codecs_available:
         pytest.skip("this FFmpeg writes no AV1")
     codec = "libsvtav1" if "libsvtav1" in av.codecs_available else "libaom-av1"
@@ -375,6 +381,18 @@ def test_cache_gives_back_what_was_put_under_its_own_key_only(tmp_path, good):
     assert not cache.holds(digest, FrameSpec(num_frames=6))
     assert not cache.holds("0" * 64, spec)
     assert [p.name for p in path.parent.iterdir()] == [path.name], "no temporary file is left"
+
+
+def test_cache_files_keep_their_names_and_bytes(tmp_path):
+    """A run goes on only while it finds the frames that it made before under the same path."""
+    frames = (np.arange(2 * 3 * 5 * 3) % 251).astype(np.uint8).reshape(2, 3, 5, 3)
+    clip = Clip(frames=frames, fps=4.0, total_num_frames=10, duration_s=2.5, indices=(2, 7))
+    path = FrameCache(tmp_path).put("ab" * 32, FrameSpec(num_frames=2), clip)
+    assert path.relative_to(tmp_path).as_posix() == f"ab/{'ab' * 32}.30deaadb670b3bc0.safetensors"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert digest == "42e618d18ed170d5c943b87686fcce14437a97be0347ab13ca17e889ee3b9bd7"
+    back = load_clip(path)
+    assert (back.duration_s, back.times_s, back.metadata()) == (2.5, (0.5, 1.75), clip.metadata())
 
 
 def test_frames_are_never_copied(tmp_path):
