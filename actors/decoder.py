@@ -33,7 +33,7 @@ class Decoder:
 
 
 def to_columns(rows: list[DecodedVideo]) -> dict[str, Any]:
-    """Ray Data's batch format for rows; strings stay Python objects, for NumPy would pad them to the longest."""
+    """Ray Data's batch format for rows; strings stay Python objects because NumPy would pad them to the longest."""
     return {
         "video": np.array([row.video for row in rows], dtype=object),
         "frames_path": np.array([row.frames_path for row in rows], dtype=object),

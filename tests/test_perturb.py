@@ -67,7 +67,7 @@ def test_equal_seeds_give_equal_clips():
         ({"mask_area": [0.5, 1.0]}, "0 < low <= high < 1"),
     ],
 )
-def test_a_perturbation_that_does_nothing_or_is_no_share_is_refused(fields, words):
+def test_a_perturbation_that_does_nothing_or_masks_no_valid_share_is_refused(fields, words):
     from vidalign.config.loading import parse_config
 
     raw = {"run_dir": "r", "model": {"path": "m"}, "data": {"train": "t"}, "recipe": {"name": "rrpo", "perturb": fields}}

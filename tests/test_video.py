@@ -79,7 +79,7 @@ def test_uniform_sampling_gives_the_asked_count_in_order(total, num_frames, fps)
         assert len(set(indices)) == num_frames
         assert max(np.diff([-1, *indices, total])) <= -(-total // num_frames) + 1, "no stretch of the video is left out"
     else:
-        assert set(indices) == set(range(total)), "repeats, and leaves no frame out"
+        assert set(indices) == set(range(total)), "frames repeat, and none is left out"
 
 
 @given(total=counts, rate=st.floats(0.1, 60), fps=st.floats(1, 120), max_frames=st.integers(2, 128))
@@ -202,7 +202,7 @@ def test_metadata_is_what_vllm_and_transformers_take(good):
 
 
 def test_widths_that_decord_cannot_copy_are_decoded_by_pyav_as_the_clip_says(folder):
-    """decord 0.6 fails where a row of pixels is padded in memory, for example at widths of 24, 48 and 72."""
+    """decord 0.6 fails where a row of pixels is padded in memory, as it is at widths of 24, 48 and 72."""
     path = write_finely(folder / "narrow.mp4", drawn_frames()[:, :, :48])
     clip = decode(path, FrameSpec(num_frames=4), "decord")
     assert clip.backend == clip.metadata()["video_backend"] == "pyav"
@@ -338,7 +338,7 @@ def test_missing(tmp_path):
 @given(share=st.floats(0.05, 0.999))
 @example(share=0.9643)  # four frames of 24 are missing, and what is left decodes well
 def test_no_cut_of_an_indexed_video_passes(good, share):
-    """Wherever a file whose index is whole or known is cut, it never decodes into something."""
+    """Wherever a file whose index is whole or known is cut, it is never decoded."""
     data = good.read_bytes()
     with pytest.raises(VideoError) as caught:
         decode_bytes(data[: int(len(data) * share)], FrameSpec())

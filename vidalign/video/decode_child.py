@@ -4,7 +4,7 @@
                                      <── one JSON line ──                   {"frames_path", "reason", "message"}
 
 Only uris and paths cross; frames go straight into the frame cache. The child imports the decoders and nothing of Ray or
-torch. It is started once and reused, and started again after a kill or a crash.
+torch. It is started once and reused, and replaced after a kill or a crash.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def _reply(frames_path: str = "", reason: str = "", message: str = "") -> dict[s
 
 @contextlib.contextmanager
 def _local_path(uri: str) -> Iterator[str]:
-    """A local file for a path, a file: uri, or any uri that fsspec can read, which is copied for that long."""
+    """A local file for a path, a file: uri, or any uri that fsspec can read; of the last, a copy that is removed afterwards."""
     scheme = urllib.parse.urlsplit(uri).scheme if "://" in uri else ""
     if not scheme:
         yield uri
@@ -207,7 +207,7 @@ def _local_path(uri: str) -> Iterator[str]:
             filesystem.get_file(remote, copy)
         except FileNotFoundError as error:
             raise VideoError("missing", f"no file at {uri}") from error
-        except Exception as error:  # every protocol has exceptions of its own; all mean that the bytes cannot be had
+        except Exception as error:  # every protocol has its own exceptions; all mean that the bytes cannot be fetched
             raise VideoError("unreadable", f"{uri} cannot be fetched: {type(error).__name__}: {error}") from error
         yield copy
 
@@ -215,7 +215,7 @@ def _local_path(uri: str) -> Iterator[str]:
 def main() -> None:
     settings = json.loads(sys.argv[1])
     spec = FrameSpec.from_row(settings["spec"])
-    # Libraries may print: replies get a handle of their own, and standard output joins standard error.
+    # Libraries may print, so replies get a handle of their own and standard output joins standard error.
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     # Imported before "ready", so that the deadline counts decoding only.

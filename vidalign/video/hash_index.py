@@ -1,4 +1,4 @@
-"""The content hashes of files, so that one that has not changed is not read again only to be hashed: what git's index is for.
+"""The content hashes of files, so that an unchanged file is not read again only to be hashed, as in git's index.
 
     <root>/ab/abcdef…      the name is a hash of the file's absolute path; in it are the SHA-256 and a check
 
@@ -23,8 +23,8 @@ from io import BufferedReader
 
 from vidalign import files
 
-MIN_BYTES = 2**18  # to hash less takes no longer than to look it up
-RACY_S = 2.0
+MIN_BYTES = 2**18  # hashing a smaller file takes no longer than looking it up
+RACY_S = 2.0  # for how long a file must have been unchanged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,8 @@ class HashIndex:
     clock: Callable[[], float] = time.time
 
     def sha256(self, file: BufferedReader) -> str:
-        """SHA-256 in hex of a file that was just opened under its name; read only where there is no entry for it."""
-        # Of the open file: a network file system may know old times for a path, but asks for them when a file is opened.
+        """SHA-256 in hex of a file that was just opened under its name; it is read only if there is no entry for it."""
+        # Of the open file: a network file system may remember old times of a path, but asks again when a file is opened.
         began, status = self.clock(), os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_size < MIN_BYTES:
             return _digest(file)
@@ -48,13 +48,13 @@ class HashIndex:
         digest = _digest(file)
         if is_settled(status.st_mtime, status.st_ctime, began) and _state(os.fstat(file.fileno())) == _state(status):
             text = f"{digest} {_check(digest, status)}"
-            with contextlib.suppress(OSError):  # the frames of a folder that cannot be written can still be read
+            with contextlib.suppress(OSError):  # where the folder cannot be written, the hash is still right
                 files.write_bytes_atomic(entry, text.encode(), durable=False)
         return digest
 
 
 def is_settled(mtime: float, ctime: float, now: float) -> bool:
-    """Whether a file with these times, in seconds, cannot change any more without getting other times."""
+    """Whether a file with these times, in seconds, will have other times after any later change."""
     return 0 < max(mtime, ctime) < now - RACY_S
 
 
