@@ -33,14 +33,12 @@ class Decoder:
 
 
 def to_columns(rows: list[DecodedVideo]) -> dict[str, Any]:
-    """Ray Data's batch format for rows; strings stay Python objects, for NumPy would pad them to the longest."""
+    """Ray Data's batch format for rows; strings stay Python objects because NumPy would pad them to the longest."""
     return {
         "video": np.array([row.video for row in rows], dtype=object),
         "frames_path": np.array([row.frames_path for row in rows], dtype=object),
         "reason": np.array([row.reason for row in rows], dtype=object),
         "message": np.array([row.message for row in rows], dtype=object),
-        "cached": np.array([row.cached for row in rows], dtype=bool),
-        "seconds": np.array([row.seconds for row in rows], dtype=np.float64),
     }
 
 
@@ -56,8 +54,8 @@ def decode_videos(
 ) -> ray.data.Dataset:
     """A lazy data set with one row for each distinct uri, in order of first appearance where Ray Data keeps order.
 
-    Rows are `DecodedVideo` records: video, frames_path ("" if quarantined), reason, message, cached, seconds. Consume it
-    with `iter_batches` (streaming) or `take_all`; `DecodedVideo.from_row` reads a row.
+    Rows are `DecodedVideo` records: video, frames_path ("" if quarantined), reason, message. Consume it with
+    `iter_batches` (streaming) or `take_all`; `DecodedVideo.from_row` reads a row.
     """
     distinct = list(dict.fromkeys(uris))
     num_blocks = max(1, -(-len(distinct) // BATCH_SIZE))

@@ -128,7 +128,7 @@ def measure_tokens(processor: Any, height: int, width: int, num_frames: int) -> 
         frames=np.zeros((num_frames, height, width, 3), np.uint8),
         fps=1.0,
         total_num_frames=num_frames,
-        duration=float(num_frames),
+        duration_s=float(num_frames),
         indices=tuple(range(num_frames)),
     )
     return rendering.render_prompt(processor, "", clip).length - _frame_tokens(processor)

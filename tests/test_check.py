@@ -3,9 +3,9 @@
 import json
 import shutil
 
-import av
 import numpy as np
 import pytest
+from conftest import write_video
 
 from cluster.plan import ClusterResources
 from pipelines import check_model
@@ -39,16 +39,9 @@ def copied_model(tiny_model, tmp_path):
     return shutil.copytree(tiny_model, tmp_path / "model")
 
 
-def write_video(path, *, num_frames=8, height=64, width=48, shade=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=4)
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        for index in range(num_frames):
-            pixels = np.full((height, width, 3), (shade + 9 * index) % 256, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    return path
+def write_shades(path, *, height=64, width=48, shade=0):
+    shades = [(shade + 9 * index) % 256 for index in range(8)]
+    return write_video(path, [np.full((height, width, 3), shade, np.uint8) for shade in shades], fps=4)
 
 
 def write_rows(path, *videos, question="Which way does it move?"):
@@ -62,8 +55,8 @@ def write_rows(path, *videos, question="Which way does it move?"):
 
 @pytest.fixture
 def make_config(tmp_path, tiny_model):
-    write_video(tmp_path / "a.mp4", shade=10)
-    write_video(tmp_path / "b.mp4", shade=90)
+    write_shades(tmp_path / "a.mp4", shade=10)
+    write_shades(tmp_path / "b.mp4", shade=90)
 
     def make(**sections):
         raw = {

@@ -60,7 +60,7 @@ def greedy(question, clip, seed=0, **changes):
 def noise_clip(num_frames, seed):
     frames = np.random.default_rng(seed).integers(0, 256, (num_frames, 56, 56, 3), np.uint8)
     return Clip(
-        frames=frames, fps=8.0, total_num_frames=num_frames, duration=num_frames / 8, indices=tuple(range(num_frames))
+        frames=frames, fps=8.0, total_num_frames=num_frames, duration_s=num_frames / 8, indices=tuple(range(num_frames))
     )
 
 
@@ -147,7 +147,7 @@ def test_candidates_and_reflections_are_found_in_the_prefix_cache_and_the_multim
 def test_equal_frames_of_different_speed_are_different_videos(engine):
     """The cache goes by the clip's hash, which must cover what the model hears about time."""
     clip = noise_clip(8, 9)
-    slow = dataclasses.replace(clip, fps=clip.fps / 4, duration=clip.duration * 4)
+    slow = dataclasses.replace(clip, fps=clip.fps / 4, duration_s=clip.duration_s * 4)
     before = engine.counters()
     engine.generate([greedy("What moves?", clip), greedy("What moves?", slow), greedy("What moves?", clip)])
     after = engine.counters()

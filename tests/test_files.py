@@ -83,5 +83,17 @@ def test_run_dir_must_be_a_path():
 
 
 def test_frame_spec_keys_differ_by_every_field():
-    assert FrameSpec().key() == FrameSpec(num_frames=8).key()
-    assert len({FrameSpec().key(), FrameSpec(num_frames=9).key(), FrameSpec(height=56, width=56).key()}) == 3
+    others = {
+        "num_frames": 9, "fps": 2.0, "max_frames": 9, "min_frames": 9, "height": 56, "width": 56, "max_pixels": 9,
+        "snap_to_keyframes": True,
+    }  # fmt: skip
+    assert others.keys() == {field.name for field in dataclasses.fields(FrameSpec)}
+    keys = [FrameSpec(**{name: value}).key() for name, value in others.items()]
+    assert len({FrameSpec().key(), *keys}) == len(others) + 1
+
+
+def test_frame_spec_keys_stay():
+    """They are in the names of cached frames, which finished runs point to."""
+    assert FrameSpec().key() == FrameSpec(num_frames=8).key() == "f9e6873dd831c397"
+    assert FrameSpec(num_frames=None, fps=2.0, max_pixels=1000).key() == "4016b0e48b7f26ae"
+    assert FrameSpec(snap_to_keyframes=True).key() == "e2f54b736cd918f8"

@@ -22,7 +22,7 @@ from vidalign.video.perturb import frame_order, mask_centre, perturb
 def test_only_the_order_and_the_square_change(num_frames, height, width, shuffle, seed):
     clip, config = make_clip(num_frames, height, width), PerturbConfig(shuffle=shuffle)
     result = perturb(clip, config, np.random.default_rng(seed))
-    assert (result.indices, result.fps, result.duration) == (clip.indices, clip.fps, clip.duration)
+    assert (result.indices, result.fps, result.duration_s) == (clip.indices, clip.fps, clip.duration_s)
     assert result.frames.flags.c_contiguous
     rng = np.random.default_rng(seed)
     area = rng.uniform(0.25, 0.5)
@@ -67,7 +67,7 @@ def test_equal_seeds_give_equal_clips():
         ({"mask_area": [0.5, 1.0]}, "0 < low <= high < 1"),
     ],
 )
-def test_a_perturbation_that_does_nothing_or_is_no_share_is_refused(fields, words):
+def test_a_perturbation_that_does_nothing_or_masks_no_valid_share_is_refused(fields, words):
     from vidalign.config.loading import parse_config
 
     raw = {"run_dir": "r", "model": {"path": "m"}, "data": {"train": "t"}, "recipe": {"name": "rrpo", "perturb": fields}}

@@ -1,6 +1,5 @@
 """Every recipe before a fake engine: what it asks, with which seeds, and what it makes of the replies."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -50,10 +49,9 @@ class FakeEngine:
 
 def clip(shade):
     frames = np.full((4, 32, 32, 3), shade, np.uint8)
-    return Clip(frames=frames, fps=2.0, total_num_frames=4, indices=(0, 1, 2, 3), **{DURATION: 2.0})
+    return Clip(frames=frames, fps=2.0, total_num_frames=4, indices=(0, 1, 2, 3), duration_s=2.0)
 
 
-DURATION = "duration_s" if "duration_s" in {field.name for field in dataclasses.fields(Clip)} else "duration"
 CLIPS = [clip(40), clip(200)]
 
 

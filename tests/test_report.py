@@ -8,10 +8,10 @@ import pathlib
 import random
 import re
 
-import av
 import numpy as np
 import PIL.Image
 import pytest
+from conftest import write_video
 
 from pipelines import report, report_examples, report_plots, report_tables
 from vidalign.config.loading import parse_config
@@ -51,7 +51,7 @@ def make_run(
     run, rng = RunFolder.open(str(root)), np.random.default_rng(seed)
     frames = {}
     for number in range(12):
-        clip = Clip(frames=draw_clip(rng), fps=8.0, total_num_frames=16, duration=2.0, indices=tuple(range(1, 16, 2)))
+        clip = Clip(frames=draw_clip(rng), fps=8.0, total_num_frames=16, duration_s=2.0, indices=tuple(range(1, 16, 2)))
         path = FrameCache(run.frames).put(f"{number:02d}cafe", FrameSpec(), clip)
         frames[f"/videos/train/{number:04d}.mp4"] = str(path)
     for index in range(rounds):
@@ -237,7 +237,7 @@ def test_the_page_of_a_large_photographic_run_stays_below_3_mb(tmp_path):
     for path in run.frames.rglob("*.safetensors"):  # noise is the worst case of a photograph
         small = rng.integers(0, 256, (16, 27, 48, 3), np.uint8)
         frames = np.ascontiguousarray(small.repeat(8, axis=1).repeat(8, axis=2))
-        clip = Clip(frames=frames, fps=30.0, total_num_frames=160, duration=160 / 30, indices=tuple(range(0, 160, 10)))
+        clip = Clip(frames=frames, fps=30.0, total_num_frames=160, duration_s=160 / 30, indices=tuple(range(0, 160, 10)))
         path.write_bytes(FrameCache(tmp_path / "other").put("cafe", FrameSpec(), clip).read_bytes())
     text = report.write_report(run, make_config(tmp_path)).read_text(encoding="utf-8")
     assert len(text.encode()) < 3_000_000
@@ -272,13 +272,7 @@ def test_a_run_with_training_and_no_evaluation(tmp_path):
 
 def test_a_video_that_the_rollout_did_not_keep_is_decoded_like_the_others(tmp_path):
     run, video = make_run(tmp_path / "run"), tmp_path / "held-out.mp4"
-    with av.open(str(video), "w") as container:
-        stream = container.add_stream("mpeg4", rate=8)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for level in range(16):
-            pixels = np.full((48, 64, 3), 15 * level, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
+    write_video(video, [np.full((48, 64, 3), 15 * level, np.uint8) for level in range(16)])
     with report_examples.Thumbnails(run, 0, make_config(tmp_path).video) as strip:
         shown, missing = strip(str(video)), strip(str(tmp_path / "gone.mp4"))
     assert [time for _, time in shown["thumbnails"]] == ["0.1 s", "0.4 s", "0.9 s", "1.1 s", "1.6 s", "1.9 s"]

@@ -3,11 +3,12 @@ and sampling at keyframes."""
 
 import io
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import av
 import numpy as np
 import pytest
+from conftest import write_video
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,22 +22,14 @@ from vidalign.video.frame_cache import FrameCache
 NUM_FRAMES, FPS = 90, 15
 
 
-def write_video(
-    path: pathlib.Path, codec: str, options: dict[str, str], muxer: dict[str, str] | None = None
-) -> pathlib.Path:
+def moving_scene() -> Iterator[np.ndarray]:
     """A textured picture that moves by some pixels a frame, with a frame between any two that differs from both."""
     rng = np.random.default_rng(0)
     scene = np.kron(rng.integers(0, 256, (40, 60, 3), np.uint8), np.ones((4, 4, 1), np.uint8))
-    with av.open(str(path), "w", options=muxer or {}) as container:
-        stream = container.add_stream(codec, rate=FPS, options=options)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        stream.codec_context.thread_count = 1
-        for number in range(NUM_FRAMES):
-            picture = scene[number : number + 64, 1 + number : 97 + number].copy()
-            picture[:8, :8] = 2 * number
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
-        container.mux(stream.encode())
-    return path
+    for number in range(NUM_FRAMES):
+        picture = scene[number : number + 64, 1 + number : 97 + number].copy()
+        picture[:8, :8] = 2 * number
+        yield picture
 
 
 def x264(params: str) -> dict[str, str]:
@@ -69,7 +62,7 @@ def video_of(tmp_path_factory) -> Callable[[str], pathlib.Path]:
         if codec not in av.codecs_available:
             pytest.skip(f"this FFmpeg has no {codec}")
         path = folder / name
-        return path if path.exists() else write_video(path, codec, options)
+        return path if path.exists() else write_video(path, moving_scene(), codec, FPS, options=options)
 
     return make
 
@@ -112,7 +105,7 @@ def test_decode_gives_the_frames_of_decoding_in_order(video_of, name):
         np.testing.assert_array_equal(clip.frames, in_order(path)[list(clip.indices)])
 
 
-def test_keyframes_that_are_none_are_not_trusted(video_of):
+def test_frames_wrongly_marked_as_keyframes_are_not_trusted(video_of):
     """Intra refresh marks frames as keyframes that are whole only some frames later."""
     path = video_of("intra_refresh.mp4")
     times = probe(path).times
@@ -156,7 +149,9 @@ def test_index_says_what_the_packets_say(video_of, name, monkeypatch):
 
 
 def test_fragmented_files_are_read_by_their_packets(tmp_path):
-    path = write_video(tmp_path / "f.mp4", *STREAMS["b_pyramid.mp4"], {"movflags": "frag_keyframe+empty_moov"})
+    codec, options = STREAMS["b_pyramid.mp4"]
+    muxer = {"movflags": "frag_keyframe+empty_moov"}
+    path = write_video(tmp_path / "f.mp4", moving_scene(), codec, FPS, options=options, muxer=muxer)
     with open(path, "rb") as file:
         assert mp4.read_index(file, 1) is None
     spec = FrameSpec(num_frames=7)
@@ -174,7 +169,7 @@ def patched(path: pathlib.Path, target: pathlib.Path, box: bytes, at: int, value
 
 
 def test_edit_list_that_hides_frames(video_of, tmp_path):
-    """An edit that begins inside of a group of pictures: FFmpeg hides the frames before it, and so do we."""
+    """An edit that begins inside a group of pictures: FFmpeg hides the frames before it, and so do we."""
     path = patched(video_of("b_pyramid.mp4"), tmp_path / "edit.mp4", b"elst", 8, 4000)  # of 6000 ms
     path = patched(path, path, b"elst", 12, 30 * (15360 // FPS))
     with open(path, "rb") as file:
@@ -189,7 +184,7 @@ def test_edit_list_that_hides_frames(video_of, tmp_path):
     [
         (b"stts", 8, NUM_FRAMES + 1),  # another number of frames
         (b"ctts", 4, 10**6),  # a table longer than its box
-        (b"stss", 8, NUM_FRAMES + 1),  # a keyframe that is none of the frames
+        (b"stss", 8, NUM_FRAMES + 1),  # a keyframe behind the last frame
         (b"stsz", 12, 2**31),  # a frame that ends beyond the file
         (b"stsc", 12, 7),  # chunks of another number of frames
     ],
@@ -202,14 +197,17 @@ def test_index_that_contradicts_itself_is_not_trusted(video_of, tmp_path, box, a
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_damaged_index_is_an_index_or_none(video_of, data):
+def test_a_damaged_index_is_read_as_an_index_or_not_at_all(video_of, data):
     whole = bytearray(video_of("b_pyramid.mp4").read_bytes())
     begin = whole.index(b"moov")
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(begin + 4, len(whole) - 4))
         whole[at : at + 4] = data.draw(st.binary(min_size=4, max_size=4))
     index = mp4.read_index(io.BytesIO(whole), 1)
-    assert index is None or len(index.times) == len(index.keyframes)
+    if index is not None:
+        assert index.times.shape == index.keyframes.shape
+        assert (index.times.dtype, index.keyframes.dtype) == (np.int64, np.bool_)
+        assert 0 < len(index.times) < len(whole)
 
 
 # Sampling at keyframes

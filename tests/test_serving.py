@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
-import io
 import json
 import os
 import pathlib
@@ -17,6 +16,7 @@ import sys
 import numpy as np
 import psutil
 import pytest
+from conftest import write_video
 
 from cluster.plan import ServePlan
 from pipelines.asking import evaluate
@@ -63,19 +63,11 @@ def media(tmp_path_factory) -> pathlib.Path:
 
 
 def _write_square(path: pathlib.Path, *, num_frames: int, step: int) -> None:
-    import av
-
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("mpeg4", rate=7)
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 96, 64, "yuv420p", 1_000_000
-        for index in range(num_frames):
-            pixels = np.full((64, 96, 3), 30, np.uint8)
-            left = (40 + step * index) % 80
-            pixels[24:40, left : left + 16] = (220, 30, 30)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    path.write_bytes(buffer.getvalue())
+    frames = np.full((num_frames, 64, 96, 3), 30, np.uint8)
+    for index, frame in enumerate(frames):
+        left = (40 + step * index) % 80
+        frame[24:40, left : left + 16] = (220, 30, 30)
+    write_video(path, frames, fps=7, options={"b": "1M"})
 
 
 def _data_url(path: pathlib.Path) -> str:

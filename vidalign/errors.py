@@ -1,4 +1,4 @@
-"""Everything a user can mend is a `VidalignError`; its message names the rule, the value received and the way out.
+"""Everything a user can fix is a `VidalignError`; its message names the rule, the value received and the way out.
 
     VidalignError(ValueError)
     ├── ConfigError        an unknown key, a value out of range, options that contradict each other

@@ -54,11 +54,11 @@ class FrameSpec(Record):
 
     Exactly one of `num_frames` (uniform over the whole video) and `fps` (frames per second of video, at most `max_frames`)
     is set. Size: `height` and `width` together resize exactly; `max_pixels` keeps the aspect ratio and shrinks to at most
-    that many pixels a frame; none of them keeps the video's own size. A video with fewer than `min_frames` decodable
+    that many pixels a frame; with none of the three, the video keeps its own size. A video with fewer than `min_frames` decodable
     frames is quarantined. `num_frames` larger than the video's frame count yields repeated indices, never an error.
 
     `snap_to_keyframes` moves each frame to the nearest keyframe at or before it, so that nothing else is decoded. A video whose
-    sampled frames do not move to that many different keyframes is sampled as without it (`vidalign.video.decoding.snapped`).
+    sampled frames do not move to that many different keyframes is sampled as if it were off (`vidalign.video.decoding.snapped`).
     """
 
     num_frames: int | None = 8
@@ -73,7 +73,7 @@ class FrameSpec(Record):
     def to_row(self) -> dict[str, Any]:
         row = super().to_row()
         if not self.snap_to_keyframes:
-            del row["snap_to_keyframes"]  # the keys of frames and runs without it stay those of a row without it
+            del row["snap_to_keyframes"]  # off, it leaves the keys of frames and runs as they were before it existed
         return row
 
     def key(self) -> str:
@@ -104,7 +104,7 @@ class Response(Record):
 
     `kind`: "hinted" (first turn, saw the ground truth), "unhinted" (first turn without it), "reflected" (a later turn),
     "augmented" (no hint, augmented video), "plain" (no hint, clean video), "perturbed" (no hint, perturbed video),
-    "replayed" (the ground truth with a segment said again), "truth" (the ground truth itself, not sampled), "differences" and
+    "replayed" (the ground truth with one segment generated anew), "truth" (the ground truth itself, not sampled), "differences" and
     "rewritten" (RRPO's two steps from a wrong reply), "caption" (of the video).
 
     `log_probs` are natural-log probabilities of `token_ids` under the policy, before temperature and top-p. `reward` is the

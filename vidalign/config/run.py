@@ -6,6 +6,7 @@ contradiction is a `ConfigError` that names the key. Relative paths are relative
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, ClassVar, Literal
 
 import pydantic
@@ -69,16 +70,7 @@ class VideoConfig(Section):
         return self
 
     def frame_spec(self) -> FrameSpec:
-        return FrameSpec(
-            num_frames=self.num_frames,
-            fps=self.fps,
-            max_frames=self.max_frames,
-            min_frames=self.min_frames,
-            height=self.height,
-            width=self.width,
-            max_pixels=self.max_pixels,
-            snap_to_keyframes=self.snap_to_keyframes,
-        )
+        return FrameSpec(**{field.name: getattr(self, field.name) for field in dataclasses.fields(FrameSpec)})
 
 
 class RolloutConfig(Section):

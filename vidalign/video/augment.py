@@ -1,7 +1,7 @@
 """The degraded video on which a policy makes the mistakes that become rejected responses (LeanPO, arXiv 2506.05260).
 
 Every parameter is drawn once a video and applied to all its frames, so that motion stays motion: a crop that jumped from
-frame to frame would be a flaw of another kind.
+frame to frame would be a different kind of flaw.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Augmentation:
 def augment(clip: Clip, config: AugmentConfig, rng: np.random.Generator) -> Clip:
     """Crop and resize back, jitter colours, grayscale, blur, flip, and keep few frames: same H and W, fewer F.
 
-    `indices` are those of the kept frames; fps, duration and total_num_frames are the source's and do not change. Equal
+    `indices` are those of the kept frames; fps, duration_s and total_num_frames are the source's and do not change. Equal
     generator states give equal clips. A clip with fewer than `config.num_frames` frames keeps them all.
     """
     return apply(clip, draw(clip.frames.shape, config, rng))
 
 
 def draw(shape: tuple[int, ...], config: AugmentConfig, rng: np.random.Generator) -> Augmentation:
-    """Draw the parameters for frames of shape [F, H, W, 3]. Always takes the same number of draws from `rng`."""
+    """Draw the parameters for frames of shape [F, H, W, 3]. Takes the same number of draws from `rng` at every call."""
     num_frames, height, width = shape[:3]
     crop = _draw_crop(height, width, config.crop_scale, rng)
     jitter = _draw_jitter(config, rng)

@@ -1,10 +1,10 @@
 """The process that decodes, kept apart so that it can be killed: decoders hang and crash on hostile files.
 
-    parent: ChildDecoder.decode(uri) ── one JSON line ──> child: main()     {"uri"}
-                                     <── one JSON line ──                   {"frames_path", "reason", "message", "cached"}
+    parent: ChildDecoder.decode(uri) ── one JSON line ──> child: main()     {"uri", "alarm_s"}
+                                     <── one JSON line ──                   {"frames_path", "reason", "message"}
 
 Only uris and paths cross; frames go straight into the frame cache. The child imports the decoders and nothing of Ray or
-torch. It is started once and reused, and started again after a kill or a crash.
+torch. It is started once and reused, and replaced after a kill or a crash.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ import tempfile
 import time
 import urllib.parse
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO
 
 from vidalign.errors import DataError, VideoError
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec, Record
 from vidalign.video import decoding
 
 START_TIMEOUT_S = 120.0
+ALARM_AFTER_DEADLINE_S = 10.0
 VIDEOS_PER_CHILD = 500  # decoders leak a little with every reader: a fresh child now and then bounds it
 
 
@@ -43,18 +44,19 @@ class DecodedVideo(Record):
     frames_path: str = ""
     reason: str = ""
     message: str = ""
-    cached: bool = False
-    seconds: float = 0.0
 
 
 class ChildDecoder:
-    """Decodes videos one after the other in a child process, each under a deadline. It survives whatever a file does."""
+    """Decodes videos one after the other in a child process, each under a deadline. It survives whatever a file does.
+
+    `deadline_s` may be changed between two videos.
+    """
 
     def __init__(
         self, spec: FrameSpec, cache_dir: str, *, backend: Backend = DEFAULT_BACKEND, deadline_s: float = 60.0
     ) -> None:
-        self._settings = {"spec": spec.to_row(), "cache_dir": cache_dir, "backend": backend, "deadline_s": deadline_s}
-        self._deadline_s = deadline_s
+        self._settings = {"spec": spec.to_row(), "cache_dir": cache_dir, "backend": backend}
+        self.deadline_s = deadline_s
         self._process: subprocess.Popen[bytes] | None = None
         self._stderr: IO[bytes] | None = None
         self._buffer = b""
@@ -73,26 +75,25 @@ class ChildDecoder:
         process = self._running_child()
         assert self._stderr is not None
         self._stderr.truncate(0)
-        start = time.monotonic()
-        line = self._exchange(process, json.dumps({"uri": uri}).encode() + b"\n", start + self._deadline_s)
+        request = {"uri": uri, "alarm_s": self.deadline_s + ALARM_AFTER_DEADLINE_S}
+        line = self._exchange(process, json.dumps(request).encode() + b"\n", time.monotonic() + self.deadline_s)
         self._num_decoded += 1
-        seconds = time.monotonic() - start
         if line is None:
             self.close()
-            message = f"{uri} was not decoded within video.deadline_s={self._deadline_s:g} s; raise it for long videos"
-            return DecodedVideo(video=uri, reason="timeout", message=message, seconds=seconds)
+            message = f"{uri} was not decoded within video.deadline_s={self.deadline_s:g} s; raise it for long videos"
+            return DecodedVideo(video=uri, reason="timeout", message=message)
         if not line:
             status, said = process.wait(), self._last_words()
             self.close()
             if status == -signal.SIGALRM:  # the child's own alarm, see main(): this process was suspended meanwhile
-                message = f"{uri} was not decoded within video.deadline_s={self._deadline_s:g} s"
-                return DecodedVideo(video=uri, reason="timeout", message=message, seconds=seconds)
+                message = f"{uri} was not decoded within video.deadline_s={self.deadline_s:g} s"
+                return DecodedVideo(video=uri, reason="timeout", message=message)
             message = f"the decoding process died on {uri} ({_describe_status(status)}){said}"
-            return DecodedVideo(video=uri, reason="crashed", message=message, seconds=seconds)
+            return DecodedVideo(video=uri, reason="crashed", message=message)
         reply = json.loads(line)
         if reply["reason"] == "cache":
             raise DataError(reply["message"])
-        return DecodedVideo(video=uri, seconds=seconds, **reply)
+        return DecodedVideo(video=uri, **reply)
 
     def close(self) -> None:
         """Kill the child, if any. The next `decode` starts another."""
@@ -162,8 +163,8 @@ def _describe_status(status: int) -> str:
     return f"exit code {status}"
 
 
-def decode_into_cache(uri: str, spec: FrameSpec, cache_dir: str, backend: Backend = DEFAULT_BACKEND) -> dict[str, Any]:
-    """The child's work for one uri: the reply as a dict. Frames that are in the cache already are not decoded again."""
+def decode_into_cache(uri: str, spec: FrameSpec, cache_dir: str, backend: Backend = DEFAULT_BACKEND) -> dict[str, str]:
+    """The child's work for one uri: the fields of its reply. Frames that are in the cache already are not decoded again."""
     from vidalign.video.frame_cache import FrameCache
     from vidalign.video.hash_index import HashIndex
 
@@ -172,7 +173,7 @@ def decode_into_cache(uri: str, spec: FrameSpec, cache_dir: str, backend: Backen
         with _local_path(uri) as path:
             digest = decoding.content_hash(path, index)
             if cache.holds(digest, spec):
-                return _reply(frames_path=str(cache.path(digest, spec)), cached=True)
+                return _reply(frames_path=str(cache.path(digest, spec)))
             clip = decoding.decode(path, spec, backend)
     except VideoError as error:
         return _reply(reason=error.reason, message=error.message)
@@ -183,13 +184,13 @@ def decode_into_cache(uri: str, spec: FrameSpec, cache_dir: str, backend: Backen
         return _reply(reason="cache", message=message)
 
 
-def _reply(frames_path: str = "", reason: str = "", message: str = "", cached: bool = False) -> dict[str, Any]:
-    return {"frames_path": frames_path, "reason": reason, "message": message, "cached": cached}
+def _reply(frames_path: str = "", reason: str = "", message: str = "") -> dict[str, str]:
+    return {"frames_path": frames_path, "reason": reason, "message": message}
 
 
 @contextlib.contextmanager
 def _local_path(uri: str) -> Iterator[str]:
-    """A local file for a path, a file: uri, or any uri that fsspec can read, which is copied for that long."""
+    """A local file for a path, a file: uri, or any uri that fsspec can read; of the last, a copy that is removed afterwards."""
     scheme = urllib.parse.urlsplit(uri).scheme if "://" in uri else ""
     if not scheme:
         yield uri
@@ -206,7 +207,7 @@ def _local_path(uri: str) -> Iterator[str]:
             filesystem.get_file(remote, copy)
         except FileNotFoundError as error:
             raise VideoError("missing", f"no file at {uri}") from error
-        except Exception as error:  # every protocol has exceptions of its own; all mean that the bytes cannot be had
+        except Exception as error:  # every protocol has its own exceptions; all mean that the bytes cannot be fetched
             raise VideoError("unreadable", f"{uri} cannot be fetched: {type(error).__name__}: {error}") from error
         yield copy
 
@@ -214,7 +215,7 @@ def _local_path(uri: str) -> Iterator[str]:
 def main() -> None:
     settings = json.loads(sys.argv[1])
     spec = FrameSpec.from_row(settings["spec"])
-    # Libraries may print: replies get a handle of their own, and standard output joins standard error.
+    # Libraries may print, so replies get a handle of their own and standard output joins standard error.
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     # Imported before "ready", so that the deadline counts decoding only.
@@ -225,10 +226,11 @@ def main() -> None:
 
     replies.write(b"ready\n")
     for line in iter(sys.stdin.buffer.readline, b""):
+        request = json.loads(line)
         # The parent kills at the deadline. Should the parent have died, the alarm (whose default is to end the process, even
         # inside a decoder's C code) keeps a hanging child from outliving it.
-        signal.setitimer(signal.ITIMER_REAL, settings["deadline_s"] + 10)
-        reply = decode_into_cache(json.loads(line)["uri"], spec, settings["cache_dir"], settings["backend"])
+        signal.setitimer(signal.ITIMER_REAL, request["alarm_s"])
+        reply = decode_into_cache(request["uri"], spec, settings["cache_dir"], settings["backend"])
         signal.setitimer(signal.ITIMER_REAL, 0)
         replies.write(json.dumps(reply).encode() + b"\n")
 

@@ -3,11 +3,11 @@
     path ── probe (vidalign.video.probing) ── frame_indices ── decord | PyAV (vidalign.video.readers) ── resize ── Clip
 
 The probe finds what is wrong with a file before a decoder can hide it: decoders conceal missing frames, hand out garbage
-after a cut, and promise an index that the bytes cannot keep. Frames do not depend on the backend: indices come from the
+after a cut, and trust an index that promises more than the bytes hold. Frames do not depend on the backend: indices come from the
 probe, both backends give the same RGB pixels (to the bit for H.264 and VP9; MPEG-4 part 2 leaves the last bit of a pixel to
 the decoder), and resizing is always Pillow's antialiased bicubic. decord's bundled FFmpeg is old, so where it cannot open a
-video, fails on it, or counts other frames than the probe, PyAV decodes that video and its verdict stands; `Clip.backend` says
-which of the two it was. One hole is left: a frame damaged inside an otherwise whole file and concealed by the decoder is
+video, fails on it, or counts other frames than the probe, PyAV decodes that video, and what PyAV says is final; `Clip.backend` says
+which of the two it was. One gap is left: a frame damaged inside an otherwise whole file and concealed by the decoder is
 noticed only by PyAV, because decord does not report concealment.
 
 Decoding can hang on hostile files: run `decode` where it can be killed (`vidalign.video.decode_child`).
@@ -29,7 +29,6 @@ from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 from vidalign.video import probing, readers
 from vidalign.video.clip import Clip
 from vidalign.video.hash_index import HashIndex
-from vidalign.video.readers import target_size as target_size
 
 
 def frame_indices(total: int, fps: float, spec: FrameSpec) -> list[int]:
@@ -48,10 +47,10 @@ def frame_indices(total: int, fps: float, spec: FrameSpec) -> list[int]:
 
 
 def snapped(indices: Sequence[int], keyframes: np.ndarray) -> list[int]:
-    """Each index moved to the nearest keyframe at or before it, where these are as many different frames as before.
+    """Each index moved to the nearest keyframe at or before it, if that gives as many different frames as before.
 
-    Otherwise, where keyframes are too few or too unevenly spread, or the first one comes too late, the indices as they are:
-    a video never gives fewer frames, or one frame for two, because of its keyframes.
+    If keyframes are too few or too unevenly spread, or the first one comes too late, the indices stay as they are: a video never
+    gives fewer frames, or one frame in place of two, because of its keyframes.
     """
     places = np.searchsorted(keyframes, indices, side="right") - 1
     if len(keyframes) == 0 or places[0] < 0:
@@ -105,7 +104,7 @@ def _decode(name: str, head: bytes, source: Callable[[], Any], spec: FrameSpec, 
         frames=frames,
         fps=probe.fps,
         total_num_frames=probe.num_frames,
-        duration=probe.num_frames / probe.fps,
+        duration_s=probe.num_frames / probe.fps,
         indices=tuple(indices),
         backend=used,
     )

@@ -28,7 +28,7 @@ from vidalign.types import FrameSpec
 from vidalign.video.clip import Clip
 
 PAGE_BYTES = 4096
-BLOCK_BYTES = 128 * PAGE_BYTES  # read and checked at a time, so that the check finds it in the processor's cache
+BLOCK_BYTES = 128 * PAGE_BYTES  # read and checked at a time, so that it is still in the processor's cache when it is checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class FrameCache:
         return pathlib.Path(self.root) / content_hash[:2] / f"{content_hash}.{spec.key()}.safetensors"
 
     def holds(self, content_hash: str, spec: FrameSpec) -> bool:
-        """Whether the clip is there and whole: all of it is read and checked, and nothing kept."""
+        """Whether the clip is there and whole: all of it is read and checked, and nothing is kept."""
         try:
             _read(self.path(content_hash, spec), keep=False)
         except DataError:
@@ -62,12 +62,27 @@ def load_clip(path: str | os.PathLike[str]) -> Clip:
         DataError: no such file, or one that is torn or damaged.
     """
     frames, facts = _read(path, keep=True)
-    return Clip(frames=frames, **{**facts, "indices": tuple(facts["indices"])})
+    return Clip(
+        frames=frames,
+        fps=facts["fps"],
+        total_num_frames=facts["total_num_frames"],
+        duration_s=facts["duration"],
+        indices=tuple(facts["indices"]),
+        backend=facts["backend"],
+    )
 
 
 def _header(clip: Clip) -> bytes:
-    """What stands in front of the frames."""
-    facts = json.dumps({f.name: getattr(clip, f.name) for f in dataclasses.fields(clip) if f.name != "frames"})
+    """What stands in front of the frames. Files of finished runs have these names: a new one would make them unreadable."""
+    facts = json.dumps(
+        {
+            "fps": clip.fps,
+            "total_num_frames": clip.total_num_frames,
+            "duration": clip.duration_s,
+            "indices": clip.indices,
+            "backend": clip.backend,
+        }
+    )
     shape, pixels = list(clip.frames.shape), clip.frames.reshape(-1).data
     checksum = _checksum_of_facts(shape, facts)
     for at in range(0, len(pixels), BLOCK_BYTES):
@@ -115,8 +130,8 @@ def _checksum_of_facts(shape: list[int], facts: str) -> int:
 def _checksum(block: memoryview, start: int) -> int:
     """CRC-32 of the sums of each page's 64-bit words, and of the bytes behind the last whole page.
 
-    Six times as fast as the CRC-32 of all bytes. A page that is missing, zeroed, moved or another file's changes it but for one
-    chance in 2^32, and so does a change inside a page, unless it leaves the sum of the page's words as it was.
+    Six times as fast as the CRC-32 of all bytes. It notices a page that is missing, zeroed, moved or taken from another file, except
+    by a chance of 1 in 2^32, and a change inside a page unless the sum of the page's words stays the same.
     """
     whole = len(block) // PAGE_BYTES * PAGE_BYTES
     words = np.frombuffer(block[:whole], np.dtype("<u8")).reshape(-1, PAGE_BYTES // 8)

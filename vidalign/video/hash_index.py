@@ -1,10 +1,10 @@
-"""The content hashes of files, so that one that has not changed is not read again only to be hashed: what git's index is for.
+"""The content hashes of files, so that an unchanged file is not read again only to be hashed, as in git's index.
 
     <root>/ab/abcdef…      the name is a hash of the file's absolute path; in it are the SHA-256 and a check
 
-An entry counts for the size, inode, mtime and ctime with which it was made, and its check covers them and the hash: one that is
-torn, damaged or of another file is none, and the file is hashed. As in git, a file that changed just before it was hashed is
-not entered ("racily clean"): it could change again and keep its times, which file systems count in steps of up to two seconds.
+An entry counts for the size, inode, mtime and ctime with which it was made, and its check covers them and the hash. An entry that
+is torn, damaged or another file's is ignored, and the file is hashed. As in git, a file that changed just before it was hashed
+is not entered ("racily clean"): it could change again and keep its times, which file systems count in steps of up to two seconds.
 
 Entries are written atomically; any number of processes and nodes may use the folder at once, with clocks that agree.
 """
@@ -18,24 +18,26 @@ import os
 import pathlib
 import stat
 import time
+from collections.abc import Callable
 from io import BufferedReader
 
 from vidalign import files
 
-MIN_BYTES = 2**18  # to hash less takes no longer than to look it up
+MIN_BYTES = 2**18  # hashing a smaller file takes no longer than looking it up
+RACY_S = 2.0  # for how long a file must have been unchanged
 
 
 @dataclasses.dataclass(frozen=True)
 class HashIndex:
-    """`racy_s`: for how long a file must have been as it is."""
+    """`clock` gives the time now, in seconds as file systems count them."""
 
     root: pathlib.Path
-    racy_s: float = 2.0
+    clock: Callable[[], float] = time.time
 
     def sha256(self, file: BufferedReader) -> str:
-        """SHA-256 in hex of a file that was just opened under its name; read only where there is no entry for it."""
-        # Of the open file: a network file system may know old times for a path, but asks for them when a file is opened.
-        began, status = time.time(), os.fstat(file.fileno())
+        """SHA-256 in hex of a file that was just opened under its name; it is read only if there is no entry for it."""
+        # Of the open file: a network file system may remember old times of a path, but asks again when a file is opened.
+        began, status = self.clock(), os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_size < MIN_BYTES:
             return _digest(file)
         name = _hash(os.path.abspath(file.name))
@@ -44,12 +46,16 @@ class HashIndex:
         if found:
             return found
         digest = _digest(file)
-        changed = max(status.st_mtime, status.st_ctime)
-        if 0 < changed < began - self.racy_s and _state(os.fstat(file.fileno())) == _state(status):
+        if is_settled(status.st_mtime, status.st_ctime, began) and _state(os.fstat(file.fileno())) == _state(status):
             text = f"{digest} {_check(digest, status)}"
-            with contextlib.suppress(OSError):  # the frames of a folder that cannot be written can still be read
+            with contextlib.suppress(OSError):  # where the folder cannot be written, the hash is still right
                 files.write_bytes_atomic(entry, text.encode(), durable=False)
         return digest
+
+
+def is_settled(mtime: float, ctime: float, now: float) -> bool:
+    """Whether a file with these times, in seconds, will have other times after any later change."""
+    return 0 < max(mtime, ctime) < now - RACY_S
 
 
 def _read(entry: pathlib.Path, status: os.stat_result) -> str:

@@ -34,7 +34,7 @@ class Index:
 def where_cut(file: BinaryIO) -> str:
     """Where a file ends too early: "index", "frames", or "" where it does not.
 
-    Its boxes say how long they are. FFmpeg goes by what is left, and takes a file cut by a few frames for a shorter video.
+    Its boxes say how long they are. FFmpeg goes by what is left, and takes a file that lost a few frames for a shorter video.
     """
     total, has_index = file.seek(0, os.SEEK_END), False
     for kind, _, _, end in _boxes(file, 0, total):
@@ -47,8 +47,8 @@ def where_cut(file: BinaryIO) -> str:
 def read_index(file: BinaryIO, track_id: int) -> Index | None:
     """The index of a track, or None where it has to be found by reading the packets.
 
-    That is so where the file is fragmented, hides frames by an edit list, or has an index that contradicts itself or points
-    beyond the end of the file.
+    None means that the file is fragmented, hides frames by an edit list, or has an index that contradicts itself or points beyond
+    the end of the file.
     """
     total = file.seek(0, os.SEEK_END)
     moov = next((box for box in _boxes(file, 0, total) if box[0] == b"moov"), None)
@@ -149,7 +149,7 @@ def _track_index(trak: _Boxes, moov: _Boxes, file_size: int) -> Index | None:
 def _repeated(runs: np.ndarray, count: int) -> np.ndarray:
     """Undo run lengths: rows of (count, value) → int64 [count]."""
     if runs[:, 0].sum() != count:
-        raise ValueError("a table of the index has another number of frames than the others")
+        raise ValueError("the tables of the index disagree on the number of frames")
     return np.repeat(runs[:, 1], runs[:, 0])
 
 
@@ -159,10 +159,10 @@ def _end(stbl: _Boxes, sizes: np.ndarray) -> int:
     starts = narrow.table(1)[:, 0] if narrow is not None else stbl.only(b"co64").table(1, ">u8")[:, 0]
     runs = stbl.only(b"stsc").table(3)  # first chunk, frames in each chunk from there on, description
     if not len(runs) or runs[0, 0] != 1 or runs[:, 0].max() > len(starts):
-        raise ValueError("chunks that are none")
+        raise ValueError("the table of chunks names chunks that do not exist")
     per_chunk = np.repeat(runs[:, 1], np.diff([*runs[:, 0], len(starts) + 1]))
     if per_chunk.sum() != len(sizes):
-        raise ValueError("the chunks hold another number of frames than the index")
+        raise ValueError("the chunks and the index disagree on the number of frames")
     before = np.concatenate([[0], np.cumsum(sizes)])
     last = np.cumsum(per_chunk)
     return int((starts + before[last] - before[last - per_chunk]).max())

@@ -1,5 +1,5 @@
 """The perturbed video on which a policy makes the mistakes that RRPO corrects (arXiv 2504.12083): a masked centre and frames out
-of order. What a video shows is hidden and when it happens is lost, but no pixel outside of the square changes.
+of order. What a video shows is hidden and when it happens is lost, but no pixel outside the square changes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vidalign.video.clip import Clip
 
 
 def perturb(clip: Clip, config: PerturbConfig, rng: np.random.Generator) -> Clip:
-    """Mask and shuffle; shape, `indices`, fps and duration stay, so the model is told nothing of it.
+    """Mask and shuffle; shape, `indices`, fps and duration_s stay, so that nothing tells the model of the change.
 
     Equal generator states give equal clips, and masking and shuffling draw independently of each other.
     """
@@ -39,7 +39,7 @@ def mask_centre(frames: np.ndarray, area: float) -> np.ndarray:
 
 
 def frame_order(num_frames: int, config: PerturbConfig, rng: np.random.Generator) -> np.ndarray:
-    """Source position of each frame [F]: as it was, any order, or any order within each of `num_segments` equal parts."""
+    """Source position of each frame [F]: unchanged, in any order, or in any order within each of `num_segments` equal parts."""
     if config.shuffle == "none":
         return np.arange(num_frames)
     num_segments = 1 if config.shuffle == "global" else min(config.num_segments, max(1, num_frames // 2))

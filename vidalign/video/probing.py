@@ -67,9 +67,9 @@ def video_stream(name: str, container: InputContainer) -> VideoStream:
 
 
 def open_whole(name: str, head: bytes, source: Callable[[], Any]) -> InputContainer:
-    """Open a container whose outer parts are there.
+    """Open a container whose header and index are there.
 
-    `head`: the first bytes of the file; `source`: gives its path, or an open binary file, anew at every call.
+    `head`: the first bytes of the file; `source`: gives the file's path, or a newly opened binary file, at every call.
 
     Raises:
         VideoError: with reason not_a_video or truncated.
@@ -78,7 +78,7 @@ def open_whole(name: str, head: bytes, source: Callable[[], Any]) -> InputContai
     no_index = VideoError("truncated", f"{name} begins like a video but its index is missing or cut off")
     cut = _with_file(source, mp4.where_cut) if _is_mp4(head) else ""
     if cut:
-        raise no_index if cut == "index" else VideoError("truncated", f"{name} is cut: it ends inside of its frames")
+        raise no_index if cut == "index" else VideoError("truncated", f"{name} is cut: it ends in the middle of its frames")
     try:
         container = open_container(source)
     except (av.error.FFmpegError, ValueError) as error:
@@ -180,8 +180,8 @@ def _check_whole(
 ) -> None:
     """Raise where the packets end before the header says they do. `ends`: last moment of each stream, in seconds.
 
-    The MP4 and AVI headers promise a number of frames. It alone proves nothing (an edit list hides frames, an AVI skips
-    repeated ones), so the time that is missing must agree. Matroska promises a duration, of its longest stream. MPEG-TS and
+    The MP4 and AVI headers promise a number of frames. That alone proves nothing (an edit list hides frames, an AVI skips
+    repeated ones), so the missing time must agree with it. Matroska promises a duration, of its longest stream. MPEG-TS and
     raw streams promise nothing: one that was cut between two frames is a shorter video.
     """
     if num_corrupt:

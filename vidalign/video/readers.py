@@ -2,8 +2,8 @@
 
 decord   None where it fails, and where decord2 is installed under its import name (see `is_trusted`).
 pyav     seeks to the keyframe before each wanted frame, and decodes from there only what the wanted ones refer to. Frames are
-         told apart by their presentation times. Where a time is missing, a seek lands elsewhere, or anything comes out that
-         was not expected, it starts again and decodes the whole video in order: that verdict stands.
+         told apart by their presentation times. Where a time is missing, a seek lands elsewhere, or anything unexpected comes
+         out, it starts again and decodes the whole video in order, and what it finds then is final.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ def read_decord(source: Callable[[], Any], indices: Sequence[int], total: int, s
         chunks = (wanted[at : at + CHUNK_FRAMES] for at in range(0, len(wanted), CHUNK_FRAMES))
         return resized((frame for chunk in chunks for frame in reader.get_batch(chunk).asnumpy()), indices, spec)
     except (decord.DECORDError, RuntimeError, IndexError):
-        return None  # PyAV decodes it, or says what is wrong with it
+        return None  # PyAV decodes the video, or says what is wrong with it
 
 
 def is_trusted(version: str) -> bool:
     """Whether a package with the import name decord gives the frames it is asked for.
 
     decord2 (versions 1 to 3) gives up waiting for its own decoding thread after 10,000 attempts and hands out an earlier frame
-    without an error: met with 3.4.0, on an H.264 video that is whole.
+    without an error: seen with 3.4.0, on an H.264 video that is whole.
     """
     return version.startswith("0.")
 
@@ -81,7 +81,8 @@ def read_pyav(
     times: FrameTimes | None,
     spec: FrameSpec,
 ) -> np.ndarray:
-    """uint8 [len(indices), H, W, 3]. `container` is open, at any place, and none of it decoded; `indices` are ascending.
+    """uint8 [len(indices), H, W, 3]. `container` is open, standing anywhere, and nothing of it has been decoded yet;
+    `indices` are ascending.
 
     Raises:
         VideoError: with reason truncated.
@@ -109,7 +110,7 @@ def by_seeking(
     converter = VideoReformatter()  # one for a video: making one takes longer than using it
     for place, group in itertools.groupby(zip(places.tolist(), pts, strict=True), key=lambda pair: pair[0]):
         if place < 0:
-            raise NotAsExpectedError  # the first frames hang on one that is not shown
+            raise NotAsExpectedError  # the first frames depend on one that is not shown
         key = int(times.pts[times.keyframes[place]])
         container.seek(key, stream=stream)
         yield from _from_keyframe(container, stream, key, [moment for _, moment in group], converter)
@@ -129,7 +130,7 @@ def _from_keyframe(
             frames += context.decode(None)  # the wanted ones are in the decoder: it need not wait for what follows
         for frame in frames:
             if not started and frame.pts is not None and frame.pts < key:
-                continue  # shown before the keyframe, and not whole without what is before it
+                continue  # shown before the keyframe, and incomplete without what comes before that
             if not started:
                 if frame.pts != key or not frame.key_frame or frame.pict_type != PictureType.I:
                     raise NotAsExpectedError

@@ -1,0 +1,67 @@
+"""`vidalign.decode`: one call from a video file to a `Clip`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pydantic
+
+from vidalign.config.run import VideoConfig
+from vidalign.errors import ConfigError
+from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
+from vidalign.video import decoding
+from vidalign.video.clip import Clip
+
+
+def decode(
+    path: str | os.PathLike[str],
+    *,
+    num_frames: int | None = None,
+    fps: float | None = None,
+    max_frames: int = FrameSpec.max_frames,
+    min_frames: int = FrameSpec.min_frames,
+    height: int | None = FrameSpec.height,
+    width: int | None = FrameSpec.width,
+    max_pixels: int | None = FrameSpec.max_pixels,
+    snap_to_keyframes: bool = FrameSpec.snap_to_keyframes,
+    backend: Backend = DEFAULT_BACKEND,
+) -> Clip:
+    """Decode the sampled frames of a local video file: `num_frames` in all, or `fps` for each second of video.
+
+    The other keywords are those of `vidalign.types.FrameSpec`, and equal ones give the frames that rollouts, training and the
+    endpoint see. Decoding runs in this process and under no deadline; a hostile file can make it hang.
+
+    Returns:
+        A `Clip` with frames uint8 [F, H, W, 3] in RGB, indices [F], times_s [F] in seconds, fps and duration_s.
+
+    Raises:
+        ConfigError: both or neither of num_frames and fps, or a value out of its range.
+        VideoError: the file cannot be used; `reason` is one of `vidalign.types.QUARANTINE_REASONS`.
+    """
+    if (num_frames is None) == (fps is None):
+        raise ConfigError(
+            f"decode takes exactly one of num_frames and fps, got num_frames={num_frames} and fps={fps}; "
+            "give num_frames=8, for example, or fps=2"
+        )
+    options = {
+        "num_frames": num_frames,
+        "fps": fps,
+        "max_frames": max_frames,
+        "min_frames": min_frames,
+        "height": height,
+        "width": width,
+        "max_pixels": max_pixels,
+        "snap_to_keyframes": snap_to_keyframes,
+        "backend": backend,
+    }
+    try:
+        config = VideoConfig.model_validate(options)
+    except pydantic.ValidationError as error:
+        raise ConfigError("decode: " + "; ".join(_explain(item) for item in error.errors())) from error
+    return decoding.decode(path, config.frame_spec(), config.backend)
+
+
+def _explain(item: Any) -> str:
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{item['loc'][0]}={item['input']!r}: {message[:1].lower()}{message[1:]}" if item["loc"] else message
