@@ -149,6 +149,7 @@ def test_agreement_compares_the_judges_verdicts_with_the_truth():
         dataclasses.replace(RESPONSE, example_id="a", kind="plain", text=text, trust=float(text == example.answer))
         for text in ("right", "wrong", "false", "off")
     ]
+    responses.append(spoken(example, "caption", "right"))  # without a trust
     judged = [
         Judgement(example_id="a", response=text, score=score, explanation="", judge="j")
         for text, score in (("right", 5), ("wrong", 4), ("false", 1), ("off", 2))
@@ -184,7 +185,7 @@ def inputs_of(example, captions, *texts):
 
 
 def spoken(example, kind, text):
-    return dataclasses.replace(RESPONSE, example_id=example.id, kind=kind, text=text)
+    return dataclasses.replace(RESPONSE, example_id=example.id, kind=kind, text=text, trust=float("nan"))
 
 
 def test_each_distinct_response_is_judged_once_by_the_best_caption_there_is():

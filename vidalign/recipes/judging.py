@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -168,7 +169,8 @@ def agreement(
     """
     if not judged:
         return None
-    right = {(r.example_id, r.text.strip()): r.trust == 1.0 for r in responses}
+    # A caption may have the text of a judged response; it has no trust.
+    right = {(r.example_id, r.text.strip()): r.trust == 1.0 for r in responses if not math.isnan(r.trust)}
     counts = {"accepted_right": 0, "accepted_wrong": 0, "rejected_right": 0, "rejected_wrong": 0}
     for judgement in judged:
         verdict = "accepted" if accepts(judgement.score) else "rejected"
