@@ -16,8 +16,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.plan import ResourcePlan
 from cluster.plan import plan as make_plan
+from cluster.resources import ClusterResources, ResourcePlan
 from cluster.session import connect, local_resources
 from pipelines import progress
 from pipelines.check import check_inputs, check_objective
@@ -45,22 +45,22 @@ def align(config: RunConfig, stages: tuple[str, ...] = STAGES, *, verbose: bool 
     base = policy_version(config.model.path)
     run = open_run(config)
     clock = StageClock(run.root / "wall_s.json")
-    checked = None
+    served = None
     if set(stages) - {"report"}:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             # Loading the model's processor takes as long as the start of Ray's processes: side by side.
             checking = pool.submit(check_inputs, config) if "rollout" in stages else None
             with connect(
                 config.cluster,
-                num_cpus_needed=lambda: make_plan(config, local_resources(config.cluster)).num_cpus_needed,
+                num_cpus_needed=lambda: _plan(config, local_resources(config.cluster)).num_cpus_needed,
                 verbose=verbose,
             ) as resources:
-                plan = make_plan(config, resources)
+                plan = _plan(config, resources)
                 if checking is not None:
                     checking.result()
-                checked = _run_stages(config, stages, run, base, plan, clock)
+                served = _run_stages(config, stages, run, base, plan, clock)
     aligned = exported_or_none(run, config.rounds - 1)
-    summary = write_summary(config, run, base=base, aligned=aligned, wall_s=clock.seconds, endpoint=checked)
+    summary = write_summary(config, run, base=base, aligned=aligned, wall_s=clock.seconds, endpoint=served)
     if "report" in stages:
         from pipelines.report import write_report
 
@@ -68,6 +68,16 @@ def align(config: RunConfig, stages: tuple[str, ...] = STAGES, *, verbose: bool 
             write_report(run, config)
         summary = write_summary(config, run, base=base, aligned=aligned, wall_s=clock.seconds)
     return summary
+
+
+def _plan(config: RunConfig, resources: ClusterResources) -> ResourcePlan:
+    return make_plan(
+        resources,
+        rollout=config.rollout,
+        train=config.train,
+        serve=config.serve,
+        num_decoders=config.video.num_decoders,
+    )
 
 
 def _run_stages(
@@ -92,6 +102,7 @@ def evaluate(config: RunConfig, run: RunFolder, plan: ResourcePlan, base: Policy
     """Serve base and aligned side by side and ask both the held-out questions over HTTP; and base again, blind."""
     from pipelines.evaluate import evaluate as ask
     from serving.app import endpoint
+    from serving.spec import EndpointSpec
 
     assert config.data.eval is not None
     aligned = aligned_policy(run, config.rounds - 1)
@@ -109,19 +120,15 @@ def evaluate(config: RunConfig, run: RunFolder, plan: ResourcePlan, base: Policy
     files.claim(stage, made_from)
     media_root = config.serve.media_root or common_folder(examples)
     serve = config.serve.model_copy(update={"media_root": media_root})
-    models = {"base": base, "aligned": aligned}
-    with (
-        progress.waiting("start endpoint") as on_wait,
-        endpoint(
-            models,
-            model=config.model,
-            serve=serve,
-            plan=plan.serve,
-            frame_spec=config.video.frame_spec(),
-            decoder=config.video.backend,
-            on_wait=on_wait,
-        ) as running,
-    ):
+    spec = EndpointSpec(
+        models={"base": base, "aligned": aligned},
+        model=config.model,
+        serve=serve,
+        plan=plan.serve,
+        frame_spec=config.video.frame_spec(),
+        decoder=config.video.backend,
+    )
+    with progress.waiting("start endpoint") as on_wait, endpoint(spec, on_wait=on_wait) as running:
         questions = [("base", False), ("aligned", False), *([("base", True)] if config.evaluate.blind else [])]
         for model_id, blind in questions:
             ask(
@@ -133,9 +140,9 @@ def evaluate(config: RunConfig, run: RunFolder, plan: ResourcePlan, base: Policy
                 prompt=config.recipe.plain_prompt,
                 blind=blind,
             )
-        checked = {"model_ids": list(running.model_ids), "checked": True}
-    files.finish(stage, made_from, endpoint=checked)
-    return checked
+        served = {"model_ids": list(running.model_ids)}
+    files.finish(stage, made_from, endpoint=served)
+    return served
 
 
 def common_folder(examples: Sequence[Example]) -> str:

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from cluster.plan import ClusterResources, ResourcePlan, Workers, plan
+from cluster.plan import plan
+from cluster.resources import ClusterResources, ResourcePlan, Workers
 from cluster.session import local_device_memory, local_resources
 from pipelines import check_model
 from vidalign import prompts
@@ -85,7 +86,13 @@ def check(
     """
     named = config.cluster.address or os.environ.get("RAY_ADDRESS")
     elsewhere = resources is None and named is not None and named != "local"
-    made = plan(config, resources or local_resources(config.cluster))
+    made = plan(
+        resources or local_resources(config.cluster),
+        rollout=config.rollout,
+        train=config.train,
+        serve=config.serve,
+        num_decoders=config.video.num_decoders,
+    )
     if resources is None and not elsewhere and device_memory is None:
         device_memory = local_device_memory(made.use_gpu)
     data, model, tokens, warnings = check_inputs(config, ask_vllm=ask_vllm)

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from cluster.plan import ClusterResources
+from cluster.resources import ClusterResources
 from pipelines import check_model
 from pipelines.check import check, measure_tokens, probe_videos, read_data, render
 from vidalign import prompts

@@ -1,11 +1,16 @@
 """What each place that starts vLLM gives it: options and environment, pinned; what the user sets wins."""
 
-import sys
-import types
-
 import pytest
 
-from cluster.plan import ServePlan
+from cluster.engines import (
+    actor_environment,
+    generator_options,
+    judge_options,
+    replica_environment,
+    replica_options,
+)
+from cluster.resources import ServePlan
+from serving.video_loader import NAME, media_io_kwargs
 from vidalign.config.recipes import JudgeConfig
 from vidalign.config.run import ModelConfig, ServeConfig
 from vidalign.types import DEFAULT_BACKEND, FrameSpec
@@ -70,22 +75,6 @@ def plan(num_devices, bundle_gpus):
     )
 
 
-@pytest.fixture
-def started(monkeypatch):
-    """The options of every `vllm.LLM` that is made."""
-    made = []
-    fake = types.ModuleType("vllm")
-    fake.LLM = lambda **options: made.append(options)
-    fake.SamplingParams = dict
-    errors = types.ModuleType("vllm.exceptions")
-    errors.VLLMValidationError = ValueError
-    monkeypatch.setitem(sys.modules, "vllm", fake)
-    monkeypatch.setitem(sys.modules, "vllm.exceptions", errors)
-    monkeypatch.setattr("vidalign.model.rendering.load_processor", lambda *_, **__: None)
-    monkeypatch.setattr("vidalign.model.checkpoint.policy_version", lambda path: types.SimpleNamespace(version=path))
-    return made
-
-
 @pytest.mark.parametrize(
     ("num_gpus", "more"),
     [
@@ -94,28 +83,18 @@ def started(monkeypatch):
         (4, {"enforce_eager": False, "tensor_parallel_size": 4}),
     ],
 )
-def test_the_generators_engine(started, num_gpus, more):
-    from actors.generator import VllmEngine, engine_environment
-
-    VllmEngine(MODEL, "policy", num_gpus=num_gpus, seed=3)
-    VllmEngine(MODEL, "policy", num_gpus=num_gpus, seed=3, engine_args={"dtype": "float32", "max_num_seqs": 2})
-    assert started == [
-        {"model": "policy", **GENERATOR, **more},
-        {"model": "policy", **GENERATOR, **more, "dtype": "float32", "max_num_seqs": 2},
-    ]
-    assert engine_environment(num_gpus) == ACTOR_ENVIRONMENT | ({} if num_gpus else ACTOR_ENVIRONMENT_CPU)
+def test_the_generators_engine(num_gpus, more):
+    assert generator_options(MODEL, num_gpus, seed=3) == GENERATOR | more
+    given = {"dtype": "float32", "max_num_seqs": 2, "enforce_eager": None}
+    assert generator_options(MODEL, num_gpus, seed=3, engine_args=given) == GENERATOR | more | given
+    assert actor_environment(num_gpus) == ACTOR_ENVIRONMENT | ({} if num_gpus else ACTOR_ENVIRONMENT_CPU)
 
 
 @pytest.mark.parametrize(("num_gpus", "more"), [(0, {"enforce_eager": True}), (1, {}), (2, {"tensor_parallel_size": 2})])
-def test_the_judges_engine(started, num_gpus, more):
-    from actors.judge import vllm_chat
-
-    for engine_args in ({}, {"disable_log_stats": False, "seed": 1}):
-        vllm_chat(JudgeConfig(kind="vllm", model="j", max_model_len=256, num_gpus=num_gpus, engine_args=engine_args))
-    assert started == [
-        {"model": "j", **JUDGE, **more},
-        {"model": "j", **JUDGE, **more, "disable_log_stats": False, "seed": 1},
-    ]
+def test_the_judges_engine(num_gpus, more):
+    for given in ({}, {"disable_log_stats": False, "seed": 1, "enforce_eager": None}):
+        config = JudgeConfig(kind="vllm", model="j", max_model_len=256, num_gpus=num_gpus, engine_args=given)
+        assert judge_options(config) == JUDGE | more | given
 
 
 @pytest.mark.parametrize(
@@ -126,21 +105,14 @@ def test_the_judges_engine(started, num_gpus, more):
         (2, 1, {"tensor_parallel_size": 2, "gpu_memory_utilization": 0.45}),
     ],
 )
-def test_a_replicas_engine(monkeypatch, num_devices, bundle_gpus, more):
-    from serving.app import engine_environment, engine_kwargs
-
+def test_a_replicas_engine(num_devices, bundle_gpus, more):
     made_for = plan(num_devices, bundle_gpus)
-    found = engine_kwargs(MODEL, ServeConfig(media_root="/films"), made_for, SPEC, DEFAULT_BACKEND)
-    assert found == REPLICA | more
-    serve = ServeConfig(engine_args={"gpu_memory_utilization": 0.2, "max_model_len": 64})
-    found = engine_kwargs(MODEL, serve, made_for, SPEC, DEFAULT_BACKEND)
-    assert found == REPLICA | more | {
-        "allowed_local_media_path": "",
-        "gpu_memory_utilization": 0.2,
-        "max_model_len": 64,
-    }
-    monkeypatch.delenv("VLLM_LOGGING_LEVEL", raising=False)
+    media = media_io_kwargs(SPEC, DEFAULT_BACKEND)
+    assert replica_options(MODEL, ServeConfig(media_root="/films"), made_for, media) == REPLICA | more
+    given = {"gpu_memory_utilization": 0.2, "max_model_len": 64, "allowed_local_media_path": "/other"}
+    assert replica_options(MODEL, ServeConfig(engine_args=given), made_for, media) == REPLICA | more | given
+    assert replica_options(MODEL, ServeConfig(), made_for, media)["allowed_local_media_path"] == ""
     on_cpu = {} if bundle_gpus else {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    assert engine_environment(made_for) == REPLICA_ENVIRONMENT | on_cpu
-    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")
-    assert engine_environment(made_for) == REPLICA_ENVIRONMENT | on_cpu | {"VLLM_LOGGING_LEVEL": "INFO"}
+    assert replica_environment(made_for, NAME) == REPLICA_ENVIRONMENT | on_cpu
+    loud = replica_environment(made_for, NAME, logging_level="INFO")
+    assert loud == REPLICA_ENVIRONMENT | on_cpu | {"VLLM_LOGGING_LEVEL": "INFO"}

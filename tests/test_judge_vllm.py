@@ -8,9 +8,10 @@ import itertools
 
 import pytest
 import torch
+from conftest import plan_of
 from test_files import RESPONSE
 
-from cluster.plan import ClusterResources, plan
+from cluster.resources import ClusterResources
 from pipelines.stages.judge import judge_responses
 from vidalign.config.recipes import HoundRecipe
 from vidalign.config.run import RunConfig
@@ -104,7 +105,7 @@ def test_a_judge_in_vllm_scores_and_what_it_leaves_open_is_quarantined(judge_fol
         for text in asked
     ]
     config = RunConfig(run_dir=str(tmp_path), model={"path": judge_folder}, data={"train": "unused"}, recipe=recipe)
-    made = plan(config, ClusterResources(num_cpus=local_ray.num_cpus))
+    made = plan_of(config, ClusterResources(num_cpus=local_ray.num_cpus))
     judged, facts = judge_responses(recipe, RunFolder.open(str(tmp_path)), made, examples, responses, 0)
     assert {(j.example_id, j.response): j.score for j in judged} == {
         (example.id, colour): 5.0 if colour == example.id else 1.0 for example in examples for colour in COLOURS

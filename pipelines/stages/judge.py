@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.judge import Judge, Work, part_path
-from cluster.plan import ResourcePlan
+from cluster.resources import ResourcePlan
 from pipelines import progress
 from vidalign import files
 from vidalign.config.recipes import HoundRecipe, JudgeConfig, RrpoRecipe

@@ -20,7 +20,7 @@ from typing import Any
 
 from actors.decoder import Decoder, decode_videos
 from actors.generator import Generator, part_path
-from cluster.plan import ResourcePlan
+from cluster.resources import ResourcePlan
 from pipelines import progress
 from pipelines.stages.judge import judge_responses, rewrite_responses
 from vidalign import files

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from actors.learner import train_loop
 from actors.reference import Reference, kept_paths, parts_of
 from actors.train_job import TrainJob
-from cluster.plan import ResourcePlan
+from cluster.resources import ResourcePlan
 from pipelines import progress
 from pipelines.check import check_objective
 from vidalign import files

@@ -58,6 +58,6 @@ def _captions(
         for example, clip in zip(examples, clips, strict=True)
     ]
     return [
-        response(example, "caption", 0, 0, completions[0], made, version)
-        for example, completions, made in zip(examples, engine.generate(requests), requests, strict=True)
+        response(example, "caption", 0, 0, reply, made, version)
+        for example, reply, made in zip(examples, engine.generate(requests), requests, strict=True)
     ]

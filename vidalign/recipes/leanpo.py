@@ -70,7 +70,7 @@ def _hinted_and_reflected(
                 template, question=example.question, answer=example.answer, previous=previous[slot] if turn else ""
             )
             requests.append(request(text, clips[row], example.id, kind, candidate, turn))
-        replies = [completions[0] for completions in engine.generate(requests)]
+        replies = engine.generate(requests)
         previous = [reply.text.strip() for reply in replies]
         for (row, candidate), reply, made in zip(slots, replies, requests, strict=True):
             responses.append(response(examples[row], kind, candidate, turn, reply, made, version))

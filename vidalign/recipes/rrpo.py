@@ -111,8 +111,8 @@ def _ask(
     ]
     replies = engine.generate(requests) if requests else []
     return [
-        response(examples[row], kind, earlier.candidate, 0, completions[0], made, version)
-        for (row, earlier), completions, made in zip(about, replies, requests, strict=True)
+        response(examples[row], kind, earlier.candidate, 0, reply, made, version)
+        for (row, earlier), reply, made in zip(about, replies, requests, strict=True)
     ]
 
 

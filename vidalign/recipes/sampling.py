@@ -33,8 +33,8 @@ def sample(
     requests = [make(row, candidate) for row, candidate in slots]
     replies = engine.generate(requests)
     return [
-        response(examples[row], kind, candidate, 0, completions[0], made, version)
-        for (row, candidate), completions, made in zip(slots, replies, requests, strict=True)
+        response(examples[row], kind, candidate, 0, reply, made, version)
+        for (row, candidate), reply, made in zip(slots, replies, requests, strict=True)
     ]
 
 
