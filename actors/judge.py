@@ -2,7 +2,7 @@
 
     rows ─► work(rows, judge, chat, name) ─► rows, on disk
 
-What is asked and how replies are read are functions handed to the actor (`vidalign/recipes/judging.py`, `vidalign/recipes/rewriting.py`).
+What is asked and how replies are read are functions handed to the actor: `judging.py` and `rewriting.py` in vidalign/recipes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
+from cluster.engines import actor_environment, judge_options
 from vidalign import files
 from vidalign.config.recipes import JudgeConfig
 from vidalign.errors import ConfigError, ModelError
@@ -87,21 +88,15 @@ def openai_chat(config: JudgeConfig) -> tuple[Chat, str]:
 
 def vllm_chat(config: JudgeConfig) -> tuple[Chat, str]:
     """A model folder in a vLLM engine of this process; and its content hash. Raises `ModelError` when vLLM cannot serve it."""
-    from actors.generator import engine_environment
     from vidalign.model.checkpoint import policy_version
 
-    for name, value in engine_environment(config.num_gpus).items():
+    for name, value in actor_environment(config.num_gpus).items():
         os.environ.setdefault(name, value)
     import vllm
     from vllm.exceptions import VLLMValidationError
 
-    options: dict[str, Any] = {"dtype": config.dtype, "max_model_len": config.max_model_len, "disable_log_stats": True}
-    if config.num_gpus == 0:
-        options["enforce_eager"] = True
-    if config.num_gpus > 1:
-        options["tensor_parallel_size"] = config.num_gpus
     try:
-        engine = vllm.LLM(model=config.model, **{**options, **config.engine_args})
+        engine = vllm.LLM(model=config.model, **judge_options(config))
     except (ValueError, RuntimeError, OSError, KeyError) as error:
         raise ModelError(f"vLLM cannot serve the judge {config.model}: {' '.join(str(error).split())[:600]}") from error
     params = vllm.SamplingParams(temperature=0.0, max_tokens=config.max_new_tokens)

@@ -5,7 +5,7 @@
 Every side answers the same hints and the same kind of reflection prompts about the same decoded clips of the built-in videos, with
 the same model, sampling parameters and number of replies.
 
-    in this process   ours (the recipe on `Engine`), bare (`LLM.generate` on the very same engine), Hugging Face; in turns
+    in this process   ours (the recipe on `VllmEngine`), bare (`LLM.generate` on the very same engine), Hugging Face; in turns
     on Ray            ours (Decoder and Generator pools, decoding included) and ray.data.llm (frames read from the cache),
                       a process each, in turns; rates between the first and the last output, so that no start counts
 
@@ -35,6 +35,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 import torch
 
+from actors.engine import VllmEngine
 from bench.pages import PERFORMANCE, write_part
 from bench.turns import Ratio, speedup, take_turns
 from pipelines.summary import versions
@@ -46,7 +47,6 @@ from vidalign.data.reading import read_examples
 from vidalign.model.policy import load_policy
 from vidalign.model.rendering import load_processor, prompt_text
 from vidalign.recipes import leanpo
-from vidalign.recipes.engine import Engine
 from vidalign.recipes.sampling import request_seed
 from vidalign.types import Example, FrameSpec, Response
 from vidalign.video.clip import Clip
@@ -124,11 +124,11 @@ def reflect(example: Example, previous: str) -> str:
 
 
 class Ours:
-    def __init__(self, engine: Engine, examples: list[Example], clips: list[Clip]) -> None:
+    def __init__(self, engine: VllmEngine, examples: list[Example], clips: list[Clip]) -> None:
         self.engine, self.examples, self.clips = engine, examples, clips
 
     def __call__(self, num_candidates: int) -> int:
-        empty_caches(self.engine)
+        self.engine.reset_caches()
         found = winners(
             self.engine, self.examples, self.clips, recipe=recipe(num_candidates), policy_version="bench", seed=0
         )
@@ -138,14 +138,14 @@ class Ours:
 class Bare:
     """What one would write with vLLM alone: a request of n replies for each hint, then one request for each reflection."""
 
-    def __init__(self, engine: Engine, examples: list[Example], clips: list[Clip]) -> None:
+    def __init__(self, engine: VllmEngine, examples: list[Example], clips: list[Clip]) -> None:
         self.engine, self.examples, self.clips = engine, examples, clips
         self.processor = load_processor(engine.path)
 
     def __call__(self, num_candidates: int) -> int:
         import vllm
 
-        empty_caches(self.engine)
+        self.engine.reset_caches()
 
         def sampling(example: Example, kind: str, candidate: int, turn: int, n: int) -> Any:
             seed = request_seed(0, example.id, kind, candidate, turn)  # as ours, so that both write as many tokens
@@ -155,12 +155,12 @@ class Bare:
             video = [(clip.frames, clip.metadata())]
             return {"prompt": prompt_text(self.processor, text), "multi_modal_data": {"video": video}}
 
-        first = self.engine._llm.generate(
+        first = self.engine.llm.generate(
             [inputs(hint(example), clip) for example, clip in zip(self.examples, self.clips, strict=True)],
             [sampling(example, "hinted", 0, 0, num_candidates) for example in self.examples],
             use_tqdm=False,
         )
-        second = self.engine._llm.generate(
+        second = self.engine.llm.generate(
             [
                 inputs(reflect(example, reply.text), clip)
                 for example, clip, output in zip(self.examples, self.clips, first, strict=True)
@@ -238,9 +238,9 @@ class CountedTokens:
     def __init__(self) -> None:
         self.count = 0
 
-    def of_engine(self, engine: Engine) -> None:
+    def of_engine(self, engine: VllmEngine) -> None:
         """Count from now on what vLLM's scheduler hands out."""
-        scheduler = engine._llm.llm_engine.engine_core.engine_core.scheduler
+        scheduler = engine.llm.llm_engine.engine_core.engine_core.scheduler
         schedule = scheduler.schedule
 
         def counted(*args: Any, **options: Any) -> Any:
@@ -259,12 +259,6 @@ class CountedTokens:
         model.model.language_model.register_forward_pre_hook(counted, with_kwargs=True)
 
 
-def empty_caches(engine: Engine) -> None:
-    engine._llm.reset_prefix_cache()
-    engine._llm.llm_engine.reset_mm_cache()
-    engine._llm.llm_engine.reset_encoder_cache()
-
-
 def ask(name: str, side: Callable[[int], int], row: dict[str, Any], computed: CountedTokens) -> None:
     """One run of one side; how many tokens its replies have and its text model computed goes into the row."""
     before = computed.count
@@ -278,12 +272,12 @@ def in_process(rounds: int, counts: list[int], examples: list[Example], larger: 
     starts: dict[str, float] = {}
     rows = []
     computed = CountedTokens()
-    engine: Engine | None = None
+    engine: VllmEngine | None = None
     for setting in SETTINGS:
         model = models[setting.name]
         if engine is None or engine.path != model.path:
             began = time.perf_counter()
-            engine = Engine(model, model.path, num_gpus=0, seed=0)
+            engine = VllmEngine(model, model.path, num_gpus=0, seed=0)
             starts.setdefault("engine", time.perf_counter() - began)
             computed.of_engine(engine)
         asked = examples[: max(1, int(len(examples) * setting.share))]
@@ -325,7 +319,14 @@ def stream_ours(work: pathlib.Path) -> dict[str, Any]:
     examples = rollout.read_inputs(config).train
     policy = rollout.PolicyVersion(version="bench", path=str(pathlib.Path(MODEL.path).absolute()), parent="")
     with connect(config.cluster) as resources:
-        rollout._generate(config, run, plan(config, resources), policy, examples, 0)
+        made = plan(
+            resources,
+            rollout=config.rollout,
+            train=config.train,
+            serve=config.serve,
+            num_decoders=config.video.num_decoders,
+        )
+        rollout._generate(config, run, made, policy, examples, 0)
     parts = [rollout.part_path(run.stage("responses", 0) / "parts", i) for i in range(len(examples) // 64)]
     ends = [part.stat().st_mtime for part in parts]
     facts = [files.read_json(part)["engine_s"] for part in parts]

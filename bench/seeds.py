@@ -16,7 +16,8 @@ import pathlib
 import statistics
 
 from bench.pages import RESULTS, write_part
-from cluster.plan import plan
+from cluster.plan import plan, plan_serve
+from cluster.resources import ClusterResources
 from cluster.session import connect, local_resources
 from pipelines import progress
 from pipelines.align import align
@@ -25,6 +26,7 @@ from pipelines.rounds import aligned_policy
 from pipelines.stages.evaluate import common_folder
 from pipelines.summary import versions
 from serving.app import endpoint
+from serving.spec import EndpointSpec
 from vidalign.config.loading import load_config
 from vidalign.config.run import RunConfig
 from vidalign.data.reading import read_examples
@@ -49,14 +51,21 @@ def main() -> None:
         for seed in arguments.seeds
     }
     first = next(iter(configs.values()))
-    needed = plan(first, local_resources(first.cluster), num_served=len(configs) + 1).num_cpus_needed
+    needed = plan(
+        local_resources(first.cluster),
+        rollout=first.rollout,
+        train=first.train,
+        serve=first.serve,
+        num_decoders=first.video.num_decoders,
+        num_served=len(configs) + 1,
+    ).num_cpus_needed
     with connect(first.cluster, num_cpus_needed=needed) as resources:
         summaries = {seed: align(config, ("rollout", "train")) for seed, config in configs.items()}
         tables = answer(configs, root, resources)
     write_part(RESULTS, "seeds.md", page(first, summaries, tables))
 
 
-def answer(configs: dict[int, RunConfig], root: pathlib.Path, resources) -> dict[str, dict]:
+def answer(configs: dict[int, RunConfig], root: pathlib.Path, resources: ClusterResources) -> dict[str, dict]:
     """Accuracy tables of base, blind and the aligned model of each seed, all through one endpoint."""
     config = next(iter(configs.values()))
     assert config.data.eval is not None
@@ -66,17 +75,14 @@ def answer(configs: dict[int, RunConfig], root: pathlib.Path, resources) -> dict
         models[f"seed-{seed}"] = aligned_policy(RunFolder.open(other.run_dir), other.rounds - 1)
     serve = config.serve.model_copy(update={"media_root": config.serve.media_root or common_folder(examples)})
     stage = root / "eval"
-    with (
-        progress.waiting("start endpoint") as on_wait,
-        endpoint(
-            models,
-            model=config.model,
-            serve=serve,
-            plan=plan(config, resources, num_served=len(models)).serve,
-            frame_spec=config.video.frame_spec(),
-            on_wait=on_wait,
-        ) as running,
-    ):
+    spec = EndpointSpec(
+        models=models,
+        model=config.model,
+        serve=serve,
+        plan=plan_serve(serve, resources, len(models)),
+        frame_spec=config.video.frame_spec(),
+    )
+    with progress.waiting("start endpoint") as on_wait, endpoint(spec, on_wait=on_wait) as running:
         done = {}
         for model_id, blind in [*((name, False) for name in models), ("base", True)]:
             done["blind" if blind else model_id] = evaluate.evaluate(

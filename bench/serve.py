@@ -30,12 +30,13 @@ from typing import Any
 
 from bench.pages import PERFORMANCE, write_part
 from bench.turns import Ratio
-from cluster.plan import ServePlan
+from cluster.engines import replica_environment, replica_options
+from cluster.resources import ServePlan
 from pipelines.summary import versions
-from serving.app import engine_environment, engine_kwargs
+from serving import video_loader
 from vidalign import files
 from vidalign.config.run import ModelConfig, ServeConfig
-from vidalign.types import DEFAULT_BACKEND, FrameSpec
+from vidalign.types import FrameSpec
 
 RESULTS = pathlib.Path("bench/results/serve.json")
 MODEL = "examples/shapes/model"
@@ -86,7 +87,7 @@ def servers(log: pathlib.Path) -> Iterator[dict[str, Server]]:
         one_node=True,
     )
     model = ModelConfig(path=MODEL, dtype="float32", max_model_len=MAX_MODEL_LEN)
-    kwargs = engine_kwargs(model, ServeConfig(), plan, SPEC, DEFAULT_BACKEND)
+    kwargs = replica_options(model, ServeConfig(), plan, video_loader.media_io_kwargs(SPEC))
     arguments = ["--model", MODEL, "--served-model-name", NAME, "--host", "127.0.0.1"]
     for key, value in kwargs.items():
         flag = "--" + key.replace("_", "-")
@@ -112,7 +113,7 @@ def servers(log: pathlib.Path) -> Iterator[dict[str, Server]]:
                     command,
                     stdout=file,
                     stderr=subprocess.STDOUT,
-                    env=environment | (engine_environment(plan) if name == "vllm" else {}),
+                    env=environment | (replica_environment(plan, video_loader.NAME) if name == "vllm" else {}),
                     start_new_session=True,
                 )
             server = Server(name=name, url=f"http://127.0.0.1:{ports[name]}/v1", process=process)

@@ -42,27 +42,18 @@ def bare(folder: pathlib.Path) -> None:
     """vLLM by itself, in this process."""
     import os
 
-    from actors.generator import CPU_BLOCK_SIZE, engine_environment  # light: the same environment for both
+    from cluster.engines import actor_environment, generator_options  # light: the same settings for both
 
-    os.environ.update(engine_environment(0))
+    os.environ.update(actor_environment(0))
     import vllm
 
+    from vidalign.config.run import ModelConfig
     from vidalign.types import FrameSpec
     from vidalign.video.decoding import decode
 
     mark(folder, "imported")
-    llm = vllm.LLM(
-        model=MODEL,
-        dtype="float32",
-        max_model_len=512,
-        limit_mm_per_prompt={"video": 1, "image": 0},
-        seed=0,
-        enforce_eager=True,
-        disable_log_stats=True,
-        enable_chunked_prefill=False,
-        max_num_batched_tokens=4096,
-        block_size=CPU_BLOCK_SIZE,
-    )
+    model = ModelConfig(path=MODEL, dtype="float32", max_model_len=512)
+    llm = vllm.LLM(model=MODEL, **generator_options(model, 0, seed=0))
     mark(folder, "engine")
     text = "<|im_start|>user\n<|vision_start|><|video_pad|><|vision_end|>What moves?<|im_end|>\n<|im_start|>assistant\n"
     clip = decode(sorted(folder.rglob("*.mp4"))[0], FrameSpec(num_frames=8, height=56, width=56))

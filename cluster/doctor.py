@@ -1,4 +1,4 @@
-"""What is installed here, what fits, what is wrong and how to mend it. Each probe is a plain function from facts to a finding.
+"""What is installed here, what fits, what is wrong and how to fix it. Each probe is a plain function from facts to a finding.
 
 Packages are imported in processes of their own: a broken one may kill its process, and importing all of them costs memory.
 """
@@ -57,7 +57,7 @@ class Finding:
 
 
 def diagnose() -> list[Finding]:
-    """Everything, in the order in which it should be mended. Takes some seconds; starts no Ray and no engine."""
+    """Everything, in the order in which it should be fixed. Takes some seconds; starts no Ray and no engine."""
     with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, min(2, num_cores()))) as pool:
         packages = list(pool.map(lambda item: check_package(*item), PACKAGES.items()))
     folder = pathlib.Path(tempfile.gettempdir())
@@ -73,7 +73,7 @@ def diagnose() -> list[Finding]:
         check_size(
             f"disk ({folder})", shutil.disk_usage(folder).free, MIN_DISK, "free some space: Ray keeps its files there"
         ),
-        check_sharedtotal_memory(),
+        check_shared_memory(free_shared_memory()),
         check_gpus(*torch_facts()),
         check_decoding(),
         check_running_ray(),
@@ -91,7 +91,7 @@ def render(findings: list[Finding]) -> str:
             lines.append(f"{'':<{width + 8}}→ {finding.fix}")
     broken = [finding.name for finding in findings if finding.needed and not finding.ok]
     lines.append("")
-    lines.append(f"needs mending: {', '.join(broken)}" if broken else "everything that a run needs is here")
+    lines.append(f"needs fixing: {', '.join(broken)}" if broken else "everything that a run needs is here")
     return "\n".join(lines)
 
 
@@ -121,7 +121,7 @@ def check_package(distribution: str, module: str) -> Finding:
             name=distribution,
             ok=False,
             detail=f"importing {module} did not end within {IMPORT_TIMEOUT_S:g} s",
-            fix="look at what `python -X importtime -c 'import ...'` waits for",
+            fix=f"see what `python -X importtime -c 'import {module}'` waits for",
         )
     if done.returncode == 0:
         version = json.loads(done.stdout.splitlines()[-1]) or _version(distribution) or "imports"
@@ -131,7 +131,7 @@ def check_package(distribution: str, module: str) -> Finding:
 
 
 def package_fix(distribution: str, error: str) -> str:
-    """The way out of the import errors that are known here."""
+    """How to fix an import error, as far as it is known here."""
     if "torchvision::nms" in error:
         return "reinstall vidalign itself (pip install --no-deps -e .): its torch plug-in lets this torchvision import"
     if "libGL" in error or ".so" in error:
@@ -214,11 +214,15 @@ def check_size(name: str, size: int, least: int, fix: str) -> Finding:
     return Finding(name=name, ok=ok, detail=detail, fix="" if ok else fix)
 
 
-def check_sharedtotal_memory() -> Finding:
+def free_shared_memory() -> int | None:
+    """Bytes free in /dev/shm, or None on a system without it."""
     path = pathlib.Path("/dev/shm")
-    if not path.is_dir():
+    return shutil.disk_usage(path).free if path.is_dir() else None
+
+
+def check_shared_memory(free: int | None) -> Finding:
+    if free is None:
         return Finding(name="/dev/shm", ok=True, detail="not on this system; Ray uses files instead", needed=False)
-    free = shutil.disk_usage(path).free
     found = check_size("/dev/shm", free, MIN_SHARED_MEMORY, "start the container with --shm-size=4g or more")
     return dataclasses.replace(found, needed=False)  # Ray falls back to files, slower
 
@@ -270,7 +274,7 @@ def check_running_ray() -> Finding:
         address = find_address(None)
     except (ClusterError, ImportError) as error:
         return Finding(name="ray cluster", ok=False, detail=str(error), fix="unset RAY_ADDRESS, or start that cluster")
-    detail = f"runs at {address}; runs will join it" if address else "none runs here; a run starts its own"
+    detail = f"runs at {address}; runs will join it" if address else "no cluster runs here; a run starts its own"
     return Finding(name="ray cluster", ok=True, detail=detail)
 
 

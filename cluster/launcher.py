@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from cluster.plan import ClusterResources
+from cluster.resources import ClusterResources
 from vidalign.config.run import ClusterConfig
 from vidalign.errors import ClusterError
 

@@ -9,9 +9,10 @@ import os
 import pathlib
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from cluster import launcher
-from cluster.plan import MIN_CPUS, ClusterResources
+from cluster.resources import MIN_CPUS, ClusterResources
 from vidalign.config.run import ClusterConfig
 from vidalign.errors import ClusterError
 
@@ -30,7 +31,7 @@ RAY_ENVIRONMENT = {
 def connect(
     config: ClusterConfig, *, num_cpus_needed: int | Callable[[], int] = MIN_CPUS, verbose: bool = False
 ) -> Iterator[ClusterResources]:
-    """Enter Ray and yield what the cluster offers; leaves Ray again unless the process was in it before.
+    """Enter Ray and yield what the cluster offers; leaves Ray afterwards, unless the process was in it already.
 
     Where: `cluster.address` if it is host:port; else RAY_ADDRESS (set inside `ray job submit`); else a cluster that
     `ray start` runs on this machine; else, unless address is "auto", a Ray of this process's own that ends with it.
@@ -42,7 +43,7 @@ def connect(
         verbose: forward what Ray and its workers print.
 
     Raises:
-        ClusterError: an address that does not answer, or "auto" without a running cluster.
+        ClusterError: an address that does not answer, "auto" without a running cluster, or `cluster.num_cpus` for a running one.
     """
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -56,25 +57,8 @@ def connect(
         yield launcher.with_growth(cluster_resources(), config)
         return
     address = find_address(config.address)
-    options: dict = {
-        "logging_level": logging.INFO if verbose else logging.ERROR,
-        "log_to_driver": verbose,
-    }
-    if address is None:
-        needed = num_cpus_needed() if callable(num_cpus_needed) else num_cpus_needed
-        options |= {
-            "address": "local",
-            "include_dashboard": False,
-            "num_cpus": local_num_cpus(config, needed),
-        }
-    else:
-        if config.num_cpus is not None:
-            raise ClusterError(
-                f"cluster.num_cpus={config.num_cpus} sizes a Ray started on this machine, but a cluster runs at {address}; "
-                "set cluster.num_cpus to null, or stop that cluster"
-            )
-        options["address"] = address
-    _enter(options)
+    logs = {"logging_level": logging.INFO if verbose else logging.ERROR, "log_to_driver": verbose}
+    _enter(logs | _where(address, config, num_cpus_needed))
     if not verbose:
         _quiet()
     try:
@@ -84,7 +68,20 @@ def connect(
         ray.shutdown()
 
 
-def _enter(options: dict) -> None:
+def _where(address: str | None, config: ClusterConfig, num_cpus_needed: int | Callable[[], int]) -> dict[str, Any]:
+    """The options of `ray.init` that say which Ray to enter. Raises `ClusterError`, see `connect`."""
+    if address is None:
+        needed = num_cpus_needed() if callable(num_cpus_needed) else num_cpus_needed
+        return {"address": "local", "include_dashboard": False, "num_cpus": local_num_cpus(config, needed)}
+    if config.num_cpus is not None:
+        raise ClusterError(
+            f"cluster.num_cpus={config.num_cpus} sizes a Ray started on this machine, but a cluster runs at {address}; "
+            "set cluster.num_cpus to null, or stop that cluster"
+        )
+    return {"address": address}
+
+
+def _enter(options: dict[str, Any]) -> None:
     """`ray.init`, with its failures as `ClusterError`. A Ray of our own that missed its start-up deadline is tried once more.
 
     Ray gives its own processes a fixed time to start, which a busy machine can miss.
@@ -112,9 +109,9 @@ def _enter(options: dict) -> None:
 
 
 def _quiet() -> None:
-    """Keep what libraries report of their own doings in their log files and off the console.
+    """Keep the reports of libraries in their log files and off the console.
 
-    Importing Ray Data sets its loggers up, so it is imported first.
+    Importing Ray Data sets up its loggers, so it is imported first.
     """
     import ray.data  # noqa: F401
 
@@ -190,7 +187,7 @@ def cluster_resources() -> ClusterResources:
 
 
 def local_resources(config: ClusterConfig | None = None) -> ClusterResources:
-    """This machine, found out without Ray: what a dry run plans with when no cluster was named."""
+    """This machine's resources, found without Ray: what a dry run plans with when no cluster was named."""
     import torch
 
     num_cpus = (config.num_cpus if config else None) or max(MIN_CPUS, num_cores())

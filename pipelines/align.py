@@ -16,7 +16,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cluster.plan import ResourcePlan
+from cluster.resources import ResourcePlan
 from cluster.session import connect, local_resources
 from pipelines.check import check_data, check_inputs, check_objective
 from pipelines.inputs import Inputs, SplitName, read_inputs

@@ -1,4 +1,4 @@
-"""Questions to a served policy over HTTP: concurrent, resumable, and never a wrong answer where a video was at fault.
+"""Questions to a served policy over HTTP: concurrent, resumable, and a broken video never counts as a wrong answer.
 
     examples ── video_url + question ── endpoint (decodes by its FrameSpec, greedy) ── text ── is_correct ── EvalAnswer
 
@@ -166,7 +166,7 @@ class _Log:
         return log
 
     def holds(self, example: Example) -> bool:
-        """Whether there is a result to exactly this question."""
+        """Whether there is a result for exactly this question."""
         return self.keys.get(example.id) == stable_hash(example.to_row())
 
     def add(self, example: Example, result: EvalAnswer | QuarantineRow) -> None:
@@ -178,7 +178,7 @@ class _Log:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Asker:
-    """One model's questions; `name` files the answers, `version` is what the endpoint must sign them with."""
+    """One model's questions; the answers are filed under `name`, and each must name `version` as its policy."""
 
     endpoint: Endpoint
     model_id: str
@@ -260,7 +260,7 @@ class _Asker:
             except TRANSIENT as error:
                 if attempt == MAX_ATTEMPTS:
                     raise ClusterError(
-                        f"example {example.id}: {self.endpoint.base_url} failed {MAX_ATTEMPTS} times, at last with "
+                        f"example {example.id}: {self.endpoint.base_url} failed {MAX_ATTEMPTS} times, the last time with "
                         f"{type(error).__name__}: {_short(error)}; see the replicas' logs, or raise "
                         f"evaluate.request_timeout_s={self.config.request_timeout_s:g} or lower evaluate.concurrency="
                         f"{self.config.concurrency} if it is only slow"

@@ -13,7 +13,7 @@ import math
 import os
 import pathlib
 
-from cluster.plan import ClusterResources, ResourcePlan, Workers
+from cluster.resources import ClusterResources, ResourcePlan, Workers
 from cluster.session import local_device_memory, local_resources
 from pipelines import check_model
 from pipelines.check_context import check_tokens

@@ -34,7 +34,7 @@ SUMMARY_PARTS = {
     "videos": ("total", "decoded", "quarantined"),
     "pairs": ("kept", "dropped"),
     "policy": ("base", "aligned"),
-    "endpoint": ("model_ids", "checked"),
+    "endpoint": ("model_ids",),
 }
 RecordT = TypeVar("RecordT", bound=Record)
 

@@ -8,8 +8,8 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from cluster.plan import ClusterResources, ResourcePlan
-from cluster.plan import plan as make_plan
+from cluster.plan import plan
+from cluster.resources import ClusterResources, ResourcePlan
 from pipelines.inputs import Inputs, read_inputs
 from pipelines.stages import base as stages_base
 from pipelines.stages.base import MANIFEST, Stage
@@ -149,7 +149,13 @@ def _earlier_stage(rounds: Rounds, same: Callable[[Rounds], Stage]) -> Stage | N
 
 def resource_plan(config: RunConfig, resources: ClusterResources) -> ResourcePlan:
     """Who gets which CPUs and GPUs in this run. Raises `ClusterError` where something does not fit."""
-    return make_plan(config, resources)
+    return plan(
+        resources,
+        rollout=config.rollout,
+        train=config.train,
+        serve=config.serve,
+        num_decoders=config.video.num_decoders,
+    )
 
 
 def cache_folder(shared: str | None, own: pathlib.Path) -> pathlib.Path:

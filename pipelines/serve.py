@@ -10,13 +10,14 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.plan import plan
+from cluster.plan import plan_serve
 from cluster.session import connect, local_resources
 from serving.app import Endpoint, endpoint
+from serving.spec import EndpointSpec
 from vidalign import files
-from vidalign.config.loading import load_config, parse_config
-from vidalign.config.run import RunConfig
-from vidalign.errors import ModelError
+from vidalign.config.loading import load_config, parse_section
+from vidalign.config.run import RunConfig, ServingConfig
+from vidalign.errors import ConfigError, ModelError
 from vidalign.files import RunFolder
 from vidalign.model.checkpoint import CARD, policy_version, read_card
 from vidalign.types import FrameSpec, PolicyVersion
@@ -24,10 +25,10 @@ from vidalign.types import FrameSpec, PolicyVersion
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
-    """What to serve: model id → policy, with the configuration to do it by and remarks for the user."""
+    """What to serve: model id → policy, the configuration to serve it with, and notes for the user."""
 
     models: dict[str, PolicyVersion]
-    config: RunConfig
+    config: ServingConfig
     frame_spec: FrameSpec
     notes: tuple[str, ...] = ()
 
@@ -37,7 +38,7 @@ def run(target: str, overrides: Sequence[str] = (), *, verbose: bool = False) ->
 
     Args:
         target: a checkpoint folder (config.json and safetensors), or a run folder (config.yaml).
-        overrides: `section.key=value`, mostly of the sections serve, model, video and cluster.
+        overrides: `section.key=value` of the sections model, video, serve and cluster.
         verbose: show what Ray and its workers print.
 
     Raises:
@@ -46,25 +47,24 @@ def run(target: str, overrides: Sequence[str] = (), *, verbose: bool = False) ->
     found = find_target(target, overrides)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
-    config = found.config
-    num_served = len(found.models)
+    config, num_models = found.config, len(found.models)
     stop = threading.Event()
     print(f"starting {' and '.join(found.models)} …", file=sys.stderr)
 
     def needed() -> int:
-        return plan(config, local_resources(config.cluster), num_served=num_served).num_cpus_needed
+        return plan_serve(config.serve, local_resources(config.cluster), num_models).num_cpus_needed
 
     with connect(config.cluster, num_cpus_needed=needed, verbose=verbose) as resources:
         signal.signal(signal.SIGTERM, lambda *_: stop.set())  # only now: entering Ray sets one that aborts
-        serve_plan = plan(config, resources, num_served=num_served).serve
-        with endpoint(
-            found.models,
+        spec = EndpointSpec(
+            models=found.models,
             model=config.model,
             serve=config.serve,
-            plan=serve_plan,
+            plan=plan_serve(config.serve, resources, num_models),
             frame_spec=found.frame_spec,
             decoder=config.video.backend,
-        ) as running:
+        )
+        with endpoint(spec) as running:
             print(describe(running), flush=True)
             try:
                 while not stop.wait(3600):
@@ -79,7 +79,7 @@ def find_target(target: str, overrides: Sequence[str] = ()) -> Target:
 
     Raises:
         ModelError: `target` is neither.
-        ConfigError: an override or the run's config.yaml breaks a rule.
+        ConfigError: an override or the run's config.yaml breaks a rule, or an override changes what serving does not use.
     """
     folder = pathlib.Path(target)
     if (folder / "config.yaml").is_file():
@@ -93,6 +93,7 @@ def find_target(target: str, overrides: Sequence[str] = ()) -> Target:
 
 
 def _run_target(folder: pathlib.Path, overrides: Sequence[str]) -> Target:
+    _refuse_unused(overrides, [*ServingConfig.model_fields, "rounds"])
     config = load_config(folder / "config.yaml", overrides)
     models, notes = {}, []
     base = pathlib.Path(config.model.path)
@@ -111,20 +112,18 @@ def _run_target(folder: pathlib.Path, overrides: Sequence[str]) -> Target:
         notes.append("no round of this run has exported a model yet, so only the base is served")
     if not models:
         raise ModelError(f"{folder} has neither its base model ({base}) nor an exported policy to serve")
-    return Target(models=models, config=config, frame_spec=config.video.frame_spec(), notes=tuple(notes))
+    serving = ServingConfig(model=config.model, video=config.video, serve=config.serve, cluster=config.cluster)
+    return Target(models=models, config=serving, frame_spec=config.video.frame_spec(), notes=tuple(notes))
 
 
 def _checkpoint_target(folder: pathlib.Path, overrides: Sequence[str]) -> Target:
     """A folder on its own has no run configuration: its card and config.json give the defaults."""
     card, notes = read_card(folder), []
-    raw: dict[str, Any] = {
-        "run_dir": str(folder),  # these two are demanded of every configuration and not used here
-        "data": {"train": "-"},
-        "model": _model_defaults(folder),
-    }
+    raw: dict[str, Any] = {"model": _model_defaults(folder)}
     if card is not None:
         raw["video"] = dict(card["frame_spec"])
-    config = parse_config(raw, overrides, source=f"serving {folder}")
+    _refuse_unused(overrides, list(ServingConfig.model_fields))
+    config = parse_section(ServingConfig, raw, overrides, source=f"serving {folder}")
     frame_spec = config.video.frame_spec()
     if card is None:
         notes.append(
@@ -133,6 +132,16 @@ def _checkpoint_target(folder: pathlib.Path, overrides: Sequence[str]) -> Target
         )
     policy = _exported(folder) if card is not None else policy_version(folder)
     return Target(models={folder.resolve().name: policy}, config=config, frame_spec=frame_spec, notes=tuple(notes))
+
+
+def _refuse_unused(overrides: Sequence[str], used: Sequence[str]) -> None:
+    """Raises `ConfigError` for an override of something that a run has and that makes no difference here."""
+    for override in overrides:
+        name = override.partition("=")[0].partition(".")[0]
+        if name in RunConfig.model_fields and name not in used:
+            raise ConfigError(
+                f"override {override!r}: serving does not use {name}, only {', '.join(used[:-1])} and {used[-1]}; leave it out"
+            )
 
 
 def _model_defaults(folder: pathlib.Path) -> dict[str, Any]:

@@ -5,8 +5,8 @@
     client ── HTTP ── HAProxy ── PolicyIngress ─┬─ PolicyServer "base"      several: one more process between, which knows
                                                 └─ PolicyServer "aligned"   where each is
 
-`endpoint(...)` starts it, waits until it answers, and takes it down again. Who may send what: serving/media.py. Where HAProxy cannot
-be: serving/proxy.py.
+`endpoint(...)` starts it, waits until it answers, and takes it down again. Which urls it reads: serving/media.py. What listens on
+its port, HAProxy or Serve's own proxy: serving/proxy.py.
 """
 
 from __future__ import annotations
@@ -14,34 +14,30 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import pathlib
-import re
 import shutil
 import socket
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cluster.plan import ServePlan
+from cluster.engines import replica_environment, replica_options
+from cluster.resources import ServePlan
 from serving import video_loader
 from serving.proxy import haproxy_folder, proxy_environment
-from vidalign.config.run import ModelConfig, ServeConfig
+from serving.readiness import wait_until_ready
+from serving.spec import EndpointSpec
+from vidalign.config.run import ServeConfig
 from vidalign.errors import ClusterError, ModelError
-from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec, PolicyVersion
+from vidalign.types import PolicyVersion
 
 if TYPE_CHECKING:
     from ray.serve import Application
 
 APPLICATION = "vidalign"
 TARGET_ONGOING_REQUESTS = 32  # requests in flight for each replica, above which another replica is started
-POLL_S = 1.0
-_RAISED = re.compile(r"[\w.]*(Error|Exception): ")  # the line of a traceback that names the exception
-CPU_KV_CACHE_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,30 +58,19 @@ class Endpoint:
 
 
 @contextlib.contextmanager
-def endpoint(
-    models: Mapping[str, PolicyVersion],
-    *,
-    model: ModelConfig,
-    serve: ServeConfig,
-    plan: ServePlan,
-    frame_spec: FrameSpec,
-    decoder: Backend = DEFAULT_BACKEND,
-    on_wait: Callable[[float], None] | None = None,
-) -> Iterator[Endpoint]:
-    """Serve `models` (model id → policy) over HTTP for the length of a `with` block. Ray must have been entered.
+def endpoint(spec: EndpointSpec, *, on_wait: Callable[[float], None] | None = None) -> Iterator[Endpoint]:
+    """Serve the models of `spec` over HTTP for the length of a `with` block. Ray must have been entered.
 
     Args:
-        plan: replicas and their resources, see `cluster.plan`.
-        frame_spec: how the frames of every video are sampled.
-        decoder: "pyav" or "decord".
         on_wait: called about once a second while starting, with the seconds that have passed.
 
     Raises:
         ModelError: a policy folder is no checkpoint, or vLLM cannot serve it.
         ClusterError: the port is taken, Serve runs already, or the endpoint did not start in `serve.start_timeout_s`.
     """
-    check_can_start(models, serve)
-    environment = proxy_environment(serve.host, plan)
+    serve = spec.serve
+    check_can_start(spec.models, serve)
+    environment = proxy_environment(serve.host, spec.plan)
     os.environ.update(environment)  # Serve reads it when it is imported
     from ray import serve as ray_serve
 
@@ -100,15 +85,22 @@ def endpoint(
                 http_options={"host": serve.host, "port": serve.port},
                 controller_options={"runtime_env": {"env_vars": environment}},
             )
-            app = build_app(models, model=model, serve=serve, plan=plan, frame_spec=frame_spec, decoder=decoder)
+            app = build_app(spec)
             starting.result()
         ray_serve.run_many([ray_serve.RunTarget(app, name=APPLICATION)], wait_for_applications_running=False)
         running = Endpoint(
             base_url=f"http://{_reachable(serve.host)}:{serve.port}/v1",
-            versions={model_id: policy.version for model_id, policy in models.items()},
+            versions={model_id: policy.version for model_id, policy in spec.models.items()},
             media_root=serve.media_root,
         )
-        _wait_until_ready(running, started_at, serve.start_timeout_s, on_wait)
+        wait_until_ready(
+            APPLICATION,
+            running.base_url,
+            running.model_ids,
+            started_at=started_at,
+            timeout_s=serve.start_timeout_s,
+            on_wait=on_wait,
+        )
         yield running
     finally:
         ray_serve.shutdown()
@@ -147,36 +139,15 @@ def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> 
             ) from error
 
 
-def build_app(
-    models: Mapping[str, PolicyVersion],
-    *,
-    model: ModelConfig,
-    serve: ServeConfig,
-    plan: ServePlan,
-    frame_spec: FrameSpec,
-    decoder: Backend = DEFAULT_BACKEND,
-) -> Application:
+def build_app(spec: EndpointSpec) -> Application:
     """The Serve application of `endpoint`, not yet deployed. Imports vLLM."""
     from ray import serve as ray_serve
     from ray.serve.llm import LLMConfig, build_llm_deployment, build_openai_app
 
-    kwargs = engine_kwargs(model, serve, plan, frame_spec, decoder)
-    configs = []
-    for model_id, policy in models.items():
-        path = str(pathlib.Path(policy.path).absolute())
-        options: dict[str, Any] = {
-            "model_loading_config": {"model_id": model_id, "model_source": path},
-            "engine_kwargs": {**kwargs, "fingerprint_mode": "custom", "fingerprint_value": policy.version},
-            "placement_group_config": {"bundle_per_worker": plan.bundle()},
-            "deployment_config": deployment_config(plan),
-            "runtime_env": {"env_vars": engine_environment(plan)},
-            "callback_config": {"callback_class": "serving.engine.LocalCheckpoint"},
-            "server_cls": "serving.engine.PolicyServer",
-        }
-        configs.append(LLMConfig(**options))
+    configs = [LLMConfig(**_llm_options(spec, model_id, policy)) for model_id, policy in spec.models.items()]
     policies = {
-        model_id: {"policy_version": policy.version, "parent": policy.parent, "frame_spec": frame_spec.to_row()}
-        for model_id, policy in models.items()
+        model_id: {"policy_version": policy.version, "parent": policy.parent, "frame_spec": spec.frame_spec.to_row()}
+        for model_id, policy in spec.models.items()
     }
     if len(configs) == 1:
         from serving.engine import PolicyServer
@@ -196,45 +167,27 @@ def build_app(
             "ingress_deployment_config": {
                 "num_replicas": 1,
                 "autoscaling_config": None,
-                "ray_actor_options": {"num_cpus": plan.ingress_cpus},
+                "ray_actor_options": {"num_cpus": spec.plan.ingress_cpus},
             },
         }
     )
 
 
-def engine_kwargs(
-    model: ModelConfig, serve: ServeConfig, plan: ServePlan, frame_spec: FrameSpec, decoder: Backend
-) -> dict[str, Any]:
-    """vLLM's engine arguments; `serve.engine_args` win over ours."""
-    kwargs: dict[str, Any] = {
-        "dtype": model.dtype,
-        "max_model_len": model.max_model_len,
-        "trust_remote_code": model.trust_remote_code,
-        "limit_mm_per_prompt": {"video": 1, "image": 0},
-        "media_io_kwargs": video_loader.media_io_kwargs(frame_spec, decoder),
-        "allowed_local_media_path": str(pathlib.Path(serve.media_root).absolute()) if serve.media_root else "",
+def _llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> dict[str, Any]:
+    """Ray's `LLMConfig` of one served policy, as keyword arguments."""
+    media_io_kwargs = video_loader.media_io_kwargs(spec.frame_spec, spec.decoder)
+    engine_kwargs = replica_options(spec.model, spec.serve, spec.plan, media_io_kwargs)
+    logging_level = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
+    environment = replica_environment(spec.plan, video_loader.NAME, logging_level=logging_level)
+    return {
+        "model_loading_config": {"model_id": model_id, "model_source": str(pathlib.Path(policy.path).absolute())},
+        "engine_kwargs": {**engine_kwargs, "fingerprint_mode": "custom", "fingerprint_value": policy.version},
+        "placement_group_config": {"bundle_per_worker": spec.plan.bundle()},
+        "deployment_config": deployment_config(spec.plan),
+        "runtime_env": {"env_vars": environment},
+        "callback_config": {"callback_class": "serving.engine.LocalCheckpoint"},
+        "server_cls": "serving.engine.PolicyServer",
     }
-    if plan.bundle_gpus:
-        kwargs["tensor_parallel_size"] = plan.num_devices
-        kwargs["gpu_memory_utilization"] = plan.gpu_memory_utilization
-    else:
-        kwargs["enforce_eager"] = True
-        kwargs["kv_cache_memory_bytes"] = CPU_KV_CACHE_BYTES
-    return {**kwargs, **serve.engine_args}
-
-
-def engine_environment(plan: ServePlan) -> dict[str, str]:
-    """Environment of the processes that hold an engine."""
-    environment = {
-        "VLLM_MEDIA_CONNECTOR": video_loader.NAME,
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
-        "HF_HUB_OFFLINE": "1",  # checkpoints are local folders
-        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # HTTP and the engine's client in one event loop, as in vLLM's server
-    }
-    if not plan.bundle_gpus:
-        environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # two engines bound to the same cores starve each other
-    return environment
 
 
 def deployment_config(plan: ServePlan) -> dict[str, Any]:
@@ -256,56 +209,3 @@ def deployment_config(plan: ServePlan) -> dict[str, Any]:
 
 def _reachable(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
-
-
-def _wait_until_ready(
-    running: Endpoint, started_at: float, timeout_s: float, on_wait: Callable[[float], None] | None
-) -> None:
-    """Return once every model is listed over HTTP; raise when a replica cannot start or the time is up."""
-    from ray import serve as ray_serve
-
-    while True:
-        status = ray_serve.status().applications[APPLICATION]
-        if status.status == "DEPLOY_FAILED":
-            raise _start_failure(status)
-        if status.status == "RUNNING" and set(running.model_ids) <= _listed_models(running.base_url):
-            return
-        elapsed = time.monotonic() - started_at
-        if elapsed > timeout_s:
-            details = "; ".join(
-                f"{name}: {deployment.status} {failure_reason(deployment.message)}".strip()
-                for name, deployment in status.deployments.items()
-            )
-            raise ClusterError(
-                f"the endpoint did not start within serve.start_timeout_s={timeout_s:g} s ({details}); raise it, or see "
-                "`ray status` for resources that are missing"
-            )
-        if on_wait is not None:
-            on_wait(elapsed)
-        time.sleep(POLL_S)
-
-
-def _listed_models(base_url: str) -> set[str]:
-    try:
-        with urllib.request.urlopen(f"{base_url}/models", timeout=10) as response:
-            return {card["id"] for card in json.load(response)["data"]}
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return set()  # the proxy learns of its routes a moment after the application runs
-
-
-def _start_failure(status: Any) -> ModelError:
-    logs = "Ray's logs (by default /tmp/ray/session_latest/logs) have the rest"
-    for name, deployment in status.deployments.items():
-        if deployment.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            return ModelError(
-                f"{name.partition(':')[2] or name} cannot be served: {failure_reason(deployment.message)}; {logs}"
-            )
-    return ModelError(f"the endpoint cannot be started: {failure_reason(status.message)}; {logs}")
-
-
-def failure_reason(message: str, most: int = 300) -> str:
-    """The exception at the end of the traceback in a Serve status message, on one line of at most `most` characters."""
-    lines = [line for line in message.splitlines() if line.strip() and "For further information" not in line]
-    raised = [index for index, line in enumerate(lines) if _RAISED.match(line)]
-    text = " ".join(" ".join(lines[raised[-1] if raised else -1 :]).split())
-    return text if len(text) <= most else text[:most] + " …"

@@ -1,8 +1,8 @@
 """An endpoint with one policy: vLLM's own OpenAI routes in the replica that holds the engine.
 
-    client ── HTTP ── HAProxy ── replica of PolicyServer (routes of vLLM, as `policy_routes` leaves them, and the engine)
+    client ── HTTP ── HAProxy ── replica of PolicyServer (vLLM's routes, reduced by `policy_routes`, and the engine)
 
-No request or reply passes from one process to another between HTTP and engine. This module imports vLLM.
+HTTP server and engine client share a process, so no request or reply is passed between the two. This module imports vLLM.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ ROUTES = ("/v1/chat/completions", "/v1/completions")
 
 
 def policy_routes(app: FastAPI, card: ModelCard) -> FastAPI:
-    """Leave vLLM's application the routes that `PolicyIngress` has too, with its rules: the policy named, its sampling kept.
+    """Reduce vLLM's application to the routes of `PolicyIngress`, under its rules: answers name the policy, sampling is fixed.
 
     Args:
-        app: what vLLM builds for its own server, its state set.
+        app: what vLLM builds for its own server, with its state set.
         card: the model's card; `metadata` names its "policy_version".
     """
     app.router.routes = [route for route in app.router.routes if getattr(route, "path", None) in ROUTES]
@@ -57,7 +57,7 @@ def policy_routes(app: FastAPI, card: ModelCard) -> FastAPI:
 
 
 class VersionHeader:
-    """ASGI middleware that names the policy's version in a header of each answer that is none of refusal."""
+    """ASGI middleware that adds the policy's version as a header to every successful answer."""
 
     def __init__(self, app: ASGIApp, version: str) -> None:
         self.app, self.version = app, version

@@ -19,7 +19,7 @@ SAMPLING_OVERRIDES = ("media_io_kwargs", "mm_processor_kwargs")
 
 
 def sampling_override(body: Any) -> str | None:
-    """Why a chat request is refused that samples frames in its own way; None for one that does not."""
+    """The refusal of a chat request that would sample frames in its own way; None for every other request."""
     for name in SAMPLING_OVERRIDES:
         if getattr(body, name, None):
             return (
@@ -54,7 +54,7 @@ class PolicyIngress(OpenAiIngress):
         return await self._named(super().completions(body, request), body.model)
 
     async def _named(self, answer: Awaitable[Response], model_id: str | None) -> Response:
-        """The answer with its policy's version, or what the client did wrong in OpenAI's form (Ray's holds it thrice)."""
+        """The answer with its policy's version, or what the client did wrong in OpenAI's form (Ray's message says it three times)."""
         try:
             response = await answer
         except OpenAIHTTPException as error:

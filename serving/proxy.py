@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 
-from cluster.plan import ServePlan
+from cluster.resources import ServePlan
 
 LOOPBACK = ("127.0.0.1", "localhost")
 WILDCARD = ("0.0.0.0", "::")
@@ -44,7 +44,7 @@ def proxy_environment(host: str, plan: ServePlan) -> dict[str, str]:
 def haproxy_folder() -> str:
     """Where HAProxy keeps its configuration and sockets while this process serves.
 
-    Short: a socket's path has at most 107 characters, of which Serve takes 70 below this folder and HAProxy adds up to 12 for a while.
+    Short: a socket's path has at most 107 characters, of which Serve takes 70 below this folder and HAProxy temporarily adds up to 12.
     """
     return f"/tmp/vidalign-{secrets.token_hex(4)}"
 

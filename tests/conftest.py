@@ -124,6 +124,14 @@ def local_ray():
         yield resources
 
 
+def plan_of(config, resources, **options):
+    """`cluster.plan.plan` for a whole run's configuration."""
+    from cluster.plan import plan
+
+    sections = {"rollout": config.rollout, "train": config.train, "serve": config.serve}
+    return plan(resources, **sections, num_decoders=config.video.num_decoders, **options)
+
+
 def vidalign(*arguments: str, timeout_s: float = 600) -> subprocess.CompletedProcess:
     """Run the command as a user would, in a process of its own."""
     return subprocess.run(

@@ -36,7 +36,7 @@ def test_summary_says_what_the_run_folder_holds(finished_run):
         version = summary["policy"]["aligned" if model_id == "aligned" else "base"]
         assert {answer.policy_version for answer in answers} == {version}
     assert summary["policy"]["base"] != summary["policy"]["aligned"]
-    assert summary["endpoint"] == {"model_ids": ["base", "aligned"], "checked": True}
+    assert summary["endpoint"] == {"model_ids": ["base", "aligned"]}
     for side in ("chosen", "rejected", "truth"):
         start, end = summary["log_likelihood"][side]["start"], summary["log_likelihood"][side]["end"]
         assert start < 0

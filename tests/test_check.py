@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import write_video
 
-from cluster.plan import ClusterResources
+from cluster.resources import ClusterResources
 from pipelines import check_model
 from pipelines.check import check, render
 from pipelines.check_context import measure_tokens, probe_videos

@@ -4,10 +4,11 @@ import pathlib
 
 import pytest
 import yaml
+from conftest import plan_of
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from cluster.launcher import limits, with_growth
-from cluster.plan import ClusterResources, plan
+from cluster.resources import ClusterResources
 from vidalign.config.loading import parse_config
 from vidalign.config.run import ClusterConfig
 from vidalign.errors import ClusterError
@@ -39,9 +40,26 @@ def test_workers_scale_from_zero(raw):
     assert raw["available_node_types"][raw["head_node_type"]]["max_workers"] == 0
 
 
+def starts_of_ray(raw):
+    """Every `ray start` of head and workers, and whether it demands the token."""
+    commands = [*raw["head_start_ray_commands"], *raw["worker_start_ray_commands"]]
+    parts = [part.strip() for command in commands for part in command.split(";")]
+    return {part: part.startswith("RAY_AUTH_MODE=token ray start ") for part in parts if "ray start" in part}
+
+
 def test_every_ray_starts_with_tokens(raw):
-    for command in raw["head_start_ray_commands"] + raw["worker_start_ray_commands"]:
-        assert "ray start" not in command or "RAY_AUTH_MODE=token" in command
+    starts = starts_of_ray(raw)
+    assert ["--head" in part for part in starts] == [True, False]
+    assert all(starts.values()), starts
+
+
+@pytest.mark.parametrize("where", ["head", "worker"])
+def test_a_ray_that_starts_without_a_token_would_be_noticed(raw, where):
+    commands = raw[f"{where}_start_ray_commands"]
+    raw[f"{where}_start_ray_commands"] = [command.replace("RAY_AUTH_MODE=token ", "") for command in commands]
+    assert list(starts_of_ray(raw).values()).count(False) == 1
+    raw[f"{where}_start_ray_commands"] = ["ray stop"]
+    assert len(starts_of_ray(raw)) == 1
 
 
 def test_it_can_grow_to(raw):
@@ -73,11 +91,11 @@ def test_a_plan_for_nodes_that_are_not_up_yet(raw, tmp_path):
         }
     )
     with pytest.raises(ClusterError, match="the cluster has no GPU"):
-        plan(config, with_growth(head, ClusterConfig(), str(tmp_path / "none.yaml")))  # type: ignore[call-arg]
-    made = plan(config, with_growth(head, ClusterConfig(), str(left_on_head)))  # type: ignore[call-arg]
+        plan_of(config, with_growth(head, ClusterConfig(), str(tmp_path / "none.yaml")))  # type: ignore[call-arg]
+    made = plan_of(config, with_growth(head, ClusterConfig(), str(left_on_head)))  # type: ignore[call-arg]
     assert (made.engines.num, made.engines.gpus, made.train.num) == (4, 4, 16)
     by_hand = ClusterConfig(max_num_cpus=64, max_num_gpus=16)  # type: ignore[call-arg]
-    assert plan(config, with_growth(head, by_hand, str(tmp_path / "none.yaml"))).engines.num == 4
+    assert plan_of(config, with_growth(head, by_hand, str(tmp_path / "none.yaml"))).engines.num == 4
 
 
 def test_a_node_type_without_resources(raw):

@@ -6,9 +6,9 @@ import pathlib
 import pytest
 import yaml
 
-from vidalign.config.loading import dump_config, load_config, parse_config
+from vidalign.config.loading import dump_config, load_config, parse_config, parse_section
 from vidalign.config.recipes import RECIPES
-from vidalign.config.run import VideoConfig
+from vidalign.config.run import ServingConfig, VideoConfig
 from vidalign.errors import ConfigError
 from vidalign.learning import objectives
 from vidalign.types import FrameSpec
@@ -105,3 +105,15 @@ def test_every_shipped_config_loads_and_its_objective_can_be_built(path):
     config = load_config(path)
     assert config.run_dir == f"runs/{path.stem}"
     objectives.build(config.objective.name, config.objective.params)
+
+
+def test_a_part_of_a_run_is_explained_like_a_whole_one():
+    raw = {"model": {"path": "m"}}
+    found = parse_section(ServingConfig, dict(raw), ["serve.port=9001", "video.fps=2", "video.num_frames=null"])
+    assert (found.serve.port, found.video.fps) == (9001, 2.0)
+    with pytest.raises(ConfigError, match=r"^serving x: unknown key serve\.prot; did you mean serve\.port\?$"):
+        parse_section(ServingConfig, dict(raw), ["serve.prot=1"], source="serving x")
+    with pytest.raises(ConfigError, match=r"unknown key recipe; known keys: model, video, serve, cluster$"):
+        parse_section(ServingConfig, {**raw, "recipe": {"name": "leanpo"}})
+    with pytest.raises(ConfigError, match=r"model\.path is required"):
+        parse_section(ServingConfig, {"model": {}})

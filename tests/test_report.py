@@ -150,7 +150,7 @@ def make_summary(answers, num_pairs):
             "both_fell": 0.18,
         },
         "policy": {"base": "aaaa", "aligned": "bbbb"},
-        "endpoint": {"model_ids": ["base", "aligned"], "checked": True},
+        "endpoint": {"model_ids": ["base", "aligned"]},
         "wall_s": {"decode": 8.2, "rollout": 95.0, "train": 180.4, "serve": 86.0, "evaluate": 41.0, "report": 2.0},
         "versions": {"torch": "2.13.0", "vllm": "0.32.0", "ray": "2.60.0"},
         "seed": 0,
@@ -308,6 +308,17 @@ def test_a_step_logged_twice_counts_once_with_its_last_value(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 0, "loss": 1}\n{"step": 5, "loss": 2}\n{"step": 5, "loss": 3}\n')
     assert report._read_metrics(path) == [{"step": 0, "loss": 1}, {"step": 5, "loss": 3}]
+
+
+def test_a_summary_of_an_earlier_version_is_still_shown(tmp_path):
+    """It also said that the endpoint was "checked"."""
+    run = RunFolder.open(str(tmp_path))
+    page = {}
+    for name, more in (("new", {}), ("old", {"checked": True})):
+        write_json(run.summary, {"endpoint": {"model_ids": ["base", "aligned"], **more}})
+        page[name] = report.write_report(run, make_config(tmp_path)).read_text(encoding="utf-8")
+    assert "<dt>endpoint</dt><dd>base, aligned</dd>" in page["new"]
+    assert page["old"] == page["new"]
 
 
 def test_the_page_is_the_same_when_written_again(full):

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
@@ -18,12 +19,14 @@ import psutil
 import pytest
 from conftest import write_video
 
-from cluster.plan import ServePlan
+from cluster.resources import ServePlan
 from pipelines.asking import evaluate
 from pipelines.serve import describe, find_target
-from serving.app import Endpoint, check_can_start, endpoint, failure_reason
+from serving.app import Endpoint, check_can_start, endpoint
 from serving.proxy import proxy_environment
+from serving.readiness import failure_reason
 from serving.refusals import unusable_message, unusable_video
+from serving.spec import EndpointSpec
 from serving.video_loader import FrameSpecLoader, media_io_kwargs
 from vidalign.config.run import ClusterConfig, EvaluateConfig, ModelConfig, ServeConfig
 from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
@@ -223,6 +226,49 @@ def test_serve_refuses_what_is_neither(tmp_path):
         find_target(str(_checkpoint_stub(tmp_path / "m")), ["serve.prot=1"])
 
 
+@pytest.mark.parametrize("override", ["train.num_epochs=2", "recipe.name=rrpo", "seed=3", "data.train=x", "objective={}"])
+def test_an_override_that_serving_does_not_use_is_refused(tmp_path, override):
+    """In a run folder as for a checkpoint; the value is not even looked at."""
+    base = _checkpoint_stub(tmp_path / "base")
+    run = tmp_path / "run"
+    run.mkdir()
+    config = {"run_dir": str(run), "model": {"path": str(base)}, "data": {"train": "t"}}
+    (run / "config.yaml").write_text(json.dumps(config))
+    section = override.partition("=")[0].partition(".")[0]
+    for target in (base, run):
+        with pytest.raises(
+            ConfigError, match=rf"'{re.escape(override)}': serving does not use {section}, only model, video"
+        ):
+            find_target(str(target), ["serve.port=9001", override])
+
+
+@pytest.mark.parametrize("folder", ["base", "run"])
+def test_overrides_of_every_section_that_serving_uses(tmp_path, folder):
+    base = _checkpoint_stub(tmp_path / "base")
+    run = tmp_path / "run"
+    run.mkdir()
+    config = {"run_dir": str(run), "model": {"path": str(base)}, "data": {"train": "t"}}
+    (run / "config.yaml").write_text(json.dumps(config))
+    overrides = ["serve.port=8080", "model.dtype=float16", "video.num_frames=5", "cluster.address=head:6379"]
+    found = find_target(str(tmp_path / folder), overrides).config
+    assert (found.serve.port, found.model.dtype, found.video.num_frames) == (8080, "float16", 5)
+    assert found.cluster.address == "head:6379"
+    with pytest.raises(ConfigError, match="unknown key sreve; did you mean serve"):
+        find_target(str(tmp_path / folder), ["sreve.port=1"])
+    with pytest.raises(ConfigError, match=r"model\.dtype='float'"):
+        find_target(str(tmp_path / folder), ["model.dtype=float"])
+
+
+def test_the_round_that_a_run_serves_can_be_chosen(tmp_path):
+    run = tmp_path / "run"
+    config = {"run_dir": str(run), "model": {"path": "gone"}, "data": {"train": "t"}, "rounds": 2}
+    for index in range(2):
+        _checkpoint_stub(run / "rounds" / str(index) / "model", version=f"v{index}", parent="b", frame_spec=SPEC.to_row())
+    (run / "config.yaml").write_text(json.dumps(config))
+    assert find_target(str(run)).models["aligned"].version == "v1"
+    assert find_target(str(run), ["rounds=1"]).models["aligned"].version == "v0"
+
+
 def test_how_to_ask_is_said_for_the_endpoint_that_runs():
     text = describe(Endpoint(base_url="http://h:1/v1", versions={"base": "v0", "aligned": "v1"}, media_root="/films"))
     assert "curl http://h:1/v1/chat/completions" in text
@@ -351,13 +397,8 @@ def in_ray():
 
 @contextlib.contextmanager
 def _serving(models, media, **serve):
-    with endpoint(
-        models,
-        model=MODEL,
-        serve=ServeConfig(port=_free_port(), media_root=str(media), **serve),
-        plan=PLAN,
-        frame_spec=SPEC,
-    ) as running:
+    options = ServeConfig(port=_free_port(), media_root=str(media), **serve)
+    with endpoint(EndpointSpec(models=models, model=MODEL, serve=options, plan=PLAN, frame_spec=SPEC)) as running:
         yield running
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from actors.engine import VllmEngine
 from actors.judge import openai_chat
 from bench.quality.arms import RECIPES, SIZES
 from examples.shapes import make_videos, rule_judge
@@ -80,7 +81,7 @@ def make_all_pairs(data: Data, seeds: Sequence[int], recipes: Sequence[str]) -> 
     ]
     if not todo:
         return
-    engine = Engine(MODEL, MODEL.path, num_gpus=0, seed=0)
+    engine = VllmEngine(MODEL, MODEL.path, num_gpus=0, seed=0)
     version = policy_version(MODEL.path).version
     for recipe, seed in todo:
         began = time.monotonic()

@@ -8,9 +8,10 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from cluster.plan import ServePlan
+from cluster.resources import ServePlan
 from pipelines import progress
 from pipelines.stages.base import Stage
+from pipelines.stages.rollout import digest
 from vidalign.config.run import EvaluateConfig, ModelConfig, ServeConfig, VideoConfig
 from vidalign.types import Example, PolicyVersion
 
@@ -33,8 +34,6 @@ class Evaluate(Stage):
     earlier: Callable[[], Stage | None] | None = None
 
     def inputs(self) -> dict[str, Any]:
-        from pipelines.stages.rollout import digest
-
         return {
             **{f"policy.{name}": policy.version for name, policy in self.policies.items()},
             "data.eval": digest(self.examples),
@@ -55,20 +54,18 @@ class Evaluate(Stage):
     def run(self) -> dict[str, Any]:
         from pipelines.asking import evaluate
         from serving.app import endpoint
+        from serving.spec import EndpointSpec
 
         media_root = self.serve.media_root or common_folder(self.examples)
-        with (
-            progress.waiting("start endpoint") as on_wait,
-            endpoint(
-                self.policies,
-                model=self.model,
-                serve=self.serve.model_copy(update={"media_root": media_root}),
-                plan=self.plan,
-                frame_spec=self.video.frame_spec(),
-                decoder=self.video.backend,
-                on_wait=on_wait,
-            ) as running,
-        ):
+        spec = EndpointSpec(
+            models=self.policies,
+            model=self.model,
+            serve=self.serve.model_copy(update={"media_root": media_root}),
+            plan=self.plan,
+            frame_spec=self.video.frame_spec(),
+            decoder=self.video.backend,
+        )
+        with progress.waiting("start endpoint") as on_wait, endpoint(spec, on_wait=on_wait) as running:
             asked = [(model_id, False) for model_id in self.policies]
             for model_id, blind in [*asked, *([("base", True)] if self.evaluate.blind else [])]:
                 evaluate(
@@ -80,7 +77,7 @@ class Evaluate(Stage):
                     prompt=self.prompt,
                     blind=blind,
                 )
-            return {"endpoint": {"model_ids": list(running.model_ids), "checked": True}}
+            return {"endpoint": {"model_ids": list(running.model_ids)}}
 
 
 def common_folder(examples: Sequence[Example]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from actors.judge import Judge, part_path
-from cluster.plan import Workers
+from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage
 from vidalign import files

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from cluster.plan import Workers
+from cluster.resources import Workers
 from pipelines.stages.base import Stage, once
 from pipelines.stages.judge import Judging, judgements_of
 from pipelines.stages.rollout import Rollout, read_frames, read_responses

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from actors.reference import Reference, kept_paths, parts_of
-from cluster.plan import Workers
+from cluster.resources import Workers
 from pipelines import progress
 from vidalign import files
 from vidalign.config.run import ModelConfig, TrainConfig

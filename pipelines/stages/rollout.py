@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from actors.decoder import Decoder, decode_videos
 from actors.generator import Generator, part_path
-from cluster.plan import Workers
+from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage
 from vidalign import files

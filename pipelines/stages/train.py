@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from actors.learner import train_loop
 from actors.train_job import TrainJob
-from cluster.plan import Workers
+from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage, identity, once
 from pipelines.stages.doubt import DoubtStage

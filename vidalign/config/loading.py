@@ -10,7 +10,7 @@ import difflib
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
 import yaml
@@ -19,6 +19,8 @@ from vidalign.config.recipes import RECIPES, section_of
 from vidalign.config.run import RunConfig
 from vidalign.config.section import Section
 from vidalign.errors import ConfigError
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 
 class _Loader(yaml.SafeLoader):
@@ -50,12 +52,19 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
 
 def parse_config(raw: dict[str, Any], overrides: Sequence[str] = (), *, source: str = "config") -> RunConfig:
     """Check an already parsed mapping, after applying overrides to it. Raises `ConfigError` naming the offending keys."""
+    return parse_section(RunConfig, raw, overrides, source=source)
+
+
+def parse_section(
+    kind: type[SectionT], raw: dict[str, Any], overrides: Sequence[str] = (), *, source: str = "config"
+) -> SectionT:
+    """`parse_config` for a mapping that is not a whole run, but a section of the given kind."""
     for override in overrides:
         _apply_override(raw, override)
     try:
-        return RunConfig.model_validate(_with_recipe_from_elsewhere(raw))
+        return kind.model_validate(_with_recipe_from_elsewhere(raw))
     except pydantic.ValidationError as error:
-        raise ConfigError(f"{source}: " + "; ".join(_explain(item) for item in error.errors())) from error
+        raise ConfigError(f"{source}: " + "; ".join(_explain(item, kind) for item in error.errors())) from error
 
 
 def _with_recipe_from_elsewhere(raw: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +77,7 @@ def _with_recipe_from_elsewhere(raw: dict[str, Any]) -> dict[str, Any]:
         return {**raw, "recipe": section_of(name).model_validate(recipe)}
     except pydantic.ValidationError as error:
         items = [{**item, "loc": ("recipe", name, *item["loc"])} for item in error.errors()]
-        raise ConfigError("; ".join(_explain(item) for item in items)) from error
+        raise ConfigError("; ".join(_explain(item, RunConfig) for item in items)) from error
 
 
 def dump_config(config: RunConfig) -> str:
@@ -95,16 +104,17 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: the value is not valid YAML: {_one_line(error)}") from error
 
 
-def _explain(item: Any) -> str:
+def _explain(item: Any, parsed: type[Section]) -> str:
+    """One of pydantic's errors as a sentence; `parsed` is the kind of section that the whole mapping should be."""
     location = [str(part) for part in item["loc"]]
     if item["type"] == "union_tag_invalid":
         return f"recipe.name={item['ctx']['tag']!r} is no recipe; choose one of {', '.join(RECIPES)}"
-    kind: type[Section] | None = None
-    if location[0] == "recipe" and len(location) > 1:
-        kind = section_of(location.pop(1))  # the recipe's name is not part of the key
+    recipe: type[Section] | None = None
+    if location[:1] == ["recipe"] and len(location) > 1:
+        recipe = section_of(location.pop(1))  # its name is not part of the key
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1], kind)
+        known = _known_keys(parsed, location[:-1], recipe)
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {'.'.join([*location[:-1], near[0]])}?" if near else f"known keys: {', '.join(known)}"
         return f"unknown key {key}; {hint}"
@@ -116,8 +126,8 @@ def _explain(item: Any) -> str:
     return f"{key}={item['input']!r}: {message[:1].lower()}{message[1:]}"
 
 
-def _known_keys(location: list[str], recipe: type[Section] | None) -> list[str]:
-    model: Any = RunConfig
+def _known_keys(parsed: type[Section], location: list[str], recipe: type[Section] | None) -> list[str]:
+    model: Any = parsed
     for name in location:
         annotation = model.model_fields[name].annotation
         options = [recipe, annotation, *getattr(annotation, "__args__", ())]

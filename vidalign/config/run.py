@@ -237,3 +237,12 @@ class RunConfig(Section):
     serve: ServeConfig = ServeConfig()  # type: ignore[call-arg]
     evaluate: EvaluateConfig = EvaluateConfig()  # type: ignore[call-arg]
     cluster: ClusterConfig = ClusterConfig()  # type: ignore[call-arg]
+
+
+class ServingConfig(Section):
+    """What `vidalign serve` needs: these sections of a run, or the defaults for a checkpoint folder."""
+
+    model: ModelConfig
+    video: VideoConfig = VideoConfig()  # type: ignore[call-arg]
+    serve: ServeConfig = ServeConfig()  # type: ignore[call-arg]
+    cluster: ClusterConfig = ClusterConfig()  # type: ignore[call-arg]

@@ -12,7 +12,7 @@ from vidalign.video.clip import Clip
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """One prompt to sample `num_responses` replies to. `prompt` is the user's text, before the chat template.
+    """One prompt to sample a reply to. `prompt` is the user's text, before the chat template.
 
     `prefix` is how the reply begins: it is continued and is not part of the completion.
     """
@@ -23,7 +23,6 @@ class Request:
     temperature: float
     top_p: float
     max_new_tokens: int
-    num_responses: int = 1
     prefix: str = ""
 
 
@@ -35,14 +34,13 @@ class Completion:
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...]
     finish_reason: str
-    prompt_token_ids: tuple[int, ...]
 
 
 class Engine(Protocol):
     """A policy that samples replies, and says how likely given ones are."""
 
-    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
-        """Sample every request; the result is in the order of `requests`."""
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Sample one reply to every request; the result is in the order of `requests`."""
         ...
 
     def score(self, rows: Sequence[tuple[str, Clip, str]]) -> list[tuple[float, ...]]:

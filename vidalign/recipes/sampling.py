@@ -61,8 +61,8 @@ class Chunk:
         """The replies to (row, candidate, request), in their order, not yet scored."""
         replies = self.engine.generate([request for _, _, request in asked]) if asked else []
         return [
-            self._response(kind, row, candidate, turn, completions[0], request)
-            for (row, candidate, request), completions in zip(asked, replies, strict=True)
+            self._response(kind, row, candidate, turn, reply, request)
+            for (row, candidate, request), reply in zip(asked, replies, strict=True)
         ]
 
     def score(self, responses: Sequence[Response], plain_prompt: str) -> list[Response]:

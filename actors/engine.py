@@ -1,0 +1,174 @@
+"""`vidalign.recipes.engine.Engine` in vLLM: one policy that samples replies to videos and scores given ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cluster.engines import actor_environment, generator_options
+from vidalign.config.run import ModelConfig
+from vidalign.errors import ModelError
+from vidalign.recipes.engine import Completion, Request
+from vidalign.video.clip import Clip
+
+
+class VllmEngine:
+    """A vLLM engine in this process, for videos that are already decoded and sampled: no processor samples the frames again.
+
+    A prompt is rendered once, however many replies it gets, and a clip is hashed once. vLLM's own caches do the rest:
+    what prompts share from their beginning (the video, for most chat templates) and the processed video.
+
+    `path` is the model folder, `llm` is vLLM's own engine.
+
+    Raises:
+        ModelError: vLLM cannot serve the model folder.
+    """
+
+    def __init__(
+        self, model: ModelConfig, path: str, *, num_gpus: int, seed: int, engine_args: dict[str, Any] | None = None
+    ) -> None:
+        for name, value in actor_environment(num_gpus).items():
+            os.environ.setdefault(name, value)
+        import vllm
+
+        from vidalign.model.rendering import load_processor
+
+        self.path = path
+        self.max_model_len = model.max_model_len
+        self._hashes: weakref.WeakKeyDictionary[Clip, str] = weakref.WeakKeyDictionary()
+        self._processor = load_processor(path, trust_remote_code=model.trust_remote_code)
+        try:
+            self.llm = vllm.LLM(model=path, **generator_options(model, num_gpus, seed=seed, engine_args=engine_args))
+        except (ValueError, RuntimeError, OSError, KeyError) as error:
+            raise ModelError(f"vLLM cannot serve {path}: {' '.join(str(error).split())[:600]}") from error
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Sample one reply to every request; the result is in the order of `requests`."""
+        import vllm
+        from vllm.sampling_params import RequestOutputKind
+
+        params = [
+            vllm.SamplingParams(
+                temperature=request.temperature,
+                top_p=request.top_p,
+                max_tokens=request.max_new_tokens,
+                seed=request.seed,
+                logprobs=0,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            for request in requests
+        ]
+        inputs = [_Input(clip=request.clip, prompt=request.prompt, prefix=request.prefix) for request in requests]
+        return [_completion(output.outputs[0]) for output in self._run(inputs, params)]
+
+    def score(self, rows: Sequence[tuple[str, Clip, str]]) -> list[tuple[float, ...]]:
+        """Log-probs of given replies, their end-of-turn token included, for rows (prompt, clip, reply)."""
+        import vllm
+        from vllm.sampling_params import RequestOutputKind
+
+        from vidalign.model.rendering import response_ids
+
+        replies = [response_ids(self._processor, reply) for _, _, reply in rows]
+        inputs = [
+            _Input(clip=clip, prompt=prompt, reply_ids=tuple(ids))
+            for (prompt, clip, _), ids in zip(rows, replies, strict=True)
+        ]
+        lengths = [len(ids) for ids in replies]
+        # vLLM reads no prefix cache for prompt log-probs, so a score costs its whole prompt; the processed video is cached.
+        params = vllm.SamplingParams(
+            max_tokens=1, temperature=0.0, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+        scores = []
+        for output, length in zip(self._run(inputs, [params] * len(inputs)), lengths, strict=True):
+            ids = output.prompt_token_ids[-length:]
+            steps = output.prompt_logprobs[-length:]
+            scores.append(tuple(step[token].logprob for token, step in zip(ids, steps, strict=True)))
+        return scores
+
+    def num_tokens(self, text: str) -> int:
+        """Tokens of a text by itself, without any that a template adds."""
+        return len(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def counters(self) -> dict[str, float]:
+        """vLLM's counters by name, such as vllm:prefix_cache_hits (tokens). Needs the engine argument disable_log_stats=False."""
+        return {metric.name: metric.value for metric in self.llm.get_metrics() if hasattr(metric, "value")}
+
+    def reset_caches(self) -> None:
+        """Empty vLLM's caches of prompts, processed videos and video features, so that a measurement starts from nothing."""
+        self.llm.reset_prefix_cache()
+        self.llm.llm_engine.reset_mm_cache()
+        self.llm.llm_engine.reset_encoder_cache()
+
+    def _run(self, inputs: list[_Input], params: list[Any]) -> list[Any]:
+        """`LLM.generate` for prompts that may be equal: each distinct one is rendered once."""
+        from vllm.exceptions import VLLMValidationError
+
+        engine = self.llm.llm_engine
+        render = self._renderer()
+        added: list[str] = []
+        try:
+            for one, chosen in zip(inputs, params, strict=True):
+                added.append(engine.add_request(str(next(self.llm.request_counter)), render(one), chosen))
+            return self.llm.wait_for_completion(use_tqdm=False)
+        except (VLLMValidationError, ValueError) as error:
+            engine.abort_request(added, internal=True)
+            raise ModelError(
+                f"vLLM refused a prompt at max_model_len={self.max_model_len:,}: {' '.join(str(error).split())[:400]}. "
+                "Lower video.num_frames, the frame size or recipe.max_new_tokens, or raise model.max_model_len"
+            ) from error
+
+    def _hash(self, clip: Clip) -> str:
+        """The hash of a clip, computed once while it lives; vLLM would compute one for every prompt."""
+        if clip not in self._hashes:
+            content = hashlib.blake2b(clip.frames.data, digest_size=16)
+            content.update(repr((clip.frames.shape, clip.metadata())).encode())
+            self._hashes[clip] = content.hexdigest()
+        return self._hashes[clip]
+
+    def _renderer(self) -> Callable[[_Input], Any]:
+        """What makes vLLM's input of ours, once for equal ones: clips are equal by identity, texts by content."""
+        from vidalign.model.rendering import prompt_text
+
+        text_of = functools.cache(functools.partial(prompt_text, self._processor))
+
+        @functools.cache
+        def render(one: _Input) -> Any:
+            text = text_of(one.prompt) + one.prefix
+            prompt: dict[str, Any] = {"prompt": text}
+            if one.reply_ids:
+                ids = self._processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+                prompt = {"prompt_token_ids": [*ids, *one.reply_ids]}
+            video = {
+                "multi_modal_data": {"video": [(one.clip.frames, one.clip.metadata())]},
+                "multi_modal_uuids": {"video": [self._hash(one.clip)]},
+            }
+            [rendered] = self.llm.renderer.render_cmpl([{**prompt, **video}])
+            return rendered
+
+        return render
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Input:
+    """A prompt for the engine: `prefix` begins the reply as text, `reply_ids` are a whole reply to be scored."""
+
+    clip: Clip
+    prompt: str
+    prefix: str = ""
+    reply_ids: tuple[int, ...] = ()
+
+
+def _completion(reply: Any) -> Completion:
+    """vLLM's reply as ours."""
+    steps = zip(reply.token_ids, reply.logprobs, strict=True)
+    return Completion(
+        text=reply.text,
+        token_ids=tuple(reply.token_ids),
+        log_probs=tuple(step[token].logprob for token, step in steps),
+        finish_reason=str(reply.finish_reason),
+    )

@@ -1,0 +1,127 @@
+"""What a cluster has, and what the plan of a run gives to each stage: plain records with their sums."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+MIN_CPUS = 2  # logical ones that a Ray started on this machine offers at least
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClusterResources:
+    """What a cluster has now, and what it may grow to.
+
+    `cpus_per_node` and `gpus_per_node` are those of its largest node (default: everything is on one node). `max_num_cpus`
+    and `max_num_gpus` are the autoscaler's limits (default: the cluster does not grow).
+    """
+
+    num_cpus: int
+    num_gpus: int = 0
+    num_nodes: int = 1
+    cpus_per_node: int | None = None
+    gpus_per_node: int | None = None
+    max_num_cpus: int | None = None
+    max_num_gpus: int | None = None
+
+    @property
+    def grows(self) -> bool:
+        return self.total_cpus > self.num_cpus or self.total_gpus > self.num_gpus
+
+    @property
+    def total_cpus(self) -> int:
+        return max(self.num_cpus, self.max_num_cpus or 0)
+
+    @property
+    def total_gpus(self) -> int:
+        return max(self.num_gpus, self.max_num_gpus or 0)
+
+    @property
+    def node_cpus(self) -> int:
+        return min(self.cpus_per_node or self.total_cpus, self.total_cpus)
+
+    @property
+    def node_gpus(self) -> int:
+        return min(self.gpus_per_node or self.total_gpus, self.total_gpus)
+
+    def describe(self) -> str:
+        grows = " (once scaled up)" if self.grows else ""
+        return f"{count(self.total_cpus, 'CPU')} and {count(self.total_gpus, 'GPU')}{grows}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Workers:
+    """`num` equal actors, each with `cpus` logical CPUs and `gpus` GPUs."""
+
+    num: int
+    cpus: float
+    gpus: float = 0
+
+    @property
+    def total_cpus(self) -> float:
+        return round(self.num * self.cpus, 2)
+
+    @property
+    def total_gpus(self) -> float:
+        return round(self.num * self.gpus, 2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServePlan:
+    """Replicas of each served model. One replica is a server actor plus `num_devices` engine bundles.
+
+    `bundle_gpus` is below 1 where the served models share a GPU; `gpu_memory_utilization` then is each engine's share of
+    the GPU's memory, and None on CPUs. `one_node` says that the cluster is one node and stays one.
+    """
+
+    num_models: int
+    min_replicas: int
+    max_replicas: int
+    num_devices: int
+    server_cpus: float
+    bundle_cpus: float
+    bundle_gpus: float
+    ingress_cpus: float
+    gpu_memory_utilization: float | None
+    one_node: bool
+
+    def bundle(self) -> dict[str, float]:
+        """Resources of one device of one engine, as Ray's placement groups take them."""
+        return {"CPU": self.bundle_cpus} | ({"GPU": self.bundle_gpus} if self.bundle_gpus else {})
+
+    def total_cpus(self, replicas: int) -> float:
+        each = self.server_cpus + self.num_devices * self.bundle_cpus
+        return round(self.ingress_cpus + self.num_models * replicas * each, 2)
+
+    def total_gpus(self, replicas: int) -> float:
+        return round(self.num_models * replicas * self.num_devices * self.bundle_gpus, 2)
+
+    @property
+    def num_cpus_needed(self) -> int:
+        """Logical CPUs that a local Ray must offer for this endpoint to be scheduled."""
+        return max(MIN_CPUS, math.ceil(self.total_cpus(max(1, self.min_replicas))))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResourcePlan:
+    """The whole run on one cluster. `use_gpu` says whether training is on GPUs; engines are when `engines.gpus` > 0."""
+
+    decoders: Workers
+    engines: Workers
+    train: Workers
+    serve: ServePlan
+
+    @property
+    def use_gpu(self) -> bool:
+        return self.train.gpus > 0
+
+    @property
+    def num_cpus_needed(self) -> int:
+        """Logical CPUs that a local Ray must offer for every stage of this plan to be scheduled."""
+        rollout = self.decoders.total_cpus + self.engines.total_cpus
+        return max(math.ceil(max(rollout, self.train.total_cpus)), self.serve.num_cpus_needed)
+
+
+def count(num: int, noun: str) -> str:
+    """A number with its noun, as in "1 GPU" and "2 GPUs"."""
+    return f"{num} {noun}" if num == 1 else f"{num:,} {noun}s"

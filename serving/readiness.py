@@ -1,0 +1,85 @@
+"""Waiting for an endpoint to answer, and the reason where it cannot."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Collection
+from typing import Any
+
+from vidalign.errors import ClusterError, ModelError
+
+POLL_S = 1.0
+_RAISED = re.compile(r"[\w.]*(Error|Exception): ")  # the line of a traceback that names the exception
+
+
+def wait_until_ready(
+    application: str,
+    base_url: str,
+    model_ids: Collection[str],
+    *,
+    started_at: float,
+    timeout_s: float,
+    on_wait: Callable[[float], None] | None,
+) -> None:
+    """Return once every model is listed over HTTP.
+
+    Args:
+        application: its name in Ray Serve.
+        started_at: `time.monotonic()` from which `timeout_s` counts.
+        on_wait: called about once a second with the seconds that have passed.
+
+    Raises:
+        ModelError: a replica cannot start.
+        ClusterError: the time is up.
+    """
+    from ray import serve as ray_serve
+
+    while True:
+        status = ray_serve.status().applications[application]
+        if status.status == "DEPLOY_FAILED":
+            raise _start_failure(status)
+        if status.status == "RUNNING" and set(model_ids) <= _listed_models(base_url):
+            return
+        elapsed = time.monotonic() - started_at
+        if elapsed > timeout_s:
+            details = "; ".join(
+                f"{name}: {deployment.status} {failure_reason(deployment.message)}".strip()
+                for name, deployment in status.deployments.items()
+            )
+            raise ClusterError(
+                f"the endpoint did not start within serve.start_timeout_s={timeout_s:g} s ({details}); raise it, or see "
+                "`ray status` for resources that are missing"
+            )
+        if on_wait is not None:
+            on_wait(elapsed)
+        time.sleep(POLL_S)
+
+
+def _listed_models(base_url: str) -> set[str]:
+    try:
+        with urllib.request.urlopen(f"{base_url}/models", timeout=10) as response:
+            return {card["id"] for card in json.load(response)["data"]}
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return set()  # the proxy learns of its routes a moment after the application runs
+
+
+def _start_failure(status: Any) -> ModelError:
+    logs = "Ray's logs (by default /tmp/ray/session_latest/logs) have the rest"
+    for name, deployment in status.deployments.items():
+        if deployment.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            return ModelError(
+                f"{name.partition(':')[2] or name} cannot be served: {failure_reason(deployment.message)}; {logs}"
+            )
+    return ModelError(f"the endpoint cannot be started: {failure_reason(status.message)}; {logs}")
+
+
+def failure_reason(message: str, most: int = 300) -> str:
+    """The exception at the end of the traceback in a Serve status message, on one line of at most `most` characters."""
+    lines = [line for line in message.splitlines() if line.strip() and "For further information" not in line]
+    raised = [index for index, line in enumerate(lines) if _RAISED.match(line)]
+    text = " ".join(" ".join(lines[raised[-1] if raised else -1 :]).split())
+    return text if len(text) <= most else text[:most] + " …"

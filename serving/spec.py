@@ -1,0 +1,26 @@
+"""What an endpoint serves and how."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from cluster.resources import ServePlan
+from vidalign.config.run import ModelConfig, ServeConfig
+from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec, PolicyVersion
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EndpointSpec:
+    """One endpoint: `models` (model id → policy), and the options that all of them share.
+
+    `plan` gives the replicas and their resources (`cluster.plan`); `frame_spec` says how the frames of every video are
+    sampled, and `decoder` what decodes them.
+    """
+
+    models: Mapping[str, PolicyVersion]
+    model: ModelConfig
+    serve: ServeConfig
+    plan: ServePlan
+    frame_spec: FrameSpec
+    decoder: Backend = DEFAULT_BACKEND

@@ -1,0 +1,118 @@
+"""What each place that starts vLLM gives it: options and environment, pinned; what the user sets wins."""
+
+import pytest
+
+from cluster.engines import (
+    actor_environment,
+    generator_options,
+    judge_options,
+    replica_environment,
+    replica_options,
+)
+from cluster.resources import ServePlan
+from serving.video_loader import NAME, media_io_kwargs
+from vidalign.config.recipes import JudgeConfig
+from vidalign.config.run import ModelConfig, ServeConfig
+from vidalign.types import DEFAULT_BACKEND, FrameSpec
+
+MODEL = ModelConfig(path="m", dtype="float16", max_model_len=512, trust_remote_code=True)
+SPEC = FrameSpec(num_frames=8, height=56, width=56)
+
+GENERATOR = {
+    "dtype": "float16",
+    "max_model_len": 512,
+    "trust_remote_code": True,
+    "limit_mm_per_prompt": {"video": 1, "image": 0},
+    "seed": 3,
+    "disable_log_stats": True,
+}
+GENERATOR_CPU = {
+    "enforce_eager": True,
+    "enable_chunked_prefill": False,
+    "max_num_batched_tokens": 4096,
+    "block_size": 32,
+}
+JUDGE = {"dtype": "bfloat16", "max_model_len": 256, "disable_log_stats": True}
+REPLICA = {
+    "dtype": "float16",
+    "max_model_len": 512,
+    "trust_remote_code": True,
+    "limit_mm_per_prompt": {"video": 1, "image": 0},
+    "media_io_kwargs": {"video": {"video_backend": "vidalign", "decoder": DEFAULT_BACKEND, **SPEC.to_row()}},
+    "allowed_local_media_path": "/films",
+}
+ACTOR_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+ACTOR_ENVIRONMENT_CPU = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "TORCHDYNAMO_DISABLE": "1",
+}
+REPLICA_ENVIRONMENT = {
+    "VLLM_MEDIA_CONNECTOR": "vidalign",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "HF_HUB_OFFLINE": "1",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+}
+
+
+def plan(num_devices, bundle_gpus):
+    return ServePlan(
+        num_models=1,
+        min_replicas=1,
+        max_replicas=1,
+        num_devices=num_devices,
+        server_cpus=1,
+        bundle_cpus=1,
+        bundle_gpus=bundle_gpus,
+        ingress_cpus=1,
+        gpu_memory_utilization=0.45 if bundle_gpus else None,
+        one_node=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "more"),
+    [
+        (0, GENERATOR_CPU),
+        (1, {"enforce_eager": False}),
+        (4, {"enforce_eager": False, "tensor_parallel_size": 4}),
+    ],
+)
+def test_the_generators_engine(num_gpus, more):
+    assert generator_options(MODEL, num_gpus, seed=3) == GENERATOR | more
+    given = {"dtype": "float32", "max_num_seqs": 2, "enforce_eager": None}
+    assert generator_options(MODEL, num_gpus, seed=3, engine_args=given) == GENERATOR | more | given
+    assert actor_environment(num_gpus) == ACTOR_ENVIRONMENT | ({} if num_gpus else ACTOR_ENVIRONMENT_CPU)
+
+
+@pytest.mark.parametrize(("num_gpus", "more"), [(0, {"enforce_eager": True}), (1, {}), (2, {"tensor_parallel_size": 2})])
+def test_the_judges_engine(num_gpus, more):
+    for given in ({}, {"disable_log_stats": False, "seed": 1, "enforce_eager": None}):
+        config = JudgeConfig(kind="vllm", model="j", max_model_len=256, num_gpus=num_gpus, engine_args=given)
+        assert judge_options(config) == JUDGE | more | given
+
+
+@pytest.mark.parametrize(
+    ("num_devices", "bundle_gpus", "more"),
+    [
+        (1, 0, {"enforce_eager": True, "kv_cache_memory_bytes": 2**30}),
+        (1, 0.5, {"tensor_parallel_size": 1, "gpu_memory_utilization": 0.45}),
+        (2, 1, {"tensor_parallel_size": 2, "gpu_memory_utilization": 0.45}),
+    ],
+)
+def test_a_replicas_engine(num_devices, bundle_gpus, more):
+    made_for = plan(num_devices, bundle_gpus)
+    media = media_io_kwargs(SPEC, DEFAULT_BACKEND)
+    assert replica_options(MODEL, ServeConfig(media_root="/films"), made_for, media) == REPLICA | more
+    given = {"gpu_memory_utilization": 0.2, "max_model_len": 64, "allowed_local_media_path": "/other"}
+    assert replica_options(MODEL, ServeConfig(engine_args=given), made_for, media) == REPLICA | more | given
+    assert replica_options(MODEL, ServeConfig(), made_for, media)["allowed_local_media_path"] == ""
+    on_cpu = {} if bundle_gpus else {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    assert replica_environment(made_for, NAME) == REPLICA_ENVIRONMENT | on_cpu
+    loud = replica_environment(made_for, NAME, logging_level="INFO")
+    assert loud == REPLICA_ENVIRONMENT | on_cpu | {"VLLM_LOGGING_LEVEL": "INFO"}
