@@ -28,7 +28,8 @@ from vidalign.config.run import DataConfig, RunConfig
 from vidalign.data.reading import read_examples, read_pairs
 from vidalign.errors import ClusterError, ConfigError, DataError, VideoError
 from vidalign.learning import objectives
-from vidalign.model import estimate, rendering
+from vidalign.learning.views import view_of
+from vidalign.model import estimate, policy, rendering
 from vidalign.types import Example
 from vidalign.video.clip import Clip
 from vidalign.video.decoding import content_hash, frame_indices
@@ -122,8 +123,9 @@ def check_inputs(config: RunConfig, *, ask_vllm: bool = False) -> tuple[Data, ch
 
 
 def check_objective(config: RunConfig) -> None:
-    """Raises `ConfigError` for an unknown objective or parameter, and for one that train.uncertainty cannot go with."""
+    """Raises `ConfigError` for an unknown objective or parameter, and for one that training or train.uncertainty cannot go with."""
     objective = objectives.build(config.objective.name, config.objective.params)
+    view_of(objective)
     if config.train.uncertainty is not None and not objective.takes_doubt:
         fitting = [name for name, kind in objectives.OBJECTIVES.items() if kind.takes_doubt]
         raise ConfigError(
@@ -328,7 +330,8 @@ def check_memory(
 ) -> list[str]:
     """Model states of training and of an engine. Raises `ClusterError` when training's states alone exceed the device."""
     train, dtype = config.train, config.model.dtype
-    count = estimate.count_parameters(model.shapes, train)
+    outline = policy.outline(str(model.folder), trust_remote_code=config.model.trust_remote_code)
+    count = estimate.count_parameters(outline, train)
     states = estimate.train_memory(count, train, dtype)
     devices = int(made.engines.gpus) or 1
     engine = estimate.engine_memory(

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from vidalign.errors import DataError
-from vidalign.learning.pair_data import batch_order
+from vidalign.learning.batches import batch_order
 from vidalign.learning.schedule import learning_rate_factor
 
 
 def test_every_pair_is_seen_equally_often_up_to_the_last_step():
-    order = np.concatenate(batch_order(num_pairs=10, batch_size=4, num_epochs=2, seed=0))
+    order = np.concatenate(batch_order(num_groups=10, batch_size=4, num_epochs=2, seed=0))
     assert len(order) == 20
     assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
-    counts = np.bincount(np.concatenate(batch_order(num_pairs=7, batch_size=4, num_epochs=1, seed=0)))
+    counts = np.bincount(np.concatenate(batch_order(num_groups=7, batch_size=4, num_epochs=1, seed=0)))
     assert counts.sum() == 8
     assert counts.min() == 1
 
