@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from actors.metrics_log import MetricsLog
 from actors.monitor import Monitor
@@ -149,8 +148,7 @@ class Learner:
             for name, value in loss.statistics.items():
                 statistics[name] = statistics.get(name, torch.zeros_like(value)) + value
         self.rank.step()
-        for value in (total, *metrics.values(), *statistics.values()):
-            dist.all_reduce(value)
+        self.rank.add_up(total, *metrics.values(), *statistics.values())
         self.objective_state = self.objective.next_state(self.objective_state, statistics)
         return float(total), self.rank.grad_norm, {name: float(value) for name, value in metrics.items()}
 

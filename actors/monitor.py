@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 
 from actors.rank import Rank
 from vidalign.learning import displacement
@@ -64,5 +63,5 @@ class Monitor:
             values = self._rank.logps(batch).avg.view(width, len(indices)).T
             keep = torch.as_tensor(inside, device=table.device)
             table[torch.as_tensor(indices[inside], device=table.device)] = values[keep].float()
-        dist.all_reduce(table)
+        self._rank.add_up(table)
         return table.cpu()

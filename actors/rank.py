@@ -93,6 +93,11 @@ class Rank:
         norm = self._engine.get_global_grad_norm()
         return None if norm is None else float(norm)
 
+    def add_up(self, *values: torch.Tensor) -> None:
+        """Each tensor becomes its sum over all ranks, one after the other."""
+        for value in values:
+            dist.all_reduce(value)
+
     def largest(self, number: int) -> int:
         """The largest of the ranks' numbers."""
         value = torch.tensor(number, device=self.device)
