@@ -37,7 +37,7 @@ def micro_batches(
     Args:
         own: [n] indices of this rank's groups, equally many on every rank.
         size: groups a forward where there is no `budget`; it divides n.
-        budget: tokens that a forward may hold. A group of more goes alone.
+        budget: tokens that a forward may hold; a longer group goes alone.
         num_tokens: tokens of the group of an index, asked only where there is a budget.
         largest: the largest of the numbers that the ranks give it; every rank calls it once where there is a budget.
     """

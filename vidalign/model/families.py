@@ -36,9 +36,9 @@ class Family:
     Attributes:
         towers: modules of the backbone that are vision towers and that the model's own `get_encoder` does not name.
         projectors: modules inside a vision tower that belong to the projector.
-        packs: pairs were tested to give the same in one packed row as in separate sequences (`vidalign.model.shared_prefix`).
+        packs: a packed row was tested to give the log-probs of separate sequences (`vidalign.model.shared_prefix`).
         takes_features: how its forward takes the embeddings [T, D] of all videos of a batch, end to end, in place of pixels; None
-            where a video is more than one tensor, or where nobody tried (`vidalign.model.vision_features`).
+            where a video's embeddings are more than one tensor, and where this was never tested (`vidalign.model.vision_features`).
         mrope: its positions follow `vidalign.model.positions`, from which transformers departs.
         counted_processors: processors whose vision tokens follow the closed form of `vidalign.model.estimate.VisionCost`.
     """

@@ -85,7 +85,7 @@ class PairLogps:
 
     @classmethod
     def from_rows(cls, rows: RowLogps, *, num_pairs: int, doubt: Tensor | None = None) -> PairLogps:
-        """The view on rows of two responses a group, all chosen ones first; of rows of one a group, with an empty rejected side.
+        """The view on rows of two responses a group, chosen ones first; with one response a group, the rejected side is empty.
 
         The tensors are views: nothing is copied.
         """

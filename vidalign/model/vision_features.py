@@ -34,7 +34,7 @@ def check(model: Any) -> None:
 
 
 def tower_hash(model: Any, processor: Any) -> str:
-    """Hash of all that a clip's features are made with: weights, buffers and config outside the language model, and the settings of
+    """Hash of everything that decides what a clip's features are: weights, buffers and config outside the language model, and the settings of
     the video processor. Two policies that differ in their language models alone have the same.
     """
     backbone, language = model.base_model, families.decoder(model)
@@ -49,7 +49,7 @@ def tower_hash(model: Any, processor: Any) -> str:
 
 
 def path(cache: TensorCache, tower: str, clip: str) -> pathlib.Path:
-    """Where a clip's features by a tower (its `tower_hash`) are kept. A clip's file name is a hash of the video's bytes and its
+    """The file of what a tower (by its `tower_hash`) makes of a clip. A clip's file name is a hash of the video's bytes and its
     FrameSpec."""
     return cache.path({"tower": tower, "clip": pathlib.Path(clip).name})
 
@@ -80,7 +80,7 @@ def compute(model: Any, videos: Iterable[tuple[Prompt, pathlib.Path]], device: t
 
 
 def render(processor: Any, text: str, file: pathlib.Path) -> Prompt:
-    """The prompt that `rendering.render_prompt` gives of this text and the clip whose features are in `file`, with the features in
+    """The prompt that `rendering.render_prompt` makes of this text and the clip whose features are in `file`, with the features in
     place of pixels. No frame is read: the processors of these families expand a video to as many tokens as it has embeddings.
     """
     vision = read_tensors(file)
