@@ -34,8 +34,8 @@ def check(model: Any) -> None:
 
 
 def tower_hash(model: Any, processor: Any) -> str:
-    """Hash of everything that decides what a clip's features are: weights, buffers and config outside the language model, and the settings of
-    the video processor. Two policies that differ in their language models alone have the same.
+    """Hash of everything that decides what a clip's features are: weights, buffers and config outside the language model, and the
+    settings of the video processor. Two policies that differ in their language models alone have the same.
     """
     backbone, language = model.base_model, families.decoder(model)
     without = {id(tensor) for tensor in (*language.parameters(), *language.buffers())}
