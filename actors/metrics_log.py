@@ -1,4 +1,4 @@
-"""What one training stage leaves to be looked at: measurements, progress and TensorBoard events."""
+"""What a training stage writes down for people: measurements, progress and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MetricsLog:
 
     def step(self, step: int, num_steps: int, values: dict[str, float | None]) -> None:
         progress = json.dumps({"step": step, "num_steps": num_steps}).encode()
-        # It is only looked at: no step waits for the disk.
+        # Only people read it: no step waits for the disk.
         files.write_bytes_atomic(self._stage / "progress.json", progress, durable=False)
         for name, value in values.items():
             if value is not None:

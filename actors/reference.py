@@ -1,24 +1,22 @@
-"""What a frozen reference policy says of pairs, computed once under Ray Data before training starts: log-probs of all response
-tokens and, for objectives with a full-vocabulary KL, the final hidden states of the chosen ones.
+"""What a frozen reference policy makes of pairs, computed once under Ray Data before training starts: log-probs of all response
+tokens and, for objectives with a full-vocabulary KL, the final hidden states on the chosen ones.
 
-The trainer then holds one model. A file a pair is kept by the hash of (weights, rendering, pair), so that a stage that was killed
-goes on, and another run with the same pairs computes nothing; see `pipelines/stages/train.py`.
+The trainer then holds one model. There is one file for each pair, named by the hash of (weights, rendering, pair), so that a stage
+that was killed goes on where it stopped, and another run with the same pairs computes nothing; see `pipelines/stages/train.py`.
 """
 
 from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vidalign import files
 from vidalign.config.run import ModelConfig
-from vidalign.learning.pair_data import PairSource
+from vidalign.learning.batch_source import BatchSource
+from vidalign.learning.sequences import pair_group
 from vidalign.model.tensor_cache import TensorCache, write_tensors
 from vidalign.types import PreferencePair
-
-if TYPE_CHECKING:
-    pass
 
 PARTS = ("hidden", "features")  # beside the log-probs, where asked for
 
@@ -55,8 +53,8 @@ class Reference:
         policy = load_policy(config, path)
         packed = shared_prefix.wanted(policy, packed)
         self._scorer = ResponseScorer(policy, packed=packed).to(self._device).eval()
-        self._source = PairSource(
-            pairs=files.read_table(pathlib.Path(pairs), PreferencePair),
+        self._groups = [pair_group(pair) for pair in files.read_table(pathlib.Path(pairs), PreferencePair)]
+        self._source = BatchSource(
             frames=files.read_json(pathlib.Path(frames)),
             processor=cached_processor(path, config.trust_remote_code),
             plain_prompt=plain_prompt,
@@ -73,7 +71,7 @@ class Reference:
         from vidalign.model.batch import IGNORED
 
         indices = [int(index) for index in batch["index"]]
-        rendered = self._source.batch(indices).to(self._device, self._dtype)
+        rendered = self._source.batch([self._groups[index] for index in indices]).to(self._device, self._dtype)
         mask = rendered.labels != IGNORED
         with torch.inference_mode():
             hidden = self._scorer.hidden(rendered.inputs, rendered.labels, rendered.sources)
@@ -87,7 +85,7 @@ class Reference:
                 tensors["hidden"] = states_of[chosen]
             if "features" in self._parts:
                 tensors["features"] = torch.stack([states_of[row].float().mean(0) for row in (chosen, rejected)])
-            write_tensors(pathlib.Path(self._kept[self._source.pairs[index].id]), tensors)
+            write_tensors(pathlib.Path(self._kept[self._groups[index].id]), tensors)
         return {"done": [len(indices)]}
 
 
@@ -101,7 +99,7 @@ def kept_paths(
     plain_prompt: str,
     parts: Sequence[str],
 ) -> dict[str, str]:
-    """{pair id: the file of what the policy says of it}. A clip's file name is a hash of the video's bytes and its FrameSpec."""
+    """{pair id: the file of what the policy makes of it}. A clip's file name is a hash of the video's bytes and its FrameSpec."""
     return {
         pair.id: str(
             cache.path(

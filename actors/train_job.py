@@ -1,4 +1,4 @@
-"""What `actors.learner` is told: one round's training, as settings and paths."""
+"""One round's training as settings and paths: all that `actors.learner` needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from vidalign.types import FrameSpec
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """What a rank needs to know; paths and settings only, so that it travels as a small dict."""
+    """What a rank needs to know; paths and settings only, so that it travels as a small dict.
+
+    `reference` and `doubt` are JSON files {pair id: its file of tensors} and {pair id: how doubtful its order is}, or empty. Doubt
+    is what `train.uncertainty` estimated; pairs that it dropped are missing there.
+    """
 
     model: ModelConfig
     policy_path: str

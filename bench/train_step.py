@@ -39,7 +39,7 @@ from vidalign import files
 from vidalign.learning.objectives import build
 from vidalign.model import shared_prefix
 from vidalign.model.batch import IGNORED, Batch, Prompt, collate, collate_packed
-from vidalign.model.logps import PairLogps
+from vidalign.model.logps import PairLogps, RowLogps
 from vidalign.model.policy import ResponseScorer
 from vidalign.model.positions import correct_positions
 
@@ -177,9 +177,9 @@ def everywhere(scorer: ResponseScorer, batch: Batch) -> torch.Tensor:
 
 
 def pair_logps(logps: torch.Tensor, batch: Batch, num_pairs: int) -> PairLogps:
-    mask = batch.labels != IGNORED
-    chosen, rejected = slice(0, num_pairs), slice(num_pairs, 2 * num_pairs)
-    return PairLogps(chosen=logps[chosen], rejected=logps[rejected], chosen_mask=mask[chosen], rejected_mask=mask[rejected])
+    """The first two rows of each pair; the truth that "three" has beside them is left out."""
+    rows = slice(0, 2 * num_pairs)
+    return PairLogps.from_rows(RowLogps(logps=logps[rows], mask=batch.labels[rows] != IGNORED), num_pairs=num_pairs)
 
 
 def measure(ratio: int, rounds: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from vidalign.config.loading import dump_config
 from vidalign.config.run import DataConfig, RunConfig
 from vidalign.errors import ClusterError, ConfigError
 from vidalign.learning import objectives
-from vidalign.model import estimate
+from vidalign.learning.views import view_of
+from vidalign.model import estimate, policy
 
 GIB = 2**30
 
@@ -107,8 +108,9 @@ def check_data(config: RunConfig, inputs: Inputs) -> None:
 
 
 def check_objective(config: RunConfig) -> None:
-    """Raises `ConfigError` for an unknown objective or parameter, and for one that train.uncertainty cannot go with."""
+    """Raises `ConfigError` for an unknown objective or parameter, and for one that training or train.uncertainty cannot go with."""
     objective = objectives.build(config.objective.name, config.objective.params)
+    view_of(objective)
     if config.train.uncertainty is not None and not objective.takes_doubt:
         fitting = [name for name, kind in objectives.OBJECTIVES.items() if kind.takes_doubt]
         raise ConfigError(
@@ -129,7 +131,8 @@ def check_memory(
 ) -> list[str]:
     """Model states of training and of an engine. Raises `ClusterError` when training's states alone exceed the device."""
     train, dtype = config.train, config.model.dtype
-    count = estimate.count_parameters(model.shapes, train)
+    outline = policy.outline(str(model.folder), trust_remote_code=config.model.trust_remote_code)
+    count = estimate.count_parameters(outline, train)
     states = estimate.train_memory(count, train, dtype)
     devices = int(made.engines.gpus) or 1
     engine = estimate.engine_memory(

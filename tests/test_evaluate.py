@@ -127,7 +127,7 @@ def test_as_many_questions_are_in_flight_as_the_config_says(served, tmp_path, mo
         begun.append(arguments)
         return video_url(*arguments)
 
-    monkeypatch.setattr("pipelines.evaluate.video_url", counted)  # what every question begins with
+    monkeypatch.setattr("pipelines.asking.video_url", counted)  # what every question begins with
     served.hold(CONFIG.concurrency, on_first=lambda: begun_before_the_first_request_arrived.extend(begun))
     examples = [_example(i, f"say {i}", tmp_path) for i in range(4 * CONFIG.concurrency)]
     answers = _evaluate(served, examples, tmp_path / "eval").answers

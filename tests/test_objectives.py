@@ -492,7 +492,7 @@ def test_what_each_objective_needs():
 @pytest.mark.parametrize(
     ("name", "params", "message"),
     [
-        ("lean_po", {}, r"unknown objective\.name='lean_po'; did you mean leanpo\?"),
+        ("lean_po", {}, r"unknown objective\.name 'lean_po'; did you mean leanpo\?"),
         ("zzz", {}, "known: leanpo, simpo, rrpo"),
         ("leanpo", {"margn": 1.0}, r"unknown objective\.params\.margn of leanpo; did you mean margin\?"),
         ("dpo", {"label_smoothing": 0.1}, "unknown objective.params.label_smoothing of dpo"),

@@ -35,9 +35,7 @@ class FakeEngine:
 
     def _completion(self, text):
         ids = tuple(range(len(text.split())))
-        return [
-            Completion(text=text, token_ids=ids, log_probs=(-0.5,) * len(ids), finish_reason="stop", prompt_token_ids=())
-        ]
+        return Completion(text=text, token_ids=ids, log_probs=(-0.5,) * len(ids), finish_reason="stop")
 
     def score(self, rows):
         self.scored += rows

@@ -11,7 +11,8 @@ from test_augment import make_clip
 from actors.reference import Reference, kept_paths
 from vidalign import files
 from vidalign.config.run import ModelConfig, TrainConfig
-from vidalign.learning.pair_data import PairSource
+from vidalign.learning.batch_source import BatchSource
+from vidalign.learning.sequences import pair_group
 from vidalign.model.batch import IGNORED
 from vidalign.model.policy import ResponseScorer, add_adapter, load_policy, set_trainable
 from vidalign.model.rendering import cached_processor
@@ -61,13 +62,22 @@ def prepared(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def source(prepared):
     model, folder = prepared
-    return PairSource(
-        pairs=files.read_table(folder / "pairs.parquet", PreferencePair),
+    return BatchSource(
         frames=files.read_json(folder / "frames.json"),
         processor=cached_processor(model.path),
         plain_prompt="{question}",
         max_model_len=512,
     )
+
+
+@pytest.fixture(scope="module")
+def pairs(prepared):
+    return files.read_table(prepared[1] / "pairs.parquet", PreferencePair)
+
+
+@pytest.fixture(scope="module")
+def groups(pairs):
+    return [pair_group(pair) for pair in pairs]
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +106,8 @@ def live_logits(model, batch):
         return model(**batch.inputs, use_cache=False).logits.float()
 
 
-def test_log_probs_are_those_of_a_live_second_model(prepared, source, computed):
-    batch = source.batch([0, 1, 2])
+def test_log_probs_are_those_of_a_live_second_model(prepared, source, groups, computed):
+    batch = source.batch(groups)
     logps = live_logits(load_policy(prepared[0]).eval(), batch).log_softmax(-1)
     mask = batch.labels != IGNORED
     live = logps.gather(-1, batch.labels.clamp(min=0)[..., None])[..., 0]
@@ -112,16 +122,16 @@ def test_features_are_the_means_of_the_hidden_states(computed):
         assert not torch.equal(tensors["features"][0], tensors["features"][1])
 
 
-def test_files_are_kept_by_all_that_they_depend_on(source, tmp_path):
+def test_files_are_kept_by_all_that_they_depend_on(source, pairs, tmp_path):
     settings = {"policy_version": "abc", "dtype": "float32", "plain_prompt": "{question}", "parts": ["hidden"]}
 
-    def paths(pairs=source.pairs, frames=source.frames, **changed):
+    def paths(pairs=pairs, frames=source.frames, **changed):
         return kept_paths(TensorCache(tmp_path), pairs, frames, **{**settings, **changed})
 
     first = paths()
     assert len(set(first.values())) == 3
     assert paths() == first
-    renamed = [dataclasses.replace(pair, id=f"other-{pair.id}", example_id="x") for pair in source.pairs]
+    renamed = [dataclasses.replace(pair, id=f"other-{pair.id}", example_id="x") for pair in pairs]
     assert set(paths(renamed).values()) == set(first.values())  # ids say nothing of the contents
     for changed in (
         {"policy_version": "abd"},
@@ -129,9 +139,9 @@ def test_files_are_kept_by_all_that_they_depend_on(source, tmp_path):
         {"plain_prompt": "Q: {question}"},
         {"parts": []},
         {"frames": {name: f"{path}.other" for name, path in source.frames.items()}},
-        {"pairs": [dataclasses.replace(pair, chosen=f"{pair.chosen} ") for pair in source.pairs]},
-        {"pairs": [dataclasses.replace(pair, rejected=f"{pair.rejected} ") for pair in source.pairs]},
-        {"pairs": [dataclasses.replace(pair, question="Why?") for pair in source.pairs]},
+        {"pairs": [dataclasses.replace(pair, chosen=f"{pair.chosen} ") for pair in pairs]},
+        {"pairs": [dataclasses.replace(pair, rejected=f"{pair.rejected} ") for pair in pairs]},
+        {"pairs": [dataclasses.replace(pair, question="Why?") for pair in pairs]},
     ):
         assert not set(paths(**changed).values()) & set(first.values()), changed
     assert missing(first) == {"p0", "p1", "p2"}
@@ -140,7 +150,7 @@ def test_files_are_kept_by_all_that_they_depend_on(source, tmp_path):
 
 
 @pytest.mark.parametrize("lora", [False, True])
-def test_kl_from_kept_hidden_states_is_that_of_a_live_second_model(prepared, source, computed, lora):
+def test_kl_from_kept_hidden_states_is_that_of_a_live_second_model(prepared, source, groups, computed, lora):
     """The policy moves after the scorer was made, as in training; also its output layer, where that is trained."""
     model = load_policy(prepared[0])
     if lora:
@@ -154,7 +164,7 @@ def test_kl_from_kept_hidden_states_is_that_of_a_live_second_model(prepared, sou
         for parameter in scorer.model.parameters():
             if parameter.requires_grad:
                 parameter += (0.1 if lora else 0.02) * torch.randn(parameter.shape, generator=generator)
-    batch = source.batch([0, 1, 2])
+    batch = source.batch(groups)
     hidden = torch.cat([computed[f"p{number}"]["hidden"] for number in range(3)])
     with torch.no_grad():
         logps, kl = scorer(batch.inputs, batch.labels, hidden)
@@ -170,25 +180,25 @@ def test_kl_from_kept_hidden_states_is_that_of_a_live_second_model(prepared, sou
     torch.testing.assert_close(logps[batch.labels != IGNORED], live[batch.labels != IGNORED], atol=TOLERANCE, rtol=0)
 
 
-def test_kl_to_itself_is_zero(prepared, source, computed):
+def test_kl_to_itself_is_zero(prepared, source, groups, computed):
     scorer = ResponseScorer(load_policy(prepared[0]), compares=True).eval()
-    batch = source.batch([0])
+    batch = source.batch(groups[:1])
     with torch.no_grad():
         _, kl = scorer(batch.inputs, batch.labels, computed["p0"]["hidden"])
     assert abs(float(kl[0])) < TOLERANCE
 
 
-def test_phrase_ids_lie_on_the_words_that_differ(source):
-    chosen, rejected = source.phrases([0])
+def test_phrase_ids_lie_on_the_words_that_differ(source, groups):
+    phrases = source.phrases(groups[:1])
     tokenizer = source.processor.tokenizer
-    for text, ids in zip(TEXTS[0], (chosen[0], rejected[0]), strict=True):
-        tokens = source.response(text)
+    for response, ids in zip(groups[0].responses, phrases, strict=True):
+        text, tokens = response.text, source.tokens(response)
         assert len(ids) == len(tokens)
         marked = [tokenizer.decode([t for t, k in zip(tokens, ids, strict=True) if k == n]).strip(" .") for n in (1, 2)]
         assert marked == (["red", "left"] if "red" in text else ["blue", "up"])
 
 
-def test_marks_survive_the_table(source):
-    pair = source.pairs[0]
+def test_marks_survive_the_table(pairs):
+    pair = pairs[0]
     assert pair == dataclasses.replace(pair, chosen_marks=differing_marks(*TEXTS[0])[0])
     assert json.loads(pair.provenance) == {}

@@ -6,16 +6,15 @@ import warnings
 
 import pytest
 import torch
-from test_reference import prepared, source  # noqa: F401 (fixtures)
+from test_reference import groups, pairs, prepared, source  # noqa: F401 (fixtures)
 
 from vidalign.config.run import TrainConfig
-from vidalign.learning.pair_data import pack, split_further
+from vidalign.learning.batches import pack, split_further
 from vidalign.model import shared_prefix
 from vidalign.model.batch import IGNORED, Prompt, collate, collate_packed, packed_positions
+from vidalign.model.families import FAMILIES
 from vidalign.model.policy import ResponseScorer, add_adapter, load_policy, set_trainable
 from vidalign.model.positions import correct_positions
-
-INDICES = [0, 1, 2]
 
 
 def scorer(model_config, *, packed, lora=False, checkpointing=False):
@@ -66,20 +65,21 @@ def assert_equal(separate, packed):
 
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_log_probs_and_gradients_are_those_of_separate_sequences(prepared, source, lora, checkpointing):  # noqa: F811
+def test_log_probs_and_gradients_are_those_of_separate_sequences(prepared, source, groups, lora, checkpointing):  # noqa: F811
     assert_equal(
-        (scorer(prepared[0], packed=False, lora=lora, checkpointing=checkpointing), source.batch(INDICES)),
+        (scorer(prepared[0], packed=False, lora=lora, checkpointing=checkpointing), source.batch(groups)),
         (
             scorer(prepared[0], packed=True, lora=lora, checkpointing=checkpointing),
-            numbered(source, prepared[0]).batch(INDICES),
+            numbered(source, prepared[0]).batch(groups),
         ),
     )
 
 
-def test_one_side_alone_is_packed_too(prepared, source):  # noqa: F811
+def test_one_side_alone_is_packed_too(prepared, source, groups):  # noqa: F811
+    chosen = [group.only("chosen") for group in groups]
     assert_equal(
-        (scorer(prepared[0], packed=False), source.batch(INDICES, rejected=False)),
-        (scorer(prepared[0], packed=True), numbered(source, prepared[0]).batch(INDICES, rejected=False)),
+        (scorer(prepared[0], packed=False), source.batch(chosen)),
+        (scorer(prepared[0], packed=True), numbered(source, prepared[0]).batch(chosen)),
     )
 
 
@@ -182,8 +182,11 @@ ARCHITECTURES = {
 }
 
 
+PACKING = {name for name, family in FAMILIES.items() if family.packs}
+
+
 def test_every_supported_architecture_is_tested_here():
-    assert set(ARCHITECTURES) == set(shared_prefix.MODEL_TYPES)
+    assert set(ARCHITECTURES) == PACKING
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
@@ -213,7 +216,7 @@ SLIDING = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers":
 @pytest.mark.parametrize(
     ("name", "text", "obstacle"),
     [
-        *((name, {}, "") for name in shared_prefix.MODEL_TYPES),
+        *((name, {}, "") for name in sorted(PACKING)),
         ("qwen2_vl", SLIDING, "sliding_attention"),
         ("qwen2_5_vl", SLIDING, "sliding_attention"),
         ("llava_onevision", SLIDING, "sliding_attention"),
@@ -250,8 +253,8 @@ def test_a_model_of_sliding_layers_trains_on_separate_sequences(name):
     assert not torch.allclose(sliding, full, atol=1e-4)
 
 
-def test_prompt_and_video_stand_in_a_row_once_and_nothing_is_padding(prepared, source):  # noqa: F811
-    separate, packed = source.batch(INDICES), numbered(source, prepared[0]).batch(INDICES)
+def test_prompt_and_video_stand_in_a_row_once_and_nothing_is_padding(prepared, source, groups):  # noqa: F811
+    separate, packed = source.batch(groups), numbered(source, prepared[0]).batch(groups)
     for name in ("pixel_values_videos", "video_grid_thw"):
         assert 2 * len(packed.inputs[name]) == len(separate.inputs[name])
     tokens = sum(group.prompt + sum(group.responses) for group in packed.inputs["groups"])

@@ -1,18 +1,18 @@
-"""Order of pairs and learning rates: functions of the step."""
+"""Order of groups, forwards and learning rates: functions of the step and of the rank."""
 
 import numpy as np
 import pytest
 
 from vidalign.errors import DataError
-from vidalign.learning.pair_data import batch_order
+from vidalign.learning.batches import batch_order, micro_batches, spread
 from vidalign.learning.schedule import learning_rate_factor
 
 
 def test_every_pair_is_seen_equally_often_up_to_the_last_step():
-    order = np.concatenate(batch_order(num_pairs=10, batch_size=4, num_epochs=2, seed=0))
+    order = np.concatenate(batch_order(num_groups=10, batch_size=4, num_epochs=2, seed=0))
     assert len(order) == 20
     assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
-    counts = np.bincount(np.concatenate(batch_order(num_pairs=7, batch_size=4, num_epochs=1, seed=0)))
+    counts = np.bincount(np.concatenate(batch_order(num_groups=7, batch_size=4, num_epochs=1, seed=0)))
     assert counts.sum() == 8
     assert counts.min() == 1
 
@@ -35,3 +35,34 @@ def test_schedules_by_hand():
     assert learning_rate_factor(6, 10, 0.2, "cosine") == pytest.approx(0.5)
     assert learning_rate_factor(9, 10, 0.2, "constant") == 1.0
     assert learning_rate_factor(0, 1, 0.1, "linear") == 1.0
+
+
+def test_forwards_are_cut_by_number_or_by_tokens():
+    own = np.array([7, 3, 5, 1])
+    by_size = micro_batches(own, size=2, budget=None, num_tokens=never, largest=never)
+    assert [rows.tolist() for rows in by_size] == [[7, 3], [5, 1]]
+    asked = []
+
+    def largest(number):
+        asked.append(number)
+        return 3  # another rank has longer groups
+
+    by_tokens = micro_batches(own, size=2, budget=12, num_tokens=lambda index: index, largest=largest)
+    assert asked == [2]
+    assert len(by_tokens) == 3
+    assert sorted(np.concatenate(by_tokens)) == [1, 3, 5, 7]
+    assert all(rows.sum() <= 12 for rows in by_tokens)
+
+
+def never(_):
+    raise AssertionError("not asked where forwards are cut by number")
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 12])
+@pytest.mark.parametrize(("size", "num_ranks"), [(1, 1), (2, 3), (5, 2)])
+def test_measured_rows_are_spread_over_ranks_in_equally_many_forwards(count, size, num_ranks):
+    spreads = [list(spread(count, size, rank, num_ranks)) for rank in range(num_ranks)]
+    assert len({len(forwards) for forwards in spreads}) == 1
+    measured = [row for forwards in spreads for rows, inside in forwards for row in rows[inside]]
+    assert sorted(measured) == list(range(count))
+    assert all(len(rows) == size for forwards in spreads for rows, _ in forwards)

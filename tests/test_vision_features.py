@@ -7,20 +7,23 @@ import pathlib
 import pytest
 import torch
 from test_augment import make_clip
-from test_reference import prepared, source  # noqa: F401 (fixtures)
+from test_reference import groups, pairs, prepared, source  # noqa: F401 (fixtures)
 from test_shared_prefix import ARCHITECTURES, flat_logps
 
 from vidalign.config.run import ModelConfig
 from vidalign.errors import ConfigError
 from vidalign.model import rendering, shared_prefix, vision_features
 from vidalign.model.batch import collate_packed
+from vidalign.model.families import FAMILIES
 from vidalign.model.policy import ResponseScorer, load_policy
 from vidalign.model.positions import correct_positions
 from vidalign.model.rendering import load_processor
 from vidalign.model.tensor_cache import TensorCache, read_tensors
 
+TAKES_FEATURES = [name for name, family in FAMILIES.items() if family.takes_features is not None]
 
-@pytest.mark.parametrize("name", vision_features.MODEL_TYPES)
+
+@pytest.mark.parametrize("name", TAKES_FEATURES)
 def test_kept_vision_features_stand_in_for_pixels(name, tmp_path):
     torch.manual_seed(0)
     model, prompts = ARCHITECTURES[name]()
@@ -75,7 +78,7 @@ def processor_of(name, model_path):
     return kind(**around, video_processor=videos)
 
 
-@pytest.mark.parametrize("name", vision_features.MODEL_TYPES)
+@pytest.mark.parametrize("name", TAKES_FEATURES)
 @pytest.mark.parametrize("num_frames", [4, 9])
 def test_a_prompt_with_features_has_the_tokens_of_one_with_pixels(name, num_frames, model_path, tmp_path, monkeypatch):
     processor = processor_of(name, model_path)
@@ -100,16 +103,16 @@ def test_a_prompt_with_features_has_the_tokens_of_one_with_pixels(name, num_fram
     assert torch.equal(number(prompt), number(expected))
 
 
-def test_training_on_kept_features_opens_no_clip(prepared, source, tmp_path):  # noqa: F811
+def test_training_on_kept_features_opens_no_clip(prepared, source, groups, tmp_path):  # noqa: F811
     model = load_policy(prepared[0])
     files = {clip: tmp_path / f"{pathlib.Path(clip).name}.safetensors" for clip in source.frames.values()}
-    rendered = ((prompt, files[clip]) for prompt, clip in source.rendered(source.pairs))
+    rendered = ((prompt, files[clip]) for prompt, clip in source.clips(groups))
     assert vision_features.compute(model, rendered, torch.device("cpu"), torch.float32) == 2
     gone = {video: f"gone/{pathlib.Path(clip).name}" for video, clip in source.frames.items()}
     features = {gone[video]: files[clip] for video, clip in source.frames.items()}
     without = dataclasses.replace(source, frames=gone, features=features, _kept={})
     scorer = ResponseScorer(model).eval()
-    made = [flat_logps(scorer, each.batch([0, 1, 2])) for each in (source, without)]
+    made = [flat_logps(scorer, each.batch(groups)) for each in (source, without)]
     torch.testing.assert_close(made[1], made[0], atol=1e-5, rtol=0)
 
 
@@ -129,7 +132,7 @@ def test_a_policy_whose_language_model_was_trained_has_the_tower_of_its_parent(m
     assert vision_features.tower_hash(in_float32, processor) != parent
 
 
-@pytest.mark.parametrize("name", vision_features.MODEL_TYPES)
+@pytest.mark.parametrize("name", TAKES_FEATURES)
 def test_every_weight_of_the_tower_counts_and_none_of_the_language_model(name, model_path):
     model, _ = ARCHITECTURES[name]()
     processor = load_processor(model_path)

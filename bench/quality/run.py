@@ -37,7 +37,9 @@ from vidalign import files, prompts
 from vidalign.config.recipes import PerturbConfig
 from vidalign.config.run import ObjectiveConfig, TrainConfig
 from vidalign.learning import objectives
-from vidalign.learning.pair_data import PairSource, usable_pairs
+from vidalign.learning.batch_source import BatchSource
+from vidalign.learning.pair_data import usable_pairs
+from vidalign.learning.sequences import truth_group
 from vidalign.model.batch import IGNORED
 from vidalign.model.checkpoint import policy_version
 from vidalign.model.logps import forward_kl, pad_to_mask
@@ -221,13 +223,13 @@ def divergence(data: Data, model: Any, processor: Any) -> dict[str, float]:
     asked = [prompts.fill(prompts.PLAIN, question=example.question) for example in examples]
     texts = reply(base, processor, asked, shown(clips))
     answered = [dataclasses.replace(example, answer=text or ".") for example, text in zip(examples, texts, strict=True)]
-    source = PairSource(
-        pairs=(), frames=data.frames, processor=processor, plain_prompt=prompts.PLAIN, max_model_len=MODEL.max_model_len
+    source = BatchSource(
+        frames=data.frames, processor=processor, plain_prompt=prompts.PLAIN, max_model_len=MODEL.max_model_len
     )
     ours, theirs = ResponseScorer(model), ResponseScorer(base)
     sums: list[float] = []
     for start in range(0, len(answered), BATCH):
-        batch = source.truth_batch(answered[start : start + BATCH])
+        batch = source.batch([truth_group(example) for example in answered[start : start + BATCH]])
         mask = batch.labels != IGNORED
         kl = forward_kl(
             ours.hidden(batch.inputs, batch.labels),

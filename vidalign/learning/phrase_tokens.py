@@ -12,7 +12,7 @@ def phrase_ids(processor: Any, text: str, marks: Sequence[tuple[int, int]]) -> t
     """Phrase id of every token of `vidalign.model.rendering.response_ids(processor, text)`: 1, 2, … for the marks, 0 elsewhere.
 
     A token belongs to the first mark with which it shares a character, so a phrase that begins or ends inside of a token
-    takes the whole token. The closing end-of-turn token belongs to none.
+    takes the whole token. The closing end-of-turn token belongs to no mark.
 
     Raises:
         ModelError: the model has no fast tokenizer, so where its tokens lie in the text is not known.

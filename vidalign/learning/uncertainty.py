@@ -2,9 +2,10 @@
 
     B = H(mean of p) - mean of H(p)        p: probability that the chosen response is better, one value a pass; nats, in [0, ln 2]
 
-The idea is UPO's (BALD, arXiv 1112.5745, on a "which is better" head). A pair whose mean vote goes against its order is
-reported; the others' B becomes label smoothing by an increasing map that stays below one half: more doubt, more smoothing. Each
-pair is judged by heads that were not trained on it.
+Uncertainty is the name of the method and of its settings (`train.uncertainty`); doubt is what it gives for one pair. The idea is
+UPO's (BALD, arXiv 1112.5745, on a "which is better" head). A pair whose mean vote goes against its order is reported; the others' B
+becomes label smoothing by an increasing map that stays below one half: more doubt, more smoothing. Each pair is judged by heads
+that were not trained on it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Doubt:
 
 
 def estimate(chosen: Tensor, rejected: Tensor, *, num_passes: int, dropout: float, seed: int) -> Doubt:
-    """Fit heads by cross-validation and ask them about the pairs they did not see.
+    """Fit heads by cross-validation and ask them about the pairs that they did not see.
 
     Args:
         chosen, rejected: [P, D] features of the two responses, for example mean final hidden states of a policy.

@@ -1,8 +1,8 @@
 """What a run will cost, computed from the model folder's small files: vision tokens, context, memory. Loads no weights.
 
 Vision tokens follow transformers' own arithmetic for Qwen2-VL and Qwen2.5-VL (frames resized so that both sides divide by
-patch x merge, within the processor's pixel bounds; `temporal_patch` frames make one step in time). Other families have no
-closed form here: `read_vision_cost` returns None for them, and the caller measures with the processor itself.
+patch x merge, within the processor's pixel bounds; `temporal_patch` frames make one step in time). Other processors have no
+closed form here (`Family.counted_processors`): `read_vision_cost` returns None for them, and the caller measures with the processor.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 from vidalign.config.run import TrainConfig
 from vidalign.errors import ModelError
 from vidalign.files import read_json
+from vidalign.model.families import FAMILIES
 
-QWEN_VIDEO_PROCESSORS = ("Qwen2VLVideoProcessor", "Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast")
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format itself
 
@@ -61,7 +61,7 @@ class VisionCost:
 
 
 def read_vision_cost(model_dir: str | pathlib.Path) -> VisionCost | None:
-    """The processor's numbers, or None when it is not of the Qwen2-VL family.
+    """The processor's numbers, or None when its tokens have no closed form here.
 
     Raises:
         ModelError: the folder has no processor config.
@@ -80,7 +80,7 @@ def read_vision_cost(model_dir: str | pathlib.Path) -> VisionCost | None:
             "processor's files beside the weights"
         )
     kind = found.get("video_processor_type") or found.get("image_processor_type")
-    if kind not in QWEN_VIDEO_PROCESSORS:
+    if not any(kind in family.counted_processors for family in FAMILIES.values()):
         return None
     size = found.get("size") or {}
     defaults = VisionCost()
@@ -194,23 +194,20 @@ class ParameterCount:
     trainable: int
 
 
-def count_parameters(shapes: Mapping[str, tuple[int, ...]], train: TrainConfig) -> ParameterCount:
-    """Split by the names that stock models give to their vision tower and projector, as `vidalign.model.policy` freezes them."""
-    from vidalign.model.policy import PROJECTORS, VISION_TOWERS
+def count_parameters(model: Any, train: TrainConfig) -> ParameterCount:
+    """Parameters that `vidalign.model.policy` trains, of a model that may be on the meta device (`vidalign.model.policy.outline`).
 
-    trainable = adapter = 0
-    for name, shape in shapes.items():
-        parts = name.split(".")
-        if any(part in PROJECTORS for part in parts):
-            trainable += math.prod(shape) if train.train_projector else 0
-        elif any(part in VISION_TOWERS for part in parts):
-            trainable += math.prod(shape) if train.train_vision_tower else 0
-        else:
-            trainable += math.prod(shape)
-            if train.lora is not None and len(shape) == 2 and not {"lm_head", "embed_tokens"}.intersection(parts):
-                adapter += train.lora.rank * sum(shape)
-    total = sum(math.prod(shape) for shape in shapes.values())
-    return ParameterCount(total=total + adapter, trainable=adapter if train.lora is not None else trainable)
+    Which of them require gradients is changed in the model.
+    """
+    from vidalign.model import policy
+
+    total = sum(parameter.numel() for parameter in model.parameters())
+    if train.lora is not None:
+        layers = policy.adapter_targets(model).values()
+        adapter = train.lora.rank * sum(layer.in_features + layer.out_features for layer in layers)
+        return ParameterCount(total=total + adapter, trainable=adapter)
+    policy.set_trainable(model, vision_tower=train.train_vision_tower, projector=train.train_projector)
+    return ParameterCount(total=total, trainable=sum(p.numel() for p in model.parameters() if p.requires_grad))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -247,7 +244,6 @@ class EngineMemory:
     """Bytes a device of one vLLM engine: its part of the weights, and the key-value cache of one sequence."""
 
     weights: int
-    kv_per_token: int
     kv_per_sequence: int
 
 
@@ -263,7 +259,6 @@ def engine_memory(
     per_token = 2 * text["num_hidden_layers"] * per_device * head_dim * BYTES[dtype]
     return EngineMemory(
         weights=math.ceil(num_parameters * BYTES[dtype] / num_devices),
-        kv_per_token=per_token,
         kv_per_sequence=per_token * max_model_len,
     )
 

@@ -1,6 +1,7 @@
-"""Per-token log-probabilities of a batch of preference pairs, computed without ever holding all logits.
+"""Per-token log-probabilities of a batch of responses, computed without ever holding all logits.
 
-Shapes: B pairs, T response tokens (padded), N tokens of many responses laid end to end, D hidden width, V vocabulary.
+Shapes: R responses of B pairs or groups, T response tokens (padded), N tokens of many responses laid end to end, D hidden width,
+V vocabulary.
 Log-probabilities are natural, of response tokens only (the closing end-of-turn token counts), in float32.
 """
 
@@ -23,6 +24,31 @@ CHUNK_SIZE = 512
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RowLogps:
+    """Log-probabilities under one model of the R responses of B groups, G = R / B responses each: what one forward gives.
+
+    Row r is response r // B of group r % B: the first response of every group, then every second one, and so on. `PairLogps` is the
+    view on G = 2. A view on groups of any G reads the same rows: `logps.view(G, B, T).transpose(0, 1)` is [B, G, T].
+
+    Attributes:
+        logps: [R, T] log p(token | prompt, earlier tokens), 0 where the mask is False.
+        mask: [R, T] bool, True on response tokens.
+        kl: [R], sum over the response of the full-vocabulary KL(reference || policy), 0 for rows where it was not asked for.
+        phrases: [R, T] int, key-phrase id of each token, 0 outside of phrases.
+    """
+
+    logps: Tensor
+    mask: Tensor
+    kl: Tensor | None = None
+    phrases: Tensor | None = None
+
+    @property
+    def avg(self) -> Tensor:  # [R]
+        """Mean log-prob of each response's tokens."""
+        return masked_sum(self.logps, self.mask) / self.mask.sum(-1).clamp(min=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PairLogps:
     """Log-probabilities under one model (the policy or the reference) of B chosen and B rejected responses.
 
@@ -32,8 +58,9 @@ class PairLogps:
         chosen, rejected: [B, T] log p(token | prompt, earlier tokens), 0 where the mask is False.
         chosen_mask, rejected_mask: [B, T] bool, True on response tokens.
         chosen_kl: [B], sum over the chosen response of the full-vocabulary KL(reference || policy); see `forward_kl`.
-        chosen_phrases, rejected_phrases: [B, T] int, key-phrase id of each token, 0 = none.
-        doubt: [B] probability in [0, 0.5) that the pair's order is wrong, for objectives with label smoothing.
+        chosen_phrases, rejected_phrases: [B, T] int, key-phrase id of each token, 0 outside of phrases.
+        doubt: [B] probability in [0, 0.5) that the pair's order is wrong, for objectives with label smoothing. What the method
+            called uncertainty (`vidalign.learning.uncertainty`) gives for each pair.
         chosen_win_rate, rejected_win_rate: [B] estimated probability that the response beats the policy (SPPO).
     """
 
@@ -55,6 +82,31 @@ class PairLogps:
                 other = getattr(self, side + suffix)
                 assert other is None or other.shape == shape, f"{side}{suffix} {tuple(other.shape)} != {side} {tuple(shape)}"
         assert self.chosen.shape[0] == self.rejected.shape[0], "both sides must hold the same number of pairs"
+
+    @classmethod
+    def from_rows(cls, rows: RowLogps, *, num_pairs: int, doubt: Tensor | None = None) -> PairLogps:
+        """The view on rows of two responses a group, chosen ones first; with one response a group, the rejected side is empty.
+
+        The tensors are views: nothing is copied.
+        """
+        count = len(rows.logps)
+        assert count in (num_pairs, 2 * num_pairs), f"{count} rows of {num_pairs} pairs"
+
+        def side(values: Tensor, rejected: bool) -> Tensor:  # [B, T], or [B, 0]
+            if not rejected:
+                return values[:num_pairs]
+            return values[num_pairs:] if count > num_pairs else values.new_zeros((num_pairs, 0))
+
+        return cls(
+            chosen=side(rows.logps, False),
+            rejected=side(rows.logps, True),
+            chosen_mask=side(rows.mask, False),
+            rejected_mask=side(rows.mask, True),
+            chosen_kl=None if rows.kl is None else rows.kl[:num_pairs],
+            chosen_phrases=None if rows.phrases is None else side(rows.phrases, False),
+            rejected_phrases=None if rows.phrases is None else side(rows.phrases, True),
+            doubt=doubt,
+        )
 
     @property
     def num_pairs(self) -> int:

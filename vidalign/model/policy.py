@@ -11,14 +11,10 @@ from torch import nn
 
 from vidalign.config.run import ModelConfig, TrainConfig
 from vidalign.errors import ModelError
-from vidalign.model import shared_prefix, vision_features
+from vidalign.model import families, shared_prefix, vision_features
 from vidalign.model.batch import IGNORED
 from vidalign.model.logps import CHUNK_SIZE, forward_kl, pad_to_mask, token_logps
 from vidalign.model.positions import correct_positions
-
-# Names that stock Hugging Face video models give the two parts beside the language model.
-VISION_TOWERS = ("visual", "vision_tower", "vision_model")
-PROJECTORS = ("merger", "multi_modal_projector", "connector", "deepstack_merger_list")
 
 
 def load_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
@@ -42,32 +38,60 @@ def load_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
             attn_implementation="sdpa",
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{path} cannot be loaded as a video language model: {' '.join(str(error).split())}") from error
+        raise _unloadable(path, error) from error
     correct_positions(model)
     return model
 
 
-def set_trainable(model: nn.Module, *, vision_tower: bool, projector: bool) -> None:
-    """Freeze or free the vision tower and the projector by name; everything else is trained.
+def outline(path: str, *, trust_remote_code: bool = False) -> nn.Module:
+    """The model of a folder on the meta device: its modules and parameters by name and shape, and no weights.
 
     Raises:
-        ModelError: no part of the model has a known vision tower's name, so freezing would silently do nothing.
+        ModelError: no stock architecture fits the folder's config.
     """
-    found = False
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            return AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unloadable(path, error) from error
+
+
+def _unloadable(path: str, error: Exception) -> ModelError:
+    return ModelError(f"{path} cannot be loaded as a video language model: {' '.join(str(error).split())}")
+
+
+def set_trainable(model: nn.Module, *, vision_tower: bool, projector: bool) -> None:
+    """Free the language model with its embeddings, and freeze or free the other two parts.
+
+    Raises:
+        ModelError: a part is to be frozen, and no vision tower can be told apart (`vidalign.model.families.parts`).
+    """
+    if vision_tower and projector:
+        model.requires_grad_(True)
+        return
+    trained = {"language_model": True, "vision_tower": vision_tower, "projector": projector}
+    part_of = families.parts(model)
     for name, parameter in model.named_parameters():
-        parts = name.split(".")
-        if any(part in PROJECTORS for part in parts):
-            found, trainable = True, projector
-        elif any(part in VISION_TOWERS for part in parts):
-            found, trainable = True, vision_tower
-        else:
-            trainable = True
-        parameter.requires_grad_(trainable)
-    if not found:
-        raise ModelError(
-            f"{type(model).__name__} has no part named {', '.join(VISION_TOWERS)}, so its vision tower cannot be frozen; "
-            "set train.train_vision_tower=true and train.train_projector=true to train all of it"
-        )
+        parameter.requires_grad_(trained[part_of[name]])
+
+
+def adapter_targets(model: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers of the language model by name, without its output layer.
+
+    Raises:
+        ModelError: no vision tower can be told apart (`vidalign.model.families.parts`).
+    """
+    families.parts(model)
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    inside = set(families.decoder(model).modules())
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module in inside and module is not head
+    }
 
 
 def add_adapter(model: nn.Module, config: TrainConfig) -> nn.Module:
@@ -75,17 +99,11 @@ def add_adapter(model: nn.Module, config: TrainConfig) -> nn.Module:
     import peft
 
     assert config.lora is not None
-    outside = {*VISION_TOWERS, *PROJECTORS, "lm_head"}
-    targets = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not outside.intersection(name.split("."))
-    ]
     lora = peft.LoraConfig(
         r=config.lora.rank,
         lora_alpha=config.lora.alpha,
         lora_dropout=config.lora.dropout,
-        target_modules=targets,
+        target_modules=list(adapter_targets(model)),
         bias="none",
     )
     return peft.get_peft_model(model, lora)  # type: ignore[arg-type]
@@ -150,10 +168,9 @@ class ResponseScorer(nn.Module):
     def hidden(self, inputs: dict[str, Any], labels: torch.Tensor, sources: torch.Tensor | None = None) -> torch.Tensor:
         """Final hidden states [N, D] at the positions that predict response tokens, response after response."""
         base = self._unwrapped()
-        backbone = getattr(base, base.base_model_prefix)
         if vision_features.NAME in inputs:
-            inputs = vision_features.model_inputs(inputs)
-        states = backbone(**inputs, use_cache=False).last_hidden_state  # [sequences, T, D]
+            inputs = vision_features.model_inputs(inputs, families.family_of(base))
+        states = base.base_model(**inputs, use_cache=False).last_hidden_state  # [sequences, T, D]
         mask = labels != IGNORED
         return states[mask] if sources is None else states.flatten(0, 1)[sources[mask]]
 

@@ -1,4 +1,4 @@
-"""Positions of Qwen2-VL and Qwen2.5-VL prompts, by the rule that the models were made with and that vLLM follows.
+"""Positions of Qwen2-VL and Qwen2.5-VL prompts (`Family.mrope`), by the rule that the models were made with and that vLLM follows.
 
 Three axes (time, height, width). Text counts up on all three; a video's tokens take their grid coordinates, the time axis in
 steps of `tokens_per_second * seconds per grid step`; the text after a video starts one past the *largest* position so far
@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl")
+from vidalign.model.families import family_of
+
 TEXT = 0
 
 
@@ -47,10 +48,10 @@ def mrope_positions(
 
 
 def correct_positions(model: Any) -> None:
-    """Make a Hugging Face model number its tokens as above; does nothing to models of other types."""
-    if model.config.model_type not in MODEL_TYPES:
+    """Make a Hugging Face model number its tokens as above; does nothing to models of families that count otherwise."""
+    if not family_of(model).mrope:
         return
-    inner = model.model
+    inner = model.base_model
     merge_size = model.config.vision_config.spatial_merge_size
     rate = getattr(model.config.vision_config, "tokens_per_second", 1.0)
 

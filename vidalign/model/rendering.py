@@ -23,7 +23,7 @@ from vidalign.video.clip import Clip
 
 
 def load_processor(path: str, *, trust_remote_code: bool = False) -> Any:
-    """The model folder's Hugging Face processor. Raises `ModelError` when it has none or no chat template."""
+    """The model folder's Hugging Face processor. Raises `ModelError` without a processor or a chat template."""
     from transformers import AutoProcessor
 
     if not pathlib.Path(path).is_dir() and path.startswith((".", "/", "~")):

@@ -22,21 +22,21 @@ import torch
 import torch.nn.functional as F
 
 from vidalign.model.batch import Group
+from vidalign.model.families import family_of
 
 if TYPE_CHECKING:
     from vidalign.model.batch import Prompt
 
 ATTENTION = "vidalign_shared_prefix"
-MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision")
 
 
 def obstacle(model: Any) -> str:
-    """Why this model's pairs take separate sequences, as what its name is followed by; empty where they can be packed.
+    """Why this model's pairs take separate sequences, as the rest of a sentence that starts with its name; empty where they pack.
 
-    An architecture packs once it was tested against separate sequences, and a model of it if every layer attends to all earlier
-    tokens: a window would be counted along the packed row.
+    A family packs once it was tested against separate sequences (`Family.packs`), and a model of it if every layer attends to all
+    earlier tokens: a window would be counted along the packed row.
     """
-    if model.config.model_type not in MODEL_TYPES:
+    if not family_of(model).packs:
         return "is not known to compute a pair in one sequence"
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     if other := sorted(kinds - {"full_attention"}):
@@ -100,8 +100,7 @@ def attend(
 
 def numbering(model: Any) -> Callable[[Prompt], torch.Tensor]:
     """The function that gives a prompt's positions under this model: [axes, T], three axes where it counts video by them."""
-    backbone = getattr(model, model.base_model_prefix)
-    return functools.partial(_positions, getattr(backbone, "get_rope_index", None))
+    return functools.partial(_positions, getattr(model.base_model, "get_rope_index", None))
 
 
 def _positions(get_rope_index: Callable[..., Any] | None, prompt: Prompt) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What a frozen model says, kept on disk so that it is computed once: one safetensors file for each thing it was asked about.
+"""What a frozen model computes, kept on disk so that it is computed once: one safetensors file for each video or pair.
 
     <root>/ab/abcdef….safetensors       the name is a hash of all that the tensors depend on
 

@@ -1,4 +1,7 @@
-"""The objectives, by the names that `objective.name` takes. `base.py` says what an objective is and how trainers call it."""
+"""The objectives, by the names that `objective.name` takes; others are named `package.module:attribute`.
+
+`base.py` says what an objective is and how trainers call it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from vidalign import plugins
 from vidalign.errors import ConfigError
 from vidalign.learning.objectives.alpha_dpo import AlphaDPO
 from vidalign.learning.objectives.base import Loss, Objective
@@ -43,11 +47,12 @@ def build(name: str, params: Mapping[str, Any]) -> Objective:
     """The objective called `name` with `params` over its defaults.
 
     Raises:
-        ConfigError: an unknown name or parameter (the message has the nearest known one), a wrong type or range.
+        ConfigError: an unknown name or parameter (the message has the nearest known one), a wrong type or range, or a
+            `package.module:attribute` that is no subclass of `Objective`.
     """
-    if name not in OBJECTIVES:
-        raise ConfigError(f"unknown objective.name={name!r}; {_nearest(name, list(OBJECTIVES))}")
-    objective = OBJECTIVES[name]
+    objective = plugins.resolve(name, OBJECTIVES, what="objective.name")
+    if not (isinstance(objective, type) and issubclass(objective, Objective)):
+        raise ConfigError(f"objective.name={name} is {objective!r}; name a subclass of {Objective.__module__}.Objective")
     known = [field.name for field in dataclasses.fields(objective)]
     for key in params:
         if key not in known:

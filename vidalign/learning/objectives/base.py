@@ -1,7 +1,8 @@
 """What every objective has in common: parameters that are checked, the SFT term, normalisation and metrics.
 
 An objective is a frozen dataclass whose fields are its parameters, and a pure function of log-probabilities. A new one
-implements `preference` and is entered in `vidalign.learning.objectives.OBJECTIVES`; no trainer is touched.
+implements `preference` and is entered in `vidalign.learning.objectives.OBJECTIVES`, or stays in a package of its own and is named
+`package.module:attribute`; no trainer is touched.
 
 How a trainer keeps accumulation exact. The losses are means: over the pairs of the optimizer step, and for the SFT term over
 its chosen tokens. Micro-batches hold different numbers of tokens, so the mean of their own means is another number. Pass the
@@ -20,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
@@ -55,7 +56,7 @@ class Loss:
 
 @dataclasses.dataclass(frozen=True)
 class Preference:
-    """What an objective says of each pair: the losses [B] and the implicit rewards [B] that it compares."""
+    """What an objective makes of each pair: the losses [B] and the implicit rewards [B] that it compares."""
 
     losses: Tensor
     chosen_reward: Tensor
@@ -68,14 +69,17 @@ class Preference:
 class Objective:
     """Base of all objectives. `sft_weight` adds that share of cross-entropy on the chosen response (a token mean).
 
+    consumes: what it is a function of, and so which view of a batch it is given (`vidalign.learning.views`).
     needs_reference: log-probs of the same pairs under the reference are required.
     needs_phrases: `chosen_phrases` and `rejected_phrases` are required.
     needs_kl: `chosen_kl` is required, that is the reference's final hidden states (or the adapter switched off).
-    takes_doubt: label smoothing may differ from pair to pair (`PairLogps.doubt`, where larger than the objective's own).
+    takes_doubt: label smoothing may differ from pair to pair (`PairLogps.doubt`, where larger than the objective's own); that is what
+        `train.uncertainty` needs.
     needs_rejected: False where the rejected side may be left empty ([B, 0]).
     """
 
     name: ClassVar[str]
+    consumes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs_reference: ClassVar[bool] = False
     needs_phrases: ClassVar[bool] = False
     takes_doubt: ClassVar[bool] = False

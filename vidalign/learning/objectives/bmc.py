@@ -1,4 +1,4 @@
-"""BMC: DPO that weighs the tokens in which the two responses differ by the policy's doubt."""
+"""BMC: DPO that weighs the tokens in which the two responses differ, more where the policy finds them improbable."""
 
 from __future__ import annotations
 
@@ -54,5 +54,5 @@ class BMC(Objective):
         if self.delta == 0:
             return torch.ones_like(logps)
         # min(1 / p, delta), clamped before the exponential: 1 / p overflows for log-probs below -88
-        doubt = (-logps.detach()).clamp(max=math.log(self.delta)).exp()
-        return torch.where(phrases > 0, 1 + doubt, 1.0)
+        boost = (-logps.detach()).clamp(max=math.log(self.delta)).exp()
+        return torch.where(phrases > 0, 1 + boost, 1.0)

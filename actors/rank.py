@@ -1,0 +1,134 @@
+"""One rank's DeepSpeed engine: log-probs of a batch, backward, step, checkpoint. Collective: every rank makes the same calls."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from vidalign.config.run import TrainConfig
+from vidalign.learning.schedule import learning_rate_factor
+from vidalign.model.batch import IGNORED, Batch
+from vidalign.model.logps import RowLogps
+from vidalign.model.policy import ResponseScorer, add_adapter, set_trainable
+
+TAG = "state"  # the folder of a checkpoint that DeepSpeed writes into
+
+
+class Rank:
+    """Holds the engine. `index` and `count`: which of how many ranks this is."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        train: TrainConfig,
+        *,
+        dtype: str,
+        num_steps: int,
+        packed: bool,
+        compares: bool,
+        device: torch.device,
+    ) -> None:
+        """`packed` and `compares`: see `vidalign.model.policy.ResponseScorer`."""
+        import deepspeed
+
+        self.index, self.count = dist.get_rank(), dist.get_world_size()
+        self.device, self._dtype = device, getattr(torch, dtype)
+        if train.lora is not None:
+            model = add_adapter(model, train)
+        else:
+            set_trainable(model, vision_tower=train.train_vision_tower, projector=train.train_projector)
+        if train.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+            model.enable_input_require_grads()  # type: ignore[operator]
+        # Its shared-memory all-reduce for inference on CPUs is never used in training; compiling it takes most of a minute at
+        # the first start, needs a C++ compiler, and a process killed meanwhile leaves a lock that all later ones wait for.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed(auto_mpi_discovery=False)
+        self._engine, *_ = deepspeed.initialize(
+            model=ResponseScorer(model, packed=packed, compares=compares),
+            model_parameters=[p for p in model.parameters() if p.requires_grad],
+            lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(
+                optimizer,
+                lambda step: learning_rate_factor(step, num_steps, train.warmup_ratio, train.schedule),
+            ),
+            config=deepspeed_config(train, dtype, num_workers=self.count),
+        )
+
+    @property
+    def model(self) -> Any:
+        """The module that is trained, for `vidalign.model.checkpoint.export_policy`."""
+        return self._engine.module.model
+
+    @property
+    def learning_rate(self) -> float | None:
+        scheduler = self._engine.lr_scheduler
+        return scheduler.get_last_lr()[0] if scheduler is not None else None
+
+    def train(self, mode: bool = True) -> None:
+        self._engine.train(mode)
+
+    def logps(self, batch: Batch, reference_hidden: torch.Tensor | None = None) -> RowLogps:
+        """Log-probs of the responses of a batch; with the reference's hidden states of the first rows, the KL of those too."""
+        batch = batch.to(self.device, self._dtype)
+        if reference_hidden is not None:
+            reference_hidden = reference_hidden.to(self.device)
+        logps, kl = self._engine(batch.inputs, batch.labels, reference_hidden, batch.sources)
+        return RowLogps(logps=logps, mask=batch.labels != IGNORED, kl=kl)
+
+    def backward(self, value: torch.Tensor, *, last: bool) -> None:
+        """Add to the gradients; `last`: of this optimizer step."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(value)
+
+    def step(self) -> None:
+        """Change the weights and the learning rate."""
+        self._engine.step()
+
+    @property
+    def grad_norm(self) -> float | None:
+        """Norm of the last step's gradient. DeepSpeed does not tell it at ZeRO stage 0: None."""
+        norm = self._engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def add_up(self, *values: torch.Tensor) -> None:
+        """Each tensor becomes its sum over all ranks, one after the other."""
+        for value in values:
+            dist.all_reduce(value)
+
+    def largest(self, number: int) -> int:
+        """The largest of the ranks' numbers."""
+        value = torch.tensor(number, device=self.device)
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return int(value)
+
+    def save(self, folder: str, state: dict[str, Any]) -> None:
+        """Write model, optimizer and scheduler, with `state` beside them."""
+        self._engine.save_checkpoint(folder, tag=TAG, client_state=state, exclude_frozen_parameters=True)
+
+    def load(self, folder: str | pathlib.Path) -> dict[str, Any]:
+        """Continue from what `save` wrote; returns its `state`."""
+        _, state = self._engine.load_checkpoint(folder, tag=TAG, load_module_strict=False)
+        return state
+
+
+def deepspeed_config(train: TrainConfig, dtype: str, *, num_workers: int) -> dict[str, Any]:
+    """The DeepSpeed configuration of a training job; the learner accumulates gradients itself, forward by forward."""
+    return {
+        "train_batch_size": train.batch_size,
+        "train_micro_batch_size_per_gpu": train.batch_size // num_workers,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": train.max_grad_norm,
+        "optimizer": {
+            "type": "AdamW",
+            "params": {"lr": train.learning_rate, "weight_decay": train.weight_decay, "torch_adam": True},
+        },
+        "zero_optimization": {"stage": train.zero_stage},
+        "bf16": {"enabled": dtype == "bfloat16"},
+        "fp16": {"enabled": dtype == "float16"},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }

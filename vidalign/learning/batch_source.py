@@ -1,0 +1,112 @@
+"""Groups as batches of model inputs, rendered on demand."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vidalign import prompts
+from vidalign.errors import ModelError
+from vidalign.learning.phrase_tokens import phrase_ids
+from vidalign.learning.sequences import TrainingGroup, TrainingResponse
+from vidalign.model import vision_features
+from vidalign.model.batch import Batch, Prompt, collate, collate_packed
+from vidalign.model.rendering import render_prompt, response_ids
+from vidalign.video.frame_cache import load_clip
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSource:
+    """Renders groups. `frames` maps a video uri to its clip in the frame cache.
+
+    A batch holds the first response of every group, in the order of the groups, then every second one, and so on: of pairs, all
+    chosen responses and then all rejected ones. With `number`, which gives the positions of a prompt's tokens
+    (`vidalign.model.shared_prefix.numbering`), it is one packed row; without, a padded row a response. `features` maps clips to what
+    the vision tower makes of them (`vidalign.model.vision_features`); others go in as pixels.
+
+    A prompt is rendered when it is asked for. One that was asked for with `keep` is kept, up to `cache_bytes` of them, until a
+    batch without `keep` takes it: what is held depends on how much is asked for again soon, not on how many groups there are.
+    """
+
+    frames: Mapping[str, str]
+    processor: Any
+    plain_prompt: str
+    max_model_len: int
+    number: Callable[[Prompt], torch.Tensor] | None = None
+    features: Mapping[str, pathlib.Path] = dataclasses.field(default_factory=dict)
+    cache_bytes: int = 512 << 20
+    _kept: dict[tuple[str, str], Prompt] = dataclasses.field(default_factory=dict, repr=False)
+
+    def batch(self, groups: Sequence[TrainingGroup], *, keep: bool = False) -> Batch:
+        """Prompts and responses of these groups, which have equally many responses each."""
+        assert len({len(group.responses) for group in groups}) == 1, [len(group.responses) for group in groups]
+        rows = [(self._prompt(group, keep), [self.tokens(each) for each in group.responses]) for group in groups]
+        self._check_length(max(prompt.length + len(response) for prompt, responses in rows for response in responses))
+        if self.number is not None:
+            return collate_packed(rows)
+        sides = range(len(groups[0].responses))
+        return collate([(prompt, responses[side]) for side in sides for prompt, responses in rows], pad_id=self._pad_id)
+
+    def clips(self, groups: Iterable[TrainingGroup]) -> Iterator[tuple[Prompt, str]]:
+        """Each clip of these groups once: a prompt with it, and its file."""
+        seen: set[str] = set()
+        for group in groups:
+            clip = self.frames[group.video]
+            if clip not in seen:
+                seen.add(clip)
+                yield self._prompt(group, keep=False), clip
+
+    def phrases(self, groups: Sequence[TrainingGroup]) -> list[tuple[int, ...]]:
+        """Phrase ids of the tokens of each response, from its marks; in the order of a batch's rows."""
+        sides = range(len(groups[0].responses))
+        rows = [group.responses[side] for side in sides for group in groups]
+        return [phrase_ids(self.processor, row.text, row.marks) for row in rows]
+
+    def num_tokens(self, group: TrainingGroup) -> int:
+        """Tokens that a group takes in a batch, padding not counted. Its prompt is kept for that batch."""
+        prompt = self._prompt(group, keep=True)
+        num_prompts = 1 if self.number is not None else len(group.responses)
+        return sum(len(self.tokens(response)) for response in group.responses) + prompt.length * num_prompts
+
+    def tokens(self, response: TrainingResponse) -> tuple[int, ...]:
+        """Token ids of a response, its end-of-turn token included."""
+        return response.token_ids or _response_ids(self.processor, response.text)
+
+    def _prompt(self, group: TrainingGroup, keep: bool) -> Prompt:
+        key = group.video, group.question
+        prompt = self._kept.pop(key, None) or self._render(*key)
+        if keep and sum(kept.num_bytes for kept in self._kept.values()) + prompt.num_bytes <= self.cache_bytes:
+            self._kept[key] = prompt
+        return prompt
+
+    def _render(self, video: str, question: str) -> Prompt:
+        text = prompts.fill(self.plain_prompt, question=question)
+        clip = self.frames[video]
+        if (features := self.features.get(clip)) is not None:
+            prompt = vision_features.render(self.processor, text, features)
+        else:
+            prompt = render_prompt(self.processor, text, load_clip(clip))
+        return prompt if self.number is None else dataclasses.replace(prompt, positions=self.number(prompt))
+
+    def _check_length(self, longest: int) -> None:
+        if longest > self.max_model_len:
+            raise ModelError(
+                f"a training sequence has {longest:,} tokens but model.max_model_len={self.max_model_len:,}; lower "
+                "video.num_frames, the frame size or recipe.max_new_tokens, or raise model.max_model_len"
+            )
+
+    @property
+    def _pad_id(self) -> int:
+        tokenizer = self.processor.tokenizer
+        return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+
+@functools.lru_cache(maxsize=65536)
+def _response_ids(processor: Any, text: str) -> tuple[int, ...]:
+    return tuple(response_ids(processor, text))

@@ -1,0 +1,73 @@
+"""What training learns from: responses in groups, a group being one prompt (a video and a question) with its responses.
+
+A preference pair is a group of two, the ground truth of a probe example a group of one; a policy's own samples of one prompt, each
+with its advantage, are a group of members. Batches and forwards know groups alone; what an objective sees of them is its view
+(`vidalign.learning.views`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, TypeAlias
+
+from vidalign.types import Example, PreferencePair
+
+Role: TypeAlias = Literal["chosen", "rejected", "member", "truth"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingResponse:
+    """One response to the prompt of a group.
+
+    Attributes:
+        group: id of its group.
+        role: a side of a pair, a member of a group that is compared by advantages, or the ground truth of a probe example.
+        text: the response in words, from which its tokens are made unless `token_ids` holds them.
+        token_ids: the very tokens that a policy sampled, end-of-turn token included; empty where the text is all there is.
+        marks: (start, end) character spans of key phrases in `text`.
+        weight: how much it counts in its group. advantage: how much better than its group it was, None where nothing says so.
+        behaviour_logps: log-probabilities of `token_ids` under the policy that sampled them, which is `policy_version`.
+    """
+
+    group: str
+    role: Role
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    marks: tuple[tuple[int, int], ...] = ()
+    weight: float = 1.0
+    advantage: float | None = None
+    behaviour_logps: tuple[float, ...] = ()
+    policy_version: str = ""
+
+    def __post_init__(self) -> None:
+        assert not (self.marks and self.token_ids), "marks lie in a text whose tokens are not known beforehand"
+        assert len(self.behaviour_logps) in (0, len(self.token_ids)), "one behaviour log-prob for each token"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingGroup:
+    """One prompt and its responses, in the order in which a batch holds them."""
+
+    id: str
+    video: str
+    question: str
+    responses: tuple[TrainingResponse, ...]
+
+    def only(self, *roles: Role) -> TrainingGroup:
+        """The group with its responses of these roles alone."""
+        return dataclasses.replace(self, responses=tuple(each for each in self.responses if each.role in roles))
+
+
+def pair_group(pair: PreferencePair) -> TrainingGroup:
+    """Chosen, then rejected; a pair without a rejected response is a group of one."""
+    sides: list[tuple[Role, str, tuple[tuple[int, int], ...]]] = [("chosen", pair.chosen, pair.chosen_marks)]
+    if pair.rejected:
+        sides.append(("rejected", pair.rejected, pair.rejected_marks))
+    responses = tuple(TrainingResponse(group=pair.id, role=role, text=text, marks=marks) for role, text, marks in sides)
+    return TrainingGroup(id=pair.id, video=pair.video, question=pair.question, responses=responses)
+
+
+def truth_group(example: Example) -> TrainingGroup:
+    """The ground truth of an example, as a group of one."""
+    truth = TrainingResponse(group=example.id, role="truth", text=example.answer)
+    return TrainingGroup(id=example.id, video=example.video, question=example.question, responses=(truth,))

@@ -1,0 +1,131 @@
+"""What differs between model architectures: one table, a row a family, by the `model_type` of the folder's config.json.
+
+A family without a row works by the general rule: which parameters are language model, vision tower and projector is asked of the
+model itself, each response is a sequence of its own, and vision features are computed anew for every forward.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from vidalign.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Part: TypeAlias = Literal["language_model", "vision_tower", "projector"]
+
+
+def one_a_video(features: torch.Tensor) -> Any:
+    """Video embeddings [T, D] for a model that joins a tuple of videos."""
+    return (features,)
+
+
+def one_batch(features: torch.Tensor) -> Any:
+    """Video embeddings [T, D] for a model that flattens videos of equal length [B, T, D]."""
+    return features[None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+    """One architecture.
+
+    Attributes:
+        towers: modules of the backbone that are vision towers and that the model's own `get_encoder` does not name.
+        projectors: modules inside a vision tower that belong to the projector.
+        packs: a packed row was tested to give the log-probs of separate sequences (`vidalign.model.shared_prefix`).
+        takes_features: how its forward takes the embeddings [T, D] of all videos of a batch, end to end, in place of pixels; None
+            where a video's embeddings are more than one tensor, and where this was never tested (`vidalign.model.vision_features`).
+        mrope: its positions follow `vidalign.model.positions`, from which transformers departs.
+        counted_processors: processors whose vision tokens follow the closed form of `vidalign.model.estimate.VisionCost`.
+    """
+
+    towers: tuple[str, ...] = ()
+    projectors: tuple[str, ...] = ()
+    packs: bool = False
+    takes_features: Callable[[torch.Tensor], Any] | None = None
+    mrope: bool = False
+    counted_processors: tuple[str, ...] = ()
+
+
+GENERAL = Family()
+
+FAMILIES: dict[str, Family] = {
+    "qwen2_vl": Family(
+        projectors=("merger",),
+        packs=True,
+        takes_features=one_a_video,
+        mrope=True,
+        counted_processors=("Qwen2VLVideoProcessor", "Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast"),
+    ),
+    # It has the processors of Qwen2-VL.
+    "qwen2_5_vl": Family(projectors=("merger",), packs=True, takes_features=one_a_video, mrope=True),
+    "qwen3_vl": Family(projectors=("merger", "deepstack_merger_list"), packs=True),
+    "qwen3_vl_moe": Family(projectors=("merger", "deepstack_merger_list")),
+    "qwen3_5": Family(projectors=("merger",)),
+    "qwen3_5_moe": Family(projectors=("merger",)),
+    "llava_onevision": Family(packs=True, takes_features=one_batch),
+    "video_llava": Family(towers=("video_tower",)),  # beside image_tower, which the model names
+    "glm4v": Family(projectors=("merger",)),
+    "glm4v_moe": Family(projectors=("merger",)),
+    "glm46v": Family(projectors=("merger",)),
+    "glm5_next": Family(projectors=("merger",)),
+    "glmga": Family(projectors=("merger",)),
+    "cosmos3_omni": Family(projectors=("merger", "deepstack_merger_list")),
+    "exaone4_5": Family(projectors=("merger",)),
+    "hyperclovax_vision_v2": Family(projectors=("merger",)),
+}
+
+
+def family_of(model: Any) -> Family:
+    """The row of a model, or the general rule."""
+    return FAMILIES.get(model.config.model_type, GENERAL)
+
+
+def parts(model: Any) -> dict[str, Part]:
+    """Which part of the model each of its parameters belongs to, in the order of `named_parameters`.
+
+    The language model is the model's own decoder with its input and output embeddings; the vision tower is what the model names as
+    its encoder of videos and images, without the projectors that the family's row names inside it; the projector is the rest.
+
+    Raises:
+        ModelError: no vision tower can be told apart from the language model.
+    """
+    language = _parameters([decoder(model), model.get_input_embeddings(), model.get_output_embeddings()])
+    towers = vision_towers(model)
+    tower = _parameters(towers)
+    if not tower or tower & language:  # get_encoder and get_decoder give the whole model where they find no such part
+        raise ModelError(
+            f"{type(model).__name__} has no vision tower that can be told apart from its language model; set "
+            "train.train_vision_tower=true and train.train_projector=true, without train.lora, to train all of it"
+        )
+    tower -= _parameters(inside.get_submodule(name) for inside in towers for name in family_of(model).projectors)
+    return {name: _part(id(parameter), language, tower) for name, parameter in model.named_parameters()}
+
+
+def decoder(model: Any) -> nn.Module:
+    """The language model, without its output layer."""
+    return model.get_decoder()
+
+
+def vision_towers(model: Any) -> list[nn.Module]:
+    """The modules that see pixels; empty where the model does not tell them apart."""
+    found = [getattr(model.base_model, name) for name in family_of(model).towers]
+    for modality in ("video", "image"):
+        encoder = model.get_encoder(modality)
+        if encoder is not None and encoder is not model and not any(encoder is known for known in found):
+            found.append(encoder)
+    return found
+
+
+def _parameters(modules: Iterable[nn.Module | None]) -> set[int]:
+    return {id(parameter) for module in modules if module is not None for parameter in module.parameters()}
+
+
+def _part(parameter: int, language: set[int], tower: set[int]) -> Part:
+    if parameter in language:
+        return "language_model"
+    return "vision_tower" if parameter in tower else "projector"
