@@ -1,6 +1,6 @@
-"""vidalign aligns video language models with preferences they make themselves.
+"""vidalign aligns video language models with preferences that they generate themselves.
 
-The names in `__all__` are the public API, and they stay. Each is imported when it is first asked for, so `import vidalign` loads
+The names in `__all__` are the public API and are stable. Each is imported when it is first used, so `import vidalign` loads
 neither NumPy nor torch:
 
     load_config(path, overrides)                  a checked configuration
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vidalign.learning import objectives as objectives
     from vidalign.video.api import decode as decode
 
-    # Declared and not imported: even for type checkers, this package imports nothing from above it.
+    # Declared, not imported: even for type checkers, this package imports nothing from the layers above it.
     def align(config: RunConfig, stages: Sequence[str] = ..., *, verbose: bool = False) -> dict[str, Any]: ...
 
 
@@ -36,7 +36,7 @@ __version__ = "0.1.0"
 __all__ = ["align", "decode", "judge_reply", "load_config", "objectives"]
 
 # Where each public name lives. `align` is in a layer above this package, which imports only what is below it. A string that is
-# looked up on request keeps the library importable without Ray, and still gives users one door.
+# looked up on request keeps the library importable without Ray and still gives users a single entry point.
 _PLACES = {
     "align": "pipelines.align:align",
     "decode": "vidalign.video.api:decode",
@@ -45,7 +45,7 @@ _PLACES = {
     "objectives": "vidalign.learning.objectives",
 }
 
-if not TYPE_CHECKING:  # a type checker would take it for a module that has every name
+if not TYPE_CHECKING:  # a type checker would conclude that the module has every name
 
     def __getattr__(name: str) -> object:
         if name not in _PLACES:

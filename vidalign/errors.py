@@ -27,13 +27,14 @@ class DataError(VidalignError):
 
 
 class RowError(DataError):
-    """One field of one row breaks a rule. `where` is file and line, added by whoever knows them; `fix` is the way out."""
+    """One field of one row breaks a rule. `where` is the file and line, added by whoever knows them; `fix` is the way out."""
 
     def __init__(self, field: str, why: str, fix: str, where: str = "") -> None:
         super().__init__(field, why, fix, where)  # all arguments, so that it survives pickling between processes
         self.field, self.why, self.fix, self.where = field, why, fix, where
 
     def at(self, where: str) -> RowError:
+        """The same error, with its place."""
         return type(self)(self.field, self.why, self.fix, where)
 
     def __str__(self) -> str:

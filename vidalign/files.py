@@ -66,14 +66,18 @@ def write_text_atomic(path: pathlib.Path, text: str) -> None:
 
 
 def write_bytes_atomic(path: pathlib.Path, *parts: bytes | memoryview, durable: bool = True) -> None:
-    """`durable` False does not wait for the disk: after a power failure the file may be torn, so its reader must notice."""
+    """Write parts one after another, as atomically as `write_text_atomic`.
+
+    With `durable` False, this does not wait for the disk: after a power failure the file may be torn, so its reader must be
+    able to tell.
+    """
     with _replacing(path, durable=durable) as file:
         file.writelines(parts)
 
 
 @contextlib.contextmanager
 def _replacing(path: pathlib.Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
-    """A file that takes the place of `path` when all of it is written."""
+    """A file that takes the place of `path` once all of it is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -90,7 +94,7 @@ def _replacing(path: pathlib.Path, *, durable: bool = True) -> Iterator[IO[bytes
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """NaN and infinities become null: they are not JSON."""
+    """Write a value as JSON, atomically. NaN and infinities become null, since JSON has neither."""
     write_text_atomic(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -115,6 +119,7 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def read_jsonl(path: pathlib.Path) -> list[Any]:
+    """The JSON values of a file with one per line; blank lines are skipped."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
@@ -129,7 +134,7 @@ def write_table(path: pathlib.Path, records: Iterable[Record]) -> None:
 
 
 def join_tables(paths: Sequence[pathlib.Path], path: pathlib.Path) -> None:
-    """Write the rows of several tables of one kind of records as one, atomically, with one of them in memory at a time."""
+    """Write the rows of several tables of the same kind of record as one table, atomically, with one in memory at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -143,7 +148,7 @@ def join_tables(paths: Sequence[pathlib.Path], path: pathlib.Path) -> None:
 
 
 def read_table(path: pathlib.Path, record: type[RecordT], *, without: Collection[str] = ()) -> list[RecordT]:
-    """Read what `write_table` or `join_tables` wrote; lists named in `without` stay on disk and are empty in the records."""
+    """Read what `write_table` or `join_tables` wrote. Lists named in `without` are not read and are empty in the records."""
     import pyarrow.parquet as pq
 
     empty = dict.fromkeys(without, ())

@@ -1,4 +1,4 @@
-"""What is chosen by name: a name of a table, or "package.module:attribute" for what is defined outside of this project."""
+"""Looks things up by name: a name from a table, or "package.module:attribute" for what is defined outside this project."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ T = TypeVar("T")
 def resolve(name: str, table: Mapping[str, T], *, what: str) -> T:
     """The entry of `table` called `name`, or the attribute that "package.module:attribute" names, imported.
 
-    What such an attribute is, is not checked here.
+    The type of such an attribute is not checked here.
 
     Args:
-        what: the kind of thing in messages, such as "format" or "objective.name".
+        what: what messages call the thing, such as "format" or "objective.name".
 
     Raises:
-        ConfigError: an unknown name (the message has the nearest known one, else all); a module or an attribute that does
-            not exist, or a module that cannot import what it needs.
+        ConfigError: an unknown name (the message suggests the nearest known one, or else lists them all); a module or an
+            attribute that does not exist, or a module that cannot import what it needs.
     """
     if name in table:
         return table[name]
@@ -37,7 +37,7 @@ def _imported(name: str, what: str) -> Any:
     path, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in [*path.split("."), attribute]):
         raise ConfigError(
-            f"{what} {name!r} does not have the form package.module:attribute, such as my_package.my_module:name"
+            f"{what} {name!r} does not have the form package.module:attribute; write it like my_package.my_module:name"
         )
     try:
         module = importlib.import_module(path)
@@ -51,6 +51,6 @@ def _imported(name: str, what: str) -> Any:
         raise ConfigError(f"{what} {name!r}: importing {path} failed ({error}); correct its imports") from error
     if not hasattr(module, attribute):
         near = difflib.get_close_matches(attribute, dir(module), n=1, cutoff=0.5)
-        hint = f"did you mean {path}:{near[0]}?" if near else f"name what {module.__file__ or path} defines"
+        hint = f"did you mean {path}:{near[0]}?" if near else f"use a name that {module.__file__ or path} defines"
         raise ConfigError(f"{what} {name!r}: module {path} has no attribute {attribute}; {hint}")
     return getattr(module, attribute)

@@ -1,6 +1,6 @@
 """The words the policy and a judge see. Every template is a config field; these are the defaults.
 
-Placeholders: `{question}`, `{answer}` (the ground truth) and `{previous}` (the reply that is worked on).
+Placeholders: `{question}`, `{answer}` (the ground truth) and `{previous}` (the response being worked on).
 Sources of the steps (the wording is ours): LeanPO, arXiv 2506.05260, for hint and reflection; RRPO, arXiv 2504.12083, for
 differences and rewrite; LLaVA-Hound, arXiv 2404.01258, for the caption.
 """
@@ -44,12 +44,12 @@ JUDGE_FIELDS = ("caption", "question", "answer", "response")
 
 
 def fill(template: str, *, question: str, answer: str = "", previous: str = "") -> str:
-    """Fill a template of the policy."""
+    """Fill in one of the policy's templates."""
     return substitute(template, question=question, answer=answer, previous=previous)
 
 
 def substitute(template: str, **values: str) -> str:
-    """Replace each {name} of `values` in one pass, so that braces in a value are left alone, and other braces too."""
+    """Replace each {name} from `values` in one pass. All other braces are left alone, including those inside a value."""
     places = re.compile("{(" + "|".join(values) + ")}")
     return places.sub(lambda match: values[match[1]], template)
 

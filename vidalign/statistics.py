@@ -1,4 +1,4 @@
-"""Correlation, intervals and shares of correct answers. Needs no torch."""
+"""Correlation, confidence intervals and shares of correct answers. Needs no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
     """Spearman's rank correlation of two equally long sequences.
 
     Returns:
-        A value in [-1, 1]; None when there are fewer than 3 points or either side is constant, where it is not defined.
+        A value in [-1, 1]; None when it is not defined: fewer than 3 points, or one side is constant.
     """
     if len(x) != len(y):
         raise ValueError(f"both sequences must be equally long, got {len(x)} and {len(y)}")

@@ -1,4 +1,4 @@
-"""Lets a torchvision whose operators were built for CUDA import beside a CPU build of torch.
+"""Lets a torchvision that was built for CUDA be imported alongside a CPU build of torch.
 
 Registered in the entry-point group ``torch.backends``, which torch calls at the end of ``import torch`` in every process:
 command line, Ray workers and vLLM's engine processes alike. transformers needs torchvision for its video processors, and

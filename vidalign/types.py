@@ -16,11 +16,11 @@ DEFAULT_BACKEND: Backend = "pyav"
 
 QUARANTINE_REASONS = (
     "missing",  # no file at the uri
-    "unreadable",  # the file exists and cannot be opened (permissions, a folder)
+    "unreadable",  # the file exists but cannot be opened (permissions, a folder)
     "zero_byte",
     "not_a_video",  # no decoder recognises the container
     "no_video_stream",  # for example an audio file
-    "truncated",  # the container opens but frames that its index promises cannot be decoded
+    "truncated",  # the container opens, but frames that its index promises cannot be decoded
     "too_few_frames",  # fewer frames than FrameSpec.min_frames
     "timeout",  # not decoded within the deadline; the decoding process was killed
     "crashed",  # the decoding process died
@@ -54,11 +54,12 @@ class FrameSpec(Record):
 
     Exactly one of `num_frames` (uniform over the whole video) and `fps` (frames per second of video, at most `max_frames`)
     is set. Size: `height` and `width` together resize exactly; `max_pixels` keeps the aspect ratio and shrinks to at most
-    that many pixels a frame; with none of the three, the video keeps its own size. A video with fewer than `min_frames` decodable
-    frames is quarantined. `num_frames` larger than the video's frame count yields repeated indices, never an error.
+    that many pixels per frame; without any of the three, the video keeps its own size. A video with fewer than `min_frames`
+    decodable frames is quarantined. A `num_frames` larger than the video's frame count repeats indices and is never an error.
 
-    `snap_to_keyframes` moves each frame to the nearest keyframe at or before it, so that nothing else is decoded. A video whose
-    sampled frames do not move to that many different keyframes is sampled as if it were off (`vidalign.video.decoding.snapped`).
+    `snap_to_keyframes` moves each frame to the nearest keyframe at or before it, so that nothing else is decoded. Where two
+    sampled frames of a video would move to the same keyframe, that video is sampled as if the option were off
+    (`vidalign.video.decoding.snapped`).
     """
 
     num_frames: int | None = 8
@@ -73,7 +74,7 @@ class FrameSpec(Record):
     def to_row(self) -> dict[str, Any]:
         row = super().to_row()
         if not self.snap_to_keyframes:
-            del row["snap_to_keyframes"]  # off, it leaves the keys of frames and runs as they were before it existed
+            del row["snap_to_keyframes"]  # when off, it must not change the keys of frames and runs
         return row
 
     def key(self) -> str:
@@ -85,7 +86,7 @@ class FrameSpec(Record):
 class Example(Record):
     """One data row: a question on a video and its ground-truth answer.
 
-    `options` is non-empty for multiple choice, in order; `answer` then is the full text of the right reply. `caption` describes
+    `options` is non-empty for multiple choice, in order; `answer` is then the full text of the right answer. `caption` describes
     the whole video in words, for a judge that cannot see it.
     """
 
@@ -100,16 +101,16 @@ class Example(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Response(Record):
-    """One output of a policy, with the evidence needed to repeat and to score it.
+    """One output of a policy, with what is needed to reproduce and to score it.
 
     `kind`: "hinted" (first turn, saw the ground truth), "unhinted" (first turn without it), "reflected" (a later turn),
     "augmented" (no hint, augmented video), "plain" (no hint, clean video), "perturbed" (no hint, perturbed video),
     "replayed" (the ground truth with one segment generated anew), "truth" (the ground truth itself, not sampled), "differences" and
-    "rewritten" (RRPO's two steps from a wrong reply), "caption" (of the video).
+    "rewritten" (RRPO's two steps from a wrong response), "caption" (of the video).
 
     `log_probs` are natural-log probabilities of `token_ids` under the policy, before temperature and top-p. `reward` is the
     average log-likelihood per token of the text under the policy given the clean video and the question *without* hints;
-    `trust` in [0, 1] is the agreement with the ground truth.
+    `trust` in [0, 1] says how far the text agrees with the ground truth.
     """
 
     example_id: str
@@ -143,7 +144,7 @@ class Judgement(Record):
 class PreferencePair(Record):
     """Two responses to one prompt, the first preferred.
 
-    `chosen_marks` and `rejected_marks` are (start, end) character spans of key phrases, empty where a recipe marks none.
+    `chosen_marks` and `rejected_marks` are (start, end) character spans of key phrases, empty if the recipe marks none.
     `provenance` is a JSON object: recipe, rule, policy version, seed, and where each side came from.
     """
 
@@ -184,7 +185,7 @@ class PolicyVersion(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalAnswer(Record):
-    """One answer of one served model to one held-out question. `model_id` is "base", "aligned" or "blind"."""
+    """The answer of one served model to one held-out question. `model_id` is "base", "aligned" or "blind"."""
 
     example_id: str
     category: str

@@ -36,11 +36,11 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
     """Read a YAML file, apply `section.key=value` overrides (values are YAML), and check everything.
 
     Raises:
-        ConfigError: missing or malformed file, unknown key (with the nearest known one), wrong value, conflict.
+        ConfigError: a missing or malformed file, an unknown key (with the nearest known one), an invalid value, a conflict.
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise ConfigError(f"no config file at {path}; see configs/ and examples/shapes/align.yaml for ones to start from")
+        raise ConfigError(f"no config file at {path}; start from one in configs/ or examples/shapes/align.yaml")
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except yaml.YAMLError as error:
@@ -51,14 +51,14 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
 
 
 def parse_config(raw: dict[str, Any], overrides: Sequence[str] = (), *, source: str = "config") -> RunConfig:
-    """Check an already parsed mapping, after applying overrides to it. Raises `ConfigError` naming the offending keys."""
+    """Apply overrides to a mapping that is already parsed, and check it. Raises `ConfigError` naming the offending keys."""
     return parse_section(RunConfig, raw, overrides, source=source)
 
 
 def parse_section(
     kind: type[SectionT], raw: dict[str, Any], overrides: Sequence[str] = (), *, source: str = "config"
 ) -> SectionT:
-    """`parse_config` for a mapping that is not a whole run, but a section of the given kind."""
+    """`parse_config` for a mapping that holds one section of the given kind instead of a whole run."""
     for override in overrides:
         _apply_override(raw, override)
     try:
@@ -68,7 +68,7 @@ def parse_section(
 
 
 def _with_recipe_from_elsewhere(raw: dict[str, Any]) -> dict[str, Any]:
-    """A recipe that is named as package.module:attribute has its own section, which is checked by itself."""
+    """A recipe that is named as package.module:attribute brings its own section class, so its section is checked separately."""
     recipe = raw.get("recipe")
     name = recipe.get("name") if isinstance(recipe, dict) else None
     if not isinstance(name, str) or ":" not in name:
@@ -81,14 +81,14 @@ def _with_recipe_from_elsewhere(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def dump_config(config: RunConfig) -> str:
-    """The resolved configuration as YAML; `load_config` of it gives an equal config."""
+    """The resolved configuration as YAML, from which `load_config` gives an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     dotted, sep, text = override.partition("=")
     if not sep or not dotted:
-        raise ConfigError(f"an override has the form section.key=value, got {override!r}")
+        raise ConfigError(f"an override must have the form section.key=value, got {override!r}")
     node = raw
     *parents, last = dotted.split(".")
     for name in parents:
@@ -105,10 +105,10 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
 
 
 def _explain(item: Any, parsed: type[Section]) -> str:
-    """One of pydantic's errors as a sentence; `parsed` is the kind of section that the whole mapping should be."""
+    """One of pydantic's errors as a sentence. `parsed` is the section class that the whole mapping was parsed as."""
     location = [str(part) for part in item["loc"]]
     if item["type"] == "union_tag_invalid":
-        return f"recipe.name={item['ctx']['tag']!r} is no recipe; choose one of {', '.join(RECIPES)}"
+        return f"recipe.name={item['ctx']['tag']!r} is not a recipe; choose one of {', '.join(RECIPES)}"
     recipe: type[Section] | None = None
     if location[:1] == ["recipe"] and len(location) > 1:
         recipe = section_of(location.pop(1))  # its name is not part of the key

@@ -72,8 +72,10 @@ class JudgeConfig(Section):
 
 
 class PerturbConfig(Section):
-    """How the video is perturbed to which RRPO's policy answers wrongly (arXiv 2504.12083): one square masks the centre of every
-    frame, and frames change places: all of them ("global"), or only within `num_segments` equal parts ("local").
+    """How a video is perturbed to make RRPO's policy answer wrongly (arXiv 2504.12083).
+
+    One square masks the centre of every frame, and frames change places: all of them ("global"), or only within `num_segments`
+    equal parts ("local").
     """
 
     mask_area: tuple[float, float] | None = (0.25, 0.5)
@@ -89,12 +91,15 @@ class PerturbConfig(Section):
                     f"mask_area is [low, high] with 0 < low <= high < 1 (shares of the area), got {[low, high]}"
                 )
         elif self.shuffle == "none":
-            raise ValueError("mask_area=null and shuffle=none leave the video as it is; set one of the two")
+            raise ValueError("mask_area=null and shuffle=none leave the video unchanged; set at least one of the two")
         return self
 
 
 class LintConfig(Section):
-    """What counts as an artefact in pairs (`vidalign/recipes/lint.py`), and what is dropped for it; by default all is only reported."""
+    """What counts as an artefact in pairs (`vidalign/recipes/lint.py`), and which pairs are dropped for it.
+
+    By default artefacts are only reported.
+    """
 
     word_ratio: float = pydantic.Field(5.0, gt=1)
     min_count: int = pydantic.Field(8, ge=1)
@@ -105,9 +110,9 @@ class LintConfig(Section):
 
 
 class RecipeSection(Section):
-    """What all recipes have: the prompt without hints, which training, scoring and evaluation use too."""
+    """What all recipes share: the prompt without hints, which training, scoring and evaluation use too."""
 
-    PAIRING: ClassVar[frozenset[str]] = frozenset({"lint"})  # keys that decide about pairs and not about responses
+    PAIRING: ClassVar[frozenset[str]] = frozenset({"lint"})  # options that affect the pairs but not the responses
 
     name: str
     plain_prompt: str = prompts.PLAIN
@@ -135,8 +140,8 @@ class SamplingSection(RecipeSection):
 class LeanpoRecipe(SamplingSection):
     """LeanPO: hints and reflection for the chosen side, augmented videos for the rejected one. Defaults: arXiv 2506.05260.
 
-    Without `hints` the first turn is asked like everything else, by `plain_prompt`: the paper's ablation. `negatives` "replayed"
-    takes ground truths with one segment said again by the policy (`vidalign/recipes/replay.py`), and keeps up to `replay_buffer` of them
+    Without `hints`, the first turn uses `plain_prompt` like everything else: the paper's ablation. `negatives` "replayed" takes
+    ground truths with one segment resampled by the policy (`vidalign/recipes/replay.py`) and keeps up to `replay_buffer` of them
     for later rounds; "both" lets them compete with the augmented ones.
     """
 
@@ -157,11 +162,11 @@ class LeanpoRecipe(SamplingSection):
 
 
 class RrpoRecipe(SamplingSection):
-    """RRPO: wrong answers to a perturbed video against the ground truth, differing in marked phrases. Source: arXiv 2504.12083.
+    """RRPO: wrong responses to a perturbed video against the ground truth, differing in marked phrases (arXiv 2504.12083).
 
-    A reply is wrong by its trust (at most `max_trust`) or by the judge (less than `threshold`). `rewrite` "none" takes the wrong
-    reply as it is; "policy" and "judge" have that model list what the reply gets wrong and swap just that into the ground
-    truth, and drop a rewrite that differs anywhere else.
+    A response is wrong by its trust (at most `max_trust`) or by the judge's score (below `threshold`). `rewrite` "none" takes the
+    wrong response unchanged; "policy" and "judge" have that model list what the response gets wrong and swap only that into the
+    ground truth, and a rewrite that differs anywhere else is dropped.
     """
 
     PAIRING: ClassVar[frozenset[str]] = frozenset({"wrong_by", "threshold", "judge", "lint"})
@@ -184,19 +189,21 @@ class RrpoRecipe(SamplingSection):
                 "or set wrong_by to trust and rewrite to policy or none"
             )
         if "judge" not in (self.wrong_by, self.rewrite) and self.judge is not None:
-            raise ValueError("recipe.judge is set but nothing asks it; set wrong_by or rewrite to judge, or remove it")
+            raise ValueError(
+                "recipe.judge is set but nothing uses it; set wrong_by or rewrite to judge, or remove recipe.judge"
+            )
         if self.wrong_by == "judge" and self.rewrite == "policy":
             raise ValueError(
-                "wrong_by=judge is decided after the policy's rollout, too late for rewrite=policy; set rewrite to judge or none"
+                "wrong_by=judge decides after the policy's rollout, too late for rewrite=policy; set rewrite to judge or none"
             )
         return self
 
 
 class HoundRecipe(SamplingSection):
-    """LLaVA-Hound: the policy's own samples, scored 1-5 by a judge that reads a caption for the video (arXiv 2404.01258).
+    """LLaVA-Hound: the policy's own samples, scored 1-5 by a judge that reads a caption in place of the video (arXiv 2404.01258).
 
     Captions come from the data rows ("data": field `caption`) or from the policy ("policy"). The chosen response scores at
-    least `threshold`, the rejected one less, and they are `min_score_gap` apart.
+    least `threshold`, the rejected one scores less, and the two are at least `min_score_gap` apart.
     """
 
     PAIRING: ClassVar[frozenset[str]] = frozenset({"judge", "threshold", "min_score_gap", "lint"})
@@ -226,10 +233,10 @@ ELSEWHERE = "elsewhere"  # tag of a recipe that is named as package.module:attri
 
 
 def section_of(name: str) -> type[RecipeSection]:
-    """The section of a recipe by its name, or of the recipe that "package.module:attribute" names.
+    """The section class of a recipe, by its name in `RECIPES` or as "package.module:attribute".
 
     Raises:
-        ConfigError: no such recipe, or an attribute that is none.
+        ConfigError: there is no such recipe, or the attribute is not a recipe.
     """
     if name in RECIPES:
         return RECIPES[name]
@@ -237,7 +244,7 @@ def section_of(name: str) -> type[RecipeSection]:
     section = getattr(kind, "Config", None)
     if not (isinstance(section, type) and issubclass(section, RecipeSection)):
         raise ConfigError(
-            f"recipe.name={name!r} names no recipe: a recipe is a subclass of vidalign.recipes.base.Recipe whose Config is a "
+            f"recipe.name={name!r} is not a recipe; name a subclass of vidalign.recipes.base.Recipe whose Config is a "
             "subclass of vidalign.config.recipes.RecipeSection"
         )
     return section

@@ -1,7 +1,6 @@
-"""The configuration of a run: read from YAML, checked once, frozen. This module imports nothing heavy.
+"""The configuration of a run, section by section: checked once, then frozen. This module imports nothing heavy.
 
-`load_config("align.yaml", ["train.learning_rate=1e-6"])` returns a `RunConfig`; every unknown key, value out of range and
-contradiction is a `ConfigError` that names the key. Relative paths are relative to the working directory.
+`vidalign.config.loading` reads it from YAML. Relative paths are relative to the working directory.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """JSONL files of rows {"id", "video", "question", "answer", ["options", "category"]}.
+    """JSONL files of rows {"id", "video", "question", "answer", ["options", "category", "caption"]}.
 
-    `video` is relative to `video_root`, which defaults to the folder of the JSONL file. `probe` rows are never trained on:
-    their ground truth's likelihood is logged. `eval` may be left out: no evaluation is run then.
+    `video` is relative to `video_root`, which defaults to the folder of the JSONL file. `probe` rows are never trained on; the
+    likelihood of their ground truth is logged. Without `eval`, no evaluation is run.
     """
 
     train: str
@@ -60,21 +59,26 @@ class VideoConfig(Section):
     def _one_sampling_rule(self) -> VideoConfig:
         if (self.num_frames is None) == (self.fps is None):
             raise ValueError(
-                f"exactly one of num_frames and fps is set, got num_frames={self.num_frames} and fps={self.fps}; "
+                f"exactly one of num_frames and fps must be set, got num_frames={self.num_frames} and fps={self.fps}; "
                 "set the other to null"
             )
         if (self.height is None) != (self.width is None):
-            raise ValueError(f"height and width go together, got height={self.height} and width={self.width}")
+            raise ValueError(
+                f"height and width go together, got height={self.height} and width={self.width}; set both, or set both to null"
+            )
         if self.height is not None and self.max_pixels is not None:
-            raise ValueError("height and width fix the size, so max_pixels must be null; set only one of the two ways")
+            raise ValueError(
+                "height and width fix the size, so max_pixels must be null; set height and width, or max_pixels"
+            )
         return self
 
     def frame_spec(self) -> FrameSpec:
+        """The part of this section that decides which frames are taken, and at which size."""
         return FrameSpec(**{field.name: getattr(self, field.name) for field in dataclasses.fields(FrameSpec)})
 
 
 class RolloutConfig(Section):
-    """The vLLM engines that generate. `engine_args` go to `vllm.LLM` as they are."""
+    """The vLLM engines that generate responses. `engine_args` are passed to `vllm.LLM` unchanged."""
 
     num_engines: int | None = pydantic.Field(None, ge=1)
     gpus_per_engine: int = pydantic.Field(1, ge=0)
@@ -98,8 +102,10 @@ class LoraConfig(Section):
 
 
 class UncertaintyConfig(Section):
-    """Label smoothing of each pair by its doubt (`vidalign/learning/uncertainty.py`), after UPO. `max_smoothing` is that of the most
-    doubtful; `drop_disagreeing` leaves out pairs whose order the heads vote against.
+    """Label smoothing of each pair by its doubt (`vidalign/learning/uncertainty.py`), after UPO.
+
+    `max_smoothing` is the smoothing of the most doubtful pair; `drop_disagreeing` leaves out pairs whose order the heads vote
+    against.
     """
 
     num_passes: int = pydantic.Field(10, ge=2)
@@ -111,11 +117,11 @@ class UncertaintyConfig(Section):
 class TrainConfig(Section):
     """The DeepSpeed job. `batch_size` counts pairs per optimizer step over all workers.
 
-    A forward takes `micro_batch_size` pairs or, with `tokens_per_micro_batch`, as many as fit into that many tokens (a longer
-    pair goes alone). `shared_prefix` computes prompt and video of a pair once for both responses and lays the pairs of a forward
-    end to end without padding, where the architecture can. `cache_vision_features` keeps what a frozen vision tower makes of
-    each video on disk, so that it is run once a video and not once an epoch or a round. `cache_dir` is where that and the
-    reference's figures are kept, by content; null: in the run's folder.
+    A forward pass takes `micro_batch_size` pairs or, with `tokens_per_micro_batch`, as many as fit into that many tokens (a
+    longer pair goes alone). `shared_prefix` computes the prompt and video of a pair once for both responses and lays the pairs of
+    a forward pass end to end without padding, where the architecture allows it. `cache_vision_features` keeps what a frozen
+    vision tower computes for each video on disk, so that the tower runs once per video and not once per epoch or round.
+    `cache_dir` is where these features and the reference's outputs are kept, by content; null means the run's folder.
     """
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset(
@@ -178,14 +184,14 @@ class TrainConfig(Section):
     def _cached_features_are_frozen(self) -> TrainConfig:
         if self.cache_vision_features and (self.train_vision_tower or self.train_projector) and self.lora is None:
             raise ValueError(
-                "cache_vision_features needs a vision tower and a projector that stay as they are; set train_vision_tower and "
-                "train_projector to false, or cache_vision_features to false"
+                "cache_vision_features needs a frozen vision tower and projector; set train_vision_tower and train_projector to "
+                "false, or cache_vision_features to false"
             )
         return self
 
 
 class ServeConfig(Section):
-    """The Ray Serve endpoint. `media_root` is the one folder from which `file:` video urls are served."""
+    """The Ray Serve endpoint. `media_root` is the only folder from which `file:` video urls are served."""
 
     host: str = "127.0.0.1"
     port: int = pydantic.Field(8000, ge=1, le=65535)
@@ -198,7 +204,7 @@ class ServeConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """Evaluation through the HTTP endpoint. `blind` asks the base the same questions on noise videos."""
+    """Evaluation through the HTTP endpoint. `blind` asks the base model the same questions about videos of noise."""
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset({"concurrency", "request_timeout_s"})
 
@@ -211,8 +217,8 @@ class EvaluateConfig(Section):
 class ClusterConfig(Section):
     """Where Ray runs. `address` null starts or joins a local Ray, "local" starts one, "auto" demands a running cluster.
 
-    `max_num_cpus` and `max_num_gpus` say what an autoscaling cluster may grow to; null: what the launcher's config on the
-    head says, else what is there now. `num_cpus` are the logical CPUs of a Ray started on this machine.
+    `max_num_cpus` and `max_num_gpus` say how far an autoscaling cluster may grow; null means what the launcher's config on the
+    head node says, or else what the cluster has now. `num_cpus` is the number of logical CPUs of a Ray started on this machine.
     """
 
     address: str | None = None
@@ -222,7 +228,7 @@ class ClusterConfig(Section):
 
 
 class RunConfig(Section):
-    """Everything one run needs. Stored, resolved, as `config.yaml` in the run folder."""
+    """Everything that one run needs. Stored in the run folder as `config.yaml`, with all defaults filled in."""
 
     run_dir: str
     seed: int = pydantic.Field(0, ge=0)

@@ -11,7 +11,7 @@ class Section(pydantic.BaseModel):
     """Base of every section: unknown keys fail and values cannot change after loading.
 
     NEUTRAL names the options that do not change a result: how often something is logged, how many workers share the work,
-    where something is cached. A finished stage is not refused because one of them changed.
+    where something is cached. A finished stage stays valid when one of them changes.
     """
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset()
@@ -19,7 +19,7 @@ class Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     def deciding(self) -> dict[str, Any]:
-        """The options that decide a result, as JSON values; those of sections inside of this one too."""
+        """The options that decide a result, as JSON values, including those of nested sections."""
         row = self.model_dump(mode="json", exclude=set(self.NEUTRAL))
         for name in row:
             inner = getattr(self, name, None)
