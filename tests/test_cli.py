@@ -26,7 +26,7 @@ def config(tmp_path):
     [
         ([{"id": "a"}], [], "video: is missing or null"),
         ([], [], "holds no rows"),
-        ([{"id": "a", "video": "v", "question": "q", "answer": "a"}] * 2, [], "id: 'a' is the id of "),
+        ([{"id": "a", "video": "v", "question": "q", "answer": "a"}] * 2, [], "id: 'a' is also the id of "),
         ([], ["data.train=none.jsonl"], "no data file at none.jsonl"),
         ([], ["train.learning_rat=1"], "did you mean train.learning_rate?"),
         ([], ["objective.name=leanp"], "did you mean leanpo?"),

@@ -32,7 +32,7 @@ def test_dumped_config_loads_to_the_same_config():
         ({"video": {"height": 56}}, "height and width go together"),
         ({"recipe": {"hint_prompt": "{question}"}}, "must contain {answer}"),
         ({"recipe": {"top_p": 1.5}}, "recipe.top_p=1.5"),
-        ({"recipe": {"name": "leanpoo"}}, "recipe.name='leanpoo' is no recipe; choose one of leanpo, rrpo, hound, given"),
+        ({"recipe": {"name": "leanpoo"}}, "recipe.name='leanpoo' is not a recipe; choose one of leanpo, rrpo, hound, given"),
         ({"recipe": {"num_candidate": 2}}, "did you mean recipe.num_candidates?"),
         ({"recipe": {"name": "rrpo", "perturb": {"shufle": "local"}}}, "did you mean recipe.perturb.shuffle?"),
         ({"recipe": {"name": "rrpo", "num_turns": 2}}, "unknown key recipe.num_turns"),

@@ -182,7 +182,7 @@ BAD = [
     ("trl", {**TRL, "video": None, "images": ["a.jpg"]}, r"images: names an image \(a.jpg\)"),
     ("trl", {**TRL, "videos": [["f1.jpg", "f2.jpg"]]}, "videos: is a list of 2 frames"),
     ("trl", {**TRL, "rejected": None}, "rejected: is missing or null"),
-    ("trl", {**TRL, "chosen": 5}, "chosen: must be a text or messages, got int"),
+    ("trl", {**TRL, "chosen": 5}, "chosen: must be a text or a list of messages, got int"),
     ("trl", {**TRL, "chosen": "<video> left"}, "chosen: holds the literal tag <video>"),
     ("trl", {**TRL, "prompt": "<video> and <video>"}, "question: has the tags <video>, <video>"),
     ("trl", {**TRL, "prompt": "<audio> what?"}, "question: has the tags <audio>"),
@@ -207,7 +207,7 @@ BAD = [
     ("ms-swift", {"videos": [V]}, "row: has the columns"),
     ("ms-swift", {**SWIFT, "messages": [user(Q)]}, "messages: does not end with the assistant"),
     ("ms-swift", {**SWIFT, "rejected_response": ["a", "b"]}, "rejected_response: holds 2 responses"),
-    ("ms-swift", {**SWIFT, "rejected_videos": ["b.mp4"]}, "rejected_videos: are not the row's videos"),
+    ("ms-swift", {**SWIFT, "rejected_videos": ["b.mp4"]}, "rejected_videos: differ from the row's videos"),
     ("ms-swift", {"query": Q, "response": A, "history": [["a", "b"]], "videos": [V]}, "history: holds earlier turns"),
     ("ms-swift", {**SWIFT, "rejected_response": None, "label": False}, "label: is false"),
     ("nemo-rl", TRL, "row: has the columns .*--from trl"),
@@ -217,7 +217,7 @@ BAD = [
         {**NEMO, "completions": [{"completion": [gpt(A)]}]},
         r"completions\[0\]: must have a whole number as its rank",
     ),
-    ("nemo-rl", {**NEMO, "completions": [NEMO["completions"][0]] * 2}, "completions: have one rank, 0"),
+    ("nemo-rl", {**NEMO, "completions": [NEMO["completions"][0]] * 2}, "completions: all have the rank 0,"),
     ("nemo-rl", {**NEMO, "completions": [{"rank": 0}]}, r"completions\[0\].completion: is missing"),
     ("hound", {"id": "x", "video": V, "conversations": []}, "row: has the columns .*--from llamafactory"),
     ("hound", {"video": V, "prompt": Q, "chosen": A}, "rejected: is missing"),
@@ -234,7 +234,11 @@ BAD = [
         "answer_masked: has <MASK> at character 9 inside",
     ),
     ("rrpo", {**RRPO, "pred_masked": "To the <MASK> </MASK>right."}, "pred_masked: marks nothing before character 14"),
-    ("rrpo", {**RRPO, "pred_masked": "To a <MASK>right</MASK>."}, "pred_masked: is another text .* from 'a right.' on"),
+    (
+        "rrpo",
+        {**RRPO, "pred_masked": "To a <MASK>right</MASK>."},
+        "pred_masked: without its tags differs from the plain text, from 'a right.' on",
+    ),
 ]
 
 
@@ -250,14 +254,14 @@ def test_row_errors_name_the_field(name, row, says):
         ("trl", {**TRL, "prompt": [user("s", role="system"), user(Q)]}, "system prompt"),
         ("llamafactory", {**LF, "system": "Be brief."}, "system prompt"),
         ("trl", {**TRL, "prompt": [{**user(Q), "loss": 0.5}]}, "'loss' of a message"),
-        ("trl", {"messages": [user([{**PLACED[0], "fps": 2}, PLACED[1]]), gpt(A)]}, "'fps' of a message's part"),
+        ("trl", {"messages": [user([{**PLACED[0], "fps": 2}, PLACED[1]]), gpt(A)]}, "'fps' of a part of a message"),
         ("trl", {**TRL, "video": {"url": V, "fps": 2}}, "'fps' of a video"),
         ("trl", {**TRL, "prompt": "In <video> which way?"}, "video in the middle of the question"),
         ("trl", {**TRL, "chosen": " left"}, "white space around a response"),
         ("trl", TRL, "no answer in the row"),
         ("rrpo", {**RRPO, "answer_masked": A, "pred_masked": B}, "no mark in either response"),
-        ("rrpo", {**RRPO, "answer_masked": A}, "marks in one of the two responses only"),
-        ("rrpo", RRPO, "white space beside the tags"),
+        ("rrpo", {**RRPO, "answer_masked": A}, "marks in only one of the two responses"),
+        ("rrpo", RRPO, "white space next to the tags"),
         ("rrpo", {**RRPO, "media_path": "full/a.mp4"}, "'video', which differs from 'media_path'"),
         ("nemo-rl", {**NEMO, "completions": [*NEMO["completions"], {"rank": 2, "completion": "c"}]}, "completion between"),
         ("nemo-rl", {**NEMO, "completions": [{**c, "score": 1} for c in NEMO["completions"]]}, "'score' of a completion"),
@@ -402,19 +406,21 @@ def test_every_bad_line_is_an_error_with_its_place(tmp_path):
         ":2: row: is not JSON (Expecting property name enclosed in double quotes at column 2)",
         ":3: row: must be a JSON object, got list",
         ":4: chosen: is empty",
-        ":5: rejected: equals chosen, so nothing is preferred",
+        ":5: rejected: equals chosen, so neither is preferred",
         ":6: videos: holds no video",
         ":7: row: is not valid UTF-8 (invalid continuation byte)",
         ":8: question: holds half of a character (an unpaired surrogate), got '\\ud83d'",
     ]
-    assert done.notes == {"no answer in the row, so the chosen response is its answer": 1}  # of the converted row only
+    assert done.notes == {
+        "no answer in the row, so the chosen response is used as the answer": 1
+    }  # of the converted row only
 
 
 def test_ids_are_made_kept_and_made_unique(tmp_path):
     path = lines(tmp_path / "d.jsonl", TRL, {**TRL, "id": "x"}, {**TRL, "id": "x"}, {**TRL, "id": "x-2"}, {**TRL, "id": [1]})
     done = import_file(path, IMPORTERS["trl"], out=tmp_path / "out.jsonl")
     assert [row["id"] for row in done.rows] == ["d-000001", "x", "x-2", "x-2-2", "d-000005"]
-    assert done.notes["id that an earlier row has, which got a number appended"] == 2
+    assert done.notes["id that an earlier row already has, which got a number appended"] == 2
     assert done.notes["column 'id', which is not used"] == 1
 
 
@@ -478,9 +484,9 @@ def test_commands_name_mistakes_in_one_sentence(tmp_path, capsys):
     assert main(["data", "import", "--from", "trl", "none.jsonl", "--out", str(tmp_path / "o")]) == 2
     assert "no data file at none.jsonl" in capsys.readouterr().err
     assert main(["data", "import", "--from", "tlr", str(source), "--out", str(tmp_path / "o")]) == 2
-    assert "unknown format to import 'tlr'; did you mean trl?" in capsys.readouterr().err
+    assert "unknown import format 'tlr'; did you mean trl?" in capsys.readouterr().err
     assert main(["data", "export", "--to", "trl", str(source), "--out", str(tmp_path / "o")]) == 2
-    assert "unknown format to export 'trl'; known: rrpo, or package.module:attribute" in capsys.readouterr().err
+    assert "unknown export format 'trl'; known: rrpo, or package.module:attribute" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["data", "import", str(source), "--out", "o", "--from", "trl", "--no-such-flag"])
 
@@ -525,9 +531,7 @@ def test_a_format_of_ones_own_is_one_file(tmp_path, monkeypatch, capsys):
 def test_names_of_formats_are_resolved():
     assert importer("trl") is IMPORTERS["trl"]
     assert exporter("vidalign.data.formats.rrpo:from_row") is EXPORTERS["rrpo"]
-    with pytest.raises(
-        ConfigError, match=r"format to import 'vidalign.data.formats.trl:to_rows': .* did you mean .*:to_row"
-    ):
+    with pytest.raises(ConfigError, match=r"import format 'vidalign.data.formats.trl:to_rows': .* did you mean .*:to_row"):
         importer("vidalign.data.formats.trl:to_rows")
 
 

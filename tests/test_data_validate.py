@@ -62,13 +62,13 @@ def test_clean_files_of_both_kinds(folder):
         ({"id": "b", "video": "a.mp4", "question": "q"}, "answer: is missing or null; write the right answer"),
         ({**ROW, "answer": None}, "answer: is missing or null"),
         ({**ROW, "question": "  "}, "question: is empty; write the question, or remove the row"),
-        ({**ROW, "id": 5}, "id: input should be a valid string, got 5; give the row an id of its own, in quotes"),
+        ({**ROW, "id": 5}, "id: input should be a valid string, got 5; give the row its own id, in quotes"),
         ({**ROW, "options": "ab"}, "options: input should be a valid list, got 'ab'"),
         ({**ROW, "options": ["To the left.", ""]}, "options[1]: is empty"),
         ({**ROW, "options": ["up", "down"]}, "options: none of ['up', 'down'] is the answer 'To the left.'"),
         ({**ROW, "category": 3}, "category: input should be a valid string, got 3"),
         ({**ROW, "caption": ["x"]}, "caption: input should be a valid string, got ['x']; write what the video shows"),
-        ({**ROW, "video": "a\0.mp4"}, "video: holds a null character, which no path has, got 'a\\x00.mp4'"),
+        ({**ROW, "video": "a\0.mp4"}, "video: holds a null character, which no path can have, got 'a\\x00.mp4'"),
         ({**ROW, "video": "file:///a%00.mp4"}, "video: holds a null character"),
         ({**ROW, "video": "s3://[b/a.mp4"}, "video: is not a uri, got 's3://[b/a.mp4'"),
         (
@@ -81,15 +81,15 @@ def test_clean_files_of_both_kinds(folder):
         ({**ROW, "video": "frames"}, "is a folder; name a video file"),
         ({**ROW, "video": "empty.mp4"}, "is empty; copy it again"),
         ({k: v for k, v in PAIR.items() if k != "rejected"}, "rejected: is missing or null; write the worse response"),
-        ({**PAIR, "rejected": " To the left."}, "rejected: equals chosen, so nothing is preferred"),
+        ({**PAIR, "rejected": " To the left."}, "rejected: equals chosen, so neither is preferred"),
         ({**PAIR, "chosen_score": "5"}, "chosen_score: input should be a valid number, got '5'"),
         ({**PAIR, "chosen_score": float("nan")}, "chosen_score: input should be a finite number, got nan"),
-        ({**PAIR, "chosen_phrases": [[7, 13]]}, "chosen_phrases: [7, 13] is not a span of the 12 characters"),
+        ({**PAIR, "chosen_phrases": [[7, 13]]}, "chosen_phrases: [7, 13] is not a span within the 12 characters"),
         ({**PAIR, "chosen_phrases": [[3, 3]]}, "chosen_phrases: [3, 3] is not a span"),
         ({**PAIR, "chosen_phrases": [[-1, 3]]}, "chosen_phrases: [-1, 3] is not a span"),
         (
             {**PAIR, "rejected_phrases": [[0, 4], [3, 6]]},
-            "rejected_phrases: [3, 6] begins before 4, where the span before it ends",
+            "rejected_phrases: [3, 6] begins before 4, where the previous span ends",
         ),
         ({**PAIR, "rejected_phrases": [[7, 9], [0, 2]]}, "rejected_phrases: [0, 2] begins before 9"),
         ({**PAIR, "rejected_phrases": [[7]]}, "rejected_phrases[0]: list should have at least 2 items"),
@@ -119,17 +119,19 @@ def test_ids_are_unique_in_the_data_set_and_questions_in_a_split(folder):
         folder / "test.jsonl", {**ROW, "video": "b.mp4"}, {**ROW, "id": "e", "video": "b.mp4", "question": "Where?"}
     )
     assert said(validate([train, test])) == [
-        f"{train}:2: question: the same video and question as at {train}:1; remove one of the two rows",
-        f"{train}:3: id: 'a' is the id of {train}:1 too; give every row an id of its own",
-        f"{test}:1: id: 'a' is the id of {train}:1 too; give every row an id of its own",
+        f"{train}:2: question: the video and question are the same as at {train}:1; remove one of the two rows",
+        f"{train}:3: id: 'a' is also the id of {train}:1; give every row its own id",
+        f"{test}:1: id: 'a' is also the id of {train}:1; give every row its own id",
     ]
 
 
 def test_two_pairs_may_share_a_question_but_not_be_one(folder):
     path = write(folder / "d.jsonl", PAIR, {**PAIR, "id": "b", "rejected": "Up."}, {**PAIR, "id": "c"})
     report = validate([path])
-    assert said(report) == [f"{path}:3: question: the same video and pair as at {path}:1; remove one of the two rows"]
-    assert report.warnings == [f"{path}:2: more than one pair for one video and question (2 rows)"]
+    assert said(report) == [
+        f"{path}:3: question: the video and pair are the same as at {path}:1; remove one of the two rows"
+    ]
+    assert report.warnings == [f"{path}:2: more than one pair for the same video and question (2 rows)"]
 
 
 def test_a_video_of_two_splits_by_path_link_or_content(folder):
@@ -167,12 +169,12 @@ def test_warnings_are_counted_with_their_first_row(folder):
     report = validate([path])
     assert not report.errors
     assert report.warnings == [
-        f"{path}:1: 'note' is not a field of a row and is not used (2 rows)",
-        f"{path}:1: 'chosen' begins or ends with white space, which is trained on (1 row)",
-        f"{path}:1: 'chosen_score' is not above 'rejected_score' (1 row)",
-        f"{path}:2: the video is a uri of another machine and was not looked at (1 row)",
+        f"{path}:1: 'note' is not a known field and is ignored (2 rows)",
+        f"{path}:1: 'chosen' begins or ends with white space, which will be trained on (1 row)",
+        f"{path}:1: 'chosen_score' is not higher than 'rejected_score' (1 row)",
+        f"{path}:2: the video is a remote uri and was not checked (1 row)",
         f"{path}:2: an option is listed twice (1 row)",
-        f"{path}: pairs without marked phrases beside pairs with them (1 row)",
+        f"{path}: pairs without marked phrases among pairs with them (1 row)",
     ]
 
 
@@ -195,7 +197,7 @@ def test_files_that_cannot_be_checked(folder):
     path = write(folder / "d.jsonl", ROW)
     with pytest.raises(DataError, match="no data file at none"):
         validate(["none.jsonl"])
-    with pytest.raises(DataError, match="was named twice"):
+    with pytest.raises(DataError, match="is named twice"):
         validate([path, folder / "." / "d.jsonl"])
     assert said(validate([write(folder / "e.jsonl", "\n")]))[0].startswith(f"{folder / 'e.jsonl'}: file: holds no rows;")
 
@@ -205,7 +207,7 @@ def test_command_prints_errors_warnings_and_a_table(folder, capsys):
     test = write(folder / "test.jsonl", {**ROW, "id": "c", "video": "b.mp4", "category": "way"})
     assert main(["data", "validate", str(train), str(test)]) == 0
     shown = capsys.readouterr()
-    assert shown.err == f"warning: {train}:2: 'note' is not a field of a row and is not used (1 row)\n"
+    assert shown.err == f"warning: {train}:2: 'note' is not a known field and is ignored (1 row)\n"
     table = [line.split() for line in shown.out.splitlines()]
     assert ["train.jsonl", "test.jsonl"] in table
     assert ["rows", "2", "1"] in table

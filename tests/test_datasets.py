@@ -65,9 +65,9 @@ def test_a_row_keeps_its_fields_and_its_place(tmp_path):
         ({**ROW, "id": "b", "options": "xy"}, r"d\.jsonl:2: options: input should be a valid list"),
         (
             {**ROW, "question": "Why?"},
-            r"d\.jsonl:2: id: 'a' is the id of .*d\.jsonl:1 too; give every row an id of its own$",
+            r"d\.jsonl:2: id: 'a' is also the id of .*d\.jsonl:1; give every row its own id$",
         ),
-        ({**ROW, "id": "b"}, r"d\.jsonl:2: question: the same video and question as at .*d\.jsonl:1; remove one"),
+        ({**ROW, "id": "b"}, r"d\.jsonl:2: question: the video and question are the same as at .*d\.jsonl:1; remove one"),
         ({**ROW, "id": "b", "question": "<video>\nQ?"}, r"d\.jsonl:2: question: holds 1 literal tag \(<video>\)"),
         ({**PAIR, "id": "b", "rejected": None}, r"d\.jsonl:2: rejected: is missing or null"),
         ({**PAIR, "id": "b", "rejected": "A red circle."}, "rejected: equals chosen"),
@@ -141,8 +141,8 @@ def test_a_byte_order_mark_is_read_everywhere(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        (DIGITS, "holds a number of more than 4,300 digits; shorten it"),
-        (f"[{DIGITS}]", "holds a number of more than 4,300 digits; shorten it"),
+        (DIGITS, "holds a number with more than 4,300 digits; shorten it"),
+        (f"[{DIGITS}]", "holds a number with more than 4,300 digits; shorten it"),
         ("[" * 200_000, "is nested more than 100 levels deep"),
         ('{"a":' * 200_000, "is nested more than 100 levels deep"),
         (deep(MAX_DEPTH + 1), "is nested more than 100 levels deep"),
@@ -172,7 +172,7 @@ def test_a_row_may_be_nested_as_deep_as_the_limit(tmp_path):
 
 def test_an_array_names_the_line_of_what_it_cannot_hold(tmp_path):
     path = write(tmp_path / "d.json", "[", json.dumps(ROW) + ",", DIGITS, "]")
-    with pytest.raises(RowError, match=r"d\.json:3: row: holds a number of more than"):
+    with pytest.raises(RowError, match=r"d\.json:3: row: holds a number with more than"):
         list(read_source(path))
 
 

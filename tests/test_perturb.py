@@ -62,7 +62,7 @@ def test_equal_seeds_give_equal_clips():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"mask_area": None, "shuffle": "none"}, "leave the video as it is"),
+        ({"mask_area": None, "shuffle": "none"}, "leave the video unchanged"),
         ({"mask_area": [0.5, 0.2]}, "0 < low <= high < 1"),
         ({"mask_area": [0.5, 1.0]}, "0 < low <= high < 1"),
     ],

@@ -52,7 +52,7 @@ def test_the_table_comes_first():
         ("toy_package.needy:y", r"importing toy_package.needy failed \(No module named 'a_module_that_nobody_has'\)"),
         ("toy_package.wrong:y", r"importing toy_package.wrong failed \(cannot import name 'no_such_function'"),
         ("toy_package.good:recipes", r"has no attribute recipes; did you mean toy_package.good:recipe\?"),
-        ("toy_package.good:zzz", r"has no attribute zzz; name what .*good.py defines"),
+        ("toy_package.good:zzz", r"has no attribute zzz; use a name that .*good.py defines"),
     ],
 )
 def test_mistakes(package, name, says):

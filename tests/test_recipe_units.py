@@ -311,7 +311,7 @@ def test_a_recipe_of_ones_own_is_one_file(own_recipe, tmp_path):
         ({"name": "own_recipe:Shorter", "min_difference": "x"}, "recipe.min_difference='x'"),
         ({"name": "own_recipe:Longer"}, "has no attribute Longer"),
         ({"name": "no_such_module:Recipe"}, "no module no_such_module"),
-        ({"name": "own_recipe:ShorterConfig"}, "names no recipe"),
+        ({"name": "own_recipe:ShorterConfig"}, "is not a recipe"),
         ({"name": "lenpo"}, "choose one of leanpo"),
     ],
 )

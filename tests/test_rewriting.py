@@ -61,7 +61,7 @@ def test_a_judge_decides_what_is_wrong_and_an_unjudged_reply_is_not_known_to_be(
     [
         ({"rewrite": "judge"}, "need recipe.judge"),
         ({"wrong_by": "judge"}, "need recipe.judge"),
-        ({"judge": JUDGE}, "nothing asks it"),
+        ({"judge": JUDGE}, "nothing uses it"),
         ({"wrong_by": "judge", "rewrite": "policy", "judge": JUDGE}, "too late for rewrite=policy"),
     ],
 )

@@ -58,8 +58,8 @@ class FrameSpec(Record):
     decodable frames is quarantined. A `num_frames` larger than the video's frame count repeats indices and is never an error.
 
     `snap_to_keyframes` moves each frame to the nearest keyframe at or before it, so that nothing else is decoded. Where two
-    sampled frames of a video would move to the same keyframe, that video is sampled as if the option were off
-    (`vidalign.video.decoding.snapped`).
+    different frames would move to the same keyframe, or a frame has no keyframe before it, the video is sampled as if the option
+    were off (`vidalign.video.decoding.snapped`).
     """
 
     num_frames: int | None = 8

@@ -1,4 +1,4 @@
-"""Is a reply right? By exact match; and how far it agrees with the ground truth (the *trust* of LeanPO).
+"""Whether a response is right, by exact match, and how far it agrees with the ground truth (the *trust* of LeanPO).
 
 Normalisation, everywhere in this file: Unicode NFKC, lower case, runs of white space become one space, and quotes, white
 space and sentence punctuation (. , ; : ! ?) are stripped from both ends. Nothing else is removed: "not red" is not "red".
@@ -28,9 +28,9 @@ def is_correct(text: str, example: Example) -> bool:
     """Whether `text` answers `example`, by exact match after normalisation.
 
     Open question: the text equals `example.answer`. Multiple choice (`example.options` not empty): the text is the right
-    option's letter ("B", "B.", "(B)"), the letter with its own text ("B. left"), the option's text, or the full reference
-    answer. A letter followed by another option's text is wrong. `example.answer` may be an option's text, its letter, or
-    a sentence; a sentence does not say which option is the right one, so only the full sentence counts.
+    option's letter ("B", "B.", "(B)"), the letter with its own text ("B. left"), the option's text, or the full ground truth.
+    A letter followed by another option's text is wrong. `example.answer` may be an option's text, its letter, or a sentence;
+    a sentence does not say which option is the right one, so only the full sentence counts.
     """
     given, reference = normalise(text), normalise(example.answer)
     if not given:
@@ -43,7 +43,7 @@ def is_correct(text: str, example: Example) -> bool:
 
 
 def _option_index(text: str, options: Sequence[str]) -> int | None:
-    """Index of the option that normalised `text` names; None when it names none. An option's own text wins over a letter."""
+    """Index of the option that the normalised `text` names, or None. An option's own text takes precedence over a letter."""
     bare = [_without_letter(option, index) for index, option in enumerate(options)]
     for index, option in enumerate(options):
         if text in (option, bare[index]):
@@ -83,5 +83,5 @@ def _words(text: str) -> list[str]:
 
 
 def trust(text: str, example: Example) -> float:
-    """How far a reply agrees with the ground truth, in [0, 1]: 1 for what evaluation counts as correct, else `token_f1`."""
+    """How far a response agrees with the ground truth, in [0, 1]: 1 if evaluation counts it as correct, else `token_f1`."""
     return 1.0 if is_correct(text, example) else token_f1(text, example.answer)

@@ -11,9 +11,9 @@ from vidalign.types import Example
 def judge_reply(reply: str, *, question: str, answer: str, options: Sequence[str] = ()) -> bool | None:
     """Whether `reply` is right: True, False, or None where no rule can tell.
 
-    The rule is the one by which evaluation counts (`vidalign.data.answers.is_correct`): an exact match after normalisation or, where
-    `options` are given, any way to name the right one, such as "B", "(B)", "B. left" or "left". No rule can tell where `answer` has
-    no words, or where there are options and `answer` names none of them: only a reply equal to `answer` is known to be right then.
+    The rule is the one that evaluation uses (`vidalign.data.answers.is_correct`): an exact match after normalisation or, where
+    `options` are given, any way to name the right one, such as "B", "(B)", "B. left" or "left". No rule can tell if `answer` has
+    no words. If there are options and `answer` names none of them, only a reply equal to `answer` is known to be right.
     """
     example = Example(id="", video="", question=question, answer=answer, options=tuple(options))
     if not normalise(answer):

@@ -18,7 +18,7 @@ from vidalign.data.rows import local_path
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Leak:
-    """A video of one split that an earlier split holds first. `other` is its location there; it differs for a copy."""
+    """A video of one split that an earlier split also holds. `other` is its location there, which differs for a copy."""
 
     split: int
     video: str
@@ -29,11 +29,12 @@ class Leak:
 
     @property
     def is_copy(self) -> bool:
+        """Whether the two splits hold different files with the same bytes."""
         return self.video != self.other
 
 
 def locate(video: str, root: pathlib.Path) -> str:
-    """The real path of a local video, whatever way it is named; the uri of any other."""
+    """The real path of a local video, however it is named; the uri of a remote one."""
     path = local_path(video)
     return video if path is None else os.path.realpath(root / path)
 
@@ -45,13 +46,13 @@ def content_hash(path: str) -> str:
 
 
 def find_leaks(splits: Sequence[Mapping[str, str]], *, digest: Callable[[str], str] = content_hash) -> list[Leak]:
-    """Videos of more than one split, each once for every later split that has it, in the order of the splits.
+    """Videos that occur in more than one split, one leak for every later split that has them, in the order of the splits.
 
-    Only files of a size that another split has too are read, and each once. Files that are missing are compared by path.
+    Only files whose size also occurs in another split are read, each once. Missing files are compared by path.
 
     Args:
-        splits: of each split, its videos as `locate` gives them, and the place of the first row of each.
-        digest: gives equal strings for the paths of files of equal content.
+        splits: the videos of each split, as `locate` gives them, each with the place of its first row.
+        digest: gives equal strings for the paths of files with equal content.
     """
     digest = functools.cache(digest)
     alike = _of_equal_size(splits)
@@ -76,7 +77,7 @@ def find_leaks(splits: Sequence[Mapping[str, str]], *, digest: Callable[[str], s
 
 
 def _of_equal_size(splits: Sequence[Mapping[str, str]]) -> set[str]:
-    """Readable files whose size in bytes another file has, at least one of them in another split."""
+    """Readable files whose size is shared by at least two files, in at least two splits."""
     paths: dict[int, set[str]] = collections.defaultdict(set)
     numbers: dict[int, set[int]] = collections.defaultdict(set)
     sizes = {video: _size(video) for videos in splits for video in videos}
@@ -90,7 +91,7 @@ def _of_equal_size(splits: Sequence[Mapping[str, str]]) -> set[str]:
 
 
 def _size(video: str) -> int:
-    """Bytes of a local file that can be read; 0 for everything else."""
+    """Size in bytes of a local file that can be read; 0 for everything else."""
     if "://" in video or not os.path.isfile(video) or not os.access(video, os.R_OK):
         return 0
     return os.path.getsize(video)

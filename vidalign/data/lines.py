@@ -1,4 +1,4 @@
-"""The lines of a JSONL file as JSON objects, each with its place, or with the reason why it is not one."""
+"""The lines of a JSONL file as JSON objects, each with its place, or with the reason why it is not an object."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BOM = "\ufeff".encode()
 # Python's parser gives up at a depth that depends on who calls it. This limit is the same for every caller, and far beyond
 # what a row needs.
 MAX_DEPTH = 100
-ONE_OBJECT = "write one JSON object a line"
+ONE_OBJECT = "write one JSON object per line"
 
 Located = tuple[str, dict[str, Any] | RowError]
 
@@ -22,7 +22,7 @@ _DECODER = json.JSONDecoder()
 
 
 def read_lines(path: pathlib.Path) -> Iterator[Located]:
-    """Every line that is not blank, in file order, with its place "file:line" (from 1): its object, or what is wrong with it.
+    """Every line that is not blank, in file order: its place "file:line" (from 1), and its object or what is wrong with it.
 
     The file is UTF-8, with or without a byte order mark.
     """
@@ -52,7 +52,7 @@ def _parse_line(line: bytes) -> dict[str, Any]:
 
 
 def parse_value(text: str, start: int = 0) -> tuple[Any, int]:
-    """The JSON value that begins at character `start`, and where the text goes on after it and after white space.
+    """The JSON value that begins at character `start`, and where the text continues after it and any white space.
 
     Raises:
         json.JSONDecodeError: there is no JSON value.
@@ -66,7 +66,7 @@ def parse_value(text: str, start: int = 0) -> tuple[Any, int]:
     except RecursionError as error:
         raise too_deep from error
     except ValueError as error:
-        why = f"holds a number of more than {sys.get_int_max_str_digits():,} digits"
+        why = f"holds a number with more than {sys.get_int_max_str_digits():,} digits"
         raise RowError("row", why, "shorten it, or write it as a text, in quotes") from error
     if text.count("[", start, end) + text.count("{", start, end) > MAX_DEPTH and _depth(value) > MAX_DEPTH:
         raise too_deep
@@ -74,7 +74,7 @@ def parse_value(text: str, start: int = 0) -> tuple[Any, int]:
 
 
 def after_space(text: str, at: int) -> int:
-    """The first character from `at` on that is not JSON's white space, or the end of the text."""
+    """The position of the first character from `at` on that is not JSON white space, or the end of the text."""
     while at < len(text) and text[at] in " \t\n\r":
         at += 1
     return at
@@ -89,7 +89,7 @@ def _depth(value: Any) -> int:
 
 
 def check_object(value: Any) -> dict[str, Any]:
-    """Raises `RowError` for a value that is not a JSON object."""
+    """The value itself, if it is a JSON object. Raises `RowError` otherwise."""
     if not isinstance(value, dict):
         raise RowError("row", f"must be a JSON object, got {type(value).__name__}", "write an object with named fields")
     return value

@@ -1,6 +1,6 @@
 """The rows of a data file, read and checked: what `vidalign data validate` accepts, and nothing else.
 
-    lines ─► row by itself (`vidalign.data.rows`) ─► ids and questions of the rows before it ─► `DataRow`
+    lines ─► each row alone (`vidalign.data.rows`) ─► ids and questions of the rows before it ─► `DataRow`
 
 Video files are not looked at here: a run quarantines those it cannot use. This module imports nothing heavy.
 """
@@ -21,7 +21,7 @@ from vidalign.types import Example
 
 @dataclasses.dataclass(frozen=True)
 class DataRow:
-    """One row that keeps every rule: as the example that it is, with all its fields, and its place "file:line"."""
+    """One row that keeps every rule: its example, the row with all its fields, and its place "file:line"."""
 
     example: Example
     row: ExampleRow | PreferenceRow
@@ -30,9 +30,9 @@ class DataRow:
 
 @dataclasses.dataclass(frozen=True)
 class CheckedRow:
-    """One row with every rule that it breaks, by itself or beside the rows before it.
+    """One row with every rule that it breaks, alone or together with the rows before it.
 
-    `row` is None where it could not be read; `location` is the video's, as `vidalign.data.leakage.locate` gives it.
+    `row` is None if it could not be read; `location` is the video's, as `vidalign.data.leakage.locate` gives it.
     """
 
     where: str
@@ -49,8 +49,8 @@ def read_rows(
     A relative `video` is relative to `video_root` (default: the folder of the file).
 
     Raises:
-        DataError: missing or empty file; the first row that breaks a rule, with file and line, and with field, reason and fix
-            of each rule that it breaks.
+        DataError: the file is missing or empty, or a row breaks a rule. The message gives the first such row's file and line,
+            and field, reason and fix for each rule that it breaks.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -81,10 +81,10 @@ def check_rows(path: pathlib.Path, root: pathlib.Path, places_of_ids: dict[str, 
 
     Args:
         root: the folder that relative videos are relative to.
-        places_of_ids: where each id that is taken was used; the ids of this file are added.
+        places_of_ids: where each id already in use was used; the ids of this file are added.
     """
     places_of_questions: dict[tuple[str, ...], str] = {}
-    located = functools.cache(functools.partial(locate, root=root))  # several rows may ask about one video
+    located = functools.cache(functools.partial(locate, root=root))  # several rows may share one video
     for where, fields in read_lines(path):
         if isinstance(fields, RowError):
             yield CheckedRow(where, None, "", (fields,))
@@ -105,16 +105,16 @@ def _used_before(
     places_of_ids: dict[str, str],
     places_of_questions: dict[tuple[str, ...], str],
 ) -> Iterator[RowError]:
-    """An id that was used before; a video and question that an earlier row of the file has, or for pairs the whole pair."""
+    """Errors for an id used before, and for a video and question (for pairs: and responses) that an earlier row of the file has."""
     earlier = places_of_ids.setdefault(row.id, where)
     if earlier != where:
-        yield RowError("id", f"{row.id!r} is the id of {earlier} too", "give every row an id of its own")
+        yield RowError("id", f"{row.id!r} is also the id of {earlier}", "give every row its own id")
     is_pair = isinstance(row, PreferenceRow)
     texts = ("question", *SIDES) if is_pair else ("question",)  # two pairs may share a question
     key = (location, *(getattr(row, name).strip() for name in texts))
     earlier = places_of_questions.setdefault(key, where)
     if earlier != where:
-        why = f"the same video and {'pair' if is_pair else 'question'} as at {earlier}"
+        why = f"the video and {'pair' if is_pair else 'question'} are the same as at {earlier}"
         yield RowError("question", why, "remove one of the two rows")
 
 
@@ -124,8 +124,8 @@ def folder_of_videos(path: pathlib.Path, video_root: str | pathlib.Path | None) 
 
 
 def no_rows(path: pathlib.Path) -> RowError:
-    """The error of an empty file."""
-    return RowError("file", "holds no rows", "write one JSON object a line, or leave the file out", str(path))
+    """The error for an empty file."""
+    return RowError("file", "holds no rows", "write one JSON object per line, or leave the file out", str(path))
 
 
 def _joined(checked: CheckedRow) -> DataError:

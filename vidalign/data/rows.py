@@ -1,10 +1,10 @@
-"""The rows of a data file, one JSON object a line, and the rules that each row keeps or breaks by itself.
+"""The rows of a data file, one JSON object per line, and the rules that each row must keep on its own.
 
     example      {"id", "video", "question", "answer", ["options", "category", "caption"]}
     preference   the same, and {"chosen", "rejected", ["chosen_score", "rejected_score", "chosen_phrases",
                  "rejected_phrases"]}
 
-A row that has `chosen` or `rejected` is a preference row. Phrases are spans [start, end) of characters of their response.
+A row that has `chosen` or `rejected` is a preference row. Phrases are spans [start, end) of characters in their response.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SIDES = ("chosen", "rejected")
 _WORD = re.compile(r"\w+")
 _LETTER = re.compile(r"\(?[a-z][.:)]+\s*")
 _FIXES = {
-    "id": "give the row an id of its own, in quotes",
+    "id": "give the row its own id, in quotes",
     "video": "give the path of the row's one video, or remove the row",
     "question": "write the question, or remove the row",
     "answer": "write the right answer, or remove the row",
@@ -64,12 +64,12 @@ def _nameable(video: str) -> str:
     except ValueError as error:
         raise pydantic_core.PydanticCustomError("uri", "is not a uri") from error
     if path is not None and "\0" in path:
-        raise pydantic_core.PydanticCustomError("null", "holds a null character, which no path has")
+        raise pydantic_core.PydanticCustomError("null", "holds a null character, which no path can have")
     return video
 
 
 def local_path(video: str) -> str | None:
-    """The path of a video that is a path or a file: uri; None for a uri of another machine. Raises `ValueError`."""
+    """The path of a video that is named by a path or a file: uri; None for any other uri. Raises `ValueError`."""
     if "://" not in video:
         return video
     parts = urllib.parse.urlsplit(video)
@@ -83,7 +83,7 @@ Span = Annotated[list[int], pydantic.Field(min_length=2, max_length=2)]
 
 
 class ExampleRow(pydantic.BaseModel):
-    """A question on a video and its ground truth. Unknown fields are kept in `model_extra`."""
+    """A question about a video and its ground truth. Unknown fields are kept in `model_extra`."""
 
     model_config = pydantic.ConfigDict(strict=True, extra="allow", frozen=True)
 
@@ -108,7 +108,7 @@ class PreferenceRow(ExampleRow):
 
 
 def parse_row(fields: dict[str, Any]) -> tuple[ExampleRow | None, list[RowError]]:
-    """The row and every rule that it breaks by itself; None as the row where a field is missing or of the wrong type.
+    """The row and every rule that it breaks on its own. The row is None if a field is missing or of the wrong type.
 
     A field that is null counts as absent.
     """
@@ -122,7 +122,7 @@ def parse_row(fields: dict[str, Any]) -> tuple[ExampleRow | None, list[RowError]
 
 
 def to_example(row: ExampleRow, root: pathlib.Path) -> Example:
-    """The example of a row. A relative video becomes the absolute path below `root`; a uri stays as it is."""
+    """The example of a row. A relative video path becomes an absolute path below `root`; a uri is kept."""
     return Example(
         id=row.id,
         video=row.video if "://" in row.video else str((root / row.video).absolute()),
@@ -159,11 +159,11 @@ def _broken_rules(row: ExampleRow) -> Iterator[RowError]:
         yield RowError(
             "options",
             f"none of {_short(row.options)} is the answer {_short(row.answer)}",
-            "add the right one, or correct the answer",
+            "add the right option, or correct the answer",
         )
     if isinstance(row, PreferenceRow):
         if row.chosen.strip() == row.rejected.strip():
-            yield RowError("rejected", "equals chosen, so nothing is preferred", "correct one of the two, or remove the row")
+            yield RowError("rejected", "equals chosen, so neither is preferred", "correct one of the two, or remove the row")
         for side in SIDES:
             yield from _bad_phrases(f"{side}_phrases", getattr(row, f"{side}_phrases"), getattr(row, side))
 
@@ -179,15 +179,15 @@ def _bad_phrases(name: str, spans: list[list[int]], text: str) -> Iterator[RowEr
     last = 0
     for start, end in spans:
         if not 0 <= start < end <= len(text):
-            why = f"{_short([start, end])} is not a span of the {len(text)} characters of its response"
+            why = f"{_short([start, end])} is not a span within the {len(text)} characters of its response"
             yield RowError(name, why, _FIXES[name])
         elif start < last:
-            yield RowError(name, f"[{start}, {end}] begins before {last}, where the span before it ends", _FIXES[name])
+            yield RowError(name, f"[{start}, {end}] begins before {last}, where the previous span ends", _FIXES[name])
         last = max(last, end)
 
 
 def holds_answer(options: list[str], answer: str) -> bool:
-    """Whether an option is the answer, by the rules of `vidalign.data.answers`, or is named in an answer that is a sentence."""
+    """Whether an option is the answer by the rules of `vidalign.data.answers`, or is named in an answer that is a sentence."""
     example = Example(id="", video="", question="", answer=answer, options=tuple(options))
     if any(is_correct(option, example) for option in options):
         return True
@@ -197,5 +197,5 @@ def holds_answer(options: list[str], answer: str) -> bool:
 
 
 def _words(text: str) -> str:
-    """The text's words with a space before and after each, so that whole words are found in it."""
+    """The text's words with a space before and after each, so that only whole words are found in it."""
     return f" {' '.join(_WORD.findall(text))} "

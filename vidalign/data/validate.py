@@ -1,9 +1,9 @@
-"""Is a data set fit to train and to test on? Every row of every file is checked, and the files against one another.
+"""Checks whether a data set is fit for training and testing: every row of every file, and the files against each other.
 
-    rows as a run reads them (`vidalign.data.reading`) ─► their video files ─► ids and videos between files
+    rows as a run reads them (`vidalign.data.reading`) ─► their video files ─► ids and videos across files
 
-Each file is one split. An error is a row that a run refuses or could not use, or one that makes a result worthless; a warning is
-worth knowing. Nothing is decoded.
+Each file is one split. An error is a row that a run refuses or could not use, or that makes a result worthless; a warning is
+something worth knowing. Nothing is decoded.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Split:
 
 @dataclasses.dataclass
 class Report:
-    """Broken rules in the order of the files, then shared videos; warnings with the number of rows that each is about."""
+    """Broken rules in the order of the files, then shared videos; and warnings, each with the number of rows it concerns."""
 
     splits: list[Split] = dataclasses.field(default_factory=list)
     errors: list[RowError] = dataclasses.field(default_factory=list)
@@ -47,22 +47,22 @@ class Report:
 
 
 def validate(paths: Sequence[str | pathlib.Path], *, video_root: str | pathlib.Path | None = None) -> Report:
-    """Check the files of one data set, each of them one split.
+    """Check the files of one data set, each of which is one split.
 
     Args:
-        paths: JSONL files of rows of either kind.
-        video_root: the folder that relative videos are relative to; None: the folder of each file.
+        paths: JSONL files of examples or of pairs.
+        video_root: the folder that relative videos are relative to; None means the folder of each file.
 
     Raises:
-        DataError: no such file; a file named twice.
+        DataError: a file does not exist or is named twice.
     """
     report = Report()
     files = [pathlib.Path(path) for path in paths]
     for number, path in enumerate(files):
         if not path.is_file():
-            raise DataError(f"no data file at {path}; name JSONL files")
+            raise DataError(f"no data file at {path}; name a JSONL file")
         if any(path.samefile(other) for other in files[:number]):
-            raise DataError(f"{path} was named twice; each file is one split and is named once")
+            raise DataError(f"{path} is named twice; each file is one split, so name it once")
     places_of_ids: dict[str, str] = {}
     for path in files:
         report.splits.append(_check_split(path, folder_of_videos(path, video_root), places_of_ids, report))
@@ -86,12 +86,12 @@ def _check_split(path: pathlib.Path, root: pathlib.Path, places_of_ids: dict[str
         if problem:
             report.errors.append(RowError("video", *problem, where))
         if isinstance(row, PreferenceRow) and paired.setdefault((checked.location, row.question), where) != where:
-            remarks.add("more than one pair for one video and question", where)
+            remarks.add("more than one pair for the same video and question", where)
     if not split.num_rows:
         report.errors.append(no_rows(path))
     if 0 < split.num_marked < split.num_preferences:
         remarks.add(
-            "pairs without marked phrases beside pairs with them", str(path), split.num_preferences - split.num_marked
+            "pairs without marked phrases among pairs with them", str(path), split.num_preferences - split.num_marked
         )
     report.warnings += remarks.sentences()
     return split
@@ -111,7 +111,7 @@ def _count(split: Split, row: ExampleRow, video: str, where: str) -> None:
 
 
 class _Remarks:
-    """Warnings of one file: what is worth knowing, how often, and where first."""
+    """The warnings of one file: what is worth knowing, how often it occurs, and where it occurs first."""
 
     def __init__(self) -> None:
         self.counts: collections.Counter[str] = collections.Counter()
@@ -126,35 +126,36 @@ class _Remarks:
 
 
 def plural(count: int, noun: str) -> str:
+    """A count with its noun, such as "1 row" or "1,200 rows"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _remark(remarks: _Remarks, row: ExampleRow, where: str) -> None:
     for name in row.model_extra or {}:
-        remarks.add(f"'{name}' is not a field of a row and is not used", where)
+        remarks.add(f"'{name}' is not a known field and is ignored", where)
     if local_path(row.video) is None:
-        remarks.add("the video is a uri of another machine and was not looked at", where)
+        remarks.add("the video is a remote uri and was not checked", where)
     if len(set(row.options)) < len(row.options):
         remarks.add("an option is listed twice", where)
     if not isinstance(row, PreferenceRow):
         return
     for side in SIDES:
         if getattr(row, side) != getattr(row, side).strip():
-            remarks.add(f"'{side}' begins or ends with white space, which is trained on", where)
+            remarks.add(f"'{side}' begins or ends with white space, which will be trained on", where)
     if row.chosen_score is not None and row.rejected_score is not None and row.chosen_score <= row.rejected_score:
-        remarks.add("'chosen_score' is not above 'rejected_score'", where)
+        remarks.add("'chosen_score' is not higher than 'rejected_score'", where)
 
 
 def video_problem(path: str) -> tuple[str, str] | None:
-    """What is wrong with a local video as a file, and how to fix it. Only decoding it tells whether it decodes."""
+    """What is wrong with a local video file and how to fix it, or None. Whether it decodes is not checked."""
     if "://" in path:
         return None
     if os.path.isdir(path):
-        return f"{path} is a folder", "name a video file; join frames to one with ffmpeg"
+        return f"{path} is a folder", "name a video file; ffmpeg joins frames into one"
     if not os.path.exists(path):
         return f"no file at {path}", "correct the path, or name the folder that it is relative to with --video-root"
     if not os.access(path, os.R_OK):
-        return f"{path} may not be read", "change its permissions"
+        return f"{path} cannot be read", "change its permissions"
     if os.path.getsize(path) == 0:
         return f"{path} is empty", "copy it again, or remove the row"
     return None

@@ -1,7 +1,7 @@
-"""Data of other projects as rows of vidalign: a module a format, two tables that name them, and `importer` and `exporter`.
+"""Other projects' data as vidalign rows: one module per format, two tables that name them, and `importer` and `exporter`.
 
-An importer takes one row of a source, from whose dict it removes what it uses, and returns one row of vidalign
-(`vidalign.data.rows`), perhaps without an id; what is left of the dict was not used and is counted. An exporter does the reverse.
+An importer takes one row of a source as a dict, removes from it what it uses, and returns one vidalign row
+(`vidalign.data.rows`), perhaps without an id. What is left in the dict was not used and is counted. An exporter does the reverse.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,9 +26,9 @@ EXPORTERS: Mapping[str, Converter] = {"rrpo": rrpo.from_row}
 
 def importer(name: str) -> Converter:
     """The importer called `name`, or the one at "package.module:attribute". Raises `ConfigError`."""
-    return resolve(name, IMPORTERS, what="format to import")
+    return resolve(name, IMPORTERS, what="import format")
 
 
 def exporter(name: str) -> Converter:
     """The exporter called `name`, or the one at "package.module:attribute". Raises `ConfigError`."""
-    return resolve(name, EXPORTERS, what="format to export")
+    return resolve(name, EXPORTERS, what="export format")

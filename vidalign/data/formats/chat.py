@@ -1,4 +1,4 @@
-"""What the formats share: `SourceRow`, a row of a source on its way to a row of vidalign, and the chat messages in it."""
+"""What the formats share: `SourceRow`, a source's row on its way to becoming a vidalign row, and the chat messages in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROLES = {
     "bot": "assistant",
     "system": "system",
 }
-PLACES = {"<video>", "<image>"}  # LLaVA and its relatives write <image> for a video too
+PLACES = {"<video>", "<image>"}  # LLaVA and its relatives also write <image> for a video
 EXAMPLE_FIELDS = ("id", "category", "options", "caption")
 PAIR_FIELDS = (*EXAMPLE_FIELDS, "chosen_score", "rejected_score")
 OWN_TYPES: dict[str, Callable[[Any], bool]] = {
@@ -34,7 +34,7 @@ OWN_TYPES: dict[str, Callable[[Any], bool]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """One message. In `text`, a tag <video> stands where the content had a video; `videos` are those named there."""
+    """One message. In `text`, a <video> tag stands where the content had a video; `videos` are the ones named there."""
 
     role: str
     text: str
@@ -47,13 +47,13 @@ def turns_of(value: Any, field: str, role: str, notes: Notes) -> list[Turn]:
     A message is {"role", "content"} or {"from", "value"}; its content is a text or a list of parts.
 
     Raises:
-        RowError: anything else; a role other than user, assistant, system and their usual other names.
+        RowError: anything else; a role other than user, assistant, system and their usual aliases.
     """
     if isinstance(value, str):
         return [Turn(role, value)]
     messages = [value] if isinstance(value, dict) else value
     if not isinstance(messages, list) or not messages:
-        raise RowError(field, f"must be a text or messages, got {kind_of(value)}", "give a text or a list of messages")
+        raise RowError(field, f"must be a text or a list of messages, got {kind_of(value)}", "give one of the two")
     return [_turn(message, f"{field}[{number}]", notes) for number, message in enumerate(messages)]
 
 
@@ -64,8 +64,8 @@ def _turn(message: Any, field: str, notes: Notes) -> Turn:
     role_key, content_key = ("from", "value") if "from" in message else ("role", "content")
     role = ROLES.get(str(message.get(role_key)))
     if role is None:
-        why = f"has the role {message.get(role_key)!r}, which a question and its responses do not have"
-        raise RowError(field, why, "use user (human), assistant (gpt, bot) and system; rows with tools cannot be held")
+        why = f"has the role {message.get(role_key)!r}, which neither a question nor a response has"
+        raise RowError(field, why, "use user (human), assistant (gpt, bot) and system; rows with tools are not supported")
     for name in sorted(set(message) - {role_key, content_key}):
         if has_content(message[name]):
             notes[f"'{name}' of a message, which is not used"] += 1
@@ -85,7 +85,7 @@ def _turn(message: Any, field: str, notes: Notes) -> Turn:
 
 
 def _part(part: Any, field: str, notes: Notes) -> tuple[str, list[str]]:
-    """The text that stands for a part of a message's content, and the video that the part names, if it names one."""
+    """The text that stands for one part of a message's content, and the video that the part names, if any."""
     if isinstance(part, str):
         return part, []
     part = {name: value for name, value in part.items() if value is not None} if isinstance(part, dict) else {}
@@ -99,15 +99,15 @@ def _part(part: Any, field: str, notes: Notes) -> tuple[str, list[str]]:
         text = f"<{medium}>" if named is None else "<video>"
     else:
         raise RowError(
-            field, f"is a part of type {kind!r}", 'use {"type": "text"} and {"type": "video"}; no other can be held'
+            field, f"is a part of type {kind!r}", 'use {"type": "text"} and {"type": "video"}; no other type is supported'
         )
     for name in sorted(name for name in part if has_content(part[name])):
-        notes[f"'{name}' of a message's part, which is not used"] += 1
+        notes[f"'{name}' of a part of a message, which is not used"] += 1
     return text, videos
 
 
 def split_conversation(turns: Sequence[Turn], field: str) -> tuple[list[Turn], str]:
-    """The prompt and the reply of a conversation that ends with the assistant."""
+    """The prompt and the response of a conversation that ends with the assistant."""
     if turns[-1].role != "assistant":
         raise RowError(
             field, "does not end with the assistant, so there is no response", "add the response, or remove the row"
@@ -115,14 +115,14 @@ def split_conversation(turns: Sequence[Turn], field: str) -> tuple[list[Turn], s
     return list(turns[:-1]), turns[-1].text
 
 
-def reply(value: Any, field: str, notes: Notes, prompt: Sequence[Turn] = ()) -> str:
+def response_text(value: Any, field: str, notes: Notes, prompt: Sequence[Turn] = ()) -> str:
     """The text of a response: a text, a message, or messages that may repeat the `prompt` before it.
 
     Raises:
-        RowError: no text, or an empty one; turns before the response that are not the prompt's; a video inside of it.
+        RowError: the text is missing or empty, turns before the response differ from the prompt, or a video is inside it.
     """
     if value is None:
-        raise RowError(field, "is missing or null", "a pair has two responses: add it, or leave out both")
+        raise RowError(field, "is missing or null", "a pair has two responses: add the missing one, or leave out both")
     before, text = split_conversation(turns_of(value, field, "assistant", notes), field)
     asked = [turn.text.strip() for turn in before if turn.role != "system"]
     if asked and asked != [turn.text.strip() for turn in prompt if turn.role != "system"]:
@@ -130,21 +130,21 @@ def reply(value: Any, field: str, notes: Notes, prompt: Sequence[Turn] = ()) -> 
     if not text.strip():
         raise RowError(field, "is empty", "write the response, or remove the row")
     if TAG.search(text):
-        raise RowError(field, f"holds the literal tag {TAG.findall(text)[0]}", "remove it: a response holds no video")
+        raise RowError(field, f"holds the literal tag {TAG.findall(text)[0]}", "remove it: a response cannot hold a video")
     return text
 
 
 def question(prompt: Sequence[Turn], field: str, notes: Notes) -> Turn:
-    """The one user turn of a prompt; system turns are noted.
+    """The only user turn of a prompt. System turns are noted as unused.
 
     Raises:
         RowError: no user turn, or several turns.
     """
     asked = [turn for turn in prompt if turn.role != "system"]
     if len(asked) != 1 or asked[0].role != "user":
-        raise RowError(field, f"has {len(asked)} turns before the response, not one question", ONE_QUESTION)
+        raise RowError(field, f"has {len(asked)} turns before the response instead of one question", ONE_QUESTION)
     if len(asked) < len(prompt):
-        notes["system prompt, which is not used (vidalign asks by recipe.plain_prompt)"] += 1
+        notes["system prompt, which is not used (vidalign asks with recipe.plain_prompt)"] += 1
     return asked[0]
 
 
@@ -158,16 +158,16 @@ def make_row(
     chosen: str | None = None,
     rejected: str | None = None,
 ) -> Fields:
-    """A row of vidalign: a pair of `chosen` and `rejected`, or an example with `answer`; with an id if the source has one.
+    """A vidalign row: a pair of `chosen` and `rejected`, or an example with `answer`; with an id if the source has one.
 
     Args:
-        fields: the rest of the source's row, of which the optional fields of a row of vidalign are taken.
+        fields: the rest of the source's row, from which the optional fields of a vidalign row are taken.
         asked: the question, with the videos that its content names.
-        videos: those of the row's columns.
-        answer: the ground truth; None in a pair: the row's `answer`, else the chosen response stands in, and is noted.
+        videos: the videos of the row's columns.
+        answer: the ground truth. None for a pair means the row's `answer`, or else the chosen response, which is noted.
 
     Raises:
-        RowError: not exactly one video; two places for it in the question.
+        RowError: there is not exactly one video, or the question has several places for it.
     """
     row: Fields = {"video": _one_video(asked, videos), "question": _without_tag(asked.text, notes)}
     if chosen is None:
@@ -175,7 +175,7 @@ def make_row(
     if answer is None and isinstance(fields.get("answer"), str):
         answer = fields.pop("answer")
     if answer is None:
-        notes["no answer in the row, so the chosen response is its answer"] += 1
+        notes["no answer in the row, so the chosen response is used as the answer"] += 1
         answer = chosen
     return {**row, "answer": answer, "chosen": chosen, "rejected": rejected, **_own_fields(fields, PAIR_FIELDS)}
 
@@ -183,14 +183,14 @@ def make_row(
 def _one_video(asked: Turn, column: Sequence[str]) -> str:
     videos = [*asked.videos, *column]
     if asked.videos and asked.videos == tuple(column):
-        videos = [*column]  # named in the content and in the column: the same place
+        videos = [*column]  # the content and the column name the same video
     if len(videos) != 1:
         why = f"holds {len(videos)} videos" if videos else "holds no video"
-        raise RowError("videos", why, "a row has exactly one video: name one, or remove the row")
+        raise RowError("videos", why, "a row must have exactly one video: name one, or remove the row")
     places = TAG.findall(asked.text)
     if len(places) > 1 or not set(places) <= PLACES:
-        why = f"has the tags {', '.join(places)} and the row has 1 video"
-        raise RowError("question", why, "leave one <video> tag, or none, or remove the row")
+        why = f"has the tags {', '.join(places)}, but the row has one video"
+        raise RowError("question", why, "leave at most one <video> tag, or remove the row")
     return videos[0]
 
 
@@ -200,22 +200,23 @@ def _without_tag(text: str, notes: Notes) -> str:
         return text
     before, after = text[: tag.start()], text[tag.end() :]
     if before.strip() and after.strip():
-        notes["video in the middle of the question, which now comes before it"] += 1
+        notes["video in the middle of the question, which was moved before it"] += 1
         gap = "\n" if "\n" in text[len(before.rstrip()) : len(text) - len(after.lstrip())] else " "
         return f"{before.rstrip()}{gap}{after.lstrip()}".strip()
     return (before + after).strip()
 
 
 def _own_fields(fields: Fields, names: Sequence[str]) -> Fields:
-    """Take the columns that have the name and the type of an optional field of vidalign: they keep their meaning."""
+    """Take the columns that have the name and the type of one of vidalign's optional fields; their meaning is kept."""
     own = {name: fields.pop(name) for name in names if has_content(fields.get(name)) and OWN_TYPES[name](fields[name])}
     return {name: str(value) if name == "id" else value for name, value in own.items()}
 
 
 class SourceRow:
-    """One row of a source on its way to a row of vidalign. What is used is taken out of `fields`; `notes` counts what is lost.
+    """One row of a source on its way to becoming a vidalign row.
 
-    Every method raises `RowError` for what a row of vidalign cannot hold.
+    What is used is taken out of `fields`; `notes` counts what is lost. Every method raises `RowError` for what a vidalign row
+    cannot hold.
     """
 
     def __init__(self, fields: Fields, notes: Notes) -> None:
@@ -223,33 +224,35 @@ class SourceRow:
 
     @functools.cached_property
     def videos(self) -> list[str]:
-        """Those of the columns `videos`, `video`, `images` and `image`."""
+        """The videos named in the columns `videos`, `video`, `images` and `image`."""
         return take_videos(self.fields, self.notes)
 
     @property
     def is_pair(self) -> bool:
+        """Whether the row has a chosen or a rejected response."""
         return any(side in self.fields for side in SIDES)
 
     def unknown_columns(self, needs: str) -> RowError:
-        """The error of a row without the columns by which its format is known."""
+        """The error for a row that lacks the columns of its format."""
         return RowError("row", f"has the columns {', '.join(self.fields) or '(none)'}", needs)
 
     def turns(self, name: str) -> list[Turn]:
-        """The turns of the column `name`; a text is a turn of the user."""
+        """The turns of the column `name`; a text counts as a user turn."""
         return turns_of(self.fields.pop(name), name, "user", self.notes)
 
     def with_system(self, prompt: list[Turn]) -> list[Turn]:
-        """The prompt after the row's own system prompt, in the column `system`."""
+        """The prompt, preceded by the system prompt in the column `system`, if any."""
         if has_content(self.fields.get("system")):
             return [Turn("system", str(self.fields.pop("system"))), *prompt]
         return prompt
 
-    def reply(self, name: str, prompt: Sequence[Turn] = ()) -> str:
-        return reply(self.fields.pop(name, None), name, self.notes, prompt)
+    def response(self, name: str, prompt: Sequence[Turn] = ()) -> str:
+        """The text of the response in the column `name`."""
+        return response_text(self.fields.pop(name, None), name, self.notes, prompt)
 
     def responses(self, prompt: Sequence[Turn] = ()) -> tuple[str, str]:
         """The columns `chosen` and `rejected`."""
-        return self.reply("chosen", prompt), self.reply("rejected", prompt)
+        return self.response("chosen", prompt), self.response("rejected", prompt)
 
     def example(self, prompt: Sequence[Turn], field: str, answer: str) -> Fields:
         """The row as an example; `field` is the column of the prompt."""

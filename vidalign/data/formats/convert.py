@@ -1,4 +1,4 @@
-"""Whole files from and to other formats. Every row is converted or named; nothing is left out in silence."""
+"""Converts whole files from and to other formats. Every row is converted or reported; nothing is dropped silently."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vidalign.errors import DataError, RowError
 
 @dataclasses.dataclass
 class Conversion:
-    """Converted rows in the source's order, the errors of the others, and counts of what the result does not hold."""
+    """Converted rows in the source's order, the errors of the other rows, and counts of what the result does not hold."""
 
     rows: list[Fields] = dataclasses.field(default_factory=list)
     errors: list[RowError] = dataclasses.field(default_factory=list)
@@ -31,10 +31,10 @@ def import_file(
     out: str | pathlib.Path,
     video_root: str | pathlib.Path | None = None,
 ) -> Conversion:
-    """The rows of `source` as rows of vidalign, ready to be written to `out`.
+    """The rows of `source` as vidalign rows, ready to be written to `out`.
 
-    Relative video paths are relative to `video_root` (default: the folder of `source`); see `relocate` for what becomes of
-    them. A row without an id gets the source's name and its number. An id that an earlier row has gets a number appended.
+    Relative video paths are relative to `video_root` (default: the folder of `source`) and are rewritten by `relocate`. A row
+    without an id gets the source's name and its row number as its id. An id that an earlier row already has gets a number appended.
 
     Raises:
         DataError: the source cannot be read, or holds no rows.
@@ -68,7 +68,7 @@ def import_file(
 
 
 def _import_row(fields: Fields | RowError, to_row: Callable[[Fields, Notes], Fields], notes: Notes) -> Fields:
-    """One row of vidalign, perhaps without an id. Columns that were not used are noted."""
+    """One vidalign row, perhaps without an id. Columns that were not used are noted."""
     if isinstance(fields, RowError):
         raise fields
     left = {name: value for name, value in fields.items() if value is not None}
@@ -80,7 +80,7 @@ def _import_row(fields: Fields | RowError, to_row: Callable[[Fields, Notes], Fie
 def _unused_id(wanted: str, ids: set[str], notes: Notes) -> str:
     if wanted not in ids:
         return wanted
-    notes["id that an earlier row has, which got a number appended"] += 1
+    notes["id that an earlier row already has, which got a number appended"] += 1
     number = 2
     while f"{wanted}-{number}" in ids:
         number += 1
@@ -88,9 +88,9 @@ def _unused_id(wanted: str, ids: set[str], notes: Notes) -> str:
 
 
 def relocate(video: str, root: pathlib.Path, folder: pathlib.Path) -> str:
-    """A path relative to `root` as one that a file in `folder` can hold: relative to `folder` if below it, else absolute.
+    """Rewrite a path relative to `root` for a file in `folder`: relative to `folder` if it lies below it, else absolute.
 
-    Uris and absolute paths are kept, and so is everything where the two folders are one.
+    Uris and absolute paths are kept, and so is every path if the two folders are the same.
     """
     if "://" in video or os.path.isabs(video) or root.absolute() == folder.absolute():
         return video
@@ -99,7 +99,7 @@ def relocate(video: str, root: pathlib.Path, folder: pathlib.Path) -> str:
 
 
 def missing_videos(rows: list[Fields], folder: pathlib.Path) -> list[str]:
-    """Local videos whose file does not exist, each once, in order of appearance."""
+    """Local videos whose files do not exist, each listed once, in order of appearance."""
     videos = dict.fromkeys(row["video"] for row in rows)
     return [video for video in videos if "://" not in video and not (folder / video).is_file()]
 
@@ -107,7 +107,7 @@ def missing_videos(rows: list[Fields], folder: pathlib.Path) -> list[str]:
 def export_file(
     source: str | pathlib.Path, from_row: Callable[[Fields, Notes], Fields], *, out: str | pathlib.Path
 ) -> Conversion:
-    """Pairs of vidalign in another format. Relative video paths are rewritten for the folder of `out` (`relocate`).
+    """vidalign's pairs in another format. Relative video paths are rewritten for the folder of `out` by `relocate`.
 
     Raises:
         DataError: the file cannot be read, or holds no rows.
@@ -138,6 +138,6 @@ def _export_row(
     if broken:
         raise broken[0]
     if not isinstance(row, PreferenceRow):
-        raise RowError("chosen", "is missing: the row is an example, not a pair", "export files of pairs only")
+        raise RowError("chosen", "is missing: the row is an example, not a pair", "export only files of pairs")
     present = {name: value for name, value in fields.items() if has_content(value)}
     return from_row({**present, "video": relocate(row.video, root, folder)}, notes)

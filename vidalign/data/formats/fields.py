@@ -1,6 +1,6 @@
-"""The columns of one row of a source: what is content, where its videos stand, and rows that cannot be imported.
+"""The columns of one row of a source: what counts as content, where its videos are, and which rows cannot be imported.
 
-`Notes` counts, by a sentence each, what a source holds and a row of vidalign does not: the summary of an import names it.
+`Notes` counts what a source holds and a vidalign row does not, with one sentence for each, for the summary of an import.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ VIDEO_SUFFIXES = (
     ".webm",
     ".wmv",
 )
-ONE_QUESTION = "a row holds one question: give each turn a row of its own, or remove the row"
+ONE_QUESTION = "a row holds one question: give each turn its own row, or remove the row"
 
 
 def has_content(value: Any) -> bool:
@@ -39,14 +39,15 @@ def has_content(value: Any) -> bool:
 
 
 def kind_of(value: Any) -> str:
+    """The type of a value, for messages."""
     return "nothing" if value is None else type(value).__name__
 
 
 def media_path(value: Any, field: str, notes: Notes, *, is_video: bool = True) -> str:
-    """The path or uri of a video, given as a text or as {"path"} or {"url"}; for an image field, of a video in its place.
+    """The path or uri of a video, given as a text or as {"path"} or {"url"}. An image field may name a video too.
 
     Raises:
-        RowError: embedded bytes, lists of frames, images.
+        RowError: the value is embedded bytes, a list of frames or an image.
     """
     if isinstance(value, dict) and not has_content(value.get("bytes")):
         named = next((name for name in ("path", "url") if has_content(value.get(name))), "path")
@@ -55,18 +56,18 @@ def media_path(value: Any, field: str, notes: Notes, *, is_video: bool = True) -
         value = value.get(named)
     if isinstance(value, list):
         raise RowError(
-            field, f"is a list of {len(value)} frames", "join the frames to a video file (ffmpeg) and name that file"
+            field, f"is a list of {len(value)} frames", "join the frames into a video file (ffmpeg) and name that file"
         )
     if not isinstance(value, str) or not value.strip():
         why = f"must name a video file, got {kind_of(value)}"
         raise RowError(field, why, "write embedded videos to files and give their paths")
     if not is_video and pathlib.PurePath(value).suffix.lower() not in VIDEO_SUFFIXES:
-        raise RowError(field, f"names an image ({value})", "vidalign trains on videos: remove the row")
+        raise RowError(field, f"names an image ({value})", "vidalign trains on videos only: remove the row")
     return value
 
 
 def take_videos(fields: Fields, notes: Notes) -> list[str]:
-    """Take the videos out of the columns `videos` and `video`, and those that stand in `images` and `image`."""
+    """Take the videos out of the columns `videos`, `video`, `images` and `image`."""
     videos = []
     for name in ("videos", "video", "images", "image"):
         value = fields.pop(name, None)
@@ -77,10 +78,10 @@ def take_videos(fields: Fields, notes: Notes) -> list[str]:
 
 
 def refuse_worse_only(fields: Fields, name: str) -> None:
-    """Raises `RowError` for a row that only says of one response that it is bad."""
+    """Raises `RowError` for a row that holds a single response, marked as bad."""
     if fields.get(name) is False:
         raise RowError(
-            name, "is false: the row holds a worse response and no better one", "give both responses, or remove the row"
+            name, "is false: the row holds a bad response and no better one", "give both responses, or remove the row"
         )
 
 

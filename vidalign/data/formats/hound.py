@@ -2,7 +2,7 @@
 
     id, video, prompt, answer, chosen, rejected, chosen_score, rejected_score
 
-The scores are a judge's, 1 to 5. Their videos are published as folders of frames; a row of ours names a video file.
+The scores are a judge's, from 1 to 5. The videos are published as folders of frames, but a vidalign row names a video file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from vidalign.data.formats.fields import Fields, Notes
 
 
 def to_row(fields: Fields, notes: Notes) -> Fields:
-    """One row of vidalign; takes out of `fields` what it uses. Raises `RowError`."""
+    """One vidalign row; what it uses is taken out of `fields`. Raises `RowError`."""
     row = SourceRow(fields, notes)
     if "prompt" not in fields:
         raise row.unknown_columns(
@@ -21,4 +21,4 @@ def to_row(fields: Fields, notes: Notes) -> Fields:
     prompt = row.turns("prompt")
     if row.is_pair:
         return row.pair(prompt, "prompt", *row.responses())
-    return row.example(prompt, "prompt", row.reply("answer"))
+    return row.example(prompt, "prompt", row.response("answer"))

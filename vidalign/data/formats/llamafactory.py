@@ -3,8 +3,8 @@
     sharegpt   conversations (or messages) of {"from", "value"} or {"role", "content"}; for pairs, chosen and rejected
     alpaca     instruction, input; output, or for pairs chosen and rejected
 
-Videos stand in the column `videos`, and a literal tag <video> in the text says where each belongs. The names are those of
-their documents; columns that a dataset_info.json renames must have these names.
+Videos are in the column `videos`, and a literal <video> tag in the text says where each belongs. The names are those of
+LLaMA-Factory's documentation; columns that a dataset_info.json renames must be renamed to these.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vidalign.errors import RowError
 
 
 def to_row(fields: Fields, notes: Notes) -> Fields:
-    """One row of vidalign; takes out of `fields` what it uses. Raises `RowError`."""
+    """One vidalign row; what it uses is taken out of `fields`. Raises `RowError`."""
     row = SourceRow(fields, notes)
     name = next((name for name in ("conversations", "messages", "instruction") if name in fields), None)
     if name is None:
@@ -25,14 +25,14 @@ def to_row(fields: Fields, notes: Notes) -> Fields:
         return row.pair(prompt, name, *row.responses(prompt))
     refuse_worse_only(fields, "kto_tag")
     if name == "instruction":
-        answer = row.reply("output")
+        answer = row.response("output")
     else:
         prompt, answer = split_conversation(prompt, name)
     return row.example(prompt, name, answer)
 
 
 def _instruction(fields: Fields) -> Turn:
-    """The prompt of an alpaca row: instruction and input, a line break between them."""
+    """The prompt of an alpaca row: instruction and input with a line break between them."""
     refuse_history(fields)
     parts = [fields.pop(name) for name in ("instruction", "input") if has_content(fields.get(name))]
     if not all(isinstance(part, str) for part in parts):

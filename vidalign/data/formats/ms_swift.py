@@ -1,21 +1,21 @@
 """ms-swift (https://swift.readthedocs.io/en/latest/Customization/Custom-dataset.html).
 
-    messages, of which the last is the response (the chosen one, in a pair)
+    messages, the last of which is the response (in a pair, the chosen one)
     rejected_response, a text or messages; or rejected_messages, a conversation that repeats the prompt
-    query and response are the older names of a question and its response
+    query and response, the older names of a question and its response
 
-Videos stand in the column `videos`, and a literal tag <video> in the text says where each belongs.
+Videos are in the column `videos`, and a literal <video> tag in the text says where each belongs.
 """
 
 from __future__ import annotations
 
-from vidalign.data.formats.chat import SourceRow, Turn, reply, split_conversation
+from vidalign.data.formats.chat import SourceRow, Turn, response_text, split_conversation
 from vidalign.data.formats.fields import Fields, Notes, has_content, refuse_history, refuse_worse_only
 from vidalign.errors import RowError
 
 
 def to_row(fields: Fields, notes: Notes) -> Fields:
-    """One row of vidalign; takes out of `fields` what it uses. Raises `RowError`."""
+    """One vidalign row; what it uses is taken out of `fields`. Raises `RowError`."""
     row = SourceRow(fields, notes)
     name, prompt, answer = _conversation(row)
     prompt = row.with_system(prompt)
@@ -26,7 +26,7 @@ def to_row(fields: Fields, notes: Notes) -> Fields:
     again = fields.pop("rejected_videos", row.videos)
     if again not in (row.videos, row.videos[0] if row.videos else ""):
         raise RowError(
-            "rejected_videos", "are not the row's videos", "a pair has one video for both responses: remove the row"
+            "rejected_videos", "differ from the row's videos", "a pair has one video for both responses: remove the row"
         )
     return row.pair(prompt, name, answer, rejected)
 
@@ -39,7 +39,7 @@ def _conversation(row: SourceRow) -> tuple[str, list[Turn], str]:
     if "query" not in row.fields:
         raise row.unknown_columns("a row has messages, and for a pair rejected_response")
     refuse_history(row.fields)
-    return "query", row.turns("query"), row.reply("response")
+    return "query", row.turns("query"), row.response("response")
 
 
 def _rejected(row: SourceRow, prompt: list[Turn]) -> str | None:
@@ -47,10 +47,10 @@ def _rejected(row: SourceRow, prompt: list[Turn]) -> str | None:
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
         if len(value) > 1:
             why = f"holds {len(value)} responses"
-            raise RowError("rejected_response", why, "a pair has one: give each a row of its own")
+            raise RowError("rejected_response", why, "a pair has one rejected response: give each its own row")
         value = value[0]
     if has_content(value):
-        return reply(value, "rejected_response", row.notes, prompt)
+        return response_text(value, "rejected_response", row.notes, prompt)
     if "rejected_messages" in row.fields:
-        return row.reply("rejected_messages", prompt)
+        return row.response("rejected_messages", prompt)
     return None

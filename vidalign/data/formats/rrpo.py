@@ -2,9 +2,9 @@
 
     question, answer, pred, answer_masked, pred_masked, video, sample_id, src
 
-`answer` is preferred to `pred`; in the masked texts key phrases stand between <MASK> and </MASK>. Their document names the
-file `video`, their loader reads `media_path`. Their tokenizer drops one space beside each tag, so the masked texts may have
-spaces there that the plain ones lack. A row that it cannot align loses its marks without a word; here that is an error.
+`answer` is preferred to `pred`. In the masked texts, key phrases are enclosed in <MASK> and </MASK>. RRPO's documentation calls
+the file `video`, but its loader reads `media_path`. Its tokenizer drops one space next to each tag, so the masked texts may have
+spaces there that the plain ones lack. A row that it cannot align silently loses its marks; here that is an error.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from vidalign.data.formats.chat import Turn, make_row, reply
+from vidalign.data.formats.chat import Turn, make_row, response_text
 from vidalign.data.formats.fields import Fields, Notes, media_path
 from vidalign.errors import RowError
 
@@ -24,10 +24,10 @@ _EXPORTED = {"id", "video", "question", "answer", "category", "chosen", "rejecte
 
 
 def to_row(fields: Fields, notes: Notes) -> Fields:
-    """One row of vidalign; takes out of `fields` what it uses. Raises `RowError`."""
+    """One vidalign row; what it uses is taken out of `fields`. Raises `RowError`."""
     if not isinstance(fields.get("question"), str):
-        raise RowError("question", "is missing or no text", "write the question, or remove the row")
-    texts = {side: reply(fields.pop(name, None), name, notes) for name, side in _SOURCES.items()}
+        raise RowError("question", "is missing or not a text", "write the question, or remove the row")
+    texts = {side: response_text(fields.pop(name, None), name, notes) for name, side in _SOURCES.items()}
     marks = {}
     for name, side in _SOURCES.items():
         masked = fields.pop(f"{name}_masked", texts[side])
@@ -38,26 +38,25 @@ def to_row(fields: Fields, notes: Notes) -> Fields:
             fields[ours] = fields.pop(theirs)
     row = make_row(fields, asked, [_video(fields, notes)], notes, answer=texts["chosen"], **texts)
     if not any(marks.values()):
-        notes["no mark in either response; the row is kept and objectives on key phrases learn nothing from it"] += 1
+        notes["no mark in either response; the row is kept, but objectives on key phrases learn nothing from it"] += 1
         return row
     if not all(marks.values()):
-        notes["marks in one of the two responses only"] += 1
+        notes["marks in only one of the two responses"] += 1
     return row | {name: [list(span) for span in spans] for name, spans in marks.items()}
 
 
 def _video(fields: Fields, notes: Notes) -> str:
     named = {name: media_path(fields.pop(name), name, notes) for name in ("media_path", "video") if name in fields}
     if len(set(named.values())) == 2:
-        notes["'video', which differs from 'media_path', the one that the authors' loader reads"] += 1
+        notes["'video', which differs from 'media_path' (used, as by RRPO's own loader)"] += 1
     return named.get("media_path") or named.get("video") or media_path(None, "video", notes)
 
 
 def phrases_of(masked: Any, plain: str, field: str, notes: Notes) -> list[tuple[int, int]]:
-    """Spans [start, end) of characters of `plain` that stand between tags in `masked`, in order.
+    """Spans [start, end) of characters of `plain` that are enclosed in tags in `masked`, in order.
 
     Raises:
-        RowError: a tag without its partner, inside of another phrase or around nothing; texts that differ in more than
-            white space.
+        RowError: a tag has no partner, is inside another phrase or encloses nothing; the texts differ in more than white space.
     """
     if not isinstance(masked, str):
         raise RowError(field, f"must be a text, got {type(masked).__name__}", "write the response with <MASK>…</MASK>")
@@ -70,23 +69,23 @@ def phrases_of(masked: Any, plain: str, field: str, notes: Notes) -> list[tuple[
     if ours != theirs:
         first = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
         at = letters[first] if first < len(letters) else len(bare)
-        why = f"is another text than the plain one without its tags, from {bare[at : at + 20]!r} on"
+        why = f"without its tags differs from the plain text, from {bare[at : at + 20]!r} on"
         raise RowError(field, why, "write the plain response with <MASK>…</MASK> around its key phrases")
-    notes["white space beside the tags of a masked text, which its plain text does not have"] += 1
+    notes["white space next to the tags of a masked text, which the plain text does not have"] += 1
     to_plain = dict(zip(letters, places, strict=True))
     inside = [[to_plain[place] for place in letters if start <= place < end] for start, end in spans]
     return [(found[0], found[-1] + 1) for found in inside]
 
 
 def _without_marks(masked: str, field: str) -> tuple[str, list[tuple[int, int]]]:
-    """The text without tags, and the spans of what stood between them."""
+    """The text without tags, and the spans of what the tags enclosed."""
     bare, spans, start, last = "", [], None, 0
     for tag in _MARK.finditer(masked):
         bare += masked[last : tag.start()]
         last = tag.end()
         if (tag[0] == OPEN) is (start is not None):
             why = f"has {tag[0]} at character {tag.start()} " + (
-                "inside of a phrase" if tag[0] == OPEN else "without <MASK> before it"
+                "inside a phrase" if tag[0] == OPEN else "without <MASK> before it"
             )
             raise RowError(field, why, "close each <MASK> with one </MASK> before the next")
         if start is None:
@@ -104,7 +103,7 @@ def _without_marks(masked: str, field: str) -> tuple[str, list[tuple[int, int]]]
 
 
 def from_row(row: Fields, notes: Notes) -> Fields:
-    """One of our pairs as a row of the authors. Raises `RowError` for a response that holds their tags itself."""
+    """A vidalign pair as a row of RRPO's authors. Raises `RowError` if a response already contains their tags."""
     if row["answer"] != row["chosen"]:
         notes["answer, where it is not the chosen response"] += 1
     for name in sorted(set(row) - _EXPORTED):
@@ -121,9 +120,9 @@ def from_row(row: Fields, notes: Notes) -> Fields:
 
 
 def masked_text(text: str, spans: Sequence[Sequence[int]], field: str) -> str:
-    """The text with tags around its spans, with a space beside each tag where the authors' tokenizer drops one."""
+    """The text with tags around its spans, with a space next to each tag where the authors' tokenizer drops one."""
     if _MARK.search(text):
-        raise RowError(field, f"holds the literal tag {_MARK.findall(text)[0]}", "remove it: RRPO marks its phrases by it")
+        raise RowError(field, f"holds the literal tag {_MARK.findall(text)[0]}", "remove it: RRPO marks key phrases with it")
     for spaced in (True, False):
         masked, last = "", 0
         for start, end in spans:

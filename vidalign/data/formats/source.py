@@ -1,4 +1,4 @@
-"""Rows of a file: JSON objects a line, a JSON array, or Parquet."""
+"""The rows of a source file: one JSON object per line, a JSON array, or Parquet."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from vidalign.errors import DataError, RowError
 def read_source(path: str | pathlib.Path) -> Iterator[Located]:
     """Every row in file order with its place, "file:line" or "file: row n" (from 1); a `RowError` in place of a broken row.
 
-    A file that begins with "[" is one JSON array; a name that ends in .parquet is Parquet; all else is one object a line.
+    A file that begins with "[" is a JSON array, one whose name ends in .parquet is Parquet, and any other has one object per line.
 
     Raises:
-        DataError: no such file, or one that cannot be read as a whole.
+        DataError: there is no such file, or it cannot be read at all.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -60,7 +60,7 @@ def _array_rows(path: pathlib.Path) -> Iterator[Located]:
 def _not_json(path: pathlib.Path, error: json.JSONDecodeError) -> DataError:
     return DataError(
         f"{path}:{error.lineno} is not valid JSON ({error.msg} at column {error.colno}); a source is a JSON array of "
-        "objects, or one object a line"
+        "objects, or one object per line"
     )
 
 
@@ -76,4 +76,4 @@ def _parquet_rows(path: pathlib.Path) -> Iterator[Located]:
                 yield f"{path}: row {number}", row
     except (pyarrow.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{path} cannot be read as Parquet after row {number} ({reason}); write the file again") from error
+        raise DataError(f"{path} cannot be read as Parquet after row {number} ({reason}); write the file anew") from error

@@ -4,7 +4,7 @@
     prompt-completion    prompt, completion
     language modelling   messages
 
-Each is a text or messages. Videos stand in the messages' content or in a column: videos, video, images or image.
+Each is a text or messages. Videos are in the messages' content or in a column: videos, video, images or image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vidalign.errors import RowError
 
 
 def to_row(fields: Fields, notes: Notes) -> Fields:
-    """One row of vidalign; takes out of `fields` what it uses. Raises `RowError`."""
+    """One vidalign row; what it uses is taken out of `fields`. Raises `RowError`."""
     row = SourceRow(fields, notes)
     if row.is_pair:
         return _pair(row)
@@ -28,7 +28,7 @@ def to_row(fields: Fields, notes: Notes) -> Fields:
         prompt, answer = split_conversation(row.turns("messages"), "messages")
     elif "prompt" in fields and "completion" in fields:
         prompt = row.turns("prompt")
-        answer = _stripped(row.reply("completion", prompt), notes)
+        answer = _stripped(row.response("completion", prompt), notes)
     else:
         raise row.unknown_columns("a row has prompt, chosen and rejected; or prompt and completion; or messages")
     return row.example(prompt, "prompt", answer)
@@ -37,7 +37,7 @@ def to_row(fields: Fields, notes: Notes) -> Fields:
 def _pair(row: SourceRow) -> Fields:
     fields = row.fields
     for side in SIDES:
-        if f"score_{side}" in fields and f"{side}_score" not in fields:  # as TRL's own data sets name it
+        if f"score_{side}" in fields and f"{side}_score" not in fields:  # the name in TRL's own data sets
             fields[f"{side}_score"] = fields.pop(f"score_{side}")
     prompt = row.turns("prompt") if "prompt" in fields else _shared_prompt(*(fields.get(side) for side in SIDES))
     chosen, rejected = (_stripped(text, row.notes) for text in row.responses(prompt))
@@ -45,9 +45,9 @@ def _pair(row: SourceRow) -> Fields:
 
 
 def _shared_prompt(chosen: Any, rejected: Any) -> list[Turn]:
-    """The turns before the first response, which both conversations begin with."""
+    """The turns before the first response, with which both conversations begin."""
     if not isinstance(chosen, list) or not isinstance(rejected, list):
-        raise RowError("prompt", "is missing", "give it: where the prompt ends in two texts is not known")
+        raise RowError("prompt", "is missing", "add it: two texts do not show where the prompt ends")
     both = zip(turns_of(chosen, "chosen", "", Notes()), turns_of(rejected, "rejected", "", Notes()), strict=False)
     return [
         turn for turn, other in itertools.takewhile(lambda pair: pair[0] == pair[1] and pair[0].role != "assistant", both)
@@ -55,7 +55,7 @@ def _shared_prompt(chosen: Any, rejected: Any) -> list[Turn]:
 
 
 def _stripped(text: str, notes: Notes) -> str:
-    """In TRL's standard format a response continues its prompt and begins with a space; a reply of a chat does not."""
+    """In TRL's standard format, a response continues its prompt and begins with a space; in a chat it does not."""
     if text != text.strip():
         notes["white space around a response, which was removed"] += 1
     return text.strip()
