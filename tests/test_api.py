@@ -186,7 +186,7 @@ def test_decode_names_what_is_wrong_with_a_video(video, tmp_path):
     with pytest.raises(VideoError) as caught:
         vidalign.decode(tmp_path / "none.mp4", num_frames=2)
     assert caught.value.reason == "missing"
-    with pytest.raises(VideoError, match=r"has 16 frames and video\.min_frames is 17"):
+    with pytest.raises(VideoError, match=r"has 16 frames, but video\.min_frames is 17"):
         vidalign.decode(video, num_frames=2, min_frames=17)
 
 

@@ -313,7 +313,7 @@ BROKEN = {
     make_cut_webm: ("truncated", "promises 2.50 s"),
     make_cut_avi: ("truncated", "cut"),
     make_holed: ("truncated", "cannot be decoded"),
-    make_one_frame: ("too_few_frames", "has 1 frames and video.min_frames is 2"),
+    make_one_frame: ("too_few_frames", "has 1 frames, but video.min_frames is 2"),
 }
 
 

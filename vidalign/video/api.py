@@ -29,8 +29,8 @@ def decode(
 ) -> Clip:
     """Decode the sampled frames of a local video file: `num_frames` in all, or `fps` for each second of video.
 
-    The other keywords are those of `vidalign.types.FrameSpec`, and equal ones give the frames that rollouts, training and the
-    endpoint see. Decoding runs in this process and under no deadline; a hostile file can make it hang.
+    The other keywords are those of `vidalign.types.FrameSpec`; with equal values, the frames are the ones that rollouts, training
+    and the endpoint see. Decoding runs in this process without a deadline, so a hostile file can make it hang.
 
     Returns:
         A `Clip` with frames uint8 [F, H, W, 3] in RGB, indices [F], times_s [F] in seconds, fps and duration_s.

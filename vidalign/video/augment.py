@@ -1,6 +1,6 @@
 """The degraded video on which a policy makes the mistakes that become rejected responses (LeanPO, arXiv 2506.05260).
 
-Every parameter is drawn once a video and applied to all its frames, so that motion stays motion: a crop that jumped from
+Every parameter is drawn once per video and applied to all its frames, so that motion stays intact: a crop that jumped from
 frame to frame would be a different kind of flaw.
 """
 
@@ -21,7 +21,7 @@ ASPECT_RATIOS = (3 / 4, 4 / 3)  # of the crop, relative to the frame's own; the 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What was drawn for one video. None: not applied."""
+    """What was drawn for one video. None means not applied."""
 
     crop: tuple[int, int, int, int]  # top, left, height, width in pixels; resized back to the frame's size
     jitter: tuple[tuple[str, float], ...] | None  # (adjustment, factor) in the order of application
@@ -32,7 +32,7 @@ class Augmentation:
 
 
 def augment(clip: Clip, config: AugmentConfig, rng: np.random.Generator) -> Clip:
-    """Crop and resize back, jitter colours, grayscale, blur, flip, and keep few frames: same H and W, fewer F.
+    """Crop and resize back, jitter colours, turn grey, blur, flip, and keep only a few frames: same H and W, smaller F.
 
     `indices` are those of the kept frames; fps, duration_s and total_num_frames are the source's and do not change. Equal
     generator states give equal clips. A clip with fewer than `config.num_frames` frames keeps them all.
@@ -41,7 +41,7 @@ def augment(clip: Clip, config: AugmentConfig, rng: np.random.Generator) -> Clip
 
 
 def draw(shape: tuple[int, ...], config: AugmentConfig, rng: np.random.Generator) -> Augmentation:
-    """Draw the parameters for frames of shape [F, H, W, 3]. Takes the same number of draws from `rng` at every call."""
+    """Draw the parameters for frames of shape [F, H, W, 3]. Every call takes the same number of draws from `rng`."""
     num_frames, height, width = shape[:3]
     crop = _draw_crop(height, width, config.crop_scale, rng)
     jitter = _draw_jitter(config, rng)
@@ -81,7 +81,7 @@ def _draw_jitter(config: AugmentConfig, rng: np.random.Generator) -> tuple[tuple
 
 
 def apply(clip: Clip, augmentation: Augmentation) -> Clip:
-    """Apply what was drawn, frames together as one batch."""
+    """Apply what was drawn to all frames as one batch."""
     height, width = clip.frames.shape[1:3]
     kept = clip.frames[list(augmentation.frames)]
     pixels = torch.from_numpy(kept).permute(0, 3, 1, 2)  # [F, 3, H, W]
@@ -109,7 +109,7 @@ def apply(clip: Clip, augmentation: Augmentation) -> Clip:
 
 
 def _blur(pixels: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Gaussian blur with a kernel of three sigmas a side, as far as the reflected border of a small frame allows."""
+    """Gaussian blur with a kernel of three sigmas on each side, or as wide as the reflected border of a small frame allows."""
     height, width = pixels.shape[-2:]
     reach = math.ceil(3 * sigma)
     kernel = [2 * min(reach, side - 1) + 1 for side in (width, height)]

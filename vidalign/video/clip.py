@@ -1,4 +1,4 @@
-"""A clip: the sampled frames of one video, and which of its frames they are."""
+"""A clip: the sampled frames of one video, and their positions in it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Clip:
     Attributes:
         frames: uint8 [F, H, W, 3], RGB, C-contiguous.
         fps: the source's average frame rate (not the sampling rate).
-        total_num_frames: frames of the source.
-        duration_s: of the source, in seconds; total_num_frames / fps.
-        indices: the source frame of each sampled frame, ascending, F of them.
+        total_num_frames: the number of frames of the source.
+        duration_s: the source's duration in seconds, total_num_frames / fps.
+        indices: the source frame of each of the F sampled frames, ascending.
         backend: the decoder that was used, "pyav" or "decord".
     """
 
@@ -37,15 +37,18 @@ class Clip:
 
     @property
     def times_s(self) -> tuple[float, ...]:
-        """When each sampled frame is shown, in seconds from the start of the video, F of them.
+        """When each of the F sampled frames is shown, in seconds from the start of the video.
 
-        For now this is index / fps, which is exact where the frame rate is constant; a variable one is not evened out.
+        This is index / fps: exact for a constant frame rate, approximate for a variable one.
         """
         return tuple(index / self.fps for index in self.indices)
 
     def metadata(self) -> dict[str, Any]:
-        """What vLLM takes beside the frames, and the keyword arguments of transformers' `VideoMetadata`, which has no
-        `do_sample_frames`. False means: already sampled, use these frames as they are."""
+        """What vLLM takes in addition to the frames.
+
+        Except for `do_sample_frames`, these are the keyword arguments of transformers' `VideoMetadata`. `do_sample_frames` False
+        means that the frames are already sampled and are used unchanged.
+        """
         return {
             "total_num_frames": self.total_num_frames,
             "fps": self.fps,

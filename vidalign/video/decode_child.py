@@ -1,10 +1,10 @@
-"""The process that decodes, kept apart so that it can be killed: decoders hang and crash on hostile files.
+"""The process that decodes, separate so that it can be killed: decoders hang and crash on hostile files.
 
     parent: ChildDecoder.decode(uri) ── one JSON line ──> child: main()     {"uri", "alarm_s"}
                                      <── one JSON line ──                   {"frames_path", "reason", "message"}
 
-Only uris and paths cross; frames go straight into the frame cache. The child imports the decoders and nothing of Ray or
-torch. It is started once and reused, and replaced after a kill or a crash.
+Only uris and paths are exchanged; frames go straight into the frame cache. The child imports the decoders but neither Ray nor
+torch. It is started once and reused, and replaced after it was killed or crashed.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from vidalign.video import decoding
 
 START_TIMEOUT_S = 120.0
 ALARM_AFTER_DEADLINE_S = 10.0
-VIDEOS_PER_CHILD = 500  # decoders leak a little with every reader: a fresh child now and then bounds it
+VIDEOS_PER_CHILD = 500  # decoders leak a little memory with every reader; a fresh child now and then bounds it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodedVideo(Record):
     """Where the frames of one video are, or why there are none.
 
-    `frames_path` is "" where the video is quarantined; `reason` is then one of `vidalign.types.QUARANTINE_REASONS`.
+    `frames_path` is "" if the video is quarantined; `reason` is then one of `vidalign.types.QUARANTINE_REASONS`.
     """
 
     video: str
@@ -47,7 +47,7 @@ class DecodedVideo(Record):
 
 
 class ChildDecoder:
-    """Decodes videos one after the other in a child process, each under a deadline. It survives whatever a file does.
+    """Decodes videos one after another in a child process, each under a deadline. It survives whatever a file does.
 
     `deadline_s` may be changed between two videos.
     """
@@ -64,10 +64,11 @@ class ChildDecoder:
 
     @property
     def pid(self) -> int | None:
+        """Process id of the child; None if there is no child."""
         return None if self._process is None else self._process.pid
 
     def decode(self, uri: str) -> DecodedVideo:
-        """Decode one video into the frame cache; what is wrong with the video comes back as its reason.
+        """Decode one video into the frame cache. A fault of the video is returned as its quarantine reason, not raised.
 
         Raises:
             DataError: the frame cache cannot be written, or the child cannot be started.
@@ -80,12 +81,14 @@ class ChildDecoder:
         self._num_decoded += 1
         if line is None:
             self.close()
-            message = f"{uri} was not decoded within video.deadline_s={self.deadline_s:g} s; raise it for long videos"
+            message = (
+                f"{uri} was not decoded within video.deadline_s={self.deadline_s:g} s; raise the deadline for long videos"
+            )
             return DecodedVideo(video=uri, reason="timeout", message=message)
         if not line:
             status, said = process.wait(), self._last_words()
             self.close()
-            if status == -signal.SIGALRM:  # the child's own alarm, see main(): this process was suspended meanwhile
+            if status == -signal.SIGALRM:  # the child's own alarm, see main(): this process was suspended in the meantime
                 message = f"{uri} was not decoded within video.deadline_s={self.deadline_s:g} s"
                 return DecodedVideo(video=uri, reason="timeout", message=message)
             message = f"the decoding process died on {uri} ({_describe_status(status)}){said}"
@@ -96,7 +99,7 @@ class ChildDecoder:
         return DecodedVideo(video=uri, **reply)
 
     def close(self) -> None:
-        """Kill the child, if any. The next `decode` starts another."""
+        """Kill the child, if any. The next `decode` starts a new one."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -109,7 +112,7 @@ class ChildDecoder:
         if self._process is not None and (self._process.poll() is not None or self._num_decoded >= VIDEOS_PER_CHILD):
             self.close()
         if self._process is None:
-            # Append mode, so that cutting the file between two videos does not leave a hole.
+            # Append mode, so that truncating the file between two videos does not leave a hole.
             self._stderr = tempfile.TemporaryFile("a+b", buffering=0)  # noqa: SIM115 (closed in close())
             command = [sys.executable, "-m", "vidalign.video.decode_child", json.dumps(self._settings)]
             paths = [str(pathlib.Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
@@ -136,7 +139,7 @@ class ChildDecoder:
         return self._read_line(process, deadline)
 
     def _read_line(self, process: subprocess.Popen[bytes], deadline: float) -> bytes | None:
-        """One line; b"" where the child died; None where the deadline passed."""
+        """One line; b"" if the child died; None if the deadline passed."""
         assert process.stdout is not None
         handle = process.stdout.fileno()
         while b"\n" not in self._buffer:
@@ -164,7 +167,7 @@ def _describe_status(status: int) -> str:
 
 
 def decode_into_cache(uri: str, spec: FrameSpec, cache_dir: str, backend: Backend = DEFAULT_BACKEND) -> dict[str, str]:
-    """The child's work for one uri: the fields of its reply. Frames that are in the cache already are not decoded again."""
+    """The child's work for one uri, as the fields of its reply. Frames that are already in the cache are not decoded again."""
     from vidalign.video.frame_cache import FrameCache
     from vidalign.video.hash_index import HashIndex
 
@@ -180,7 +183,9 @@ def decode_into_cache(uri: str, spec: FrameSpec, cache_dir: str, backend: Backen
     try:
         return _reply(frames_path=str(cache.put(digest, spec, clip)))
     except OSError as error:
-        message = f"decoded frames cannot be written to {cache_dir}: {error.strerror}; make room or set video.cache_dir"
+        message = (
+            f"decoded frames cannot be written to {cache_dir}: {error.strerror}; free some space or set video.cache_dir"
+        )
         return _reply(reason="cache", message=message)
 
 
@@ -190,7 +195,7 @@ def _reply(frames_path: str = "", reason: str = "", message: str = "") -> dict[s
 
 @contextlib.contextmanager
 def _local_path(uri: str) -> Iterator[str]:
-    """A local file for a path, a file: uri, or any uri that fsspec can read; of the last, a copy that is removed afterwards."""
+    """A local file for a path, a file: uri or any uri that fsspec can read; the latter as a copy that is removed afterwards."""
     scheme = urllib.parse.urlsplit(uri).scheme if "://" in uri else ""
     if not scheme:
         yield uri
@@ -207,18 +212,19 @@ def _local_path(uri: str) -> Iterator[str]:
             filesystem.get_file(remote, copy)
         except FileNotFoundError as error:
             raise VideoError("missing", f"no file at {uri}") from error
-        except Exception as error:  # every protocol has its own exceptions; all mean that the bytes cannot be fetched
+        except Exception as error:  # every protocol has its own exceptions, but all mean that the bytes cannot be fetched
             raise VideoError("unreadable", f"{uri} cannot be fetched: {type(error).__name__}: {error}") from error
         yield copy
 
 
 def main() -> None:
+    """The child's loop: read a request, decode, reply."""
     settings = json.loads(sys.argv[1])
     spec = FrameSpec.from_row(settings["spec"])
-    # Libraries may print, so replies get a handle of their own and standard output joins standard error.
+    # Libraries may print, so replies get their own handle and standard output goes to standard error.
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
-    # Imported before "ready", so that the deadline counts decoding only.
+    # Imported before "ready", so that the deadline covers only decoding.
     from vidalign.video import frame_cache  # noqa: F401
 
     if settings["backend"] == "decord":
@@ -227,8 +233,8 @@ def main() -> None:
     replies.write(b"ready\n")
     for line in iter(sys.stdin.buffer.readline, b""):
         request = json.loads(line)
-        # The parent kills at the deadline. Should the parent have died, the alarm (whose default is to end the process, even
-        # inside a decoder's C code) keeps a hanging child from outliving it.
+        # The parent kills the child at the deadline. If the parent has died, the alarm keeps a hanging child from outliving it:
+        # its default action ends the process, even inside a decoder's C code.
         signal.setitimer(signal.ITIMER_REAL, request["alarm_s"])
         reply = decode_into_cache(request["uri"], spec, settings["cache_dir"], settings["backend"])
         signal.setitimer(signal.ITIMER_REAL, 0)

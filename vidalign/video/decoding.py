@@ -2,13 +2,13 @@
 
     path ── probe (vidalign.video.probing) ── frame_indices ── decord | PyAV (vidalign.video.readers) ── resize ── Clip
 
-The probe finds what is wrong with a file before a decoder can hide it: decoders conceal missing frames, hand out garbage
-after a cut, and trust an index that promises more than the bytes hold. Frames do not depend on the backend: indices come from the
-probe, both backends give the same RGB pixels (to the bit for H.264 and VP9; MPEG-4 part 2 leaves the last bit of a pixel to
-the decoder), and resizing is always Pillow's antialiased bicubic. decord's bundled FFmpeg is old, so where it cannot open a
-video, fails on it, or counts other frames than the probe, PyAV decodes that video, and what PyAV says is final; `Clip.backend` says
-which of the two it was. One gap is left: a frame damaged inside an otherwise whole file and concealed by the decoder is
-noticed only by PyAV, because decord does not report concealment.
+The probe finds what is wrong with a file before a decoder can hide it: decoders conceal missing frames, return garbage after a
+cut, and trust an index that promises more than the bytes hold. Frames do not depend on the backend: indices come from the probe,
+both backends give the same RGB pixels (bit for bit for H.264 and VP9; MPEG-4 part 2 leaves the last bit of a pixel to the
+decoder), and resizing is always Pillow's antialiased bicubic. decord's bundled FFmpeg is old. If it cannot open a video, fails on
+it, or counts a different number of frames than the probe, PyAV decodes that video, and its verdict is final; `Clip.backend` names
+the decoder that was used. One gap remains: a frame that is damaged inside an otherwise whole file, and concealed by the decoder,
+is noticed only by PyAV, because decord does not report concealment.
 
 Decoding can hang on hostile files: run `decode` where it can be killed (`vidalign.video.decode_child`).
 """
@@ -32,11 +32,11 @@ from vidalign.video.hash_index import HashIndex
 
 
 def frame_indices(total: int, fps: float, spec: FrameSpec) -> list[int]:
-    """Which source frames to take: n of them, each at the middle of one of n equal parts of the video, ascending.
+    """Which source frames to take: n of them, ascending, each in the middle of one of n equal parts of the video.
 
-    n is `spec.num_frames` (frames repeat where the video has fewer), or else as many as give `spec.fps` frames per second
-    of video: at most the video's own frames, at most `spec.max_frames` (then spread over the whole video), and at least
-    `spec.min_frames`. Indices count frames: a variable frame rate is not evened out.
+    n is `spec.num_frames` (frames repeat if the video has fewer), or else the number that gives `spec.fps` frames per second of
+    video: at most the video's own frames, at most `spec.max_frames` (then spread over the whole video), and at least
+    `spec.min_frames`. The parts are equal in frames, so a variable frame rate is not evened out.
     """
     if spec.num_frames is not None:
         count = spec.num_frames
@@ -49,8 +49,8 @@ def frame_indices(total: int, fps: float, spec: FrameSpec) -> list[int]:
 def snapped(indices: Sequence[int], keyframes: np.ndarray) -> list[int]:
     """Each index moved to the nearest keyframe at or before it, if that gives as many different frames as before.
 
-    If keyframes are too few or too unevenly spread, or the first one comes too late, the indices stay as they are: a video never
-    gives fewer frames, or one frame in place of two, because of its keyframes.
+    If the keyframes are too few or too unevenly spread, or the first one comes too late, the indices are returned unchanged: a
+    video never gives fewer frames, or one frame in place of two, because of its keyframes.
     """
     places = np.searchsorted(keyframes, indices, side="right") - 1
     if len(keyframes) == 0 or places[0] < 0:
@@ -60,7 +60,7 @@ def snapped(indices: Sequence[int], keyframes: np.ndarray) -> list[int]:
 
 
 def content_hash(path: str | os.PathLike[str], index: HashIndex | None = None) -> str:
-    """SHA-256 of a file's bytes, in hex. Raises `VideoError` where the file cannot be read."""
+    """SHA-256 of a file's bytes, in hex. Raises `VideoError` if the file cannot be read."""
     _check_file(path)
     try:
         with open(path, "rb") as file:
@@ -114,7 +114,7 @@ def _sampled(name: str, probe: probing.Probe, spec: FrameSpec) -> list[int]:
     if probe.num_frames < max(1, spec.min_frames):
         raise VideoError(
             "too_few_frames",
-            f"{name} has {probe.num_frames} frames and video.min_frames is {spec.min_frames}; "
+            f"{name} has {probe.num_frames} frames, but video.min_frames is {spec.min_frames}; "
             "lower video.min_frames or leave the video out",
         )
     indices = frame_indices(probe.num_frames, probe.fps, spec)

@@ -1,12 +1,12 @@
-"""Decoded frames on disk, content-addressed: one safetensors file for each (content of the video, FrameSpec).
+"""Decoded frames on disk, content-addressed: one safetensors file for each pair of video content and FrameSpec.
 
     <root>/ab/abcdef….<FrameSpec.key()>.safetensors      frames uint8 [F, H, W, 3] + where they were taken from
 
-Two videos with equal bytes share a file, and a changed video never meets stale frames. Files are written atomically and
-carry a checksum, which is checked at every reading: a torn or damaged one is a miss, to be decoded again, and never served.
+Two videos with equal bytes share a file, and a changed video never gets stale frames. Files are written atomically and carry a
+checksum, which is verified at every read: a torn or damaged file counts as missing, is decoded again, and is never served.
 Nothing is pickled.
 
-Files are read and not memory-mapped: a process that has one mapped would end by SIGBUS once another node replaces it on a
+Files are read and not memory-mapped: a process with a mapped file would die of SIGBUS when another node replaces the file on a
 network file system.
 """
 
@@ -28,7 +28,7 @@ from vidalign.types import FrameSpec
 from vidalign.video.clip import Clip
 
 PAGE_BYTES = 4096
-BLOCK_BYTES = 128 * PAGE_BYTES  # read and checked at a time, so that it is still in the processor's cache when it is checked
+BLOCK_BYTES = 128 * PAGE_BYTES  # read and verified at a time, while it is still in the processor's cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +38,11 @@ class FrameCache:
     root: str | os.PathLike[str]
 
     def path(self, content_hash: str, spec: FrameSpec) -> pathlib.Path:
+        """Where the clip of a video with this content is stored, or would be."""
         return pathlib.Path(self.root) / content_hash[:2] / f"{content_hash}.{spec.key()}.safetensors"
 
     def holds(self, content_hash: str, spec: FrameSpec) -> bool:
-        """Whether the clip is there and whole: all of it is read and checked, and nothing is kept."""
+        """Whether the clip is there and intact: all of it is read and verified, but nothing is kept."""
         try:
             _read(self.path(content_hash, spec), keep=False)
         except DataError:
@@ -49,9 +50,10 @@ class FrameCache:
         return True
 
     def put(self, content_hash: str, spec: FrameSpec, clip: Clip) -> pathlib.Path:
-        """Store a clip. Raises `OSError` where the folder cannot be written."""
+        """Store a clip. Raises `OSError` if the folder cannot be written."""
         path = self.path(content_hash, spec)
-        files.write_bytes_atomic(path, _header(clip), clip.frames.reshape(-1).data, durable=False)  # a torn file is a miss
+        # Not durable: a torn file counts as missing.
+        files.write_bytes_atomic(path, _header(clip), clip.frames.reshape(-1).data, durable=False)
         return path
 
 
@@ -59,7 +61,7 @@ def load_clip(path: str | os.PathLike[str]) -> Clip:
     """Read a clip that `FrameCache.put` wrote.
 
     Raises:
-        DataError: no such file, or one that is torn or damaged.
+        DataError: the file is missing, torn or damaged.
     """
     frames, facts = _read(path, keep=True)
     return Clip(
@@ -73,7 +75,7 @@ def load_clip(path: str | os.PathLike[str]) -> Clip:
 
 
 def _header(clip: Clip) -> bytes:
-    """What stands in front of the frames. Files of finished runs have these names: a new one would make them unreadable."""
+    """What precedes the frames. Files of finished runs use these names: changing one would make them unreadable."""
     facts = json.dumps(
         {
             "fps": clip.fps,
@@ -94,7 +96,7 @@ def _header(clip: Clip) -> bytes:
 
 
 def _read(path: str | os.PathLike[str], *, keep: bool) -> tuple[np.ndarray, dict[str, Any]]:
-    """The frames, unless they are not to be kept, and a clip's other fields. Raises `DataError` as `load_clip` does."""
+    """The frames (or, without `keep`, the last block) and a clip's other fields. Raises `DataError` as `load_clip` does."""
     name = os.fspath(path)
     try:
         with open(name, "rb") as file:
@@ -103,7 +105,7 @@ def _read(path: str | os.PathLike[str], *, keep: bool) -> tuple[np.ndarray, dict
             metadata, shape = header["__metadata__"], header["frames"]["shape"]
             size = math.prod(shape)
             if size != file_size - file.tell():
-                raise DataError(f"{name} is torn ({file_size - file.tell()} bytes of {size}); decode the video again")
+                raise DataError(f"{name} is incomplete ({file_size - file.tell()} bytes of {size}); decode the video again")
             frames = np.empty(shape if keep else min(size, BLOCK_BYTES), np.uint8)
             pixels, checksum = frames.reshape(-1).data, _checksum_of_facts(shape, metadata["clip"])
             for at in range(0, size, BLOCK_BYTES):
@@ -120,7 +122,7 @@ def _read(path: str | os.PathLike[str], *, keep: bool) -> tuple[np.ndarray, dict
     except (TypeError, KeyError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{name} is not a whole frame file ({error}); decode the video again") from error
+        raise DataError(f"{name} is not a complete frame file ({error}); decode the video again") from error
 
 
 def _checksum_of_facts(shape: list[int], facts: str) -> int:
@@ -128,10 +130,10 @@ def _checksum_of_facts(shape: list[int], facts: str) -> int:
 
 
 def _checksum(block: memoryview, start: int) -> int:
-    """CRC-32 of the sums of each page's 64-bit words, and of the bytes behind the last whole page.
+    """CRC-32 of the sums of each page's 64-bit words, and of the bytes after the last whole page.
 
-    Six times as fast as the CRC-32 of all bytes. It notices a page that is missing, zeroed, moved or taken from another file, except
-    by a chance of 1 in 2^32, and a change inside a page unless the sum of the page's words stays the same.
+    Six times as fast as a CRC-32 of all bytes. It notices a page that is missing, zeroed, moved or taken from another file, but
+    for a chance of 1 in 2^32, and a change inside a page unless the sum of the page's words stays the same.
     """
     whole = len(block) // PAGE_BYTES * PAGE_BYTES
     words = np.frombuffer(block[:whole], np.dtype("<u8")).reshape(-1, PAGE_BYTES // 8)

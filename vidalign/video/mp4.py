@@ -1,4 +1,4 @@
-"""What the boxes of an MP4 or MOV file say, read without decoding and without reading its frames.
+"""What the boxes of an MP4 or MOV file say, without decoding or reading its frames.
 
     moov ── trak ── mdia ── minf ── stbl: stts (durations)  ctts (pts - dts)  stss (keyframes)  stsz (sizes)  stsc, stco (places)
               └── edts ── elst (which part is played)
@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-MAX_INDEX_BYTES = 256 * 2**20  # a day of video at 100 frames a second has an index of 140 MB
+MAX_INDEX_BYTES = 256 * 2**20  # a day of video at 100 frames per second has an index of 140 MB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,7 +24,7 @@ class Index:
 
     Attributes:
         times: int64 [N], presentation times in the track's time scale, counted from the start of its media.
-        keyframes: bool [N].
+        keyframes: bool [N], whether each frame is a keyframe.
     """
 
     times: np.ndarray
@@ -32,9 +32,9 @@ class Index:
 
 
 def where_cut(file: BinaryIO) -> str:
-    """Where a file ends too early: "index", "frames", or "" where it does not.
+    """Where a file was cut: in its "index", in its "frames", or "" if it is whole.
 
-    Its boxes say how long they are. FFmpeg goes by what is left, and takes a file that lost a few frames for a shorter video.
+    Boxes state their length. FFmpeg goes by what is left and takes a file that lost a few frames for a shorter video.
     """
     total, has_index = file.seek(0, os.SEEK_END), False
     for kind, _, _, end in _boxes(file, 0, total):
@@ -45,9 +45,9 @@ def where_cut(file: BinaryIO) -> str:
 
 
 def read_index(file: BinaryIO, track_id: int) -> Index | None:
-    """The index of a track, or None where it has to be found by reading the packets.
+    """The index of a track, or None if it has to be found by reading the packets.
 
-    None means that the file is fragmented, hides frames by an edit list, or has an index that contradicts itself or points beyond
+    None means that the file is fragmented, hides frames with an edit list, or has an index that contradicts itself or points beyond
     the end of the file.
     """
     total = file.seek(0, os.SEEK_END)
@@ -68,7 +68,7 @@ def read_index(file: BinaryIO, track_id: int) -> Index | None:
 
 
 def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int, int]]:
-    """(type, start, start of the payload, end) of each box; the end is the one that the box claims."""
+    """(type, start, start of the payload, end) of each box; the end is what the box claims."""
     while start + 8 <= end:
         file.seek(start)
         header = file.read(16)
@@ -114,9 +114,9 @@ class _Boxes:
         return int.from_bytes(self.data[at : at + size], "big")
 
     def table(self, columns: int, dtype: str = ">u4", at: int = 8) -> np.ndarray:
-        """int64 [rows, columns]; the number of rows stands in front of the table."""
+        """int64 [rows, columns]; the number of rows precedes the table."""
         rows = self.number(4, at - 4)
-        values = np.frombuffer(self.data, dtype, rows * columns, at)  # ValueError where the box is shorter
+        values = np.frombuffer(self.data, dtype, rows * columns, at)  # ValueError if the box is too short
         return values.reshape(rows, columns).astype(np.int64)
 
 
@@ -154,7 +154,7 @@ def _repeated(runs: np.ndarray, count: int) -> np.ndarray:
 
 
 def _end(stbl: _Boxes, sizes: np.ndarray) -> int:
-    """The first byte after the last frame, from the places of the chunks and the number of frames in each."""
+    """The position after the last byte of any frame, from the places of the chunks and the number of frames in each."""
     narrow = next(stbl.find(b"stco"), None)
     starts = narrow.table(1)[:, 0] if narrow is not None else stbl.only(b"co64").table(1, ">u8")[:, 0]
     runs = stbl.only(b"stsc").table(3)  # first chunk, frames in each chunk from there on, description
@@ -169,7 +169,7 @@ def _end(stbl: _Boxes, sizes: np.ndarray) -> int:
 
 
 def _plays_all(trak: _Boxes, moov: _Boxes, times: np.ndarray) -> bool:
-    """Whether the edit list, if any, shows every frame once: at most a delay, and one edit around all frames."""
+    """Whether the edit list, if any, shows every frame once: at most a delay, and one edit that spans all frames."""
     edits = next((elst for edts in trak.find(b"edts") for elst in edts.find(b"elst")), None)
     if edits is None:
         return True

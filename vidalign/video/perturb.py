@@ -1,5 +1,7 @@
-"""The perturbed video on which a policy makes the mistakes that RRPO corrects (arXiv 2504.12083): a masked centre and frames out
-of order. What a video shows is hidden and when it happens is lost, but no pixel outside the square changes.
+"""The perturbed video on which a policy makes the mistakes that RRPO corrects (arXiv 2504.12083).
+
+The centre is masked and the frames are out of order: part of what the video shows and when it happens is lost, but no pixel
+outside the square changes.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from vidalign.video.clip import Clip
 
 
 def perturb(clip: Clip, config: PerturbConfig, rng: np.random.Generator) -> Clip:
-    """Mask and shuffle; shape, `indices`, fps and duration_s stay, so that nothing tells the model of the change.
+    """Mask and shuffle a clip. Shape, `indices`, fps and duration_s stay, so that nothing tells the model about the change.
 
     Equal generator states give equal clips, and masking and shuffling draw independently of each other.
     """
@@ -26,9 +28,9 @@ def perturb(clip: Clip, config: PerturbConfig, rng: np.random.Generator) -> Clip
 
 
 def mask_centre(frames: np.ndarray, area: float) -> np.ndarray:
-    """A copy of frames [F, H, W, 3] uint8 with one black square in the middle of each, `area` of H x W.
+    """A copy of frames, uint8 [F, H, W, 3], with a black square in the middle of each that covers the share `area` of H x W.
 
-    A square that is higher or wider than the frame is cut off there.
+    A square that is higher or wider than the frame is cut off at its edge.
     """
     height, width = frames.shape[1:3]
     side = round((area * height * width) ** 0.5)

@@ -1,7 +1,7 @@
 """What a video file holds and what is wrong with it, found without decoding a frame.
 
-An MP4 or MOV file whose boxes are whole and whose index is plain (`vidalign.video.mp4`) is known from its index. Of every other file
-all packets are read, and what is there is compared with what the header promises.
+For an MP4 or MOV file whose boxes are whole and whose index is simple (`vidalign.video.mp4`), the index is enough. For every
+other file, all packets are read, and what is there is compared with what the header promises.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from vidalign.errors import VideoError
 from vidalign.video import mp4
 
 # FFmpeg also "opens" playlists and scripts (hls, dash, concat), which make it fetch other files, and renders plain text as a
-# video (tty). Only containers that carry their own frames are let in; the audio ones are here to be named as such.
+# video (tty). Only containers that carry their own frames are allowed; the audio ones are listed so that they can be reported as
+# having no video stream.
 CONTAINERS = (
     "3g2,3gp,asf,av1,avi,dv,flv,gif,h264,hevc,ivf,m4a,m4v,matroska,mj2,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,"
     "vc1,webm,wtv,aac,ac3,aiff,amr,ape,caf,eac3,flac,mp3,wav"
@@ -45,7 +46,10 @@ class FrameTimes:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Probe:
-    """`times` is None where the container does not say when each frame is shown: such a video is decoded from its start."""
+    """What was found out about a video without decoding it.
+
+    `times` is None if the container does not say when each frame is shown; such a video is decoded from its start.
+    """
 
     num_frames: int
     fps: float
@@ -53,12 +57,14 @@ class Probe:
 
 
 def open_container(source: Callable[[], Any]) -> InputContainer:
+    """Open a container of one of the allowed formats. Raises what PyAV raises."""
     container = av.open(source(), "r", container_options={"format_whitelist": CONTAINERS})
     assert isinstance(container, InputContainer)
     return container
 
 
 def video_stream(name: str, container: InputContainer) -> VideoStream:
+    """The main video stream of a container. Raises `VideoError` with reason no_video_stream if there is none but cover art."""
     stream = container.streams.best("video")
     if not isinstance(stream, VideoStream) or Disposition.attached_pic in stream.disposition:
         kinds = ", ".join(sorted({item.type for item in container.streams})) or "none"
@@ -67,15 +73,15 @@ def video_stream(name: str, container: InputContainer) -> VideoStream:
 
 
 def open_whole(name: str, head: bytes, source: Callable[[], Any]) -> InputContainer:
-    """Open a container whose header and index are there.
+    """Open a container and make sure that its header and index are there.
 
-    `head`: the first bytes of the file; `source`: gives the file's path, or a newly opened binary file, at every call.
+    `head` holds the first bytes of the file; every call of `source` gives the file's path or a newly opened binary file.
 
     Raises:
         VideoError: with reason not_a_video or truncated.
     """
     recognised = any(head[at:].startswith(magic) for at, magic in _MAGIC.items())
-    no_index = VideoError("truncated", f"{name} begins like a video but its index is missing or cut off")
+    no_index = VideoError("truncated", f"{name} begins like a video, but its index is missing or cut off")
     cut = _with_file(source, mp4.where_cut) if _is_mp4(head) else ""
     if cut:
         raise no_index if cut == "index" else VideoError("truncated", f"{name} is cut: it ends in the middle of its frames")
@@ -87,12 +93,12 @@ def open_whole(name: str, head: bytes, source: Callable[[], Any]) -> InputContai
         raise VideoError("not_a_video", f"{name} is not a video in any known container") from error
     if recognised and all(item.type not in ("video", "audio") for item in container.streams):
         container.close()
-        raise no_index  # streams announced, and cut off before their description
+        raise no_index  # the streams are announced, but the file is cut off before their description
     return container
 
 
 def probe(name: str, head: bytes, source: Callable[[], Any], container: InputContainer) -> Probe:
-    """`container` is what `open_whole` made of the other three.
+    """The number, rate and times of a video's frames. `container` is what `open_whole` returned for the other three arguments.
 
     Raises:
         VideoError: with reason not_a_video, no_video_stream or truncated.
@@ -121,7 +127,7 @@ def _with_file(source: Callable[[], Any], read: Callable[[Any], Any]) -> Any:
 
 
 def _from_index(name: str, container: InputContainer, stream: VideoStream, index: mp4.Index, fps: float) -> Probe | None:
-    """None where the first packet is not the one that the index names."""
+    """What the index says, or None if the first packet is not the one that the index names."""
     try:
         first = next(container.demux(stream))
     except (av.error.FFmpegError, StopIteration):
@@ -161,7 +167,7 @@ def _from_packets(name: str, container: InputContainer, stream: VideoStream, fps
 
 
 def _frame_times(pts: np.ndarray, keyframes: np.ndarray) -> FrameTimes | None:
-    """From the order of the packets to that of the frames; None where two frames are shown at once."""
+    """Sort the times of the packets into the order of the frames; None if two frames are shown at the same time."""
     order = np.argsort(pts, kind="stable")
     shown = pts[order]
     if (np.diff(shown) == 0).any():
@@ -178,11 +184,11 @@ def _check_whole(
     ends: dict[int, float],
     fps: float,
 ) -> None:
-    """Raise where the packets end before the header says they do. `ends`: last moment of each stream, in seconds.
+    """Raise if the packets end before the header says they do. `ends` is the last moment of each stream, in seconds.
 
-    The MP4 and AVI headers promise a number of frames. That alone proves nothing (an edit list hides frames, an AVI skips
-    repeated ones), so the missing time must agree with it. Matroska promises a duration, of its longest stream. MPEG-TS and
-    raw streams promise nothing: one that was cut between two frames is a shorter video.
+    MP4 and AVI headers promise a number of frames. That alone proves nothing (an edit list hides frames, an AVI skips repeated
+    ones), so the missing time must confirm it. Matroska promises the duration of its longest stream. MPEG-TS and raw streams
+    promise nothing: one that was cut between two frames is a shorter video.
     """
     if num_corrupt:
         raise VideoError("truncated", f"{name} is cut or damaged: {num_corrupt} of its {num_frames} frames are incomplete")
@@ -197,5 +203,5 @@ def _check_whole(
     short = promised - end
     if (not stream.frames or num_frames < stream.frames) and short > max(2 / fps, 0.01 * promised, 0.1):
         raise VideoError(
-            "truncated", f"{name} is cut: its header promises {promised:.2f} s and its frames end at {max(end, 0):.2f} s"
+            "truncated", f"{name} is cut: its header promises {promised:.2f} s, but its frames end at {max(end, 0):.2f} s"
         )

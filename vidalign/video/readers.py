@@ -1,9 +1,9 @@
-"""The backends: the wanted frames of a video, resized one after the other, so that full-size frames never add up.
+"""The backends: they read the wanted frames of a video and resize them one by one, so that full-size frames never pile up.
 
-decord   None where it fails, and where decord2 is installed under its import name (see `is_trusted`).
-pyav     seeks to the keyframe before each wanted frame, and decodes from there only what the wanted ones refer to. Frames are
-         told apart by their presentation times. Where a time is missing, a seek lands elsewhere, or anything unexpected comes
-         out, it starts again and decodes the whole video in order, and what it finds then is final.
+decord   gives None if it fails, or if decord2 is installed under its import name (see `is_trusted`).
+pyav     seeks to the keyframe before each wanted frame and decodes from there only what the wanted frames refer to. Frames are
+         identified by their presentation times. If a time is missing, a seek lands elsewhere, or anything unexpected comes out,
+         it starts over and decodes the whole video in order, and what it finds then is final.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class NotAsExpectedError(Exception):
 
 
 def target_size(height: int, width: int, spec: FrameSpec) -> tuple[int, int]:
-    """(height, width) after resizing: exact, or the same aspect ratio within `max_pixels`, never enlarged, or unchanged."""
+    """(height, width) after resizing: as given, or the same aspect ratio within `max_pixels` (never enlarged), or unchanged."""
     if spec.height is not None and spec.width is not None:
         return spec.height, spec.width
     if spec.max_pixels is None or height * width <= spec.max_pixels:
@@ -47,7 +47,7 @@ def target_size(height: int, width: int, spec: FrameSpec) -> tuple[int, int]:
 
 
 def read_decord(source: Callable[[], Any], indices: Sequence[int], total: int, spec: FrameSpec) -> np.ndarray | None:
-    """uint8 [len(indices), H, W, 3], or None where decord cannot be trusted with this video."""
+    """Read frames with decord: uint8 [len(indices), H, W, 3], or None if decord cannot be trusted with this video."""
     import decord
 
     if not is_trusted(decord.__version__):
@@ -67,8 +67,8 @@ def read_decord(source: Callable[[], Any], indices: Sequence[int], total: int, s
 def is_trusted(version: str) -> bool:
     """Whether a package with the import name decord gives the frames it is asked for.
 
-    decord2 (versions 1 to 3) gives up waiting for its own decoding thread after 10,000 attempts and hands out an earlier frame
-    without an error: seen with 3.4.0, on an H.264 video that is whole.
+    decord2 (versions 1 to 3) gives up waiting for its own decoding thread after 10,000 attempts and returns an earlier frame
+    without an error: seen with 3.4.0 on an intact H.264 video.
     """
     return version.startswith("0.")
 
@@ -81,8 +81,9 @@ def read_pyav(
     times: FrameTimes | None,
     spec: FrameSpec,
 ) -> np.ndarray:
-    """uint8 [len(indices), H, W, 3]. `container` is open, standing anywhere, and nothing of it has been decoded yet;
-    `indices` are ascending.
+    """Read frames with PyAV: uint8 [len(indices), H, W, 3].
+
+    `container` is open, at any position, and nothing of it has been decoded yet; `indices` are ascending.
 
     Raises:
         VideoError: with reason truncated.
@@ -104,13 +105,13 @@ def read_pyav(
 def by_seeking(
     container: InputContainer, stream: VideoStream, wanted: Sequence[int], times: FrameTimes
 ) -> Iterator[np.ndarray]:
-    """The frames of each group of wanted ones that follow the same keyframe, one seek for a group."""
+    """The wanted frames in order, with one seek for each group of them that follows the same keyframe."""
     places = np.searchsorted(times.keyframes, wanted, side="right") - 1
     pts = times.pts[list(wanted)].tolist()
-    converter = VideoReformatter()  # one for a video: making one takes longer than using it
+    converter = VideoReformatter()  # one per video: making one takes longer than using it
     for place, group in itertools.groupby(zip(places.tolist(), pts, strict=True), key=lambda pair: pair[0]):
         if place < 0:
-            raise NotAsExpectedError  # the first frames depend on one that is not shown
+            raise NotAsExpectedError  # the first frames depend on a frame that is not shown
         key = int(times.pts[times.keyframes[place]])
         container.seek(key, stream=stream)
         yield from _from_keyframe(container, stream, key, [moment for _, moment in group], converter)
@@ -121,16 +122,16 @@ def _from_keyframe(
 ) -> Iterator[np.ndarray]:
     context = stream.codec_context
     remaining, unread, started = list(reversed(moments)), set(moments), False
-    # What nothing refers to is not decoded, except where it is wanted.
+    # Frames that no other frame refers to are decoded only if they are wanted.
     for packet in container.demux(stream):
         context.skip_frame = "DEFAULT" if packet.pts in unread or packet.pts == key else "NONREF"
         frames = context.decode(packet)
         unread.discard(packet.pts)
         if not unread and packet.size:
-            frames += context.decode(None)  # the wanted ones are in the decoder: it need not wait for what follows
+            frames += context.decode(None)  # flush: all wanted frames are in the decoder, which need not wait for more
         for frame in frames:
             if not started and frame.pts is not None and frame.pts < key:
-                continue  # shown before the keyframe, and incomplete without what comes before that
+                continue  # shown before the keyframe, and incomplete without the packets before it
             if not started:
                 if frame.pts != key or not frame.key_frame or frame.pict_type != PictureType.I:
                     raise NotAsExpectedError
@@ -167,14 +168,14 @@ def _in_order(name: str, container: InputContainer, stream: VideoStream, wanted:
 
 
 def _upright(frame: VideoFrame, converter: VideoReformatter) -> np.ndarray:
-    """RGB [H, W, 3]. A rotation tag means the frames are stored lying down; decord turns them upright as well."""
+    """RGB [H, W, 3]. A rotation tag means that the frames are stored sideways; decord turns them upright as well."""
     pixels = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     turns = frame.rotation // 90 % 4
     return np.rot90(pixels, turns) if turns else pixels
 
 
 def resized(frames: Iterator[np.ndarray], indices: Sequence[int], spec: FrameSpec) -> np.ndarray:
-    """Resize one frame after the other, those of the different indices, into one array for all: uint8 [len(indices), H, W, 3]."""
+    """Resize frames one by one into one array, uint8 [len(indices), H, W, 3]. `frames` has one frame for each different index."""
     out, at = None, 0
     for frame, times in zip(frames, collections.Counter(indices).values(), strict=True):
         height, width = target_size(frame.shape[0], frame.shape[1], spec)
