@@ -122,7 +122,7 @@ def test_a_context_that_is_too_short_names_both_ways_out():
             max_model_len=8192,
         )
     assert str(caught.value) == (
-        "video.max_frames=96 needs 12,288 vision tokens, and the prompt 100 and the reply 156 more, but max_model_len=8,192; "
+        "video.max_frames=96 needs 12,288 vision tokens, plus 100 for the prompt and 156 for the response, but max_model_len=8,192; "
         "lower video.max_frames to 62 or raise model.max_model_len to 12544"
     )
 

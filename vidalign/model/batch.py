@@ -1,4 +1,4 @@
-"""Model inputs: a rendered prompt, and prompts with responses joined to batches, padded or packed end to end."""
+"""Model inputs: a rendered prompt, and prompts with responses joined into batches, padded or packed end to end."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Group:
 class Prompt:
     """One rendered prompt.
 
-    `tokens` holds per-token arrays [T], `vision` tensors that concatenate along their first axis. `positions` [axes, T]: where
-    the model sees its tokens, see `vidalign.model.shared_prefix.numbering`; only packed rows need them.
+    `tokens` holds per-token arrays [T], `vision` holds tensors that concatenate along their first axis. `positions` [axes, T] says
+    where the model sees the tokens (`vidalign.model.shared_prefix.numbering`); only packed rows need it.
     """
 
     tokens: dict[str, torch.Tensor]
@@ -34,21 +34,23 @@ class Prompt:
 
     @property
     def length(self) -> int:
+        """The number of tokens T."""
         return int(self.tokens["input_ids"].shape[0])
 
     @functools.cached_property
     def num_bytes(self) -> int:
+        """Bytes of all its tensors."""
         held = [*self.tokens.values(), *self.vision.values(), *([] if self.positions is None else [self.positions])]
         return sum(value.nbytes for value in held)
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Sequences for the model's forward, and where the tokens of R responses are predicted in them.
+    """Sequences for a forward pass, and where in them the tokens of R responses are predicted.
 
-    `inputs`: keyword arguments of the model's forward; in a packed row also `groups` (see `vidalign.model.shared_prefix`).
-    `labels` [R, T] holds response tokens, and `IGNORED` everywhere else. `sources` [R, T]: which position of the packed row
-    predicts each label; None where that is the label's own place.
+    `inputs` are the keyword arguments of the model's forward; in a packed row also `groups` (see `vidalign.model.shared_prefix`).
+    `labels` [R, T] holds response tokens, and `IGNORED` everywhere else. `sources` [R, T] says which position of the packed row
+    predicts each label; None means the label's own place.
     """
 
     inputs: dict[str, Any]
@@ -56,6 +58,7 @@ class Batch:
     sources: torch.Tensor | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
+        """The batch on a device, its pixels as `dtype`."""
         moved = {
             name: value.to(device, dtype if value.is_floating_point() and name.startswith("pixel_values") else None)
             if isinstance(value, torch.Tensor)
@@ -67,7 +70,7 @@ class Batch:
 
 
 def collate(rows: Sequence[tuple[Prompt, Sequence[int]]], *, pad_id: int) -> Batch:
-    """Join (prompt, response token ids) rows into one batch; each row brings its own video."""
+    """Join (prompt, response token ids) rows into one padded batch; each row brings its own video."""
     width = max(prompt.length + len(response) for prompt, response in rows)
     labels = torch.full((len(rows), width), IGNORED, dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
@@ -88,9 +91,9 @@ def collate(rows: Sequence[tuple[Prompt, Sequence[int]]], *, pad_id: int) -> Bat
 
 
 def collate_packed(rows: Sequence[tuple[Prompt, Sequence[Sequence[int]]]]) -> Batch:
-    """Lay (prompt, token ids of its responses) groups end to end in one row without padding; each prompt stands in it once.
+    """Lay (prompt, token ids of its responses) groups end to end in one row without padding; each prompt occurs once.
 
-    All groups have equally many responses. The labels are those of the first response of every group, then of every second one.
+    All groups have the same number of responses. The labels are those of every group's first response, then of every second one.
     """
     groups = tuple(Group(prompt.length, tuple(map(len, responses))) for prompt, responses in rows)
     longest = max(length for group in groups for length in group.responses)
@@ -125,6 +128,6 @@ def collate_packed(rows: Sequence[tuple[Prompt, Sequence[Sequence[int]]]]) -> Ba
 
 
 def packed_positions(prompt: torch.Tensor, responses: Sequence[int]) -> torch.Tensor:
-    """Positions [axes, T] of a group: those of its prompt, then every response counting on from the prompt's end."""
+    """Positions [axes, T] of a group: those of its prompt, then those of each response, counted on from the prompt's end."""
     start = int(prompt.max()) + 1
     return torch.cat([prompt, *(torch.arange(start, start + length).expand(len(prompt), -1) for length in responses)], dim=1)

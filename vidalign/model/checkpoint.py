@@ -22,7 +22,9 @@ def policy_version(path: str | pathlib.Path, parent: str = "") -> PolicyVersion:
     """
     folder = pathlib.Path(path)
     if not (folder / "config.json").is_file():
-        raise ModelError(f"no Hugging Face model at {folder}: config.json is missing; model.path names a checkpoint folder")
+        raise ModelError(
+            f"no Hugging Face model at {folder}: config.json is missing; model.path must name a checkpoint folder"
+        )
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise ModelError(f"{folder} holds no *.safetensors weights; pickled weights are not loaded, convert them first")
@@ -47,10 +49,10 @@ def export_policy(
     zero_stage: int,
     trust_remote_code: bool = False,
 ) -> None:
-    """Write a complete checkpoint folder from a training module; adapters are merged. Called on every rank.
+    """Write a complete checkpoint folder from a training module, with adapters merged. Every rank must call it.
 
-    Rank 0 writes weights, config, generation config, processor and chat template, and last the card `vidalign.json` with the
-    version, its parent and the FrameSpec it was trained with.
+    Rank 0 writes weights, config, generation config, processor and chat template, and finally the card `vidalign.json` with the
+    version, its parent, and the FrameSpec and prompt it was trained with.
     """
     import deepspeed
     import torch.distributed as dist

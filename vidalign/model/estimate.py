@@ -1,8 +1,8 @@
 """What a run will cost, computed from the model folder's small files: vision tokens, context, memory. Loads no weights.
 
-Vision tokens follow transformers' own arithmetic for Qwen2-VL and Qwen2.5-VL (frames resized so that both sides divide by
+Vision tokens follow transformers' own arithmetic for Qwen2-VL and Qwen2.5-VL (frames resized so that both sides are divisible by
 patch x merge, within the processor's pixel bounds; `temporal_patch` frames make one step in time). Other processors have no
-closed form here (`Family.counted_processors`): `read_vision_cost` returns None for them, and the caller measures with the processor.
+closed form here (`Family.counted_processors`): `read_vision_cost` returns None, and the caller measures with the processor.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format itself
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VisionCost:
-    """How a Qwen2-VL-like processor turns frames into tokens. Pixel bounds are a frame's; `max_video_tokens` bounds a video
-    where the processor spreads a budget over all frames, and is None where it does not."""
+    """How a Qwen2-VL-like processor turns frames into tokens.
+
+    The pixel bounds apply to a frame. `max_video_tokens` bounds a video if the processor spreads a budget over all frames, and is
+    None if it does not.
+    """
 
     patch: int = 14
     merge: int = 2
@@ -54,14 +57,14 @@ class VisionCost:
         return new_height, new_width
 
     def tokens(self, num_frames: int, height: int, width: int) -> int:
-        """Vision tokens of one video of `num_frames` frames of height x width pixels."""
+        """The number of vision tokens of a video with `num_frames` frames of height x width pixels."""
         new_height, new_width = self.resized(num_frames, height, width)
         factor = self.patch * self.merge
         return math.ceil(num_frames / self.temporal_patch) * (new_height // factor) * (new_width // factor)
 
 
 def read_vision_cost(model_dir: str | pathlib.Path) -> VisionCost | None:
-    """The processor's numbers, or None when its tokens have no closed form here.
+    """The processor's numbers, or None if there is no closed form for its tokens here.
 
     Raises:
         ModelError: the folder has no processor config.
@@ -77,7 +80,7 @@ def read_vision_cost(model_dir: str | pathlib.Path) -> VisionCost | None:
     if found is None:
         raise ModelError(
             f"{folder} has no processor_config.json, preprocessor_config.json or video_preprocessor_config.json; copy the "
-            "processor's files beside the weights"
+            "processor's files into this folder"
         )
     kind = found.get("video_processor_type") or found.get("image_processor_type")
     if not any(kind in family.counted_processors for family in FAMILIES.values()):
@@ -105,20 +108,20 @@ def check_context(
     model_limit: int | None = None,
     where: str = "",
 ) -> int:
-    """Tokens of the longest sequence (vision + text + reply), once it is known to fit.
+    """The number of tokens of the longest sequence (vision + text + response), if it fits into the context.
 
     Args:
         tokens_of: vision tokens as a function of the number of frames, not decreasing.
         frames_key: the config key that bounds the frames, for the message.
-        model_limit: positions the model was made for, which `max_model_len` cannot exceed.
+        model_limit: the number of positions the model was made for, which `max_model_len` cannot exceed.
         where: the video or the example with the largest need, for the message.
 
     Raises:
-        ModelError: it does not fit; says how many frames would, or how long the context would have to be.
+        ModelError: it does not fit. The message says how many frames would, or how long the context would have to be.
     """
     if model_limit is not None and max_model_len > model_limit:
         raise ModelError(
-            f"model.max_model_len={max_model_len:,} but the model was made for {model_limit:,} positions; lower "
+            f"model.max_model_len={max_model_len:,}, but the model was made for {model_limit:,} positions; lower "
             f"model.max_model_len to {model_limit}"
         )
     vision = tokens_of(num_frames)
@@ -134,13 +137,14 @@ def check_context(
     if not fits:
         ways_out.append("shorten the prompts, lower recipe.max_new_tokens, or make the frames smaller with video.max_pixels")
     raise ModelError(
-        f"{frames_key}={num_frames} needs {vision:,} vision tokens, and the prompt {num_text_tokens:,} and the reply "
-        f"{max_new_tokens:,} more{f' ({where})' if where else ''}, but max_model_len={max_model_len:,}; {' or '.join(ways_out)}"
+        f"{frames_key}={num_frames} needs {vision:,} vision tokens, plus {num_text_tokens:,} for the prompt and "
+        f"{max_new_tokens:,} for the response{f' ({where})' if where else ''}, but max_model_len={max_model_len:,}; "
+        f"{' or '.join(ways_out)}"
     )
 
 
 def frames_that_fit(tokens_of: Callable[[int], int], num_frames: int, budget: int) -> int:
-    """The most frames, at most `num_frames`, whose vision tokens stay within `budget`; 0 when not even one does."""
+    """The most frames, up to `num_frames`, whose vision tokens stay within `budget`; 0 if not even one frame does."""
     low, high = 0, num_frames
     while low < high:
         middle = (low + high + 1) // 2
@@ -149,10 +153,10 @@ def frames_that_fit(tokens_of: Callable[[int], int], num_frames: int, budget: in
 
 
 def read_parameter_shapes(model_dir: str | pathlib.Path) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor, from the headers of the folder's safetensors files.
+    """The name and shape of every tensor, from the headers of the folder's safetensors files.
 
     Raises:
-        ModelError: no safetensors file, or one whose header is broken.
+        ModelError: there is no safetensors file, or one has a broken header.
     """
     folder = pathlib.Path(model_dir)
     shapes: dict[str, tuple[int, ...]] = {}
@@ -168,7 +172,7 @@ def read_parameter_shapes(model_dir: str | pathlib.Path) -> dict[str, tuple[int,
 
 
 def _header(path: pathlib.Path) -> dict[str, Any]:
-    """The format: a little-endian 64-bit length, then that many bytes of JSON, then the data."""
+    """Read a safetensors header. The format is a little-endian 64-bit length, that many bytes of JSON, then the data."""
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
@@ -181,23 +185,23 @@ def _header(path: pathlib.Path) -> dict[str, Any]:
     end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
     if path.stat().st_size < 8 + length + end:
         raise ModelError(
-            f"{path} is cut: its header promises {8 + length + end:,} bytes and it has {path.stat().st_size:,}; download it again"
+            f"{path} is cut: its header promises {8 + length + end:,} bytes, but it has {path.stat().st_size:,}; download it again"
         )
     return header
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParameterCount:
-    """Parameters in all, and those that training changes (the adapter's own with LoRA)."""
+    """The number of all parameters, and of those that training changes (with LoRA, the adapter's)."""
 
     total: int
     trainable: int
 
 
 def count_parameters(model: Any, train: TrainConfig) -> ParameterCount:
-    """Parameters that `vidalign.model.policy` trains, of a model that may be on the meta device (`vidalign.model.policy.outline`).
+    """Count a model's parameters and those that `vidalign.model.policy` trains.
 
-    Which of them require gradients is changed in the model.
+    The model may be on the meta device (`vidalign.model.policy.outline`). Its `requires_grad` flags are changed.
     """
     from vidalign.model import policy
 
@@ -212,7 +216,7 @@ def count_parameters(model: Any, train: TrainConfig) -> ParameterCount:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainMemory:
-    """Bytes that each worker holds between steps. Activations come on top: they depend on the kernels and are not guessed."""
+    """Bytes that each worker holds between steps. Activations come on top; they depend on the kernels and are not estimated."""
 
     weights: int
     gradients: int
@@ -220,14 +224,15 @@ class TrainMemory:
 
     @property
     def total(self) -> int:
+        """The sum of the three."""
         return self.weights + self.gradients + self.optimizer
 
 
 def train_memory(count: ParameterCount, train: TrainConfig, dtype: str) -> TrainMemory:
-    """Model states a worker under ZeRO with AdamW.
+    """Bytes of model state per worker under ZeRO with AdamW.
 
     Source: ZeRO, arXiv 1910.02054, section 3.1 and figure 1. Optimizer states are two float32 moments and a float32 copy of
-    the trained weights; stage 1 divides them among the workers, stage 2 the gradients too, stage 3 the weights too. In float32
+    the trained weights. Stage 1 divides them among the workers, stage 2 also the gradients, stage 3 also the weights. In float32
     at stage 0 the weights need no copy.
     """
     size, workers = BYTES[dtype], train.num_workers
@@ -241,7 +246,7 @@ def train_memory(count: ParameterCount, train: TrainConfig, dtype: str) -> Train
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineMemory:
-    """Bytes a device of one vLLM engine: its part of the weights, and the key-value cache of one sequence."""
+    """Bytes per device of one vLLM engine: its share of the weights, and the key-value cache of one sequence."""
 
     weights: int
     kv_per_sequence: int
@@ -250,7 +255,7 @@ class EngineMemory:
 def engine_memory(
     num_parameters: int, model_config: Mapping[str, Any], *, dtype: str, num_devices: int, max_model_len: int
 ) -> EngineMemory:
-    """`model_config` is the folder's config.json; tensor parallelism divides weights and key-value heads."""
+    """Memory of an engine whose tensor parallelism divides weights and key-value heads. `model_config` is the folder's config.json."""
     text = model_config.get("text_config") or model_config
     heads = text["num_attention_heads"]
     head_dim = text.get("head_dim") or text["hidden_size"] // heads
@@ -264,6 +269,6 @@ def engine_memory(
 
 
 def position_limit(model_config: Mapping[str, Any]) -> int | None:
-    """Positions that the language model was made for."""
+    """The number of positions that the language model was made for, or None if its config does not say."""
     text = model_config.get("text_config") or model_config
     return text.get("max_position_embeddings")

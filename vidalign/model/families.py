@@ -1,7 +1,7 @@
-"""What differs between model architectures: one table, a row a family, by the `model_type` of the folder's config.json.
+"""What differs between model architectures: a table with one row per family, by the `model_type` of the folder's config.json.
 
-A family without a row works by the general rule: which parameters are language model, vision tower and projector is asked of the
-model itself, each response is a sequence of its own, and vision features are computed anew for every forward.
+A family without a row works by the general rule: the model itself says which of its parameters are language model, vision tower
+and projector, each response is its own sequence, and vision features are computed anew in every forward pass.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Part: TypeAlias = Literal["language_model", "vision_tower", "projector"]
 
 
-def one_a_video(features: torch.Tensor) -> Any:
+def one_per_video(features: torch.Tensor) -> Any:
     """Video embeddings [T, D] for a model that joins a tuple of videos."""
     return (features,)
 
@@ -34,12 +34,12 @@ class Family:
     """One architecture.
 
     Attributes:
-        towers: modules of the backbone that are vision towers and that the model's own `get_encoder` does not name.
+        towers: modules of the backbone that are vision towers but that the model's own `get_encoder` does not name.
         projectors: modules inside a vision tower that belong to the projector.
         packs: a packed row was tested to give the log-probs of separate sequences (`vidalign.model.shared_prefix`).
-        takes_features: how its forward takes the embeddings [T, D] of all videos of a batch, end to end, in place of pixels; None
-            where a video's embeddings are more than one tensor, and where this was never tested (`vidalign.model.vision_features`).
-        mrope: its positions follow `vidalign.model.positions`, from which transformers departs.
+        takes_features: how its forward takes the embeddings [T, D] of all videos of a batch, end to end, in place of pixels. None
+            if a video's embeddings are more than one tensor, or if this was never tested (`vidalign.model.vision_features`).
+        mrope: its positions follow `vidalign.model.positions`, where transformers differs.
         counted_processors: processors whose vision tokens follow the closed form of `vidalign.model.estimate.VisionCost`.
     """
 
@@ -57,18 +57,18 @@ FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(
         projectors=("merger",),
         packs=True,
-        takes_features=one_a_video,
+        takes_features=one_per_video,
         mrope=True,
         counted_processors=("Qwen2VLVideoProcessor", "Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast"),
     ),
-    # It has the processors of Qwen2-VL.
-    "qwen2_5_vl": Family(projectors=("merger",), packs=True, takes_features=one_a_video, mrope=True),
+    # Its processors are those of Qwen2-VL.
+    "qwen2_5_vl": Family(projectors=("merger",), packs=True, takes_features=one_per_video, mrope=True),
     "qwen3_vl": Family(projectors=("merger", "deepstack_merger_list"), packs=True),
     "qwen3_vl_moe": Family(projectors=("merger", "deepstack_merger_list")),
     "qwen3_5": Family(projectors=("merger",)),
     "qwen3_5_moe": Family(projectors=("merger",)),
     "llava_onevision": Family(packs=True, takes_features=one_batch),
-    "video_llava": Family(towers=("video_tower",)),  # beside image_tower, which the model names
+    "video_llava": Family(towers=("video_tower",)),  # in addition to image_tower, which the model names
     "glm4v": Family(projectors=("merger",)),
     "glm4v_moe": Family(projectors=("merger",)),
     "glm46v": Family(projectors=("merger",)),
@@ -81,23 +81,23 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(model: Any) -> Family:
-    """The row of a model, or the general rule."""
+    """The table's row for a model, or the general rule."""
     return FAMILIES.get(model.config.model_type, GENERAL)
 
 
 def parts(model: Any) -> dict[str, Part]:
     """Which part of the model each of its parameters belongs to, in the order of `named_parameters`.
 
-    The language model is the model's own decoder with its input and output embeddings; the vision tower is what the model names as
-    its encoder of videos and images, without the projectors that the family's row names inside it; the projector is the rest.
+    The language model is the model's own decoder with its input and output embeddings. The vision tower is what the model names as
+    its encoder of videos and images, without the projectors that the family's row names inside it. The projector is the rest.
 
     Raises:
-        ModelError: no vision tower can be told apart from the language model.
+        ModelError: the vision tower cannot be told apart from the language model.
     """
     language = _parameters([decoder(model), model.get_input_embeddings(), model.get_output_embeddings()])
     towers = vision_towers(model)
     tower = _parameters(towers)
-    if not tower or tower & language:  # get_encoder and get_decoder give the whole model where they find no such part
+    if not tower or tower & language:  # get_encoder and get_decoder give the whole model if they find no such part
         raise ModelError(
             f"{type(model).__name__} has no vision tower that can be told apart from its language model; set "
             "train.train_vision_tower=true and train.train_projector=true, without train.lora, to train all of it"
@@ -112,7 +112,7 @@ def decoder(model: Any) -> nn.Module:
 
 
 def vision_towers(model: Any) -> list[nn.Module]:
-    """The modules that see pixels; empty where the model does not tell them apart."""
+    """The modules that see pixels; empty if the model does not tell them apart."""
     found = [getattr(model.base_model, name) for name in family_of(model).towers]
     for modality in ("video", "image"):
         encoder = model.get_encoder(modality)

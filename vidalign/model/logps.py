@@ -2,7 +2,7 @@
 
 Shapes: R responses of B pairs or groups, T response tokens (padded), N tokens of many responses laid end to end, D hidden width,
 V vocabulary.
-Log-probabilities are natural, of response tokens only (the closing end-of-turn token counts), in float32.
+Log-probabilities are natural logarithms, of response tokens only (including the closing end-of-turn token), in float32.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from torch.utils.checkpoint import checkpoint
 Head: TypeAlias = Tensor | Callable[[Tensor], Tensor]
 """The output layer: a weight [V, D] (multiplied in float32), or a callable from hidden states [n, D] to logits [n, V]."""
 
-# 512 x 152k float32 logits are 311 MB; a chunk's softmax needs about three of them while it is being differentiated.
+# 512 x 152k float32 logits take 311 MB; differentiating a chunk's softmax needs about three times that.
 CHUNK_SIZE = 512
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowLogps:
-    """Log-probabilities under one model of the R responses of B groups, G = R / B responses each: what one forward gives.
+    """What one forward pass gives: log-probabilities under one model of the R responses of B groups, G = R / B responses each.
 
-    Row r is response r // B of group r % B: the first response of every group, then every second one, and so on. `PairLogps` is the
-    view on G = 2. A view on groups of any G reads the same rows: `logps.view(G, B, T).transpose(0, 1)` is [B, G, T].
+    Row r is response r // B of group r % B: the first response of every group, then every second one, and so on. `PairLogps` is
+    the view for G = 2. A view of groups of any G reads the same rows: `logps.view(G, B, T).transpose(0, 1)` is [B, G, T].
 
     Attributes:
         logps: [R, T] log p(token | prompt, earlier tokens), 0 where the mask is False.
         mask: [R, T] bool, True on response tokens.
-        kl: [R], sum over the response of the full-vocabulary KL(reference || policy), 0 for rows where it was not asked for.
-        phrases: [R, T] int, key-phrase id of each token, 0 outside of phrases.
+        kl: [R] sum over the response of the full-vocabulary KL(reference || policy), 0 for rows for which it was not requested.
+        phrases: [R, T] int, key-phrase id of each token, 0 outside phrases.
     """
 
     logps: Tensor
@@ -57,10 +57,10 @@ class PairLogps:
     Attributes:
         chosen, rejected: [B, T] log p(token | prompt, earlier tokens), 0 where the mask is False.
         chosen_mask, rejected_mask: [B, T] bool, True on response tokens.
-        chosen_kl: [B], sum over the chosen response of the full-vocabulary KL(reference || policy); see `forward_kl`.
-        chosen_phrases, rejected_phrases: [B, T] int, key-phrase id of each token, 0 outside of phrases.
-        doubt: [B] probability in [0, 0.5) that the pair's order is wrong, for objectives with label smoothing. What the method
-            called uncertainty (`vidalign.learning.uncertainty`) gives for each pair.
+        chosen_kl: [B] sum over the chosen response of the full-vocabulary KL(reference || policy); see `forward_kl`.
+        chosen_phrases, rejected_phrases: [B, T] int, key-phrase id of each token, 0 outside phrases.
+        doubt: [B] probability in [0, 0.5) that the pair's order is wrong, for objectives with label smoothing, as estimated by
+            `vidalign.learning.uncertainty`.
         chosen_win_rate, rejected_win_rate: [B] estimated probability that the response beats the policy (SPPO).
     """
 
@@ -85,9 +85,9 @@ class PairLogps:
 
     @classmethod
     def from_rows(cls, rows: RowLogps, *, num_pairs: int, doubt: Tensor | None = None) -> PairLogps:
-        """The view on rows of two responses a group, chosen ones first; with one response a group, the rejected side is empty.
+        """A view of rows with two responses per group, chosen ones first. With one response per group, the rejected side is empty.
 
-        The tensors are views: nothing is copied.
+        The tensors are views; nothing is copied.
         """
         count = len(rows.logps)
         assert count in (num_pairs, 2 * num_pairs), f"{count} rows of {num_pairs} pairs"
@@ -110,22 +110,27 @@ class PairLogps:
 
     @property
     def num_pairs(self) -> int:
+        """The number of pairs B."""
         return self.chosen.shape[0]
 
     @property
     def chosen_sum(self) -> Tensor:  # [B]
+        """Log-prob of each chosen response."""
         return masked_sum(self.chosen, self.chosen_mask)
 
     @property
     def rejected_sum(self) -> Tensor:  # [B]
+        """Log-prob of each rejected response."""
         return masked_sum(self.rejected, self.rejected_mask)
 
     @property
     def chosen_avg(self) -> Tensor:  # [B]
+        """Mean log-prob of each chosen response's tokens."""
         return self.chosen_sum / self.chosen_mask.sum(-1).clamp(min=1)
 
     @property
     def rejected_avg(self) -> Tensor:  # [B]
+        """Mean log-prob of each rejected response's tokens."""
         return self.rejected_sum / self.rejected_mask.sum(-1).clamp(min=1)
 
 
@@ -135,14 +140,12 @@ def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def at_least_float32(values: Tensor) -> Tensor:
+    """The values as float32, or unchanged if they are float64."""
     return values if values.dtype == torch.float64 else values.float()
 
 
 def pad_to_mask(flat: Tensor, mask: Tensor) -> Tensor:
-    """Lay `flat` [N], in row order, on the True places of `mask` [B, T]; 0 elsewhere. Differentiable.
-
-    N is the number of True places.
-    """
+    """Put `flat` [N], in row order, in the N True places of `mask` [B, T]; 0 elsewhere. Differentiable."""
     assert flat.shape[0] == int(mask.sum()), f"{flat.shape[0]} values for {int(mask.sum())} places"
     return flat.new_zeros(mask.shape).masked_scatter(mask, flat)
 
@@ -150,9 +153,9 @@ def pad_to_mask(flat: Tensor, mask: Tensor) -> Tensor:
 def token_logps(hidden: Tensor, head: Head, labels: Tensor, chunk_size: int = CHUNK_SIZE) -> Tensor:
     """Log-probability of each label under softmax(head(hidden)).
 
-    Works through `chunk_size` tokens at a time and, where gradients are wanted, computes each chunk's logits again in the
-    backward pass: no tensor of [N, V] exists. A weight matrix is multiplied in float32 whatever its own type; the logits of
-    a callable are taken as they come and turned into float32.
+    Works through `chunk_size` tokens at a time and, if gradients are wanted, recomputes each chunk's logits in the backward
+    pass: no tensor of [N, V] ever exists. A weight matrix is multiplied in float32 whatever its own type; the logits of a callable
+    are converted to float32.
 
     Args:
         hidden: [N, D] final hidden states, each at the position that predicts its label; any floating type.
@@ -174,7 +177,7 @@ def token_logps(hidden: Tensor, head: Head, labels: Tensor, chunk_size: int = CH
 def forward_kl(hidden: Tensor, ref_hidden: Tensor, head: Head, ref_head: Head, chunk_size: int = CHUNK_SIZE) -> Tensor:
     """Exact KL(reference || policy) of each token's distribution: sum_v ref(v) (log ref(v) - log policy(v)).
 
-    Chunked like `token_logps`. Nothing is differentiated with respect to the reference. log_softmax on both sides:
+    Chunked like `token_logps`. Nothing is differentiated with respect to the reference. Both sides use log_softmax, because
     softmax().log() is -inf for improbable tokens.
 
     Args:

@@ -21,7 +21,7 @@ def load_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
     """Load a video language model from safetensors in the configured dtype.
 
     Raises:
-        ModelError: the folder is missing, holds no safetensors, or no stock architecture fits it.
+        ModelError: the folder is missing, holds no safetensors, or fits no architecture of transformers.
     """
     from transformers import AutoModelForImageTextToText
 
@@ -44,10 +44,10 @@ def load_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
 
 
 def outline(path: str, *, trust_remote_code: bool = False) -> nn.Module:
-    """The model of a folder on the meta device: its modules and parameters by name and shape, and no weights.
+    """The model of a folder on the meta device: its modules and parameters by name and shape, without weights.
 
     Raises:
-        ModelError: no stock architecture fits the folder's config.
+        ModelError: the folder's config fits no architecture of transformers.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -64,10 +64,10 @@ def _unloadable(path: str, error: Exception) -> ModelError:
 
 
 def set_trainable(model: nn.Module, *, vision_tower: bool, projector: bool) -> None:
-    """Free the language model with its embeddings, and freeze or free the other two parts.
+    """Make the language model and its embeddings trainable, and train or freeze the other two parts.
 
     Raises:
-        ModelError: a part is to be frozen, and no vision tower can be told apart (`vidalign.model.families.parts`).
+        ModelError: a part is to be frozen, but the vision tower cannot be told apart (`vidalign.model.families.parts`).
     """
     if vision_tower and projector:
         model.requires_grad_(True)
@@ -82,7 +82,7 @@ def adapter_targets(model: nn.Module) -> dict[str, nn.Linear]:
     """The linear layers of the language model by name, without its output layer.
 
     Raises:
-        ModelError: no vision tower can be told apart (`vidalign.model.families.parts`).
+        ModelError: the vision tower cannot be told apart (`vidalign.model.families.parts`).
     """
     families.parts(model)
     head = model.get_output_embeddings()  # type: ignore[operator]
@@ -112,10 +112,10 @@ def add_adapter(model: nn.Module, config: TrainConfig) -> nn.Module:
 class ResponseScorer(nn.Module):
     """The module that DeepSpeed wraps: a batch of prompt + response rows in, log-probs of the response tokens out.
 
-    Logits are computed at response positions only and in chunks, so [T, V] never exists whole.
+    Logits are computed only at response positions and in chunks, so [T, V] never exists as a whole.
 
     Args:
-        packed: the batches will be packed rows (`vidalign.model.shared_prefix`), and only those.
+        packed: whether all batches will be packed rows (`vidalign.model.shared_prefix`).
         compares: keep what a full-vocabulary KL to the present weights needs: a frozen copy of the output layer, unless that is
             frozen anyway (LoRA). The rest of the reference is its final hidden states, computed before training.
     """
@@ -139,15 +139,15 @@ class ResponseScorer(nn.Module):
         reference_hidden: torch.Tensor | None = None,
         sources: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Log-probs of the responses and, where `reference_hidden` is given, KL(reference || policy) of the first rows.
+        """Log-probs of the responses and, if `reference_hidden` is given, KL(reference || policy) of the first rows.
 
         Args:
             inputs, labels, sources: the fields of a `Batch` of R responses, labels padded to T.
             reference_hidden: [N, D] the reference's `hidden` of the first rows (the chosen ones), as many as it covers.
 
         Returns:
-            [R, T] float32 log-probs, 0 off the response; [R] nats summed over each response's tokens, 0 for rows that
-            `reference_hidden` does not cover, or None.
+            [R, T] float32 log-probs, 0 outside the response; and the KL [R] in nats, summed over each response's tokens and 0 for
+            rows that `reference_hidden` does not cover, or None without it.
         """
         mask = labels != IGNORED
         hidden = self.hidden(inputs, labels, sources)

@@ -1,9 +1,9 @@
-"""Positions of Qwen2-VL and Qwen2.5-VL prompts (`Family.mrope`), by the rule that the models were made with and that vLLM follows.
+"""Positions of Qwen2-VL and Qwen2.5-VL prompts (`Family.mrope`), by the rule the models were trained with and vLLM follows.
 
-Three axes (time, height, width). Text counts up on all three; a video's tokens take their grid coordinates, the time axis in
-steps of `tokens_per_second * seconds per grid step`; the text after a video starts one past the *largest* position so far
-(Qwen2-VL, arXiv 2409.12191, section 2.1). transformers 5.19 starts it one past the video's height or width instead: the same
-unless a video spans more time steps than rows and columns, and then training would see other positions than generation.
+There are three axes (time, height, width). Text counts up on all three. A video's tokens take their grid coordinates, with steps
+of `tokens_per_second * seconds per grid step` on the time axis. The text after a video starts one past the *largest* position so
+far (Qwen2-VL, arXiv 2409.12191, section 2.1). transformers 5.19 starts it one past the video's height or width instead. This is
+the same unless a video spans more time steps than rows and columns; then training would see other positions than generation.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def mrope_positions(
     Args:
         token_types: [T] 0 for text, anything else for the placeholder tokens of a video or image.
         grids: (frames, rows, columns) in patches before merging, one for each run of placeholders, in order.
-        time_steps: what one step on a grid's time axis counts, one for each grid.
+        time_steps: how far one step on a grid's time axis counts, one value for each grid.
     """
     parts: list[torch.Tensor] = []
     start = 0
@@ -48,7 +48,7 @@ def mrope_positions(
 
 
 def correct_positions(model: Any) -> None:
-    """Make a Hugging Face model number its tokens as above; does nothing to models of families that count otherwise."""
+    """Make a Hugging Face model number its tokens as above; models of families that count differently are left alone."""
     if not family_of(model).mrope:
         return
     inner = model.base_model
@@ -64,7 +64,7 @@ def correct_positions(model: Any) -> None:
         attention_mask: torch.Tensor | None = None,
         **_: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:  # positions [3, B, T], and by how much they fall short of the token index [B, 1]
-        assert image_grid_thw is None, "vidalign renders videos only"
+        assert image_grid_thw is None, "vidalign renders only videos"
         grids = iter(video_grid_thw.tolist() if video_grid_thw is not None else [])
         seconds = iter([] if second_per_grid_ts is None else [float(value) for value in second_per_grid_ts])
         positions = torch.zeros((3, *input_ids.shape), dtype=torch.long)

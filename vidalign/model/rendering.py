@@ -1,7 +1,7 @@
 """From a prompt, a clip and responses to model inputs, the same for generation, training and scoring.
 
 The prompt is rendered by the model's own processor and chat template with `do_sample_frames=False`: frames were sampled
-once, by one FrameSpec, and no processor samples them again. A response is its text's tokens and the closing end-of-turn
+once, by one FrameSpec, and no processor samples them again. A response is the tokens of its text plus the closing end-of-turn
 token.
 """
 
@@ -23,11 +23,11 @@ from vidalign.video.clip import Clip
 
 
 def load_processor(path: str, *, trust_remote_code: bool = False) -> Any:
-    """The model folder's Hugging Face processor. Raises `ModelError` without a processor or a chat template."""
+    """The model folder's Hugging Face processor. Raises `ModelError` if it or its chat template is missing."""
     from transformers import AutoProcessor
 
     if not pathlib.Path(path).is_dir() and path.startswith((".", "/", "~")):
-        raise ModelError(f"no model folder at {path}; model.path names a Hugging Face folder or hub name")
+        raise ModelError(f"no model folder at {path}; model.path must name a Hugging Face folder or hub name")
     try:
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
@@ -40,12 +40,12 @@ def load_processor(path: str, *, trust_remote_code: bool = False) -> Any:
 
 
 def prompt_text(processor: Any, text: str) -> str:
-    """The chat-formatted prompt with one unexpanded video placeholder, ready for the reply."""
+    """The chat-formatted prompt with one unexpanded video placeholder, ready for the response."""
     return processor.apply_chat_template(prompts.chat(text), tokenize=False, add_generation_prompt=True)
 
 
 def response_ids(processor: Any, text: str) -> list[int]:
-    """Token ids of a reply, its end-of-turn token included."""
+    """Token ids of a response, including its end-of-turn token."""
     tokenizer = processor.tokenizer
     return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
 
@@ -68,14 +68,17 @@ def render_prompt(processor: Any, text: str, clip: Clip) -> Prompt:
 
 
 def render_without_pixels(processor: Any, text: str, num_video_tokens: int, vision: dict[str, torch.Tensor]) -> Prompt:
-    """The prompt of `render_prompt` with other vision tensors, for a processor that expands a video to so many equal tokens."""
+    """The prompt of `render_prompt`, but with the given vision tensors and without pixels.
+
+    It suits a processor that expands a video into `num_video_tokens` equal tokens.
+    """
     video_token = processor.video_token
     expanded = prompt_text(processor, text).replace(video_token, video_token * num_video_tokens, 1)
     return dataclasses.replace(_prompt(processor(text=[expanded], return_tensors="pt")), vision=vision)
 
 
 def _prompt(inputs: Mapping[str, Any]) -> Prompt:
-    """What a processor made of one prompt, told apart by shape."""
+    """The tensors that a processor made from one prompt, told apart by shape."""
     ids = inputs["input_ids"]
     tokens, vision = {}, {}
     for name, value in inputs.items():
@@ -91,5 +94,5 @@ def _prompt(inputs: Mapping[str, Any]) -> Prompt:
 
 @functools.lru_cache(maxsize=4)
 def cached_processor(path: str, trust_remote_code: bool = False) -> Any:
-    """`load_processor`, once a process."""
+    """`load_processor`, called once per process."""
     return load_processor(path, trust_remote_code=trust_remote_code)

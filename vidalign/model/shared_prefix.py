@@ -1,14 +1,15 @@
-"""One forward for many pairs, without padding: prompt and video are computed once, and both responses attend to them.
+"""One forward pass for many pairs, without padding: prompt and video are computed once, and both responses attend to them.
 
     [prompt 1 | chosen 1 | rejected 1 | prompt 2 | chosen 2 | rejected 2 | …]        one row; a response's positions start
                                                                                     where its prompt's end
-The cost is Tp + 2 Tr tokens a pair instead of 2 (Tp + Tr), and one pass of the vision tower instead of two. Log-probs and
+The cost is Tp + 2 Tr tokens per pair instead of 2 (Tp + Tr), and one pass of the vision tower instead of two. Log-probs and
 gradients are those of separate sequences, up to rounding (tests/test_shared_prefix.py).
 
-Every layer but attention works token by token and does not notice the packing. Attention runs piece by piece: prompt and first
-response are one causal piece, each further response attends to the prompt's keys and values and its own. There is no [T, T] mask
-to hold or to multiply by: a causal kernel skips what lies above the diagonal, and a GPU's flash kernels serve both kinds of piece
-(the second is causal from the lower right). One mask over the whole row takes 1.3 times as long a step (docs/performance.md).
+Every layer except attention works token by token and does not notice the packing. Attention runs piece by piece: the prompt and
+the first response form one causal piece, and each further response attends to the prompt's keys and values and its own. No [T, T]
+mask is stored or multiplied: a causal kernel skips what lies above the diagonal, and a GPU's flash kernels handle both kinds of
+piece (the second is causal from the lower right). With one mask over the whole row, a step takes 1.3 times as long
+(docs/performance.md).
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ ATTENTION = "vidalign_shared_prefix"
 
 
 def obstacle(model: Any) -> str:
-    """Why this model's pairs take separate sequences, as the rest of a sentence that starts with its name; empty where they pack.
+    """Why this model's pairs take separate sequences, as the rest of a sentence that starts with its name; empty if they pack.
 
-    A family packs once it was tested against separate sequences (`Family.packs`), and a model of it if every layer attends to all
-    earlier tokens: a window would be counted along the packed row.
+    A family packs if it was tested against separate sequences (`Family.packs`). A model of such a family packs if every layer
+    attends to all earlier tokens: a window would be counted along the packed row.
     """
     if not family_of(model).packs:
         return "is not known to compute a pair in one sequence"
@@ -45,7 +46,7 @@ def obstacle(model: Any) -> str:
 
 
 def wanted(model: Any, switched_on: bool) -> bool:
-    """Whether to pack this model's pairs; warns where that is switched on and the model cannot."""
+    """Whether to pack this model's pairs; warns if that is switched on but impossible for this model."""
     why = obstacle(model)
     if switched_on and why:
         warnings.warn(
@@ -56,7 +57,7 @@ def wanted(model: Any, switched_on: bool) -> bool:
 
 
 def enable(model: Any) -> None:
-    """Give the language model the attention of packed rows; from then on it takes no others."""
+    """Give the language model the attention for packed rows; from then on it takes only packed rows."""
     from transformers import AttentionInterface
 
     why = obstacle(model)
@@ -77,8 +78,8 @@ def attend(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:  # [1, T, H, D]
-    """Attention over a packed row, as transformers' attention interface wants it."""
-    from torch.nn.attention.bias import causal_lower_right  # with torch._dynamo, which takes most of a second
+    """Attention over a packed row, with the signature of transformers' attention interface."""
+    from torch.nn.attention.bias import causal_lower_right  # imports torch._dynamo, which takes most of a second
 
     assert attention_mask is None, "a packed row has no padding, so no mask"
     options = {"scale": scaling, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
@@ -99,7 +100,7 @@ def attend(
 
 
 def numbering(model: Any) -> Callable[[Prompt], torch.Tensor]:
-    """The function that gives a prompt's positions under this model: [axes, T], three axes where it counts video by them."""
+    """The function that gives a prompt's positions [axes, T] under this model; three axes if it numbers video tokens by them."""
     return functools.partial(_positions, getattr(model.base_model, "get_rope_index", None))
 
 

@@ -1,8 +1,8 @@
-"""What a frozen model computes, kept on disk so that it is computed once: one safetensors file for each video or pair.
+"""What a frozen model computes, kept on disk so that it is computed only once: one safetensors file per video or pair.
 
-    <root>/ab/abcdef….safetensors       the name is a hash of all that the tensors depend on
+    <root>/ab/abcdef….safetensors       the name is a hash of everything that the tensors depend on
 
-Runs that share a root share its files. They are written atomically; nothing in them is pickled.
+Runs that share a root share its files. They are written atomically, and nothing in them is pickled.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ class TensorCache:
     root: pathlib.Path
 
     def path(self, made_from: Any) -> pathlib.Path:
-        """The file of the tensors that are made from this JSON-serialisable value."""
+        """The file for the tensors that depend on this JSON-serialisable value."""
         key = stable_hash(made_from, 32)
         return self.root / key[:2] / f"{key}.safetensors"
 
 
 def missing(kept: Mapping[str, str | pathlib.Path]) -> set[str]:
-    """The names whose file is not there yet."""
+    """The names whose files do not exist yet."""
     return {name for name, path in kept.items() if not pathlib.Path(path).is_file()}
 
 
 def write_tensors(path: pathlib.Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write named tensors as one safetensors file, atomically."""
     import safetensors.torch
 
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -44,6 +45,7 @@ def write_tensors(path: pathlib.Path, tensors: Mapping[str, torch.Tensor]) -> No
 
 
 def read_tensors(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
+    """Read what `write_tensors` wrote, onto the CPU."""
     import safetensors.torch
 
     return safetensors.torch.load(pathlib.Path(path).read_bytes())

@@ -1,4 +1,4 @@
-"""What a frozen vision tower and its projector make of each video, computed once before training and kept by content.
+"""The output of a frozen vision tower and its projector for each video, computed once before training and kept by content.
 
 Training then reads the language model's video embeddings [T, D] in place of pixels, and the tower no longer runs.
 """
@@ -20,7 +20,7 @@ from vidalign.model.tensor_cache import TensorCache, read_tensors, write_tensors
 from vidalign.types import stable_hash
 
 PIXELS = "pixel_values_videos"
-NAME = "video_features"  # among a prompt's vision tensors, in place of pixels
+NAME = "video_features"  # the name among a prompt's vision tensors, in place of pixels
 
 
 def check(model: Any) -> None:
@@ -28,14 +28,16 @@ def check(model: Any) -> None:
     if families.family_of(model).takes_features is None:
         fitting = [name for name, family in families.FAMILIES.items() if family.takes_features is not None]
         raise ConfigError(
-            f"train.cache_vision_features works for {', '.join(fitting)}, and this model is {model.config.model_type}; set it to "
-            "false"
+            f"train.cache_vision_features works only for {', '.join(fitting)}, but this model is {model.config.model_type}; set "
+            "it to false"
         )
 
 
 def tower_hash(model: Any, processor: Any) -> str:
-    """Hash of everything that decides what a clip's features are: weights, buffers and config outside the language model, and the
-    settings of the video processor. Two policies that differ in their language models alone have the same.
+    """Hash of everything that decides a clip's features.
+
+    That is the weights, buffers and config outside the language model, and the settings of the video processor. Two policies that
+    differ only in their language models have the same hash.
     """
     backbone, language = model.base_model, families.decoder(model)
     without = {id(tensor) for tensor in (*language.parameters(), *language.buffers())}
@@ -49,17 +51,19 @@ def tower_hash(model: Any, processor: Any) -> str:
 
 
 def path(cache: TensorCache, tower: str, clip: str) -> pathlib.Path:
-    """The file of what a tower (by its `tower_hash`) makes of a clip. A clip's file name is a hash of the video's bytes and its
-    FrameSpec."""
+    """The file for the features of a clip under a tower (its `tower_hash`).
+
+    A clip's own file name is a hash of the video's bytes and its FrameSpec.
+    """
     return cache.path({"tower": tower, "clip": pathlib.Path(clip).name})
 
 
 @torch.no_grad()
 def compute(model: Any, videos: Iterable[tuple[Prompt, pathlib.Path]], device: torch.device, dtype: torch.dtype) -> int:
-    """Write the features of these prompts' videos where a file is missing, and return how many were computed. A file also holds what
-    else a prompt tells about its video: grid and seconds a step.
+    """Write the features of these prompts' videos if their files are missing, and return how many were computed.
 
-    The tower is moved to the device and stays there; the language model stays where it is.
+    A file also holds what else a prompt says about its video: the grid and the seconds per step. The tower is moved to the device
+    and stays there; the language model stays where it is.
     """
     backbone, language = model.base_model, families.decoder(model)
     for child in backbone.children():
@@ -80,15 +84,16 @@ def compute(model: Any, videos: Iterable[tuple[Prompt, pathlib.Path]], device: t
 
 
 def render(processor: Any, text: str, file: pathlib.Path) -> Prompt:
-    """The prompt that `rendering.render_prompt` makes of this text and the clip whose features are in `file`, with the features in
-    place of pixels. No frame is read: the processors of these families expand a video to as many tokens as it has embeddings.
+    """The prompt of `rendering.render_prompt` for this text and the clip whose features are in `file`, which replace the pixels.
+
+    No frame is read: the processors of these families expand a video into as many tokens as it has embeddings.
     """
     vision = read_tensors(file)
     return render_without_pixels(processor, text, len(vision[NAME]), vision)
 
 
 def model_inputs(inputs: dict[str, Any], family: families.Family) -> dict[str, Any]:
-    """Keyword arguments of the forward of a model of this family, the features among them as transformers takes them."""
+    """Keyword arguments for the forward of a model of this family, with the features in the form that transformers takes."""
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
     rest = {name: value for name, value in inputs.items() if name != NAME}
