@@ -192,7 +192,7 @@ def test_an_objective_from_another_package_trains(outside, prepared, source, gro
 
 
 def test_an_objective_that_training_cannot_serve_is_refused(outside):
-    with pytest.raises(ConfigError, match=r"objective.name=on_groups consumes groups, and training can show .* only pairs"):
+    with pytest.raises(ConfigError, match=r"objective.name=on_groups consumes groups, but training can give .* only pairs"):
         view_of(objectives.build(f"{outside}:OnGroups", {}))
     with pytest.raises(ConfigError, match=r"objective.name=somebodys_objectives:NUMBER is 3; name a subclass of"):
         objectives.build(f"{outside}:NUMBER", {})

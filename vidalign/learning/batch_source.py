@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 class BatchSource:
     """Renders groups. `frames` maps a video uri to its clip in the frame cache.
 
-    A batch holds the first response of every group, in the order of the groups, then every second one, and so on: of pairs, all
+    A batch holds the first response of every group, in the order of the groups, then every second one, and so on: for pairs, all
     chosen responses and then all rejected ones. With `number`, which gives the positions of a prompt's tokens
-    (`vidalign.model.shared_prefix.numbering`), it is one packed row; without, a padded row a response. `features` maps clips to what
-    the vision tower makes of them (`vidalign.model.vision_features`); others go in as pixels.
+    (`vidalign.model.shared_prefix.numbering`), a batch is one packed row; without it, one padded row per response. `features` maps
+    clips to the files of their features (`vidalign.model.vision_features`); other clips go in as pixels.
 
-    A prompt is rendered when it is asked for. One that was asked for with `keep` is kept, up to `cache_bytes` of them, until a
-    batch without `keep` takes it: what is held depends on how much is asked for again soon, not on how many groups there are.
+    A prompt is rendered on request. If it was requested with `keep`, it is kept, within a total of `cache_bytes`, until a batch
+    without `keep` takes it: memory depends on how much will be requested again soon, not on how many groups there are.
     """
 
     frames: Mapping[str, str]
@@ -44,7 +44,7 @@ class BatchSource:
     _kept: dict[tuple[str, str], Prompt] = dataclasses.field(default_factory=dict, repr=False)
 
     def batch(self, groups: Sequence[TrainingGroup], *, keep: bool = False) -> Batch:
-        """Prompts and responses of these groups, which have equally many responses each."""
+        """The prompts and responses of these groups, which all have the same number of responses."""
         assert len({len(group.responses) for group in groups}) == 1, [len(group.responses) for group in groups]
         rows = [(self._prompt(group, keep), [self.tokens(each) for each in group.responses]) for group in groups]
         self._check_length(max(prompt.length + len(response) for prompt, responses in rows for response in responses))
@@ -54,7 +54,7 @@ class BatchSource:
         return collate([(prompt, responses[side]) for side in sides for prompt, responses in rows], pad_id=self._pad_id)
 
     def clips(self, groups: Iterable[TrainingGroup]) -> Iterator[tuple[Prompt, str]]:
-        """Each clip of these groups once: a prompt with it, and its file."""
+        """A prompt for each different clip of these groups, and the clip's file."""
         seen: set[str] = set()
         for group in groups:
             clip = self.frames[group.video]
@@ -63,19 +63,19 @@ class BatchSource:
                 yield self._prompt(group, keep=False), clip
 
     def phrases(self, groups: Sequence[TrainingGroup]) -> list[tuple[int, ...]]:
-        """Phrase ids of the tokens of each response, from its marks; in the order of a batch's rows."""
+        """Phrase ids of the tokens of each response, from its marks, in the order of a batch's rows."""
         sides = range(len(groups[0].responses))
         rows = [group.responses[side] for side in sides for group in groups]
         return [phrase_ids(self.processor, row.text, row.marks) for row in rows]
 
     def num_tokens(self, group: TrainingGroup) -> int:
-        """Tokens that a group takes in a batch, padding not counted. Its prompt is kept for that batch."""
+        """The number of tokens that a group takes in a batch, without padding. Its prompt is kept for that batch."""
         prompt = self._prompt(group, keep=True)
         num_prompts = 1 if self.number is not None else len(group.responses)
         return sum(len(self.tokens(response)) for response in group.responses) + prompt.length * num_prompts
 
     def tokens(self, response: TrainingResponse) -> tuple[int, ...]:
-        """Token ids of a response, its end-of-turn token included."""
+        """Token ids of a response, including its end-of-turn token."""
         return response.token_ids or _response_ids(self.processor, response.text)
 
     def _prompt(self, group: TrainingGroup, keep: bool) -> Prompt:
@@ -97,7 +97,7 @@ class BatchSource:
     def _check_length(self, longest: int) -> None:
         if longest > self.max_model_len:
             raise ModelError(
-                f"a training sequence has {longest:,} tokens but model.max_model_len={self.max_model_len:,}; lower "
+                f"a training sequence has {longest:,} tokens, but model.max_model_len={self.max_model_len:,}; lower "
                 "video.num_frames, the frame size or recipe.max_new_tokens, or raise model.max_model_len"
             )
 

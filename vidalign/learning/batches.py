@@ -1,4 +1,4 @@
-"""Which groups every optimizer step, every rank and every forward takes: pure arithmetic on indices."""
+"""Which groups each optimizer step, rank and forward pass takes: pure arithmetic on indices."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from vidalign.errors import DataError
 
 
 def batch_order(num_groups: int, batch_size: int, num_epochs: int, seed: int) -> list[np.ndarray]:
-    """Indices of the groups of every optimizer step, [batch_size] each, a function of its arguments alone.
+    """Indices [batch_size] of the groups of each optimizer step. The result depends on the arguments alone.
 
-    Epochs are joined into one stream, each shuffled anew, so no group is dropped at the end of an epoch. The last step is
-    filled up from one more shuffled epoch.
+    Epochs are joined into one stream, each shuffled anew, so no group is lost at the end of an epoch. The last step is filled up
+    from one more shuffled epoch.
     """
     if num_groups < 1:
         raise DataError("no preference pair is left to train on; see pairs.dropped in summary.json for the reasons")
@@ -32,14 +32,14 @@ def micro_batches(
     num_tokens: Callable[[int], int],
     largest: Callable[[int], int],
 ) -> list[np.ndarray]:
-    """One rank's groups of an optimizer step, forward by forward; equally many forwards on every rank.
+    """One rank's groups of an optimizer step, split into forward passes, the same number on every rank.
 
     Args:
-        own: [n] indices of this rank's groups, equally many on every rank.
-        size: groups a forward where there is no `budget`; it divides n.
-        budget: tokens that a forward may hold; a longer group goes alone.
-        num_tokens: tokens of the group of an index, asked only where there is a budget.
-        largest: the largest of the numbers that the ranks give it; every rank calls it once where there is a budget.
+        own: [n] indices of this rank's groups, the same number on every rank.
+        size: groups per forward pass if there is no `budget`; it divides n.
+        budget: how many tokens a forward pass may hold; a longer group goes alone.
+        num_tokens: the number of tokens of the group with an index; called only if there is a budget.
+        largest: returns the largest of the numbers that the ranks pass to it; every rank calls it once if there is a budget.
     """
     if budget is None:
         return list(own.reshape(-1, size))
@@ -48,7 +48,7 @@ def micro_batches(
 
 
 def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices of rows in as few bins of `budget` tokens as first fit, longest first, makes; a longer row has its own bin."""
+    """Pack rows into bins of `budget` tokens by first fit, longest first; a longer row gets its own bin. Returns row indices."""
     bins: list[list[int]] = []
     room: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
@@ -63,7 +63,7 @@ def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def split_further(bins: Sequence[Sequence[int]], count: int) -> list[list[int]]:
-    """The same rows in exactly `count` bins, `count` at least as many as there are and at most as many as rows."""
+    """The same rows in exactly `count` bins; `count` is at least the number of bins and at most the number of rows."""
     made = [list(rows) for rows in bins]
     while len(made) < count:
         fullest = max(range(len(made)), key=lambda place: len(made[place]))
@@ -74,10 +74,10 @@ def split_further(bins: Sequence[Sequence[int]], count: int) -> list[list[int]]:
 
 
 def spread(count: int, size: int, rank: int, num_ranks: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows 0..count over all ranks, `size` a forward and equally many forwards on each.
+    """Spread rows 0 to count - 1 over all ranks, `size` rows per forward pass and the same number of passes on each rank.
 
     Yields:
-        (rows [size], inside [size] bool): where a rank has nothing left, row 0 stands in and `inside` is False.
+        (rows [size], inside [size] bool): if a rank has no rows left, row 0 stands in and `inside` is False.
     """
     for first in range(0, count, size * num_ranks):
         rows = np.arange(first + rank * size, first + (rank + 1) * size)

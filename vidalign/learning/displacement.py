@@ -1,4 +1,4 @@
-"""Likelihood displacement: does training lower the likelihood of the responses it should raise?
+"""Likelihood displacement: whether training lowers the likelihood of the responses it should make more likely.
 
 A growing margin can hide that the chosen response itself becomes less likely (arXiv 2410.08847). These figures compare the
 average log-likelihoods (nats per token) of fixed pairs, and of the ground truth of probe examples, with those at step 0.
@@ -22,19 +22,19 @@ def displacement(
     truth_start: Sequence[float] | None = None,
     truth: Sequence[float] | None = None,
 ) -> dict[str, float]:
-    """Figures of P pairs (and of Q probe examples), each a mean of per-pair average log-likelihoods.
+    """The figures of P pairs (and Q probe examples), from the average log-likelihood of each response.
 
     Args:
         chosen_start, rejected_start: [P] at step 0. chosen, rejected: [P] now, the same pairs in the same order.
-        truth_start, truth: [Q] of the ground-truth answers of the probe set, at step 0 and now; both or neither.
+        truth_start, truth: [Q] of the probe set's ground truths, at step 0 and now; both or neither.
 
     Returns:
-        chosen, rejected (nats per token) and chosen_change, rejected_change against step 0; both_fell, chosen_fell: shares
+        chosen, rejected (nats per token) and chosen_change, rejected_change since step 0; both_fell, chosen_fell: shares
         of the pairs; margin (chosen - rejected) and margin_change; accuracy: share with chosen above rejected. With a probe
         set also truth, truth_change and truth_fell.
 
     Raises:
-        DataError: empty, of unequal lengths, or not finite.
+        DataError: the inputs are empty, of unequal lengths, or not finite.
     """
     before = _column("chosen_start", chosen_start), _column("rejected_start", rejected_start)
     now = _column("chosen", chosen), _column("rejected", rejected)
@@ -57,7 +57,7 @@ def displacement(
 
 
 def side_displacement(side: str, start: Sequence[float], now: Sequence[float]) -> dict[str, float]:
-    """{side}, {side}_change and {side}_fell of `displacement`: where there is one side only, as in supervised training."""
+    """{side}, {side}_change and {side}_fell of `displacement`, if there is only one side, as in supervised training."""
     before, after = _column(f"{side}_start", start), _column(side, now)
     _same_length({f"{side}_start": before, side: after})
     change = after - before
@@ -84,5 +84,5 @@ def _same_length(columns: dict[str, np.ndarray]) -> None:
     if len({len(column) for column in columns.values()}) != 1:
         lengths = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
         raise DataError(
-            f"displacement compares the same rows at two times, got lengths {lengths}; pass the same rows to both"
+            f"displacement compares the same rows at two times, got lengths {lengths}; pass the same rows for both"
         )

@@ -10,7 +10,7 @@ from vidalign.types import PreferencePair
 
 
 def usable_pairs(pairs: Sequence[PreferencePair], objective: Objective) -> tuple[list[PreferencePair], dict[str, int]]:
-    """The pairs that an objective can be trained on, and how many are dropped by reason: no_rejected, no_key_phrase."""
+    """The pairs that an objective can be trained on, and the number dropped for each reason: no_rejected, no_key_phrase."""
     kept: list[PreferencePair] = []
     dropped: collections.Counter[str] = collections.Counter()
     for pair in pairs:

@@ -11,17 +11,17 @@ from vidalign.errors import ModelError
 def phrase_ids(processor: Any, text: str, marks: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     """Phrase id of every token of `vidalign.model.rendering.response_ids(processor, text)`: 1, 2, … for the marks, 0 elsewhere.
 
-    A token belongs to the first mark with which it shares a character, so a phrase that begins or ends inside of a token
-    takes the whole token. The closing end-of-turn token belongs to no mark.
+    A token belongs to the first mark with which it shares a character, so a phrase that begins or ends inside a token takes the
+    whole token. The closing end-of-turn token belongs to no mark.
 
     Raises:
-        ModelError: the model has no fast tokenizer, so where its tokens lie in the text is not known.
+        ModelError: the model has no fast tokenizer, which alone says where its tokens are in the text.
     """
     tokenizer = processor.tokenizer
     if not tokenizer.is_fast:
         raise ModelError(
-            f"{type(tokenizer).__name__} is a slow tokenizer and does not tell where its tokens lie in the text, which "
-            "objectives on key phrases need; convert it to a tokenizer.json"
+            f"{type(tokenizer).__name__} is a slow tokenizer, which does not say where its tokens are in the text, but "
+            "objectives on key phrases need that; convert it to a tokenizer.json"
         )
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     ids = [

@@ -6,10 +6,10 @@ import math
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_ratio: float, schedule: str) -> float:
-    """Factor in [0, 1] of the peak learning rate used by optimizer step `step` (0-based).
+    """The share, in [0, 1], of the peak learning rate that optimizer step `step` (from 0) uses.
 
-    Linear warmup over the first `warmup_ratio` of the steps, then constant, linear to 0, or cosine to 0. The first step is
-    never wasted on a rate of 0.
+    Linear warmup over the first `warmup_ratio` of the steps, then constant, linear to 0, or cosine to 0. The first step's rate is
+    never 0, which would waste it.
     """
     num_warmup = math.ceil(warmup_ratio * num_steps)
     if step < num_warmup:

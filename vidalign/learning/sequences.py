@@ -1,8 +1,8 @@
 """What training learns from: responses in groups, a group being one prompt (a video and a question) with its responses.
 
-A preference pair is a group of two, the ground truth of a probe example a group of one; a policy's own samples of one prompt, each
-with its advantage, are a group of members. Batches and forwards know groups alone; what an objective sees of them is its view
-(`vidalign.learning.views`).
+A preference pair is a group of two, and the ground truth of a probe example is a group of one. A policy's own samples for one
+prompt, each with its advantage, are a group of members. Batches and forward passes know only groups; what an objective sees of
+them is its view (`vidalign.learning.views`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class TrainingResponse:
         group: id of its group.
         role: a side of a pair, a member of a group that is compared by advantages, or the ground truth of a probe example.
         text: the response in words, from which its tokens are made unless `token_ids` holds them.
-        token_ids: the very tokens that a policy sampled, end-of-turn token included; empty where the text is all there is.
+        token_ids: the exact tokens that a policy sampled, including the end-of-turn token; empty if only the text is known.
         marks: (start, end) character spans of key phrases in `text`.
-        weight: how much it counts in its group. advantage: how much better than its group it was, None where nothing says so.
+        weight: how much it counts in its group. advantage: how much better than its group it was; None if unknown.
         behaviour_logps: log-probabilities of `token_ids` under the policy that sampled them, which is `policy_version`.
     """
 
@@ -40,7 +40,7 @@ class TrainingResponse:
     policy_version: str = ""
 
     def __post_init__(self) -> None:
-        assert not (self.marks and self.token_ids), "marks lie in a text whose tokens are not known beforehand"
+        assert not (self.marks and self.token_ids), "marks refer to the text, whose tokens token_ids would bypass"
         assert len(self.behaviour_logps) in (0, len(self.token_ids)), "one behaviour log-prob for each token"
 
 
@@ -54,12 +54,12 @@ class TrainingGroup:
     responses: tuple[TrainingResponse, ...]
 
     def only(self, *roles: Role) -> TrainingGroup:
-        """The group with its responses of these roles alone."""
+        """The group with only its responses of these roles."""
         return dataclasses.replace(self, responses=tuple(each for each in self.responses if each.role in roles))
 
 
 def pair_group(pair: PreferencePair) -> TrainingGroup:
-    """Chosen, then rejected; a pair without a rejected response is a group of one."""
+    """A pair as a group: chosen, then rejected. A pair without a rejected response is a group of one."""
     sides: list[tuple[Role, str, tuple[tuple[int, int], ...]]] = [("chosen", pair.chosen, pair.chosen_marks)]
     if pair.rejected:
         sides.append(("rejected", pair.rejected, pair.rejected_marks))

@@ -1,11 +1,11 @@
-"""How doubtful is a preference? A small head that tells which response is better, asked several times under dropout.
+"""How doubtful each preference is, from a small head that tells which response is better, asked several times under dropout.
 
-    B = H(mean of p) - mean of H(p)        p: probability that the chosen response is better, one value a pass; nats, in [0, ln 2]
+    B = H(mean of p) - mean of H(p)      p: probability that the chosen response is better, one value per pass; nats, in [0, ln 2]
 
 Uncertainty is the name of the method and of its settings (`train.uncertainty`); doubt is what it gives for one pair. The idea is
-UPO's (BALD, arXiv 1112.5745, on a "which is better" head). A pair whose mean vote goes against its order is reported; the others' B
-becomes label smoothing by an increasing map that stays below one half: more doubt, more smoothing. Each pair is judged by heads
-that were not trained on it.
+UPO's (BALD, arXiv 1112.5745, on a "which is better" head). A pair whose mean vote goes against its order is reported. The B of the
+other pairs becomes label smoothing by an increasing map that stays below one half: the more doubt, the more smoothing. Each pair is
+judged by heads that were not trained on it.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ class Doubt:
     vote: Tensor
 
     def smoothing(self, maximum: float) -> Tensor:
-        """Label smoothing [P] in [0, maximum]: proportional to B, `maximum` (below 0.5) at B = ln 2."""
+        """Label smoothing [P] in [0, maximum], proportional to B: `maximum` (below 0.5) at B = ln 2."""
         assert 0 <= maximum < 0.5, maximum
         return maximum * (self.bald / math.log(2)).clamp(0, 1)
 
 
 def estimate(chosen: Tensor, rejected: Tensor, *, num_passes: int, dropout: float, seed: int) -> Doubt:
-    """Fit heads by cross-validation and ask them about the pairs that they did not see.
+    """Fit heads by cross-validation and ask each about the pairs that it did not see.
 
     Args:
         chosen, rejected: [P, D] features of the two responses, for example mean final hidden states of a policy.
         num_passes: forward passes under dropout. dropout: share of the head's hidden units that a pass leaves out.
 
     Returns:
-        `Doubt`, repeatable for equal arguments. With fewer than `NUM_FOLDS` pairs nothing can be learned: B is ln 2, vote 0.5.
+        `Doubt`, the same for equal arguments. With fewer than `NUM_FOLDS` pairs nothing can be learned: B is ln 2, the vote 0.5.
     """
     assert chosen.shape == rejected.shape, (chosen.shape, rejected.shape)
     count = len(chosen)
@@ -74,7 +74,7 @@ def entropy(p: Tensor) -> Tensor:
 
 
 def _fit(chosen: Tensor, rejected: Tensor, dropout: float) -> nn.Module:
-    """A head that scores one response; it stays in training mode, so that dropout goes on."""
+    """A head that scores one response; it stays in training mode, so that dropout stays active."""
     head = nn.Sequential(
         nn.Linear(chosen.shape[1], HIDDEN), nn.GELU(), nn.Dropout(dropout), nn.Linear(HIDDEN, 1), nn.Flatten(0)
     ).train()

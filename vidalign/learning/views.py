@@ -1,9 +1,9 @@
-"""What an objective is given of a forward over groups: a view for each kind of thing that objectives consume.
+"""What an objective sees of a forward pass over groups: one view for each kind of input that objectives consume.
 
     rows of a batch ─► view.policy ─► PairLogps ─► objective(policy, reference, **denominators)
     kept tensors    ─► view.reference ─►──────────┘
 
-A view on whole groups reads the same rows and the same groups; it has the same methods, and is entered in `VIEWS`.
+A view of whole groups reads the same rows and the same groups; it has the same methods and is added to `VIEWS`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class PairView:
     """Groups of two as preference pairs.
 
     Attributes:
-        kept: from a group's id to what the reference made of it, see `actors.reference.Reference`.
-        doubt: by group id, how probable it is that a pair's order is wrong; what `train.uncertainty` estimates. Empty without it.
+        kept: from a group's id to the reference's outputs for it, see `actors.reference.Reference`.
+        doubt: by group id, the probability that a pair's order is wrong, as estimated by `train.uncertainty`; empty without it.
     """
 
     objective: Objective
@@ -35,17 +35,17 @@ class PairView:
     doubt: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def sequences(self, group: TrainingGroup) -> TrainingGroup:
-        """The responses that the objective needs a forward of."""
+        """The group with only the responses that the objective needs a forward pass of."""
         return group if self.objective.needs_rejected else group.only("chosen")
 
     def reference_hidden(self, groups: Sequence[TrainingGroup]) -> torch.Tensor | None:
-        """[N, D] the reference's final hidden states on the chosen responses, where the objective needs a KL to it."""
+        """The reference's final hidden states [N, D] on the chosen responses, if the objective needs a KL to it."""
         if not self.objective.needs_kl:
             return None
         return torch.cat([self.kept(group.id)["hidden"] for group in groups])
 
     def policy(self, rows: RowLogps, groups: Sequence[TrainingGroup]) -> PairLogps:
-        """The rows of a batch of these groups' `sequences`, with what else the objective asks for."""
+        """The rows of a batch of these groups' `sequences`, with what else the objective needs."""
         device, doubt = rows.logps.device, None
         if self.doubt:
             doubt = torch.tensor([self.doubt[group.id] for group in groups], device=device)
@@ -55,7 +55,7 @@ class PairView:
         return PairLogps.from_rows(rows, num_pairs=len(groups), doubt=doubt)
 
     def reference(self, rows: RowLogps, groups: Sequence[TrainingGroup]) -> PairLogps | None:
-        """What the reference made of the same rows; None where the objective has no use for it."""
+        """The reference's log-probs of the same rows; None if the objective does not need them."""
         if not self.objective.needs_reference:
             return None
         kept = [self.kept(group.id) for group in groups]
@@ -65,7 +65,7 @@ class PairView:
         return PairLogps.from_rows(reference, num_pairs=len(groups))
 
     def denominators(self, groups: Sequence[TrainingGroup]) -> dict[str, int]:
-        """What the objective's means are over in a step on these groups: its keyword arguments, as totals of the step."""
+        """The denominators of the objective's means in a step on these groups, as its keyword arguments: totals of the step."""
         tokens = sum(len(self.source.tokens(response)) for group in groups for response in group.only("chosen").responses)
         return {"num_pairs": len(groups), "num_chosen_tokens": tokens}
 
@@ -74,14 +74,14 @@ VIEWS: dict[str, type[PairView]] = {"pairs": PairView}
 
 
 def view_of(objective: Objective) -> type[PairView]:
-    """The view that shows an objective what it consumes.
+    """The view that gives an objective what it consumes.
 
     Raises:
         ConfigError: there is no such view.
     """
     if objective.consumes not in VIEWS:
         raise ConfigError(
-            f"objective.name={objective.name} consumes {objective.consumes}, and training can show an objective only "
+            f"objective.name={objective.name} consumes {objective.consumes}, but training can give an objective only "
             f"{', '.join(VIEWS)}; choose another objective"
         )
     return VIEWS[objective.consumes]

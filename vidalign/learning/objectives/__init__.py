@@ -1,4 +1,4 @@
-"""The objectives, by the names that `objective.name` takes; others are named `package.module:attribute`.
+"""The objectives, by the names that `objective.name` takes; others are named as `package.module:attribute`.
 
 `base.py` says what an objective is and how trainers call it.
 """
@@ -44,11 +44,11 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def build(name: str, params: Mapping[str, Any]) -> Objective:
-    """The objective called `name` with `params` over its defaults.
+    """The objective called `name`, with `params` in place of its defaults.
 
     Raises:
-        ConfigError: an unknown name or parameter (the message has the nearest known one), a wrong type or range, or a
-            `package.module:attribute` that is no subclass of `Objective`.
+        ConfigError: an unknown name or parameter (the message suggests the nearest known one), a value of the wrong type or out
+            of range, or a `package.module:attribute` that is not a subclass of `Objective`.
     """
     objective = plugins.resolve(name, OBJECTIVES, what="objective.name")
     if not (isinstance(objective, type) and issubclass(objective, Objective)):

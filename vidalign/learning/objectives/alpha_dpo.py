@@ -24,10 +24,10 @@ class AlphaDPO(Objective):
         margin = sg[gamma_beta_ratio + alpha (g - m) / s],  loss = -logsigmoid(beta (D - margin))
 
     m and s are the running mean and deviation of g over global batches. The authors' code starts both at 0 (NaN at the first
-    step) and moves them in evaluation too. Here: the statistics of the *earlier* steps are used, so that the loss does not
-    depend on how a step is cut into micro-batches; the first step, where g is 0 for a policy that starts as the reference,
-    has no adaptive part and initialises m and s; |g - m| / s is held to `max_deviations`, since s lags behind while a policy
-    leaves its reference; evaluation passes the state and never advances it.
+    step) and also updates them in evaluation. Here, the statistics of the *earlier* steps are used, so that the loss does not
+    depend on how a step is split into micro-batches. The first step, where g is 0 for a policy that starts as the reference, has
+    no adaptive part and initialises m and s. |g - m| / s is clamped to `max_deviations`, since s lags behind while a policy moves
+    away from its reference. Evaluation passes the state but never advances it.
 
     The state is {"mean", "deviation"}; see `vidalign.learning.objectives.base` for who carries it.
     """
@@ -65,7 +65,7 @@ class AlphaDPO(Objective):
         )
 
     def next_state(self, state: Mapping[str, float], statistics: Mapping[str, Tensor]) -> dict[str, float]:
-        """Momentum average of the mean and the (population) deviation; the first step sets them outright."""
+        """Momentum average of the mean and the (population) deviation; the first step sets them directly."""
         count = float(statistics["count"])
         mean = float(statistics["sum"]) / count
         deviation = max(float(statistics["sum_squares"]) / count - mean * mean, 0.0) ** 0.5

@@ -1,19 +1,19 @@
 """What every objective has in common: parameters that are checked, the SFT term, normalisation and metrics.
 
 An objective is a frozen dataclass whose fields are its parameters, and a pure function of log-probabilities. A new one
-implements `preference` and is entered in `vidalign.learning.objectives.OBJECTIVES`, or stays in a package of its own and is named
-`package.module:attribute`; no trainer is touched.
+implements `preference` and is added to `vidalign.learning.objectives.OBJECTIVES`, or stays in its own package and is named as
+`package.module:attribute`; no trainer has to change.
 
 How a trainer keeps accumulation exact. The losses are means: over the pairs of the optimizer step, and for the SFT term over
-its chosen tokens. Micro-batches hold different numbers of tokens, so the mean of their own means is another number. Pass the
-same denominators to every micro-batch of a step:
+its chosen tokens. Micro-batches hold different numbers of tokens, so the mean of their means would be a different number. Pass
+the same denominators to every micro-batch of a step:
 
-* plain `backward()` per micro-batch (gradients add up): `num_pairs` and `num_chosen_tokens` = totals of the step;
+* plain `backward()` per micro-batch (gradients add up): `num_pairs` and `num_chosen_tokens` are the totals of the step;
 * an engine that averages over A accumulation steps and W ranks (DeepSpeed): the totals divided by A * W.
 
-State. `alpha_dpo` alone keeps a running statistic: an explicit plain dict of floats, stored with a checkpoint as it is.
-Pass `state` to every call; add up `Loss.statistics` over the micro-batches and ranks of a step; after the step, and never in
-evaluation, `state = objective.next_state(state, statistics)`. For all other objectives both dicts are empty.
+State. Only `alpha_dpo` keeps a running statistic: a plain dict of floats, stored in checkpoints. Pass `state` to every call; add
+up `Loss.statistics` over the micro-batches and ranks of a step; after the step, but never in evaluation, set
+`state = objective.next_state(state, statistics)`. For all other objectives both dicts are empty.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ def param(default: Any, *, infinite: bool = False, **bounds: float) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """`value` is the scalar to differentiate; `metrics` are detached scalars, means over the pairs of this call.
+    """What an objective returns for a batch.
 
-    `statistics` are detached sums for `Objective.next_state`: add them up over micro-batches and ranks.
+    `value` is the scalar to differentiate; `metrics` are detached scalars, means over the pairs of this call. `statistics` are
+    detached sums for `Objective.next_state`: add them up over micro-batches and ranks.
     """
 
     value: Tensor
@@ -56,7 +57,7 @@ class Loss:
 
 @dataclasses.dataclass(frozen=True)
 class Preference:
-    """What an objective makes of each pair: the losses [B] and the implicit rewards [B] that it compares."""
+    """An objective's result for each pair: the losses [B] and the implicit rewards [B] that it compares."""
 
     losses: Tensor
     chosen_reward: Tensor
@@ -67,15 +68,15 @@ class Preference:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Base of all objectives. `sft_weight` adds that share of cross-entropy on the chosen response (a token mean).
+    """Base of all objectives. `sft_weight` adds that multiple of the cross-entropy on the chosen response (a token mean).
 
     consumes: what it is a function of, and so which view of a batch it is given (`vidalign.learning.views`).
     needs_reference: log-probs of the same pairs under the reference are required.
     needs_phrases: `chosen_phrases` and `rejected_phrases` are required.
-    needs_kl: `chosen_kl` is required, that is the reference's final hidden states (or the adapter switched off).
-    takes_doubt: label smoothing may differ from pair to pair (`PairLogps.doubt`, where larger than the objective's own); that is what
+    needs_kl: `chosen_kl` is required, that is, the reference's final hidden states (or the adapter switched off).
+    takes_doubt: label smoothing may differ from pair to pair (`PairLogps.doubt`, if larger than the objective's own), which
         `train.uncertainty` needs.
-    needs_rejected: False where the rejected side may be left empty ([B, 0]).
+    needs_rejected: False if the rejected side may be left empty ([B, 0]).
     """
 
     name: ClassVar[str]
@@ -96,10 +97,11 @@ class Objective:
 
     @property
     def needs_kl(self) -> bool:
+        """Whether `chosen_kl` is required; it may depend on the parameters."""
         return False
 
     def preference(self, policy: PairLogps, reference: PairLogps | None, state: Mapping[str, float]) -> Preference:
-        """Loss and rewards of each pair, without the SFT term. `reference` is set where `needs_reference`."""
+        """Loss and rewards of each pair, without the SFT term. `reference` is set if `needs_reference`."""
         raise NotImplementedError
 
     def next_state(self, state: Mapping[str, float], statistics: Mapping[str, Tensor]) -> dict[str, float]:
@@ -118,8 +120,9 @@ class Objective:
         """The loss of a batch of pairs and its metrics; see the module's docstring for accumulation and state.
 
         Args:
-            num_pairs: denominator of the preference term, default the pairs of this call.
-            num_chosen_tokens: denominator of the SFT term, default the chosen tokens of this call.
+            num_pairs: denominator of the preference term; the default is the number of pairs of this call.
+            num_chosen_tokens: denominator of the SFT term; the default is the number of chosen tokens of this call.
+            state: what `next_state` returned after the last step, for objectives that keep a running statistic.
         """
         assert reference is not None or not self.needs_reference, f"{self.name} needs the reference's log-probs"
         assert policy.chosen_kl is not None or not self.needs_kl, f"{self.name} needs chosen_kl"
@@ -152,7 +155,7 @@ class Objective:
 
 
 def _typed(objective: str, name: str, value: Any, kind: Any) -> Any:
-    """`value` as the type its field declares: float, bool, or one of a Literal's strings. Raises ConfigError."""
+    """`value` as the type that its field declares: float, bool, or one of a Literal's strings. Raises `ConfigError`."""
     where = f"objective.params.{name} of {objective}"
     if get_origin(kind) is not None:  # a Literal
         options = get_args(kind)

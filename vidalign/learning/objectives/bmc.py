@@ -1,4 +1,4 @@
-"""BMC: DPO that weighs the tokens in which the two responses differ, more where the policy finds them improbable."""
+"""BMC: DPO that gives more weight to the tokens in which the two responses differ, the more improbable they are to the policy."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class BMC(Objective):
     """BMC, the modelling phase (arXiv 2408.07471): -logsigmoid(beta [(S_w - S_l) - (Sref_w - Sref_l)]).
 
     S = sum_t lambda_t logp_t with lambda_t = 1 + min(sg(1 / p_t), delta) on tokens in which the two responses differ (phrase
-    id > 0, both sides) and 1 elsewhere. The authors' code weighs the reference's log-probs by the reference's own 1 / p_t;
+    id > 0, both sides) and 1 elsewhere. The authors' code weights the reference's log-probs by the reference's own 1 / p_t;
     the likely intent is one weight, the policy's, for both. `reference_weights` chooses: "policy" (default) or "reference".
-    Rewards are beta times the weighted log-ratios. No token marked gives DPO; delta 0 does too.
+    Rewards are beta times the weighted log-ratios. If no token is marked, or with delta 0, this is DPO.
     """
 
     name: ClassVar[str] = "bmc"

@@ -38,7 +38,7 @@ class DPO(Objective):
         return Preference(losses=losses, chosen_reward=self.beta * chosen, rejected_reward=self.beta * rejected)
 
     def losses(self, logits: Tensor, doubt: Tensor | None = None) -> Tensor:
-        """Loss of each pair from beta Delta and, where the objective takes it, its doubt; [B] to [B]."""
+        """Loss of each pair from beta Delta and, if the objective takes it, the pair's doubt; [B] to [B]."""
         return -F.logsigmoid(logits)
 
 
@@ -46,7 +46,7 @@ class DPO(Objective):
 class CDPO(DPO):
     """Conservative DPO (Mitchell, "A note on DPO with noisy preferences", 2023): labels are wrong with probability e.
 
-    -(1 - e) logsigmoid(beta Delta) - e logsigmoid(-beta Delta), smallest where sigmoid(beta Delta) = 1 - e.
+    -(1 - e) logsigmoid(beta Delta) - e logsigmoid(-beta Delta), with its minimum at sigmoid(beta Delta) = 1 - e.
     """
 
     name: ClassVar[str] = "cdpo"
@@ -65,7 +65,7 @@ class CDPO(DPO):
 class RDPO(DPO):
     """Provably Robust DPO (arXiv 2403.00409): an unbiased estimate of the DPO loss under labels flipped at rate e.
 
-    [-(1 - e) logsigmoid(beta Delta) + e logsigmoid(-beta Delta)] / (1 - 2e). The second term has the other sign than cDPO's:
+    [-(1 - e) logsigmoid(beta Delta) + e logsigmoid(-beta Delta)] / (1 - 2e). The second term has the opposite sign of cDPO's:
     the loss has no lower bound, and the gradient's weight never falls below e / (1 - 2e).
     """
 
@@ -82,8 +82,8 @@ class RDPO(DPO):
 class IPO(Objective):
     """IPO (arXiv 2310.12036, eq. 17): (Delta_avg - 1 / (2 beta))^2.
 
-    The log-ratios are averaged over tokens, as in TRL and, by its authors' word there, in the paper's experiments; the
-    equation as printed has sums. Rewards are beta times the average log-ratios.
+    The log-ratios are averaged over tokens, as in TRL and, according to the authors there, in the paper's experiments; the
+    printed equation has sums. Rewards are beta times the average log-ratios.
     """
 
     name: ClassVar[str] = "ipo"
@@ -104,7 +104,7 @@ class IPO(Objective):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RPO(Objective):
-    """DPO with the SFT loss as adversarial regulariser (arXiv 2405.16436), in one of the two forms in use.
+    """DPO with the SFT loss as an adversarial regulariser (arXiv 2405.16436), in one of the two forms in use.
 
     "average": dpo + eta (-avg_w), per pair; eta 0.2 and beta 0.5 (the defaults).
     "sum":     dpo + beta eta (-sum_w); use eta 0.005 and beta 0.01 to 0.05.

@@ -16,8 +16,8 @@ from vidalign.model.logps import PairLogps, at_least_float32
 class EXPO(Objective):
     """EXPO (arXiv 2506.07492), compositional form: log(1 + exp(-(sum_w - sum_l))) + kl_weight KL(ref || policy).
 
-    Follows the authors' toy code: no reference, beta or length norm in the first term. The KL is the exact token-wise one
-    over the chosen response, where the toy sums over its few outcomes. The default `kl_weight` is ours. The paper's
+    Follows the authors' toy code: the first term has no reference, beta or length normalisation. The KL is exact and token-wise
+    over the chosen response, where the toy code sums over its few outcomes. The default `kl_weight` is ours. The paper's
     regression form, which that code lacks, is not offered. Rewards are the summed log-likelihoods.
     """
 

@@ -21,9 +21,9 @@ class LeanPO(Objective):
         a    = label_smoothing if D < smoothing_threshold else 0        (a step; no gradient through it)
         loss = -(1 - a) logsigmoid(beta D - margin) - a logsigmoid(-beta D - margin)  +  sft_weight CE(chosen)
 
-    The flipped term keeps `-margin`, unlike SimPO's smoothing, which negates the whole argument. Smoothing therefore acts
-    only on pairs that the policy still ranks the wrong way (or too narrowly): those whose label is most in doubt.
-    The rewards are beta times the average log-likelihoods.
+    The flipped term keeps `-margin`, unlike SimPO's smoothing, which negates the whole argument. Smoothing acts only on pairs
+    that the policy still ranks the wrong way (or too narrowly): those whose label is most in doubt. Rewards are beta times the
+    average log-likelihoods.
     """
 
     name: ClassVar[str] = "leanpo"
@@ -56,7 +56,7 @@ class LeanPO(Objective):
 class SimPO(Objective):
     """SimPO (arXiv 2405.14734, eq. 6): -logsigmoid(beta D - margin), D the gap of average log-likelihoods.
 
-    `margin` is the paper's gamma, not gamma / beta. With `label_smoothing` e the authors' code adds the mirrored term:
+    `margin` is the paper's gamma, not gamma / beta. With `label_smoothing` e, the authors' code adds the mirrored term:
     -(1 - e) logsigmoid(beta D - margin) - e logsigmoid(-(beta D - margin)).
     """
 

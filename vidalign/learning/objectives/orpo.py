@@ -13,7 +13,7 @@ from torch import Tensor
 from vidalign.learning.objectives.base import Objective, Preference, param
 from vidalign.model.logps import PairLogps
 
-# The odds of a response of average log-probability 0 are infinite; below this bound they are e^13.8.
+# The odds of a response with an average log-probability of 0 are infinite; at this bound they are e^13.8.
 _MAX_LOGP = -1e-6
 
 
@@ -21,8 +21,8 @@ _MAX_LOGP = -1e-6
 class ORPO(Objective):
     """ORPO (arXiv 2403.07691, eq. 6-7): CE(chosen) - odds_weight logsigmoid(log odds_w - log odds_l).
 
-    odds = p / (1 - p) with p = exp(average log-likelihood). CE is `sft_weight` (1 by the paper) times the token mean over
-    the chosen responses of the batch; TRL's CE counts the prompt's tokens too, here only the response's. `odds_weight` is
+    odds = p / (1 - p) with p = exp(average log-likelihood). CE is `sft_weight` (1 in the paper) times the token mean over
+    the chosen responses of the batch; TRL's CE also counts the prompt's tokens, here only the response's count. `odds_weight` is
     the paper's lambda. Rewards are odds_weight times the average log-likelihoods, as TRL logs them.
     """
 

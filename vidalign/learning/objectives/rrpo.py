@@ -1,4 +1,4 @@
-"""RRPO: preference on marked phrases only, held near the reference by a token-wise KL."""
+"""RRPO: preference on marked phrases only, kept close to the reference by a token-wise KL."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ class RRPO(Objective):
         KL   = sum over chosen response tokens of KL(ref || policy), full vocabulary
         loss = -logsigmoid(beta u) + alpha KL
 
-    The paper's page and code disagree on the sign of KL: divergence is penalised here, as in the code. No length
+    The paper's page and code disagree on the sign of KL: divergence is penalised here, as in the code. There is no length
     normalisation. A mark counts only on a response token. The sum over phrases of phrase rewards is the sum over marked
-    tokens, so the phrase ids matter only as zero or not. With alpha 0 no KL is needed. Rewards are beta times the marked
-    sums.
-    Defaults are those for LLaVA-Video; LongVU: alpha 0.05, beta 0.5; VideoChat2: alpha 0.01, beta 0.9.
+    tokens, so it matters only whether a phrase id is zero. With alpha 0 no KL is needed. Rewards are beta times the marked sums.
+    The defaults are those for LLaVA-Video; LongVU: alpha 0.05, beta 0.5; VideoChat2: alpha 0.01, beta 0.9.
     """
 
     name: ClassVar[str] = "rrpo"

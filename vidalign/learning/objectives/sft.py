@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on the chosen responses, as an objective like the others."""
+"""Supervised fine-tuning on the chosen responses, as an objective like any other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vidalign.model.logps import PairLogps
 class SFT(Objective):
     """Cross-entropy on the chosen response: a token mean over the batch. The rejected side may be empty ([B, 0]).
 
-    Rewards are the average log-likelihoods, so that margin and accuracy of given pairs are reported here too.
+    Rewards are the average log-likelihoods, so that the margin and accuracy of given pairs are reported here too.
     """
 
     name: ClassVar[str] = "sft"

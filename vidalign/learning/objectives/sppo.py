@@ -19,8 +19,8 @@ class SPPO(Objective):
     """SPPO (arXiv 2405.00675, eq. 4.7): 1/2 [(a_w - eta (P_w - 1/2))^2 + (a_l - eta (P_l - 1/2))^2], eta = 1 / beta.
 
     a_y = sum_y - ref_sum_y, never length-normalised; the reference is the policy that starts the round. P_y is the
-    probability that y beats the policy: `chosen_win_rate` and `rejected_win_rate` of the pairs where given (see
-    `win_rates`), else the hard form 1 and 0. TRL's "sppo_hard" is twice this loss. Rewards are beta a_y.
+    probability that y beats the policy: the pairs' `chosen_win_rate` and `rejected_win_rate` if given (see `win_rates`), else the
+    hard form 1 and 0. TRL's "sppo_hard" is twice this loss. Rewards are beta a_y.
     """
 
     name: ClassVar[str] = "sppo"
@@ -43,6 +43,6 @@ class SPPO(Objective):
 
 
 def win_rates(scores: Tensor) -> Tensor:
-    """Win rate of each of K responses against all K (itself included) from scores [..., K]: mean_j sigmoid(s_i - s_j)."""
+    """Win rate of each of K responses against all K (including itself), from scores [..., K]: mean_j sigmoid(s_i - s_j)."""
     scores = at_least_float32(scores)
     return torch.sigmoid(scores[..., :, None] - scores[..., None, :]).mean(-1)
