@@ -173,7 +173,7 @@ def test_hound_samples_captions_and_wants_captions_in_the_data():
     assert [json.loads(row)["caption"] for row in task.rows] == ["a scene", "a scene"]
     rows = [data_row(example) for example in EXAMPLES]
     recipes.build(config).check_data(rows, source="train.jsonl")
-    with pytest.raises(DataError, match=r"'caption' in every row of train.jsonl, but 2 of 2 have none, first 'a'"):
+    with pytest.raises(DataError, match=r"'caption' in every row of train.jsonl, but 2 of 2 rows have none, the first 'a'"):
         recipes.build(HoundRecipe(judge=JUDGE)).check_data(rows, source="train.jsonl")
 
 

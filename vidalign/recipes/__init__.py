@@ -1,4 +1,4 @@
-"""Recipes: how examples become responses and preference pairs. `base.py` is their interface, `RECIPES` the table of names."""
+"""Recipes: how examples become responses and preference pairs. `base.py` is their interface; `RECIPES` lists them by name."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The one interface behind which every recipe stands: from examples to responses to preference pairs.
+"""The single interface of all recipes: from examples to responses to preference pairs.
 
     check_data ─► asked (what a dry run measures) ─► respond (in the generator) ─► judge_rows, rewrite (in the judge) ─► pair
 
 A recipe is one module with a config section and a `Recipe`; nothing outside this folder asks which one it is. It is found by
-its name in `vidalign.recipes.RECIPES`, or as `package.module:attribute` in `recipe.name`.
+its name in `vidalign.recipes.RECIPES`, or by `package.module:attribute` in `recipe.name`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ ConfigT = TypeVar("ConfigT", bound=RecipeSection)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A kind of prompt that a recipe sends: `template` filled for each of `examples`.
+    """A kind of prompt that a recipe sends: `template`, filled for each of `examples`.
 
-    `quoted`: tokens of an earlier reply that the template quotes, at most. `reply`: tokens of the reply, at most; 0 where the
-    ground truth stands in the reply's place.
+    `quoted` is the maximum number of tokens of an earlier response that the template quotes. `reply` is the maximum number of
+    tokens of the reply; 0 if the ground truth takes its place.
     """
 
     kind: str
@@ -41,10 +41,10 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What a pair rule may use beside an example's responses.
+    """What a pair rule may use in addition to an example's responses.
 
-    `judgements`: of this example, by response text. `times_drawn`: how often a replayed response, by (example id, text), was
-    the rejected side in earlier rounds. `seed`: for draws.
+    `judgements` are this example's, by response text. `times_drawn` says how often a replayed response, by (example id, text), was
+    the rejected side in earlier rounds. `seed` is for draws.
     """
 
     judgements: Mapping[str, Judgement] = dataclasses.field(default_factory=dict)
@@ -54,18 +54,18 @@ class Evidence:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Replays:
-    """Responses of earlier rounds that may be used again, and how often each was; see `Evidence.times_drawn`."""
+    """Responses of earlier rounds that may be used again, and how often each was used; see `Evidence.times_drawn`."""
 
     responses: Sequence[Response] = ()
     times_drawn: Mapping[tuple[str, str], int] = dataclasses.field(default_factory=collections.Counter)
 
 
 class Recipe(Generic[ConfigT]):
-    """Base of all recipes. A new one sets `Config` and implements `respond` and `pair`; the rest has defaults.
+    """Base of all recipes. A new one sets `Config` and implements `respond` and `pair`; everything else has defaults.
 
-    Config: the section of the configuration; pydantic, without heavy imports.
-    asks_policy: False where no response is sampled, because the pairs are in the data.
-    keeps_replays: True where `replays` uses earlier rounds.
+    Config: the recipe's section of the configuration; a pydantic model without heavy imports.
+    asks_policy: False if no response is sampled because the data already holds the pairs.
+    keeps_replays: True if `replays` uses earlier rounds.
     kinds: the kinds of responses that it makes, see `vidalign.recipes.kinds`.
     """
 
@@ -77,47 +77,48 @@ class Recipe(Generic[ConfigT]):
         self.config = config
 
     def given(self, rows: Sequence[DataRow]) -> list[PreferencePair]:
-        """The pairs that the data hold already; none where responses are sampled."""
+        """The pairs that the data already holds; empty if responses are sampled."""
         return []
 
     @property
     def keeps_replays(self) -> bool:
+        """Whether responses of earlier rounds are used again."""
         return False
 
     @property
     def judge(self) -> JudgeConfig | None:
-        """The model that is asked for judgements and rewrites, if any."""
+        """The configuration of the model that judges or rewrites, if any."""
         return getattr(self.config, "judge", None)
 
     def check_data(self, rows: Sequence[DataRow], *, source: str) -> None:
-        """Raises `DataError` where the rows of `source` lack what this recipe needs."""
+        """Raises `DataError` if the rows of `source` lack what this recipe needs."""
 
     def respond(
         self, engine: Engine, examples: Sequence[Example], clips: Sequence[Clip], *, policy_version: str, seed: int
     ) -> list[Response]:
-        """Sample and score every response to these examples. Repeatable for equal arguments; never depends on batching."""
+        """Sample and score every response to these examples. Equal arguments give equal responses, however they are batched."""
         raise NotImplementedError
 
     def judge_rows(self, examples: Sequence[Example], responses: Sequence[Response]) -> JudgeTask | None:
-        """What the judge is to score; None where no judgement is needed."""
+        """What the judge is to score; None if no judgement is needed."""
         return None
 
     def accepts(self, score: float) -> bool:
-        """Whether a judge's score calls a response good."""
+        """Whether a judge's score makes a response a good one."""
         return score >= getattr(self.config, "threshold", 3.0)
 
     def rewrite(
         self, examples: Sequence[Example], responses: Sequence[Response], judgements: Sequence[Judgement]
     ) -> JudgeTask | None:
-        """What the judge is to rewrite; None where it is not asked to."""
+        """What the judge is to rewrite, if anything."""
         return None
 
     def rewritten(self, rows: Sequence[Mapping[str, Any]]) -> list[Response]:
-        """The judge's rows for `rewrite`, as responses."""
+        """The rows that the judge wrote for `rewrite`, as responses."""
         raise NotImplementedError
 
     def replays(self, rounds: Sequence[tuple[Sequence[Response], Sequence[PreferencePair]]]) -> Replays:
-        """What of earlier rounds, the oldest first, is used again. Only asked where `keeps_replays`."""
+        """What is used again of earlier rounds, given oldest first. Called only if `keeps_replays`."""
         return Replays()
 
     def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
@@ -125,20 +126,20 @@ class Recipe(Generic[ConfigT]):
         raise NotImplementedError
 
     def asked(self, rows: Sequence[DataRow]) -> list[Asked]:
-        """Every kind of prompt that `respond` and training send, for the check of the context's length."""
+        """Every kind of prompt that `respond` and training use, for the check of the context length."""
         length = self.config.max_new_tokens if isinstance(self.config, SamplingSection) else 0
         examples = [row.example for row in rows]
         return [Asked(kind="plain", examples=examples, template=self.config.plain_prompt, reply=length)]
 
     def describe(self) -> str:
-        """What made the pairs, in a line."""
+        """How the pairs are made, in one line."""
         if isinstance(self.config, SamplingSection):
             return f"{self.config.name}: {self.config.num_candidates} candidates"
         return self.config.name
 
 
 def responses_by_example(responses: Collection[Response]) -> dict[str, list[Response]]:
-    """{example id: its responses, in order}"""
+    """Group responses by example: {example id: its responses, in order}."""
     by_example: dict[str, list[Response]] = collections.defaultdict(list)
     for response in responses:
         by_example[response.example_id].append(response)
@@ -146,7 +147,7 @@ def responses_by_example(responses: Collection[Response]) -> dict[str, list[Resp
 
 
 def scores_by_example(judgements: Sequence[Judgement]) -> dict[str, dict[str, Judgement]]:
-    """{example id: {response text: its judgement}}"""
+    """Group judgements by example: {example id: {response text: its judgement}}."""
     scores: dict[str, dict[str, Judgement]] = collections.defaultdict(dict)
     for judgement in judgements:
         scores[judgement.example_id][judgement.response] = judgement

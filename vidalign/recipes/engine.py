@@ -1,4 +1,4 @@
-"""What a recipe asks of an engine. `actors.engine` is the real one, in vLLM; a test's fake takes twenty lines."""
+"""What a recipe needs from an engine. `actors.engine` has the real one, in vLLM; a fake for tests takes twenty lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vidalign.video.clip import Clip
 class Request:
     """One prompt to sample a reply to. `prompt` is the user's text, before the chat template.
 
-    `prefix` is how the reply begins: it is continued and is not part of the completion.
+    `prefix` is the beginning of the reply: it is continued, and it is not part of the completion.
     """
 
     prompt: str
@@ -37,18 +37,18 @@ class Completion:
 
 
 class Engine(Protocol):
-    """A policy that samples replies, and says how likely given ones are."""
+    """A policy that samples replies and says how likely given replies are."""
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """Sample one reply to every request; the result is in the order of `requests`."""
+        """Sample one reply to each request, in the order of `requests`."""
         ...
 
     def score(self, rows: Sequence[tuple[str, Clip, str]]) -> list[tuple[float, ...]]:
-        """Log-probs (nats) of given replies, their end-of-turn token included, for rows (prompt, clip, reply)."""
+        """Log-probs (nats) of given replies, including their end-of-turn token, for rows (prompt, clip, reply)."""
         ...
 
     def num_tokens(self, text: str) -> int:
-        """Tokens of a text by itself, without any that a template adds."""
+        """The number of tokens of a text alone, without any that a template adds."""
         ...
 
 

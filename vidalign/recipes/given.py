@@ -1,4 +1,4 @@
-"""Recipe given: pairs that the rows hold already, or answers alone for supervised fine-tuning."""
+"""Recipe given: pairs that the rows already hold, or only answers, for supervised fine-tuning."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Given(Recipe[GivenRecipe]):
         return given_pair(row)
 
     def asked(self, rows: Sequence[DataRow]) -> list[Asked]:
-        """The longer side of each pair stands where the ground truth does."""
+        """In training, the longer side of each pair takes the place of the ground truth."""
         longest = [
             dataclasses.replace(row.example, answer=max(pair.chosen, pair.rejected, key=len))
             for row, pair in zip(rows, self.given(rows), strict=True)
@@ -40,10 +40,9 @@ class Given(Recipe[GivenRecipe]):
 
 
 def given_pair(row: DataRow) -> PreferencePair:
-    """The pair of a row, marked where its two sides differ if the row marks no phrase.
+    """The pair of a row. If the row marks no phrase, the words in which its two sides differ are marked.
 
-    A row without responses becomes a pair of its answer and an empty rejected response, on which only objective sft can be
-    trained.
+    A row without responses becomes a pair of its answer and an empty rejected response, which only objective sft can train on.
     """
     example, fields = row.example, row.row
     chosen, rejected = example.answer, ""

@@ -1,9 +1,10 @@
 """LLaVA-Hound's data recipe (arXiv 2404.01258): the policy's own samples, which a judge then scores against a caption.
 
-plain    question alone, clean video            ─► n replies, their rewards and trust
-caption  caption prompt, clean video, greedy    ─► one caption a video, where the data has none (captions: policy)
-judge    caption, question, truth, reply        ─► score 1-5 and explanation (actors/judge.py, after all responses)
-pair     chosen = best, rejected = worst score, on both sides of the threshold and a gap apart; ties to the likelier response
+plain    question alone, clean video            ─► n responses, their rewards and trust
+caption  caption prompt, clean video, greedy    ─► one caption per video, if the data has none (captions: policy)
+judge    caption, question, truth, response     ─► score 1-5 and explanation (actors/judge.py, after all responses)
+pair     chosen = best score, rejected = worst score, on either side of the threshold and a gap apart; the likelier response
+         wins a tie
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from vidalign.video.clip import Clip
 
 
 class Hound(Recipe[HoundRecipe]):
-    """Samples of the policy that a judge scores well against samples that it scores badly."""
+    """Samples of the policy that a judge scores high against samples that it scores low."""
 
     Config = HoundRecipe
 
@@ -33,14 +34,14 @@ class Hound(Recipe[HoundRecipe]):
         uncaptioned = [row.example.id for row in rows if not row.example.caption.strip()]
         if self.config.captions == "data" and uncaptioned:
             raise DataError(
-                f"recipe.captions=data needs a 'caption' in every row of {source}, but {len(uncaptioned)} of {len(rows)} "
-                f"have none, first {uncaptioned[0]!r}; add captions, or set recipe.captions=policy to have the policy write them"
+                f"recipe.captions=data needs a 'caption' in every row of {source}, but {len(uncaptioned)} of {len(rows)} rows "
+                f"have none, the first {uncaptioned[0]!r}; add captions, or set recipe.captions=policy to have the policy write them"
             )
 
     def respond(
         self, engine: Engine, examples: Sequence[Example], clips: Sequence[Clip], *, policy_version: str, seed: int
     ) -> list[Response]:
-        """Sample and score the replies to these examples, and caption their videos where asked to."""
+        """Sample and score the responses to these examples, and caption their videos if the policy is to write the captions."""
         chunk = Chunk(engine, examples, clips, policy_version, seed)
 
         def plain(row: int, candidate: int) -> Request:
@@ -77,7 +78,7 @@ class Hound(Recipe[HoundRecipe]):
         return scoring_task(examples, responses, "plain")
 
     def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
-        """One pair, or why there is none: not_judged, all_good, all_bad, no_score_gap."""
+        """One pair, or the reason why there is none: not_judged, all_good, all_bad, no_score_gap."""
         config, judgements = self.config, evidence.judgements
         scored = [(r, judgements[r.text.strip()]) for r in responses if r.kind == "plain" and r.text.strip() in judgements]
         good = [(r, j) for r, j in scored if j.score >= config.threshold]

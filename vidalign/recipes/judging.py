@@ -1,6 +1,6 @@
-"""What a judge is asked and how its reply is read: a text model scores a response 1-5, a caption standing in for the video.
+"""What a judge is asked and how its reply is read: a text model scores a response 1-5, with a caption in place of the video.
 
-Source: LLaVA-Hound-DPO, arXiv 2404.01258 (the wording is ours). A reply without one clear score has none: nothing is guessed.
+Source: LLaVA-Hound-DPO, arXiv 2404.01258 (the wording is ours). A reply without one clear score gives no score; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from vidalign.config.recipes import JudgeConfig
 from vidalign.types import Example, Judgement, Response, stable_hash
 
 Messages: TypeAlias = list[dict[str, str]]
-Chat: TypeAlias = Callable[[Sequence[Messages]], list[str]]  # conversations ─► the next reply of each, greedy
+Chat: TypeAlias = Callable[[Sequence[Messages]], list[str]]  # conversations ─► the next reply to each, greedy
 
 
 class Work(Protocol):
-    """What a judge does with a batch of rows; `name` says which judge it was."""
+    """What a judge does with a batch of rows; `name` identifies the judge."""
 
     def __call__(
         self, rows: Sequence[dict[str, Any]], config: JudgeConfig, chat: Chat, name: str
@@ -32,8 +32,8 @@ class Work(Protocol):
 class JudgeTask:
     """What a recipe asks of its judge.
 
-    rows: JSON texts, one a row, each distinct. work: what is done with them. asked_with: templates beside the judge's own, by
-    option. quarantined: how many responses cannot be judged, by reason.
+    rows: distinct JSON texts, one per row. work: what is done with them. asked_with: templates in addition to the judge's own, by
+    option name. quarantined: how many responses cannot be judged, by reason.
     """
 
     rows: Sequence[str]
@@ -52,14 +52,14 @@ _SCORE = re.compile(
 
 
 def judge_prompt(template: str, *, caption: str, question: str, answer: str, response: str, max_response_chars: int) -> str:
-    """Fill the template by plain replacement, so that braces in a text are left alone. A longer response is cut off."""
+    """Fill the template by plain replacement, so that braces in a text are left alone. A response that is too long is cut off."""
     if len(response) > max_response_chars:
         response = response[:max_response_chars] + " […]"
     return prompts.substitute(template, caption=caption, question=question, answer=answer, response=response)
 
 
 def parse_score(reply: str) -> float | None:
-    """The score in [1, 5] of the reply's lines "Score: N"; None without such a line, or when two of them disagree."""
+    """The score in [1, 5] of a reply's "Score: N" lines; None without such a line, or if two of them differ."""
     found = {float(number) for number in _SCORE.findall(reply)}
     score = found.pop() if len(found) == 1 else None
     return score if score is not None and score <= 5 else None
@@ -71,12 +71,16 @@ def explanation(reply: str) -> str:
 
 
 def prompt_version(template: str) -> str:
-    """Eight hex digits that name a template, stored with every score: another wording is another judge."""
+    """Eight hex digits that identify a template, stored with every score: a different wording is a different judge."""
     return stable_hash([template, REMINDER], 8)
 
 
 def judge_rows(rows: Sequence[dict[str, Any]], config: JudgeConfig, chat: Chat, name: str) -> list[dict[str, Any]]:
-    """A `Judgement` row for each row, or {example_id, response, judge, reason: unparsable_judgement, message: both replies}."""
+    """Ask the judge for scores, once more if a reply has no clear one.
+
+    Returns:
+        For each row a `Judgement` row, or {example_id, response, judge, reason: unparsable_judgement, message: both replies}.
+    """
     asked: list[Messages] = [
         [
             {
@@ -129,10 +133,10 @@ def judge_rows(rows: Sequence[dict[str, Any]], config: JudgeConfig, chat: Chat, 
 
 
 def scoring_task(examples: Sequence[Example], responses: Sequence[Response], kind: str) -> JudgeTask:
-    """Score every distinct response of one kind, in the order of the responses, by `judge_rows`.
+    """The task of scoring every distinct response of one kind with `judge_rows`, in the order of the responses.
 
-    The caption is the policy's where it wrote one, else the row's, else its reference answer. A response whose video the policy
-    could not caption is quarantined for "empty_caption".
+    The caption is the policy's if it wrote one, else the row's, else the ground truth. A response to a video that the policy could
+    not caption is quarantined as "empty_caption".
     """
     by_id = {example.id: example for example in examples}
     captions = {r.example_id: r.text.strip() for r in responses if r.kind == "caption"}
@@ -162,14 +166,14 @@ def scoring_task(examples: Sequence[Example], responses: Sequence[Response], kin
 def agreement(
     judged: Sequence[Judgement], responses: Sequence[Response], accepts: Callable[[float], bool]
 ) -> dict[str, float] | None:
-    """How the judge's verdicts compare with the ground truth's: shares of all judged responses, None without any.
+    """How the judge's verdicts compare with the ground truth, as shares of all judged responses; None if there are none.
 
-    accepted_right, accepted_wrong, rejected_right, rejected_wrong: accepted by its score or not, and right (trust 1, what
+    accepted_right, accepted_wrong, rejected_right, rejected_wrong: accepted by the judge's score or not, and right (trust 1, which
     evaluation counts as correct) or not; agreement is the sum of the first and the last.
     """
     if not judged:
         return None
-    # A caption may have the text of a judged response; it has no trust.
+    # A caption may have the same text as a judged response, but it has no trust.
     right = {(r.example_id, r.text.strip()): r.trust == 1.0 for r in responses if not math.isnan(r.trust)}
     counts = {"accepted_right": 0, "accepted_wrong": 0, "rejected_right": 0, "rejected_wrong": 0}
     for judgement in judged:

@@ -1,4 +1,4 @@
-"""The kinds of responses: on which side of a pair each may stand, what a reader calls it, and whether its scores count."""
+"""The kinds of responses: on which side of a pair each may be, what the report calls it, and whether its scores count."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Literal
 class Kind:
     """One kind of response.
 
-    `side`: "chosen" or "rejected" where it is made for that side, "plain" for an ordinary reply of the policy, "truth" for the
-    ground truth and what is made from it, None for what is no answer. `label`: its name on the report. `scored`: its reward and
-    trust count in the correlation of the two.
+    `side` is "chosen" or "rejected" if it is made for that side, "plain" for an ordinary response of the policy, "truth" for the
+    ground truth and what is made from it, and None for what is not an answer. `label` is its name in the report. `scored` says
+    whether its reward and trust count in their correlation.
     """
 
     side: Literal["chosen", "rejected", "plain", "truth"] | None
@@ -42,5 +42,5 @@ def kinds_on(side: str, kinds: Mapping[str, Kind] = KINDS) -> frozenset[str]:
 
 
 def kind_of(name: str, kinds: Mapping[str, Kind] = KINDS) -> Kind:
-    """The kind of that name; one that no table names stands on no side and is not scored."""
+    """The kind of that name; an unknown kind is on no side and is not scored."""
     return kinds.get(name) or Kind(side=None, label=name, scored=False)

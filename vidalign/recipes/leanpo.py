@@ -1,16 +1,16 @@
 """LeanPO's data recipe (arXiv 2506.05260): hints and reflection for the chosen side, augmented videos for the rejected one.
 
-    turn 1   question + hint (the ground truth), clean video   ─► n "hinted" replies
-    turn 2…K fresh prompt quoting the previous reply           ─► n "reflected" replies a turn
-    losers   question alone, augmented video                   ─► n "augmented" replies        (negatives: augmented, both)
-             a segment of the ground truth, sampled anew       ─► n "replayed" replies         (negatives: replayed, both)
-    score    every distinct reply, question alone, clean video ─► reward (average log-likelihood), and trust
+    turn 1   question + hint (the ground truth), clean video       ─► n "hinted" responses
+    turn 2…K fresh prompt quoting the previous response            ─► n "reflected" responses per turn
+    losers   question alone, augmented video                       ─► n "augmented" responses    (negatives: augmented, both)
+             ground truth with one segment resampled               ─► n "replayed" responses     (negatives: replayed, both)
+    score    every distinct response, question alone, clean video  ─► reward (average log-likelihood) and trust
 
     pair     best_vs_worst         chosen = highest trust x exp(reward) among hinted and reflected responses; rejected = lowest
-                                   trust among augmented ones, ties to the response that the policy finds likelier (the error
-                                   it would really make). Ours.
-             hinted_vs_augmented   chosen = last turn of candidate 0; rejected = augmented candidate 0. The rule of LeanPO's
-                                   authors, who sample one response a side.
+                                   trust among augmented ones. On a tie the response that the policy finds likelier is rejected,
+                                   as it is the error that the policy would really make. This rule is ours.
+             hinted_vs_augmented   chosen = last turn of candidate 0; rejected = augmented candidate 0. This is the rule of
+                                   LeanPO's authors, who sample one response per side.
 
 Everything goes to one engine, so that the n candidates and the reflection turns share its prefix and vision caches.
 """
@@ -40,7 +40,7 @@ CHOSEN = kinds_on("chosen")
 
 
 class Leanpo(Recipe[LeanpoRecipe]):
-    """Hinted and reflected replies against replies to an augmented video, or against replays of the ground truth."""
+    """Hinted and reflected responses against responses to an augmented video, or against replays of the ground truth."""
 
     Config = LeanpoRecipe
 
@@ -61,7 +61,7 @@ class Leanpo(Recipe[LeanpoRecipe]):
         return chunk.score(responses, self.config.plain_prompt)
 
     def winners(self, chunk: Chunk) -> list[Response]:
-        """The hinted replies and every turn of reflection on them, not scored."""
+        """The hinted responses and every turn of reflection on them, not yet scored."""
         config = self.config
         slots = [(row, candidate) for row in range(len(chunk.examples)) for candidate in range(config.num_candidates)]
         responses: list[Response] = []
@@ -87,7 +87,7 @@ class Leanpo(Recipe[LeanpoRecipe]):
         return responses
 
     def _augmented(self, chunk: Chunk) -> list[Response]:
-        from vidalign.video.augment import augment  # with torchvision, which takes a second
+        from vidalign.video.augment import augment  # imports torchvision, which takes a second
 
         def request(row: int, candidate: int) -> Request:
             draw = chunk.request_seed(row, "augmented", candidate)
@@ -103,7 +103,7 @@ class Leanpo(Recipe[LeanpoRecipe]):
         return chunk.sample("augmented", self.config.num_candidates, request)
 
     def _replayed(self, chunk: Chunk) -> list[Response]:
-        """Ground truths with one segment sampled anew; token ids and log-probs are those of the new segment."""
+        """Ground truths with one segment resampled; token ids and log-probs are those of the new segment."""
         cuts: dict[int, Cut] = {}
 
         def request(row: int, candidate: int) -> Request:
@@ -125,7 +125,7 @@ class Leanpo(Recipe[LeanpoRecipe]):
         ]
 
     def replays(self, rounds: Sequence[tuple[Sequence[Response], Sequence[PreferencePair]]]) -> Replays:
-        """Replayed responses of earlier rounds, the newest `replay_buffer` of them, and how often each was a rejected side."""
+        """The newest `replay_buffer` replayed responses of earlier rounds, and how often each was the rejected side."""
         responses: list[Response] = []
         times: collections.Counter[tuple[str, str]] = collections.Counter()
         for made, pairs in rounds:
@@ -157,7 +157,7 @@ class Leanpo(Recipe[LeanpoRecipe]):
         return build_pair(row.example, side(chosen), side(rejected), recipe=self.config.name, rule=self.config.pair_rule)
 
     def asked(self, rows: Sequence[DataRow]) -> list[Asked]:
-        """A reflection prompt quotes an earlier reply, which may be as long as `max_new_tokens`."""
+        """Adds hint and reflection prompts; the latter quote an earlier response of up to `max_new_tokens` tokens."""
         plain, config, length = super().asked(rows), self.config, self.config.max_new_tokens
         examples = plain[0].examples
         hint = Asked(kind="hint", examples=examples, template=config.hint_prompt, reply=length)

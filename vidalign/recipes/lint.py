@@ -1,12 +1,12 @@
 """Artefacts in preference pairs: what tells the two sides apart without looking at the video.
 
-A policy trained on pairs whose rejected side keeps saying "the image is black and white" learns that, and not the content
-(met in LeanPO's public data). Three signs are looked for, each reported and, where the config says so, filtered:
+A policy trained on pairs whose rejected side keeps saying "the image is black and white" learns that instead of the content
+(seen in LeanPO's public data). Three signs are looked for; each is reported and, if the config says so, filtered:
 
-words       far more frequent on one side than on the other *and* than in the ground truths, which the policy should come to
+words       far more frequent on one side than on the other *and* than in the ground truths, which the policy should learn to
             say: "yes" against "no" is content, "grayscale" is an artefact
-length      one side is longer in most pairs, beyond chance
-duplicates  the same question with the same two responses, again and again
+length      one side is longer in most pairs, more often than by chance
+duplicates  the same question with the same two responses, repeatedly
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from vidalign.config.recipes import LintConfig
 from vidalign.types import PreferencePair
 
 _WORD = re.compile(r"\w+")
-_SIGNIFICANT_WORD = 0.05  # two-sided, after Bonferroni's correction over all words
+_SIGNIFICANT_WORD = 0.05  # two-sided, after Bonferroni correction over all words
 _SIGNIFICANT_LENGTH = 0.01  # two-sided
 _SMOOTHING = 0.5  # added to a share's count, so that a word that one side never says has a finite ratio
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TellTale:
-    """A word and the shares of chosen responses, rejected responses and ground truths that hold it; `side` says it too often."""
+    """A word, and the shares of chosen responses, rejected responses and ground truths with it; `side` uses it too often."""
 
     word: str
     side: str
@@ -43,8 +43,8 @@ class TellTale:
 class LintReport:
     """What was found in all pairs, before anything is filtered.
 
-    `chosen_longer` is the share of pairs whose chosen response has more words, of those that differ in length; `length_biased`
-    says whether it is beyond chance and beyond `max_longer_share`. `num_duplicates` counts pairs beyond the first of each.
+    `chosen_longer` is the share of pairs whose chosen response has more words, among those that differ in length; `length_biased`
+    says whether it is beyond chance and beyond `max_longer_share`. `num_duplicates` counts every repetition of an earlier pair.
     """
 
     words: tuple[TellTale, ...]
@@ -56,11 +56,12 @@ class LintReport:
     num_pairs: int
 
     def to_row(self) -> dict[str, Any]:
+        """The report as a plain dict."""
         return dataclasses.asdict(self)
 
 
 def lint(pairs: Sequence[PreferencePair], config: LintConfig) -> LintReport:
-    """Look for the three signs."""
+    """Look for the three signs of artefacts in pairs."""
     longer, differing = 0, 0
     lengths: list[tuple[int, int]] = [(len(_WORD.findall(p.chosen)), len(_WORD.findall(p.rejected))) for p in pairs]
     for chosen, rejected in lengths:
@@ -84,11 +85,11 @@ def lint(pairs: Sequence[PreferencePair], config: LintConfig) -> LintReport:
 
 
 def tell_tales(pairs: Sequence[PreferencePair], config: LintConfig) -> list[TellTale]:
-    """Words that give a side away, the most frequent first. A response counts a word once.
+    """Words that give a side away, the most frequent first. Each response counts a word at most once.
 
-    A word is one when the share of responses on its side is `word_ratio` times that of the other side and that of the ground
-    truths, it occurs in `min_count` responses, and the imbalance is beyond chance (sign test over the pairs in which just one
-    side has it).
+    A word gives its side away if its share of that side's responses is at least `word_ratio` times that of the other side and of
+    the ground truths, it occurs in at least `min_count` responses, and the imbalance is beyond chance (sign test over the pairs in
+    which only one side has it).
     """
     total = len(pairs)
     sides = {name: [_words(getattr(pair, name)) for pair in pairs] for name in ("chosen", "rejected", "answer")}
@@ -120,10 +121,11 @@ def tell_tales(pairs: Sequence[PreferencePair], config: LintConfig) -> list[Tell
 def filter_pairs(
     pairs: Sequence[PreferencePair], report: LintReport, config: LintConfig
 ) -> tuple[list[PreferencePair], dict[str, int]]:
-    """Drop what the config says to drop. Returns the pairs kept, in order, and how many were dropped by reason.
+    """Drop the pairs that the config says to drop. Returns the pairs kept, in order, and the number dropped for each reason.
 
-    tell_tale_word: one side holds a reported word that the other side lacks. length_ratio: the longer response has more than
-    `max_length_ratio` times the words of the other. duplicate: beyond `max_duplicates` of one question and two responses.
+    tell_tale_word: one side has a reported word that the other side lacks. length_ratio: the longer response has more than
+    `max_length_ratio` times as many words as the other. duplicate: more than `max_duplicates` pairs with the same question and the
+    same two responses.
     """
     words = {"chosen": set(), "rejected": set()}  # type: dict[str, set[str]]
     for tale in report.words:
@@ -160,7 +162,7 @@ def _mean(values: Iterable[int]) -> float:
 
 
 def _sign_test(count: int, total: int) -> float:
-    """Two-sided p of `count` of `total` under even odds; 1.0 for no trial."""
+    """Two-sided p-value of `count` successes in `total` trials with even odds; 1.0 without trials."""
     if not total:
         return 1.0
     from scipy import stats  # costs half a second to import

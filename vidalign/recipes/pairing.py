@@ -1,6 +1,6 @@
-"""From scored responses to one preference pair an example. Every example without a pair is counted by its reason.
+"""From scored responses to one preference pair per example. Every example without a pair is counted by its reason.
 
-The rule is the recipe's (`Recipe.pair`); here are the loop over the examples and what all pairs have: marks of the characters in
+The rule is the recipe's (`Recipe.pair`). Here are the loop over the examples and what all pairs have: marks of the characters in
 which their two sides differ (`vidalign.recipes.phrases`), a content hash as id, and provenance.
 """
 
@@ -28,10 +28,10 @@ def make_pairs(
     replays: Replays | None = None,
     seed: int = 0,
 ) -> tuple[list[PreferencePair], dict[str, int]]:
-    """Pair the responses to each example. Returns the pairs, in the rows' order, and dropped examples by reason.
+    """Pair the responses to each example. Returns the pairs, in the rows' order, and the number of examples dropped by reason.
 
     Args:
-        decoded: the videos that could be decoded; examples on others are counted as "video_quarantined".
+        decoded: the videos that could be decoded; examples with other videos are counted as "video_quarantined".
         replays: responses of earlier rounds that compete with this round's.
         seed: for the draws among replayed responses.
     """
@@ -79,7 +79,7 @@ def side(response: Response, **more: Any) -> Side:
 def build_pair(
     example: Example, chosen: Side, rejected: Side, *, recipe: str, rule: str, policy_version: str = ""
 ) -> PreferencePair:
-    """The pair with its marks, its content hash as id, and its provenance."""
+    """The pair of two sides, with its marks, its content hash as id, and its provenance."""
     marks = differing_marks(chosen.text, rejected.text)
     return PreferencePair(
         id=stable_hash([example.id, chosen.text, rejected.text]),

@@ -1,4 +1,4 @@
-"""Key phrases: character spans in a response, found by comparing two responses, and the tokens that they cover.
+"""Key phrases: character spans in a response, found by comparing two responses.
 
 A mark is a span (start, end) of characters, end excluded. Marks of one response are in order and do not overlap.
 """
@@ -20,11 +20,10 @@ _QUOTES = " \t\"'`“”‘’.,;"
 
 
 def differing_marks(chosen: str, rejected: str) -> tuple[tuple[Mark, ...], tuple[Mark, ...]]:
-    """Spans of the words in which two responses differ, on either side.
+    """Spans of the words in which two responses differ, on each side.
 
     Words are compared in order (difflib's longest matching blocks, without its junk heuristic, which ignores frequent words
-    in long texts). Words that were only inserted are marked on the side that has them. Responses that differ in nothing but
-    white space give no mark.
+    in long texts). Words that only one side has are marked on that side. Responses that differ only in white space give no mark.
     """
     words = [[match.span() for match in _WORD.finditer(text)] for text in (chosen, rejected)]
     spelled = [[text[start:end] for start, end in spans] for text, spans in zip((chosen, rejected), words, strict=True)]
@@ -40,21 +39,23 @@ def differing_marks(chosen: str, rejected: str) -> tuple[tuple[Mark, ...], tuple
 
 
 def check_marks(text: str, marks: Sequence[Sequence[int]], where: str = "marks") -> tuple[Mark, ...]:
-    """The marks as tuples. Raises `DataError` for one that is empty, outside of `text`, out of order or overlapping."""
+    """The marks as tuples. Raises `DataError` for a mark that is empty, outside `text`, out of order or overlapping."""
     checked: list[Mark] = []
     for mark in marks:
         if len(mark) != 2 or not 0 <= mark[0] < mark[1] <= len(text):
-            raise DataError(f"{where}: {list(mark)} is no span [start, end) of the {len(text)} characters of {text[:80]!r}")
+            raise DataError(
+                f"{where}: {list(mark)} is not a span [start, end) within the {len(text)} characters of {text[:80]!r}; correct it"
+            )
         if checked and mark[0] < checked[-1][1]:
             raise DataError(
-                f"{where}: {list(mark)} overlaps {list(checked[-1])} or comes before it; sort and join the spans"
+                f"{where}: {list(mark)} overlaps {list(checked[-1])} or comes before it; sort the spans and join those that overlap"
             )
         checked.append((int(mark[0]), int(mark[1])))
     return tuple(checked)
 
 
 def parse_differences(text: str) -> list[tuple[str, str]]:
-    """(phrase of the right answer, phrase of the wrong one) of every line "this => that"; list markers and quotes go."""
+    """(right phrase, wrong phrase) of every line "right => wrong", without list markers and quotes."""
     found = []
     for line in text.splitlines():
         right, arrow, wrong = line.partition("=>")
@@ -64,9 +65,9 @@ def parse_differences(text: str) -> list[tuple[str, str]]:
 
 
 def differs_only_in(answer: str, rewritten: str, differences: Sequence[tuple[str, str]]) -> bool:
-    """Whether a rewrite differs from the answer, and in nothing but the listed phrases.
+    """Whether a rewrite differs from the answer, and only in the listed phrases.
 
-    Every word that differs must lie in an occurrence of a listed phrase on its own side; case counts.
+    Every word that differs must be part of an occurrence of a listed phrase on its own side; case matters.
     """
     marks = differing_marks(answer.strip(), rewritten.strip())
     if not any(marks):

@@ -1,9 +1,9 @@
-"""Negatives from the ground truth itself: one segment of it said again by the policy (SAPO's idea; the EMA policy is the round's).
+"""Negatives from the ground truth itself: the policy resamples one segment of it (after SAPO, with the round's policy as EMA policy).
 
-    ground truth = A + B + C, cut at random words      rejected = A + B' + C, B' generated after A; without C where B' ends the reply
+    ground truth = A + B + C, cut at random words      rejected = A + B' + C, B' generated after A; without C if B' ends the reply
 
-Negatives of earlier rounds stay in a buffer, and one that was drawn t times is drawn with weight 1 / (t + 1). Whether B' is
-worse than B is not taken for granted: pairing compares its trust.
+Negatives of earlier rounds stay in a buffer, and one that was drawn t times is drawn with weight 1 / (t + 1). It is not assumed
+that B' is worse than B: pairing compares trust.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Cut:
     after: str
 
     def with_segment(self, text: str, *, ended: bool) -> str:
-        """The text with another segment; `ended`: the segment closed the reply, so nothing follows it."""
+        """The text with another segment. `ended` says that the new segment ends the reply, so nothing follows it."""
         return self.before + text + ("" if ended else self.after)
 
 
 def cut(text: str, rng: np.random.Generator) -> Cut:
-    """Cut at word boundaries, every segment of at least one word as likely as any other. White space goes with the next word."""
+    """Cut at word boundaries; every segment of at least one word is equally likely. White space goes with the next word."""
     words = _WORD.findall(text.strip())
     assert words, "a ground truth is never empty"
     segments = [(first, last) for first in range(len(words)) for last in range(first + 1, len(words) + 1)]
@@ -42,6 +42,6 @@ def cut(text: str, rng: np.random.Generator) -> Cut:
 
 
 def draw(pool: Sequence[Response], times_drawn: Mapping[tuple[str, str], int], rng: np.random.Generator) -> Response:
-    """One response of a non-empty pool, with weight 1 / (times drawn + 1). Keys: (example id, stripped text)."""
+    """Draw one response from a non-empty pool, with weight 1 / (times drawn + 1). Keys are (example id, stripped text)."""
     weights = np.array([1 / (times_drawn.get((r.example_id, r.text.strip()), 0) + 1) for r in pool])
     return pool[rng.choice(len(pool), p=weights / weights.sum())]

@@ -1,6 +1,6 @@
-"""RRPO's parallel rejected responses, made by a text model: list what a wrong reply gets wrong, then swap just that into the truth.
+"""RRPO's parallel rejected responses: a text model lists what a wrong response gets wrong and swaps only that into the ground truth.
 
-Source: arXiv 2504.12083 (the wording is ours). Whether a rewrite kept to the listed phrases is checked where pairs are made.
+Source: arXiv 2504.12083 (the wording is ours). Whether a rewrite changed only the listed phrases is checked when pairs are made.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ def rewrite_rows(
     differences_prompt: str,
     rewrite_prompt: str,
 ) -> list[dict[str, Any]]:
-    """The rows {example_id, candidate, question, answer, wrong} with `differences`, `rewritten` ("" where nothing was listed)
-    and `judge`, who did it."""
+    """Rewrite the ground truth of each row {example_id, candidate, question, answer, wrong}.
+
+    Returns:
+        The rows with `differences`, `rewritten` ("" if no difference was listed) and `judge`, the judge's name.
+    """
 
     def ask(template: str, row: dict[str, Any], previous: str) -> Messages:
         text = prompts.fill(template, question=row["question"], answer=row["answer"], previous=previous)

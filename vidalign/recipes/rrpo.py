@@ -1,13 +1,13 @@
 """RRPO's data recipe (arXiv 2504.12083): the policy's own errors on a perturbed video, against the ground truth.
 
-    perturbed    question alone, perturbed video                      ─► n replies
-    score        question alone, clean video                          ─► reward, and trust; the likeliest wrong reply stays
-    differences  question, truth and wrong reply (rewrite: policy)    ─► "right phrase => wrong phrase", one a line
-    rewritten    truth with just those phrases swapped in             ─► the rejected response, parallel to the truth
-    score        truth and rewrite                                    ─► rewards
-    pair         chosen = the ground truth; rejected = the wrong reply that the policy finds likeliest, or its rewrite
+    perturbed    question alone, perturbed video                        ─► n responses
+    score        question alone, clean video                            ─► reward and trust; the likeliest wrong response is kept
+    differences  question, truth and wrong response (rewrite: policy)   ─► "right phrase => wrong phrase", one per line
+    rewritten    truth with only those phrases swapped in               ─► the rejected response, parallel to the truth
+    score        truth and rewrite                                      ─► rewards
+    pair         chosen = the ground truth; rejected = the wrong response that the policy finds likeliest, or its rewrite
 
-The steps from "differences" on are greedy. A rewrite that differs in other phrases than the listed ones gives no pair.
+The steps from "differences" on are greedy. A rewrite that differs in phrases other than the listed ones gives no pair.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from vidalign.video.perturb import perturb
 
 
 class Rrpo(Recipe[RrpoRecipe]):
-    """Wrong replies to a perturbed video against the ground truth, rewritten to be parallel where asked to."""
+    """Wrong responses to a perturbed video against the ground truth, if configured rewritten to be parallel to it."""
 
     Config = RrpoRecipe
 
     def respond(
         self, engine: Engine, examples: Sequence[Example], clips: Sequence[Clip], *, policy_version: str, seed: int
     ) -> list[Response]:
-        """Sample and score the responses of this recipe for these examples."""
+        """Sample and score the responses to these examples, with the ground truths and the policy's rewrites."""
         chunk = Chunk(engine, examples, clips, policy_version, seed)
 
         def on_perturbed(row: int, candidate: int) -> Request:
@@ -99,7 +99,7 @@ class Rrpo(Recipe[RrpoRecipe]):
     def rewrite(
         self, examples: Sequence[Example], responses: Sequence[Response], judgements: Sequence[Judgement]
     ) -> JudgeTask | None:
-        """The judge's two steps about each example's likeliest wrong reply."""
+        """The judge's two steps for each example's likeliest wrong response."""
         if self.config.rewrite != "judge":
             return None
         scores, by_example = scores_by_example(judgements), responses_by_example(responses)
@@ -127,7 +127,7 @@ class Rrpo(Recipe[RrpoRecipe]):
         return JudgeTask(rows=rows, work=work, asked_with=asked_with)
 
     def rewritten(self, rows: Sequence[Mapping[str, Any]]) -> list[Response]:
-        """A "differences" and a "rewritten" response of each row, where the judge wrote one."""
+        """A "differences" and a "rewritten" response for each row, if the judge wrote one."""
         return [
             unsampled(row["example_id"], kind, row[kind], policy_version=row["judge"], candidate=row["candidate"])
             for row in rows
@@ -136,7 +136,7 @@ class Rrpo(Recipe[RrpoRecipe]):
         ]
 
     def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
-        """One pair, or why there is none: no_wrong_reply, no_rewrite, rewrite_differs_elsewhere, no_key_phrase."""
+        """One pair, or the reason why there is none: no_wrong_reply, no_rewrite, rewrite_differs_elsewhere, no_key_phrase."""
         example, config = row.example, self.config
         wrong = self.likeliest_wrong(responses, evidence.judgements)
         if wrong is None:
@@ -161,9 +161,9 @@ class Rrpo(Recipe[RrpoRecipe]):
     def likeliest_wrong(
         self, responses: Sequence[Response], judgements: Mapping[str, Judgement] | None = None
     ) -> Response | None:
-        """The wrong reply to the perturbed video that the policy finds likeliest given the clean one; None if all are right.
+        """The wrong response to the perturbed video that the policy finds likeliest given the clean one; None if all are right.
 
-        With `wrong_by: judge` a reply without a judgement is not wrong: nothing is known of it.
+        With `wrong_by: judge`, a response without a judgement does not count as wrong, since nothing is known about it.
         """
 
         def is_wrong(response: Response) -> bool:

@@ -1,4 +1,4 @@
-"""What recipes share: a chunk of examples before an engine, seeds, replies as records, and scores."""
+"""What recipes share: a chunk of examples for an engine, seeds, replies as `Response` records, and scores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def request_seed(seed: int, *parts: Any) -> int:
 def unsampled(
     example_id: str, kind: str, text: str, *, policy_version: str, candidate: int = 0, temperature: float = 0.0
 ) -> Response:
-    """A text that no policy sampled, as a response: a ground truth, or what a judge wrote."""
+    """A text that no policy sampled (a ground truth, or what a judge wrote), as a response."""
     return Response(
         example_id=example_id,
         kind=kind,
@@ -41,7 +41,7 @@ def unsampled(
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """Examples with their clips, before the engine that answers them together."""
+    """Examples with their clips, and the engine that answers them together."""
 
     engine: Engine
     examples: Sequence[Example]
@@ -50,15 +50,16 @@ class Chunk:
     seed: int
 
     def request_seed(self, row: int, *parts: Any) -> int:
+        """The sampling seed of one example's request, see `request_seed`."""
         return request_seed(self.seed, self.examples[row].id, *parts)
 
     def sample(self, kind: str, num_candidates: int, make: Callable[[int, int], Request]) -> list[Response]:
-        """One reply to `make(row, candidate)` for every example and candidate."""
+        """The reply to `make(row, candidate)` for every example and candidate, as responses that are not yet scored."""
         slots = [(row, candidate) for row in range(len(self.examples)) for candidate in range(num_candidates)]
         return self.ask(kind, [(row, candidate, make(row, candidate)) for row, candidate in slots])
 
     def ask(self, kind: str, asked: Sequence[tuple[int, int, Request]], turn: int = 0) -> list[Response]:
-        """The replies to (row, candidate, request), in their order, not yet scored."""
+        """The reply to each (row, candidate, request), in order, as responses that are not yet scored."""
         replies = self.engine.generate([request for _, _, request in asked]) if asked else []
         return [
             self._response(kind, row, candidate, turn, reply, request)
@@ -66,7 +67,7 @@ class Chunk:
         ]
 
     def score(self, responses: Sequence[Response], plain_prompt: str) -> list[Response]:
-        """Add reward and trust. Equal replies to one example are scored once; an empty reply keeps NaN as its reward."""
+        """Add reward and trust. Equal responses to an example are scored once; an empty response keeps NaN as its reward."""
         row_of = {example.id: row for row, example in enumerate(self.examples)}
         distinct = sorted({(row_of[r.example_id], r.text.strip()) for r in responses if r.text.strip()})
         logps = self.engine.score(
