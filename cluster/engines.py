@@ -1,6 +1,6 @@
 """How each vLLM engine is started: the options and the environment of the generator, the judge and a served replica.
 
-Pure functions; what the user sets in `engine_args` wins over everything here.
+These are pure functions. What the user sets in `engine_args` overrides everything here.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from cluster.resources import ServePlan
 from vidalign.config.recipes import JudgeConfig
 from vidalign.config.run import ModelConfig, ServeConfig
 
-CPU_BLOCK_SIZE = 32  # tokens; the CPU attention kernels take multiples of it
-CPU_KV_CACHE_BYTES = 2**30  # of a served replica
-ONE_VIDEO = {"limit_mm_per_prompt": {"video": 1, "image": 0}}  # in every prompt
+CPU_BLOCK_SIZE = 32  # tokens; the CPU attention kernels need a multiple of it
+CPU_KV_CACHE_BYTES = 2**30  # for a served replica
+ONE_VIDEO = {"limit_mm_per_prompt": {"video": 1, "image": 0}}  # every prompt has exactly one
 
 
 def engine_options(
     dtype: str, max_model_len: int, num_gpus: int, own: Mapping[str, Any], engine_args: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Keyword arguments of `vllm.LLM`: those of every engine, then its `own`, then the user's `engine_args`; later ones win."""
+    """Keyword arguments of `vllm.LLM`: those of all engines, then this engine's `own`, then the user's; later ones win."""
     options: dict[str, Any] = {"dtype": dtype, "max_model_len": max_model_len}
     if num_gpus == 0:
         options["enforce_eager"] = True
@@ -33,7 +33,7 @@ def engine_options(
 def generator_options(
     model: ModelConfig, num_gpus: int, *, seed: int, engine_args: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Options of an engine that samples and scores responses to videos."""
+    """Options for an engine that samples and scores responses to videos."""
     own: dict[str, Any] = {
         **ONE_VIDEO,
         "trust_remote_code": model.trust_remote_code,
@@ -42,15 +42,15 @@ def generator_options(
         "disable_log_stats": True,
     }
     if num_gpus == 0:
-        # A prompt split over two steps rewinds its seeded generator, which torch's CPU generator cannot do.
+        # A prompt that is split over two steps rewinds its seeded generator, which torch's CPU generator cannot do.
         own |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(model.max_model_len, 4096)}
-        # vLLM's 128 leaves short prompts without a whole block, and only whole blocks are found in the prefix cache.
+        # With vLLM's default of 128, short prompts fill no whole block, and the prefix cache finds only whole blocks.
         own["block_size"] = CPU_BLOCK_SIZE
     return engine_options(model.dtype, model.max_model_len, num_gpus, own, engine_args or {})
 
 
 def judge_options(config: JudgeConfig) -> dict[str, Any]:
-    """Options of a judge's engine, which reads texts only."""
+    """Options for a judge's engine, which reads only text."""
     own = {"disable_log_stats": True}
     return engine_options(config.dtype, config.max_model_len, config.num_gpus, own, config.engine_args)
 
@@ -58,7 +58,7 @@ def judge_options(config: JudgeConfig) -> dict[str, Any]:
 def replica_options(
     model: ModelConfig, serve: ServeConfig, plan: ServePlan, media_io_kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Options of a served engine; `media_io_kwargs` say how it samples the frames of a video."""
+    """Options for a served engine; `media_io_kwargs` says how it samples the frames of a video."""
     own: dict[str, Any] = {
         **ONE_VIDEO,
         "trust_remote_code": model.trust_remote_code,
@@ -75,26 +75,26 @@ def replica_options(
 
 
 def engine_environment(on_gpu: bool, *, logging_level: str = "WARNING") -> dict[str, str]:
-    """Environment that every engine's process needs before vLLM is imported."""
+    """Environment variables that every engine's process needs before vLLM is imported."""
     shared = {"VLLM_LOGGING_LEVEL": logging_level, "VLLM_NO_USAGE_STATS": "1"}
     # Two engines that are bound to the same cores starve each other.
     return shared if on_gpu else {**shared, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
 def actor_environment(num_gpus: int) -> dict[str, str]:
-    """Environment of an actor that holds its engine in its own process: generator and judge."""
+    """Environment variables of an actor that runs its engine in its own process: the generator and the judge."""
     shared = {**engine_environment(num_gpus > 0), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     if num_gpus:
         return shared
-    # The model runs eagerly; all that would be compiled is a helper of the log-probs, which delays the first token by 2 s.
+    # The model runs eagerly; only a helper for log-probs would be compiled, which would delay the first token by 2 s.
     return {**shared, "VLLM_CPU_KVCACHE_SPACE": "1", "TORCHDYNAMO_DISABLE": "1"}
 
 
 def replica_environment(plan: ServePlan, media_connector: str, *, logging_level: str = "WARNING") -> dict[str, str]:
-    """Environment of a served replica. `media_connector` is the name under which vLLM finds the one that reads its urls."""
+    """Environment variables of a served replica. `media_connector` is the name of the connector that reads its urls."""
     return {
         **engine_environment(plan.bundle_gpus > 0, logging_level=logging_level),
         "VLLM_MEDIA_CONNECTOR": media_connector,
         "HF_HUB_OFFLINE": "1",  # checkpoints are local folders
-        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # HTTP and the engine's client in one event loop, as in vLLM's server
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # HTTP and engine client share an event loop, as in vLLM's server
     }

@@ -1,4 +1,4 @@
-"""How far an autoscaling cluster may grow, read from the file that Ray's cluster launcher leaves on the head."""
+"""How far an autoscaling cluster may grow, read from the file that Ray's cluster launcher leaves on the head node."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from cluster.resources import ClusterResources
 from vidalign.config.run import ClusterConfig
 from vidalign.errors import ClusterError
 
-BOOTSTRAP_FILE = "~/ray_bootstrap_config.yaml"  # where `ray up` puts its resolved config; jobs run on the head by default
+BOOTSTRAP_FILE = (
+    "~/ray_bootstrap_config.yaml"  # where `ray up` puts its resolved config; by default jobs run on the head node
+)
 
 
 def with_growth(now: ClusterResources, config: ClusterConfig, bootstrap_file: str = BOOTSTRAP_FILE) -> ClusterResources:
-    """Add what the cluster may grow to: from `cluster.max_num_cpus` and `max_num_gpus`, else from the launcher's file.
+    """Add how far the cluster may grow: from `cluster.max_num_cpus` and `max_num_gpus`, else from the launcher's file.
 
-    Ray itself does not tell a driver what its autoscaler may still add, so with neither of them a cluster is taken as it is.
+    Ray itself does not tell a driver what its autoscaler may still add, so without either the cluster is taken as it is now.
     """
     grown = now
     path = pathlib.Path(bootstrap_file).expanduser()
@@ -34,24 +36,24 @@ def with_growth(now: ClusterResources, config: ClusterConfig, bootstrap_file: st
 
 
 def limits(raw: dict[str, Any]) -> ClusterResources:
-    """What a launcher config starts with (its head) and may grow to, within its own `max_workers`.
+    """What a launcher config starts with (its head node) and may grow to, within its own `max_workers`.
 
     Raises:
-        ClusterError: a node type without `resources`, which `ray up` fills in for known instance types.
+        ClusterError: a node type has no `resources`, which `ray up` fills in for known instance types.
     """
     kinds = raw["available_node_types"]
     for name, kind in kinds.items():
         if "CPU" not in kind.get("resources", {}):
             raise ClusterError(
-                f'node type {name} of the launcher config names no CPU; add resources: {{"CPU": ..., "GPU": ...}} to it, or set '
-                "cluster.max_num_cpus and cluster.max_num_gpus"
+                f'node type {name} of the launcher config does not say how many CPUs it has; add resources: {{"CPU": ..., '
+                '"GPU": ...} to it, or set cluster.max_num_cpus and cluster.max_num_gpus'
             )
     head = kinds[raw["head_node_type"]]["resources"]
     most = raw.get("max_workers", 2)
     shapes = [head] + [kind["resources"] for kind in kinds.values() if kind.get("max_workers", most)]
 
     def grown(resource: str) -> int:
-        """The head and the `max_workers` nodes that have most of one resource."""
+        """The amount of one resource on the head node and the `max_workers` nodes that have most of it."""
         nodes = [
             kind["resources"].get(resource, 0)
             for kind in kinds.values()

@@ -1,14 +1,14 @@
-"""Who gets which CPUs and GPUs, as pure arithmetic over options and a cluster. Starts nothing, imports nothing heavy.
+"""Who gets which CPUs and GPUs, as pure arithmetic over options and a cluster. Starts nothing and imports nothing heavy.
 
-The stages of a run follow each other, so each may use the whole cluster; inside one stage everything that lives at the same
-time must fit together:
+The stages of a run follow each other, so each may use the whole cluster. Within a stage, everything that runs at the same time
+must fit together:
 
-    rollout   decoders (CPU) and vLLM engines stream side by side
-    train     one DeepSpeed rank a worker
+    rollout   decoders (CPU) and vLLM engines, streaming side by side
+    train     one DeepSpeed rank per worker
     serve     `num_served` models side by side (base and aligned), each with its replicas
 
-A number that the config leaves open is chosen to fill the cluster; a number that the config gives is kept or refused, never
-lowered. CPUs are Ray's logical ones and may be fractions, so that the same plan exists on two cores.
+A number that the config leaves open is chosen to fill the cluster. A number that the config gives is kept or refused, never
+lowered. CPUs are Ray's logical CPUs and may be fractions, so that the same plan works on two cores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cluster.resources import MIN_CPUS, ClusterResources, ResourcePlan, ServePla
 from vidalign.config.run import RolloutConfig, ServeConfig, TrainConfig
 from vidalign.errors import ClusterError
 
-SMALL_CLUSTER_CPUS = 4  # below this, actors take fractions so that Ray Data's own tasks (one CPU each) still fit
+SMALL_CLUSTER_CPUS = 4  # with fewer, actors take fractions so that Ray Data's own tasks (one CPU each) still fit
 MAX_DECODERS = 64
 GPU_MEMORY_UTILIZATION = 0.9  # vLLM's own default, split between engines that share a GPU
 
@@ -36,11 +36,11 @@ def plan(
     """Divide `resources` among the stages of a run.
 
     Args:
-        num_decoders: decoders of rollout (`video.num_decoders`); None: as many as fit.
-        num_served: models that one endpoint serves at a time, base and aligned by default.
+        num_decoders: decoders of the rollout (`video.num_decoders`); None means as many as fit.
+        num_served: how many models one endpoint serves at a time; by default two, base and aligned.
 
     Raises:
-        ClusterError: something does not fit, with both numbers and the value that would fit.
+        ClusterError: something does not fit. The message gives both numbers and the value that would fit.
     """
     _refuse_no_cpus(resources)
     engines = _plan_engines(rollout, resources)
@@ -53,10 +53,10 @@ def plan(
 
 
 def plan_serve(serve: ServeConfig, resources: ClusterResources, num_models: int) -> ServePlan:
-    """Replicas that fit at `max_replicas`; on few CPUs every actor takes a fraction, on few GPUs the models share one.
+    """Plan replicas that fit even at `max_replicas`. With few CPUs, actors take fractions; with few GPUs, models share one.
 
     Raises:
-        ClusterError: something does not fit, with both numbers and the value that would fit.
+        ClusterError: something does not fit. The message gives both numbers and the value that would fit.
     """
     _refuse_no_cpus(resources)
     low, high, devices = serve.min_replicas, serve.max_replicas, serve.gpus_per_replica
@@ -68,12 +68,12 @@ def plan_serve(serve: ServeConfig, resources: ClusterResources, num_models: int)
         bundle_gpus, memory = _gpu_share(high, devices, num_models, resources)
     num_devices = devices if on_gpu else 1
     actors = num_models * high * (1 + num_devices)
-    # One CPU for each server and each device where that leaves the ingress one, else equal fractions of nine tenths.
+    # One CPU for each server and each device if that leaves one for the ingress, else equal shares of nine tenths of the CPUs.
     roomy = actors + 1 <= resources.total_cpus
     cpus = 1.0 if roomy else _share(0.9 * resources.total_cpus, actors, whole=False)
     if cpus < 0.05:
         raise ClusterError(
-            f"serve.max_replicas={high} of {count(num_models, 'model')} means {actors} actors but the cluster has "
+            f"serve.max_replicas={high} of {count(num_models, 'model')} means {actors} actors, but the cluster has "
             f"{resources.describe()}; lower serve.max_replicas to {max(1, high // 4)} or add nodes"
         )
     return ServePlan(
@@ -91,9 +91,9 @@ def plan_serve(serve: ServeConfig, resources: ClusterResources, num_models: int)
 
 
 def _plan_engines(rollout: RolloutConfig, resources: ClusterResources) -> Workers:
-    """vLLM engines: as many as the GPUs allow, or one CPU engine a node."""
+    """Plan the vLLM engines: as many as the GPUs allow, or one CPU engine per node."""
     wanted, devices = rollout.num_engines, rollout.gpus_per_engine
-    if devices == 0 or (resources.total_gpus == 0 and devices == 1):  # 1, the default, means "a GPU where there are GPUs"
+    if devices == 0 or (resources.total_gpus == 0 and devices == 1):  # 1, the default, means "a GPU if there is one"
         num = wanted or max(1, resources.num_nodes)
         if resources.total_cpus < SMALL_CLUSTER_CPUS:
             cpus = _share(min(resources.total_cpus, MIN_CPUS) / 4, num)
@@ -105,17 +105,17 @@ def _plan_engines(rollout: RolloutConfig, resources: ClusterResources) -> Worker
     fits = _engines_that_fit(devices, resources)
     if fits == 0:
         raise ClusterError(
-            f"rollout.gpus_per_engine={devices} needs {count(devices, 'GPU')} on one node but {_largest(resources)}; "
+            f"rollout.gpus_per_engine={devices} needs {count(devices, 'GPU')} on one node, but {_largest(resources)}; "
             f"set rollout.gpus_per_engine to {'0 to generate on CPUs' if not resources.node_gpus else resources.node_gpus}"
         )
     if wanted is not None and wanted > fits:
         raise ClusterError(
-            f"rollout.num_engines={wanted} with gpus_per_engine={devices} needs {count(wanted * devices, 'GPU')} but the "
+            f"rollout.num_engines={wanted} with gpus_per_engine={devices} needs {count(wanted * devices, 'GPU')}, but the "
             f"cluster has {resources.describe()}, where {fits} fit; lower rollout.num_engines to {fits} or add GPU nodes"
         )
     num = wanted or fits
     cpus = float(devices)
-    if num * devices >= resources.total_cpus:  # a decoder must still fit beside the engines
+    if num * devices >= resources.total_cpus:  # a decoder must still fit alongside the engines
         cpus = _share(resources.total_cpus / 2, num)
     return Workers(num=num, cpus=cpus, gpus=float(devices))
 
@@ -131,20 +131,20 @@ def _plan_decoders(wanted: int | None, resources: ClusterResources, engines: Wor
     fits = max(1, math.floor(free) - 1)
     if wanted is not None and wanted > fits:
         raise ClusterError(
-            f"video.num_decoders={wanted} needs {count(wanted, 'CPU')} but beside {count(engines.num, 'engine')} "
-            f"{count(fits, 'CPU')} of the cluster's {resources.total_cpus} remain for decoders; lower video.num_decoders "
-            f"to {fits}, leave it out, or set cluster.num_cpus to share a local machine's cores more thinly"
+            f"video.num_decoders={wanted} needs {count(wanted, 'CPU')}, but {count(engines.num, 'engine')} leave "
+            f"{count(fits, 'CPU')} of the cluster's {resources.total_cpus} for decoders; lower video.num_decoders "
+            f"to {fits}, leave it out, or raise cluster.num_cpus to divide a local machine's cores among more logical CPUs"
         )
     return Workers(num=wanted or min(fits, MAX_DECODERS), cpus=1)
 
 
 def _plan_train(train: TrainConfig, resources: ClusterResources) -> Workers:
-    """One rank a worker: a GPU each, or an equal share of the CPUs."""
+    """One rank per worker, each with a GPU or an equal share of the CPUs."""
     num, use_gpu = train.num_workers, train.use_gpu
     if use_gpu and resources.total_gpus == 0:
         raise ClusterError(
-            f"train.use_gpu=true but the cluster has {resources.describe()}; set train.use_gpu to false, or to null to use "
-            "GPUs only where there are some"
+            f"train.use_gpu=true, but the cluster has {resources.describe()}; set train.use_gpu to false, or to null to use "
+            "GPUs only if there are any"
         )
     if use_gpu is None:
         use_gpu = resources.total_gpus > 0
@@ -161,7 +161,7 @@ def _plan_train(train: TrainConfig, resources: ClusterResources) -> Workers:
 
 
 def _gpu_share(replicas: int, devices: int, num_models: int, resources: ClusterResources) -> tuple[float, float]:
-    """GPUs of one engine bundle and its part of the GPU's memory."""
+    """GPUs of one engine bundle, and its share of the GPU's memory."""
     fits = _engines_that_fit(devices, resources)
     if num_models * replicas <= fits:
         return 1.0, GPU_MEMORY_UTILIZATION
@@ -169,20 +169,20 @@ def _gpu_share(replicas: int, devices: int, num_models: int, resources: ClusterR
         return _floor(1 / num_models), _floor(GPU_MEMORY_UTILIZATION / num_models)
     if fits == 0:
         raise ClusterError(
-            f"serve.gpus_per_replica={devices} needs {count(devices, 'GPU')} on one node but {_largest(resources)}; set "
+            f"serve.gpus_per_replica={devices} needs {count(devices, 'GPU')} on one node, but {_largest(resources)}; set "
             f"serve.gpus_per_replica to {resources.node_gpus or '0 to serve on CPUs'}"
         )
-    # Several devices an engine: the models cannot share, so each needs its own.
+    # With several devices per engine, the models cannot share them, so each needs its own.
     most = fits if devices == 1 else fits // num_models
     way_out = f"lower serve.max_replicas to {most}" if most else "lower serve.gpus_per_replica"
     raise ClusterError(
         f"serve.max_replicas={replicas} of {count(num_models, 'model')} with gpus_per_replica={devices} needs "
-        f"{num_models * replicas * devices} GPUs but the cluster has {resources.describe()}; {way_out} or add GPU nodes"
+        f"{num_models * replicas * devices} GPUs, but the cluster has {resources.describe()}; {way_out} or add GPU nodes"
     )
 
 
 def _engines_that_fit(devices: int, resources: ClusterResources) -> int:
-    """Engines of `devices` GPUs each, none of them split over two nodes. Nodes count as equal, except for a smaller last one."""
+    """How many engines of `devices` GPUs fit, none split over two nodes. All nodes count as equal, except a smaller last one."""
     if not resources.node_gpus:
         return 0
     full_nodes, rest = divmod(resources.total_gpus, resources.node_gpus)
@@ -197,18 +197,18 @@ def _largest(resources: ClusterResources) -> str:
 
 def _refuse_no_cpus(resources: ClusterResources) -> None:
     if resources.total_cpus < 1:
-        raise ClusterError("the cluster has no CPUs that vidalign may use; start a node with CPUs or set cluster.num_cpus=2")
+        raise ClusterError("the cluster has no CPUs that vidalign can use; start a node with CPUs or set cluster.num_cpus=2")
 
 
 def _too_many(key: str, num: int, kind: str, has: int, resources: ClusterResources, *, cpu: bool = False) -> ClusterError:
     way_out = f"set cluster.num_cpus={num} to share a local machine's cores" if cpu else "add GPU nodes"
     return ClusterError(
-        f"{key}={num} needs {count(num, kind)} but the cluster has {resources.describe()}; lower {key} to {has} or {way_out}"
+        f"{key}={num} needs {count(num, kind)}, but the cluster has {resources.describe()}; lower {key} to {has} or {way_out}"
     )
 
 
 def _share(total: float, parts: int, *, most: float = math.inf, whole: bool = True) -> float:
-    """An equal part of `total`: whole CPUs where there is at least one each, else hundredths, never rounded up."""
+    """An equal part of `total`: whole CPUs if there is at least one for each, else hundredths; never rounded up."""
     each = min(total / parts, most)
     return float(math.floor(each)) if whole and each >= 1 else _floor(each)
 

@@ -1,11 +1,11 @@
-"""What a cluster has, and what the plan of a run gives to each stage: plain records with their sums."""
+"""What a cluster has, and what a run's plan gives to each stage, as plain records with their sums."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 
-MIN_CPUS = 2  # logical ones that a Ray started on this machine offers at least
+MIN_CPUS = 2  # the fewest logical CPUs that a Ray started on this machine offers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,25 +26,31 @@ class ClusterResources:
 
     @property
     def grows(self) -> bool:
+        """Whether the autoscaler may add CPUs or GPUs."""
         return self.total_cpus > self.num_cpus or self.total_gpus > self.num_gpus
 
     @property
     def total_cpus(self) -> int:
+        """CPUs once the cluster is fully grown."""
         return max(self.num_cpus, self.max_num_cpus or 0)
 
     @property
     def total_gpus(self) -> int:
+        """GPUs once the cluster is fully grown."""
         return max(self.num_gpus, self.max_num_gpus or 0)
 
     @property
     def node_cpus(self) -> int:
+        """CPUs of the largest node."""
         return min(self.cpus_per_node or self.total_cpus, self.total_cpus)
 
     @property
     def node_gpus(self) -> int:
+        """GPUs of the largest node."""
         return min(self.gpus_per_node or self.total_gpus, self.total_gpus)
 
     def describe(self) -> str:
+        """The totals in words, for messages."""
         grows = " (once scaled up)" if self.grows else ""
         return f"{count(self.total_cpus, 'CPU')} and {count(self.total_gpus, 'GPU')}{grows}"
 
@@ -59,10 +65,12 @@ class Workers:
 
     @property
     def total_cpus(self) -> float:
+        """CPUs of all actors."""
         return round(self.num * self.cpus, 2)
 
     @property
     def total_gpus(self) -> float:
+        """GPUs of all actors."""
         return round(self.num * self.gpus, 2)
 
 
@@ -70,8 +78,8 @@ class Workers:
 class ServePlan:
     """Replicas of each served model. One replica is a server actor plus `num_devices` engine bundles.
 
-    `bundle_gpus` is below 1 where the served models share a GPU; `gpu_memory_utilization` then is each engine's share of
-    the GPU's memory, and None on CPUs. `one_node` says that the cluster is one node and stays one.
+    `bundle_gpus` is below 1 if the served models share a GPU. `gpu_memory_utilization` is each engine's share of the GPU's
+    memory, and None on CPUs. `one_node` says that the cluster has one node and cannot grow.
     """
 
     num_models: int
@@ -90,10 +98,12 @@ class ServePlan:
         return {"CPU": self.bundle_cpus} | ({"GPU": self.bundle_gpus} if self.bundle_gpus else {})
 
     def total_cpus(self, replicas: int) -> float:
+        """CPUs of the endpoint with `replicas` replicas of each model."""
         each = self.server_cpus + self.num_devices * self.bundle_cpus
         return round(self.ingress_cpus + self.num_models * replicas * each, 2)
 
     def total_gpus(self, replicas: int) -> float:
+        """GPUs of the endpoint with `replicas` replicas of each model."""
         return round(self.num_models * replicas * self.num_devices * self.bundle_gpus, 2)
 
     @property
@@ -104,7 +114,7 @@ class ServePlan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResourcePlan:
-    """The whole run on one cluster. `use_gpu` says whether training is on GPUs; engines are when `engines.gpus` > 0."""
+    """The plan of a whole run on one cluster."""
 
     decoders: Workers
     engines: Workers
@@ -113,6 +123,7 @@ class ResourcePlan:
 
     @property
     def use_gpu(self) -> bool:
+        """Whether training runs on GPUs. Engines do if `engines.gpus` > 0."""
         return self.train.gpus > 0
 
     @property

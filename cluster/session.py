@@ -1,4 +1,4 @@
-"""One way into Ray: inside a submitted job, on a running cluster, or on a Ray started for this process alone."""
+"""One way into Ray: inside a submitted job, on a running cluster, or on a Ray started only for this process."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from vidalign.config.run import ClusterConfig
 from vidalign.errors import ClusterError
 
 PROBE_TIMEOUT_S = 5.0
-# Read by Ray when it is imported or started; a value that the user has set wins.
+# Read by Ray when it is imported or started; values that the user has set take precedence.
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the stages draw their own bars
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep CUDA_VISIBLE_DEVICES for actors without GPUs; silences a warning
     "VLLM_LOGGING_LEVEL": "ERROR",
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # busy cores miss the default of 5 s, and then serving dies
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # a busy machine misses the default of 5 s, and then serving fails
 }
 
 
@@ -31,25 +31,26 @@ RAY_ENVIRONMENT = {
 def connect(
     config: ClusterConfig, *, num_cpus_needed: int | Callable[[], int] = MIN_CPUS, verbose: bool = False
 ) -> Iterator[ClusterResources]:
-    """Enter Ray and yield what the cluster offers; leaves Ray afterwards, unless the process was in it already.
+    """Connect to Ray and yield what the cluster offers; disconnect afterwards, unless the process was already connected.
 
-    Where: `cluster.address` if it is host:port; else RAY_ADDRESS (set inside `ray job submit`); else a cluster that
-    `ray start` runs on this machine; else, unless address is "auto", a Ray of this process's own that ends with it.
+    The cluster is the one at `cluster.address` if that is host:port; else at RAY_ADDRESS (set inside `ray job submit`); else the
+    one that `ray start` runs on this machine; else, unless the address is "auto", a Ray of this process that ends with it.
 
     Args:
-        num_cpus_needed: logical CPUs that a Ray started here offers at least, however few cores there are
-            (`ResourcePlan.num_cpus_needed`); a function is only called when one is started, because what does not fit this
+        num_cpus_needed: the fewest logical CPUs that a Ray started here offers, however few cores there are
+            (`ResourcePlan.num_cpus_needed`). A function is called only if a Ray is started, because what does not fit this
             machine may fit a cluster. `cluster.num_cpus` overrides it. A running cluster is taken as it is.
         verbose: forward what Ray and its workers print.
 
     Raises:
-        ClusterError: an address that does not answer, "auto" without a running cluster, or `cluster.num_cpus` for a running one.
+        ClusterError: an address does not answer, the address is "auto" but no cluster is running, or `cluster.num_cpus` is set
+            for a running cluster.
     """
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not verbose:
-        # Ray's C++ part prints its own ERROR lines (such as "arguments in the object store") between the progress bars;
-        # failures that matter also arrive as exceptions.
+        # Ray's C++ part prints its own ERROR lines (such as "arguments in the object store") between the progress bars.
+        # Failures that matter also arrive as exceptions.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
@@ -62,29 +63,29 @@ def connect(
     if not verbose:
         _quiet()
     try:
-        # A Ray started here cannot grow, whatever a launcher's file on this machine says.
+        # A Ray that was started here cannot grow, whatever a launcher's file on this machine says.
         yield cluster_resources() if address is None else launcher.with_growth(cluster_resources(), config)
     finally:
         ray.shutdown()
 
 
 def _where(address: str | None, config: ClusterConfig, num_cpus_needed: int | Callable[[], int]) -> dict[str, Any]:
-    """The options of `ray.init` that say which Ray to enter. Raises `ClusterError`, see `connect`."""
+    """The options of `ray.init` that say which Ray to connect to. Raises `ClusterError`, see `connect`."""
     if address is None:
         needed = num_cpus_needed() if callable(num_cpus_needed) else num_cpus_needed
         return {"address": "local", "include_dashboard": False, "num_cpus": local_num_cpus(config, needed)}
     if config.num_cpus is not None:
         raise ClusterError(
-            f"cluster.num_cpus={config.num_cpus} sizes a Ray started on this machine, but a cluster runs at {address}; "
+            f"cluster.num_cpus={config.num_cpus} applies to a Ray started on this machine, but a cluster is running at {address}; "
             "set cluster.num_cpus to null, or stop that cluster"
         )
     return {"address": address}
 
 
 def _enter(options: dict[str, Any]) -> None:
-    """`ray.init`, with its failures as `ClusterError`. A Ray of our own that missed its start-up deadline is tried once more.
+    """Call `ray.init`, with its failures as `ClusterError`. A local Ray that missed its start-up deadline is tried once more.
 
-    Ray gives its own processes a fixed time to start, which a busy machine can miss.
+    Ray gives its own processes a fixed time to start, which can be too short on a busy machine.
     """
     import ray
 
@@ -103,19 +104,19 @@ def _enter(options: dict[str, Any]) -> None:
                 ray.shutdown()
                 continue
             raise ClusterError(
-                f"Ray at address {options['address']} cannot be entered: {reason[:400]}; on a busy machine try again, and see "
+                f"cannot connect to Ray at address {options['address']}: {reason[:400]}; on a busy machine try again, and see "
                 "the logs in /tmp/ray/session_latest/logs"
             ) from error
 
 
 def _quiet() -> None:
-    """Keep the reports of libraries in their log files and off the console.
+    """Keep the messages of libraries in their log files and off the console.
 
     Importing Ray Data sets up its loggers, so it is imported first.
     """
     import ray.data  # noqa: F401
 
-    for name in ("httpx", "httpx2", "openai"):  # one line a request, once Ray Serve has set the root logger up
+    for name in ("httpx", "httpx2", "openai"):  # one line per request, once Ray Serve has set up the root logger
         logging.getLogger(name).setLevel(logging.WARNING)
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
@@ -123,10 +124,10 @@ def _quiet() -> None:
 
 
 def find_address(address: str | None) -> str | None:
-    """host:port of the running cluster to join, or None to start one here.
+    """The host:port of the running cluster to join, or None to start one here.
 
     Raises:
-        ClusterError: "auto" finds no cluster; an address is malformed or does not answer.
+        ClusterError: the address is "auto" but no cluster is found, or it is malformed or does not answer.
     """
     if address == "local":
         return None
@@ -136,18 +137,18 @@ def find_address(address: str | None) -> str | None:
         started = _address_of_ray_start()
         if started is None and address == "auto":
             raise ClusterError(
-                "cluster.address=auto but no Ray cluster runs on this machine and RAY_ADDRESS is not set; run `ray start "
+                "cluster.address=auto, but no Ray cluster is running on this machine and RAY_ADDRESS is not set; run `ray start "
                 "--head` first, submit with `ray job submit`, or set cluster.address to null to start a local Ray"
             )
         return started
     if "://" in str(address):
         raise ClusterError(
-            f"the Ray address must be host:port of the cluster's head, got {address!r}; from outside of the cluster run "
+            f"the Ray address must be host:port of the cluster's head node, got {address!r}; from outside the cluster run "
             "`ray job submit --address http://HEAD:8265 --working-dir . -- vidalign …`"
         )
     if not _answers(str(address)):
         raise ClusterError(
-            f"no Ray cluster answers at {address} (waited up to {PROBE_TIMEOUT_S:g} s); check `ray status` on its head, "
+            f"no Ray cluster answers at {address} (waited up to {PROBE_TIMEOUT_S:g} s); check `ray status` on its head node, "
             "correct cluster.address or RAY_ADDRESS, or set cluster.address to local to start a Ray here"
         )
     return address
@@ -164,7 +165,7 @@ def _address_of_ray_start() -> str | None:
 def _answers(address: str) -> bool:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise ClusterError(f"a Ray address has the form host:port, got {address!r}")
+        raise ClusterError(f"a Ray address must have the form host:port, got {address!r}")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_TIMEOUT_S):
             return True
@@ -187,7 +188,7 @@ def cluster_resources() -> ClusterResources:
 
 
 def local_resources(config: ClusterConfig | None = None) -> ClusterResources:
-    """This machine's resources, found without Ray: what a dry run plans with when no cluster was named."""
+    """This machine's resources, found without Ray: what a dry run plans with if no cluster is given."""
     import torch
 
     num_cpus = (config.num_cpus if config else None) or max(MIN_CPUS, num_cores())
@@ -195,7 +196,7 @@ def local_resources(config: ClusterConfig | None = None) -> ClusterResources:
 
 
 def local_device_memory(use_gpu: bool) -> int:
-    """Bytes of this machine's first GPU, or of its memory (its container's limit)."""
+    """Bytes of memory of this machine's first GPU, or of the machine or container itself."""
     import torch
 
     return torch.cuda.get_device_properties(0).total_memory if use_gpu else total_memory()
@@ -210,12 +211,12 @@ def total_memory() -> int:
 
 
 def local_num_cpus(config: ClusterConfig, num_cpus_needed: int) -> int:
-    """Logical CPUs of a Ray started here."""
+    """The number of logical CPUs of a Ray started here."""
     return config.num_cpus or max(MIN_CPUS, num_cores(), math.ceil(num_cpus_needed))
 
 
 def num_cores() -> int:
-    """Cores that this process may use: its affinity and its container's quota."""
+    """The number of cores that this process may use, by its affinity and its container's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     quota_file = pathlib.Path("/sys/fs/cgroup/cpu.max")
     if quota_file.is_file():

@@ -100,5 +100,5 @@ def test_a_plan_for_nodes_that_are_not_up_yet(raw, tmp_path):
 
 def test_a_node_type_without_resources(raw):
     del raw["available_node_types"]["gpu"]["resources"]
-    with pytest.raises(ClusterError, match=r"node type gpu .* names no CPU"):
+    with pytest.raises(ClusterError, match=r"node type gpu .* does not say how many CPUs it has"):
         limits(raw)

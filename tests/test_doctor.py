@@ -118,7 +118,7 @@ def test_rendering_and_verdict():
     slow = Finding(name="compiler", ok=False, detail="no g++", fix="apt-get install g++", needed=False)
     broken = Finding(name="torch", ok=False, detail="No module named 'torch'", fix="install it")
     assert doctor.is_healthy([fine, slow])
-    assert doctor.render([fine, slow]).splitlines()[-1] == "everything that a run needs is here"
+    assert doctor.render([fine, slow]).splitlines()[-1] == "everything that a run needs is installed"
     assert not doctor.is_healthy([fine, broken])
     lines = doctor.render([fine, slow, broken]).splitlines()
     assert lines[0] == "ok    python    3.11.7"

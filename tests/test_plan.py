@@ -80,7 +80,7 @@ def test_tensor_parallel_engines():
 def test_a_tensor_parallel_engine_stays_on_one_node():
     nodes = ClusterResources(num_cpus=64, num_gpus=12, num_nodes=2, cpus_per_node=32, gpus_per_node=6)
     assert plan_of(run_config(rollout={"gpus_per_engine": 4}), nodes).engines.num == 2  # 12 // 4 would be 3
-    with pytest.raises(ClusterError, match=r"gpus_per_engine=8 needs 8 GPUs on one node but its largest node has 6 GPUs"):
+    with pytest.raises(ClusterError, match=r"gpus_per_engine=8 needs 8 GPUs on one node, but its largest node has 6 GPUs"):
         plan_of(run_config(rollout={"gpus_per_engine": 8}), nodes)
 
 
@@ -97,7 +97,7 @@ def test_gpu_nodes_that_autoscale_from_zero():
     made = plan_of(run_config(train={"num_workers": 8}), growing)
     assert made.engines.num == 8
     assert made.use_gpu
-    with pytest.raises(ClusterError, match=r"needs 16 GPUs but the cluster has 104 CPUs and 8 GPUs \(once scaled up\)"):
+    with pytest.raises(ClusterError, match=r"needs 16 GPUs, but the cluster has 104 CPUs and 8 GPUs \(once scaled up\)"):
         plan_of(run_config(train={"num_workers": 16}), growing)
 
 
@@ -106,7 +106,7 @@ def test_gpu_nodes_that_autoscale_from_zero():
     [
         ({"train": {"num_workers": 4}}, {"num_cpus": 2}, r"num_workers=4 needs 4 CPUs .* lower train.num_workers to 2"),
         ({"train": {"num_workers": 2}}, {"num_cpus": 8, "num_gpus": 1}, r"needs 2 GPUs .* add GPU nodes"),
-        ({"train": {"use_gpu": True}}, {"num_cpus": 2}, r"use_gpu=true but the cluster has 2 CPUs and 0 GPUs"),
+        ({"train": {"use_gpu": True}}, {"num_cpus": 2}, r"use_gpu=true, but the cluster has 2 CPUs and 0 GPUs"),
         ({"rollout": {"num_engines": 3}}, {"num_cpus": 8, "num_gpus": 2}, r"num_engines=3 .* lower .* to 2"),
         ({"rollout": {"num_engines": 9}}, {"num_cpus": 4}, r"num_engines=9 needs 9 CPUs"),
         ({"rollout": {"gpus_per_engine": 2}}, {"num_cpus": 4}, r"cluster has no GPU; set .* to 0 to generate on CPUs"),
@@ -122,9 +122,9 @@ def test_gpu_nodes_that_autoscale_from_zero():
         (
             {"serve": {"gpus_per_replica": 4}},
             {"num_cpus": 8, "num_gpus": 2},
-            r"4 GPUs on one node but its largest node has 2",
+            r"4 GPUs on one node, but its largest node has 2",
         ),
-        ({"serve": {"max_replicas": 40}}, {"num_cpus": 2}, r"160 actors but the cluster has 2 CPUs"),
+        ({"serve": {"max_replicas": 40}}, {"num_cpus": 2}, r"160 actors, but the cluster has 2 CPUs"),
         ({}, {"num_cpus": 0}, r"no CPUs"),
     ],
 )
