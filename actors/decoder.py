@@ -17,7 +17,7 @@ BATCH_SIZE = 8
 class Decoder:
     """A Ray Data `map_batches` callable: adds `DecodedVideo` columns to batches that have a "video" column of uris.
 
-    Decoding runs in a child process under a deadline, so a file that hangs or crashes a decoder costs that file only.
+    Decoding runs in a child process under a deadline, so a file that hangs or crashes the decoder affects only itself.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Decoder:
 
 
 def to_columns(rows: list[DecodedVideo]) -> dict[str, Any]:
-    """Ray Data's batch format for rows; strings stay Python objects because NumPy would pad them to the longest."""
+    """Rows in Ray Data's batch format. Strings stay Python objects, because NumPy would pad them to the longest."""
     return {
         "video": np.array([row.video for row in rows], dtype=object),
         "frames_path": np.array([row.frames_path for row in rows], dtype=object),
@@ -52,7 +52,7 @@ def decode_videos(
     num_decoders: int = 1,
     num_cpus: float = 1,
 ) -> ray.data.Dataset:
-    """A lazy data set with one row for each distinct uri, in order of first appearance where Ray Data keeps order.
+    """A lazy data set with one row for each distinct uri, in order of first appearance if Ray Data preserves order.
 
     Rows are `DecodedVideo` records: video, frames_path ("" if quarantined), reason, message. Consume it with
     `iter_batches` (streaming) or `take_all`; `DecodedVideo.from_row` reads a row.

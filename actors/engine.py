@@ -1,4 +1,4 @@
-"""`vidalign.recipes.engine.Engine` in vLLM: one policy that samples replies to videos and scores given ones."""
+"""`vidalign.recipes.engine.Engine` in vLLM: one policy that samples replies to videos and scores given replies."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from vidalign.video.clip import Clip
 class VllmEngine:
     """A vLLM engine in this process, for videos that are already decoded and sampled: no processor samples the frames again.
 
-    A prompt is rendered once, however many replies it gets, and a clip is hashed once. vLLM's own caches do the rest:
-    what prompts share from their beginning (the video, for most chat templates) and the processed video.
+    A prompt is rendered once, however many replies it gets, and a clip is hashed once. vLLM's own caches do the rest: they hold
+    what prompts have in common at their beginning (with most chat templates, the video) and the processed video.
 
     `path` is the model folder, `llm` is vLLM's own engine.
 
@@ -48,7 +48,7 @@ class VllmEngine:
             raise ModelError(f"vLLM cannot serve {path}: {' '.join(str(error).split())[:600]}") from error
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """Sample one reply to every request; the result is in the order of `requests`."""
+        """Sample one reply to each request, in the order of `requests`."""
         import vllm
         from vllm.sampling_params import RequestOutputKind
 
@@ -67,7 +67,7 @@ class VllmEngine:
         return [_completion(output.outputs[0]) for output in self._run(inputs, params)]
 
     def score(self, rows: Sequence[tuple[str, Clip, str]]) -> list[tuple[float, ...]]:
-        """Log-probs of given replies, their end-of-turn token included, for rows (prompt, clip, reply)."""
+        """Log-probs (nats) of given replies, including their end-of-turn token, for rows (prompt, clip, reply)."""
         import vllm
         from vllm.sampling_params import RequestOutputKind
 
@@ -79,7 +79,8 @@ class VllmEngine:
             for (prompt, clip, _), ids in zip(rows, replies, strict=True)
         ]
         lengths = [len(ids) for ids in replies]
-        # vLLM reads no prefix cache for prompt log-probs, so a score costs its whole prompt; the processed video is cached.
+        # For prompt log-probs vLLM does not use its prefix cache, so each score computes its whole prompt; the processed video is
+        # cached.
         params = vllm.SamplingParams(
             max_tokens=1, temperature=0.0, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY
         )
@@ -91,7 +92,7 @@ class VllmEngine:
         return scores
 
     def num_tokens(self, text: str) -> int:
-        """Tokens of a text by itself, without any that a template adds."""
+        """The number of tokens of a text alone, without any that a template adds."""
         return len(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def counters(self) -> dict[str, float]:
@@ -99,7 +100,7 @@ class VllmEngine:
         return {metric.name: metric.value for metric in self.llm.get_metrics() if hasattr(metric, "value")}
 
     def reset_caches(self) -> None:
-        """Empty vLLM's caches of prompts, processed videos and video features, so that a measurement starts from nothing."""
+        """Empty vLLM's caches of prompts, processed videos and video features, so that a measurement starts cold."""
         self.llm.reset_prefix_cache()
         self.llm.llm_engine.reset_mm_cache()
         self.llm.llm_engine.reset_encoder_cache()
@@ -123,7 +124,7 @@ class VllmEngine:
             ) from error
 
     def _hash(self, clip: Clip) -> str:
-        """The hash of a clip, computed once while it lives; vLLM would compute one for every prompt."""
+        """The hash of a clip, computed once per clip; vLLM would compute it for every prompt."""
         if clip not in self._hashes:
             content = hashlib.blake2b(clip.frames.data, digest_size=16)
             content.update(repr((clip.frames.shape, clip.metadata())).encode())
@@ -131,7 +132,7 @@ class VllmEngine:
         return self._hashes[clip]
 
     def _renderer(self) -> Callable[[_Input], Any]:
-        """What makes vLLM's input of ours, once for equal ones: clips are equal by identity, texts by content."""
+        """A function that turns our input into vLLM's, once for equal inputs: clips are equal by identity, texts by content."""
         from vidalign.model.rendering import prompt_text
 
         text_of = functools.cache(functools.partial(prompt_text, self._processor))
@@ -155,7 +156,7 @@ class VllmEngine:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Input:
-    """A prompt for the engine: `prefix` begins the reply as text, `reply_ids` are a whole reply to be scored."""
+    """A prompt for the engine. `prefix` is the beginning of the reply as text; `reply_ids` is a whole reply to be scored."""
 
     clip: Clip
     prompt: str
@@ -164,7 +165,7 @@ class _Input:
 
 
 def _completion(reply: Any) -> Completion:
-    """vLLM's reply as ours."""
+    """vLLM's reply as a `Completion`."""
     steps = zip(reply.token_ids, reply.logprobs, strict=True)
     return Completion(
         text=reply.text,

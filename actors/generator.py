@@ -2,8 +2,8 @@
 
     rows {example, frames_path} ─► Generator(engine) ─ respond(engine, examples, clips) ─► rows of Responses
 
-The engine lives in the actor's process; frames are read from the cache there. What a recipe asks is a function handed to
-the actor, so that this file knows engines and not methods.
+The engine runs in the actor's process, where frames are read from the cache. What a recipe asks is a function passed to the
+actor, so this file knows about engines but not about recipes.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from vidalign.video.frame_cache import load_clip
 
 
 class Generator:
-    """Ray Data actor: one chunk of examples a call; its responses are on disk before it returns.
+    """Ray Data actor: one chunk of examples per call; its responses are on disk before the call returns.
 
-    A chunk is finished when its JSON file, written last, exists. The engine starts while the first videos are decoded, in the
-    thread that then does all of its work; the first chunk waits for it and raises its errors, so that they reach the driver.
-    `engine_s` in that file says how long the chunk waited for the engine to start, how long the engine had waited
-    for the chunk (after the one before it), and how long it worked on it.
+    A chunk is finished when its JSON file, which is written last, exists. The engine starts while the first videos are decoded, in
+    the thread that then does all its work; the first chunk waits for it and raises its errors, so that they reach the driver.
+    `engine_s` in that file says how long the chunk waited for the engine to start, how long the engine waited for the chunk (after
+    the previous one), and how long it worked on it.
     """
 
     def __init__(
@@ -82,5 +82,5 @@ class Generator:
 
 
 def part_path(parts: pathlib.Path, chunk: int) -> pathlib.Path:
-    """The JSON file that says a chunk is finished; its responses are beside it in the .parquet file of the same name."""
+    """The JSON file that says a chunk is finished; its responses are next to it in the .parquet file of the same name."""
     return parts / f"{chunk:06d}.json"

@@ -2,7 +2,7 @@
 
     rows ─► work(rows, judge, chat, name) ─► rows, on disk
 
-What is asked and how replies are read are functions handed to the actor: `judging.py` and `rewriting.py` in vidalign/recipes.
+What is asked and how replies are read are functions passed to the actor: `judging.py` and `rewriting.py` in vidalign/recipes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vidalign.recipes.judging import Chat, Messages
 
 
 class Work(Protocol):
-    """What a judge does with a batch of rows; `name` says who did it."""
+    """What a judge does with a batch of rows; `name` identifies the judge."""
 
     def __call__(
         self, rows: Sequence[dict[str, Any]], config: JudgeConfig, chat: Chat, name: str
@@ -31,7 +31,7 @@ class Work(Protocol):
 
 
 class Judge:
-    """Ray Data actor: one batch of rows a call; the rows made from it are on disk before it returns."""
+    """Ray Data actor: one batch of rows per call; the rows made from it are on disk before the call returns."""
 
     def __init__(self, config: dict[str, Any], parts: str, work: Work) -> None:
         self._config = JudgeConfig(**config)
@@ -53,10 +53,10 @@ class Judge:
 
 
 def openai_chat(config: JudgeConfig) -> tuple[Chat, str]:
-    """An OpenAI-compatible endpoint, `concurrency` requests at a time; and the model's name.
+    """A chat with an OpenAI-compatible endpoint, `concurrency` requests at a time, and the model's name.
 
     Raises:
-        ConfigError: the endpoint cannot be reached, refuses the key, or does not have the model.
+        ConfigError: by the chat, if the endpoint cannot be reached, refuses the key, or does not have the model.
     """
     import openai
 
@@ -75,7 +75,7 @@ def openai_chat(config: JudgeConfig) -> tuple[Chat, str]:
             raise ConfigError(
                 f"the judge {config.model} at {config.base_url} did not answer: {' '.join(str(error).split())[:300]}. Check "
                 f"recipe.judge.base_url and recipe.judge.model, and that {config.api_key_env} holds its key; then run the same "
-                "command again, judgements so far are kept"
+                "command again: the judgements made so far are kept"
             ) from error
         return answer.choices[0].message.content or ""
 
@@ -87,7 +87,11 @@ def openai_chat(config: JudgeConfig) -> tuple[Chat, str]:
 
 
 def vllm_chat(config: JudgeConfig) -> tuple[Chat, str]:
-    """A model folder in a vLLM engine of this process; and its content hash. Raises `ModelError` when vLLM cannot serve it."""
+    """A chat with a model folder in a vLLM engine of this process, and its content hash.
+
+    Raises:
+        ModelError: vLLM cannot serve the folder or, by the chat, refuses a prompt.
+    """
     from vidalign.model.checkpoint import policy_version
 
     for name, value in actor_environment(config.num_gpus).items():
@@ -107,7 +111,7 @@ def vllm_chat(config: JudgeConfig) -> tuple[Chat, str]:
         except (VLLMValidationError, ValueError) as error:
             raise ModelError(
                 f"vLLM refused a judge's prompt at recipe.judge.max_model_len={config.max_model_len:,}: "
-                f"{' '.join(str(error).split())[:400]}. Raise it, or lower recipe.judge.max_response_chars"
+                f"{' '.join(str(error).split())[:400]}. Raise recipe.judge.max_model_len, or lower recipe.judge.max_response_chars"
             ) from error
         return [output.outputs[0].text for output in outputs]
 

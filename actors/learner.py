@@ -2,15 +2,15 @@
 
     train_loop (Ray Train calls it on every rank)
       Learner.restore     newest checkpoint of this run, if there is one
-      Learner.step        accumulate the micro-batches of one global batch, one optimizer step
+      Learner.step        accumulate the micro-batches of one global batch, then one optimizer step
       Learner.measure     displacement on fixed pairs and on the probe set, every `log_every` steps
       Learner.checkpoint  model, optimizer, scheduler, data position, RNG, step-0 figures
       export              complete Hugging Face folder, written by rank 0
 
-    training_data.py  what is learned from   rank.py  the engine   monitor.py  displacement   metrics_log.py  what is written down
+    training_data.py  what is learned from   rank.py  the engine   monitor.py  displacement   metrics_log.py  what is recorded
 
-The order of the groups is a function of the seed alone, so the data position is the step number and a resumed job sees what an
-uninterrupted one would.
+The order of the groups depends only on the seed, so the data position is the step number, and a resumed job sees the same data as
+an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from vidalign.model.tensor_cache import TensorCache
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """Ray Train's per-worker function."""
+    """The function that Ray Train runs on every worker."""
     import ray.train
     import ray.train.torch
 
@@ -51,7 +51,7 @@ class Learner:
     """Holds one rank's engine, data and position. Collective calls happen in the same order on every rank."""
 
     def __init__(self, job: TrainJob, device: torch.device) -> None:
-        """Raises `ConfigError` where the objective consumes what training cannot show it."""
+        """Raises `ConfigError` if the objective consumes what training cannot give it."""
         self.job, train = job, job.train
         self.objective = objectives.build(job.objective.name, job.objective.params)
         self.objective_state: dict[str, float] = {}
@@ -121,7 +121,7 @@ class Learner:
     def step(self, indices: np.ndarray) -> tuple[float, float | None, dict[str, float]]:
         """One optimizer step on a global batch of groups: (loss, gradient norm, objective metrics), means over the batch.
 
-        The gradient norm is None where DeepSpeed does not tell it.
+        The gradient norm is None if DeepSpeed does not provide it. Collective.
         """
         forwards = self._forwards(indices[self.rank.index :: self.rank.count])
         share = len(forwards) * self.rank.count
@@ -143,7 +143,7 @@ class Learner:
             self.rank.backward(loss.value / len(forwards), last=number == len(forwards))
             total += loss.value.detach() / share
             for name, value in loss.metrics.items():
-                weighted = value.float() * len(micro) / len(indices)  # a forward's mean counts by its groups
+                weighted = value.float() * len(micro) / len(indices)  # a forward pass's mean counts by its number of groups
                 metrics[name] = metrics.get(name, torch.zeros((), device=self.rank.device)) + weighted
             for name, value in loss.statistics.items():
                 statistics[name] = statistics.get(name, torch.zeros_like(value)) + value
@@ -153,7 +153,7 @@ class Learner:
         return float(total), self.rank.grad_norm, {name: float(value) for name, value in metrics.items()}
 
     def _forwards(self, own: np.ndarray) -> list[np.ndarray]:
-        """This rank's groups of one optimizer step, forward by forward. Collective."""
+        """This rank's groups of one optimizer step, split into forward passes. Collective."""
         return micro_batches(
             own,
             size=self.job.train.micro_batch_size,
@@ -163,7 +163,7 @@ class Learner:
         )
 
     def measure(self, loss: float | None, grad_norm: float | None) -> None:
-        """Write down displacement, loss and pace. Collective."""
+        """Measure displacement and record it with loss and progress. Collective."""
         figures = self.monitor.measure(self.step_index)
         if self.log:
             self.log.measurement(
@@ -199,7 +199,7 @@ class Learner:
             )
 
     def restore(self, checkpoint: Any) -> None:
-        """Continue from a checkpoint; None starts at step 0."""
+        """Continue from a checkpoint; with None, start at step 0."""
         if checkpoint is None:
             return
         with checkpoint.as_directory() as folder:

@@ -1,4 +1,4 @@
-"""What a training stage writes down for people: measurements, progress and TensorBoard events."""
+"""What a training stage records for people: measurements, progress and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vidalign import files
 
 
 class MetricsLog:
-    """Writes `metrics.jsonl` (measurements), `progress.json` (every step) and TensorBoard events. Rank 0 only."""
+    """Writes `metrics.jsonl` (measurements), `progress.json` (every step) and TensorBoard events. Only rank 0 has one."""
 
     def __init__(self, stage: pathlib.Path) -> None:
         self._stage = stage
@@ -20,7 +20,7 @@ class MetricsLog:
         self._board: Any = None
 
     def rewind(self, step: int) -> None:
-        """Drop what a run that died wrote after the checkpoint at `step`."""
+        """Remove what an interrupted run wrote after the checkpoint at `step`, and open the TensorBoard log."""
         from torch.utils.tensorboard import SummaryWriter
 
         rows = files.read_jsonl(self._path) if self._path.is_file() else []
@@ -29,14 +29,16 @@ class MetricsLog:
         self._board = SummaryWriter(str(self._stage / "tensorboard"), purge_step=step + 1)
 
     def step(self, step: int, num_steps: int, values: dict[str, float | None]) -> None:
+        """Record the progress and figures of one optimizer step."""
         progress = json.dumps({"step": step, "num_steps": num_steps}).encode()
-        # Only people read it: no step waits for the disk.
+        # Only people read it, so no step waits for the disk.
         files.write_bytes_atomic(self._stage / "progress.json", progress, durable=False)
         for name, value in values.items():
             if value is not None:
                 self._board.add_scalar(f"train/{name}", value, step)
 
     def measurement(self, row: dict[str, Any]) -> None:
+        """Append a row of figures to `metrics.jsonl`; it must have a "step"."""
         row = {**row, "seconds": time.monotonic() - self._started}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

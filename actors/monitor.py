@@ -1,4 +1,4 @@
-"""Displacement while training: average log-likelihoods of fixed groups and of the probe's ground truths, against step 0."""
+"""Displacement during training: average log-likelihoods of fixed groups and of the probe's ground truths, compared with step 0."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOG_NAMES = {"chosen": "chosen_logp", "rejected": "rejected_logp", "truth": "tru
 
 
 class Monitor:
-    """Measures the same groups again and again. `start` holds what they were at step 0, and goes into checkpoints."""
+    """Measures the same groups repeatedly. `start` holds their values at step 0 and is stored in checkpoints."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Monitor:
         probe: Sequence[TrainingGroup],
         size: int,
     ) -> None:
-        """`pairs`: groups of chosen and rejected responses, or all of chosen ones alone. `size`: groups a forward."""
+        """`pairs` are groups of a chosen and a rejected response, or all of a chosen one only. `size` is groups per forward pass."""
         self._rank, self._source, self._size = rank, source, max(1, size)
         self._pairs, self._probe = pairs, probe
         self._sides = [response.role for response in pairs[0].responses]
@@ -35,7 +35,7 @@ class Monitor:
 
     @torch.no_grad()
     def measure(self, step: int) -> dict[str, float]:
-        """The figures of `vidalign.learning.displacement` by their names in logs. Collective."""
+        """The figures of `vidalign.learning.displacement`, by their names in logs. Collective."""
         self._rank.train(False)
         pairs, truth = self._averages(self._pairs, len(self._sides)), self._averages(self._probe, 1)
         now: dict[str, list[float]] = {side: pairs[:, column].tolist() for column, side in enumerate(self._sides)}
@@ -56,7 +56,7 @@ class Monitor:
         return {LOG_NAMES.get(name, name): value for name, value in figures.items()}
 
     def _averages(self, groups: Sequence[TrainingGroup], width: int) -> torch.Tensor:
-        """Average log-likelihoods of `width` responses of each group [groups, width], on the CPU; each rank measures a share."""
+        """Average log-likelihoods [groups, width] of each group's `width` responses, on the CPU; each rank measures a share."""
         table = torch.zeros((len(groups), width), device=self._rank.device)
         for indices, inside in spread(len(groups), self._size, self._rank.index, self._rank.count):
             batch = self._source.batch([groups[index] for index in indices], keep=True)

@@ -1,4 +1,4 @@
-"""One rank's DeepSpeed engine: log-probs of a batch, backward, step, checkpoint. Collective: every rank makes the same calls."""
+"""One rank's DeepSpeed engine: log-probs of a batch, backward, step, checkpoint. All ranks must make the same calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TAG = "state"  # the folder of a checkpoint that DeepSpeed writes into
 
 
 class Rank:
-    """Holds the engine. `index` and `count`: which of how many ranks this is."""
+    """Holds the engine. `index` is this rank's position among `count` ranks."""
 
     def __init__(
         self,
@@ -43,8 +43,8 @@ class Rank:
         if train.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
             model.enable_input_require_grads()  # type: ignore[operator]
-        # Its shared-memory all-reduce for inference on CPUs is never used in training; compiling it takes most of a minute at
-        # the first start, needs a C++ compiler, and a process killed meanwhile leaves a lock that all later ones wait for.
+        # DeepSpeed's shared-memory all-reduce for inference on CPUs is never used in training. Compiling it takes most of a minute
+        # at the first start and needs a C++ compiler, and a process killed in the middle leaves a lock that all later ones wait for.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(auto_mpi_discovery=False)
         self._engine, *_ = deepspeed.initialize(
@@ -64,14 +64,16 @@ class Rank:
 
     @property
     def learning_rate(self) -> float | None:
+        """The current learning rate, if there is a schedule."""
         scheduler = self._engine.lr_scheduler
         return scheduler.get_last_lr()[0] if scheduler is not None else None
 
     def train(self, mode: bool = True) -> None:
+        """Switch the model to training mode, or to evaluation mode."""
         self._engine.train(mode)
 
     def logps(self, batch: Batch, reference_hidden: torch.Tensor | None = None) -> RowLogps:
-        """Log-probs of the responses of a batch; with the reference's hidden states of the first rows, the KL of those too."""
+        """Log-probs of the responses of a batch and, given the reference's hidden states of the first rows, the KL of those."""
         batch = batch.to(self.device, self._dtype)
         if reference_hidden is not None:
             reference_hidden = reference_hidden.to(self.device)
@@ -79,22 +81,22 @@ class Rank:
         return RowLogps(logps=logps, mask=batch.labels != IGNORED, kl=kl)
 
     def backward(self, value: torch.Tensor, *, last: bool) -> None:
-        """Add to the gradients; `last`: of this optimizer step."""
+        """Add to the gradients; `last` marks the last call of an optimizer step."""
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(value)
 
     def step(self) -> None:
-        """Change the weights and the learning rate."""
+        """Update the weights and the learning rate."""
         self._engine.step()
 
     @property
     def grad_norm(self) -> float | None:
-        """Norm of the last step's gradient. DeepSpeed does not tell it at ZeRO stage 0: None."""
+        """Norm of the last step's gradient; None at ZeRO stage 0, where DeepSpeed does not provide it."""
         norm = self._engine.get_global_grad_norm()
         return None if norm is None else float(norm)
 
     def add_up(self, *values: torch.Tensor) -> None:
-        """Each tensor becomes its sum over all ranks, one after the other."""
+        """Replace each tensor by its sum over all ranks."""
         for value in values:
             dist.all_reduce(value)
 
@@ -105,7 +107,7 @@ class Rank:
         return int(value)
 
     def save(self, folder: str, state: dict[str, Any]) -> None:
-        """Write model, optimizer and scheduler, with `state` beside them."""
+        """Write model, optimizer and scheduler, together with `state`."""
         self._engine.save_checkpoint(folder, tag=TAG, client_state=state, exclude_frozen_parameters=True)
 
     def load(self, folder: str | pathlib.Path) -> dict[str, Any]:
@@ -115,7 +117,7 @@ class Rank:
 
 
 def deepspeed_config(train: TrainConfig, dtype: str, *, num_workers: int) -> dict[str, Any]:
-    """The DeepSpeed configuration of a training job; the learner accumulates gradients itself, forward by forward."""
+    """The DeepSpeed configuration of a training job. The learner itself accumulates gradients over forward passes."""
     return {
         "train_batch_size": train.batch_size,
         "train_micro_batch_size_per_gpu": train.batch_size // num_workers,

@@ -1,8 +1,9 @@
-"""What a frozen reference policy makes of pairs, computed once under Ray Data before training starts: log-probs of all response
-tokens and, for objectives with a full-vocabulary KL, the final hidden states on the chosen ones.
+"""A frozen reference policy's outputs for pairs, computed once under Ray Data before training starts.
 
-The trainer then holds one model. There is one file for each pair, named by the hash of (weights, rendering, pair), so that a stage
-that was killed goes on where it stopped, and another run with the same pairs computes nothing; see `pipelines/stages/train.py`.
+They are the log-probs of all response tokens and, for objectives with a full-vocabulary KL, the final hidden states on the chosen
+responses. The trainer then holds only one model. There is one file per pair, named by the hash of (weights, rendering, pair), so
+that a killed stage continues where it stopped, and another run with the same pairs computes nothing; see
+`pipelines/stages/train.py`.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from vidalign.learning.sequences import pair_group
 from vidalign.model.tensor_cache import TensorCache, write_tensors
 from vidalign.types import PreferencePair
 
-PARTS = ("hidden", "features")  # beside the log-probs, where asked for
+PARTS = ("hidden", "features")  # in addition to the log-probs, if requested
 
 
 class Reference:
-    """Ray Data actor: indices of pairs in; their files are on disk before it returns.
+    """Ray Data actor: it takes indices of pairs, and their files are on disk before a call returns.
 
-    A file holds `chosen` and `rejected`, the log-probs [T] of each side's tokens, float32, end-of-turn token included; `hidden`
-    [T, D], the final hidden states on the chosen response, in the model's dtype; and `features` [2, D], both sides' means of them.
+    A file holds `chosen` and `rejected`, the log-probs [T] of each side's tokens, float32, including the end-of-turn token; `hidden`
+    [T, D], the final hidden states on the chosen response, in the model's dtype; and `features` [2, D], the mean of the final hidden
+    states on each side.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class Reference:
         parts: Sequence[str] = (),
         packed: bool = True,
     ) -> None:
-        """`kept`: JSON file {pair id: where its tensors go}; `parts`: those of `PARTS` that are wanted."""
+        """`kept` is a JSON file {pair id: the file for its tensors}; `parts` are those of `PARTS` that are wanted."""
         import torch
 
         from vidalign.model import shared_prefix
@@ -99,7 +101,10 @@ def kept_paths(
     plain_prompt: str,
     parts: Sequence[str],
 ) -> dict[str, str]:
-    """{pair id: the file of what the policy makes of it}. A clip's file name is a hash of the video's bytes and its FrameSpec."""
+    """The file for the policy's outputs of each pair: {pair id: path}.
+
+    A clip's own file name is a hash of the video's bytes and its FrameSpec.
+    """
     return {
         pair.id: str(
             cache.path(
@@ -120,4 +125,5 @@ def kept_paths(
 
 
 def parts_of(*, hidden: bool, features: bool) -> list[str]:
+    """Those of `PARTS` that are wanted."""
     return [part for part, wanted in zip(PARTS, (hidden, features), strict=True) if wanted]

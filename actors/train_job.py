@@ -1,4 +1,4 @@
-"""One round's training as settings and paths: all that `actors.learner` needs."""
+"""One round's training as settings and paths: everything that `actors.learner` needs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from vidalign.types import FrameSpec
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """What a rank needs to know; paths and settings only, so that it travels as a small dict.
+    """What a rank needs to know, as paths and settings only, so that it can be sent as a small dict.
 
-    `reference` and `doubt` are JSON files {pair id: its file of tensors} and {pair id: how doubtful its order is}, or empty. Doubt
-    is what `train.uncertainty` estimated; pairs that it dropped are missing there.
+    `reference` and `doubt` are JSON files {pair id: its file of tensors} and {pair id: its doubt}, or empty. Doubt is what
+    `train.uncertainty` estimated; the pairs that it dropped are missing there.
     """
 
     model: ModelConfig
@@ -35,6 +35,7 @@ class TrainJob:
     cache: str = ""
 
     def to_dict(self) -> dict[str, Any]:
+        """The job as JSON values."""
         row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for name in ("model", "train", "objective"):
             row[name] = row[name].model_dump(mode="json")
@@ -43,6 +44,7 @@ class TrainJob:
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> TrainJob:
+        """The job of a `to_dict`."""
         return cls(
             **{
                 **row,

@@ -1,4 +1,4 @@
-"""What a training job's files hold, and how it is rendered."""
+"""What the files of a training job hold, and how its groups are rendered."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from vidalign.types import Example, PreferencePair
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """`groups` are trained on, `probe` is watched; `doubt` and `reference` (a file of tensors) are by the id of a group."""
+    """The data of a training job.
+
+    `groups` are trained on, `probe` is only measured. `reference` (files of tensors) and `doubt` are by group id.
+    """
 
     groups: Sequence[TrainingGroup]
     probe: Sequence[TrainingGroup]
@@ -33,6 +36,7 @@ class TrainingData:
 
     @classmethod
     def read(cls, job: TrainJob, objective: Objective) -> TrainingData:
+        """Read the job's files, without pairs that the objective cannot use or whose order is too doubtful."""
         pairs, _ = usable_pairs(files.read_table(pathlib.Path(job.pairs), PreferencePair), objective)
         doubt: dict[str, float] = files.read_json(pathlib.Path(job.doubt)) if job.doubt else {}
         return cls(
@@ -43,17 +47,17 @@ class TrainingData:
         )
 
     def kept(self, group: str) -> dict[str, torch.Tensor]:
-        """What the reference made of a group, see `actors.reference.Reference`."""
+        """The reference's outputs for a group, see `actors.reference.Reference`."""
         return read_tensors(self.reference[group])
 
     @property
     def two_sided(self) -> bool:
-        """Whether every group has a rejected response beside its chosen one."""
+        """Whether every group has a rejected response in addition to its chosen one."""
         return all(len(group.responses) == 2 for group in self.groups)
 
 
 def batch_source(job: TrainJob, model: Any, *, packed: bool) -> BatchSource:
-    """How the job's groups are rendered for its model."""
+    """The source that renders the job's groups for its model."""
     return BatchSource(
         frames=files.read_json(pathlib.Path(job.frames)),
         processor=cached_processor(job.policy_path, job.model.trust_remote_code),
@@ -72,7 +76,7 @@ def with_features(
     device: torch.device,
     dtype: torch.dtype,
 ) -> BatchSource:
-    """The source with features in place of pixels; every rank computes those of its share of the videos first. Collective.
+    """The source with features in place of pixels, after each rank has computed those of its share of the videos. Collective.
 
     Raises:
         ConfigError: a model of this family takes no features.
