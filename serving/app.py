@@ -2,11 +2,11 @@
 
     client ── HTTP ── HAProxy ── PolicyServer "model"        one policy: HTTP and vLLM in one replica (1..n of them)
 
-    client ── HTTP ── HAProxy ── PolicyIngress ─┬─ PolicyServer "base"      several: one more process between, which knows
-                                                └─ PolicyServer "aligned"   where each is
+    client ── HTTP ── HAProxy ── PolicyIngress ─┬─ PolicyServer "base"      several: one more process in between, which
+                                                └─ PolicyServer "aligned"   knows where each is
 
-`endpoint(...)` starts it, waits until it answers, and takes it down again. Which urls it reads: serving/media.py. What listens on
-its port, HAProxy or Serve's own proxy: serving/proxy.py.
+`endpoint(...)` starts it, waits until it answers, and shuts it down again. serving/media.py decides which urls it reads;
+serving/proxy.py decides what listens on its port, HAProxy or Serve's own proxy.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ray.serve import Application
 
 APPLICATION = "vidalign"
-TARGET_ONGOING_REQUESTS = 32  # requests in flight for each replica, above which another replica is started
+TARGET_ONGOING_REQUESTS = 32  # requests in flight per replica above which another replica is started
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,19 +54,20 @@ class Endpoint:
 
     @property
     def model_ids(self) -> tuple[str, ...]:
+        """The ids of the served models."""
         return tuple(self.versions)
 
 
 @contextlib.contextmanager
 def endpoint(spec: EndpointSpec, *, on_wait: Callable[[float], None] | None = None) -> Iterator[Endpoint]:
-    """Serve the models of `spec` over HTTP for the length of a `with` block. Ray must have been entered.
+    """Serve the models of `spec` over HTTP for the duration of a `with` block. Ray must be connected.
 
     Args:
-        on_wait: called about once a second while starting, with the seconds that have passed.
+        on_wait: called about once a second during the start, with the seconds that have passed.
 
     Raises:
-        ModelError: a policy folder is no checkpoint, or vLLM cannot serve it.
-        ClusterError: the port is taken, Serve runs already, or the endpoint did not start in `serve.start_timeout_s`.
+        ModelError: a policy folder is not a checkpoint, or vLLM cannot serve it.
+        ClusterError: the port is taken, Serve is already running, or the endpoint did not start in `serve.start_timeout_s`.
     """
     serve = spec.serve
     check_can_start(spec.models, serve)
@@ -77,7 +78,7 @@ def endpoint(spec: EndpointSpec, *, on_wait: Callable[[float], None] | None = No
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     started_at = time.monotonic()
     try:
-        # Building imports vLLM, which takes as long as Serve's own processes: side by side.
+        # Building the app imports vLLM, which takes as long as Serve's own processes take to start, so both run side by side.
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             starting = pool.submit(
                 ray_serve.start,
@@ -108,14 +109,16 @@ def endpoint(spec: EndpointSpec, *, on_wait: Callable[[float], None] | None = No
 
 
 def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> None:
-    """Find what would stop the endpoint before anything is started."""
+    """Find what would prevent the endpoint from starting, before anything is started. Raises as `endpoint` does."""
     for model_id, policy in models.items():
         folder = pathlib.Path(policy.path)
         if not folder.is_dir():
-            raise ModelError(f"model {model_id!r} is to be served from {policy.path}, which is not a folder")
+            raise ModelError(
+                f"model {model_id!r} is to be served from {policy.path}, which is not a folder; give a checkpoint folder"
+            )
         if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
             raise ModelError(
-                f"{policy.path} is no Hugging Face checkpoint: config.json and *.safetensors are needed; `vidalign train` "
+                f"{policy.path} is not a Hugging Face checkpoint: config.json and *.safetensors are needed; `vidalign train` "
                 "exports such folders to rounds/N/model"
             )
     if serve.media_root is not None and not pathlib.Path(serve.media_root).is_dir():
@@ -126,7 +129,7 @@ def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> 
     applications = ray_serve.status().applications if ray.is_initialized() else {}
     if applications:
         raise ClusterError(
-            f"Ray Serve already runs {', '.join(sorted(applications))} on this cluster; stop it with `serve shutdown` or "
+            f"Ray Serve is already running {', '.join(sorted(applications))} on this cluster; stop it with `serve shutdown` or "
             "use another cluster"
         )
     with socket.socket() as probe:
@@ -135,7 +138,7 @@ def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> 
             probe.bind((serve.host, serve.port))
         except OSError as error:
             raise ClusterError(
-                f"port {serve.port} of {serve.host} cannot be listened on ({error.strerror}); choose another with serve.port"
+                f"cannot listen on port {serve.port} of {serve.host} ({error.strerror}); choose another port with serve.port"
             ) from error
 
 
@@ -191,7 +194,7 @@ def _llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> di
 
 
 def deployment_config(plan: ServePlan) -> dict[str, Any]:
-    """Serve's options of one model's deployment."""
+    """Serve's options for the deployment of one model."""
     return {
         "autoscaling_config": {
             "min_replicas": plan.min_replicas,
@@ -199,7 +202,7 @@ def deployment_config(plan: ServePlan) -> dict[str, Any]:
             "target_ongoing_requests": TARGET_ONGOING_REQUESTS,
         },
         "ray_actor_options": {"num_cpus": plan.server_cpus},
-        "max_constructor_retry_count": 1,  # what stops an engine from starting stops it again
+        "max_constructor_retry_count": 1,  # an engine that failed to start would fail again
         "health_check_period_s": 30,
         "health_check_timeout_s": 60,
         "graceful_shutdown_wait_loop_s": 0.5,

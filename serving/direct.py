@@ -2,7 +2,8 @@
 
     client ── HTTP ── HAProxy ── replica of PolicyServer (vLLM's routes, reduced by `policy_routes`, and the engine)
 
-HTTP server and engine client share a process, so no request or reply is passed between the two. This module imports vLLM.
+HTTP server and engine client share a process, so requests and replies need not be sent from one to the other. This module imports
+vLLM.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ ROUTES = ("/v1/chat/completions", "/v1/completions")
 
 
 def policy_routes(app: FastAPI, card: ModelCard) -> FastAPI:
-    """Reduce vLLM's application to the routes of `PolicyIngress`, under its rules: answers name the policy, sampling is fixed.
+    """Reduce vLLM's application to the routes and rules of `PolicyIngress`: answers name the policy, frame sampling is fixed.
 
     Args:
         app: what vLLM builds for its own server, with its state set.
@@ -51,7 +52,7 @@ def policy_routes(app: FastAPI, card: ModelCard) -> FastAPI:
         return await answer(request, *args, **kwargs)
 
     chat.create_chat_completion = create_chat_completion
-    app.middleware_stack = None  # vLLM has built it; Starlette builds it again with the next request
+    app.middleware_stack = None  # vLLM has already built it; Starlette rebuilds it at the next request
     app.add_middleware(VersionHeader, version=card.metadata["policy_version"])
     return app
 

@@ -1,8 +1,8 @@
 """What a replica does differently from Ray's `LLMServer`, so that it starts with fewer processes.
 
-Importing vLLM costs 14 s of CPU time in every process. For one CPU engine Ray starts three beside the replica: a task that
-downloads model files, vLLM's engine core, and a worker under that. A folder that every node sees needs no download, and a
-single device is driven from within the engine core.
+Importing vLLM costs 14 s of CPU time in every process. For one CPU engine, Ray starts three processes in addition to the replica:
+a task that downloads model files, vLLM's engine core, and a worker below that. A folder that every node sees needs no download,
+and a single device can be driven from within the engine core.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ class LocalCheckpoint(CallbackBase):
 
 
 class LeanEngine(VLLMEngine):
-    """Runs a single CPU device inside of vLLM's engine core instead of in a process of its own."""
+    """Runs a single CPU device inside vLLM's engine core instead of in its own process."""
 
     def _prepare_engine_config(self, callback_ctx: Any) -> Any:
         engine_args, frontend_args, config = super()._prepare_engine_config(callback_ctx)
         parallel = config.parallel_config
-        # Ray sets "mp" for every CPU engine. vLLM prefers it only to pin OpenMP threads to cores, which is switched off.
+        # Ray sets "mp" for every CPU engine. vLLM prefers it only for pinning OpenMP threads to cores, which is switched off.
         if parallel.distributed_executor_backend == "mp" and parallel.world_size == 1:
             parallel.distributed_executor_backend = "uni"
         return engine_args, frontend_args, config
 
 
 class PolicyServer(LLMServer):
-    """The server of one policy; called through a handle by `PolicyIngress`, or over HTTP where it is the only one."""
+    """The server of one policy; called through a handle by `PolicyIngress`, or over HTTP if it is the only one."""
 
     _default_engine_cls = LeanEngine
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, llm_config: LLMConfig, *, policy: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        """Args: policy: what `policy_card` adds to the model's card; needed where HTTP requests come in here."""
+        """`policy` is what `policy_card` adds to the model's card; needed if this server receives HTTP requests itself."""
         self._policy = policy
         await super().__init__(llm_config, **kwargs)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
-        """Called by Ray Serve where this class is wrapped as an ingress."""
+        """Called by Ray Serve if this class is wrapped as an ingress."""
         from serving.direct import policy_routes
         from serving.ingress import policy_card
 

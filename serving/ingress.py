@@ -1,6 +1,6 @@
-"""Ray Serve LLM's OpenAI routes, with every model card and every answer naming its policy version.
+"""Ray Serve LLM's OpenAI routes, in which every model card and every answer names its policy version.
 
-This module imports vLLM (through Ray) and is imported by the process that builds the application and by its replicas.
+This module imports vLLM (through Ray). It is imported by the process that builds the application and by its replicas.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SAMPLING_OVERRIDES = ("media_io_kwargs", "mm_processor_kwargs")
 
 
 def sampling_override(body: Any) -> str | None:
-    """The refusal of a chat request that would sample frames in its own way; None for every other request."""
+    """The message that refuses a chat request with its own frame sampling; None for every other request."""
     for name in SAMPLING_OVERRIDES:
         if getattr(body, name, None):
             return (
@@ -40,7 +40,7 @@ class PolicyIngress(OpenAiIngress):
     def __init__(
         self, llm_deployments: Any, model_cards: Any, *, policies: dict[str, dict[str, Any]], **kwargs: Any
     ) -> None:
-        """Args: policies: model id → metadata with at least "policy_version"."""
+        """`policies` maps each model id to its metadata, with at least "policy_version"."""
         cards = {model_id: policy_card(card, policies[model_id]) for model_id, card in model_cards.items()}
         super().__init__(llm_deployments, cards, **kwargs)
         self._versions = {model_id: metadata["policy_version"] for model_id, metadata in policies.items()}
@@ -54,7 +54,7 @@ class PolicyIngress(OpenAiIngress):
         return await self._named(super().completions(body, request), body.model)
 
     async def _named(self, answer: Awaitable[Response], model_id: str | None) -> Response:
-        """The answer with its policy's version, or what the client did wrong in OpenAI's form (Ray's message says it three times)."""
+        """The answer with its policy's version, or the client's mistake as an OpenAI error (Ray's message repeats it three times)."""
         try:
             response = await answer
         except OpenAIHTTPException as error:
@@ -63,7 +63,7 @@ class PolicyIngress(OpenAiIngress):
             return _error(error.status_code, error.message)
         except HTTPException as error:
             return _error(error.status_code, str(error.detail))
-        # A request may leave the model out where only one is served.
+        # A request may omit the model if only one is served.
         response.headers[VERSION_HEADER] = self._versions[model_id or next(iter(self._versions))]
         return response
 

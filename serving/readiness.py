@@ -1,4 +1,4 @@
-"""Waiting for an endpoint to answer, and the reason where it cannot."""
+"""Waits for an endpoint to answer, or says why it cannot."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def wait_until_ready(
     """Return once every model is listed over HTTP.
 
     Args:
-        application: its name in Ray Serve.
-        started_at: `time.monotonic()` from which `timeout_s` counts.
-        on_wait: called about once a second with the seconds that have passed.
+        application: the name of the application in Ray Serve.
+        started_at: the `time.monotonic()` from which `timeout_s` counts.
+        on_wait: called about once a second, with the seconds that have passed.
 
     Raises:
         ModelError: a replica cannot start.
-        ClusterError: the time is up.
+        ClusterError: the endpoint does not answer in time.
     """
     from ray import serve as ray_serve
 
@@ -51,8 +51,8 @@ def wait_until_ready(
                 for name, deployment in status.deployments.items()
             )
             raise ClusterError(
-                f"the endpoint did not start within serve.start_timeout_s={timeout_s:g} s ({details}); raise it, or see "
-                "`ray status` for resources that are missing"
+                f"the endpoint did not start within serve.start_timeout_s={timeout_s:g} s ({details}); raise the timeout, or see "
+                "`ray status` for missing resources"
             )
         if on_wait is not None:
             on_wait(elapsed)
@@ -64,11 +64,11 @@ def _listed_models(base_url: str) -> set[str]:
         with urllib.request.urlopen(f"{base_url}/models", timeout=10) as response:
             return {card["id"] for card in json.load(response)["data"]}
     except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return set()  # the proxy learns of its routes a moment after the application runs
+        return set()  # the proxy learns its routes a moment after the application is running
 
 
 def _start_failure(status: Any) -> ModelError:
-    logs = "Ray's logs (by default /tmp/ray/session_latest/logs) have the rest"
+    logs = "for more, see Ray's logs (by default in /tmp/ray/session_latest/logs)"
     for name, deployment in status.deployments.items():
         if deployment.status in ("DEPLOY_FAILED", "UNHEALTHY"):
             return ModelError(
@@ -78,7 +78,7 @@ def _start_failure(status: Any) -> ModelError:
 
 
 def failure_reason(message: str, most: int = 300) -> str:
-    """The exception at the end of the traceback in a Serve status message, on one line of at most `most` characters."""
+    """The exception at the end of the traceback in a Serve status message, on one line and cut off after `most` characters."""
     lines = [line for line in message.splitlines() if line.strip() and "For further information" not in line]
     raised = [index for index, line in enumerate(lines) if _RAISED.match(line)]
     text = " ".join(" ".join(lines[raised[-1] if raised else -1 :]).split())

@@ -1,4 +1,4 @@
-"""What an endpoint serves and how."""
+"""What an endpoint serves, and how."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec, PolicyVersion
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EndpointSpec:
-    """One endpoint: `models` (model id → policy), and the options that all of them share.
+    """One endpoint: its `models` (model id → policy), and the options that they share.
 
     `plan` gives the replicas and their resources (`cluster.plan`); `frame_spec` says how the frames of every video are
-    sampled, and `decoder` what decodes them.
+    sampled, and `decoder` names the backend that decodes them.
     """
 
     models: Mapping[str, PolicyVersion]

@@ -1,10 +1,10 @@
-"""vLLM's way to the frames that training saw: a plugin that vLLM loads in each of its processes.
+"""Gives vLLM the same frames that training saw: a plugin that vLLM loads in each of its processes.
 
     video_url ── MediaConnector "vidalign" (which urls are read at all, serving/media.py)
               ── video loader "vidalign" (bytes → frames by the endpoint's FrameSpec, with vidalign.video.decoding) ── processor
 
-The entry point `vllm.general_plugins` in pyproject.toml names `register`. It only adds two entries to vLLM's registries; what
-decodes is imported with the first video.
+The entry point `vllm.general_plugins` in pyproject.toml names `register`. It only adds two entries to vLLM's registries; the
+decoder is imported with the first video.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 if TYPE_CHECKING:
     import numpy as np
 
-NAME = "vidalign"  # of both entries
+NAME = "vidalign"  # the name of both entries
 _ANY = -1  # vLLM's integer for "num_frames is not set"
 
 
@@ -34,7 +34,7 @@ def register() -> None:
 
 
 def media_io_kwargs(spec: FrameSpec, decoder: Backend = DEFAULT_BACKEND) -> dict[str, dict[str, Any]]:
-    """vLLM's `media_io_kwargs` that make an engine decode with `FrameSpecLoader`."""
+    """The `media_io_kwargs` of vLLM that make an engine decode with `FrameSpecLoader`."""
     row = spec.to_row()
     return {"video": {"video_backend": NAME, "decoder": decoder, **row, "num_frames": row["num_frames"] or _ANY}}
 
@@ -48,7 +48,7 @@ class FrameSpecLoader:
         """Decode the bytes of a video file.
 
         Returns:
-            uint8 [F, H, W, 3], and metadata whose `do_sample_frames` is False: the model's processor takes all of them.
+            Frames, uint8 [F, H, W, 3], and metadata whose `do_sample_frames` is False: the model's processor takes all frames.
 
         Raises:
             ValueError: the video cannot be used; `unusable_video` reads the reason back from the message.

@@ -130,7 +130,7 @@ def test_what_stops_an_endpoint_is_found_before_anything_starts(tmp_path):
 
     with pytest.raises(ModelError, match=r"'base' is to be served from .*nowhere, which is not a folder"):
         check(tmp_path / "nowhere")
-    with pytest.raises(ModelError, match=r"is no Hugging Face checkpoint: config.json and \*.safetensors"):
+    with pytest.raises(ModelError, match=r"is not a Hugging Face checkpoint: config.json and \*.safetensors"):
         check(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")
@@ -315,9 +315,9 @@ def test_vllm_gets_the_frames_of_vidalign_video(connect_media, media, to_url):
         ("file://etc/passwd", "below the endpoint's media root"),
         ("file://{root}/gone.mp4", r"video cannot be used \(missing\)"),
         ("file://{root}/cut.mp4", r"video cannot be used \(truncated\)"),
-        ("http://127.0.0.1:1/clip.mp4", r"fetches nothing over http\(s\)"),
-        ("HTTPS://example.org/clip.mp4", r"fetches nothing over http\(s\)"),
-        ("ftp://example.org/clip.mp4", "media urls begin with data: or file:"),
+        ("http://127.0.0.1:1/clip.mp4", r"does not fetch over http\(s\)"),
+        ("HTTPS://example.org/clip.mp4", r"does not fetch over http\(s\)"),
+        ("ftp://example.org/clip.mp4", "media urls must begin with data: or file:"),
         ("data:video/mp4,AAAA", "must be base64"),
         ("data:video/mp4;base64,AAAA", r"video cannot be used \(not_a_video\)"),
     ],
@@ -522,7 +522,7 @@ def test_the_two_policies_are_two(running, client, media):
         ("file:///etc/passwd", "below the endpoint's media root"),
         ("file://{root}/gone.mp4", r"video cannot be used \(missing\)"),
         ("file://{root}/cut.mp4", r"video cannot be used \(truncated\)"),
-        ("http://127.0.0.1:1/clip.mp4", r"fetches nothing over http\(s\)"),
+        ("http://127.0.0.1:1/clip.mp4", r"does not fetch over http\(s\)"),
     ],
 )
 def test_refused_videos_are_bad_requests_with_a_reason(client, media, url, message):
@@ -565,7 +565,10 @@ def test_replicas_are_asked_by_haproxy(running, client):
 @pytest.mark.heavy
 @TWO
 def test_a_second_endpoint_on_the_same_cluster_is_refused(running, checkpoints, media):
-    with pytest.raises(ClusterError, match="Ray Serve already runs vidalign on this cluster"), _serving(checkpoints, media):
+    with (
+        pytest.raises(ClusterError, match="Ray Serve is already running vidalign on this cluster"),
+        _serving(checkpoints, media),
+    ):
         pass
 
 
