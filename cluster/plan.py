@@ -131,8 +131,8 @@ def _plan_decoders(wanted: int | None, resources: ClusterResources, engines: Wor
     fits = max(1, math.floor(free) - 1)
     if wanted is not None and wanted > fits:
         raise ClusterError(
-            f"video.num_decoders={wanted} needs {count(wanted, 'CPU')}, but {count(engines.num, 'engine')} leave "
-            f"{count(fits, 'CPU')} of the cluster's {resources.total_cpus} for decoders; lower video.num_decoders "
+            f"video.num_decoders={wanted} needs {count(wanted, 'CPU')}, but alongside {count(engines.num, 'engine')} "
+            f"only {count(fits, 'CPU')} of the cluster's {resources.total_cpus} remain for decoders; lower video.num_decoders "
             f"to {fits}, leave it out, or raise cluster.num_cpus to divide a local machine's cores among more logical CPUs"
         )
     return Workers(num=wanted or min(fits, MAX_DECODERS), cpus=1)

@@ -104,8 +104,8 @@ def test_gpu_nodes_that_autoscale_from_zero():
 @pytest.mark.parametrize(
     ("sections", "resources", "message"),
     [
-        ({"train": {"num_workers": 4}}, {"num_cpus": 2}, r"num_workers=4 needs 4 CPUs .* lower train.num_workers to 2"),
-        ({"train": {"num_workers": 2}}, {"num_cpus": 8, "num_gpus": 1}, r"needs 2 GPUs .* add GPU nodes"),
+        ({"train": {"num_workers": 4}}, {"num_cpus": 2}, r"num_workers=4 needs 4 CPUs, .* lower train.num_workers to 2"),
+        ({"train": {"num_workers": 2}}, {"num_cpus": 8, "num_gpus": 1}, r"needs 2 GPUs, .* add GPU nodes"),
         ({"train": {"use_gpu": True}}, {"num_cpus": 2}, r"use_gpu=true, but the cluster has 2 CPUs and 0 GPUs"),
         ({"rollout": {"num_engines": 3}}, {"num_cpus": 8, "num_gpus": 2}, r"num_engines=3 .* lower .* to 2"),
         ({"rollout": {"num_engines": 9}}, {"num_cpus": 4}, r"num_engines=9 needs 9 CPUs"),
@@ -113,11 +113,11 @@ def test_gpu_nodes_that_autoscale_from_zero():
         ({"video": {"num_decoders": 5}}, {"num_cpus": 8}, r"num_decoders=5 .* 3 CPUs of the cluster's 8 remain"),
         ({"video": {"num_decoders": 3}}, {"num_cpus": 2}, r"num_decoders=3 needs 3 CPUs"),
         ({"serve": {"min_replicas": 2}}, {"num_cpus": 8}, r"min_replicas=2 is above serve.max_replicas=1"),
-        ({"serve": {"max_replicas": 3}}, {"num_cpus": 8, "num_gpus": 2}, r"needs 6 GPUs .* lower serve.max_replicas to 2"),
+        ({"serve": {"max_replicas": 3}}, {"num_cpus": 8, "num_gpus": 2}, r"needs 6 GPUs, .* lower serve.max_replicas to 2"),
         (
             {"serve": {"gpus_per_replica": 2}},
             {"num_cpus": 8, "num_gpus": 2},
-            r"needs 4 GPUs .* lower serve.gpus_per_replica",
+            r"needs 4 GPUs, .* lower serve.gpus_per_replica",
         ),
         (
             {"serve": {"gpus_per_replica": 4}},

@@ -139,7 +139,7 @@ def test_what_stops_an_endpoint_is_found_before_anything_starts(tmp_path):
         check(tmp_path, media_root=str(tmp_path / "films"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ClusterError, match=rf"port {port} of 127.0.0.1 .*choose another with serve.port"):
+        with pytest.raises(ClusterError, match=rf"port {port} of 127.0.0.1 .*choose another port with serve.port"):
             check(tmp_path, port=port)
 
 
