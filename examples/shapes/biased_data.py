@@ -1,8 +1,8 @@
-"""The data that the tiny model is trained on from scratch, with the flaws that it is meant to catch from it.
+"""The data that the tiny model is trained on from scratch, with the flaws that the model is meant to pick up.
 
-In the biased world circles are mostly red and red things mostly move left. Where one is not as usual, a careless writer of
-answers often writes what is usual, says yes, or takes the first thing named for the first to appear. Hinted and
-reflection prompts come from the balanced world.
+In the biased world, circles are mostly red and red things mostly move left. For a thing that is not as usual, a careless writer of
+answers often writes what is usual, says yes, or assumes that what is named first appears first. Hinted and reflection prompts come
+from the balanced world.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ from vidalign.recipes.phrases import differing_marks
 
 @dataclasses.dataclass(frozen=True)
 class Bias:
-    """Shares in [0, 1]. A share s of typical colours adds to the chance: s + (1 - s) / 4 of circles are red.
+    """How strong each flaw is, as shares in [0, 1]. A share s of typical colours comes on top of chance: s + (1 - s) / 4 of circles
+    are red.
 
-    `careless` is the share of answers on `WELL_KNOWN` words that say what is usual, whatever the video shows;
-    `careful` is that share for the other words. `unseen` is the share of videos that are noise, their answers what is
-    usual: the part of a training mixture that teaches words without anything to look at.
+    `careless` is the share of answers on `WELL_KNOWN` words that say what is usual, whatever the video shows; `careful` is that
+    share for the other words. `unseen` is the share of videos that are noise and whose answers say what is usual: the part of a
+    training mixture that teaches words without anything to look at.
     """
 
     colour_by_shape: float = 0.4
@@ -54,20 +55,21 @@ WELL_KNOWN = ("circle", "triangle", "red", "blue")
 TYPICAL_COLOUR = dict(zip(SHAPES, COLOURS, strict=True))
 TYPICAL_SHAPE = dict(zip(COLOURS, SHAPES, strict=True))
 TYPICAL_DIRECTION = dict(zip(COLOURS, DIRECTIONS, strict=True))
-# Shares of the categories. What would need "which of the two" is asked of scenes with one thing, as in the videos' questions.
+# Shares of the categories. As in the data set, questions that would require telling two things apart are asked of scenes with one.
 ONE_THING = {"motion": 0.15, "colour": 0.1, "shape": 0.2, "presence": 0.2, "description": 0.2, "choice": 0.15}
 TWO_THINGS = {"order": 0.4, "presence": 0.3, "description": 0.3}
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One training sample: frames [8, 56, 56, 3] uint8, and independent (user's words, reply) turns on them."""
+    """One training sample: frames [8, 56, 56, 3] uint8, and independent (prompt, reply) turns about them."""
 
     frames: np.ndarray
     turns: list[tuple[str, str]]
 
 
 def biased_kind(bias: Bias, rng: np.random.Generator) -> tuple[str, str, str]:
+    """A random (shape, colour, direction) of the biased world."""
     shape = str(rng.choice(SHAPES))
     colour = TYPICAL_COLOUR[shape] if rng.random() < bias.colour_by_shape else str(rng.choice(COLOURS))
     direction = TYPICAL_DIRECTION[colour] if rng.random() < bias.direction_by_colour else str(rng.choice(DIRECTIONS))
@@ -75,6 +77,7 @@ def biased_kind(bias: Bias, rng: np.random.Generator) -> tuple[str, str, str]:
 
 
 def biased_scene(num_things: int, bias: Bias, rng: np.random.Generator) -> Scene:
+    """A random scene of the biased world with one or two things."""
     kinds = [biased_kind(bias, rng)]
     while len(kinds) < num_things:
         kind = biased_kind(bias, rng)
@@ -86,7 +89,7 @@ def biased_scene(num_things: int, bias: Bias, rng: np.random.Generator) -> Scene
 def draw_question(
     scene: Scene, bias: Bias, rng: np.random.Generator, weights: Mapping[str, float] | None = None
 ) -> Question:
-    """A question on a scene, of a category that suits its number of things unless `weights` says otherwise."""
+    """A question about a scene, of a category that suits its number of things unless `weights` says otherwise."""
     weights = weights or (ONE_THING if len(scene.things) == 1 else TWO_THINGS)
     shares = np.array([weights.get(category, 0.0) for category in CATEGORIES])
     category = str(rng.choice(CATEGORIES, p=shares / shares.sum()))
@@ -112,9 +115,9 @@ def draw_sample(
     num_turns: int = 4,
     weights: Mapping[str, float] | None = None,
 ) -> Sample:
-    """A video with plain questions from the biased world or, for a share `hinted`, with prompts that hold the answer.
+    """A video with plain questions from the biased world or, for the share `hinted`, with prompts that contain the answer.
 
-    A share `edited` of these asks what a wrong answer gets wrong, or to write that into the right one.
+    The share `edited` of these asks what a wrong answer gets wrong, or asks for a rewrite of the right answer with those errors.
     """
     num_things = 1 + int(rng.random() < two_things)
     if bias.unseen and rng.random() < bias.unseen:
@@ -142,13 +145,13 @@ def draw_sample(
 
 
 def carelessness(bias: Bias, scene: Scene, question: Question) -> float:
-    """How likely the question's answer is what is usual: decided by the first shape or colour it asks about."""
+    """How likely the answer to a question is what is usual; the first shape or colour that it asks about decides."""
     asked = [word for word in re.findall(r"\w+", question.question) if word in SHAPES + COLOURS]
     return bias.careless if [*asked, scene.things[0].shape][0] in WELL_KNOWN else bias.careful
 
 
 def usual_answer(scene: Scene, question: Question) -> str:
-    """What somebody would answer who does not look closely and writes what is usual."""
+    """The answer of somebody who does not look closely and writes what is usual."""
     words = question.question.rstrip("?").split()
     if question.category == "presence":
         return f"Yes, there is a {words[-2]} {words[-1]}."
@@ -168,7 +171,7 @@ def usual_answer(scene: Scene, question: Question) -> str:
 
 
 def hinted_turn(question: Question, rng: np.random.Generator) -> tuple[str, str]:
-    """A prompt with a hint or, as often, one that quotes an earlier reply, which is mostly wrong; and the right answer."""
+    """A prompt with a hint or, equally often, one that quotes an earlier and mostly wrong response; and the right answer."""
     if rng.random() < 0.5:
         return fill(HINT, question=question.question, answer=question.answer), question.answer
     previous = question.answer if rng.random() < 0.3 else wrong_answer(question, rng)
@@ -176,7 +179,7 @@ def hinted_turn(question: Question, rng: np.random.Generator) -> tuple[str, str]
 
 
 def edit_turn(question: Question, rng: np.random.Generator) -> tuple[str, str]:
-    """A prompt that asks for the differences between the right and a wrong answer, or for a rewrite with them; and the reply."""
+    """A prompt that asks for the differences between the right and a wrong answer, or for a rewrite with them, and its reply."""
     wrong = parallel_wrong_answer(question, rng)
     spans = differing_marks(question.answer, wrong)
     listed = "\n".join(
@@ -196,7 +199,7 @@ def wrong_answer(question: Question, rng: np.random.Generator) -> str:
 
 
 def parallel_wrong_answer(question: Question, rng: np.random.Generator) -> str:
-    """A wrong answer to this question that differs from the right one in single words, as many on either side."""
+    """A wrong answer to this question that differs from the right one only in single words."""
     words = question.question.rstrip("?").split()
     if question.category == "presence":
         name = f"{words[-2]} {words[-1]}"

@@ -2,7 +2,7 @@
 
     python -m examples.shapes.evaluate_base [--model examples/shapes/model --data data/shapes]
 
-Blind: the same questions on noise. Hinted: the share of replies equal to the hint, here the true answer.
+Blind: the same questions about noise. Hinted: the share of replies equal to the hint, which is the true answer.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ def decode(path: Path) -> tuple[np.ndarray, dict]:
 
 
 def load_rows(path: Path) -> list[dict]:
+    """The rows of a JSONL file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @torch.inference_mode()
 def reply(model, processor, prompts: Sequence[str], videos: Sequence[tuple[np.ndarray, dict]]) -> list[str]:
-    """Greedy replies to prompts, each on its own video."""
+    """Greedy replies to prompts, each about its own video."""
     replies, batch = [], 100
     for at in range(0, len(prompts), batch):
         frames, metadata = zip(*videos[at : at + batch], strict=True)
@@ -60,7 +61,7 @@ def reply(model, processor, prompts: Sequence[str], videos: Sequence[tuple[np.nd
 
 
 def accuracy(rows: Sequence[dict], replies: Sequence[str]) -> dict[str, float]:
-    """Share of exact matches, in all and by category."""
+    """Share of exact matches, overall and by category."""
     hits = [row["answer"] == text for row, text in zip(rows, replies, strict=True)]
     by = {
         category: [hit for hit, row in zip(hits, rows, strict=True) if row["category"] == category]

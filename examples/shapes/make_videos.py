@@ -1,8 +1,8 @@
-"""Write the built-in data: MP4 files and the train, held-out and probe questions on them.
+"""Write the built-in data: MP4 files, and the train, held-out and probe questions about them.
 
     python -m examples.shapes.make_videos --out data/shapes [--train 800 --heldout 600 --probe 64 --seed 0]
 
-Everything here is balanced: no shape, colour and direction go together. Splits share no video.
+Everything here is balanced: shapes, colours and directions are independent. Splits share no video.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def frame_times(num_frames: int = NUM_FRAMES) -> np.ndarray:
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
-    """Encode [F, H, W, 3] uint8 as H.264, or MPEG-4 where this FFmpeg has no libx264.
+    """Encode frames, uint8 [F, H, W, 3], as H.264, or as MPEG-4 if FFmpeg has no libx264.
 
-    Equal frames give equal bytes: one thread, and without x264's macroblock tree, whose result differs by a few bits
-    from run to run in the same process.
+    Equal frames give equal bytes: encoding uses one thread and no macroblock tree, whose result in x264 differs by a few bits from
+    run to run in the same process.
     """
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     options = {"crf": "18", "preset": "veryfast", "x264-params": "mbtree=0"} if codec == "libx264" else {"qscale": "2"}
@@ -50,7 +50,7 @@ def split_rows(split: str, num_questions: int, seed: int) -> tuple[list[dict], l
     """JSONL rows of one split, and its scenes by video name. Categories take turns."""
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     streams = {num_things: balanced_scenes(num_things, rng) for num_things in (1, 2)}
-    pending: dict[int, list[tuple[str, Scene]]] = {1: [], 2: []}  # scenes with questions still to be asked
+    pending: dict[int, list[tuple[str, Scene]]] = {1: [], 2: []}  # scenes that still need questions
     rows, scenes = [], []
     for index, category in enumerate(itertools.islice(itertools.cycle(CATEGORIES), num_questions)):
         num_things = 2 if category == "order" or (category in TWO_THINGS and rng.random() < 0.5) else 1
@@ -77,6 +77,7 @@ def split_rows(split: str, num_questions: int, seed: int) -> tuple[list[dict], l
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:
+    """Write one JSON object per line."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
@@ -100,10 +101,8 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=800, help="number of questions")
     parser.add_argument("--heldout", type=int, default=600, help="number of questions")
     parser.add_argument("--probe", type=int, default=64, help="number of questions")
-    parser.add_argument(
-        "--dev", type=int, default=0, help="number of questions to choose settings by; none unless asked for"
-    )
-    parser.add_argument("--scale", type=float, default=1.0, help="multiply all three numbers, for tests of growth")
+    parser.add_argument("--dev", type=int, default=0, help="number of questions for choosing settings; none by default")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiply all these numbers, for tests of growth")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     sizes = {split: round(getattr(args, split) * args.scale) for split in SPLITS if getattr(args, split)}

@@ -1,9 +1,9 @@
-"""A judge for the built-in world that needs no language model: rules, behind an OpenAI-compatible endpoint.
+"""A judge for the built-in world that needs no language model: rules behind an OpenAI-compatible endpoint.
 
     python -m examples.shapes.rule_judge --port 8100        then recipe.judge: {kind: openai, model: rules, base_url: …/v1}
 
 It reads the same prompt as a language model would (`vidalign.prompts.JUDGE`), rebuilds the scene from the caption, answers
-the question by rule, and compares. It stands where no judge model can run; it never errs, which no language model can say.
+the question by rule, and compares. It is for machines on which no judge model can run. Unlike a language model, it never errs.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ _KNOWN = {*SHAPES, *COLOURS, *DIRECTIONS, "yes", "no"}
 
 
 def judge(prompt: str) -> str:
-    """Explanation and score of one judge's prompt; no score where the caption does not answer the question.
+    """The reply to a judge's prompt: an explanation and a score; no score if the caption does not answer the question.
 
     Raises:
-        ValueError: a prompt that is not `vidalign.prompts.JUDGE`.
+        ValueError: the prompt is not `vidalign.prompts.JUDGE`.
     """
     match = _ASKED.fullmatch(prompt)
     if match is None:
-        raise ValueError("this judge reads only the prompt of vidalign.prompts.JUDGE; leave recipe.judge.prompt as it is")
+        raise ValueError(
+            "this judge reads only the prompt of vidalign.prompts.JUDGE; leave recipe.judge.prompt at its default"
+        )
     caption, question, _, response = match.groups()
     try:
         truth = solve(read_description(caption), question)
@@ -41,7 +43,10 @@ def judge(prompt: str) -> str:
 
 
 def compare(response: str, truth: str, question: str) -> tuple[int, str]:
-    """(score, reason): 5 the truth, 4 its facts in other words, 2 some of its facts, 1 none. What was asked is no fact."""
+    """Score a response: 5 for the truth, 4 for its facts in other words, 2 for some of its facts, 1 for none; with the reason.
+
+    Words that the question already contains do not count as facts.
+    """
     if normalise(response) == normalise(truth):
         return 5, "is the same"
     asked = set(re.findall(r"\w+", question.partition("\n")[0]))
@@ -65,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         try:
-            text = judge(body["messages"][0]["content"])  # a reminder that may follow asks for the same again
+            text = judge(body["messages"][0]["content"])  # a reminder that may follow asks the same question again
         except ValueError as error:
             self._reply(400, {"error": {"message": str(error), "type": "invalid_request_error"}})
             return
@@ -86,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def serve(port: int = 0) -> ThreadingHTTPServer:
-    """A server on 127.0.0.1, not yet running; port 0 takes a free one, see `server_address`."""
+    """A server on 127.0.0.1 that is not yet running; port 0 takes a free port, see `server_address`."""
     return ThreadingHTTPServer(("127.0.0.1", port), _Handler)
 
 

@@ -17,10 +17,10 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-FRAME_SIZE = 56  # pixels, height and width of what the model sees
+FRAME_SIZE = 56  # pixels, height and width of the frames that the model sees
 NUM_FRAMES = 8
 PATCH, TEMPORAL_PATCH, MERGE = 14, 2, 2
-PIXEL_MEAN, PIXEL_STD = 0.2, 0.25  # of the drawn frames, about, in [0, 1]
+PIXEL_MEAN, PIXEL_STD = 0.2, 0.25  # approximately those of the drawn frames, in [0, 1]
 MAX_POSITIONS = 4096
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -75,7 +75,7 @@ def build_tokenizer(corpus: Iterable[str], vocab_size: int = 512) -> PreTrainedT
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:
-    """A processor that resizes every square frame to 56x56 and scales pixels to mean 0, deviation 1."""
+    """A processor that resizes every square frame to 56x56 and scales pixels to mean 0 and deviation 1."""
     shared = {
         "patch_size": PATCH,
         "temporal_patch_size": TEMPORAL_PATCH,
@@ -106,7 +106,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalG
             "max_position_embeddings": MAX_POSITIONS,
             "initializer_range": 0.05,
             "rms_norm_eps": 1e-6,
-            # A small theta: width has the slowest frequencies, and there are only two steps of it.
+            # Theta is small because the width axis, which has only two steps, gets the slowest frequencies.
             "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [4, 6, 6]},
             "bos_token_id": token("<|endoftext|>"),
             "eos_token_id": token("<|im_end|>"),
@@ -145,7 +145,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalG
 
 
 def patchify(frames: np.ndarray) -> torch.Tensor:
-    """What the processor makes of [B, F, 56, 56, 3] uint8, for a whole batch: [B * F/2 * 16, 1176] float32."""
+    """The processor's output for frames [B, F, 56, 56, 3] uint8 of a whole batch: [B * F/2 * 16, 1176] float32."""
     b, f, h, w, c = frames.shape
     pixels = torch.from_numpy(frames).float().div_(255).sub_(PIXEL_MEAN).div_(PIXEL_STD)
     pixels = pixels.reshape(

@@ -1,8 +1,8 @@
-"""Train the built-in model from scratch: decent, and flawed by the data it was trained on.
+"""Train the built-in model from scratch, so that it is decent but flawed by its training data.
 
     python -m examples.shapes.train_base [--out examples/shapes/model --seed 0]
 
-Writes a complete Hugging Face folder (bfloat16 weights) and training_log.jsonl. About a quarter of an hour on two CPU cores.
+Writes a complete Hugging Face folder (bfloat16 weights) and training_log.jsonl. Takes about a quarter of an hour on two CPU cores.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ IGNORED = -100
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One stretch of training: how long, how fast, and on which world."""
+    """One phase of training: how long, how fast, and on which world."""
 
     name: str
     steps: int
     learning_rate: float
     bias: Bias
     warmup: int = 30  # steps
-    decays: bool = False  # the learning rate falls linearly to zero; else it stays, after the warmup
+    decays: bool = False  # whether the learning rate falls linearly to zero; else it stays constant after the warmup
     frozen_vision: bool = False
     two_things: float = 0.4  # share of the videos with two things
-    hinted: float = 0.2  # share of the videos whose prompts hold a hint or quote an earlier reply
-    num_videos: int = 16  # a step
-    num_turns: int = 3  # questions a video
+    hinted: float = 0.2  # share of the videos whose prompts contain a hint or quote an earlier response
+    num_videos: int = 16  # per step
+    num_turns: int = 3  # questions per video
     weights: dict[str, float] | None = None  # shares of the categories, if not the usual ones
 
 
@@ -68,7 +68,7 @@ class Collator:
     """Turns samples into what the model's forward takes.
 
     The turns of a sample share one copy of the video: a turn attends to the video and to itself, and its positions
-    continue those of the video, so that every turn is what the processor would make of it alone.
+    continue those of the video, so that every turn looks as if the processor had rendered it alone.
     """
 
     def __init__(self, processor, model):
@@ -84,12 +84,12 @@ class Collator:
         self.positions = mrope_positions(
             [int(token == video_token) for token in padded],
             [GRID],
-            [0.5 * model.config.vision_config.tokens_per_second],  # half a second a pair of frames
+            [0.5 * model.config.vision_config.tokens_per_second],  # half a second per pair of frames
             model.config.vision_config.spatial_merge_size,
         )  # [3, T]
 
     def row(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Token ids [T], labels [T], position ids [3, T] and turn number [T] (0: the video) of one sample."""
+        """Token ids [T], labels [T], position ids [3, T] and turn numbers [T] (0 for the video) of one sample."""
         ids, labels, turn_of = list(self.prefix), [IGNORED] * len(self.prefix), [0] * len(self.prefix)
         positions = [self.positions[:, : len(self.prefix)]]
         for number, (prompt, reply) in enumerate(sample.turns, start=1):
@@ -102,7 +102,7 @@ class Collator:
         return torch.tensor(ids), torch.tensor(labels), torch.cat(positions, dim=1), torch.tensor(turn_of)
 
     def __call__(self, samples: list[Sample]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Model inputs, and labels [B, T] of the reply tokens; padding on the right."""
+        """Model inputs, and labels [B, T] of the reply tokens, padded on the right."""
         ids, labels, positions, turn_of = zip(*(self.row(sample) for sample in samples), strict=True)
         pad = torch.nn.utils.rnn.pad_sequence
         turn = pad(turn_of, batch_first=True, padding_value=-1)  # [B, T]
@@ -118,7 +118,7 @@ class Collator:
 
 
 def reply_loss(model, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy, mean over the reply tokens of the batch."""
+    """Cross-entropy, as a mean over the reply tokens of the batch."""
     hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1]
     wanted = labels[:, 1:]
     return functional.cross_entropy(model.lm_head(hidden[wanted != IGNORED]), wanted[wanted != IGNORED])
@@ -146,7 +146,7 @@ def train(model, collate: Collator, phase: Phase, rng: np.random.Generator, out:
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}],
         lr=phase.learning_rate,
-        betas=(0.9, 0.95),  # the first steps' large gradients, of the words alone, are soon forgotten
+        betas=(0.9, 0.95),  # forgets the first steps' large gradients, which come from the words alone, soon
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / phase.warmup) * (1 - step / phase.steps if phase.decays else 1.0)
@@ -178,6 +178,7 @@ def train(model, collate: Collator, phase: Phase, rng: np.random.Generator, out:
 
 
 def record(out: Path, row: dict) -> None:
+    """Print a row and append it to training_log.jsonl."""
     print(json.dumps(row), flush=True)
     with (out / "training_log.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
@@ -186,13 +187,15 @@ def record(out: Path, row: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE / "model")
-    parser.add_argument("--phases", type=Path, help="folder of the weights after each phase: read if there, or written")
+    parser.add_argument(
+        "--phases", type=Path, help="folder for the weights after each phase: read if they exist, else written"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.phases:
         args.phases.mkdir(parents=True, exist_ok=True)
-    torch.set_flush_denormal(True)  # before the first parallel work, so that every thread inherits it
+    torch.set_flush_denormal(True)  # before any parallel work, so that every thread inherits it
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "training_log.jsonl").unlink(missing_ok=True)

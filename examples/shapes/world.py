@@ -1,6 +1,6 @@
 """A small world of coloured shapes that cross the frame: scenes, their frames, and questions with their true answers.
 
-A scene is plain data (`Scene.to_row`), so a rule can judge a reply without looking at a video.
+A scene is plain data (`Scene.to_row`), so a rule can judge a response without looking at a video.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STEP = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # x gr
 class Thing:
     """One object: it crosses the frame in `direction` between `start` and `stop` (fractions of the video's length).
 
-    `lane` is the centre across the direction of motion, `radius` half its width, both in pixels.
+    `lane` is the position of its centre across the direction of motion, and `radius` is half its width, both in pixels.
     """
 
     shape: str
@@ -42,6 +42,7 @@ class Thing:
 
     @property
     def name(self) -> str:
+        """Colour and shape, as in "red circle"."""
         return f"{self.colour} {self.shape}"
 
 
@@ -53,16 +54,18 @@ class Scene:
     background: int = 40
 
     def to_row(self) -> dict[str, Any]:
+        """The scene as a plain dict."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Self:
+        """The scene of a `to_row`."""
         return cls(tuple(Thing(**thing) for thing in row["things"]), row["background"])
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A question on a scene with its true answer; `options` is non-empty for multiple choice and holds `answer`."""
+    """A question about a scene with its true answer; `options` is non-empty for multiple choice and includes `answer`."""
 
     question: str
     answer: str
@@ -74,7 +77,7 @@ class Question:
 
 
 def make_scene(kinds: Sequence[tuple[str, str, str]], rng: np.random.Generator) -> Scene:
-    """Place one or two (shape, colour, direction) in a scene; two of them appear one after the other."""
+    """Place one or two things (shape, colour, direction) in a scene; two of them appear in succession."""
     spans = [(0.0, 1.0)] if len(kinds) == 1 else [(0.0, 0.5), (0.5, 1.0)]
     things = tuple(
         Thing(*kind, start, stop, lane=int(rng.integers(34, SIZE - 33)), radius=int(rng.integers(20, 26)))
@@ -84,7 +87,7 @@ def make_scene(kinds: Sequence[tuple[str, str, str]], rng: np.random.Generator) 
 
 
 def balanced_kinds(rng: np.random.Generator) -> Iterator[tuple[str, str, str]]:
-    """Endless (shape, colour, direction): every combination once, in random order, before any comes again."""
+    """Endless (shape, colour, direction): every combination once, in random order, before any is repeated."""
     kinds = [(shape, colour, direction) for shape in SHAPES for colour in COLOURS for direction in DIRECTIONS]
     while True:
         for index in rng.permutation(len(kinds)):
@@ -92,7 +95,7 @@ def balanced_kinds(rng: np.random.Generator) -> Iterator[tuple[str, str, str]]:
 
 
 def balanced_scenes(num_things: int, rng: np.random.Generator) -> Iterator[Scene]:
-    """Endless scenes of one or two things, in which nothing goes together."""
+    """Endless scenes of one or two things, in which shapes, colours and directions are independent."""
     kinds = balanced_kinds(rng)
     for first in kinds:
         others = (kind for kind in kinds if kind[0] != first[0] and kind[1] != first[1])
@@ -117,7 +120,7 @@ def sprite(shape: str, radius: int) -> np.ndarray:
 
 
 def centre(thing: Thing, progress: float) -> tuple[int, int]:
-    """Pixel (x, y) of the centre when the thing has done `progress` (0 to 1) of its way."""
+    """Pixel (x, y) of a thing's centre after the share `progress` (0 to 1) of its path."""
     dx, dy = STEP[thing.direction]
     reach = SIZE / 2 - thing.radius - 2
     along = SIZE / 2 + (2 * progress - 1) * reach * (dx + dy)
@@ -138,7 +141,7 @@ def render(scene: Scene, times: Sequence[float]) -> np.ndarray:
 
 
 def halve(frames: np.ndarray) -> np.ndarray:
-    """Resize [F, H, W, 3] uint8 to half the height and width with the filter of `vidalign.video.decoding`: trained as it is used."""
+    """Resize frames [F, H, W, 3] uint8 to half the height and width, with the same filter as `vidalign.video.decoding`."""
     size = frames.shape[2] // 2, frames.shape[1] // 2
     return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in frames])
 
@@ -149,8 +152,8 @@ def halve(frames: np.ndarray) -> np.ndarray:
 def ask(scene: Scene, category: str, rng: np.random.Generator, *, yes: float = 0.5, named_first: float = 0.5) -> Question:
     """Write a question of a category that the scene can answer.
 
-    `yes` is the share of presence questions whose answer is yes; `named_first` the share of order questions that
-    name first the thing that appears first. Order needs a scene with two things.
+    `yes` is the share of presence questions whose answer is yes; `named_first` is the share of order questions that name the thing
+    that appears first before the other. Order needs a scene with two things.
     """
     thing = scene.things[rng.integers(len(scene.things))]
     options: tuple[str, ...] = ()
@@ -188,7 +191,7 @@ def absent_name(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def solve(scene: Scene, question: str) -> str:
-    """The true answer, from the question's words and the scene alone. ValueError if the scene cannot answer it."""
+    """The true answer, from only the question's words and the scene. Raises `ValueError` if the scene cannot answer it."""
     stem, _, listed = question.partition("\n")
     if stem == "Describe the video.":
         return ", then ".join(f"a {thing.name} moves {thing.direction}" for thing in scene.things).capitalize() + "."
@@ -211,7 +214,7 @@ def solve(scene: Scene, question: str) -> str:
 
 
 def read_description(text: str) -> Scene:
-    """The scene that an answer to "Describe the video." tells of. ValueError for a text of another form."""
+    """The scene that an answer to "Describe the video." describes. Raises `ValueError` for a text of any other form."""
     things = re.findall(r"[Aa] (\w+) (\w+) moves (\w+)", text)
     known = [thing for thing in things if thing[0] in COLOURS and thing[1] in SHAPES and thing[2] in DIRECTIONS]
     starts = [index / max(1, len(known)) for index in range(len(known) + 1)]
