@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 EXTRA ?= cpu
 VENV ?= .venv
 BIN := $(VENV)/bin
-# PyTorch's index of CPU wheels; where it cannot be reached, pip goes on without it after TORCH_TIMEOUT seconds.
+# PyTorch's index of CPU wheels. If it cannot be reached, pip continues without it after TORCH_TIMEOUT seconds.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH_TIMEOUT ?= 5
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -58,7 +58,7 @@ format: setup-dev ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-shapes-model: setup ## train the built-in base model again, from nothing
+shapes-model: setup ## train the built-in base model from scratch
 	$(BIN)/python -m examples.shapes.train_base --out examples/shapes/model
 
 clean: ## remove runs and data made by the demo
