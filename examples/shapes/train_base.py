@@ -146,7 +146,7 @@ def train(model, collate: Collator, phase: Phase, rng: np.random.Generator, out:
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}],
         lr=phase.learning_rate,
-        betas=(0.9, 0.95),  # forgets the first steps' large gradients, which come from the words alone, soon
+        betas=(0.9, 0.95),  # so that the large first gradients, of the words alone, are soon forgotten
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / phase.warmup) * (1 - step / phase.steps if phase.decays else 1.0)
