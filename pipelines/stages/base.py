@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from vidalign import files
-from vidalign.errors import ConfigError
+from vidalign.errors import ConfigError, DataError
 from vidalign.types import stable_hash
 
 MANIFEST = "manifest.json"
@@ -68,33 +68,41 @@ def once(stage: Stage) -> dict[str, Any]:
         ConfigError: the folder was begun or finished from other inputs; the message names each option that differs.
         DataError: a stage that this one needs is not finished.
     """
-    if check(stage):
-        return files.read_json(stage.folder / MANIFEST)
+    inputs = _as_stored(flat(stage.inputs()))
+    if _is_finished(stage, inputs):
+        return manifest(stage.folder)
     for folder in stage.needs:
         manifest(folder)
-    files.write_json(
-        stage.folder / BEGUN, {"format": FORMAT, "inputs": flat(stage.inputs()), "layout": flat(stage.layout())}
-    )
+    files.write_json(stage.folder / BEGUN, {"format": FORMAT, "inputs": inputs, "layout": flat(stage.layout())})
     facts = stage.run()
-    finished = {"format": FORMAT, "inputs": flat(stage.inputs()), "finished_at": time.time(), **facts}
+    finished = {"format": FORMAT, "inputs": inputs, "finished_at": time.time(), **facts}
     files.write_json(stage.folder / MANIFEST, finished)
     return finished
 
 
 def check(stage: Stage) -> bool:
     """Whether the stage is finished. Raises `ConfigError` where its folder was made from other inputs."""
+    if not ((stage.folder / MANIFEST).is_file() or (stage.folder / BEGUN).is_file()):
+        return False
+    return _is_finished(stage, _as_stored(flat(stage.inputs())))
+
+
+def _is_finished(stage: Stage, inputs: Mapping[str, Any]) -> bool:
+    """`inputs`: those of the stage now, flat."""
     finished = stage.folder / MANIFEST
     if finished.is_file():
-        _compare(stage, files.read_json(finished), f"{stage.folder} was finished with another configuration")
+        _compare(stage, inputs, files.read_json(finished), f"{stage.folder} was finished with another configuration")
         return True
     begun = stage.folder / BEGUN
     if begun.is_file():
-        _compare(stage, files.read_json(begun), f"{stage.folder} was begun with another configuration")
+        _compare(stage, inputs, files.read_json(begun), f"{stage.folder} was begun with another configuration")
     return False
 
 
 def manifest(folder: pathlib.Path) -> dict[str, Any]:
     """The manifest of a finished stage. Raises `DataError` where it is not finished."""
+    if not (folder / MANIFEST).is_file():
+        raise DataError(f"{folder} is not finished; run the stage that makes it first (`vidalign align` runs all of them)")
     return files.read_json(folder / MANIFEST)
 
 
@@ -129,22 +137,21 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _compare(stage: Stage, made: Any, what: str) -> None:
-    """`made`: what a manifest or a begun.json holds, of either format."""
+def _compare(stage: Stage, now: Mapping[str, Any], made: Any, what: str) -> None:
+    """`made`: what a manifest or a begun.json holds, of either format; `now`: the stage's inputs, flat."""
     way_out = "set it back, choose a new run_dir, or delete that folder to make it again"
-    now = stage.inputs()
     if isinstance(made, str) or not made.get("format"):  # format 1
         found = made if isinstance(made, str) else made["inputs"]
         candidates = (stage.earlier() if stage.earlier else None, stage)
         known = [as_begun for as_begun in candidates if as_begun and stable_hash(as_begun.inputs_v1()) == found]
         if not known:
             raise ConfigError(f"{what} or other data; {way_out}")
-        before = flat(known[0].inputs())
+        before = _as_stored(flat(known[0].inputs()))
     else:
         before = made["inputs"]
         if "layout" in made:
-            before, now = before | flat(made["layout"]), now | stage.layout()
-    differing = changes(_as_stored(before), _as_stored(flat(now)))
+            before, now = before | made["layout"], {**now, **_as_stored(flat(stage.layout()))}
+    differing = changes(before, now)
     if differing:
         raise ConfigError(f"{what}: {'; '.join(differing)}; {way_out}")
 
