@@ -52,7 +52,7 @@ def test_a_finished_stage_is_not_run_again(tmp_path):
     assert once(stage)["total"] == once(stage)["total"] == 3
     assert stage.runs == 1
     stored = manifest(tmp_path / "s")
-    assert stored["format"] == 2
+    assert (stored["format"], stored["stage"]) == (2, "adding")
     assert stored["inputs"] == {"sum.numbers": [1, 2], "sum.label": "sum"}
 
 

@@ -4,8 +4,8 @@ A stage's folder is finished when its `manifest.json` exists, which is written l
 from, option by option, so that a changed option is an error that names it, and never a silent mixture. What does not change a
 result (how often something is logged, how many workers there are, where a cache is) is not in it.
 
-    begun.json      what partial results are made from, and how they are laid out
-    manifest.json   {"format": 2, "inputs": {option: value}, "finished_at", facts…}
+    begun.json      {"format": 2, "stage": its name, "inputs": {option: value}, "layout": how partial results are laid out}
+    manifest.json   {"format": 2, "stage", "inputs", "finished_at", facts…}
 
 A folder of format 1 holds one hash of its inputs and does not say what they were. It is recognised by `Stage.inputs_v1` of the
 stage as the run's config.yaml has it (`Stage.earlier`), and then compared option by option like the others.
@@ -32,7 +32,7 @@ FORMAT = 2
 class Stage(abc.ABC):
     """One step of a run that leaves a folder behind.
 
-    name: for progress bars and messages. folder: where its results go. needs: folders that must be finished before. earlier: makes
+    name: as its manifest says it. folder: where its results go. needs: folders that must be finished before. earlier: makes
     the same stage as the configuration in the run's folder describes it, or None where that is not known.
     """
 
@@ -73,9 +73,10 @@ def once(stage: Stage) -> dict[str, Any]:
         return manifest(stage.folder)
     for folder in stage.needs:
         manifest(folder)
-    files.write_json(stage.folder / BEGUN, {"format": FORMAT, "inputs": inputs, "layout": flat(stage.layout())})
+    made_from = {"format": FORMAT, "stage": stage.name, "inputs": inputs}
+    files.write_json(stage.folder / BEGUN, {**made_from, "layout": flat(stage.layout())})
     facts = stage.run()
-    finished = {"format": FORMAT, "inputs": inputs, "finished_at": time.time(), **facts}
+    finished = {**made_from, "finished_at": time.time(), **facts}
     files.write_json(stage.folder / MANIFEST, finished)
     return finished
 
