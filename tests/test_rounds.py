@@ -7,7 +7,7 @@ import pytest
 from cluster.resources import ClusterResources
 from pipelines.inputs import Inputs
 from pipelines.rounds import Rounds, resource_plan
-from pipelines.stages.base import flat
+from pipelines.stages.base import flat, once
 from pipelines.stages.judge import Judging
 from vidalign import files
 from vidalign.config.loading import dump_config, parse_config
@@ -149,6 +149,25 @@ def test_the_data_are_inputs_of_the_rollout(make):
     before, after = flat(rounds.rollout(0).inputs()), flat(changed.rollout(0).inputs())
     assert before["data.train"].startswith("1 examples, ")
     assert {name for name in before if before[name] != after[name]} == {"data.train"}
+
+
+def test_a_run_of_format_1_goes_on_with_options_that_change_no_result(make):
+    """Also in the command after the next, when config.yaml does not say any more how the run was begun."""
+    rounds = make()
+    for stage in (rounds.rollout(0), rounds.pairs(0)):
+        files.write_json(stage.folder / "manifest.json", {"inputs": stable_hash(stage.inputs_v1()), "kept": 3})
+    finish_model(rounds)
+    train = rounds.train(0)
+    files.write_json(train.folder / "manifest.json", {"inputs": stable_hash(train.inputs_v1())})
+    files.write_text_atomic(rounds.run.config, dump_config(rounds.config))
+    for override in ("train.log_every=9", "train.max_failures=1", "rollout.batch_size=3"):
+        later = make(override)
+        later.accept(("rollout", "train"))
+        files.write_text_atomic(later.run.config, dump_config(later.config))
+        assert once(later.rollout(0))["format"] == once(later.train(0))["format"] == 2
+        assert once(later.pairs(0))["kept"] == 3
+    with pytest.raises(ConfigError, match=r"train\.learning_rate was 5e-07 and is now 0\.1"):
+        make("train.learning_rate=0.1").accept(("train",))
 
 
 def test_a_run_accepts_a_configuration_before_anything_of_it_is_changed(make):

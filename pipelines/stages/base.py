@@ -8,7 +8,7 @@ result (how often something is logged, how many workers there are, where a cache
     manifest.json   {"format": 2, "stage", "inputs", "finished_at", facts…}
 
 A folder of format 1 holds one hash of its inputs and does not say what they were. It is recognised by `Stage.inputs_v1` of the
-stage as the run's config.yaml has it (`Stage.earlier`), and then compared option by option like the others.
+stage as the run's config.yaml has it (`Stage.earlier`), compared option by option like the others, and written in format 2.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from vidalign.types import stable_hash
 MANIFEST = "manifest.json"
 BEGUN = "begun.json"
 FORMAT = 2
+HASH_V1 = "hash_v1"  # what a manifest of format 1 held as its inputs
 
 
 class Stage(abc.ABC):
@@ -90,13 +91,19 @@ def check(stage: Stage) -> bool:
 
 def _is_finished(stage: Stage, inputs: Mapping[str, Any]) -> bool:
     """`inputs`: those of the stage now, flat."""
-    finished = stage.folder / MANIFEST
+    made_from = {"format": FORMAT, "stage": stage.name, "inputs": inputs}
+    finished, begun = stage.folder / MANIFEST, stage.folder / BEGUN
     if finished.is_file():
-        _compare(stage, inputs, files.read_json(finished), f"{stage.folder} was finished with another configuration")
+        made = files.read_json(finished)
+        _compare(stage, inputs, made, f"{stage.folder} was finished with another configuration")
+        if not made.get("format"):
+            files.write_json(finished, {**made, **made_from, HASH_V1: made["inputs"]})
         return True
-    begun = stage.folder / BEGUN
     if begun.is_file():
-        _compare(stage, inputs, files.read_json(begun), f"{stage.folder} was begun with another configuration")
+        made = files.read_json(begun)
+        _compare(stage, inputs, made, f"{stage.folder} was begun with another configuration")
+        if isinstance(made, str):
+            files.write_json(begun, {**made_from, "layout": flat(stage.layout())})
     return False
 
 
@@ -109,8 +116,13 @@ def manifest(folder: pathlib.Path) -> dict[str, Any]:
 
 def identity(folder: pathlib.Path) -> str:
     """A hash of what a finished stage was made from, for the inputs of the stages after it."""
+    return stable_hash(manifest(folder)["inputs"])
+
+
+def identity_v1(folder: pathlib.Path) -> str | None:
+    """The same as a stage of format 1 knew it; None where the folder was never one of format 1."""
     made = manifest(folder)
-    return stable_hash(made["inputs"]) if made.get("format") else made["inputs"]
+    return made.get(HASH_V1) if made.get("format") else made["inputs"]
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
