@@ -20,6 +20,7 @@ BENCHES = {
     "train": "train_step",
     "serve": "serve",
     "growth": "growth",
+    "memory": "driver_memory",
     "start": "start",
 }
 
