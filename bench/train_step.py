@@ -43,16 +43,17 @@ from vidalign.model.positions import correct_positions
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Size:
-    """Of the text model."""
+    """Of the text model, and of a response in tokens."""
 
+    response: int
     vocabulary: int
     hidden: int
     intermediate: int
     num_layers: int
 
 
-LARGE = Size(vocabulary=8192, hidden=512, intermediate=1792, num_layers=9)  # 38M parameters
-SMALL = Size(vocabulary=512, hidden=64, intermediate=128, num_layers=1)
+LARGE = Size(response=RESPONSE, vocabulary=8192, hidden=512, intermediate=1792, num_layers=9)  # 38M parameters
+SMALL = Size(response=4, vocabulary=512, hidden=64, intermediate=128, num_layers=1)
 
 
 def make_model(size: Size, device: torch.device, dtype: torch.dtype) -> Qwen2_5_VLForConditionalGeneration:
@@ -96,21 +97,19 @@ def make_model(size: Size, device: torch.device, dtype: torch.dtype) -> Qwen2_5_
     return model
 
 
-def make_batches(
-    num_pairs: int, num_prompt_tokens: int, vocabulary: int, number: Callable[[Prompt], torch.Tensor]
-) -> dict[str, Batch]:
-    """The same pairs in each form."""
+def make_batches(num_pairs: int, ratio: int, size: Size, number: Callable[[Prompt], torch.Tensor]) -> dict[str, Batch]:
+    """The same pairs in each form; `ratio`: prompt tokens a response token."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(count: int) -> torch.Tensor:
-        return torch.randint(10, vocabulary, (count,), generator=generator)
+        return torch.randint(10, size.vocabulary, (count,), generator=generator)
 
     rows = []
     for _ in range(num_pairs):
-        ids = draw(num_prompt_tokens)
+        ids = draw(ratio * size.response)
         prompt = Prompt(tokens={"input_ids": ids, "mm_token_type_ids": torch.zeros_like(ids)}, vision={})
         prompt = dataclasses.replace(prompt, positions=number(prompt))
-        rows.append((prompt, *(draw(RESPONSE).tolist() for _ in range(3))))
+        rows.append((prompt, *(draw(size.response).tolist() for _ in range(3))))
     two = [(prompt, response[side]) for side in (0, 1) for prompt, *response in rows]
     packed = collate_packed([(prompt, (chosen, rejected)) for prompt, chosen, rejected, _ in rows])
     return {
@@ -195,12 +194,10 @@ def pair_logps(logps: torch.Tensor, batch: Batch, num_pairs: int) -> PairLogps:
 def measure(ratio: int, rounds: int, size: Size, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """Seconds of each variant, and ratios of each other one's to ours. The models have the same weights."""
     num_pairs = RATIOS[ratio]
-    packed, padded = (
-        ResponseScorer(make_model(size, device, dtype), packed=True),
-        ResponseScorer(make_model(size, device, dtype)),
-    )
+    packed = ResponseScorer(make_model(size, device, dtype), packed=True)
+    padded = ResponseScorer(make_model(size, device, dtype))
     live = ResponseScorer(make_model(size, device, dtype)).eval()
-    made = make_batches(num_pairs, ratio * RESPONSE, size.vocabulary, shared_prefix.numbering(packed.model))
+    made = make_batches(num_pairs, ratio, size, shared_prefix.numbering(packed.model))
     batches = {name: batch.to(device, dtype) for name, batch in made.items()}
 
     def once(variant: Variant) -> float:
@@ -214,13 +211,12 @@ def measure(ratio: int, rounds: int, size: Size, device: torch.device, dtype: to
     if dtype == torch.float32:
         assert abs(losses["packed"] - losses["two"]) < 1e-3, losses
     seconds = take_turns(variants, rounds)
-    prompt = ratio * RESPONSE
     return {
         "ratio": ratio,
         "num_pairs": num_pairs,
         "seconds": {name: statistics.median(values) for name, values in seconds.items()},
         "speedup": {name: dataclasses.asdict(speedup(seconds, ours, name)) for name, ours in AGAINST.items()},
-        "limit": {name: rows * (prompt + RESPONSE) / (prompt + 2 * RESPONSE) for name, rows in ROWS.items()},
+        "limit": {name: rows * (ratio + 1) / (ratio + 2) for name, rows in ROWS.items()},
     }
 
 
@@ -230,18 +226,16 @@ def peak_mib(name: str, size: Size) -> float:
     device, num_pairs = torch.device("cpu"), RATIOS[MEMORY_RATIO]
     scorer = ResponseScorer(make_model(size, device, torch.float32), packed=variant.form == "packed")
     live = ResponseScorer(make_model(size, device, torch.float32)).eval() if variant.live else None
-    batch = make_batches(num_pairs, MEMORY_RATIO * RESPONSE, size.vocabulary, shared_prefix.numbering(scorer.model))[
-        variant.form
-    ]
+    batch = make_batches(num_pairs, MEMORY_RATIO, size, shared_prefix.numbering(scorer.model))[variant.form]
     for _ in range(2):
         step(variant, scorer, live, batch, num_pairs)
     return (resident("VmHWM") - before) / 2**20
 
 
-def memory(threads: int, *, quick: bool = False) -> dict[str, float]:
+def memory(threads: int) -> dict[str, float]:
     """Peak of each variant, each in a fresh process."""
-    options = ("--threads", threads, *(["--quick"] if quick else []), "--peak-of")
-    return {name: processes.result_of("bench.train_step", *options, name) for name in VARIANTS if name != "masked"}
+    command = ("bench.train_step", "--threads", threads, "--peak-of")
+    return {name: processes.result_of(*command, name) for name in VARIANTS if name != "masked"}
 
 
 def main() -> None:
@@ -251,15 +245,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
-    add_arguments(parser, quick="one turn of a smaller model")
+    add_arguments(parser, quick="one turn of a smaller model, no memory")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    size = SMALL if arguments.quick else LARGE
     if arguments.peak_of:
-        processes.tell(peak_mib(arguments.peak_of, size))
+        processes.tell(peak_mib(arguments.peak_of, LARGE))
         return
     device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
-    rounds = 1 if arguments.quick else arguments.rounds
+    size, rounds = (SMALL, 1) if arguments.quick else (LARGE, arguments.rounds)
     rows = []
     for ratio in RATIOS:
         rows.append(measure(ratio, rounds, size, device, dtype))
@@ -270,10 +263,11 @@ def main() -> None:
         "threads": arguments.threads,
         "dtype": arguments.dtype,
         "rounds": rounds,
+        "num_response_tokens": size.response,
         "num_parameters": sum(p.numel() for p in text_model.parameters()),
         "vocabulary": text_model.config.vocab_size,
         "rows": rows,
-        "peak_mib": memory(arguments.threads, quick=arguments.quick) if device.type == "cpu" else {},
+        "peak_mib": memory(arguments.threads) if device.type == "cpu" and not arguments.quick else {},
     }
     publish(arguments, PERFORMANCE, "train_step", found, page(found))
 

@@ -29,7 +29,7 @@ def page(found: dict[str, Any]) -> str:
             ratio, limit = Ratio(**values), row["limit"][name]
             reached = f"{limit:.2f}x | {ratio.median / limit:.0%}" if limit else "| "
             rows.append(f"| {row['ratio']}:1 | {name} | {ratio} | {reached} |")
-    peaks = found.get("peak_mib", {})
+    peaks, length = found.get("peak_mib", {}), found.get("num_response_tokens", RESPONSE)
     memory_rows = [
         f"| {name} | {peaks[ours]:,.0f} MiB | {peaks[name]:,.0f} MiB | {peaks[ours] / peaks[name]:.2f} |"
         for name, ours in AGAINST.items()
@@ -40,7 +40,7 @@ def page(found: dict[str, Any]) -> str:
             "## Training step",
             "",
             f"Written by `vidalign bench train` on {found['device']}, {found['threads']} threads, {found['dtype']}; text model of "
-            f"{found['num_parameters'] / 1e6:.0f}M parameters and {found['vocabulary']:,} tokens, {RESPONSE} tokens a response, "
+            f"{found['num_parameters'] / 1e6:.0f}M parameters and {found['vocabulary']:,} tokens, {length} tokens a response, "
             f"{', '.join(f'{count} at {ratio}:1' for ratio, count in RATIOS.items())} pairs a step; medians of {found['rounds']} "
             "turns (minimum to maximum). Ours, all pairs packed in one row with the prompt computed once, against: *masked*, "
             "the same row under one [T, T] mask; *two*, a row a response; *three*, the ground truth as a third; *two + live*, a live "
