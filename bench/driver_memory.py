@@ -81,8 +81,8 @@ def page(found: dict[str, Any]) -> str:
             "## Memory of the driver",
             "",
             f"Written by `vidalign bench memory`: a driver process decodes distinct small videos to {spec.num_frames} frames of "
-            f"{spec.width}x{spec.height} with {found['num_decoders']} decoding at a time. It holds uris and paths and never pixels, so its "
-            "memory must not follow theirs.",
+            f"{spec.width}x{spec.height}, {found['num_decoders']} at a time. It holds uris and paths and never pixels, so its memory "
+            "must not follow theirs.",
             "",
             "| videos | MiB before decoding | peak MiB | growth | their pixels, MiB | videos a second |",
             "|---|---|---|---|---|---|",

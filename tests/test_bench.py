@@ -21,6 +21,7 @@ from bench.videos import write_video
 from pipelines.cli import BENCHES
 from vidalign import files
 from vidalign.config.loading import load_config
+from vidalign.video.frame_cache import load_clip
 
 RECORDED = pathlib.Path("bench/results")
 
@@ -185,18 +186,17 @@ def test_a_quick_run_without_a_folder_is_only_printed(monkeypatch, tmp_path, cap
 
 
 class Guesser(FakeEngine):
-    """Right for the first of every two requests, wrong for the other."""
+    """Right about a question on its video in the first of every two requests, wrong in the other."""
 
-    def __init__(self, answers):
+    def __init__(self, data):
         super().__init__(None)
-        self.answers = answers
+        clips = {uri: load_clip(path).frames.tobytes() for uri, path in data.frames.items()}
+        examples = data.examples("train")
+        self.answers = {(clips[e.video], e.question.partition("\n")[0]): e.answer for e in examples}
 
     def generate(self, requests):
-        self.requests += requests
-        texts = [
-            self.answers[request.prompt.partition("\n")[0]] if i % 2 == 0 else "a purple star."
-            for i, request in enumerate(requests)
-        ]
+        asked = [(request.clip.frames.tobytes(), request.prompt.partition("\n")[0]) for request in requests]
+        texts = [self.answers.get(key, "red.") if i % 2 == 0 else "a purple star." for i, key in enumerate(asked)]
         return [self._completion(text) for text in texts]
 
 
@@ -215,7 +215,7 @@ def test_every_recipe_of_the_quality_bench_makes_pairs(quality_data, name):
     from bench.quality.data import make_pairs_of
 
     examples = quality_data.examples("train")
-    engine = Guesser({example.question.partition("\n")[0]: example.answer for example in examples})
+    engine = Guesser(quality_data)
     pairs, facts = make_pairs_of(quality_data, engine, name, 3, "p1")
     assert quality_data.pairs(name, 3) == pairs
     assert facts["kept"] + sum(facts["dropped"].values()) == len(examples)
@@ -225,7 +225,7 @@ def test_hound_of_the_quality_bench_is_judged_by_rules_behind_http(quality_data)
     from bench.quality.data import make_pairs_of
 
     examples = quality_data.examples("train")
-    engine = Guesser({example.question.partition("\n")[0]: example.answer for example in examples})
+    engine = Guesser(quality_data)
     pairs, facts = make_pairs_of(quality_data, engine, "hound", 4, "p1")
     assert [pair.chosen for pair in pairs] == [example.answer for example in examples]
     assert {pair.rejected for pair in pairs} == {"a purple star."}
