@@ -22,6 +22,7 @@ BENCHES = {
     "train": "train_step",
     "serve": "serve",
     "growth": "growth",
+    "memory": "driver_memory",
     "start": "start",
 }
 

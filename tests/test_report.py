@@ -309,7 +309,7 @@ def test_an_empty_folder_and_a_torn_metrics_file_are_errors(tmp_path):
 def test_a_step_logged_twice_counts_once_with_its_last_value(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 0, "loss": 1}\n{"step": 5, "loss": 2}\n{"step": 5, "loss": 3}\n')
-    assert report._read_metrics(path) == [{"step": 0, "loss": 1}, {"step": 5, "loss": 3}]
+    assert report.read_metrics(path) == [{"step": 0, "loss": 1}, {"step": 5, "loss": 3}]
 
 
 def test_a_summary_of_an_earlier_version_is_still_shown(tmp_path):
