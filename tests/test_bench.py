@@ -8,6 +8,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -134,9 +135,16 @@ def test_growth_makes_a_run_that_the_command_accepts(tmp_path):
 
 
 def test_growth_watches_a_tree_of_processes():
-    decoder = "[sys.executable, '-c', 'import time; time.sleep(1)', 'decode_child', 'ray::']"
+    """Looked at once, when both processes are known to run."""
+    decoder = "[sys.executable, '-c', 'print(1, flush=True); input()', 'decode_child', 'ray::']"
     child = f"import subprocess, sys; held = bytearray(50 << 20); subprocess.run({decoder})"
-    peaks = growth.watch(subprocess.Popen([sys.executable, "-c", child, "pipelines.cli"]))
+    command = [sys.executable, "-c", child, "pipelines.cli"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"1\n"
+        polled = iter([None, 0])
+        peaks = growth.watch(types.SimpleNamespace(pid=running.pid, poll=lambda: next(polled)))
+        running.communicate(b"\n")
     assert set(peaks) == {"driver", "decoder"}
     assert peaks["driver"] > 50 << 20 > peaks["decoder"] > 0
 
