@@ -26,7 +26,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bench.built_in import MAX_NEW_TOKENS, MODEL, SPEC
@@ -66,6 +66,18 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def as_flags(options: Mapping[str, Any]) -> list[str]:
+    """Keyword arguments of an engine as vLLM's command takes them; False and the empty string are its defaults."""
+    flags = []
+    for key, value in options.items():
+        flag = "--" + key.replace("_", "-")
+        if value is True:
+            flags.append(flag)
+        elif value not in (False, ""):
+            flags += [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
+    return flags
+
+
 @contextlib.contextmanager
 def servers(log: pathlib.Path) -> Iterator[dict[str, Server]]:
     """Both servers, ready to answer."""
@@ -81,14 +93,8 @@ def servers(log: pathlib.Path) -> Iterator[dict[str, Server]]:
         gpu_memory_utilization=None,
         one_node=True,
     )
-    kwargs = replica_options(MODEL, ServeConfig(), plan, video_loader.media_io_kwargs(SPEC))
-    arguments = ["--model", MODEL.path, "--served-model-name", NAME, "--host", "127.0.0.1"]
-    for key, value in kwargs.items():
-        flag = "--" + key.replace("_", "-")
-        if value is True:
-            arguments.append(flag)
-        elif value not in (False, ""):
-            arguments += [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
+    options = as_flags(replica_options(MODEL, ServeConfig(), plan, video_loader.media_io_kwargs(SPEC)))
+    arguments = ["--model", MODEL.path, "--served-model-name", NAME, "--host", "127.0.0.1", *options]
     ports = {"ours": free_port(), "vllm": free_port()}
     commands = {
         "ours": [

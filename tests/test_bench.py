@@ -14,7 +14,19 @@ import numpy as np
 import pytest
 from test_recipe_units import FakeEngine
 
-from bench import decode_page, decode_worker, driver_memory, growth, growth_page, pages, processes, seeds, serve_page, start
+from bench import (
+    decode_page,
+    decode_worker,
+    driver_memory,
+    growth,
+    growth_page,
+    pages,
+    processes,
+    seeds,
+    serve,
+    serve_page,
+    start,
+)
 from bench.intervals import interval
 from bench.pages import PERFORMANCE, RESULTS, Output
 from bench.turns import Ratio, results_in_turns, speedup, take_turns
@@ -191,6 +203,11 @@ def test_a_quick_run_without_a_folder_is_only_printed(monkeypatch, tmp_path, cap
     pages.publish(parser.parse_args([]), PERFORMANCE, "start", {"a": 1}, "its part")
     assert (tmp_path / "docs/performance.md").read_text() == "# Performance\n\nits part\n"
     assert files.read_json(tmp_path / "bench/results/start.json") == {"a": 1}
+
+
+def test_serve_gives_vllm_the_same_options_as_flags():
+    options = {"dtype": "float32", "enforce_eager": True, "trust_remote_code": False, "path": "", "limit": {"video": 1}}
+    assert serve.as_flags(options) == ["--dtype", "float32", "--enforce-eager", "--limit", '{"video": 1}']
 
 
 class Guesser(FakeEngine):

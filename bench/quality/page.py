@@ -193,13 +193,13 @@ def _pairs_table(root: pathlib.Path, runs: dict[str, Rows]) -> list[str]:
             dropped = ", ".join(
                 f"{reason} {_cell([fact['dropped'].get(reason, 0) for fact in facts], digits=0)}" for reason in reasons
             )
-            correlations = [fact["reward_trust_correlation"] for fact in facts]
+            known = [value for fact in facts if (value := fact["reward_trust_correlation"]) is not None]
             rows.append(
                 [
                     recipe,
                     _cell([fact["kept"] for fact in facts], digits=0),
                     dropped,
-                    _cell(correlations, digits=2),
+                    _cell(known, digits=2) if known else "",
                     _cell([fact["seconds"] for fact in facts], digits=0),
                 ]
             )
