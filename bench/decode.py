@@ -11,6 +11,7 @@ Writes bench/results/decode.json and its part of docs/performance.md.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import logging
@@ -24,18 +25,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from bench import decode_page, decode_videos
 from bench.decode_worker import SIZE, indices_of, small, spec_of
-from bench.pages import PERFORMANCE, write_part
+from bench.pages import PERFORMANCE, Output, add_arguments, publish
 from bench.turns import take_turns
-from vidalign import files
 
-RESULTS = pathlib.Path("bench/results/decode.json")
 NUM_FRAMES = (8, 32, 128)
 RAW = ("decord", "decord2", "pyav_in_order", "pyav_seek", "opencv", "opencv_in_order", "torchcodec")
 OURS = ("ours_pyav", "ours_decord", "ours_cached", "cache_hit", "cache_read", "ours_snapped")
@@ -164,8 +163,8 @@ def measure_ray(sets: dict[str, list[pathlib.Path]], rounds: int) -> list[dict[s
     try:
         for name, videos in sets.items():
             variants: dict[str, Callable[[], int]] = {
-                "ours": lambda videos=videos: stage(videos),
-                "read_videos": lambda videos=videos: read_videos(videos),
+                "ours": functools.partial(stage, videos),
+                "read_videos": functools.partial(read_videos, videos),
             }
             if not rows:  # warms up as well
                 assert all(run() == 8 * len(videos) for run in variants.values())
@@ -232,10 +231,28 @@ def installed(folders: dict[str, str]) -> dict[str, str]:
     return found
 
 
+def measure_loops(
+    videos: dict[str, pathlib.Path], numbers_of_frames: Sequence[int], rounds: int, folders: dict[str, str]
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """One row a video and number of frames, with all variants; and why variants are missing."""
+    workers, missing = start_workers((*OURS, *RAW), folders)
+    rows, began = [], time.perf_counter()
+    for name, path in videos.items():
+        for num_frames in numbers_of_frames:
+            skipped = IN_ORDER if name == "1 hour" and num_frames > 8 else ()
+            running = {key: worker for key, worker in workers.items() if key not in skipped}
+            variants = measure(running, path, num_frames, rounds)
+            rows.append({"video": name, "num_frames": num_frames, "variants": variants})
+            medians = {key: round(statistics.median(v["seconds"]), 4) for key, v in variants.items() if v["seconds"]}
+            print(f"{time.perf_counter() - began:.0f} s", name, num_frames, medians, flush=True)
+    for worker in workers.values():
+        worker.close()
+    return rows, missing
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="one turn, 8 and 32 frames, no 1-hour video, no Ray")
     parser.add_argument("--decord2", default="", metavar="FOLDER", help="where decord2 is installed")
     parser.add_argument("--torchcodec", default="", metavar="FOLDER", help="where torchcodec is installed")
     parser.add_argument(
@@ -244,35 +261,23 @@ def main() -> None:
     parser.add_argument(
         "--parts", default="loops,memory,ray", help="what to measure again; the rest is kept from the last time"
     )
+    add_arguments(parser, quick="one turn, 8 and 32 frames, no 1-hour video, no Ray")
     arguments = parser.parse_args()
     rounds = 1 if arguments.quick else arguments.rounds
     folders = {"decord2": arguments.decord2, "torchcodec": arguments.torchcodec}
     clips, long = decode_videos.clips(), decode_videos.long_videos()
     videos = {f"{seconds} s": clips[at] for at, seconds in ((0, 8), (3, 32))} | long | decode_videos.real_videos()
-    found: dict[str, Any] = files.read_json(RESULTS) if RESULTS.is_file() else {}
+    found: dict[str, Any] = (arguments.out or Output()).found("decode") or {}
     parts = set(arguments.parts.split(",")) - ({"ray"} if arguments.quick else set())
     if arguments.quick:
         del videos["1 hour"]
     found |= {"versions": installed(folders), "size": SIZE, "cores": os.cpu_count()}
     if "loops" in parts:
-        workers, missing = start_workers((*OURS, *RAW), folders)
-        rows, began = [], time.perf_counter()
-        for name, path in videos.items():
-            if arguments.videos and name not in arguments.videos.split(","):
-                rows += [row for row in found.get("loops", []) if row["video"] == name]
-                continue
-            for num_frames in NUM_FRAMES[: 2 if arguments.quick else 3]:
-                skipped = IN_ORDER if name == "1 hour" and num_frames > 8 else ()
-                running = {key: worker for key, worker in workers.items() if key not in skipped}
-                rows.append(
-                    {"video": name, "num_frames": num_frames, "variants": measure(running, path, num_frames, rounds)}
-                )
-                medians = {
-                    k: round(statistics.median(v["seconds"]), 4) for k, v in rows[-1]["variants"].items() if v["seconds"]
-                }
-                print(f"{time.perf_counter() - began:.0f} s", name, num_frames, medians, flush=True)
-        for worker in workers.values():
-            worker.close()
+        wanted = {name: path for name, path in videos.items() if name in (arguments.videos or ",".join(videos)).split(",")}
+        made, missing = measure_loops(wanted, NUM_FRAMES[: 2 if arguments.quick else 3], rounds, folders)
+        rows = [row for row in found.get("loops", []) if row["video"] not in wanted]
+        order = list(videos)
+        rows = sorted([*rows, *made], key=lambda row: order.index(row["video"]) if row["video"] in order else len(order))
         found |= {"loops": rows, "missing": missing, "rounds": rounds}
     if "memory" in parts:
         found["memory"] = measure_memory({name: path for name, path in long.items() if name in videos})
@@ -285,11 +290,7 @@ def main() -> None:
         }
         found["ray"] = measure_ray(sets, min(rounds, 3))
         print(found["ray"], flush=True)
-    if arguments.quick:
-        print(decode_page.page(found))
-        return
-    files.write_json(RESULTS, found)
-    write_part(PERFORMANCE, "decode.md", decode_page.page(found))
+    publish(arguments, PERFORMANCE, "decode", found, decode_page.page(found))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import av
 import numpy as np
 import PIL.Image
 
+from bench.videos import write_video
+
 FOLDER = pathlib.Path("runs/bench/decode")
 RATE, WIDTH, HEIGHT, SCENE = 25, 320, 240, 180
 OPTIONS = {"preset": "veryfast", "crf": "26"}  # keyframes at scene changes and at least every 250 frames, three B-frames
@@ -35,16 +37,9 @@ def pictures(num_frames: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def encode(path: pathlib.Path, num_frames: int, seed: int) -> pathlib.Path:
-    if not path.exists():
-        draft = path.with_name("draft-" + path.name)
-        with av.open(str(draft), "w") as container:
-            stream = container.add_stream("libx264", rate=RATE, options=OPTIONS)
-            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-            for picture in pictures(num_frames, seed):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            container.mux(stream.encode())
-        draft.rename(path)
-    return path
+    if path.exists():
+        return path
+    return write_video(path, pictures(num_frames, seed), codec="libx264", fps=RATE, options=OPTIONS)
 
 
 def repeat(source: pathlib.Path, path: pathlib.Path, times: int) -> pathlib.Path:

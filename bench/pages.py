@@ -5,35 +5,83 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
+from pipelines.summary import versions
 from vidalign import files
-
-FOLDER = pathlib.Path("bench/results")
 
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    path: pathlib.Path
+    """A page of docs/: the name of its file, its title, and the names of its parts in their order."""
+
+    name: str
     title: str
     parts: tuple[str, ...]
 
 
-RESULTS = Page(pathlib.Path("docs/results.md"), "Results on the built-in data", ("seeds.md", "quality.md"))
+RESULTS = Page("results.md", "Results on the built-in data", ("seeds.md", "quality.md"))
 PERFORMANCE = Page(
-    pathlib.Path("docs/performance.md"),
+    "performance.md",
     "Performance",
-    ("train_step.md", "decode.md", "rollout.md", "serve.md", "growth.md", "start.md"),
+    ("train_step.md", "decode.md", "rollout.md", "serve.md", "growth.md", "driver_memory.md", "start.md"),
 )
 
 
-def write_part(page: Page, name: str, text: str) -> None:
-    """Keep one script's part and write its page anew."""
-    assert name in page.parts, name
-    files.write_text_atomic(FOLDER / name, text.rstrip() + "\n")
-    join(page)
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Where a script writes: its figures and its part of a page to `results`, pages and plots to `docs`."""
+
+    results: pathlib.Path = pathlib.Path("bench/results")
+    docs: pathlib.Path = pathlib.Path("docs")
+
+    @classmethod
+    def below(cls, folder: str | pathlib.Path) -> Output:
+        """Both in one folder."""
+        return cls(pathlib.Path(folder, "results"), pathlib.Path(folder, "docs"))
+
+    def found(self, name: str) -> Any:
+        """The figures that a script kept the last time; None where there are none."""
+        path = self.results / f"{name}.json"
+        return files.read_json(path) if path.is_file() else None
+
+    def keep(self, name: str, found: Any) -> None:
+        """Keep a script's figures."""
+        files.write_json(self.results / f"{name}.json", found)
+
+    def write_part(self, page: Page, name: str, text: str) -> None:
+        """Keep one script's part and write its page anew."""
+        assert f"{name}.md" in page.parts, name
+        files.write_text_atomic(self.results / f"{name}.md", text.rstrip() + "\n")
+        self.join(page)
+
+    def join(self, page: Page) -> None:
+        """Write a page from all parts that there are."""
+        paths = [path for part in page.parts if (path := self.results / part).is_file()]
+        parts = [path.read_text(encoding="utf-8") for path in paths]
+        files.write_text_atomic(self.docs / page.name, f"# {page.title}\n\n" + "\n".join(parts))
+        print(f"wrote {self.docs / page.name}")
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, quick: str = "") -> None:
+    """The options that say where a script writes. `quick`: what its quick run leaves out; without, it has none."""
+    parser.add_argument("--out", type=Output.below, metavar="FOLDER", help="instead of bench/results and docs")
+    if quick:
+        parser.add_argument("--quick", action="store_true", help=f"{quick}; without --out it is only printed")
+
+
+def publish(arguments: argparse.Namespace, page: Page, name: str, found: Any, text: str) -> None:
+    """Keep figures and the part of a page as `add_arguments` were given: a quick run without --out is only printed."""
+    if arguments.quick and arguments.out is None:
+        print(text)
+        return
+    out = arguments.out or Output()
+    out.keep(name, found)
+    out.write_part(page, name, text)
 
 
 def goal_line(words: str, ratios: Mapping[str, float], goal: float) -> str:
@@ -43,13 +91,12 @@ def goal_line(words: str, ratios: Mapping[str, float], goal: float) -> str:
     return f"- {words}: reached in {len(ratios) - len(missed)} of {len(ratios)}{tail}"
 
 
-def join(page: Page) -> None:
-    """Write a page from all parts that there are."""
-    parts = [(FOLDER / part).read_text(encoding="utf-8") for part in page.parts if (FOLDER / part).is_file()]
-    files.write_text_atomic(page.path, f"# {page.title}\n\n" + "\n".join(parts))
-    print(f"wrote {page.path}")
+def versions_line(*names: str) -> str:
+    """Those of these packages that are installed, with their versions."""
+    known = versions()
+    return ", ".join(f"{name} {known[name]}" for name in names if name in known)
 
 
 if __name__ == "__main__":
     for made in (RESULTS, PERFORMANCE):
-        join(made)
+        Output().join(made)

@@ -15,7 +15,8 @@ import math
 import pathlib
 import statistics
 
-from bench.pages import RESULTS, write_part
+from bench.intervals import interval
+from bench.pages import RESULTS, Output, add_arguments
 from cluster.plan import plan, plan_serve
 from cluster.resources import ClusterResources
 from cluster.session import connect, local_resources
@@ -34,9 +35,6 @@ from vidalign.files import RunFolder
 from vidalign.model.checkpoint import policy_version
 from vidalign.statistics import accuracy_table
 
-# Two-sided 95 % quantiles of Student's t for n - 1 degrees of freedom.
-T_QUANTILE = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -44,6 +42,7 @@ def main() -> None:
     parser.add_argument("--config", default="examples/shapes/align.yaml")
     parser.add_argument("--root", default="runs/seeds")
     parser.add_argument("overrides", nargs="*")
+    add_arguments(parser)
     arguments = parser.parse_args()
     root = pathlib.Path(arguments.root)
     configs = {
@@ -62,7 +61,7 @@ def main() -> None:
     with connect(first.cluster, num_cpus_needed=needed) as resources:
         summaries = {seed: align(config, ("rollout", "train")) for seed, config in configs.items()}
         tables = answer(configs, root, resources)
-    write_part(RESULTS, "seeds.md", page(first, summaries, tables))
+    (arguments.out or Output()).write_part(RESULTS, "seeds", page(first, summaries, tables))
 
 
 def answer(configs: dict[int, RunConfig], root: pathlib.Path, resources: ClusterResources) -> dict[str, dict]:
@@ -85,7 +84,7 @@ def answer(configs: dict[int, RunConfig], root: pathlib.Path, resources: Cluster
     with progress.waiting("start endpoint") as on_wait, endpoint(spec, on_wait=on_wait) as running:
         done = {}
         for model_id, blind in [*((name, False) for name in models), ("base", True)]:
-            done["blind" if blind else model_id] = evaluate.evaluate(
+            done["blind" if blind else model_id] = evaluate(
                 examples,
                 running,
                 model_id=model_id,
@@ -145,11 +144,8 @@ def page(config: RunConfig, summaries: dict[int, dict], tables: dict[str, dict])
 
 
 def spread(values: list[float]) -> str:
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:+.1f} (one seed, no interval)"
-    half = T_QUANTILE.get(len(values), 1.96) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:+.1f} ± {half:.1f}"
+    mean, half = interval(values)
+    return f"{mean:+.1f} (one seed, no interval)" if math.isnan(half) else f"{mean:+.1f} ± {half:.1f}"
 
 
 def percent(table: dict) -> str:

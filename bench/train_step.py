@@ -21,21 +21,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import pathlib
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from bench import processes
 from bench.memory import resident
-from bench.pages import PERFORMANCE, goal_line, write_part
+from bench.pages import PERFORMANCE, add_arguments, publish
+from bench.train_step_page import AGAINST, MEMORY_RATIO, RATIOS, RESPONSE, page
 from bench.turns import Ratio, speedup, take_turns
-from pipelines.summary import versions
-from vidalign import files
 from vidalign.learning.objectives import build
 from vidalign.model import shared_prefix
 from vidalign.model.batch import IGNORED, Batch, Prompt, collate, collate_packed
@@ -43,31 +40,50 @@ from vidalign.model.logps import PairLogps, RowLogps
 from vidalign.model.policy import ResponseScorer
 from vidalign.model.positions import correct_positions
 
-RATIOS = {4: 8, 16: 4, 64: 1}  # prompt tokens a response token: pairs a step
-RESPONSE = 48  # tokens
-MEMORY_RATIO = 16
-GOALS = {"two": 1.8, "three": 2.6, "TRL's way": 2.4}  # speed-ups at MEMORY_RATIO
-MEMORY_GOAL = 0.6
-RESULTS = pathlib.Path("bench/results/train_step.json")
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size:
+    """Of the text model, and of a response in tokens."""
+
+    response: int
+    vocabulary: int
+    hidden: int
+    intermediate: int
+    num_layers: int
 
 
-def make_model(device: torch.device, dtype: torch.dtype) -> Qwen2_5_VLForConditionalGeneration:
-    """A random Qwen2.5-VL whose text model has 38M parameters; its vision tower is not run here."""
+LARGE = Size(response=RESPONSE, vocabulary=8192, hidden=512, intermediate=1792, num_layers=9)  # 38M parameters
+SMALL = Size(response=4, vocabulary=512, hidden=64, intermediate=128, num_layers=1)
+
+
+def make_model(size: Size, device: torch.device, dtype: torch.dtype) -> Qwen2_5_VLForConditionalGeneration:
+    """A random Qwen2.5-VL of one size; its vision tower is not run here."""
+    half = size.hidden // 16  # of a head, of which there are eight
     config = Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": 8192,
-            "hidden_size": 512,
-            "intermediate_size": 1792,
-            "num_hidden_layers": 9,
+            "vocab_size": size.vocabulary,
+            "hidden_size": size.hidden,
+            "intermediate_size": size.intermediate,
+            "num_hidden_layers": size.num_layers,
             "num_attention_heads": 8,
             "num_key_value_heads": 4,
             "max_position_embeddings": 8192,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]},
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8],
+            },
             "bos_token_id": 0,
             "eos_token_id": 1,
             "pad_token_id": 0,
         },
-        vision_config={"depth": 1, "hidden_size": 64, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 512},
+        vision_config={
+            "depth": 1,
+            "hidden_size": 64,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "out_hidden_size": size.hidden,
+        },
         image_token_id=2,
         video_token_id=3,
         vision_start_token_id=4,
@@ -81,19 +97,19 @@ def make_model(device: torch.device, dtype: torch.dtype) -> Qwen2_5_VLForConditi
     return model
 
 
-def make_batches(num_pairs: int, num_prompt_tokens: int, number: Callable[[Prompt], torch.Tensor]) -> dict[str, Batch]:
-    """The same pairs in each form."""
+def make_batches(num_pairs: int, ratio: int, size: Size, number: Callable[[Prompt], torch.Tensor]) -> dict[str, Batch]:
+    """The same pairs in each form; `ratio`: prompt tokens a response token."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(count: int) -> torch.Tensor:
-        return torch.randint(10, 8000, (count,), generator=generator)
+        return torch.randint(10, size.vocabulary, (count,), generator=generator)
 
     rows = []
     for _ in range(num_pairs):
-        ids = draw(num_prompt_tokens)
+        ids = draw(ratio * size.response)
         prompt = Prompt(tokens={"input_ids": ids, "mm_token_type_ids": torch.zeros_like(ids)}, vision={})
         prompt = dataclasses.replace(prompt, positions=number(prompt))
-        rows.append((prompt, *(draw(RESPONSE).tolist() for _ in range(3))))
+        rows.append((prompt, *(draw(size.response).tolist() for _ in range(3))))
     two = [(prompt, response[side]) for side in (0, 1) for prompt, *response in rows]
     packed = collate_packed([(prompt, (chosen, rejected)) for prompt, chosen, rejected, _ in rows])
     return {
@@ -137,13 +153,6 @@ VARIANTS = {
     "two + live": Variant(form="two", objective="dpo", live=True),
     "TRL's way": Variant(form="two", objective="dpo", live=True, all_logits=True),
 }
-AGAINST = {
-    "masked": "packed",
-    "two": "packed",
-    "three": "packed",
-    "two + live": "packed, cached reference",
-    "TRL's way": "packed, cached reference",
-}
 # A row's forward and backward are three forwards' work; the reference's forward is one.
 ROWS = {"masked": 0.0, "two": 2.0, "three": 3.0, "two + live": 2 + 2 / 3, "TRL's way": 2 + 2 / 3}
 
@@ -182,12 +191,13 @@ def pair_logps(logps: torch.Tensor, batch: Batch, num_pairs: int) -> PairLogps:
     return PairLogps.from_rows(RowLogps(logps=logps[rows], mask=batch.labels[rows] != IGNORED), num_pairs=num_pairs)
 
 
-def measure(ratio: int, rounds: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def measure(ratio: int, rounds: int, size: Size, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """Seconds of each variant, and ratios of each other one's to ours. The models have the same weights."""
     num_pairs = RATIOS[ratio]
-    packed, padded = ResponseScorer(make_model(device, dtype), packed=True), ResponseScorer(make_model(device, dtype))
-    live = ResponseScorer(make_model(device, dtype)).eval()
-    made = make_batches(num_pairs, ratio * RESPONSE, shared_prefix.numbering(packed.model))
+    packed = ResponseScorer(make_model(size, device, dtype), packed=True)
+    padded = ResponseScorer(make_model(size, device, dtype))
+    live = ResponseScorer(make_model(size, device, dtype)).eval()
+    made = make_batches(num_pairs, ratio, size, shared_prefix.numbering(packed.model))
     batches = {name: batch.to(device, dtype) for name, batch in made.items()}
 
     def once(variant: Variant) -> float:
@@ -201,23 +211,22 @@ def measure(ratio: int, rounds: int, device: torch.device, dtype: torch.dtype) -
     if dtype == torch.float32:
         assert abs(losses["packed"] - losses["two"]) < 1e-3, losses
     seconds = take_turns(variants, rounds)
-    prompt = ratio * RESPONSE
     return {
         "ratio": ratio,
         "num_pairs": num_pairs,
         "seconds": {name: statistics.median(values) for name, values in seconds.items()},
         "speedup": {name: dataclasses.asdict(speedup(seconds, ours, name)) for name, ours in AGAINST.items()},
-        "limit": {name: rows * (prompt + RESPONSE) / (prompt + 2 * RESPONSE) for name, rows in ROWS.items()},
+        "limit": {name: rows * (ratio + 1) / (ratio + 2) for name, rows in ROWS.items()},
     }
 
 
-def peak_mib(name: str) -> float:
+def peak_mib(name: str, size: Size) -> float:
     """Peak resident memory of this process over that before the models were made, after two steps of one variant."""
     before, variant = resident("VmRSS"), VARIANTS[name]
     device, num_pairs = torch.device("cpu"), RATIOS[MEMORY_RATIO]
-    scorer = ResponseScorer(make_model(device, torch.float32), packed=variant.form == "packed")
-    live = ResponseScorer(make_model(device, torch.float32)).eval() if variant.live else None
-    batch = make_batches(num_pairs, MEMORY_RATIO * RESPONSE, shared_prefix.numbering(scorer.model))[variant.form]
+    scorer = ResponseScorer(make_model(size, device, torch.float32), packed=variant.form == "packed")
+    live = ResponseScorer(make_model(size, device, torch.float32)).eval() if variant.live else None
+    batch = make_batches(num_pairs, MEMORY_RATIO, size, shared_prefix.numbering(scorer.model))[variant.form]
     for _ in range(2):
         step(variant, scorer, live, batch, num_pairs)
     return (resident("VmHWM") - before) / 2**20
@@ -225,84 +234,8 @@ def peak_mib(name: str) -> float:
 
 def memory(threads: int) -> dict[str, float]:
     """Peak of each variant, each in a fresh process."""
-    made = {}
-    for variant in (name for name in VARIANTS if name != "masked"):
-        command = [sys.executable, "-m", "bench.train_step", "--threads", str(threads), "--peak-of", variant]
-        made[variant] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-    return made
-
-
-def page(found: dict) -> str:
-    """The Markdown part: one row a ratio and variant."""
-    rows = []
-    for row in found["rows"]:
-        for name, values in row["speedup"].items():
-            ratio, limit = Ratio(**values), row["limit"][name]
-            reached = f"{limit:.2f}x | {ratio.median / limit:.0%}" if limit else "| "
-            rows.append(f"| {row['ratio']}:1 | {name} | {ratio} | {reached} |")
-    peaks = found.get("peak_mib", {})
-    memory_rows = [
-        f"| {name} | {peaks[ours]:,.0f} MiB | {peaks[name]:,.0f} MiB | {peaks[ours] / peaks[name]:.2f} |"
-        for name, ours in AGAINST.items()
-        if name in peaks
-    ]
-    return "\n".join(
-        [
-            "## Training step",
-            "",
-            f"Written by `vidalign bench train` on {found['device']}, {found['threads']} threads, {found['dtype']}; text model of "
-            f"{found['num_parameters'] / 1e6:.0f}M parameters and {found['vocabulary']:,} tokens, {RESPONSE} tokens a response, "
-            f"{', '.join(f'{count} at {ratio}:1' for ratio, count in RATIOS.items())} pairs a step; medians of {found['rounds']} "
-            "turns (minimum to maximum). Ours, all pairs packed in one row with the prompt computed once, against: *masked*, "
-            "the same row under one [T, T] mask; *two*, a row a response; *three*, the ground truth as a third; *two + live*, a live "
-            "reference model beside it, while ours reads the reference from its cache; *TRL's way*, the same with logits of every "
-            "token. The limit counts the text model's tokens.",
-            "",
-            "| prompt : response | against | speed-up | limit | reached |",
-            "|---|---|---|---|---|",
-            *rows,
-            "",
-            f"Peak memory of a step at {MEMORY_RATIO}:1 over that of the process before, models, gradients and references included:",
-            "",
-            "| against | ours | theirs | ratio |",
-            "|---|---|---|---|",
-            *memory_rows,
-            "",
-            "Goals:",
-            "",
-            *goals(found),
-            "",
-            f"torch {versions()['torch']}, transformers {versions()['transformers']}. Only run on CPUs.",
-            "",
-        ]
-    )
-
-
-def goals(found: dict) -> list[str]:
-    """Where each goal is reached."""
-    reached, at_ratio = {}, {}
-    for row in found["rows"]:
-        for name, values in row["speedup"].items():
-            if limit := row["limit"][name]:
-                reached[f"*{name}* at {row['ratio']}:1"] = values["median"] / limit
-            if row["ratio"] == MEMORY_RATIO:
-                at_ratio[name] = values["median"]
-    lines = [goal_line("at least 0.9x the limit", reached, 0.9)]
-    lines += [
-        goal_line(f"at {MEMORY_RATIO}:1 at least {goal:g}x as fast as *{name}*", {name: at_ratio[name]}, goal)
-        for name, goal in GOALS.items()
-    ]
-    peaks = found.get("peak_mib", {})
-    if peaks:
-        times = {name: peaks[name] / peaks[ours] for name, ours in AGAINST.items() if name in peaks}
-        lines.append(
-            goal_line(
-                f"memory at most {MEMORY_GOAL:g} of the other's, which is then at least {1 / MEMORY_GOAL:.2f}x ours",
-                times,
-                1 / MEMORY_GOAL,
-            )
-        )
-    return lines
+    command = ("bench.train_step", "--threads", threads, "--peak-of")
+    return {name: processes.result_of(*command, name) for name in VARIANTS if name != "masked"}
 
 
 def main() -> None:
@@ -312,29 +245,31 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
+    add_arguments(parser, quick="one turn of a smaller model, no memory")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.peak_of:
-        print(peak_mib(arguments.peak_of))
+        processes.tell(peak_mib(arguments.peak_of, LARGE))
         return
     device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
+    size, rounds = (SMALL, 1) if arguments.quick else (LARGE, arguments.rounds)
     rows = []
     for ratio in RATIOS:
-        rows.append(measure(ratio, arguments.rounds, device, dtype))
+        rows.append(measure(ratio, rounds, size, device, dtype))
         print(ratio, {name: str(Ratio(**values)) for name, values in rows[-1]["speedup"].items()}, flush=True)
-    text_model = make_model(device, dtype).model.language_model
+    text_model = make_model(size, device, dtype).model.language_model
     found = {
         "device": str(device),
         "threads": arguments.threads,
         "dtype": arguments.dtype,
-        "rounds": arguments.rounds,
+        "rounds": rounds,
+        "num_response_tokens": size.response,
         "num_parameters": sum(p.numel() for p in text_model.parameters()),
         "vocabulary": text_model.config.vocab_size,
         "rows": rows,
-        "peak_mib": memory(arguments.threads) if device.type == "cpu" else {},
+        "peak_mib": memory(arguments.threads) if device.type == "cpu" and not arguments.quick else {},
     }
-    files.write_json(RESULTS, found)
-    write_part(PERFORMANCE, "train_step.md", page(found))
+    publish(arguments, PERFORMANCE, "train_step", found, page(found))
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ from typing import Any
 
 from cluster.resources import ResourcePlan
 from cluster.session import connect, local_resources
-from pipelines.check import check_data, check_inputs, check_objective
+from pipelines.check import check_inputs, check_objective
 from pipelines.inputs import Inputs, SplitName, read_inputs
 from pipelines.progress import StageClock
 from pipelines.rounds import Rounds, exported_or_none, resource_plan
 from pipelines.stages.base import once
 from pipelines.summary import write_summary
-from vidalign import files
+from vidalign import files, recipes
 from vidalign.config.loading import dump_config
 from vidalign.config.run import RunConfig
 from vidalign.files import RunFolder
@@ -35,10 +35,10 @@ STAGES = ("rollout", "train", "evaluate", "report")
 
 def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = False) -> dict[str, Any]:
     """Run the given stages in order and return the summary. Raises a `VidalignError` for what the user can fix."""
-    check_objective(config)
+    check_objective(config.objective, config.train)
     inputs = read_inputs(config.data, splits=splits_read(stages))
     if "rollout" in stages:
-        check_data(config, inputs)  # a mistake in the data is found before anything is started
+        recipes.build(config.recipe).check_data(inputs.train, source=config.data.train)  # before anything is started
     base = policy_version(config.model.path)
     run = RunFolder.open(config.run_dir)
     clock = StageClock(run.root / "wall_s.json")
@@ -91,12 +91,3 @@ def entered(config: RunConfig, inputs: Inputs, stages: Sequence[str], *, verbose
             if checking is not None:
                 checking.result()
             yield plan
-
-
-def table(summary: dict[str, Any], run_dir: str) -> str:
-    """What the console shows at the end: base against aligned, the report and the command that serves the model."""
-    from pipelines.report_tables import summary_table
-
-    run = RunFolder.open(run_dir)
-    lines = [summary_table(summary), "", f"report   {run.report / 'index.html'}", f"serve    vidalign serve {run_dir}"]
-    return "\n".join(lines)

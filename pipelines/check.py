@@ -16,12 +16,12 @@ import pathlib
 from cluster.resources import ClusterResources, ResourcePlan, Workers
 from cluster.session import local_device_memory, local_resources
 from pipelines import check_model
-from pipelines.check_context import check_tokens
+from pipelines.check_context import check_tokens, prompts_asked
 from pipelines.inputs import Inputs, read_inputs
 from pipelines.rounds import resource_plan
 from vidalign import recipes
 from vidalign.config.loading import dump_config
-from vidalign.config.run import DataConfig, RunConfig
+from vidalign.config.run import DataConfig, ModelConfig, ObjectiveConfig, RunConfig, TrainConfig
 from vidalign.errors import ClusterError, ConfigError
 from vidalign.learning import objectives
 from vidalign.learning.views import view_of
@@ -60,18 +60,18 @@ def check(
     Raises:
         VidalignError: the first thing that cannot work.
     """
-    check_objective(config)
+    check_objective(config.objective, config.train)
     named = config.cluster.address or os.environ.get("RAY_ADDRESS")
     elsewhere = resources is None and named is not None and named != "local"
     made = resource_plan(config, resources or local_resources(config.cluster))
     if resources is None and not elsewhere and device_memory is None:
         device_memory = local_device_memory(made.use_gpu)
     inputs = read_inputs(config.data)
-    check_data(config, inputs)
+    recipes.build(config.recipe).check_data(inputs.train, source=config.data.train)
     model, tokens, warnings = check_inputs(config, inputs, ask_vllm=ask_vllm)
     if elsewhere:
         warnings.append(f"planned for this machine, because a dry run does not connect to the cluster at {named}")
-    memory = check_memory(config, made, model, device_memory) if model.shapes else []
+    memory = check_memory(config.model, config.train, made, model, device_memory) if model.shapes else []
     return CheckReport(
         config=dump_config(config),
         resources=tuple(_plan_lines(made, resources or local_resources(config.cluster))),
@@ -98,23 +98,22 @@ def check_inputs(
             f"{len(inputs.missing):,} of {len(inputs.missing) + len(inputs.present):,} videos are missing and will be "
             f"quarantined, first {inputs.missing[0]}"
         )
-    tokens = check_tokens(config, inputs, model, warnings) if model.processor is not None else []
+    tokens: list[str] = []
+    if model.processor is not None:
+        asked = prompts_asked(inputs, recipes.build(config.recipe), config.evaluate)
+        tokens, more = check_tokens(asked, inputs.present, config.video, model, config.model.max_model_len)
+        warnings += more
     return model, tokens, warnings
 
 
-def check_data(config: RunConfig, inputs: Inputs) -> None:
-    """Raises `DataError` where the training rows lack what the recipe needs."""
-    recipes.build(config.recipe).check_data(inputs.train, source=config.data.train)
-
-
-def check_objective(config: RunConfig) -> None:
-    """Raises `ConfigError` for an unknown objective or parameter, and for one that training or train.uncertainty cannot go with."""
-    objective = objectives.build(config.objective.name, config.objective.params)
+def check_objective(config: ObjectiveConfig, train: TrainConfig) -> None:
+    """Raises `ConfigError` for an unknown objective or parameter, and for one that does not go with train.uncertainty."""
+    objective = objectives.build(config.name, config.params)
     view_of(objective)
-    if config.train.uncertainty is not None and not objective.takes_doubt:
+    if train.uncertainty is not None and not objective.takes_doubt:
         fitting = [name for name, kind in objectives.OBJECTIVES.items() if kind.takes_doubt]
         raise ConfigError(
-            f"train.uncertainty smooths labels, which objective.name={config.objective.name} does not have; choose one of "
+            f"train.uncertainty smooths labels, which objective.name={config.name} does not have; choose one of "
             f"{', '.join(fitting)}, or set train.uncertainty to null"
         )
 
@@ -127,11 +126,11 @@ def render(report: CheckReport) -> str:
 
 
 def check_memory(
-    config: RunConfig, made: ResourcePlan, model: check_model.ModelFacts, device_memory: int | None
+    config: ModelConfig, train: TrainConfig, made: ResourcePlan, model: check_model.ModelFacts, device_memory: int | None
 ) -> list[str]:
     """Model states of training and of an engine. Raises `ClusterError` when training's states alone exceed the device."""
-    train, dtype = config.train, config.model.dtype
-    outline = policy.outline(str(model.folder), trust_remote_code=config.model.trust_remote_code)
+    dtype = config.dtype
+    outline = policy.outline(str(model.folder), trust_remote_code=config.trust_remote_code)
     count = estimate.count_parameters(outline, train)
     states = estimate.train_memory(count, train, dtype)
     devices = int(made.engines.gpus) or 1
@@ -140,7 +139,7 @@ def check_memory(
         model.config,
         dtype=dtype,
         num_devices=devices,
-        max_model_len=config.model.max_model_len,
+        max_model_len=config.max_model_len,
     )
     on_device = states.total * (1 if made.use_gpu else train.num_workers)
     if device_memory is not None and on_device > device_memory:

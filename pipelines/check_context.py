@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from pipelines import check_model
 from pipelines.inputs import Inputs
-from vidalign import prompts, recipes
-from vidalign.config.run import RunConfig
+from vidalign import prompts
+from vidalign.config.run import EvaluateConfig, VideoConfig
 from vidalign.errors import VideoError
 from vidalign.model import estimate, rendering
-from vidalign.recipes.base import Asked
+from vidalign.recipes.base import Asked, Recipe
+from vidalign.types import FrameSpec
 from vidalign.video.clip import Clip
 from vidalign.video.decoding import frame_indices
 from vidalign.video.readers import target_size
@@ -22,60 +23,73 @@ from vidalign.video.readers import target_size
 MAX_PROBED_VIDEOS = 64
 
 
-def check_tokens(config: RunConfig, inputs: Inputs, model: check_model.ModelFacts, warnings: list[str]) -> list[str]:
-    """The longest prompt with the largest video must fit the context. Raises `ModelError` when it does not."""
-    text, where, reply = longest_prompt(config, inputs, model.processor)
-    shapes = probe_videos(config, inputs.present)
+def prompts_asked(inputs: Inputs, recipe: Recipe[Any], evaluate: EvaluateConfig) -> list[Asked]:
+    """Every kind of prompt of a run: the recipe's, those of evaluation, and those of the probe."""
+    plain = recipe.config.plain_prompt
+    return [
+        *recipe.asked(inputs.train),
+        Asked(kind="evaluation", examples=inputs.eval, template=plain, reply=evaluate.max_new_tokens),
+        Asked(kind="probe", examples=inputs.probe, template=plain),
+    ]
+
+
+def check_tokens(
+    asked: Sequence[Asked],
+    videos: Sequence[str],
+    video: VideoConfig,
+    model: check_model.ModelFacts,
+    max_model_len: int,
+) -> tuple[list[str], list[str]]:
+    """Lines and warnings about the context. Raises `ModelError` when the longest prompt with the largest video does not fit."""
+    text, where, reply = longest_prompt(asked, model.processor)
+    shapes = probe_videos(videos, video.frame_spec())
     if not shapes:
-        warnings.append("no video could be opened to see its size, so its vision tokens are not checked")
-        return [f"longest prompt: {text:,} tokens without its video ({where})"]
+        warning = "no video could be opened to see its size, so its vision tokens are not checked"
+        return [f"longest prompt: {text:,} tokens without its video ({where})"], [warning]
     costs = {size: vision_tokens(model, *size) for size in {shape[2:] for shape in shapes}}
     uri, num_frames, height, width = max(shapes, key=lambda shape: costs[shape[2:]](shape[1]))
     tokens_of = costs[height, width]
-    frames_key = "video.num_frames" if config.video.fps is None else "video.max_frames"
-    limits: dict = {
-        "num_text_tokens": text,
-        "max_new_tokens": reply,
-        "max_model_len": config.model.max_model_len,
-        "model_limit": estimate.position_limit(model.config),
-    }
     needed = estimate.check_context(
-        tokens_of, num_frames=num_frames, frames_key=frames_key, where=f"{where}, {uri}", **limits
+        tokens_of,
+        num_frames=num_frames,
+        frames_key="video.num_frames" if video.fps is None else "video.max_frames",
+        num_text_tokens=text,
+        max_new_tokens=reply,
+        max_model_len=max_model_len,
+        model_limit=estimate.position_limit(model.config),
+        where=f"{where}, {uri}",
     )
-    if config.video.fps is not None and config.video.max_frames > num_frames:
-        worst = tokens_of(config.video.max_frames) + text + reply
-        if worst > config.model.max_model_len:
-            fits = estimate.frames_that_fit(tokens_of, config.video.max_frames, config.model.max_model_len - text - reply)
+    warnings = []
+    if video.fps is not None and video.max_frames > num_frames:
+        worst = tokens_of(video.max_frames) + text + reply
+        if worst > max_model_len:
+            fits = estimate.frames_that_fit(tokens_of, video.max_frames, max_model_len - text - reply)
             warnings.append(
-                f"a video long enough for video.max_frames={config.video.max_frames} would need {worst:,} tokens of "
-                f"model.max_model_len={config.model.max_model_len:,}; lower video.max_frames to {fits} to be safe"
+                f"a video long enough for video.max_frames={video.max_frames} would need {worst:,} tokens of "
+                f"model.max_model_len={max_model_len:,}; lower video.max_frames to {fits} to be safe"
             )
-    return [
+    lines = [
         f"largest video: {num_frames} frames of {height}x{width} pixels are {tokens_of(num_frames):,} vision tokens ({uri})",
         f"longest prompt: {text:,} tokens without its video ({where})",
         f"reply: at most {reply:,} tokens",
-        f"context: {needed:,} of model.max_model_len={config.model.max_model_len:,} tokens",
-        f"looked at {len(shapes):,} of {len(inputs.present):,} videos and at every prompt",
+        f"context: {needed:,} of model.max_model_len={max_model_len:,} tokens",
+        f"looked at {len(shapes):,} of {len(videos):,} videos and at every prompt",
     ]
+    return lines, warnings
 
 
-def longest_prompt(config: RunConfig, inputs: Inputs, processor: Any) -> tuple[int, str, int]:
-    """(text tokens without the video, which example, reply tokens) of the largest sum over everything that will be asked."""
-    plain = config.recipe.plain_prompt
-    asked = [
-        *recipes.build(config.recipe).asked(inputs.train),
-        Asked(kind="evaluation", examples=inputs.eval, template=plain, reply=config.evaluate.max_new_tokens),
-        Asked(kind="probe", examples=inputs.probe, template=plain),
-    ]
+def longest_prompt(asked: Sequence[Asked], processor: Any) -> tuple[int, str, int]:
+    """(text tokens without the video, which example, reply tokens) of the largest sum over everything that will be asked.
+
+    The ground truth is scored in the reply's place, with its end-of-turn token.
+    """
     frame = _frame_tokens(processor)
     best = (0, "", 0)
     for kind in asked:
         texts = [prompts.fill(kind.template, question=e.question, answer=e.answer) for e in kind.examples]
         answers = _num_tokens(processor, [e.answer for e in kind.examples])
         for example, length, answer in zip(kind.examples, _num_tokens(processor, texts), answers, strict=True):
-            after = max(
-                kind.reply, answer + 1
-            )  # the ground truth is scored in the reply's place, with its end-of-turn token
+            after = max(kind.reply, answer + 1)
             if frame + length + kind.quoted + after > best[0] + best[2]:
                 best = (frame + length + kind.quoted, f"{kind.kind} prompt of example {example.id}", after)
     return best
@@ -87,7 +101,7 @@ def _num_tokens(processor: Any, texts: list[str]) -> list[int]:
     return [len(ids) for ids in processor.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
-def probe_videos(config: RunConfig, videos: Iterable[str]) -> list[tuple[str, int, int, int]]:
+def probe_videos(videos: Iterable[str], spec: FrameSpec) -> list[tuple[str, int, int, int]]:
     """(uri, frames, height, width) after sampling and resizing, of the first videos whose header can be read.
 
     The decode stage judges the others; here a broken file is only passed over.
@@ -95,7 +109,6 @@ def probe_videos(config: RunConfig, videos: Iterable[str]) -> list[tuple[str, in
     import av
     import av.error
 
-    spec = config.video.frame_spec()
     found: list = []
     for video in (video for video in videos if "://" not in video):
         if len(found) == MAX_PROBED_VIDEOS:

@@ -7,12 +7,14 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from pipelines import data
 from vidalign import __version__
 from vidalign.config.loading import load_config
 from vidalign.config.run import RunConfig
 from vidalign.errors import ConfigError, VidalignError
+from vidalign.files import RunFolder
 
 BENCHES = {
     "decode": "decode",
@@ -20,6 +22,7 @@ BENCHES = {
     "train": "train_step",
     "serve": "serve",
     "growth": "growth",
+    "memory": "driver_memory",
     "start": "start",
 }
 
@@ -123,8 +126,16 @@ def _run_stages(arguments: argparse.Namespace) -> int:
 
     stages = align.STAGES if arguments.command == "align" else (arguments.command,)
     summary = align.align(config, stages, verbose=arguments.verbose)
-    print(align.table(summary, config.run_dir))
+    print(_ending(summary, config.run_dir))
     return 0
+
+
+def _ending(summary: dict[str, Any], run_dir: str) -> str:
+    """What the console shows at the end: base against aligned, the report and the command that serves the model."""
+    from pipelines.report_tables import summary_table
+
+    report = RunFolder.open(run_dir).report / "index.html"
+    return "\n".join([summary_table(summary), "", f"report   {report}", f"serve    vidalign serve {run_dir}"])
 
 
 def _dry_run(config: RunConfig) -> int:

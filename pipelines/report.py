@@ -66,7 +66,7 @@ def write_report(run: RunFolder, config: RunConfig) -> pathlib.Path:
 def view(run: RunFolder, config: RunConfig, summary: Mapping[str, Any], rounds: Sequence[int]) -> dict[str, Any]:
     """Everything the template shows, as plain values. Pairs and answers are those of the last round that has any."""
     last = rounds[-1] if rounds else 0
-    metrics = {index: _read_metrics(run.stage("train", index) / "metrics.jsonl") for index in rounds}
+    metrics = {index: read_metrics(run.stage("train", index) / "metrics.jsonl") for index in rounds}
     pairs = _read(run.stage("pairs", last) / "pairs.parquet", PreferencePair)
     answers = {name: _read(run.stage("eval", last) / f"{name}.parquet", EvalAnswer) for name in MODEL_IDS}
     quarantine = [row for i in rounds for row in _read(run.stage("quarantine", i) / "quarantine.parquet", QuarantineRow)]
@@ -129,7 +129,7 @@ def _read(path: pathlib.Path, record: type[RecordT]) -> list[RecordT]:
     return read_table(path, record) if path.is_file() else []
 
 
-def _read_metrics(path: pathlib.Path) -> Metrics:
+def read_metrics(path: pathlib.Path) -> Metrics:
     """Rows by step. A resumed training logs some steps again: the last record of a step counts."""
     if not path.is_file():
         return []

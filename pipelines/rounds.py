@@ -43,12 +43,21 @@ class Rounds:
     def recipe(self) -> Recipe[Any]:
         return recipes.build(self.config.recipe)
 
+    @functools.cached_property
+    def stored(self) -> RunConfig | None:
+        """The configuration in the run's folder when this was first asked; None where there is none that can be read."""
+        try:
+            return load_config(self.run.config)
+        except VidalignError:
+            return None
+
     def accept(self, names: Sequence[str]) -> None:
         """See that no stage's folder was made from other inputs, as far as is known before anything runs.
 
         Raises:
             ConfigError: the first that was; the message names the options that differ.
         """
+        _ = self.stored  # before the present configuration takes its place
         for index in range(self.config.rounds):
             if index and exported_or_none(self.run, index - 1) is None:
                 break
@@ -131,9 +140,11 @@ class Rounds:
         stage.earlier = functools.partial(_earlier_stage, self, same)
         return stage
 
-    def before(self) -> Rounds:
-        """As the configuration in the run's folder has them. Raises `VidalignError` where that cannot be read any more."""
-        config = load_config(self.run.config)
+    def before(self) -> Rounds | None:
+        """As the stored configuration has them. Raises `VidalignError` where its data or model cannot be read any more."""
+        config = self.stored
+        if config is None:
+            return None
         inputs = self.inputs if config.data == self.config.data else read_inputs(config.data)
         same_model = config.model.path == self.config.model.path
         base = self.base if same_model else policy_version(config.model.path)
@@ -142,7 +153,8 @@ class Rounds:
 
 def _earlier_stage(rounds: Rounds, same: Callable[[Rounds], Stage]) -> Stage | None:
     try:
-        return same(rounds.before())
+        before = rounds.before()
+        return same(before) if before else None
     except VidalignError:
         return None  # the folder is then compared with the present configuration alone
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import pathlib
 from typing import Any
 
 from pipelines.stages.base import MANIFEST
@@ -35,7 +36,7 @@ def write_summary(
         "reward_trust_correlation": pairs.get("reward_trust_correlation"),
         "artefacts": artefacts(run, last),
         "judge": pairs.get("judge"),
-        "accuracy": accuracy(config, run),
+        "accuracy": accuracy(run.stage("eval", last)),
         "log_likelihood": log_likelihood(run, last),
         "policy": {"base": base.version, "aligned": aligned.version if aligned else None},
         "endpoint": endpoint or previous.get("endpoint"),
@@ -47,11 +48,11 @@ def write_summary(
     return summary
 
 
-def accuracy(config: RunConfig, run: RunFolder) -> dict[str, Any] | None:
+def accuracy(folder: pathlib.Path) -> dict[str, Any] | None:
     """Shares of correct answers of each model, overall and by category, with 95 % Wilson intervals."""
     tables = {}
     for model_id in ("base", "aligned", "blind"):
-        path = run.stage("eval", config.rounds - 1) / f"{model_id}.parquet"
+        path = folder / f"{model_id}.parquet"
         if path.is_file():
             tables[model_id] = accuracy_table(files.read_table(path, EvalAnswer))
     if not tables:

@@ -276,7 +276,9 @@ def test_missing_videos_are_counted(make_config, tmp_path):
 
 def test_broken_videos_are_left_to_the_decode_stage(make_config, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
-    found = probe_videos(make_config(), [str(tmp_path / "broken.mp4"), str(tmp_path / "a.mp4"), "s3://x/y.mp4"])
+    found = probe_videos(
+        [str(tmp_path / "broken.mp4"), str(tmp_path / "a.mp4"), "s3://x/y.mp4"], make_config().video.frame_spec()
+    )
     assert found == [(str(tmp_path / "a.mp4"), 8, 64, 48)]
 
 

@@ -71,6 +71,7 @@ def test_bench_outside_a_checkout_says_where_to_run_it(tmp_path, monkeypatch, ca
 
 def test_bench_passes_its_arguments_to_the_script(tmp_path, monkeypatch):
     (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "__init__.py").touch()  # a package, as in a checkout: a folder alone would yield to another one
     (tmp_path / "bench" / "decode.py").write_text("import sys\nsys.exit(7 if sys.argv[1:] == ['--rounds', '2'] else 1)\n")
     monkeypatch.chdir(tmp_path)
     assert main(["bench", "decode", "--rounds", "2"]) == 7

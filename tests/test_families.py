@@ -219,3 +219,13 @@ def test_a_processor_is_counted_by_its_row(monkeypatch, model_path):
     assert estimate.read_vision_cost(model_path) is not None
     monkeypatch.setitem(FAMILIES, "qwen2_vl", dataclasses.replace(FAMILIES["qwen2_vl"], counted_processors=()))
     assert estimate.read_vision_cost(model_path) is None
+
+
+def test_an_output_layer_inside_the_decoder_gets_no_adapter():
+    class Wrapped(Toy):
+        def get_decoder(self):
+            return torch.nn.ModuleList([self.model.language_model, self.lm_head])
+
+    targets = adapter_targets(Wrapped(toy()[0].config))
+    assert targets
+    assert "lm_head" not in targets

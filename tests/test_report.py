@@ -1,6 +1,7 @@
 """The report is made from a run folder that is written here with the functions that real stages use."""
 
 import base64
+import dataclasses
 import html.parser
 import io
 import json
@@ -12,8 +13,9 @@ import numpy as np
 import PIL.Image
 import pytest
 from conftest import write_video
+from test_files import RESPONSE
 
-from pipelines import report, report_examples, report_plots, report_tables
+from pipelines import report, report_examples, report_figures, report_plots, report_tables
 from vidalign.config.loading import parse_config
 from vidalign.config.recipes import LintConfig
 from vidalign.config.run import RunConfig
@@ -307,7 +309,7 @@ def test_an_empty_folder_and_a_torn_metrics_file_are_errors(tmp_path):
 def test_a_step_logged_twice_counts_once_with_its_last_value(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 0, "loss": 1}\n{"step": 5, "loss": 2}\n{"step": 5, "loss": 3}\n')
-    assert report._read_metrics(path) == [{"step": 0, "loss": 1}, {"step": 5, "loss": 3}]
+    assert report.read_metrics(path) == [{"step": 0, "loss": 1}, {"step": 5, "loss": 3}]
 
 
 def test_a_summary_of_an_earlier_version_is_still_shown(tmp_path):
@@ -411,3 +413,16 @@ def test_the_page_of_every_recipe_says_what_made_the_pairs(tmp_path, recipe, say
     run = make_run(tmp_path)
     page = report.write_report(run, make_config(tmp_path, recipe=recipe)).read_text()
     assert says in page
+
+
+def test_every_kind_of_response_is_in_the_histograms_of_its_side(tmp_path):
+    kinds = ("unhinted", "reflected", "replayed", "perturbed", "plain", "truth", "caption", "differences")
+    responses = [dataclasses.replace(RESPONSE, kind=kind, reward=-1.0 - i, trust=0.5) for i, kind in enumerate(kinds)]
+    write_table(tmp_path / "responses.parquet", responses)
+    rewards, *_ = report_figures.candidate_plots(tmp_path / "responses.parquet")
+    assert rewards.legend == (
+        ("chosen", "first turn without hints or reflected", "median −1.50, n = 2"),
+        ("rejected", "ground truth with a resampled segment or perturbed video", "median −3.50, n = 2"),
+        ("aligned", "no hint, clean video", "median −5.00, n = 1"),
+        ("truth", "ground truth", "median −6.00, n = 1"),
+    )

@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from bench.pages import Output, add_arguments
 from bench.quality.arms import ARMS, GRID, METHODS, SWEEP_SEED
 from bench.quality.data import make_all_pairs, prepare
 from bench.quality.page import write_page
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM")
     parser.add_argument("--until-min", type=float, default=float("inf"), help="start nothing new after so many minutes")
     parser.add_argument("--page-only", action="store_true", help="write the page from what is on disk")
+    add_arguments(parser)
     arguments = parser.parse_args()
     root, deadline = arguments.root, time.monotonic() + 60 * arguments.until_min
     if not arguments.page_only:
@@ -51,7 +53,8 @@ def main() -> None:
         rates = {name: best_rate(root, name) for name in methods}
         jobs = [(arm.name, seed, rates[arm.method], "heldout") for seed in range(arguments.seeds) for arm in arms]
         _run_all(root, jobs, arguments.parallel, deadline)
-    write_page(root, {name: best_rate(root, name) for name in METHODS if is_swept(root, name)})
+    rates = {name: best_rate(root, name) for name in METHODS if is_swept(root, name)}
+    write_page(root, rates, arguments.out or Output())
 
 
 def is_swept(root: pathlib.Path, method: str) -> bool:
@@ -91,7 +94,7 @@ def _run_all(root: pathlib.Path, jobs: Sequence[Job], parallel: int, deadline: f
             outcomes.append(outcome)
             print(f"{number}/{len(todo)} {job[0]} seed {job[1]} rate {job[2]:g}: {outcome}", flush=True)
     if any(outcome != "late" and outcome.startswith("FAILED") for outcome in outcomes):
-        raise SystemExit("some runs failed; mend the cause and run the same command again")
+        raise SystemExit("some runs failed; correct the cause and run the same command again")
     if "late" in outcomes:
         print(f"{outcomes.count('late')} runs left; run the same command again")
         if not all(is_swept(root, name) for name in METHODS):

@@ -9,35 +9,30 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from actors.engine import VllmEngine
-from actors.judge import openai_chat
+from actors.judge import Judge, part_path
+from bench.built_in import MODEL, SPEC
 from bench.quality.arms import RECIPES, SIZES
 from examples.shapes import make_videos, rule_judge
-from pipelines.stages.judge import judge_inputs
-from vidalign import files
-from vidalign.config.recipes import HoundRecipe
-from vidalign.config.run import ModelConfig
-from vidalign.data.reading import read_examples
+from pipelines.stages.judge import judgements_of
+from pipelines.stages.pairs import reward_trust_correlation
+from vidalign import files, recipes
+from vidalign.config.recipes import JudgeConfig
+from vidalign.data.reading import DataRow, read_rows
 from vidalign.model.checkpoint import policy_version
-from vidalign.recipes import RECIPES as RESPOND
-from vidalign.recipes import judging
 from vidalign.recipes.engine import Engine
-from vidalign.recipes.judging import agreement
+from vidalign.recipes.judging import JudgeTask
 from vidalign.recipes.pairing import make_pairs
-from vidalign.statistics import rank_correlation
-from vidalign.types import Example, FrameSpec, Judgement, PreferencePair, Response
+from vidalign.types import Example, Judgement, PreferencePair, Response
 from vidalign.video import decoding
 from vidalign.video.frame_cache import FrameCache, load_clip
 
-SPEC = FrameSpec(num_frames=8, height=56, width=56)
-MODEL = ModelConfig(path="examples/shapes/model", dtype="float32", max_model_len=512)
 CHUNK = 80  # examples that one call of a recipe answers together
 
 
@@ -46,8 +41,11 @@ class Data:
     """Everything that runs read; `frames` maps a video's uri to its decoded clip on disk."""
 
     root: pathlib.Path
-    examples: dict[str, list[Example]]
-    frames: dict[str, str]
+    rows: Mapping[str, Sequence[DataRow]]
+    frames: Mapping[str, str]
+
+    def examples(self, split: str) -> list[Example]:
+        return [row.example for row in self.rows[split]]
 
     def pairs(self, recipe: str, seed: int) -> list[PreferencePair]:
         return files.read_table(self.root / "pairs" / recipe / str(seed) / "pairs.parquet", PreferencePair)
@@ -56,19 +54,19 @@ class Data:
         return files.read_json(self.root / "pairs" / recipe / str(seed) / "facts.json")
 
 
-def prepare(root: pathlib.Path) -> Data:
-    """Make videos, questions and frames, or find them made."""
+def prepare(root: pathlib.Path, num_questions: Mapping[str, int] = SIZES) -> Data:
+    """Make videos, so many questions a split, and frames; or find them made."""
     folder, index = root / "data", root / "frames.json"
     if not index.is_file():
-        make_videos.make(folder, SIZES)
-    examples = {split: read_examples(folder / f"{split}.jsonl") for split in SIZES}
+        make_videos.make(folder, dict(num_questions))
+    rows = {split: read_rows(folder / f"{split}.jsonl") for split in num_questions}
     if not index.is_file():
         cache, frames = FrameCache(root / "frames"), {}
-        for uri in dict.fromkeys(example.video for rows in examples.values() for example in rows):
+        for uri in dict.fromkeys(row.example.video for split in rows.values() for row in split):
             path = pathlib.Path(uri)
             frames[uri] = str(cache.put(decoding.content_hash(path), SPEC, decoding.decode(path, SPEC)))
         files.write_json(index, frames)
-    return Data(root, examples, files.read_json(index))
+    return Data(root, rows, files.read_json(index))
 
 
 def make_all_pairs(data: Data, seeds: Sequence[int], recipes: Sequence[str]) -> None:
@@ -84,50 +82,52 @@ def make_all_pairs(data: Data, seeds: Sequence[int], recipes: Sequence[str]) -> 
     engine = VllmEngine(MODEL, MODEL.path, num_gpus=0, seed=0)
     version = policy_version(MODEL.path).version
     for recipe, seed in todo:
-        began = time.monotonic()
-        pairs, facts = _roll_out(engine, data.examples["train"], data.frames, recipe, seed, version)
-        folder = data.root / "pairs" / recipe / str(seed)
-        files.write_table(folder / "pairs.parquet", pairs)
-        files.write_json(folder / "facts.json", {**facts, "seconds": time.monotonic() - began})
+        pairs, facts = make_pairs_of(data, engine, recipe, seed, version)
         print(f"pairs {recipe} seed {seed}: {len(pairs)} kept, {facts['dropped']}", flush=True)
 
 
-def _roll_out(
-    engine: Engine, examples: list[Example], frames: dict[str, str], recipe: str, seed: int, version: str
+def make_pairs_of(
+    data: Data, engine: Engine, name: str, seed: int, version: str
 ) -> tuple[list[PreferencePair], dict[str, Any]]:
-    config: Any = RECIPES[recipe]
+    """Roll out one recipe of `RECIPES` with one seed; keep its pairs, and what is to be said of them."""
+    began, folder = time.monotonic(), data.root / "pairs" / name / str(seed)
+    rows, recipe = data.rows["train"], recipes.build(RECIPES[name])
+    examples = data.examples("train")
     responses: list[Response] = []
     for start in range(0, len(examples), CHUNK):
         chunk = examples[start : start + CHUNK]
-        clips = [load_clip(frames[example.video]) for example in chunk]
-        responses += RESPOND[config.name](engine, chunk, clips, recipe=config, policy_version=version, seed=seed)
+        clips = [load_clip(data.frames[example.video]) for example in chunk]
+        responses += recipe.respond(engine, chunk, clips, policy_version=version, seed=seed)
     judgements: list[Judgement] = []
     facts: dict[str, Any] = {}
-    if isinstance(config, HoundRecipe):
-        judgements = _judge(config, examples, responses)
-        facts["agreement"] = agreement(judgements, responses, config.threshold)
-    pairs, dropped = make_pairs(examples, responses, config, judgements)
-    scored = [r for r in responses if r.reward == r.reward and r.kind not in ("truth", "caption")]
+    if (task := recipe.judge_rows(examples, responses)) is not None:
+        assert recipe.judge is not None
+        judged = ask_rules(recipe.judge, task, folder / "judgements")
+        judgements, facts["judge"] = judgements_of(judged, task, recipe, responses)
+    pairs, dropped = make_pairs(rows, responses, recipe, judgements, decoded=data.frames, seed=seed)
     facts |= {
         "kept": len(pairs),
         "dropped": dropped,
-        "reward_trust_correlation": rank_correlation([r.reward for r in scored], [r.trust for r in scored]),
+        "reward_trust_correlation": reward_trust_correlation(responses, recipe),
+        "seconds": time.monotonic() - began,
     }
+    files.write_table(folder / "pairs.parquet", pairs)
+    files.write_json(folder / "facts.json", facts)
     return pairs, facts
 
 
-def _judge(config: HoundRecipe, examples: Sequence[Example], responses: Sequence[Response]) -> list[Judgement]:
-    """Every distinct response, by rules behind a real endpoint; all of them can be judged."""
-    with _running_judge() as url:
-        judge = config.judge.model_copy(update={"base_url": url})
-        chat, model = openai_chat(judge)
-        name = f"openai:{model}:{judging.prompt_version(judge.prompt)}"
-        rows = [json.loads(row) for row in judge_inputs(config, examples, responses)]
-        return [Judgement.from_row(row) for row in judging.judge_rows(rows, judge, chat, name)]
+def ask_rules(judge: JudgeConfig, task: JudgeTask, parts: pathlib.Path) -> list[dict[str, Any]]:
+    """What the judge makes of its rows, where rules behind a real endpoint answer for it; all of them can be judged."""
+    with running_judge() as url:
+        asked = judge.model_copy(update={"base_url": url})
+        actor = Judge(asked.model_dump(), str(parts), task.work)
+        actor({"part": [0], "row": list(task.rows)})
+    return files.read_json(part_path(parts, 0))
 
 
 @contextlib.contextmanager
-def _running_judge() -> Iterator[str]:
+def running_judge() -> Iterator[str]:
+    """The base url of `examples.shapes.rule_judge`, which answers in a thread of this process."""
     server = rule_judge.serve()
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

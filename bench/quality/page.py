@@ -8,7 +8,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench.pages import RESULTS, write_part
+from bench.intervals import interval
+from bench.pages import RESULTS, Output
 from bench.quality.arms import ARMS, GRID, METHODS, RECIPES, SIZES, SWEEP_SEED
 from bench.quality.run import BASE, TRAIN, run_folder
 from pipelines.summary import versions
@@ -18,7 +19,7 @@ Rows = list[dict[str, Any]]
 COLOURS = ("#2a6f97", "#c1554e", "#6a994e", "#7b5ea7", "#d08c38", "#4f5d75")
 
 
-def write_page(root: pathlib.Path, rates: dict[str, float]) -> None:
+def write_page(root: pathlib.Path, rates: dict[str, float], out: Output) -> None:
     """Write the part, and its plots where at least one method is finished."""
     base = files.read_json(run_folder(root, BASE, 0, 0.0) / "result.json")
     runs = {name: found for name in ARMS if (found := _finished(root, name, rates.get(ARMS[name].method)))}
@@ -33,9 +34,9 @@ def write_page(root: pathlib.Path, rates: dict[str, float]) -> None:
         _settings(),
     ]
     if runs:
-        plot(base, runs, RESULTS.path.parent / "results.png")
+        plot(base, runs, out.docs / "results.png")
         parts.insert(2, ["![Held-out accuracy, displacement and divergence by method](results.png)"])
-    write_part(RESULTS, "quality.md", "\n\n".join("\n".join(part) for part in parts if part))
+    out.write_part(RESULTS, "quality", "\n\n".join("\n".join(part) for part in parts if part))
 
 
 def _finished(root: pathlib.Path, name: str, rate: float | None) -> Rows:
@@ -44,16 +45,6 @@ def _finished(root: pathlib.Path, name: str, rate: float | None) -> Rows:
     paths = sorted(run_folder(root, name, 0, rate).parent.glob("*/result.json"), key=lambda path: int(path.parent.name))
     rows = [files.read_json(path) for path in paths]
     return [row for row in rows if row["split"] == "heldout"]
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % interval by Student's t over seeds; NaN for one value."""
-    if len(values) < 2:
-        return statistics.fmean(values), math.nan
-    from scipy import stats
-
-    quantile = float(stats.t.ppf(0.975, len(values) - 1))
-    return statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def _cell(values: Sequence[float], scale: float = 1.0, digits: int = 1) -> str:
@@ -152,7 +143,8 @@ def _category_table(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
     names = list(base["by_category"])
     rows = [[BASE, *(f"{100 * base['by_category'][name]:.1f}" for name in names)]]
     for arm, found in runs.items():
-        rows.append([arm, *(_column(found, lambda row, name=name: row["by_category"][name], 100) for name in names)])
+        by_category = {name: [row["by_category"][name] for row in found] for name in names}
+        rows.append([arm, *(_cell(values, 100) for values in by_category.values())])
     return ["### Held-out accuracy by category, %", "", *_table(("arm", *names), rows)]
 
 
@@ -201,13 +193,13 @@ def _pairs_table(root: pathlib.Path, runs: dict[str, Rows]) -> list[str]:
             dropped = ", ".join(
                 f"{reason} {_cell([fact['dropped'].get(reason, 0) for fact in facts], digits=0)}" for reason in reasons
             )
-            correlations = [fact["reward_trust_correlation"] for fact in facts]
+            known = [value for fact in facts if (value := fact["reward_trust_correlation"]) is not None]
             rows.append(
                 [
                     recipe,
                     _cell([fact["kept"] for fact in facts], digits=0),
                     dropped,
-                    _cell(correlations, digits=2),
+                    _cell(known, digits=2) if known else "",
                     _cell([fact["seconds"] for fact in facts], digits=0),
                 ]
             )

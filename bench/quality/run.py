@@ -18,8 +18,6 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from vidalign.data.answers import is_correct
-
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
@@ -29,13 +27,15 @@ import torch.distributed as dist
 from actors.learner import Learner
 from actors.reference import Reference, parts_of
 from actors.train_job import TrainJob
+from bench.built_in import MODEL, SPEC
 from bench.memory import resident
 from bench.quality.arms import ARMS, edit_pairs
-from bench.quality.data import MODEL, SPEC, Data, prepare
+from bench.quality.data import Data, prepare
 from examples.shapes.evaluate_base import reply
 from vidalign import files, prompts
 from vidalign.config.recipes import PerturbConfig
 from vidalign.config.run import ObjectiveConfig, TrainConfig
+from vidalign.data.answers import is_correct
 from vidalign.learning import objectives
 from vidalign.learning.batch_source import BatchSource
 from vidalign.learning.pair_data import usable_pairs
@@ -87,7 +87,7 @@ def train(data: Data, folder: pathlib.Path, arm_name: str, seed: int, learning_r
     objective = objectives.build(arm.objective, arm.params)
     pairs, _ = usable_pairs(edit_pairs(arm, data.pairs(arm.recipe, seed)), objective)
     files.write_table(folder / "pairs.parquet", pairs)
-    files.write_table(folder / "probe.parquet", data.examples["probe"])
+    files.write_table(folder / "probe.parquet", data.examples("probe"))
     job = TrainJob(
         model=MODEL,
         policy_path=MODEL.path,
@@ -162,7 +162,7 @@ def one_rank() -> Iterator[None]:
 @torch.inference_mode()
 def measure(data: Data, path: str, split: str) -> dict[str, Any]:
     """Accuracy on a split; on "heldout" also on perturbed videos, hallucination, and the divergence from the base."""
-    examples = data.examples[split]
+    examples = data.examples(split)
     processor, model = load_processor(path), load_policy(MODEL, path).eval()
     clips = [load_clip(data.frames[example.video]) for example in examples]
     correct = answer(model, processor, examples, clips)
@@ -217,7 +217,7 @@ def divergence(data: Data, model: Any, processor: Any) -> dict[str, float]:
     `kl_to_base` is the mean over all questions, `kl_where_right` over those that the base answers correctly: there, nothing has
     to change.
     """
-    examples = data.examples["heldout"][:NUM_KL]
+    examples = data.examples("heldout")[:NUM_KL]
     base = load_policy(MODEL, MODEL.path).eval()
     clips = [load_clip(data.frames[example.video]) for example in examples]
     asked = [prompts.fill(prompts.PLAIN, question=example.question) for example in examples]

@@ -4,11 +4,11 @@ A stage's folder is finished when its `manifest.json` exists, which is written l
 from, option by option, so that a changed option is an error that names it, and never a silent mixture. What does not change a
 result (how often something is logged, how many workers there are, where a cache is) is not in it.
 
-    begun.json      what partial results are made from, and how they are laid out
-    manifest.json   {"format": 2, "inputs": {option: value}, "finished_at", facts…}
+    begun.json      {"format": 2, "stage": its name, "inputs": {option: value}, "layout": how partial results are laid out}
+    manifest.json   {"format": 2, "stage", "inputs", "finished_at", facts…}
 
 A folder of format 1 holds one hash of its inputs and does not say what they were. It is recognised by `Stage.inputs_v1` of the
-stage as the run's config.yaml has it (`Stage.earlier`), and then compared option by option like the others.
+stage as the run's config.yaml has it (`Stage.earlier`), compared option by option like the others, and written in format 2.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from vidalign import files
-from vidalign.errors import ConfigError
+from vidalign.errors import ConfigError, DataError
 from vidalign.types import stable_hash
 
 MANIFEST = "manifest.json"
 BEGUN = "begun.json"
 FORMAT = 2
+HASH_V1 = "hash_v1"  # what a manifest of format 1 held as its inputs
 
 
 class Stage(abc.ABC):
     """One step of a run that leaves a folder behind.
 
-    name: for progress bars and messages. folder: where its results go. needs: folders that must be finished before. earlier: makes
+    name: as its manifest says it. folder: where its results go. needs: folders that must be finished before. earlier: makes
     the same stage as the configuration in the run's folder describes it, or None where that is not known.
     """
 
@@ -68,40 +69,60 @@ def once(stage: Stage) -> dict[str, Any]:
         ConfigError: the folder was begun or finished from other inputs; the message names each option that differs.
         DataError: a stage that this one needs is not finished.
     """
-    if check(stage):
-        return files.read_json(stage.folder / MANIFEST)
+    inputs = _as_stored(flat(stage.inputs()))
+    if _is_finished(stage, inputs):
+        return manifest(stage.folder)
     for folder in stage.needs:
         manifest(folder)
-    files.write_json(
-        stage.folder / BEGUN, {"format": FORMAT, "inputs": flat(stage.inputs()), "layout": flat(stage.layout())}
-    )
+    made_from = {"format": FORMAT, "stage": stage.name, "inputs": inputs}
+    files.write_json(stage.folder / BEGUN, {**made_from, "layout": flat(stage.layout())})
     facts = stage.run()
-    finished = {"format": FORMAT, "inputs": flat(stage.inputs()), "finished_at": time.time(), **facts}
+    finished = {**made_from, "finished_at": time.time(), **facts}
     files.write_json(stage.folder / MANIFEST, finished)
     return finished
 
 
 def check(stage: Stage) -> bool:
     """Whether the stage is finished. Raises `ConfigError` where its folder was made from other inputs."""
-    finished = stage.folder / MANIFEST
+    if not ((stage.folder / MANIFEST).is_file() or (stage.folder / BEGUN).is_file()):
+        return False
+    return _is_finished(stage, _as_stored(flat(stage.inputs())))
+
+
+def _is_finished(stage: Stage, inputs: Mapping[str, Any]) -> bool:
+    """`inputs`: those of the stage now, flat."""
+    made_from = {"format": FORMAT, "stage": stage.name, "inputs": inputs}
+    finished, begun = stage.folder / MANIFEST, stage.folder / BEGUN
     if finished.is_file():
-        _compare(stage, files.read_json(finished), f"{stage.folder} was finished with another configuration")
+        made = files.read_json(finished)
+        _compare(stage, inputs, made, f"{stage.folder} was finished with another configuration")
+        if not made.get("format"):
+            files.write_json(finished, {**made, **made_from, HASH_V1: made["inputs"]})
         return True
-    begun = stage.folder / BEGUN
     if begun.is_file():
-        _compare(stage, files.read_json(begun), f"{stage.folder} was begun with another configuration")
+        made = files.read_json(begun)
+        _compare(stage, inputs, made, f"{stage.folder} was begun with another configuration")
+        if isinstance(made, str):
+            files.write_json(begun, {**made_from, "layout": flat(stage.layout())})
     return False
 
 
 def manifest(folder: pathlib.Path) -> dict[str, Any]:
     """The manifest of a finished stage. Raises `DataError` where it is not finished."""
+    if not (folder / MANIFEST).is_file():
+        raise DataError(f"{folder} is not finished; run the stage that makes it first (`vidalign align` runs all of them)")
     return files.read_json(folder / MANIFEST)
 
 
 def identity(folder: pathlib.Path) -> str:
     """A hash of what a finished stage was made from, for the inputs of the stages after it."""
+    return stable_hash(manifest(folder)["inputs"])
+
+
+def identity_v1(folder: pathlib.Path) -> str | None:
+    """The same as a stage of format 1 knew it; None where the folder was never one of format 1."""
     made = manifest(folder)
-    return stable_hash(made["inputs"]) if made.get("format") else made["inputs"]
+    return made.get(HASH_V1) if made.get("format") else made["inputs"]
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -129,22 +150,21 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _compare(stage: Stage, made: Any, what: str) -> None:
-    """`made`: what a manifest or a begun.json holds, of either format."""
+def _compare(stage: Stage, now: Mapping[str, Any], made: Any, what: str) -> None:
+    """`made`: what a manifest or a begun.json holds, of either format; `now`: the stage's inputs, flat."""
     way_out = "set it back, choose a new run_dir, or delete that folder to make it again"
-    now = stage.inputs()
     if isinstance(made, str) or not made.get("format"):  # format 1
         found = made if isinstance(made, str) else made["inputs"]
         candidates = (stage.earlier() if stage.earlier else None, stage)
         known = [as_begun for as_begun in candidates if as_begun and stable_hash(as_begun.inputs_v1()) == found]
         if not known:
             raise ConfigError(f"{what} or other data; {way_out}")
-        before = flat(known[0].inputs())
+        before = _as_stored(flat(known[0].inputs()))
     else:
         before = made["inputs"]
         if "layout" in made:
-            before, now = before | flat(made["layout"]), now | stage.layout()
-    differing = changes(_as_stored(before), _as_stored(flat(now)))
+            before, now = before | made["layout"], {**now, **_as_stored(flat(stage.layout()))}
+    differing = changes(before, now)
     if differing:
         raise ConfigError(f"{what}: {'; '.join(differing)}; {way_out}")
 

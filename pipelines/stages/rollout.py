@@ -92,7 +92,7 @@ class Rollout(Stage):
         engine_s: dict[str, float] = {}
         decoded: dict[str, Mapping[str, str]] = {}
         if self.recipe.asks_policy:
-            self._generate()
+            self.generate()
             decoded, engine_s = self._collect()
         else:
             decoded |= self._decode(self.train, f"decode, round {self.round_index}")
@@ -105,8 +105,8 @@ class Rollout(Stage):
         size = self.rollout.batch_size
         return list(enumerate(self.train[start : start + size] for start in range(0, len(self.train), size)))
 
-    def _generate(self) -> None:
-        """Make the part files of all chunks that have none yet."""
+    def generate(self) -> None:
+        """Decode, respond, and write the part files of all chunks that have none yet; needs Ray."""
         parts = self.folder / "parts"
         todo = [(index, chunk) for index, chunk in self._chunks() if not part_path(parts, index).is_file()]
         with progress.bar(f"rollout, round {self.round_index}", len(self.train), "example") as shown:

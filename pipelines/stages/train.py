@@ -11,7 +11,7 @@ from actors.learner import train_loop
 from actors.train_job import TrainJob
 from cluster.resources import Workers
 from pipelines import progress
-from pipelines.stages.base import Stage, identity, once
+from pipelines.stages.base import Stage, identity, identity_v1, once
 from pipelines.stages.doubt import DoubtStage
 from pipelines.stages.reference import reference_files
 from vidalign import files
@@ -76,7 +76,7 @@ class Train(Stage):
 
     def inputs_v1(self) -> dict[str, Any]:
         return {
-            "pairs": identity(self.pairs),
+            "pairs": identity_v1(self.pairs),
             "policy": self.policy.version,
             "objective": self.objective.model_dump(mode="json"),
             "train": self.train.model_dump(mode="json"),
