@@ -79,7 +79,7 @@ def check_tokens(
 
 
 def longest_prompt(asked: Sequence[Asked], processor: Any) -> tuple[int, str, int]:
-    """(text tokens without the video, which example, reply tokens) of the largest sum over everything that will be asked.
+    """(text tokens without the video, which example, reply tokens) of the longest of all prompts with its reply.
 
     The ground truth is scored in the reply's place, with its end-of-turn token.
     """
@@ -104,7 +104,7 @@ def _num_tokens(processor: Any, texts: list[str]) -> list[int]:
 def probe_videos(videos: Iterable[str], spec: FrameSpec) -> list[tuple[str, int, int, int]]:
     """(uri, frames, height, width) after sampling and resizing, of the first videos whose header can be read.
 
-    The decode stage judges the others; here a broken file is only passed over.
+    A file that cannot be read is skipped here; whether it can be used is found out when it is decoded.
     """
     import av
     import av.error

@@ -1,4 +1,4 @@
-"""The `vidalign` command. Parses arguments and calls the pipelines; errors a user can mend are one sentence, exit code 2."""
+"""The `vidalign` command. Parses arguments and calls the pipelines; an error that the user can fix is one sentence, exit code 2."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nvidalign: stopped; run the same command again to continue", file=sys.stderr)
         return 130
     except Exception as error:
-        cause = mendable_cause(error)
+        cause = fixable_cause(error)
         if cause is None:
             raise
         print(f"vidalign: error: {cause}", file=sys.stderr)
         return 2
 
 
-def mendable_cause(error: BaseException) -> VidalignError | None:
+def fixable_cause(error: BaseException) -> VidalignError | None:
     """The `VidalignError` that a Ray actor raised, dug out of the errors Ray wrapped around it."""
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("name", choices=BENCHES)
     command.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own; --help lists them")
     command.set_defaults(run=_run_bench)
-    command = commands.add_parser("doctor", help="what is installed, what fits, what is wrong and how to mend it")
+    command = commands.add_parser("doctor", help="what is installed, what fits, what is wrong and how to fix it")
     command.set_defaults(run=_run_doctor)
     return parser
 

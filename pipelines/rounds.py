@@ -1,4 +1,4 @@
-"""The stages of a run, made from its configuration: which folder, which options, which policy, which resources each one has."""
+"""The stages of a run, made from its configuration: the folder, options, policy and resources of each."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Rounds:
             return None
 
     def accept(self, names: Sequence[str]) -> None:
-        """See that no stage's folder was made from other inputs, as far as is known before anything runs.
+        """Check that no stage's folder was made from other inputs, as far as that is known before anything runs.
 
         Raises:
             ConfigError: the first that was; the message names the options that differ.

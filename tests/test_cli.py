@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from pipelines.cli import main, mendable_cause
+from pipelines.cli import main, fixable_cause
 from vidalign.errors import DataError
 
 
@@ -59,8 +59,8 @@ def test_the_cause_is_found_inside_what_ray_wraps_around_it():
     outer.cause = inner
     again = ValueError("again")
     again.__cause__ = outer
-    assert mendable_cause(again) is inner
-    assert mendable_cause(RuntimeError("a bug")) is None
+    assert fixable_cause(again) is inner
+    assert fixable_cause(RuntimeError("a bug")) is None
 
 
 def test_bench_outside_a_checkout_says_where_to_run_it(tmp_path, monkeypatch, capsys):

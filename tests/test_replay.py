@@ -1,4 +1,4 @@
-"""Negatives that are the ground truth with one segment said again."""
+"""Negatives that are the ground truth with one segment resampled."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What every stage of a run is, and `once`, which runs it: claimed, run, finished, and skipped ever after.
+"""What a stage of a run is, and `once`, which claims it, runs it, finishes it, and skips it from then on.
 
 A stage's folder is finished when its `manifest.json` exists, which is written last. The manifest holds what the stage was made
 from, option by option, so that a changed option is an error that names it, and never a silent mixture. What does not change a

@@ -1,4 +1,4 @@
-"""Doubt: how likely is it that a pair's order is wrong? From features that the reference left; see `vidalign.learning.uncertainty`."""
+"""Doubt: how likely it is that a pair's order is wrong, from features that the reference left (`vidalign.learning.uncertainty`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vidalign.types import stable_hash
 
 @dataclasses.dataclass(kw_only=True)
 class DoubtStage(Stage):
-    """doubt.json, {pair id: label smoothing} of the pairs that stay. `reference`: what `reference_files` wrote."""
+    """doubt.json, {pair id: label smoothing} of the pairs that are kept. `reference`: what `reference_files` wrote."""
 
     name: ClassVar[str] = "doubt"
 
@@ -47,7 +47,7 @@ class DoubtStage(Stage):
         }
 
     def run(self) -> dict[str, Any]:
-        """Computed in a Ray task, for it needs torch. Raises `DataError` where no pair stays."""
+        """Run in a Ray task, because it needs torch. Raises `DataError` if no pair is kept."""
         import ray
 
         made = ray.remote(estimate_doubt).remote(str(self.reference), list(self.pair_ids), self.uncertainty, self.seed)

@@ -1,4 +1,4 @@
-"""What a judge does between rollout and pairs: the rows of a recipe's `JudgeTask`, batch by batch."""
+"""Judge: between rollout and pairs, the rows of a recipe's `JudgeTask`, batch by batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ BATCH_SIZE = 32
 
 @dataclasses.dataclass(kw_only=True)
 class Judging(Stage):
-    """One task of a judge, its rows on disk in batches. `label`: of the progress bar; `engines`: what an engine may take."""
+    """One task of a judge; its results are on disk, one file per batch.
+
+    `label`: of the progress bar. `engines`: the resources that one engine may take.
+    """
 
     name: ClassVar[str] = "judge"
 

@@ -1,4 +1,4 @@
-"""Pairs: responses ─► judgements and rewrites, where the recipe asks a judge ─► one preference pair an example ─► linter."""
+"""Pairs: responses ─► judgements and rewrites, where the recipe asks a judge ─► one preference pair per example ─► linter."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Pairs(Stage):
         return {"kept": len(pairs), "dropped": dropped | filtered, "reward_trust_correlation": correlation, **facts}
 
     def _judged(self, responses: Sequence[Response]) -> tuple[list[Judgement], list[Response], dict[str, Any]]:
-        """Judgements, rewritten responses, and facts about the judge; all empty where the recipe asks none."""
+        """Judgements, rewritten responses, and facts about the judge; all empty where the recipe has no task for a judge."""
         examples = [row.example for row in self.rows]
         judgements: list[Judgement] = []
         rewritten: list[Response] = []

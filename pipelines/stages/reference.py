@@ -1,7 +1,7 @@
-"""Reference: what the policy that a round starts from says of its pairs, computed once and kept by content.
+"""Reference: log-probs of a round's pairs under the policy that the round starts from, computed once and kept by content.
 
-There is no manifest: a file a pair is named by all that it depends on, so a run that was stopped goes on, and another run with
-the same pairs computes nothing.
+There is no manifest. Each pair has one file, named by a hash of everything it depends on, so a run that was stopped continues, and
+another run with the same pairs computes nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vidalign.types import PolicyVersion, PreferencePair
 
 
 class Training(Protocol):
-    """What is read here of a training stage (`pipelines.stages.train.Train`)."""
+    """The part of a training stage (`pipelines.stages.train.Train`) that is needed here."""
 
     run_folder: RunFolder
     cache: pathlib.Path
@@ -37,7 +37,7 @@ class Training(Protocol):
 
 
 def reference_files(stage: Training, usable: Sequence[PreferencePair], objective: Objective) -> pathlib.Path | None:
-    """JSON file {pair id: the file of what the reference says of it}, all of them written; None if none is needed."""
+    """JSON file {pair id: its reference file}, once all of these files exist; None if the objective needs no reference."""
     parts = parts_of(hidden=objective.needs_kl, features=stage.train.uncertainty is not None)
     if not (objective.needs_reference or parts):
         return None

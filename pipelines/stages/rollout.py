@@ -116,7 +116,7 @@ class Rollout(Stage):
                     shown.update(int(row["num_examples"]))
 
     def _stream(self, todo: Sequence[tuple[int, Sequence[Example]]], parts: pathlib.Path) -> Any:
-        """A Ray Data set with one row for each chunk, {chunk, num_examples}; its part is on disk before its row comes."""
+        """A Ray Data set with one row per chunk, {chunk, num_examples}; a chunk's part is on disk before its row arrives."""
         import pandas as pd
         import ray.data
 
@@ -181,7 +181,7 @@ class Rollout(Stage):
         return decoded, {name: round(seconds, 2) for name, seconds in engine_s.items()}
 
     def _decode(self, examples: Sequence[Example], label: str = "") -> dict[str, Mapping[str, str]]:
-        """Decode the videos of examples that no engine answers."""
+        """Decode the videos of examples that no engine responds to."""
         if not examples:
             return {}
         videos = list(dict.fromkeys(example.video for example in examples))
@@ -222,7 +222,7 @@ class Rollout(Stage):
 
 
 def digest(examples: Sequence[Example]) -> str:
-    """How many examples there are and a hash of all of them: what a manifest keeps of a data file."""
+    """The number of examples and a hash of all of them: what a manifest keeps of a data file."""
     return f"{len(examples)} examples, {stable_hash([example.to_row() for example in examples])}"
 
 
