@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from pipelines.cli import main, fixable_cause
+from pipelines.cli import fixable_cause, main
 from vidalign.errors import DataError
 
 
