@@ -1,6 +1,6 @@
 """From a video file to the frames that a FrameSpec asks for, or a `VideoError` with a quarantine reason.
 
-    path ── probe (vidalign.video.probing) ── frame_indices ── decord | PyAV (vidalign.video.readers) ── resize ── Clip
+    path ── probe (vidalign.video.probing) ── sampled (vidalign.video.timing) ── decord | PyAV (vidalign.video.readers) ── resize ── Clip
 
 The probe finds what is wrong with a file before a decoder can hide it: decoders conceal missing frames, hand out garbage
 after a cut, and trust an index that promises more than the bytes hold. Frames do not depend on the backend: indices come from the
@@ -29,21 +29,12 @@ from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 from vidalign.video import probing, readers
 from vidalign.video.clip import Clip
 from vidalign.video.hash_index import HashIndex
+from vidalign.video.timing import Timing, sampled
 
 
 def frame_indices(total: int, fps: float, spec: FrameSpec) -> list[int]:
-    """Which source frames to take: n of them, each at the middle of one of n equal parts of the video, ascending.
-
-    n is `spec.num_frames` (frames repeat where the video has fewer), or else as many as give `spec.fps` frames per second
-    of video: at most the video's own frames, at most `spec.max_frames` (then spread over the whole video), and at least
-    `spec.min_frames`. Indices count frames: a variable frame rate is not evened out.
-    """
-    if spec.num_frames is not None:
-        count = spec.num_frames
-    else:
-        assert spec.fps is not None
-        count = max(min(round(total / fps * spec.fps), total, spec.max_frames), min(spec.min_frames, total), 1)
-    return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+    """Which frames of a video with a constant frame rate a spec takes, see `vidalign.video.timing.sampled`."""
+    return sampled(total, Timing(fps=fps, duration_s=total / fps), spec)
 
 
 def snapped(indices: Sequence[int], keyframes: np.ndarray) -> list[int]:
@@ -96,7 +87,9 @@ def _decode(name: str, head: bytes, source: Callable[[], Any], spec: FrameSpec, 
     with probing.open_whole(name, head, source) as container:
         probe = probing.probe(name, head, source, container)
         indices = _sampled(name, probe, spec)
-        frames = readers.read_decord(source, indices, probe.num_frames, spec) if backend == "decord" else None
+        frames = None
+        if backend == "decord" and readers.is_exact_in_decord(name, source, probe):
+            frames = readers.read_decord(source, indices, probe.num_frames, spec)
         used = "pyav" if frames is None else "decord"
         if frames is None:
             frames = readers.read_pyav(name, source, container, indices, probe.times, spec)
@@ -104,9 +97,10 @@ def _decode(name: str, head: bytes, source: Callable[[], Any], spec: FrameSpec, 
         frames=frames,
         fps=probe.fps,
         total_num_frames=probe.num_frames,
-        duration_s=probe.num_frames / probe.fps,
+        duration_s=probe.timing.duration_s,
         indices=tuple(indices),
         backend=used,
+        times=probe.timing.times_s(indices),
     )
 
 
@@ -117,7 +111,7 @@ def _sampled(name: str, probe: probing.Probe, spec: FrameSpec) -> list[int]:
             f"{name} has {probe.num_frames} frames and video.min_frames is {spec.min_frames}; "
             "lower video.min_frames or leave the video out",
         )
-    indices = frame_indices(probe.num_frames, probe.fps, spec)
+    indices = sampled(probe.num_frames, probe.timing, spec)
     if spec.snap_to_keyframes and probe.times is not None:
         indices = snapped(indices, probe.times.keyframes)
     return indices
