@@ -47,6 +47,15 @@ def mrope_positions(
     return torch.cat(parts, dim=1)
 
 
+def largest_position(num_tokens: int, grids: Sequence[Sequence[int]], time_steps: Sequence[float], merge_size: int) -> int:
+    """The largest number in `mrope_positions` of a prompt of so many tokens, which ends with text."""
+    end = num_tokens
+    for (frames, rows, columns), step in zip(grids, time_steps, strict=True):
+        height, width = int(rows) // merge_size, int(columns) // merge_size
+        end += max(int((int(frames) - 1) * step) + 1, height, width) - int(frames) * height * width
+    return end - 1
+
+
 def correct_positions(model: Any) -> None:
     """Make a Hugging Face model number its tokens as above; does nothing to models of families that count otherwise."""
     if not family_of(model).mrope:

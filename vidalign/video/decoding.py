@@ -26,7 +26,7 @@ import numpy as np
 
 from vidalign.errors import VideoError
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
-from vidalign.video import probing, readers
+from vidalign.video import bounds, probing, readers
 from vidalign.video.clip import Clip
 from vidalign.video.hash_index import HashIndex
 from vidalign.video.timing import Timing, sampled
@@ -64,7 +64,8 @@ def decode(path: str | os.PathLike[str], spec: FrameSpec, backend: Backend = DEF
     """Decode the frames of a local file that `spec` asks for.
 
     Raises:
-        VideoError: with reason missing, unreadable, zero_byte, not_a_video, no_video_stream, truncated or too_few_frames.
+        VideoError: with reason missing, unreadable, zero_byte, not_a_video, no_video_stream, truncated, too_few_frames or
+            too_long.
     """
     _check_file(path)
     name = os.fspath(path)
@@ -87,6 +88,9 @@ def _decode(name: str, head: bytes, source: Callable[[], Any], spec: FrameSpec, 
     with probing.open_whole(name, head, source) as container:
         probe = probing.probe(name, head, source, container)
         indices = _sampled(name, probe, spec)
+        stream = probing.video_stream(name, container)
+        size = stream.height, stream.width
+        bounds.check_size(name, size, readers.target_size(*size, spec), len(indices), spec)
         frames = None
         if backend == "decord" and readers.is_exact_in_decord(name, source, probe):
             frames = readers.read_decord(source, indices, probe.num_frames, spec)
@@ -111,6 +115,7 @@ def _sampled(name: str, probe: probing.Probe, spec: FrameSpec) -> list[int]:
             f"{name} has {probe.num_frames} frames and video.min_frames is {spec.min_frames}; "
             "lower video.min_frames or leave the video out",
         )
+    bounds.check_duration(name, probe.timing, spec)
     indices = sampled(probe.num_frames, probe.timing, spec)
     if spec.snap_to_keyframes and probe.times is not None:
         indices = snapped(indices, probe.times.keyframes)

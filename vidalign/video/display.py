@@ -26,7 +26,7 @@ class Orientation:
 
 def orientation(frame: VideoFrame) -> Orientation:
     """The display matrix of a frame, by quarter turns: other angles count as the nearest one."""
-    stored = frame.side_data.get(Type.DISPLAYMATRIX)
+    stored = next((item for item in frame.side_data if item.type == Type.DISPLAYMATRIX), None)
     if stored is None:
         return Orientation()
     a, b, _, c, d = np.frombuffer(bytes(stored), np.int32)[:5].tolist()  # x' = a x + c y, y' = b x + d y; ISO/IEC 14496-12

@@ -89,8 +89,8 @@ def _continuous(times: np.ndarray, dts: np.ndarray, durations: np.ndarray, max_s
     """`times` with a clock that never starts again: the same array where it does not, by dts that go back or leap."""
     steps = np.diff(dts)
     breaks = (steps < 0) | (steps > max_step)
-    if not breaks.any():
+    if not breaks.any() or breaks.mean() > 0.5:  # of a few stills, every step is long
         return times
-    usual = int(np.median(steps[~breaks])) if not breaks.all() else 0
+    usual = int(np.median(steps[~breaks]))
     lengths = np.where(durations[:-1] > 0, durations[:-1], usual)
     return times - np.concatenate([[0], np.cumsum(np.where(breaks, steps - lengths, 0))])

@@ -12,7 +12,6 @@ from typing import Any
 
 import av
 import av.error
-import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream

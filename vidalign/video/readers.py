@@ -28,11 +28,13 @@ from av.video.stream import VideoStream
 
 from vidalign.errors import VideoError
 from vidalign.types import FrameSpec
+from vidalign.video import bounds
 from vidalign.video.display import orientation, size_of, upright
 from vidalign.video.packets import RESTARTING, FrameTimes
 from vidalign.video.probing import Probe, open_container, video_stream
 
 CHUNK_FRAMES = 8  # full-size frames that decord holds at once
+RESIZABLE = ("vp8", "vp9")  # codecs of video calls, whose size changes with the line: their keyframes are looked at
 
 
 class NotAsExpectedError(Exception):
@@ -55,7 +57,8 @@ def is_exact_in_decord(name: str, source: Callable[[], Any], probe: Probe) -> bo
     """Whether decord gives the frames of this video that PyAV gives; the first frame is decoded to find out.
 
     Its FFmpeg is of 2018. It takes one frame for another after a seek in open groups of pictures, in MPEG transport streams and
-    where times are missing, squeezes more than 8 bits wrongly, mixes the colours of interlaced lines, and knows no mirroring.
+    where times are missing, squeezes more than 8 bits wrongly, mixes the colours of interlaced lines, scales frames of another
+    size by another filter, and knows no mirroring.
     """
     if probe.times is None or not probe.closed:
         return False
@@ -63,12 +66,18 @@ def is_exact_in_decord(name: str, source: Callable[[], Any], probe: Probe) -> bo
         if RESTARTING & set(container.format.name.split(",")):
             return False
         stream = video_stream(name, container)
+        context = stream.codec_context
+        if context.name in RESIZABLE:
+            context.skip_frame = "NONKEY"
         try:
-            first = next(container.decode(stream), None)
+            frames = container.decode(stream)
+            first = next(frames, None)
+            sizes = {size_of(frame) for frame in frames} if context.name in RESIZABLE else set()
         except av.error.FFmpegError:
             return False
     return (
         first is not None
+        and sizes <= {size_of(first)}
         and not first.interlaced_frame
         and all(component.bits == 8 for component in first.format.components)
         and not orientation(first).mirrors
@@ -128,7 +137,7 @@ def read_pyav(
     with open_container(source) as afresh:
         stream = video_stream(name, afresh)
         stream.codec_context.thread_count = 1
-        return resized(_in_order(name, afresh, stream, wanted), indices, spec)
+        return resized(_bounded(name, _in_order(name, afresh, stream, wanted), len(indices), spec), indices, spec)
 
 
 def by_seeking(
@@ -150,9 +159,7 @@ def by_seeking(
             yield upright(frame, converter, size)
 
 
-def _from_keyframe(
-    container: InputContainer, stream: VideoStream, key: int, moments: Sequence[int]
-) -> Iterator[VideoFrame]:
+def _from_keyframe(container: InputContainer, stream: VideoStream, key: int, moments: Sequence[int]) -> Iterator[VideoFrame]:
     context = stream.codec_context
     remaining, unread, started = list(reversed(moments)), set(moments), False
     # What nothing refers to is not decoded, except where it is wanted.
@@ -179,6 +186,14 @@ def _from_keyframe(
         if not unread:
             break
     raise NotAsExpectedError
+
+
+def _bounded(name: str, frames: Iterator[np.ndarray], count: int, spec: FrameSpec) -> Iterator[np.ndarray]:
+    """The same frames, unless they are larger than the header said and than is allowed."""
+    for frame in frames:
+        size = frame.shape[0], frame.shape[1]
+        bounds.check_size(name, size, target_size(*size, spec), count, spec)
+        yield frame
 
 
 def _in_order(name: str, container: InputContainer, stream: VideoStream, wanted: Sequence[int]) -> Iterator[np.ndarray]:

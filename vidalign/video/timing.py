@@ -35,8 +35,8 @@ class Timing:
     starts_s: np.ndarray | None = None
 
     @property
-    def longest_s(self) -> np.ndarray:
-        """For how long each frame is shown, in seconds: one entry where all are equal."""
+    def frame_lengths_s(self) -> np.ndarray:
+        """For how long each frame is shown, in seconds; one entry for all where they are equal."""
         return np.array([1 / self.fps]) if self.starts_s is None else np.diff(self.starts_s, append=self.duration_s)
 
     def times_s(self, indices: list[int]) -> tuple[float, ...] | None:
@@ -51,11 +51,11 @@ def timing(ticks: np.ndarray, time_base: Fraction, header_fps: float, last: int)
     """
     count = len(ticks)
     starts = (ticks - ticks[0]) * float(time_base)
-    if _is_even(starts, header_fps):
+    length = int(ticks[-1] - ticks[0]) * time_base
+    if not length or _is_even(starts, header_fps):
         return Timing(fps=header_fps, duration_s=count / header_fps)
-    length = int(ticks[-1] - ticks[0]) * time_base  # above 0, else any rate is even
-    fps = float((count - 1) / length) if length else header_fps
-    if _is_even(starts, fps):
+    fps = float((count - 1) / length)
+    if _is_even(starts, fps) and fps * COPIED_LAST_S >= 1:
         return Timing(fps=fps, duration_s=count / fps)
     copied = min(float(starts[-1] - starts[-2]), COPIED_LAST_S)
     duration = float(starts[-1]) + max(copied, min(last * float(time_base), MAX_LAST_S))
