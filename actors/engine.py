@@ -113,14 +113,34 @@ class VllmEngine:
         added: list[str] = []
         try:
             for one, chosen in zip(inputs, params, strict=True):
-                added.append(engine.add_request(str(next(self.llm.request_counter)), render(one), chosen))
+                rendered = render(one)
+                self._check_positions(rendered, chosen.max_tokens)
+                added.append(engine.add_request(str(next(self.llm.request_counter)), rendered, chosen))
             return self.llm.wait_for_completion(use_tqdm=False)
+        except ModelError:
+            engine.abort_request(added, internal=True)
+            raise
         except (VLLMValidationError, ValueError) as error:
             engine.abort_request(added, internal=True)
             raise ModelError(
                 f"vLLM refused a prompt at max_model_len={self.max_model_len:,}: {' '.join(str(error).split())[:400]}. "
                 "Lower video.num_frames, the frame size or recipe.max_new_tokens, or raise model.max_model_len"
             ) from error
+
+    def _check_positions(self, rendered: Any, max_new_tokens: int) -> None:
+        """Raise `ModelError` for a rendered prompt whose positions run out of vLLM's table."""
+        from vidalign.model.positions import check_positions
+
+        videos = [item.get_data() for item in rendered.get("mm_kwargs", {}).get("video", []) if item is not None]
+        grids = [video["video_grid_thw"].tolist() for video in videos if "video_grid_thw" in video]
+        seconds = [float(video["second_per_grid_ts"]) for video in videos if "second_per_grid_ts" in video]
+        check_positions(
+            self.llm.llm_engine.model_config.hf_config,
+            len(rendered["prompt_token_ids"]),
+            max_new_tokens,
+            grids,
+            seconds or None,
+        )
 
     def _hash(self, clip: Clip) -> str:
         """The hash of a clip, computed once while it lives; vLLM would compute one for every prompt."""

@@ -1,6 +1,6 @@
 """From a video file to the frames that a FrameSpec asks for, or a `VideoError` with a quarantine reason.
 
-    path ── probe (vidalign.video.probing) ── sampled (vidalign.video.timing) ── decord | PyAV (vidalign.video.readers) ── resize ── Clip
+    path ── probe (probing) ── sampled (timing) ── check (bounds) ── decord | PyAV (readers) ── upright (display) ── resize ── Clip
 
 The probe finds what is wrong with a file before a decoder can hide it: decoders conceal missing frames, hand out garbage
 after a cut, and trust an index that promises more than the bytes hold. Frames do not depend on the backend: indices come from the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from av.sidedata.sidedata import Type
@@ -26,7 +27,8 @@ class Orientation:
 
 def orientation(frame: VideoFrame) -> Orientation:
     """The display matrix of a frame, by quarter turns: other angles count as the nearest one."""
-    stored = next((item for item in frame.side_data if item.type == Type.DISPLAYMATRIX), None)
+    side_data: Any = frame.side_data  # PyAV's types say that its keys are texts
+    stored = side_data.get(Type.DISPLAYMATRIX)
     if stored is None:
         return Orientation()
     a, b, _, c, d = np.frombuffer(bytes(stored), np.int32)[:5].tolist()  # x' = a x + c y, y' = b x + d y; ISO/IEC 14496-12
