@@ -42,7 +42,7 @@ def test_a_prompt_beyond_the_table_of_positions_is_a_sentence():
     check_positions(config, 10, 0, grid, [660.0])  # 6 texts, then 3 steps of 1,320 positions: 3,966
     with pytest.raises(ModelError, match=r"about 2,672 s takes positions up to 4,014, and this model's engine has 4,000"):
         check_positions(config, 10, 0, grid, [668.0])
-    with pytest.raises(ModelError, match="video.max_duration_s"):
+    with pytest.raises(ModelError, match=r"video\.max_duration_s"):
         check_positions(config, 10, 40, grid, [660.0])
     other = types.SimpleNamespace(**{**vars(config), "model_type": "qwen3_vl"})
     check_positions(other, 10, 0, grid, [668.0])
