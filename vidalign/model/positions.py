@@ -9,6 +9,7 @@ unless a video spans more time steps than rows and columns, and then training wo
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -91,6 +92,14 @@ def check_positions(
             f"a video of about {length:,.0f} s takes positions up to {needed:,}, and this model's engine has {limit:,}: it counts "
             "time in positions. Lower video.max_duration_s, so that such videos are quarantined, or leave the video out"
         )
+
+
+def longest_video_s(model_config: Any, max_model_len: int) -> float:
+    """Seconds of video up to which no prompt of at most `max_model_len` tokens, reply included, runs out of vLLM's table."""
+    rate = getattr(getattr(model_config, "vision_config", None), "tokens_per_second", None)
+    if not rate or not FAMILIES.get(model_config.model_type, GENERAL).mrope:
+        return math.inf
+    return max(0.0, VLLM_TABLE * model_config.get_text_config().max_position_embeddings - max_model_len) / rate
 
 
 def correct_positions(model: Any) -> None:
