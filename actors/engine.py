@@ -41,6 +41,7 @@ class VllmEngine:
         self.path = path
         self.max_model_len = model.max_model_len
         self._hashes: weakref.WeakKeyDictionary[Clip, str] = weakref.WeakKeyDictionary()
+        self._grids: dict[str, tuple[Any, Any]] = {}  # hash of a clip → its grid, and the seconds that a step of it takes
         self._processor = load_processor(path, trust_remote_code=model.trust_remote_code)
         try:
             self.llm = vllm.LLM(model=path, **generator_options(model, num_gpus, seed=seed, engine_args=engine_args))
@@ -114,7 +115,7 @@ class VllmEngine:
         try:
             for one, chosen in zip(inputs, params, strict=True):
                 rendered = render(one)
-                self._check_positions(rendered, chosen.max_tokens)
+                self._check_positions(one.clip, rendered, chosen.max_tokens)
                 added.append(engine.add_request(str(next(self.llm.request_counter)), rendered, chosen))
             return self.llm.wait_for_completion(use_tqdm=False)
         except ModelError:
@@ -127,19 +128,21 @@ class VllmEngine:
                 "Lower video.num_frames, the frame size or recipe.max_new_tokens, or raise model.max_model_len"
             ) from error
 
-    def _check_positions(self, rendered: Any, max_new_tokens: int) -> None:
+    def _check_positions(self, clip: Clip, rendered: Any, max_new_tokens: int) -> None:
         """Raise `ModelError` for a rendered prompt whose positions run out of vLLM's table."""
         from vidalign.model.positions import check_positions
 
-        videos = [item.get_data() for item in rendered.get("mm_kwargs", {}).get("video", []) if item is not None]
-        grids = [video["video_grid_thw"].tolist() for video in videos if "video_grid_thw" in video]
-        seconds = [float(video["second_per_grid_ts"]) for video in videos if "second_per_grid_ts" in video]
+        [video] = rendered.get("mm_kwargs", {}).get("video") or [None]
+        if video is not None:  # vLLM leaves out what it has processed before
+            data = video.get_data()
+            self._grids[self._hash(clip)] = data.get("video_grid_thw"), data.get("second_per_grid_ts")
+        grid, seconds = self._grids.get(self._hash(clip), (None, None))
         check_positions(
             self.llm.llm_engine.model_config.hf_config,
-            len(rendered["prompt_token_ids"]),
-            max_new_tokens,
-            grids,
-            seconds or None,
+            num_tokens=len(rendered["prompt_token_ids"]),
+            max_new_tokens=max_new_tokens,
+            grids=[] if grid is None else [grid.flatten().tolist()],
+            seconds_per_grid=None if seconds is None else [float(seconds)],
         )
 
     def _hash(self, clip: Clip) -> str:

@@ -214,4 +214,6 @@ def test_a_video_beyond_the_table_of_positions_is_one_clear_error(rows, engine):
     hours = dataclasses.replace(clip, fps=clip.total_num_frames / 40_000, duration_s=40_000.0)
     with pytest.raises(ModelError, match=r"40,000 s takes positions up to .*video.max_duration_s"):
         engine.generate([greedy(question, clip), greedy(question, hours)])
+    with pytest.raises(ModelError, match="40,000 s"):  # vLLM knows the video by now
+        engine.score([(question, hours, "Left.")])
     assert len(engine.generate([greedy(question, clip)])) == 1  # nothing of the refused call is left in the engine

@@ -7,8 +7,8 @@ after a cut, and trust an index that promises more than the bytes hold. Frames d
 probe, both backends give the same RGB pixels (to the bit for H.264 and VP9; MPEG-4 part 2 leaves the last bit of a pixel to
 the decoder), and resizing is always Pillow's antialiased bicubic. decord's bundled FFmpeg is old, so where it cannot open a
 video, fails on it, counts other frames than the probe, or is known to be wrong, PyAV decodes that video, and what PyAV says is
-final; `Clip.backend` says which of the two it was. One gap is left: a frame damaged inside an otherwise whole file and concealed by the decoder is
-noticed only by PyAV, because decord does not report concealment.
+final; `Clip.backend` says which of the two it was. One gap is left: a frame damaged inside an otherwise whole file and concealed
+by the decoder is noticed only by PyAV, because decord does not report concealment.
 
 Decoding can hang on hostile files: run `decode` where it can be killed (`vidalign.video.decode_child`).
 """
