@@ -41,6 +41,7 @@ class VllmEngine:
         self.path = path
         self.max_model_len = model.max_model_len
         self._hashes: weakref.WeakKeyDictionary[Clip, str] = weakref.WeakKeyDictionary()
+        self._grids: dict[str, tuple[Any, Any]] = {}  # hash of a clip → its grid, and the seconds that a step of it takes
         self._processor = load_processor(path, trust_remote_code=model.trust_remote_code)
         try:
             self.llm = vllm.LLM(model=path, **generator_options(model, num_gpus, seed=seed, engine_args=engine_args))
@@ -114,14 +115,36 @@ class VllmEngine:
         added: list[str] = []
         try:
             for one, chosen in zip(inputs, params, strict=True):
-                added.append(engine.add_request(str(next(self.llm.request_counter)), render(one), chosen))
+                rendered = render(one)
+                self._check_positions(one.clip, rendered, chosen.max_tokens)
+                added.append(engine.add_request(str(next(self.llm.request_counter)), rendered, chosen))
             return self.llm.wait_for_completion(use_tqdm=False)
+        except ModelError:
+            engine.abort_request(added, internal=True)
+            raise
         except (VLLMValidationError, ValueError) as error:
             engine.abort_request(added, internal=True)
             raise ModelError(
                 f"vLLM refused a prompt at max_model_len={self.max_model_len:,}: {' '.join(str(error).split())[:400]}. "
                 "Lower video.num_frames, the frame size or recipe.max_new_tokens, or raise model.max_model_len"
             ) from error
+
+    def _check_positions(self, clip: Clip, rendered: Any, max_new_tokens: int) -> None:
+        """Raise `ModelError` for a rendered prompt whose positions run out of vLLM's table."""
+        from vidalign.model.positions import check_positions
+
+        [video] = rendered.get("mm_kwargs", {}).get("video") or [None]
+        if video is not None:  # vLLM leaves out what it has processed before
+            data = video.get_data()
+            self._grids[self._hash(clip)] = data.get("video_grid_thw"), data.get("second_per_grid_ts")
+        grid, seconds = self._grids.get(self._hash(clip), (None, None))
+        check_positions(
+            self.llm.llm_engine.model_config.hf_config,
+            num_tokens=len(rendered["prompt_token_ids"]),
+            max_new_tokens=max_new_tokens,
+            grids=[] if grid is None else [grid.flatten().tolist()],
+            seconds_per_grid=None if seconds is None else [float(seconds)],
+        )
 
     def _hash(self, clip: Clip) -> str:
         """The hash of a clip, computed once per clip; vLLM would compute it for every prompt."""

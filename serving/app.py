@@ -29,9 +29,9 @@ from serving import video_loader
 from serving.proxy import haproxy_folder, proxy_environment
 from serving.readiness import wait_until_ready
 from serving.spec import EndpointSpec
-from vidalign.config.run import ServeConfig
+from vidalign.config.run import ModelConfig, ServeConfig
 from vidalign.errors import ClusterError, ModelError
-from vidalign.types import PolicyVersion
+from vidalign.types import FrameSpec, PolicyVersion
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -178,7 +178,7 @@ def build_app(spec: EndpointSpec) -> Application:
 
 def _llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> dict[str, Any]:
     """Ray's `LLMConfig` of one served policy, as keyword arguments."""
-    media_io_kwargs = video_loader.media_io_kwargs(spec.frame_spec, spec.decoder)
+    media_io_kwargs = video_loader.media_io_kwargs(bounded(spec.frame_spec, policy.path, spec.model), spec.decoder)
     engine_kwargs = replica_options(spec.model, spec.serve, spec.plan, media_io_kwargs)
     logging_level = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
     environment = replica_environment(spec.plan, video_loader.NAME, logging_level=logging_level)
@@ -191,6 +191,17 @@ def _llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> di
         "callback_config": {"callback_class": "serving.engine.LocalCheckpoint"},
         "server_cls": "serving.engine.PolicyServer",
     }
+
+
+def bounded(spec: FrameSpec, path: str, model: ModelConfig) -> FrameSpec:
+    """The sampling of an endpoint, which refuses videos that are too long for the model's positions: they would end its engine."""
+    from transformers import AutoConfig
+
+    from vidalign.model.positions import longest_video_s
+
+    config = AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+    longest = longest_video_s(config, model.max_model_len)
+    return dataclasses.replace(spec, max_duration_s=min(spec.max_duration_s, longest))
 
 
 def deployment_config(plan: ServePlan) -> dict[str, Any]:

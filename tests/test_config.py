@@ -92,7 +92,13 @@ def test_the_video_section_and_frame_spec_agree_on_names_and_defaults():
         assert VideoConfig.model_fields[field.name].default == field.default, field.name
     assert VideoConfig().frame_spec() == FrameSpec()
     by_size = {"num_frames": None, "fps": 2.0, "max_frames": 7, "min_frames": 3, "height": 28, "width": 56}
-    by_area = {"num_frames": 3, "max_pixels": 1000, "snap_to_keyframes": True}
+    by_area = {
+        "num_frames": 3,
+        "max_pixels": 1000,
+        "snap_to_keyframes": True,
+        "max_duration_s": 9.0,
+        "max_pixels_decoded": 10**6,
+    }
     for values in (by_size, by_area):
         assert parse_config({**BASE, "video": values}).video.frame_spec() == FrameSpec(**values)
     assert by_size.keys() | by_area.keys() == {field.name for field in dataclasses.fields(FrameSpec)}

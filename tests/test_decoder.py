@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -52,6 +53,23 @@ def when_blocked(pid: int, path: pathlib.Path, act) -> threading.Thread:
             act(pid)
 
     thread = threading.Thread(target=wait_and_act)
+    thread.start()
+    return thread
+
+
+def when_blocked_anew(child: ChildDecoder, path: pathlib.Path, number: int, *, times: int) -> threading.Thread:
+    """Send a signal to the child that reads the FIFO at `path`, and to those that take its place, `times` in all."""
+
+    def act() -> None:
+        for _ in range(times):
+            with path.open("wb"):
+                pid = child.pid
+                assert pid is not None
+                os.kill(pid, number)
+                while pathlib.Path(f"/proc/{pid}").exists() and child.pid == pid:
+                    time.sleep(0.001)  # the same child must not be met again
+
+    thread = threading.Thread(target=act)
     thread.start()
     return thread
 
@@ -147,7 +165,7 @@ def test_crash_is_named_and_the_next_video_decodes(child, good, tmp_path):
     os.mkfifo(tmp_path / "crash.mp4")
     first = child.decode(str(good))
     made = version_of(first.frames_path)
-    thread = when_blocked(child.pid, tmp_path / "crash.mp4", lambda pid: os.kill(pid, signal.SIGSEGV))
+    thread = when_blocked_anew(child, tmp_path / "crash.mp4", signal.SIGSEGV, times=2)
     row = child.decode(str(tmp_path / "crash.mp4"))
     thread.join()
     assert (row.reason, row.frames_path) == ("crashed", "")

@@ -206,3 +206,14 @@ def test_padding_and_company_do_not_change_a_log_prob(rows, hugging_face):
             batch = collate([row], pad_id=0)
             one_by_one.append(scorer(batch.inputs, batch.labels)[0].sum())
     torch.testing.assert_close(all_at_once, torch.stack(one_by_one), atol=1e-4, rtol=0)
+
+
+def test_a_video_beyond_the_table_of_positions_is_one_clear_error(rows, engine):
+    """vLLM itself would index past its table: an IndexError on CPUs that ends its engine, a device-side assert on GPUs."""
+    question, clip, _ = rows[0]
+    hours = dataclasses.replace(clip, fps=clip.total_num_frames / 40_000, duration_s=40_000.0)
+    with pytest.raises(ModelError, match=r"40,000 s takes positions up to .*video.max_duration_s"):
+        engine.generate([greedy(question, clip), greedy(question, hours)])
+    with pytest.raises(ModelError, match="40,000 s"):  # vLLM knows the video by now
+        engine.score([(question, hours, "Left.")])
+    assert len(engine.generate([greedy(question, clip)])) == 1  # nothing of the refused call is left in the engine

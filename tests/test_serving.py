@@ -22,7 +22,7 @@ from conftest import write_video
 from cluster.resources import ServePlan
 from pipelines.asking import evaluate
 from pipelines.serve import describe, find_target
-from serving.app import Endpoint, check_can_start, endpoint
+from serving.app import Endpoint, bounded, check_can_start, endpoint
 from serving.proxy import proxy_environment
 from serving.readiness import failure_reason
 from serving.refusals import unusable_message, unusable_video
@@ -107,6 +107,12 @@ def test_the_loader_gives_the_frames_of_vidalign_video(media, spec):
     np.testing.assert_array_equal(frames, expected.frames)
     assert metadata == expected.metadata()
     assert metadata["do_sample_frames"] is False
+
+
+def test_an_endpoint_refuses_videos_that_are_too_long_for_the_models_positions():
+    """4 x 4,096 rows of the engine's table, less the context of 512, at 2 positions a second."""
+    assert bounded(SPEC, str(SHIPPED), MODEL) == dataclasses.replace(SPEC, max_duration_s=7936.0)
+    assert bounded(dataclasses.replace(SPEC, max_duration_s=10.0), str(SHIPPED), MODEL).max_duration_s == 10.0
 
 
 def test_the_loader_says_why_a_video_cannot_be_used(media):

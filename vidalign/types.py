@@ -22,6 +22,7 @@ QUARANTINE_REASONS = (
     "no_video_stream",  # for example an audio file
     "truncated",  # the container opens, but frames that its index promises cannot be decoded
     "too_few_frames",  # fewer frames than FrameSpec.min_frames
+    "too_long",  # longer, or of more pixels, than FrameSpec.max_duration_s and max_pixels_decoded allow, or than its frames carry
     "timeout",  # not decoded within the deadline; the decoding process was killed
     "crashed",  # the decoding process died
 )
@@ -60,6 +61,10 @@ class FrameSpec(Record):
     `snap_to_keyframes` moves each frame to the nearest keyframe at or before it, so that nothing else is decoded. Where two
     different frames would move to the same keyframe, or a frame has no keyframe before it, the video is sampled as if the option
     were off (`vidalign.video.decoding.snapped`).
+
+    What a file claims is bounded before it is believed: a video of more than `max_duration_s` seconds is quarantined, and one
+    whose frames take more than `max_pixels_decoded` pixels to hold, sampled and resized, or while a decoder works
+    (`vidalign.video.bounds`).
     """
 
     num_frames: int | None = 8
@@ -70,11 +75,14 @@ class FrameSpec(Record):
     width: int | None = None
     max_pixels: int | None = None
     snap_to_keyframes: bool = False
+    max_duration_s: float = 21_600.0
+    max_pixels_decoded: int = 2**30
 
     def to_row(self) -> dict[str, Any]:
         row = super().to_row()
-        if not self.snap_to_keyframes:
-            del row["snap_to_keyframes"]  # when off, it must not change the keys of frames and runs
+        for name in ("snap_to_keyframes", "max_duration_s", "max_pixels_decoded"):
+            if row[name] == getattr(FrameSpec, name):
+                del row[name]  # at their defaults they leave the keys of frames and runs as they were before they existed
         return row
 
     def key(self) -> str:

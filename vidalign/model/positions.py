@@ -9,14 +9,17 @@ the same unless a video spans more time steps than rows and columns; then traini
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from vidalign.model.families import family_of
+from vidalign.errors import ModelError
+from vidalign.model.families import FAMILIES, GENERAL, family_of
 
 TEXT = 0
+VLLM_TABLE = 4  # times max_position_embeddings: the rows of vLLM's table for M-RoPE
 
 
 def mrope_positions(
@@ -45,6 +48,58 @@ def mrope_positions(
         parts.append(part + start)
         start = int(parts[-1].max()) + 1
     return torch.cat(parts, dim=1)
+
+
+def largest_position(num_tokens: int, grids: Sequence[Sequence[int]], time_steps: Sequence[float], merge_size: int) -> int:
+    """The largest number in `mrope_positions` of a prompt of so many tokens, which ends with text."""
+    end = num_tokens
+    for (frames, rows, columns), step in zip(grids, time_steps, strict=True):
+        height, width = int(rows) // merge_size, int(columns) // merge_size
+        end += max(int((int(frames) - 1) * step) + 1, height, width) - int(frames) * height * width
+    return end - 1
+
+
+def time_steps(model_config: Any, seconds_per_grid: Sequence[float] | None, num_videos: int) -> list[float]:
+    """What one step on each video's time axis counts, from the seconds that it takes: 1 where the model counts no seconds."""
+    rate = getattr(model_config.vision_config, "tokens_per_second", None)
+    if rate is None or seconds_per_grid is None:
+        return [1.0] * num_videos
+    return [float(seconds) * rate for seconds in seconds_per_grid]
+
+
+def check_positions(
+    model_config: Any,
+    num_tokens: int,
+    max_new_tokens: int,
+    grids: Sequence[Sequence[int]],
+    seconds_per_grid: Sequence[float] | None,
+) -> None:
+    """Raise `ModelError` for a prompt and reply that reach beyond vLLM's table of positions, where its engine would die.
+
+    `grids`: (frames, rows, columns) of each video. `seconds_per_grid`: what a processor gives as second_per_grid_ts.
+    """
+    if not FAMILIES.get(model_config.model_type, GENERAL).mrope:
+        return  # others count tokens, or frames
+    limit = VLLM_TABLE * model_config.get_text_config().max_position_embeddings
+    merge_size = model_config.vision_config.spatial_merge_size
+    steps = time_steps(model_config, seconds_per_grid, len(grids))
+    needed = largest_position(num_tokens, grids, steps, merge_size) + max_new_tokens
+    if needed >= limit:
+        length = max(
+            (int(grid[0]) * float(step) for grid, step in zip(grids, seconds_per_grid or [0.0], strict=False)), default=0.0
+        )
+        raise ModelError(
+            f"a video of about {length:,.0f} s takes positions up to {needed:,}, and this model's engine has {limit:,}: it counts "
+            "time in positions. Lower video.max_duration_s, so that such videos are quarantined, or leave the video out"
+        )
+
+
+def longest_video_s(model_config: Any, max_model_len: int) -> float:
+    """Seconds of video up to which no prompt of at most `max_model_len` tokens, reply included, runs out of vLLM's table."""
+    rate = getattr(getattr(model_config, "vision_config", None), "tokens_per_second", None)
+    if not rate or not FAMILIES.get(model_config.model_type, GENERAL).mrope:
+        return math.inf
+    return max(0.0, VLLM_TABLE * model_config.get_text_config().max_position_embeddings - max_model_len) / rate
 
 
 def correct_positions(model: Any) -> None:

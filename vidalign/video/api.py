@@ -25,6 +25,8 @@ def decode(
     width: int | None = FrameSpec.width,
     max_pixels: int | None = FrameSpec.max_pixels,
     snap_to_keyframes: bool = FrameSpec.snap_to_keyframes,
+    max_duration_s: float = FrameSpec.max_duration_s,
+    max_pixels_decoded: int = FrameSpec.max_pixels_decoded,
     backend: Backend = DEFAULT_BACKEND,
 ) -> Clip:
     """Decode the sampled frames of a local video file: `num_frames` in all, or `fps` for each second of video.
@@ -53,6 +55,8 @@ def decode(
         "width": width,
         "max_pixels": max_pixels,
         "snap_to_keyframes": snap_to_keyframes,
+        "max_duration_s": max_duration_s,
+        "max_pixels_decoded": max_pixels_decoded,
         "backend": backend,
     }
     try:

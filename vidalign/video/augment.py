@@ -104,7 +104,7 @@ def apply(clip: Clip, augmentation: Augmentation) -> Clip:
     return dataclasses.replace(
         clip,
         frames=np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy()),
-        indices=tuple(clip.indices[position] for position in augmentation.frames),
+        **clip.taken(augmentation.frames),
     )
 
 

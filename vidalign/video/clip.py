@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+MS_PER_S = 1000.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -15,10 +18,11 @@ class Clip:
     Attributes:
         frames: uint8 [F, H, W, 3], RGB, C-contiguous.
         fps: the source's average frame rate (not the sampling rate).
-        total_num_frames: the number of frames of the source.
-        duration_s: the source's duration in seconds, total_num_frames / fps.
-        indices: the source frame of each of the F sampled frames, ascending.
+        total_num_frames: frames of the source.
+        duration_s: of the source, in seconds, from its first frame; total_num_frames / fps.
+        indices: the source frame of each sampled frame, ascending, F of them.
         backend: the decoder that was used, "pyav" or "decord".
+        times: when each sampled frame is shown, F of them, of a video with a variable frame rate; None means index / fps.
     """
 
     frames: np.ndarray
@@ -27,6 +31,7 @@ class Clip:
     duration_s: float
     indices: tuple[int, ...]
     backend: str = "pyav"
+    times: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         assert self.frames.dtype == np.uint8, self.frames.dtype
@@ -34,26 +39,36 @@ class Clip:
         assert self.frames.shape[3] == 3, self.frames.shape
         assert self.frames.flags.c_contiguous
         assert len(self.indices) == len(self.frames), (len(self.indices), self.frames.shape)
+        assert self.times is None or len(self.times) == len(self.frames), (self.times, self.frames.shape)
 
     @property
     def times_s(self) -> tuple[float, ...]:
-        """When each of the F sampled frames is shown, in seconds from the start of the video.
+        """When each sampled frame is shown, in seconds from the first frame of the video, F of them."""
+        return self.times or tuple(index / self.fps for index in self.indices)
 
-        This is index / fps: exact for a constant frame rate, approximate for a variable one.
-        """
-        return tuple(index / self.fps for index in self.indices)
+    def taken(self, positions: Sequence[int]) -> dict[str, Any]:
+        """The fields of a clip of the frames at these positions that say where they were taken from."""
+        return {
+            "indices": tuple(self.indices[position] for position in positions),
+            "times": None if self.times is None else tuple(self.times[position] for position in positions),
+        }
 
     def metadata(self) -> dict[str, Any]:
-        """What vLLM takes in addition to the frames.
+        """What vLLM takes beside the frames, and the keyword arguments of transformers' `VideoMetadata`, which has no
+        `do_sample_frames`. False means: already sampled, use these frames as they are.
 
-        Except for `do_sample_frames`, these are the keyword arguments of transformers' `VideoMetadata`. `do_sample_frames` False
-        means that the frames are already sampled and are used unchanged.
+        Models read a frame's time as frames_indices / fps. With a variable frame rate no source frame's number says that, so
+        frames are then counted in milliseconds.
         """
+        fps, total, indices = self.fps, self.total_num_frames, list(self.indices)
+        if self.times is not None:
+            fps, total = MS_PER_S, round(self.duration_s * MS_PER_S)
+            indices = [round(time * MS_PER_S) for time in self.times]
         return {
-            "total_num_frames": self.total_num_frames,
-            "fps": self.fps,
+            "total_num_frames": total,
+            "fps": fps,
             "duration": self.duration_s,
-            "frames_indices": list(self.indices),
+            "frames_indices": indices,
             "video_backend": self.backend,
             "do_sample_frames": False,
         }

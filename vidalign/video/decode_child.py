@@ -3,13 +3,16 @@
     parent: ChildDecoder.decode(uri) ── one JSON line ──> child: main()     {"uri", "alarm_s"}
                                      <── one JSON line ──                   {"frames_path", "reason", "message"}
 
-Only uris and paths are exchanged; frames go straight into the frame cache. The child imports the decoders but neither Ray nor
-torch. It is started once and reused, and replaced after it was killed or crashed.
+Only uris and paths cross; frames go straight into the frame cache. The child imports the decoders and nothing of Ray or
+torch. It is started once and reused, and replaced after a kill or a crash.
+
+A video is blamed for what it does twice: crash a fresh child. That a child is killed from outside (by the system when memory runs
+out), or that a store does not answer, is the node's fault: it is tried again after a pause, and in the end the run stops. Such a
+video is never quarantined.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -20,17 +23,21 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.parse
-from collections.abc import Iterator
 from typing import IO
 
-from vidalign.errors import DataError, VideoError
+from vidalign.errors import ClusterError, DataError, VideoError
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec, Record
 from vidalign.video import decoding
+from vidalign.video.fetching import is_node_fault, local_path
 
 START_TIMEOUT_S = 120.0
 ALARM_AFTER_DEADLINE_S = 10.0
-VIDEOS_PER_CHILD = 500  # decoders leak a little memory with every reader; a fresh child now and then bounds it
+CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}  # what a decoder does to itself
+MAX_CRASHES = 2  # of one video
+MAX_TRIES = 10  # of one video, with pauses that grow to MAX_PAUSE_S: 21 seconds in all
+MAX_STARTS = 30  # of children for one video, those included that were killed before they were ready
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0
+VIDEOS_PER_CHILD = 500  # decoders leak a little with every reader: a fresh child now and then bounds it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +51,14 @@ class DecodedVideo(Record):
     frames_path: str = ""
     reason: str = ""
     message: str = ""
+
+
+class _KilledError(Exception):
+    """Someone else ended the child."""
+
+    def __init__(self, how: str, *, while_decoding: bool) -> None:
+        super().__init__(how)
+        self.while_decoding = while_decoding
 
 
 class ChildDecoder:
@@ -71,8 +86,40 @@ class ChildDecoder:
         """Decode one video into the frame cache. A fault of the video is returned as its quarantine reason, not raised.
 
         Raises:
-            DataError: the frame cache cannot be written, or the child cannot be started.
+            DataError: the frame cache cannot be written, the child cannot be started, or a store does not answer.
+            ClusterError: the child is killed again and again.
         """
+        num_crashes = num_tries = 0
+        for num_starts in range(1, MAX_STARTS + 1):
+            try:
+                done = self._try(uri)
+            except _KilledError as killed:
+                num_tries += killed.while_decoding
+                if num_tries >= MAX_TRIES or num_starts >= MAX_STARTS:
+                    raise ClusterError(
+                        f"the decoding process was killed {num_starts} times at {uri} ({killed}), most likely because its node ran "
+                        "out of memory. Give the node more memory, lower video.num_decoders or video.max_pixels_decoded, or leave the "
+                        "video out, and start the run again: it continues"
+                    ) from None
+            else:
+                num_tries += 1
+                num_crashes += done.reason == "crashed"
+                if done.reason != "again" and (done.reason != "crashed" or num_crashes >= MAX_CRASHES):
+                    return done
+                if num_tries >= MAX_TRIES and done.reason == "again":
+                    raise DataError(
+                        f"{done.message} ({num_tries} attempts). That is no fault of the video: look at the store, the network and "
+                        "the node's memory and disk, and start the run again: it continues"
+                    )
+                if done.reason == "crashed":
+                    continue
+            time.sleep(min(FIRST_PAUSE_S * 2 ** max(0, num_tries - 1), MAX_PAUSE_S))
+        raise ClusterError(
+            f"the decoding process was killed or failed {MAX_STARTS} times at {uri}; look at the node that decodes it"
+        )
+
+    def _try(self, uri: str) -> DecodedVideo:
+        """One attempt. The reason is "again" where a store or the node failed. Raises `_KilledError`."""
         process = self._running_child()
         assert self._stderr is not None
         self._stderr.truncate(0)
@@ -91,6 +138,8 @@ class ChildDecoder:
             if status == -signal.SIGALRM:  # the child's own alarm, see main(): this process was suspended in the meantime
                 message = f"{uri} was not decoded within video.deadline_s={self.deadline_s:g} s"
                 return DecodedVideo(video=uri, reason="timeout", message=message)
+            if was_killed(status):
+                raise _KilledError(_describe_status(status), while_decoding=True)
             message = f"the decoding process died on {uri} ({_describe_status(status)}){said}"
             return DecodedVideo(video=uri, reason="crashed", message=message)
         reply = json.loads(line)
@@ -124,9 +173,12 @@ class ChildDecoder:
                 bufsize=0,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"},
             )
-            if self._read_line(self._process, time.monotonic() + START_TIMEOUT_S) != b"ready\n":
-                said = self._last_words()
+            line = self._read_line(self._process, time.monotonic() + START_TIMEOUT_S)
+            if line != b"ready\n":
+                status, said = self._process.wait() if line == b"" else 0, self._last_words()
                 self.close()
+                if was_killed(status):
+                    raise _KilledError(_describe_status(status), while_decoding=False)
                 raise DataError(f"the decoding process did not start within {START_TIMEOUT_S:g} s{said}")
         return self._process
 
@@ -160,6 +212,11 @@ class ChildDecoder:
         return f"; it last wrote: {text.splitlines()[-1]}" if text else ""
 
 
+def was_killed(status: int) -> bool:
+    """Whether a process with this exit status was ended from outside, as by the system when memory runs out."""
+    return status < 0 and -status not in CRASHES
+
+
 def _describe_status(status: int) -> str:
     if status < 0:
         return f"signal {signal.Signals(-status).name}"
@@ -173,13 +230,15 @@ def decode_into_cache(uri: str, spec: FrameSpec, cache_dir: str, backend: Backen
 
     cache, index = FrameCache(cache_dir), HashIndex(pathlib.Path(cache_dir) / "hashes")
     try:
-        with _local_path(uri) as path:
+        with local_path(uri) as path:
             digest = decoding.content_hash(path, index)
             if cache.holds(digest, spec):
                 return _reply(frames_path=str(cache.path(digest, spec)))
             clip = decoding.decode(path, spec, backend)
     except VideoError as error:
-        return _reply(reason=error.reason, message=error.message)
+        return _reply(reason="again" if is_node_fault(error) else error.reason, message=error.message)
+    except MemoryError as error:
+        return _reply(reason="again", message=f"{uri}: out of memory {error}".strip())
     try:
         return _reply(frames_path=str(cache.put(digest, spec, clip)))
     except OSError as error:
@@ -191,30 +250,6 @@ def decode_into_cache(uri: str, spec: FrameSpec, cache_dir: str, backend: Backen
 
 def _reply(frames_path: str = "", reason: str = "", message: str = "") -> dict[str, str]:
     return {"frames_path": frames_path, "reason": reason, "message": message}
-
-
-@contextlib.contextmanager
-def _local_path(uri: str) -> Iterator[str]:
-    """A local file for a path, a file: uri or any uri that fsspec can read; the latter as a copy that is removed afterwards."""
-    scheme = urllib.parse.urlsplit(uri).scheme if "://" in uri else ""
-    if not scheme:
-        yield uri
-        return
-    if scheme == "file":
-        yield urllib.parse.unquote(urllib.parse.urlsplit(uri).path)
-        return
-    import fsspec
-
-    with tempfile.TemporaryDirectory(prefix="vidalign-") as folder:
-        copy = os.path.join(folder, "video")
-        try:
-            filesystem, remote = fsspec.url_to_fs(uri)
-            filesystem.get_file(remote, copy)
-        except FileNotFoundError as error:
-            raise VideoError("missing", f"no file at {uri}") from error
-        except Exception as error:  # every protocol has its own exceptions, but all mean that the bytes cannot be fetched
-            raise VideoError("unreadable", f"{uri} cannot be fetched: {type(error).__name__}: {error}") from error
-        yield copy
 
 
 def main() -> None:

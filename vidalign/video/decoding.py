@@ -1,14 +1,14 @@
 """From a video file to the frames that a FrameSpec asks for, or a `VideoError` with a quarantine reason.
 
-    path ── probe (vidalign.video.probing) ── frame_indices ── decord | PyAV (vidalign.video.readers) ── resize ── Clip
+    path ── probe (probing) ── sampled (timing) ── check (bounds) ── decord | PyAV (readers) ── upright (display) ── resize ── Clip
 
-The probe finds what is wrong with a file before a decoder can hide it: decoders conceal missing frames, return garbage after a
-cut, and trust an index that promises more than the bytes hold. Frames do not depend on the backend: indices come from the probe,
-both backends give the same RGB pixels (bit for bit for H.264 and VP9; MPEG-4 part 2 leaves the last bit of a pixel to the
-decoder), and resizing is always Pillow's antialiased bicubic. decord's bundled FFmpeg is old. If it cannot open a video, fails on
-it, or counts a different number of frames than the probe, PyAV decodes that video, and its verdict is final; `Clip.backend` names
-the decoder that was used. One gap remains: a frame that is damaged inside an otherwise whole file, and concealed by the decoder,
-is noticed only by PyAV, because decord does not report concealment.
+The probe finds what is wrong with a file before a decoder can hide it: decoders conceal missing frames, hand out garbage
+after a cut, and trust an index that promises more than the bytes hold. Frames do not depend on the backend: indices come from the
+probe, both backends give the same RGB pixels (to the bit for H.264 and VP9; MPEG-4 part 2 leaves the last bit of a pixel to
+the decoder), and resizing is always Pillow's antialiased bicubic. decord's bundled FFmpeg is old, so where it cannot open a
+video, fails on it, counts other frames than the probe, or is known to be wrong, PyAV decodes that video, and what PyAV says is
+final; `Clip.backend` says which of the two it was. One gap is left: a frame damaged inside an otherwise whole file and concealed
+by the decoder is noticed only by PyAV, because decord does not report concealment.
 
 Decoding can hang on hostile files: run `decode` where it can be killed (`vidalign.video.decode_child`).
 """
@@ -26,24 +26,15 @@ import numpy as np
 
 from vidalign.errors import VideoError
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
-from vidalign.video import probing, readers
+from vidalign.video import bounds, probing, readers
 from vidalign.video.clip import Clip
 from vidalign.video.hash_index import HashIndex
+from vidalign.video.timing import Timing, sampled
 
 
 def frame_indices(total: int, fps: float, spec: FrameSpec) -> list[int]:
-    """Which source frames to take: n of them, ascending, each in the middle of one of n equal parts of the video.
-
-    n is `spec.num_frames` (frames repeat if the video has fewer), or else the number that gives `spec.fps` frames per second of
-    video: at most the video's own frames, at most `spec.max_frames` (then spread over the whole video), and at least
-    `spec.min_frames`. The parts are equal in frames, so a variable frame rate is not evened out.
-    """
-    if spec.num_frames is not None:
-        count = spec.num_frames
-    else:
-        assert spec.fps is not None
-        count = max(min(round(total / fps * spec.fps), total, spec.max_frames), min(spec.min_frames, total), 1)
-    return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+    """Which frames of a video with a constant frame rate a spec takes, see `vidalign.video.timing.sampled`."""
+    return sampled(total, Timing(fps=fps, duration_s=total / fps), spec)
 
 
 def snapped(indices: Sequence[int], keyframes: np.ndarray) -> list[int]:
@@ -73,7 +64,8 @@ def decode(path: str | os.PathLike[str], spec: FrameSpec, backend: Backend = DEF
     """Decode the frames of a local file that `spec` asks for.
 
     Raises:
-        VideoError: with reason missing, unreadable, zero_byte, not_a_video, no_video_stream, truncated or too_few_frames.
+        VideoError: with reason missing, unreadable, zero_byte, not_a_video, no_video_stream, truncated, too_few_frames or
+            too_long.
     """
     _check_file(path)
     name = os.fspath(path)
@@ -96,7 +88,12 @@ def _decode(name: str, head: bytes, source: Callable[[], Any], spec: FrameSpec, 
     with probing.open_whole(name, head, source) as container:
         probe = probing.probe(name, head, source, container)
         indices = _sampled(name, probe, spec)
-        frames = readers.read_decord(source, indices, probe.num_frames, spec) if backend == "decord" else None
+        stream = probing.video_stream(name, container)
+        size = stream.height, stream.width
+        bounds.check_size(name, size, readers.target_size(*size, spec), len(indices), spec)
+        frames = None
+        if backend == "decord" and readers.is_exact_in_decord(name, source, probe):
+            frames = readers.read_decord(source, indices, probe.num_frames, spec)
         used = "pyav" if frames is None else "decord"
         if frames is None:
             frames = readers.read_pyav(name, source, container, indices, probe.times, spec)
@@ -104,9 +101,10 @@ def _decode(name: str, head: bytes, source: Callable[[], Any], spec: FrameSpec, 
         frames=frames,
         fps=probe.fps,
         total_num_frames=probe.num_frames,
-        duration_s=probe.num_frames / probe.fps,
+        duration_s=probe.timing.duration_s,
         indices=tuple(indices),
         backend=used,
+        times=probe.timing.times_s(indices),
     )
 
 
@@ -117,7 +115,8 @@ def _sampled(name: str, probe: probing.Probe, spec: FrameSpec) -> list[int]:
             f"{name} has {probe.num_frames} frames, but video.min_frames is {spec.min_frames}; "
             "lower video.min_frames or leave the video out",
         )
-    indices = frame_indices(probe.num_frames, probe.fps, spec)
+    bounds.check_duration(name, probe.timing, spec)
+    indices = sampled(probe.num_frames, probe.timing, spec)
     if spec.snap_to_keyframes and probe.times is not None:
         indices = snapped(indices, probe.times.keyframes)
     return indices

@@ -71,6 +71,7 @@ def load_clip(path: str | os.PathLike[str]) -> Clip:
         duration_s=facts["duration"],
         indices=tuple(facts["indices"]),
         backend=facts["backend"],
+        times=tuple(facts["times"]) if "times" in facts else None,
     )
 
 
@@ -83,6 +84,7 @@ def _header(clip: Clip) -> bytes:
             "duration": clip.duration_s,
             "indices": clip.indices,
             "backend": clip.backend,
+            **({} if clip.times is None else {"times": clip.times}),
         }
     )
     shape, pixels = list(clip.frames.shape), clip.frames.reshape(-1).data

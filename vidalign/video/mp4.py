@@ -24,11 +24,13 @@ class Index:
 
     Attributes:
         times: int64 [N], presentation times in the track's time scale, counted from the start of its media.
-        keyframes: bool [N], whether each frame is a keyframe.
+        keyframes: bool [N].
+        durations: int64 [N], in the same units.
     """
 
     times: np.ndarray
     keyframes: np.ndarray
+    durations: np.ndarray
 
 
 def where_cut(file: BinaryIO) -> str:
@@ -143,7 +145,7 @@ def _track_index(trak: _Boxes, moov: _Boxes, file_size: int) -> Index | None:
         if not len(numbers) or numbers.min() < 1:
             return None
         keyframes[numbers - 1] = True
-    return Index(times=times, keyframes=keyframes)
+    return Index(times=times, keyframes=keyframes, durations=steps)
 
 
 def _repeated(runs: np.ndarray, count: int) -> np.ndarray:

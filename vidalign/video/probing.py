@@ -12,13 +12,14 @@ from typing import Any
 
 import av
 import av.error
-import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from vidalign.errors import VideoError
 from vidalign.video import mp4
+from vidalign.video.packets import MAX_STEP_S, Frames, FrameTimes, Packets, frames_of
+from vidalign.video.timing import Timing, timing
 
 # FFmpeg also "opens" playlists and scripts (hls, dash, concat), which make it fetch other files, and renders plain text as a
 # video (tty). Only containers that carry their own frames are allowed; the audio ones are listed so that they can be reported as
@@ -27,33 +28,27 @@ CONTAINERS = (
     "3g2,3gp,asf,av1,avi,dv,flv,gif,h264,hevc,ivf,m4a,m4v,matroska,mj2,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,"
     "vc1,webm,wtv,aac,ac3,aiff,amr,ape,caf,eac3,flac,mp3,wav"
 )
+REORDERING = ("h264", "hevc")  # whatever their header says
 _FTYP = b"ftyp"
 _MAGIC = {4: _FTYP, 0: b"\x1aE\xdf\xa3"}  # MP4/MOV and Matroska/WebM: recognisable even when cut
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class FrameTimes:
-    """When the frames of a stream are shown, in order; frame i is the one with `pts[i]`.
-
-    Attributes:
-        pts: int64 [N], in the stream's time base, ascending and all different.
-        keyframes: int64 [K], the frames at which decoding can start, ascending.
-    """
-
-    pts: np.ndarray
-    keyframes: np.ndarray
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What was found out about a video without decoding it.
+    """What is known of a video before anything of it is decoded.
 
-    `times` is None if the container does not say when each frame is shown; such a video is decoded from its start.
+    `times` is None where the container does not say reliably when each frame is shown: such a video is decoded from its start.
+    `closed`: see `vidalign.video.packets.Frames`.
     """
 
     num_frames: int
-    fps: float
+    timing: Timing
     times: FrameTimes | None = None
+    closed: bool = False
+
+    @property
+    def fps(self) -> float:
+        return self.timing.fps
 
 
 def open_container(source: Callable[[], Any]) -> InputContainer:
@@ -134,45 +129,49 @@ def _from_index(name: str, container: InputContainer, stream: VideoStream, index
         return None
     if first.pts is None or first.is_discard or first.is_corrupt or first.is_keyframe != bool(index.keyframes[0]):
         return None
-    times = _frame_times(index.times + (first.pts - int(index.times[0])), index.keyframes)
-    return None if times is None else Probe(num_frames=len(index.times), fps=fps, times=times)
+    frames = frames_of(index.times + (first.pts - int(index.times[0])), index.durations, index.keyframes)
+    return None if frames.times is None else _probe(stream, frames, len(index.times), fps)
 
 
 def _from_packets(name: str, container: InputContainer, stream: VideoStream, fps: float) -> Probe:
     ends: dict[int, int] = {}  # last moment of each stream, in its time base
-    pts: list[int | None] = []
-    keyframes: list[bool] = []
+    packets = Packets()
     num_corrupt, number = 0, stream.index
     try:
         for packet in container.demux():
             if not packet.size:
                 continue
-            at, time = packet.stream_index, packet.pts
-            moment = packet.dts if time is None else time
+            at, pts, dts, duration = packet.stream_index, packet.pts, packet.dts, packet.duration or 0
+            moment = dts if pts is None else pts
             if moment is not None:
-                end = moment + (packet.duration or 0)
+                end = moment + duration
                 if end > ends.get(at, end - 1):
                     ends[at] = end
             if at == number:
                 if not packet.is_discard:
-                    pts.append(time)
-                    keyframes.append(packet.is_keyframe)
+                    packets.pts.append(pts)
+                    packets.dts.append(dts)
+                    packets.durations.append(duration)
+                    packets.keyframes.append(packet.is_keyframe)
                 num_corrupt += packet.is_corrupt
     except av.error.FFmpegError as error:
-        raise VideoError("truncated", f"{name} cannot be read beyond frame {len(pts)}: {error.strerror}") from error
+        message = f"{name} cannot be read beyond frame {len(packets.pts)}: {error.strerror}"
+        raise VideoError("truncated", message) from error
     seconds = {at: float(end * (container.streams[at].time_base or 0)) for at, end in ends.items()}
-    _check_whole(name, container, stream, len(pts), num_corrupt, seconds, fps)
-    times = None if None in pts or not pts else _frame_times(np.array(pts, np.int64), np.array(keyframes))
-    return Probe(num_frames=len(pts), fps=fps, times=times)
+    num_frames = len(packets.pts)
+    _check_whole(name, container, stream, num_frames, num_corrupt, seconds, fps)
+    context = stream.codec_context
+    reorders = bool(context.has_b_frames) or context.name in REORDERING
+    max_step = MAX_STEP_S / float(stream.time_base or 1)
+    frames = packets.frames(container.format.name, reorders=reorders, max_step=max_step)
+    return _probe(stream, frames, num_frames, fps)
 
 
-def _frame_times(pts: np.ndarray, keyframes: np.ndarray) -> FrameTimes | None:
-    """Sort the times of the packets into the order of the frames; None if two frames are shown at the same time."""
-    order = np.argsort(pts, kind="stable")
-    shown = pts[order]
-    if (np.diff(shown) == 0).any():
-        return None
-    return FrameTimes(pts=shown, keyframes=np.flatnonzero(keyframes[order]))
+def _probe(stream: VideoStream, frames: Frames, num_frames: int, fps: float) -> Probe:
+    even = Timing(fps=fps, duration_s=num_frames / fps)
+    if frames.shown is not None and stream.time_base is not None:
+        even = timing(frames.shown, stream.time_base, fps, frames.last)
+    return Probe(num_frames=num_frames, timing=even, times=frames.times, closed=frames.closed)
 
 
 def _check_whole(
@@ -186,9 +185,9 @@ def _check_whole(
 ) -> None:
     """Raise if the packets end before the header says they do. `ends` is the last moment of each stream, in seconds.
 
-    MP4 and AVI headers promise a number of frames. That alone proves nothing (an edit list hides frames, an AVI skips repeated
-    ones), so the missing time must confirm it. Matroska promises the duration of its longest stream. MPEG-TS and raw streams
-    promise nothing: one that was cut between two frames is a shorter video.
+    The MP4 and AVI headers promise a number of frames. That alone proves nothing (an edit list hides frames, an AVI skips
+    repeated ones), so the missing time must agree with it. Matroska and FLV promise a duration, of the longest stream and counted
+    from 0. MPEG-TS and raw streams promise nothing: one that was cut between two frames is a shorter video.
     """
     if num_corrupt:
         raise VideoError("truncated", f"{name} is cut or damaged: {num_corrupt} of its {num_frames} frames are incomplete")
@@ -197,7 +196,7 @@ def _check_whole(
     elif stream.duration is not None and stream.time_base is not None:
         promised, end = float(((stream.start_time or 0) + stream.duration) * stream.time_base), ends.get(stream.index, 0.0)
     elif container.duration is not None:
-        promised, end = ((container.start_time or 0) + container.duration) / av.time_base, max(ends.values(), default=0.0)
+        promised, end = container.duration / av.time_base, max(ends.values(), default=0.0)
     else:
         return
     short = promised - end

@@ -1,9 +1,12 @@
 """The backends: they read the wanted frames of a video and resize them one by one, so that full-size frames never pile up.
 
-decord   gives None if it fails, or if decord2 is installed under its import name (see `is_trusted`).
-pyav     seeks to the keyframe before each wanted frame and decodes from there only what the wanted frames refer to. Frames are
-         identified by their presentation times. If a time is missing, a seek lands elsewhere, or anything unexpected comes out,
-         it starts over and decodes the whole video in order, and what it finds then is final.
+decord   None where it would give other frames than PyAV (see `is_exact_in_decord`), where it fails, and where decord2 is
+         installed under its import name (see `is_trusted`).
+pyav     seeks to the keyframe before each wanted frame, and decodes from there only what the wanted ones refer to. Frames are
+         told apart by their presentation times. Where a time is missing, a seek lands elsewhere, or anything unexpected comes
+         out, it starts again and decodes the whole video in order, and what it finds then is final.
+
+Frames come out as players show them: turned and mirrored by the display matrix, and of one size, that of the video's first frame.
 """
 
 from __future__ import annotations
@@ -25,9 +28,13 @@ from av.video.stream import VideoStream
 
 from vidalign.errors import VideoError
 from vidalign.types import FrameSpec
-from vidalign.video.probing import FrameTimes, open_container, video_stream
+from vidalign.video import bounds
+from vidalign.video.display import orientation, size_of, upright
+from vidalign.video.packets import RESTARTING, FrameTimes
+from vidalign.video.probing import Probe, open_container, video_stream
 
 CHUNK_FRAMES = 8  # full-size frames that decord holds at once
+RESIZABLE = ("vp8", "vp9")  # codecs of video calls, whose size changes with the line: their keyframes are looked at
 
 
 class NotAsExpectedError(Exception):
@@ -46,9 +53,41 @@ def target_size(height: int, width: int, spec: FrameSpec) -> tuple[int, int]:
     return new_height, min(max(1, math.floor(width * scale)), spec.max_pixels // new_height)
 
 
+def is_exact_in_decord(name: str, source: Callable[[], Any], probe: Probe) -> bool:
+    """Whether decord gives the frames of this video that PyAV gives; the first frame is decoded to find out.
+
+    Its FFmpeg is of 2018. It takes one frame for another after a seek in open groups of pictures, in MPEG transport streams and
+    where times are missing, squeezes more than 8 bits wrongly, mixes the colours of interlaced lines, scales frames of another
+    size by another filter, and knows no mirroring.
+    """
+    if probe.times is None or not probe.closed:
+        return False
+    with open_container(source) as container:
+        if RESTARTING & set(container.format.name.split(",")):
+            return False
+        stream = video_stream(name, container)
+        context = stream.codec_context
+        if context.name in RESIZABLE:
+            context.skip_frame = "NONKEY"
+        try:
+            frames = container.decode(stream)
+            first = next(frames, None)
+            sizes = {size_of(frame) for frame in frames} if context.name in RESIZABLE else set()
+        except av.error.FFmpegError:
+            return False
+    return (
+        first is not None
+        and sizes <= {size_of(first)}
+        and not first.interlaced_frame
+        and all(component.bits == 8 for component in first.format.components)
+        and not orientation(first).mirrors
+    )
+
+
 def read_decord(source: Callable[[], Any], indices: Sequence[int], total: int, spec: FrameSpec) -> np.ndarray | None:
     """Read frames with decord: uint8 [len(indices), H, W, 3], or None if decord cannot be trusted with this video."""
     import decord
+    from decord._ffi.base import DECORDLimitReachedError
 
     if not is_trusted(decord.__version__):
         return None
@@ -60,7 +99,7 @@ def read_decord(source: Callable[[], Any], indices: Sequence[int], total: int, s
         wanted = list(dict.fromkeys(indices))
         chunks = (wanted[at : at + CHUNK_FRAMES] for at in range(0, len(wanted), CHUNK_FRAMES))
         return resized((frame for chunk in chunks for frame in reader.get_batch(chunk).asnumpy()), indices, spec)
-    except (decord.DECORDError, RuntimeError, IndexError):
+    except (decord.DECORDError, DECORDLimitReachedError, RuntimeError, IndexError):
         return None  # PyAV decodes the video, or says what is wrong with it
 
 
@@ -99,7 +138,7 @@ def read_pyav(
     with open_container(source) as afresh:
         stream = video_stream(name, afresh)
         stream.codec_context.thread_count = 1
-        return resized(_in_order(name, afresh, stream, wanted), indices, spec)
+        return resized(_bounded(name, _in_order(name, afresh, stream, wanted), len(indices), spec), indices, spec)
 
 
 def by_seeking(
@@ -108,18 +147,20 @@ def by_seeking(
     """The wanted frames in order, with one seek for each group of them that follows the same keyframe."""
     places = np.searchsorted(times.keyframes, wanted, side="right") - 1
     pts = times.pts[list(wanted)].tolist()
-    converter = VideoReformatter()  # one per video: making one takes longer than using it
+    converter = VideoReformatter()  # one for a video: making one takes longer than using it
+    size = stream.height, stream.width  # now: the decoder changes them with the frames
     for place, group in itertools.groupby(zip(places.tolist(), pts, strict=True), key=lambda pair: pair[0]):
         if place < 0:
             raise NotAsExpectedError  # the first frames depend on a frame that is not shown
         key = int(times.pts[times.keyframes[place]])
         container.seek(key, stream=stream)
-        yield from _from_keyframe(container, stream, key, [moment for _, moment in group], converter)
+        for frame in _from_keyframe(container, stream, key, [moment for _, moment in group]):
+            if size_of(frame) != size:
+                raise NotAsExpectedError  # which size is the first frame's is found out in order
+            yield upright(frame, converter, size)
 
 
-def _from_keyframe(
-    container: InputContainer, stream: VideoStream, key: int, moments: Sequence[int], converter: VideoReformatter
-) -> Iterator[np.ndarray]:
+def _from_keyframe(container: InputContainer, stream: VideoStream, key: int, moments: Sequence[int]) -> Iterator[VideoFrame]:
     context = stream.codec_context
     remaining, unread, started = list(reversed(moments)), set(moments), False
     # Frames that no other frame refers to are decoded only if they are wanted.
@@ -139,7 +180,7 @@ def _from_keyframe(
             if frame.pts == remaining[-1]:
                 if frame.is_corrupt:
                     raise NotAsExpectedError
-                yield _upright(frame, converter)
+                yield frame
                 remaining.pop()
                 if not remaining:
                     return
@@ -148,16 +189,25 @@ def _from_keyframe(
     raise NotAsExpectedError
 
 
+def _bounded(name: str, frames: Iterator[np.ndarray], count: int, spec: FrameSpec) -> Iterator[np.ndarray]:
+    """The same frames, unless they are larger than the header said and than is allowed."""
+    for frame in frames:
+        size = frame.shape[0], frame.shape[1]
+        bounds.check_size(name, size, target_size(*size, spec), count, spec)
+        yield frame
+
+
 def _in_order(name: str, container: InputContainer, stream: VideoStream, wanted: Sequence[int]) -> Iterator[np.ndarray]:
     remaining, converter = iter(wanted), VideoReformatter()
-    target, number = next(remaining), -1
+    target, number, size = next(remaining), -1, None
     try:
         for number, frame in enumerate(container.decode(stream)):
+            size = size or size_of(frame)
             if number != target:
                 continue
             if frame.is_corrupt:
                 raise VideoError("truncated", f"{name} is damaged: frame {number} cannot be decoded whole")
-            yield _upright(frame, converter)
+            yield upright(frame, converter, size)
             following = next(remaining, None)
             if following is None:
                 return
@@ -165,13 +215,6 @@ def _in_order(name: str, container: InputContainer, stream: VideoStream, wanted:
     except av.error.FFmpegError as error:
         raise VideoError("truncated", f"{name} cannot be decoded beyond frame {number}: {error.strerror}") from error
     raise VideoError("truncated", f"{name} ends after {number + 1} decodable frames, before frame {target} of its index")
-
-
-def _upright(frame: VideoFrame, converter: VideoReformatter) -> np.ndarray:
-    """RGB [H, W, 3]. A rotation tag means that the frames are stored sideways; decord turns them upright as well."""
-    pixels = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-    turns = frame.rotation // 90 % 4
-    return np.rot90(pixels, turns) if turns else pixels
 
 
 def resized(frames: Iterator[np.ndarray], indices: Sequence[int], spec: FrameSpec) -> np.ndarray:
