@@ -218,3 +218,14 @@ def agrees_in_part(text: str, example: Example) -> bool:
     said, answer = content_words(text), content_words(example.answer)
     new = set(answer) - set(content_words(example.question)) or set(answer)
     return bool(set(said) & new) and set(said) & NEGATIONS == set(answer) & NEGATIONS and _in_order(said, answer)
+
+
+def overlap_is_unclear(better: str, worse: str, example: Example) -> bool:
+    """Whether overlap with the ground truth cannot tell which of two replies is the better one, neither of which is known to be right.
+
+    So it is where one says the other and more, where they say the same in other forms, and where one is less than half as long: what
+    a short reply or a paraphrase lacks in overlap says nothing about whether it is right.
+    """
+    first, second = (content_words(answering_part(text)[0]) for text in (better, worse))
+    short, long = sorted((first, second), key=len)
+    return _in_order(short, long) or 2 * len(short) < len(long)

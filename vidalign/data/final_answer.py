@@ -14,6 +14,7 @@ _TAGGED = re.compile(
 )
 _SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?(?:s|b|i|em|strong|p|u|span|br|code|response|output)\s*/?>", re.IGNORECASE)
 _LATEX = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|mathsf|operatorname|rm|bf)\s*\{([^{}]*)\}")
+_HEAD, _TAIL = 1000, 2000  # characters of a long reply in which an answer is looked for
 
 
 def answering_part(text: str) -> tuple[str, bool]:
@@ -27,7 +28,10 @@ def answering_part(text: str) -> tuple[str, bool]:
     text = _LATEX.sub(r"\1", _LATEX.sub(r"\1", tagged[-1] if tagged else text))
     boxed = _last_box(text)
     explicit = bool(tagged) or boxed is not None
-    return _plain(text if boxed is None else boxed), unfinished and not explicit
+    text = _plain(text if boxed is None else boxed)
+    if len(text) > _HEAD + _TAIL:
+        text = f"{text[:_HEAD]}\n{text[-_TAIL:]}"
+    return text, unfinished and not explicit
 
 
 def _after_reasoning(text: str) -> tuple[str, bool]:

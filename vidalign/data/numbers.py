@@ -23,6 +23,7 @@ _TENS = {
     word: 10 * value for value, word in enumerate(vocabulary("twenty thirty forty fifty sixty seventy eighty ninety"), 2)
 }
 _SCALES = {"hundred": 100, "thousand": 1000, "k": 1000, "million": 10**6, "billion": 10**9, "dozen": 12}
+_LARGEST = 1e15  # beyond it, words of numbers side by side are no number
 _TIMES = {"once": 1, "twice": 2, "thrice": 3}
 _WEAK = {
     "none": 0,
@@ -180,7 +181,7 @@ def _spelled(text: str) -> float | None:
             part, last = max(part, 1) * _SCALES[word], 100
         elif word in _SCALES:
             total, part, last = total + max(part, 1) * _SCALES[word], 0.0, 100
-    return (total + part) * half
+    return (total + part) * half if total + part < _LARGEST else None
 
 
 def _chinese(text: str) -> float | None:
@@ -196,7 +197,7 @@ def _chinese(text: str) -> float | None:
             total, part, digit = total + (part + digit) * scale, 0, 0
         else:
             part, digit = part + max(digit, 1) * scale, 0
-    return float(total + part + digit)
+    return float(total + part + digit) if total < _LARGEST else None
 
 
 def stated_number(text: str, question: str = "") -> Number | None:
