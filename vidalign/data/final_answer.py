@@ -23,7 +23,7 @@ def answering_part(text: str) -> tuple[str, bool]:
     text = unicodedata.normalize("NFKC", text).replace("◁", "<").replace("▷", ">").replace("’", "'")
     text = text.replace("<|begin_of_box|>", r"\boxed{").replace("<|end_of_box|>", "}")
     text = re.split(r"<\|channel\|>\s*final\s*<\|message\|>", text)[-1]
-    text, unfinished = _after_reasoning(text)
+    text, unfinished = without_reasoning(text)
     tagged = [part for part in _TAGGED.findall(text) if part.strip()]
     text = _LATEX.sub(r"\1", _LATEX.sub(r"\1", tagged[-1] if tagged else text))
     boxed = _last_box(text)
@@ -34,7 +34,8 @@ def answering_part(text: str) -> tuple[str, bool]:
     return text, unfinished and not explicit
 
 
-def _after_reasoning(text: str) -> tuple[str, bool]:
+def without_reasoning(text: str) -> tuple[str, bool]:
+    """(a reply after its reasoning block, whether that block was never closed)."""
     text = _CLOSED.sub(" ", text)
     text = _CLOSING.split(text)[-1]  # a template may hold the opening tag, so that the reply does not
     before, *inside = _OPENING.split(text, maxsplit=1)
