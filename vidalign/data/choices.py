@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import unicodedata
 from collections.abc import Sequence
 
+from vidalign import prompts
 from vidalign.data.final_answer import answering_part
 from vidalign.data.numbers import find_numbers, prepared
 from vidalign.data.words import SPACELESS, normalise
 
-_LISTED = re.compile(r"[(\[]?([a-z]|\d{1,2})\s*(?:[.):、\]]+\s*|\s+[-–]\s+)(?=\S)", re.IGNORECASE)
 _OPEN, _CLOSE = r"[(\[{<\"'“‘«]*", r"[)\]}>\"'”’»]*"
 _WORD_AFTER = r"\s+(?!(?:but|or|and|nor|because|since|as|is|was|with)\b)[^\W\d_]"
 _LETTER = rf"(?:[b-hj-z]|[ai](?!{_WORD_AFTER}))"  # "a" and "i" before a word are words
@@ -58,19 +57,9 @@ class Options:
 
     @classmethod
     def read(cls, options: Sequence[str]) -> Options:
-        """Labels are those that the options carry ("A. left", "(1) left"), else the letters from a on."""
-        letters = [chr(ord("a") + index) for index in range(len(options))]
-        plain = [unicodedata.normalize("NFKC", option).strip() for option in options]
-        listed = [_LISTED.match(option) for option in plain]
-        for labels in (letters, [str(index + 1) for index in range(len(options))]):
-            if [match and match[1].lower() for match in listed] == labels:
-                return cls(tuple(labels), tuple(normalise(t[m.end() :]) for t, m in zip(plain, listed, strict=True) if m))
-        # One row may list its letter in some options only.
-        texts = [
-            normalise(text[match.end() :]) if match and match[1].lower() == letter else normalise(text)
-            for text, match, letter in zip(plain, listed, letters, strict=True)
-        ]
-        return cls(tuple(letters), tuple(texts))
+        """Labels are those that the options carry, else the letters from a on; see `vidalign.prompts.labelled`."""
+        listed = prompts.labelled(options)
+        return cls(tuple(label.lower() for label, _ in listed), tuple(normalise(text) for _, text in listed))
 
     def index(self, label: str) -> int:
         return self.labels.index(label) if label in self.labels else CONFLICT
