@@ -114,177 +114,12 @@ def chosen(reply, answer="B", options=LISTED):
     )
 
 
-RIGHT = [
-    "(b)",
-    "b",
-    "b.",
-    "[B]",
-    "**B.** right",
-    "B)",
-    "Answer: **B**",
-    "The correct answer is option B.",
-    "\\boxed{B}",
-    "$\\boxed{\\text{B}}$",
-    "The answer is \\boxed{\\text{B. right}}.",
-    "<answer>(B)</answer>",
-    "<answer> right </answer>",
-    "<think>Maybe A. The answer is A?</think>\n\nB",
-    "It is not A.</think>B",
-    "<think>So the answer is B",
-    "Final Answer: B",
-    "final answer: b",
-    "The square moves right.",
-    "I would choose B.",
-    "I think it's B",
-    "I'd go with option (B).",
-    "B is correct.",
-    "B is the correct answer because it moves right",
-    "Option A is wrong, so B.",
-    "It's not A, C or D, so B",
-    "It is not A. It is B.",
-    "Neither A nor C nor D. B",
-    "A is incorrect. The answer is B",
-    "The answer is B, not A.",
-    "Ｂ",
-    "（Ｂ）",
-    "Ⓑ",
-    "B：right",
-    "B、right",
-    "答案是B",
-    "答案：B",
-    "选B",
-    "正解はB",
-    "정답은 B",
-    "The square moves to the right, so the answer is B.",
-    "The square starts on the left. It moves from left to right.\nB",
-    "'B'",
-    '"B"',
-    "“B”",
-    "B!",
-    "B;",
-    "Choice B",
-    "option b",
-    "THE ANSWER IS B",
-    "the answer is b",
-    "THE ANSWER IS (B) RIGHT.",
-    "Right",
-    "RIGHT",
-    "- B",
-    "# B",
-    "> B",
-    "`B`",
-    "B - right",
-    "B: right",
-    "(B) right",
-    "The answer: (B) right",
-    "Answer is B",
-    "Answer B",
-    "ANSWER: B.",
-    "The best choice is B",
-    "The answer would be B. The square moves right",
-    "A possible answer could be left, but the answer is B",
-    "The square does not move left; it moves right.",
-    "rather than left, right",
-    "B\n",
-    "\nB",
-    "Let me think. A red square. So, B.",
-    "The answer is right",
-    "Answer: right",
-    "It moves to the right of the screen.",
-    "The answer is\n\nB",
-    "**Answer:** B",
-    "**Answer: B**",
-    "### Answer\nB",
-    "*B*",
-    "__B__",
-    "The answer is: $B$",
-    "Therefore, the answer is \\(B\\).",
-    "Based on the video, the answer is B.",
-    "B because the square moves right.",
-    "Sure! The answer is B.",
-    "<|begin_of_box|>B<|end_of_box|>",
-    "◁think▷A◁/think▷B",
-    "Respuesta: B",
-    "La réponse est B",
-    "The option is B",
-    "I choose (B)",
-    "It must be B",
-    '{"answer": "B"}',
-    "The answer is 'B'",
-    "Option (B) is correct",
-    "Answer - B",
-    "B)right",
-    "B.right",
-]
-WRONG = [
-    "",
-    "A",
-    "C.",
-    "E",
-    "not B",
-    "Not B.",
-    "It isn't B",
-    "It's not (B)",
-    "The answer is not B",
-    "The answer isn't B.",
-    "A or B",
-    "A/B",
-    "A and B",
-    "(A) or (B)",
-    "B or C",
-    "A, B",
-    "A right",
-    "A. right",
-    "C. right",
-    "(A) right",
-    "B. left",
-    "B left",
-    "left or right",
-    "The answer is A",
-    "B is wrong",
-    "B is incorrect",
-    "Option B is not correct",
-    "Neither",
-    "a square moves",
-    "A square moves",
-    "A red square moves left.",
-    "I cannot tell",
-    "none of these",
-    "<think>B</think>",
-    "<think>It may be B",
-    "<think>B</think>A",
-    "The answer is B? No, the answer is D",
-    "It moves left, not right",
-    "It does not move right",
-    "everything but B",
-    "Anything but B",
-    "B? No. A.",
-    "The answer is A, not B",
-    "D. down",
-    "Because",
-    "It is either B or C",
-    "<answer>A</answer>",
-    "\\boxed{A}",
-    "<answer>B</answer> wait <answer>A</answer>",
-    "Instead of B, A",
-    "rather than right, left",
-    "答案：A",
-    "不是B",
-    "不选B",
-    "Both B and C",
-]
-
-
-@pytest.mark.parametrize("reply", RIGHT)
-def test_every_form_of_the_right_option_is_right(reply):
-    assert chosen(reply) is True
-    assert chosen(reply, "B. right") is chosen(reply, "right") is chosen(reply, "(b)") is True
-    assert chosen(reply, "A") is False
-
-
-@pytest.mark.parametrize("reply", WRONG)
-def test_no_other_option_and_no_hedging_is_right(reply):
-    assert chosen(reply) is False
+@pytest.mark.parametrize("answer", ["B. right", "right", "(b)", "The square moves right."])
+def test_the_reference_may_name_the_option_in_any_form(answer):
+    [first, *_] = cases("replies.jsonl")
+    assert [reply for reply in first["right"] if chosen(reply, answer) is not True] == []
+    assert [reply for reply in first["wrong"] if chosen(reply, answer) is not False] == []
+    assert [reply for reply in first["right"] if chosen(reply, "A") is not False] == []
 
 
 @pytest.mark.parametrize(
@@ -401,6 +236,13 @@ def test_numbers_in_words_and_units(answer, reply, right):
 )
 def test_a_short_answer_is_right_wrong_or_unknown(question, answer, reply, right):
     assert told(question, answer, reply) is right
+
+
+@pytest.mark.parametrize("case", cases("replies.jsonl"), ids=lambda case: f"{case['question']} {case['answer']}")
+def test_rows_of_every_kind_with_right_wrong_and_unknown_replies(case):
+    for right, replies in ((True, case["right"]), (False, case["wrong"]), (None, case["unknown"])):
+        judged = [told(case["question"], case["answer"], reply, options=tuple(case["options"])) for reply in replies]
+        assert [reply for reply, found in zip(replies, judged, strict=True) if found is not right] == []
 
 
 @pytest.mark.parametrize(

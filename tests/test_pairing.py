@@ -6,14 +6,16 @@ import json
 import pytest
 from test_files import RESPONSE
 
-from vidalign import recipes
+from vidalign import files, recipes
+from vidalign.config.loading import parse_config
 from vidalign.config.recipes import HoundRecipe, JudgeConfig, LeanpoRecipe, RrpoRecipe
 from vidalign.data.answers import trust as trust_of
 from vidalign.data.reading import DataRow
 from vidalign.data.rows import ExampleRow
+from vidalign.files import RunFolder
 from vidalign.recipes.base import Evidence, Recipe
 from vidalign.recipes.pairing import make_pairs
-from vidalign.types import Example, Judgement
+from vidalign.types import Example, Judgement, PolicyVersion
 
 JUDGE = JudgeConfig(kind="openai", model="judge", base_url="http://127.0.0.1:1/v1")
 
@@ -328,3 +330,19 @@ def test_many_cut_replies_are_a_warning_with_the_way_out():
     assert "raise recipe.max_new_tokens" in cut_warning(facts, config)
     assert cut_warning({"cut_by_length": {"cut": 1, "sampled": 20}}, config) is None
     assert cut_facts(made[2:20], recipes.build(config)) == {}
+
+
+def test_the_summary_holds_the_warning(tmp_path):
+    from pipelines.summary import write_summary
+
+    raw = {"run_dir": str(tmp_path), "model": {"path": "m"}, "data": {"train": "t.jsonl"}, "recipe": {"max_new_tokens": 7}}
+    run = RunFolder.open(str(tmp_path))
+    found = {"kept": 1, "dropped": {"cut_by_length": 3}, "cut_by_length": {"cut": 9, "sampled": 20}}
+    files.write_json(run.stage("pairs", 0) / "manifest.json", found)
+    base = PolicyVersion(version="v", path="m")
+    summary = write_summary(parse_config(raw), run, base=base, aligned=None, wall_s={})
+    assert summary["cut_by_length"] == {"cut": 9, "sampled": 20}
+    assert len(summary["warnings"]) == 1
+    assert "9 of 20 replies (45%)" in summary["warnings"][0]
+    files.write_json(run.stage("pairs", 0) / "manifest.json", {"kept": 1, "dropped": {}})
+    assert write_summary(parse_config(raw), run, base=base, aligned=None, wall_s={})["warnings"] == []

@@ -45,6 +45,8 @@ _RULED_OUT = re.compile(
     r"(?:\bnot|n't|\bnever|\bno|\bneither|\bnor|rather than|instead of|\bwithout|\bfrom|不|没|沒|非|不是|没有|并非)\s*"
     r"(?:(?:really|actually|moving|move|moves|going|go|goes|to|towards|the|an?|be|being|any|in|on|at|向|往|朝|在)\s*)*$"
 )
+_NO_ARTICLE = re.compile(r"(?:left|right|up|down|yes|no|true|false|red|blue|green|yellow|black|white|\d+)\b(?!\s)")
+_HANGUL = re.compile(r"[가-힣]")  # endings follow a word without a space
 CONFLICT = -1  # what names more than one option, or none that exists
 
 
@@ -153,8 +155,8 @@ def _at_start(text: str, listed: Options) -> int | None:
         return None
     own = listed.texts[index] if index >= 0 else None
     if label in ("a", "i") and not bracketed and re.match(_WORD_AFTER, after) and normalise(after) != own:
-        # An article or a pronoun, unless nothing but another option's text follows.
-        return CONFLICT if normalise(after) in listed.texts else None
+        # An article or a pronoun, unless another option's text follows that takes no article.
+        return CONFLICT if normalise(after) in listed.texts and _NO_ARTICLE.match(normalise(after)) else None
     if label.isdigit() and not bracketed:
         return None  # "2 dots"
     if index == CONFLICT:
@@ -185,7 +187,7 @@ def named_options(text: str, listed: Options) -> set[int]:
         if not bare or (len(bare) == 1 and bare.isascii() and bare.isalpha()):
             continue
         starts = "" if SPACELESS.match(bare) else r"(?<![^\W_])(?<!\d[.,])"
-        ends = "" if SPACELESS.match(bare[-1]) else r"(?![^\W_])(?![.,]\d)"
+        ends = "" if SPACELESS.match(bare[-1]) or _HANGUL.match(bare[-1]) else r"(?![^\W_])(?![.,]\d)"
         pattern = re.compile(starts + r"\s+".join(map(re.escape, bare.split())) + ends)
         if any(not _RULED_OUT.search(text[: match.start()]) for match in pattern.finditer(text)):
             found.add(index)

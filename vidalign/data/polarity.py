@@ -77,12 +77,12 @@ def polarity(text: str, question: str = "") -> bool | None:
     if _UNSURE.search(text):
         return None
     text = _PREAMBLE.sub("", text, count=1).strip(" \n\t\"'“”(*[")
-    first = re.match(rf"({_YES}|{_NO}|{_YES_ALONE}|{_NO_ALONE})(?![^\W_])(?!\s+(?:doubt|one)\b)", text)
+    first = re.match(rf"({_YES}|{_NO}|{_YES_ALONE}|{_NO_ALONE})(?![^\W_])(?!\s+(?:doubt|one|not)\b)", text)
     if first and first[1] not in ("right", "wrong", "si", "sure"):
         return _means(first[1])
-    if normalise(text) in ("right", "sure", "si", "wrong"):
-        return normalise(text) != "wrong"
-    if _NO_BEGINS.match(text):
+    if normalise(text) in ("y", "right", "sure", "si", "n", "wrong"):
+        return normalise(text) not in ("n", "wrong")
+    if _NO_BEGINS.match(text) or re.match(r"(?:absolutely|certainly|definitely|of course|surely) not\b", text):
         return False
     if _YES_BEGINS.match(text):
         return True

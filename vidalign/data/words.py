@@ -61,6 +61,7 @@ def content_words(text: str) -> list[str]:
     """The words that say something, as stems: no articles, pronouns or forms of "be", no preamble; negations stay."""
     text = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
     text = _PREAMBLE.sub(" ", re.sub(r"n't\b", " not", re.sub(r"\bcan't\b|\bcannot\b", "can not", text)))
+    text = text.replace("color", "colour").replace("gray", "grey")
     return [stem(word) for word in _WORD.findall(text) if word not in _FUNCTION]
 
 
