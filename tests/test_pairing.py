@@ -269,6 +269,16 @@ def test_a_right_reply_is_never_the_rejected_side_whatever_its_form(answer, opti
         assert pair_leanpo(example, half, LeanpoRecipe()) == "all_wrong"
 
 
+def test_a_reply_that_is_known_to_be_wrong_is_never_chosen_however_much_of_it_overlaps():
+    example = Example(id="e", video="v.mp4", question="Which way does the circle move?", answer="The circle moves left.")
+    made = [
+        response("hinted", "The circle moves right.", trust=trust_of("The circle moves right.", example)),
+        response("augmented", "It heads leftwards slowly.", trust=trust_of("It heads leftwards slowly.", example)),
+    ]
+    assert made[0].trust > made[1].trust
+    assert pair_leanpo(example, made, LeanpoRecipe()) == "all_wrong"
+
+
 def test_a_reply_that_only_says_less_is_not_a_wrong_one():
     short = response("perturbed", "Leftwards.", trust=0.97)
     assert pair_rrpo(EXAMPLE, [short], RrpoRecipe()) == "no_wrong_reply"

@@ -27,7 +27,6 @@ from vidalign.types import Example
 
 AnswerType: TypeAlias = Literal["choice", "yes_no", "number", "short", "free"]
 ANSWER_TYPES = get_args(AnswerType)
-DECIDABLE = frozenset({"choice", "yes_no", "number"})  # every reply to these is right or wrong
 AGREES = 0.95  # the trust of a reply that says less than the ground truth and nothing else is at least this
 
 _BELOW_ONE = math.nextafter(1.0, 0.0)

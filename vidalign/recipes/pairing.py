@@ -12,7 +12,7 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from vidalign.data.answers import DECIDABLE, kind_of, overlap_is_unclear
+from vidalign.data.answers import overlap_is_unclear, verdict
 from vidalign.data.reading import DataRow
 from vidalign.recipes.base import Evidence, Recipe, Replays, responses_by_example, scores_by_example
 from vidalign.recipes.kinds import is_cut
@@ -69,8 +69,8 @@ def _holds_cut_text(pair: PreferencePair, candidates: Sequence[Response], recipe
 def why_no_preference(chosen: Response, rejected: Response, example: Example, min_trust_gap: float) -> str | None:
     """Why trust does not prefer one response to the other; None where it does.
 
-    identical_responses. no_trust_gap: trusts closer than `min_trust_gap`. all_wrong: neither is right where every reply is right or
-    wrong. trust_unclear: both trusts are overlaps, and the two texts differ in length or form more than in what they say.
+    identical_responses. no_trust_gap: trusts closer than `min_trust_gap`. all_wrong: even the one with more overlap is
+    known to be wrong. trust_unclear: both trusts are overlaps, and the two texts differ in length or form more than in what they say.
     """
     if chosen.text.strip() == rejected.text.strip():
         return "identical_responses"
@@ -78,7 +78,7 @@ def why_no_preference(chosen: Response, rejected: Response, example: Example, mi
         return "no_trust_gap"
     if chosen.trust == 1.0:
         return None
-    if kind_of(example) in DECIDABLE:
+    if verdict(chosen.text, example) is False:
         return "all_wrong"
     return "trust_unclear" if overlap_is_unclear(chosen.text, rejected.text, example) else None
 
