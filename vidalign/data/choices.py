@@ -101,8 +101,8 @@ def _without_ruled_out(text: str, listed: Options) -> str:
     named = rf"{_OPEN}{label}{_ENDS}{_CLOSE}"
     text = re.sub(rf"{_NOT}\s*{_NOUN}{named}{_JOINED}{_NOUN}{named})*", " ", text)
     wrong = (
-        r"(?:(?:is|was|are|would be|seems|looks)\s+(?:(?:clearly|definitely|also|all|both) )?"
-        r"(?:wrong|incorrect|false|impossible|ruled out|not\b)|"
+        r"(?:(?:is|was|are|(?:would|can|could|must|should) be|seems|looks)\s+(?:(?:clearly|definitely|also|all|both) )?"
+        r"(?:wrong|incorrect|false|impossible|ruled out|eliminated|excluded|not\b)|"
         r"(?:isn't|can't|cannot|doesn't|does not|don't|do not)\b|(?:是)?(?:错误|不对|不正确))"
     )
     several = rf"(?:{named}\s*(?:,|and|or|,\s*and|和)\s*)*"
@@ -127,7 +127,8 @@ def _last_statement(text: str, listed: Options) -> int | None:
     praised = (
         r"(?:is|seems|looks)\s+(?:the\s+)?(?:only\s+|most\s+)?(?:likely\s+)?(?:correct|right|best|accurate|true|answer)\b"
     )
-    reverse = rf"(?<![\w']){_OPEN}({_label(listed)}){_ENDS}{_CLOSE}[.:]?\s+(?:[^.\n]{{0,60}}\s)?{praised}"
+    between = r"(?:(?!(?<![\w'])[b-hj-z](?![\w']))[^.,\n]){0,60}"  # the option's text, and no other letter
+    reverse = rf"(?<![\w'])(?<!\bor )(?<!\band ){_OPEN}({_label(listed)}){_ENDS}{_CLOSE}[.:]?\s+(?:{between}\s)?{praised}"
     found += [(match.start(), listed.index(match[1])) for match in re.finditer(reverse, text)]
     return max(found, key=lambda item: item[0])[1] if found else None
 
@@ -163,6 +164,9 @@ def _at_start(text: str, listed: Options) -> int | None:
         return CONFLICT if bracketed else None
     if _HEDGE.match(after):
         return CONFLICT
+    others = {listed.index(match[1]) for match in re.finditer(r"\n\s*[(\[]?([a-z]|\d{1,2})[)\].:]+\s", f"{after} ")}
+    if others - {index, CONFLICT}:
+        return CONFLICT  # a list of options
     named = named_options(after, listed)
     return index if len(named) != 1 or index in named else CONFLICT
 

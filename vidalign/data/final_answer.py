@@ -12,7 +12,8 @@ _CLOSING = re.compile(rf"</{_REASONING}>", re.IGNORECASE)
 _TAGGED = re.compile(
     r"<(?:final[_ ]?)?answer>(.*?)(?:</(?:final[_ ]?)?answer>|(?=<(?:final[_ ]?)?answer>)|\Z)", re.DOTALL | re.IGNORECASE
 )
-_SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?(?:s|b|i|em|strong|p|u|span|br|code|response|output)\s*/?>", re.IGNORECASE)
+_SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?(?:p|br|span|response|output)\s*/?>", re.IGNORECASE)
+_STYLED = re.compile(r"<(b|i|u|em|strong|code)>([^<>]*)</\1>", re.IGNORECASE)
 _LATEX = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|mathsf|operatorname|rm|bf)\s*\{([^{}]*)\}")
 _HEAD, _TAIL = 1000, 2000  # characters of a long reply in which an answer is looked for
 
@@ -60,7 +61,7 @@ def _last_box(text: str) -> str | None:
 
 def _plain(text: str) -> str:
     """Without markup: markdown, LaTeX's signs of mathematics, special tokens; what is struck through goes as well."""
-    text = re.sub(r"~~[^~]*~~", " ", _SPECIAL.sub(" ", text))
+    text = re.sub(r"~~[^~]*~~", " ", _STYLED.sub(r"\2", _SPECIAL.sub(" ", text)))
     text = re.sub(r"\$|\\[()\[\]]|\\[,;!]", "", text)
     text = re.sub(r"^[ \t]*(?:#{1,6}|>|[-*+•])[ \t]+", "", text, flags=re.MULTILINE)
     text = re.sub(r"\*+|`+|__+|(?<!\w)_(?=\w)|(?<=\w)_(?!\w)", "", text)
