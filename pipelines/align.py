@@ -36,7 +36,7 @@ STAGES = ("rollout", "train", "evaluate", "report")
 def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = False) -> dict[str, Any]:
     """Run the given stages in order and return the summary. Raises a `VidalignError` for what the user can fix."""
     check_objective(config.objective, config.train)
-    inputs = read_inputs(config.data, splits=splits_read(stages))
+    inputs = read_inputs(config.data, config.recipe, splits=splits_read(stages))
     if "rollout" in stages:
         recipes.build(config.recipe).check_data(inputs.train, source=config.data.train)  # before anything is started
     base = policy_version(config.model.path)

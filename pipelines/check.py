@@ -66,7 +66,7 @@ def check(
     made = resource_plan(config, resources or local_resources(config.cluster))
     if resources is None and not elsewhere and device_memory is None:
         device_memory = local_device_memory(made.use_gpu)
-    inputs = read_inputs(config.data)
+    inputs = read_inputs(config.data, config.recipe)
     recipes.build(config.recipe).check_data(inputs.train, source=config.data.train)
     model, tokens, warnings = check_inputs(config, inputs, ask_vllm=ask_vllm)
     if elsewhere:

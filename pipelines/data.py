@@ -136,6 +136,13 @@ def table(splits: Sequence[validate.Split]) -> str:
         ("videos", [len(split.videos) for split in splits]),
     ):
         rows.append([name, *(f"{value:,}" for value in values)])
+    if any(split.num_with_options for split in splits):
+        for name, counts in (
+            ("rows with options", [split.num_with_options for split in splits]),
+            ("  listed in the question", [split.num_listed for split in splits]),
+            ("  added by options_prompt", [split.num_with_options - split.num_listed for split in splits]),
+        ):
+            rows.append([name, *(f"{count:,}" for count in counts)])
     for text in (text for text in validate.TEXTS if any(split.num_words[text] for split in splits)):
         medians = [f"{statistics.median(words):g}" if (words := split.num_words[text]) else "-" for split in splits]
         rows.append([f"median words of {text}", *medians])

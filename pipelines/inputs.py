@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias
 
+from vidalign import prompts
+from vidalign.config.recipes import RecipeSection
 from vidalign.config.run import DataConfig
 from vidalign.data.leakage import Leak, find_leaks, locate
 from vidalign.data.reading import DataRow, read_rows
@@ -35,8 +37,13 @@ class Inputs:
         return [*(row.example for row in self.train), *self.eval, *self.probe]
 
 
-def read_inputs(data: DataConfig, *, splits: Iterable[SplitName] = ("train", "eval", "probe")) -> Inputs:
+def read_inputs(
+    data: DataConfig, recipe: RecipeSection | None = None, *, splits: Iterable[SplitName] = ("train", "eval", "probe")
+) -> Inputs:
     """Read the files of `splits`, each once. A split that the config does not name is empty.
+
+    The question of every example is the one that the policy is asked, with its options as the recipe shows them
+    (`vidalign.prompts.asked_question`): rollouts, pairs, training, evaluation and the dry run all take it from here.
 
     Raises:
         DataError: malformed rows; a video of train that eval or probe has too, by path, link or content; with train among
@@ -46,7 +53,9 @@ def read_inputs(data: DataConfig, *, splits: Iterable[SplitName] = ("train", "ev
     limits = {"train": data.limit, "eval": data.eval_limit, "probe": None}
     wanted = frozenset(splits)
     rows: dict[str, list[DataRow]] = {
-        name: read_rows(path, video_root=data.video_root, limit=limits[name]) if path and name in wanted else []
+        name: _asked(read_rows(path, video_root=data.video_root, limit=limits[name]), recipe)
+        if path and name in wanted
+        else []
         for name, path in files.items()
     }
     videos = sorted({row.example.video for split in rows.values() for row in split})
@@ -66,6 +75,19 @@ def read_inputs(data: DataConfig, *, splits: Iterable[SplitName] = ("train", "ev
         present=[video for video in videos if video not in gone],
         missing=missing,
     )
+
+
+def _asked(rows: Sequence[DataRow], recipe: RecipeSection | None) -> list[DataRow]:
+    """The rows with their questions as the policy is asked them; None: as recipes do by default."""
+    shown = recipe or RecipeSection(name="")
+    asked = [
+        prompts.asked_question(row.example, options_prompt=shown.options_prompt, options_style=shown.options_style)
+        for row in rows
+    ]
+    return [
+        dataclasses.replace(row, example=dataclasses.replace(row.example, question=question))
+        for row, question in zip(rows, asked, strict=True)
+    ]
 
 
 def _refuse_leaks(rows: dict[str, list[DataRow]], locations: dict[str, str]) -> None:

@@ -22,6 +22,11 @@ def bar(description: str, total: int, unit: str) -> tqdm.tqdm:
     return tqdm.tqdm(total=total, desc=description, unit=unit, bar_format=BAR, file=sys.stderr, mininterval=0.5)
 
 
+def warn(text: str) -> None:
+    """A warning on standard error, above any bar that is shown."""
+    tqdm.tqdm.write(f"warning: {text}", file=sys.stderr)
+
+
 @contextlib.contextmanager
 def waiting(description: str) -> Iterator[Callable[[float], None]]:
     """A line with the seconds waited so far, for what has no steps to count. Yields the function to call with them."""

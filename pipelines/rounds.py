@@ -26,6 +26,7 @@ from vidalign.model.checkpoint import policy_version
 from vidalign.recipes.base import Recipe
 from vidalign.types import PolicyVersion
 
+ASKING = ("options_prompt", "options_style")  # options of a recipe that are part of the questions
 StageT = TypeVar("StageT", bound=Stage)
 
 
@@ -145,7 +146,9 @@ class Rounds:
         config = self.stored
         if config is None:
             return None
-        inputs = self.inputs if config.data == self.config.data else read_inputs(config.data)
+        asked_alike = all(getattr(config.recipe, name) == getattr(self.config.recipe, name) for name in ASKING)
+        same_data = config.data == self.config.data and asked_alike
+        inputs = self.inputs if same_data else read_inputs(config.data, config.recipe)
         same_model = config.model.path == self.config.model.path
         base = self.base if same_model else policy_version(config.model.path)
         return dataclasses.replace(self, config=config, inputs=inputs, base=base)

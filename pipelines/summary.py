@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 from pipelines.stages.base import MANIFEST
+from pipelines.stages.pairs import cut_warning
 from vidalign import files
 from vidalign.config.run import RunConfig
 from vidalign.files import RunFolder
@@ -36,6 +37,8 @@ def write_summary(
         "reward_trust_correlation": pairs.get("reward_trust_correlation"),
         "artefacts": artefacts(run, last),
         "judge": pairs.get("judge"),
+        "cut_by_length": pairs.get("cut_by_length"),
+        "warnings": [warning for warning in (cut_warning(pairs, config.recipe),) if warning],
         "accuracy": accuracy(run.stage("eval", last)),
         "log_likelihood": log_likelihood(run, last),
         "policy": {"base": base.version, "aligned": aligned.version if aligned else None},

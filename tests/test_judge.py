@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import threading
 
 import numpy as np
@@ -26,6 +27,9 @@ def endpoint():
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+CASES = pathlib.Path(__file__).parent / "cases"
 
 
 def config(base_url="http://127.0.0.1:1/v1", **changes):
@@ -56,6 +60,46 @@ def row(response, question="What colour is the circle?", caption="A red circle m
     ],
 )
 def test_a_score_is_read_or_there_is_none(reply, score):
+    assert judging.parse_score(reply) == score
+
+
+@pytest.mark.parametrize("line", (CASES / "judge_replies.jsonl").read_text(encoding="utf-8").splitlines())
+def test_replies_of_judges_are_read_as_a_person_reads_them(line):
+    case = json.loads(line)
+    assert judging.parse_score(case["reply"]) == case["score"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [
+        ('```json\n{\n  "explanation": "Right colour; 2 of 3 objects.",\n  "score": 4\n}\n```', 4.0),
+        ('{"score": "3/5", "explanation": "fine"}', 3.0),
+        ("{'pred': 'yes', 'score': 4}", 4.0),
+        ('{"final_score": 2.5}', 2.5),
+        ('{"score": 8}', None),
+        ('{"score": null}', None),
+        ('{"score": 4}\n{"score": 2}', None),
+        ("### Final Score: **4/5**", 4.0),
+        ("**Overall score**: 4 out of 5", 4.0),
+        ("- *Score*: `3`", 3.0),
+        ("Final Score: (4)", 4.0),
+        ("The score is 4.", 4.0),
+        ("Score：４", 4.0),
+        ("<score>4</score>", 4.0),
+        ("<think>Score: 2</think>\nScore: 4", 4.0),
+        ("<think>Score: 2", None),  # the judge had not finished
+        ("Score: N\nScore: 4", 4.0),  # the form, repeated
+        ("Score: 4\nScore: 8/10", None),
+        ("Score: 4 or 5", None),
+        ("Score: -4", None),
+        ("Score: 45", None),
+        ("Score: 4/10", None),
+        ("The answer deserves 4 of 5 points.", None),
+        ("4", None),
+        ("Rating: 4", None),
+    ],
+)
+def test_a_score_in_other_forms(reply, score):
     assert judging.parse_score(reply) == score
 
 

@@ -6,13 +6,16 @@ import json
 import pytest
 from test_files import RESPONSE
 
-from vidalign import recipes
+from vidalign import files, recipes
+from vidalign.config.loading import parse_config
 from vidalign.config.recipes import HoundRecipe, JudgeConfig, LeanpoRecipe, RrpoRecipe
+from vidalign.data.answers import trust as trust_of
 from vidalign.data.reading import DataRow
 from vidalign.data.rows import ExampleRow
-from vidalign.recipes.base import Evidence
+from vidalign.files import RunFolder
+from vidalign.recipes.base import Evidence, Recipe
 from vidalign.recipes.pairing import make_pairs
-from vidalign.types import Example, Judgement
+from vidalign.types import Example, Judgement, PolicyVersion
 
 JUDGE = JudgeConfig(kind="openai", model="judge", base_url="http://127.0.0.1:1/v1")
 
@@ -41,8 +44,10 @@ def pair_hound(example, responses, config, judgements):
 EXAMPLE = Example(id="e", video="v.mp4", question="Q?", answer="right")
 
 
-def response(kind, text, *, candidate=0, turn=0, reward=-1.0, trust=0.0):
-    return dataclasses.replace(RESPONSE, kind=kind, text=text, candidate=candidate, turn=turn, reward=reward, trust=trust)
+def response(kind, text, *, candidate=0, turn=0, reward=-1.0, trust=0.0, finish="stop"):
+    return dataclasses.replace(
+        RESPONSE, kind=kind, text=text, candidate=candidate, turn=turn, reward=reward, trust=trust, finish_reason=finish
+    )
 
 
 def test_best_vs_worst_takes_trust_times_likelihood_and_the_likeliest_error():
@@ -209,3 +214,145 @@ def test_pairs_of_a_data_set_are_counted_by_reason_whatever_the_recipe():
 
 def responses_of(example, responses):
     return [dataclasses.replace(r, example_id=example.id) for r in responses]
+
+
+# Trust that cannot tell
+
+
+MOVES = Example(id="e", video="v.mp4", question="What happens?", answer="The circle moves to the left side, then it stops.")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected"),
+    [
+        ("The circle moves to the right side, then it stops.", "Leftwards."),  # long and wrong, short and right
+        ("The circle moves left, then stops.", "The circle moves left"),  # one holds the other
+        ("The circle moves left and stops.", "the circle MOVES left, and it stops"),  # one form and another
+    ],
+)
+def test_a_pair_that_overlap_alone_cannot_order_is_dropped_and_counted(chosen, rejected):
+    made = [response("hinted", chosen, trust=0.8), response("augmented", rejected, trust=0.2)]
+    pairs, dropped = make_pairs([data_row(MOVES)], made, recipes.build(LeanpoRecipe()), decoded={"v.mp4"})
+    assert (pairs, dropped) == ([], {"trust_unclear": 1})
+
+
+def test_replies_of_like_length_are_still_ordered_by_overlap():
+    made = [
+        response("hinted", "The circle moves to the left side, then it vanishes.", trust=0.9),
+        response("augmented", "The square moves to the right side, then it grows.", trust=0.5),
+    ]
+    assert pair_leanpo(MOVES, made, LeanpoRecipe()).rejected == made[1].text
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "right", "wrong"),
+    [
+        ("B", ("A. left", "B. right"), "The answer is (B).", "A"),
+        ("No", (), "No, it does not move.", "Yes"),
+        ("3", (), "There are three of them.", "4"),
+        ("The circle moves left.", (), "Left.", "The circle moves right."),
+    ],
+)
+def test_a_right_reply_is_never_the_rejected_side_whatever_its_form(answer, options, right, wrong):
+    example = Example(id="e", video="v.mp4", question="Which way does the circle move?", answer=answer, options=options)
+    for chosen, rejected in ((right, wrong), (wrong, right), (wrong, wrong + "!"), (right, right + "!")):
+        made = [
+            response("hinted", chosen, trust=trust_of(chosen, example)),
+            response("augmented", rejected, trust=trust_of(rejected, example)),
+        ]
+        outcome = pair_leanpo(example, made, LeanpoRecipe())
+        assert (outcome if isinstance(outcome, str) else (outcome.chosen, outcome.rejected)) == (
+            (right, wrong) if (chosen, rejected) == (right, wrong) else "no_trust_gap"
+        )
+    half = [response("hinted", "x", trust=0.5), response("augmented", "y", trust=0.0)]
+    if options or answer in ("No", "3"):
+        assert pair_leanpo(example, half, LeanpoRecipe()) == "all_wrong"
+
+
+def test_a_reply_that_is_known_to_be_wrong_is_never_chosen_however_much_of_it_overlaps():
+    example = Example(id="e", video="v.mp4", question="Which way does the circle move?", answer="The circle moves left.")
+    made = [
+        response("hinted", "The circle moves right.", trust=trust_of("The circle moves right.", example)),
+        response("augmented", "It heads leftwards slowly.", trust=trust_of("It heads leftwards slowly.", example)),
+    ]
+    assert made[0].trust > made[1].trust
+    assert pair_leanpo(example, made, LeanpoRecipe()) == "all_wrong"
+
+
+def test_a_reply_that_only_says_less_is_not_a_wrong_one():
+    short = response("perturbed", "Leftwards.", trust=0.97)
+    assert pair_rrpo(EXAMPLE, [short], RrpoRecipe()) == "no_wrong_reply"
+
+
+# Replies cut off at their limit of tokens
+
+
+def test_a_reply_that_was_cut_off_is_on_neither_side():
+    cut = [
+        response("hinted", "right, and", trust=1.0, finish="length"),
+        response("augmented", "wrong, and", finish="length"),
+    ]
+    whole = [response("hinted", "right", candidate=1, trust=1.0), response("augmented", "wrong", candidate=1)]
+    made = pair_leanpo(EXAMPLE, [*cut, *whole], LeanpoRecipe())
+    assert (made.chosen, made.rejected) == ("right", "wrong")
+    assert pair_leanpo(EXAMPLE, [cut[0], whole[1]], LeanpoRecipe()) == "cut_by_length"
+    assert pair_leanpo(EXAMPLE, [whole[0], cut[1]], LeanpoRecipe()) == "cut_by_length"
+    replayed = response("replayed", "wrong", finish="length")  # its new segment is as long as the old one, on purpose
+    assert pair_leanpo(EXAMPLE, [whole[0], replayed], LeanpoRecipe(negatives="replayed")).rejected == "wrong"
+
+
+def test_rrpo_and_hound_leave_out_what_was_cut_off():
+    cut, whole = response("perturbed", "wrong, and", finish="length"), response("perturbed", "off", candidate=1, reward=-9.0)
+    assert pair_rrpo(EXAMPLE, [cut], RrpoRecipe()) == "cut_by_length"
+    assert pair_rrpo(EXAMPLE, [cut, whole], RrpoRecipe()).rejected == "off"
+    config = HoundRecipe(judge=JUDGE)
+    made = [response("plain", "good", finish="length"), response("plain", "bad", candidate=1)]
+    scores = {
+        text: Judgement(example_id="e", response=text, score=score, explanation="", judge="j")
+        for text, score in (("good", 5.0), ("bad", 1.0))
+    }
+    assert pair_hound(EXAMPLE, made, config, scores) == "cut_by_length"
+    assert pair_hound(EXAMPLE, made[:1], config, scores) == "cut_by_length"
+    assert pair_hound(EXAMPLE, [response("plain", "good"), made[1]], config, scores).chosen == "good"
+
+
+def test_no_recipe_of_your_own_can_learn_from_what_was_cut_off():
+    class Careless(Recipe):
+        def pair(self, row, responses, evidence):
+            return pair_leanpo(
+                row.example, [dataclasses.replace(r, finish_reason="stop") for r in responses], LeanpoRecipe()
+            )
+
+    made = [response("hinted", "right", trust=1.0), response("augmented", "wrong", finish="length")]
+    pairs, dropped = make_pairs([data_row(EXAMPLE)], made, Careless(LeanpoRecipe()), decoded={"v.mp4"})
+    assert (pairs, dropped) == ([], {"cut_by_length": 1})
+
+
+def test_many_cut_replies_are_a_warning_with_the_way_out():
+    from pipelines.stages.pairs import cut_facts, cut_warning
+
+    config = LeanpoRecipe(max_new_tokens=7)
+    made = [response("hinted", "x", candidate=n, finish="length" if n < 2 else "stop") for n in range(20)]
+    made += [response("replayed", "x", finish="length")] * 50 + [response("truth", "x", finish="")] * 50
+    facts = cut_facts(made, recipes.build(config))
+    assert facts == {"cut_by_length": {"cut": 2, "sampled": 20}}
+    assert "2 of 20 replies (10%)" in cut_warning(facts, config)
+    assert "raise recipe.max_new_tokens" in cut_warning(facts, config)
+    assert cut_warning({"cut_by_length": {"cut": 1, "sampled": 20}}, config) is None
+    assert cut_facts(made[2:20], recipes.build(config)) == {}
+
+
+def test_the_summary_holds_the_warning(tmp_path):
+    from pipelines.summary import write_summary
+
+    raw = {"run_dir": str(tmp_path), "model": {"path": "m"}, "data": {"train": "t.jsonl"}, "recipe": {"max_new_tokens": 7}}
+    run = RunFolder.open(str(tmp_path))
+    found = {"kept": 1, "dropped": {"cut_by_length": 3}, "cut_by_length": {"cut": 9, "sampled": 20}}
+    files.write_json(run.stage("pairs", 0) / "manifest.json", found)
+    base = PolicyVersion(version="v", path="m")
+    summary = write_summary(parse_config(raw), run, base=base, aligned=None, wall_s={})
+    assert summary["cut_by_length"] == {"cut": 9, "sampled": 20}
+    assert len(summary["warnings"]) == 1
+    assert "9 of 20 replies (45%)" in summary["warnings"][0]
+    files.write_json(run.stage("pairs", 0) / "manifest.json", {"kept": 1, "dropped": {}})
+    assert write_summary(parse_config(raw), run, base=base, aligned=None, wall_s={})["warnings"] == []

@@ -25,7 +25,9 @@ def words(text, marks):
         ("A red circle.", "A big red circle.", [], ["big"]),  # insert-only
         ("A red circle, then a cross.", "A red circle.", [", then a cross"], []),
         ("Yes, there is one.", "No, there is none.", ["Yes", "one"], ["No", "none"]),
-        ("Ein rötes Dreieck 漢字 🙂", "Ein grünes Dreieck 漢 🙂", ["rötes", "漢字"], ["grünes", "漢"]),
+        ("Ein rötes Dreieck 漢字 🙂", "Ein grünes Dreieck 漢 🙂", ["rötes", "字"], ["grünes"]),
+        ("红色的方块向左移动", "红色的方块向右移动", ["左"], ["右"]),
+        ("赤い円が左に動く。", "赤い円が右に動く。", ["左"], ["右"]),
         ("left", "right", ["left"], ["right"]),
         ("same words", "same  words", [], []),
     ],

@@ -1,6 +1,7 @@
 """The words the policy and a judge see. Every template is a config field; these are the defaults.
 
-Placeholders: `{question}`, `{answer}` (the ground truth) and `{previous}` (the response being worked on).
+Placeholders: `{question}`, `{answer}` (the ground truth), `{previous}` (the reply that is worked on) and `{options}`. What `{question}`
+stands for is `asked_question`: the row's question with its options, wherever the policy is asked.
 Sources of the steps (the wording is ours): LeanPO, arXiv 2506.05260, for hint and reflection; RRPO, arXiv 2504.12083, for
 differences and rewrite; LLaVA-Hound, arXiv 2404.01258, for the caption.
 """
@@ -8,8 +9,16 @@ differences and rewrite; LLaVA-Hound, arXiv 2404.01258, for the caption.
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+from vidalign.types import Example
+
+OptionsStyle: TypeAlias = Literal["letters", "texts"]
 
 PLAIN = "{question}"
+OPTIONS = "{question}\n{options}"
 HINT = "{question}\nHint: {answer}"
 REFLECT = "{question}\nEarlier reply: {previous}\nIt can be improved. Align it with: {answer}"
 
@@ -39,8 +48,66 @@ PLACEHOLDERS = {
     "reflect_prompt": ("{question}", "{answer}", "{previous}"),
     "differences_prompt": ("{answer}", "{previous}"),
     "rewrite_prompt": ("{answer}", "{previous}"),
+    "options_prompt": ("{question}", "{options}"),
 }
 JUDGE_FIELDS = ("caption", "question", "answer", "response")
+
+
+_LABELLED = re.compile(r"[(\[]?([A-Za-z]|\d{1,2})\s*(?:[.):、\]]+\s*|\s+[-–]\s+)(?=\S)")
+_LABEL_ALONE = re.compile(r"[(\[]?([A-Za-z]|\d{1,2})[.):\]]*")
+
+
+def labelled(options: Sequence[str]) -> list[tuple[str, str]]:
+    """(label, text) of each option: the labels that all of them carry ("A. left", "(1) left"), else the letters from A on.
+
+    An option that alone carries its letter loses it from its text.
+    """
+    plain = [unicodedata.normalize("NFKC", option).strip() for option in options]
+    letters = [chr(ord("A") + index) for index in range(len(plain))]
+    found = [_LABELLED.match(option) for option in plain]
+    carried = [match[1].upper() if match else "" for match in found]
+    numbers = [str(index + 1) for index in range(len(plain))]
+    labels = numbers if carried == numbers else letters
+    return [
+        (label, option[match.end() :] if match and own == label else option)
+        for label, own, match, option in zip(labels, carried, found, plain, strict=True)
+    ]
+
+
+def lists_options(example: Example) -> bool:
+    """Whether the question of a row names every option already; by label too, where the row's answer is a label."""
+    question = unicodedata.normalize("NFKC", example.question).casefold()
+    options = labelled(example.options)
+    with_label = _answered_by_label(example)
+    for label, text in sorted(options, key=lambda option: -len(option[1])):
+        shown = re.escape(" ".join(text.casefold().rstrip(" .").split())).replace(r"\ ", r"\s+")
+        before = rf"(?<!\w){label.casefold()}\s*[.):、\]-]+\s*" if with_label and label.casefold() != text.casefold() else ""
+        edges = ("(?<!\\w)", "(?!\\w)") if text.isascii() else ("", "")
+        match = re.search(before + (edges[0] if not before else "") + shown + edges[1], question)
+        if match is None:
+            return False
+        question = question[: match.start()] + "\0" * len(match[0]) + question[match.end() :]
+    return True
+
+
+def asked_question(example: Example, *, options_prompt: str = OPTIONS, options_style: OptionsStyle = "letters") -> str:
+    """The question as the policy is asked it: with the row's options, one a line, unless the question lists them already.
+
+    `options_style` "letters": "A. left"; "texts": "left". A row whose answer is a letter is shown letters in any case.
+    """
+    if not example.options or lists_options(example):
+        return example.question
+    letters = options_style == "letters" or _answered_by_label(example)
+    lines = [f"{label}. {text}" if letters and label != text else text for label, text in labelled(example.options)]
+    return substitute(options_prompt, question=example.question, options="\n".join(lines))
+
+
+def _answered_by_label(example: Example) -> bool:
+    """Whether the ground truth is the label of an option, such as "B" or "(B)", and not an option's text."""
+    match = _LABEL_ALONE.fullmatch(unicodedata.normalize("NFKC", example.answer).strip())
+    options = labelled(example.options)
+    texts = {text.casefold() for _, text in options}
+    return match is not None and match[1].upper() in [label for label, _ in options] and match[1].casefold() not in texts
 
 
 def fill(template: str, *, question: str, answer: str = "", previous: str = "") -> str:

@@ -94,8 +94,9 @@ class FrameSpec(Record):
 class Example(Record):
     """One data row: a question on a video and its ground-truth answer.
 
-    `options` is non-empty for multiple choice, in order; `answer` is then the full text of the right answer. `caption` describes
-    the whole video in words, for a judge that cannot see it.
+    `options` is non-empty for multiple choice, in order; `answer` then is the full text of the right reply. `caption` describes
+    the whole video in words, for a judge that cannot see it. `answer_type` says of which kind the answer is, where the row says so
+    (`vidalign.data.answers.ANSWER_TYPES`).
     """
 
     id: str
@@ -105,6 +106,13 @@ class Example(Record):
     options: tuple[str, ...] = ()
     category: str = ""
     caption: str = ""
+    answer_type: str = ""
+
+    def to_row(self) -> dict[str, Any]:
+        row = super().to_row()
+        if not self.answer_type:
+            del row["answer_type"]  # without it, rows and the hashes of runs are as they were before it existed
+        return row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

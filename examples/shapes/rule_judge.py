@@ -14,7 +14,7 @@ import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from examples.shapes.world import COLOURS, DIRECTIONS, SHAPES, read_description, solve
-from vidalign.data.answers import normalise
+from vidalign.data.words import normalise
 from vidalign.prompts import JUDGE
 
 MODEL = "rules"

@@ -5,24 +5,28 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from cluster.resources import Workers
+from pipelines import progress
 from pipelines.stages.base import Stage, once
 from pipelines.stages.judge import Judging, judgements_of
 from pipelines.stages.rollout import Rollout, read_frames, read_responses
 from vidalign import files
+from vidalign.config.recipes import RecipeSection
 from vidalign.data.reading import DataRow
 from vidalign.errors import DataError
 from vidalign.files import RunFolder
 from vidalign.recipes.base import Recipe, Replays
 from vidalign.recipes.judging import JudgeTask
-from vidalign.recipes.kinds import kind_of
+from vidalign.recipes.kinds import is_cut, kind_of
 from vidalign.recipes.lint import filter_pairs, lint
 from vidalign.recipes.pairing import make_pairs
 from vidalign.statistics import rank_correlation
 from vidalign.types import Judgement, PreferencePair, Response, stable_hash
+
+MAX_CUT_SHARE = 0.05
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -92,6 +96,9 @@ class Pairs(Stage):
             )
         files.write_json(self.folder / "lint.json", report.to_row())
         files.write_table(self.folder / "pairs.parquet", pairs)
+        facts |= cut_facts(responses, recipe)
+        if (warning := cut_warning(facts, recipe.config)) is not None:
+            progress.warn(warning)
         correlation = reward_trust_correlation([*responses, *rewritten], recipe)
         return {"kept": len(pairs), "dropped": dropped | filtered, "reward_trust_correlation": correlation, **facts}
 
@@ -132,6 +139,25 @@ class Pairs(Stage):
             for index in range(self.rollout.round_index)
         ]
         return self.recipe.replays(rounds)
+
+
+def cut_facts(responses: Sequence[Response], recipe: Recipe[Any]) -> dict[str, Any]:
+    """How many of the replies that the policy sampled were cut off, for the manifest; nothing where none was."""
+    sampled = [r for r in responses if r.finish_reason and (kind := kind_of(r.kind, recipe.kinds)).side and not kind.limited]
+    cut = sum(is_cut(r, recipe.kinds) for r in sampled)
+    return {"cut_by_length": {"cut": cut, "sampled": len(sampled)}} if cut else {}
+
+
+def cut_warning(facts: Mapping[str, Any], config: RecipeSection) -> str | None:
+    """A sentence with the way out where more than `MAX_CUT_SHARE` of the replies were cut off."""
+    counts = facts.get("cut_by_length")
+    if not counts or counts["cut"] <= MAX_CUT_SHARE * counts["sampled"]:
+        return None
+    share, limit = counts["cut"] / counts["sampled"], getattr(config, "max_new_tokens", None)
+    return (
+        f"{counts['cut']:,} of {counts['sampled']:,} replies ({share:.0%}) were cut off at recipe.max_new_tokens={limit} and are "
+        "not learned from; raise recipe.max_new_tokens, or ask for shorter answers in the recipe's prompts"
+    )
 
 
 def reward_trust_correlation(responses: Sequence[Response], recipe: Recipe[Any]) -> float | None:

@@ -82,7 +82,7 @@ class Rollout(Stage):
             "seed": self.engine_seed,
             "model": self.model.model_dump(mode="json", exclude={"path"}),
             "video": self.video.frame_spec().to_row(),
-            "recipe": recipe.model_dump(mode="json", exclude=set(recipe.PAIRING)),
+            "recipe": recipe.model_dump(mode="json", exclude=set(recipe.PAIRING | recipe.NEUTRAL)),
             "examples": [example.to_row() for example in [*self.train, *self.probe]],
             "chunk": self.rollout.batch_size,
         }

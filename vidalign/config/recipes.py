@@ -110,13 +110,21 @@ class LintConfig(Section):
 
 
 class RecipeSection(Section):
-    """What all recipes share: the prompt without hints, which training, scoring and evaluation use too."""
+    """What all recipes share: the prompt without hints, which training, scoring and evaluation use too, and how options are shown.
+
+    A row's `options` are put after its question by `options_prompt`, one per line, with letters or as their texts alone, unless the
+    question lists them already.
+    """
 
     PAIRING: ClassVar[frozenset[str]] = frozenset({"lint"})  # options that affect the pairs but not the responses
+    # What they change is in the questions themselves, which stages hash with the data.
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"options_prompt", "options_style"})
 
     name: str
     plain_prompt: str = prompts.PLAIN
     lint: LintConfig = LintConfig()  # type: ignore[call-arg]
+    options_prompt: str = prompts.OPTIONS
+    options_style: prompts.OptionsStyle = "letters"
 
     @pydantic.model_validator(mode="after")
     def _placeholders(self) -> Self:

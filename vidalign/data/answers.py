@@ -1,7 +1,13 @@
-"""Whether a response is right, by exact match, and how far it agrees with the ground truth (the *trust* of LeanPO).
+"""Is a reply right? The one place that judges it; and how far it agrees with the ground truth (the *trust* of LeanPO).
 
-Normalisation, everywhere in this file: Unicode NFKC, lower case, runs of white space become one space, and quotes, white
-space and sentence punctuation (. , ; : ! ?) are stripped from both ends. Nothing else is removed: "not red" is not "red".
+    row ─► kind ─► verdict   choice   the option that it names                    vidalign.data.choices
+                             yes_no   yes or no, in words or as a statement       vidalign.data.polarity
+                             number   the number that it states                   vidalign.data.numbers
+                             short    the answer's own words, or another word of the same kind (red, blue)
+                             free     the answer's own words
+
+The kind is found from the row, or given as its `answer_type`. Verdicts on choice, yes_no and number are True or False; on short and
+free answers there is a third, None, where no rule can tell: a paraphrase may be right, and a judge would have to say.
 """
 
 from __future__ import annotations
@@ -9,79 +15,216 @@ from __future__ import annotations
 import collections
 import math
 import re
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import Literal, TypeAlias, get_args
 
+from vidalign.data.choices import chosen_option
+from vidalign.data.final_answer import answering_part
+from vidalign.data.numbers import find_numbers, prepared, stated_number
+from vidalign.data.polarity import asks_yes_or_no, leading_polarity, polarity
+from vidalign.data.words import NEGATIONS, content_words, is_single_clause, normalise, stem, words
 from vidalign.types import Example
 
-_STRIPPED = " .,;:!?\"'`“”‘’。，；：！？"
+AnswerType: TypeAlias = Literal["choice", "yes_no", "number", "short", "free"]
+ANSWER_TYPES = get_args(AnswerType)
+AGREES = 0.95  # the trust of a reply that says less than the ground truth and nothing else is at least this
+
 _BELOW_ONE = math.nextafter(1.0, 0.0)
-_OPTION = re.compile(r"\(?([a-z])(?:[.:)]+\s*|\s+[-–]\s+|$)(.*)", re.DOTALL)
+_BELOW_AGREES = math.nextafter(AGREES, 0.0)
+_SHORT = 5  # words
+_COUNTING = re.compile(
+    r"\bhow (?:many|much|long|often|old|tall|far|fast|big|deep|high|wide|heavy)\b|\bnumber of\b|^count\b|"
+    r"\b(?:what|which)(?:'s| is| was)?(?: the)? (?:total |exact |average )?(?:number|count|percentage|amount|total|score)\b|"
+    r"几|幾|多少|いくつ|何[個人回匹本枚]|몇"
+)
+_CLASSES = tuple(
+    frozenset(map(stem, names.split()))
+    for names in (
+        "red blue green yellow orange purple pink brown black white grey gray cyan magenta violet",
+        "left right up down",
+        "circle square triangle cross rectangle star ring oval diamond hexagon pentagon cube sphere cylinder cone",
+        "first second third fourth fifth last",
+        "indoor outdoor",
+        "open close",
+        "before after",
+        "day night morning evening",
+        "monday tuesday wednesday thursday friday saturday sunday",
+        "左 右 上 下",
+        "红 蓝 绿 黄 黑 白 紫",
+    )
+)
 
 
-def normalise(text: str) -> str:
-    """Apply the normalisation of this module."""
-    return " ".join(unicodedata.normalize("NFKC", text).lower().split()).strip(_STRIPPED)
+def kind_of(example: Example) -> AnswerType:
+    """The kind of answer that a question wants: the row's `answer_type`, or what its options, question and answer show."""
+    if example.answer_type:
+        return example.answer_type  # type: ignore[return-value]
+    if example.options:
+        return "choice"
+    question = prepared(example.question)
+    if _COUNTING.search(question) and stated_number(example.answer, example.question) is not None:
+        return "number"
+    if leading_polarity(example.answer, asked=asks_yes_or_no(question)) is not None:
+        return "yes_no"
+    if _is_number_alone(example.answer):
+        return "number"
+    size = len(words(example.answer))
+    return "short" if size <= _SHORT and is_single_clause(example.answer) else "free"
+
+
+def fits(example: Example) -> bool:
+    """Whether the answer can be read as what the row's `answer_type` says it is."""
+    match example.answer_type:
+        case "choice":
+            return bool(example.options)
+        case "yes_no":
+            return polarity(example.answer, example.question) is not None
+        case "number":
+            return stated_number(example.answer, example.question) is not None
+    return True
+
+
+def _is_number_alone(answer: str) -> bool:
+    """Whether an answer is a number and at most a unit, such as "3", "about 3 km" or "40 %"."""
+    text = normalise(prepared(answer))
+    numbers = [number for number in find_numbers(text) if not number.weak or text == "one"]
+    if len(numbers) != 1:
+        return False
+    [number] = numbers
+    before = re.sub(
+        r"\b(?:about|around|approximately|roughly|nearly|almost|exactly|only|just|some|~|≈)\s*$", "", text[: number.start]
+    )
+    rest = normalise(text[number.end :])
+    return not before.strip(" $€£¥~≈") and (not rest or (rest == number.unit and number.has_unit))
+
+
+def verdict(text: str, example: Example) -> bool | None:
+    """Whether `text` answers `example`: True, False, or None where no rule can tell.
+
+    On kinds choice, yes_no and number it is never None, unless the row does not say what is right (options none of which is the
+    answer). An empty reply is wrong.
+    """
+    kind = kind_of(example)
+    part, unfinished = answering_part(text)
+    if not normalise(part):
+        return False
+    if kind == "choice":
+        right = chosen_option(example.answer, example.options)
+        if right is None:
+            return True if normalise(part) == normalise(example.answer) else None
+        return chosen_option(text, example.options) == right or normalise(part) == normalise(example.answer)
+    if normalise(part) == normalise(example.answer):
+        return not unfinished
+    if kind == "yes_no":
+        wanted = polarity(example.answer, example.question)
+        return wanted is not None and polarity(part, example.question) == wanted
+    if kind == "number":
+        number, stated = stated_number(example.answer, example.question), stated_number(part, example.question)
+        return number is not None and stated is not None and stated.equals(number)
+    return _by_words(part, example)
 
 
 def is_correct(text: str, example: Example) -> bool:
-    """Whether `text` answers `example`, by exact match after normalisation.
+    """Whether evaluation counts `text` as right: only where `verdict` is True.
 
-    Open question: the text equals `example.answer`. Multiple choice (`example.options` not empty): the text is the right
-    option's letter ("B", "B.", "(B)"), the letter with its own text ("B. left"), the option's text, or the full ground truth.
-    A letter followed by another option's text is wrong. `example.answer` may be an option's text, its letter, or a sentence;
-    a sentence does not say which option is the right one, so only the full sentence counts.
+    A short or free answer that no rule can judge counts as wrong here: it is right where it has the answer's own words.
     """
-    given, reference = normalise(text), normalise(example.answer)
-    if not given:
-        return False
-    if given == reference:
-        return True
-    options = [normalise(option) for option in example.options]
-    right = _option_index(reference, options)
-    return right is not None and _option_index(given, options) == right
+    return verdict(text, example) is True
 
 
-def _option_index(text: str, options: Sequence[str]) -> int | None:
-    """Index of the option that the normalised `text` names, or None. An option's own text takes precedence over a letter."""
-    bare = [_without_letter(option, index) for index, option in enumerate(options)]
-    for index, option in enumerate(options):
-        if text in (option, bare[index]):
-            return index
-    match = _OPTION.fullmatch(text)
-    if match is None:
+def _by_words(part: str, example: Example) -> bool | None:
+    """A reply is right that says the answer and beyond it only what the question says, and wrong that says its opposite."""
+    if not is_single_clause(example.answer) or not is_single_clause(part):
         return None
-    index = ord(match[1]) - ord("a")
-    rest = normalise(match[2])
-    return index if index < len(options) and rest in ("", options[index], bare[index]) else None
+    said, answer, question = content_words(part), content_words(example.answer), content_words(example.question)
+    if not said or not answer:
+        return None
+    if set(said) & NEGATIONS != set(answer) & NEGATIONS:
+        rest = [word for word in said if word not in NEGATIONS]
+        return False if rest == [word for word in answer if word not in NEGATIONS] else None
+    alternatives = _alternatives(example.question)
+    wanted, named = set(answer) & alternatives, set(said) & alternatives
+    if len(wanted) == 1 and named:
+        return wanted == named if _restates(said, [*answer, *question]) else None
+    if any(_excludes(group, said, answer) for group in _CLASSES):
+        return False
+    if said == answer:
+        return True
+    core = [word for word in answer if word not in question]
+    return (
+        True if core and _restates(core, said) and _restates(said, [*answer, *question]) and _in_order(core, said) else None
+    )
 
 
-def _without_letter(option: str, index: int) -> str:
-    """An option listed as "b. left" is also named by "left"."""
-    match = _OPTION.fullmatch(option)
-    return normalise(match[2]) if match and match[2] and ord(match[1]) - ord("a") == index else option
+def _alternatives(question: str) -> set[str]:
+    """What a question offers to choose from: "the circle or the cross" are circle and cross."""
+    pairs = re.findall(r"(\w+),? or (?:the |an? |to the )?(\w+)", prepared(question))
+    return {stem(word) for pair in pairs for word in pair}
+
+
+def _excludes(group: frozenset[str], said: Iterable[str], answer: Iterable[str]) -> bool:
+    """Whether reply and answer hold different words of a group in which one rules the others out."""
+    mine, theirs = group & set(said), group & set(answer)
+    return bool(mine and theirs and not mine & theirs)
+
+
+def _restates(part: Iterable[str], whole: Iterable[str]) -> bool:
+    return set(part) <= set(whole)
+
+
+def _in_order(part: Iterable[str], whole: Iterable[str]) -> bool:
+    """Whether all words of one are in the other, in order."""
+    rest = iter(whole)
+    return all(word in rest for word in part)
 
 
 def token_f1(text: str, answer: str) -> float:
     """Overlap in [0, 1]: 1.0 on an exact match after normalisation, otherwise token-level F1, strictly below 1.0.
 
-    The F1 is that of SQuAD (arXiv 1606.05250, section 6.1) over words without the punctuation at their ends, articles
-    kept. The same words in another order are not the same answer, hence strictly below 1.0.
+    The F1 is that of SQuAD (arXiv 1606.05250, section 6.1) over the words of `vidalign.data.words`, articles kept. The same words in
+    another order are not the same answer, hence strictly below 1.0.
     """
     given, reference = normalise(text), normalise(answer)
     if given == reference:
         return 1.0
-    ours, theirs = _words(given), _words(reference)
+    ours, theirs = words(given), words(reference)
     common = sum((collections.Counter(ours) & collections.Counter(theirs)).values())
     if common == 0:
         return 0.0
     return min(2 * common / (len(ours) + len(theirs)), _BELOW_ONE)
 
 
-def _words(text: str) -> list[str]:
-    return [word for word in (normalise(part) for part in text.split()) if word]
-
-
 def trust(text: str, example: Example) -> float:
-    """How far a response agrees with the ground truth, in [0, 1]: 1 if evaluation counts it as correct, else `token_f1`."""
-    return 1.0 if is_correct(text, example) else token_f1(text, example.answer)
+    """How far a reply agrees with the ground truth, in [0, 1].
+
+    1 for what `verdict` calls right. A reply to a one-clause answer that says less than the answer and nothing else is in
+    [AGREES, 1); anything else has its `token_f1`, below AGREES: a short right reply is above a long wrong one.
+    """
+    right = verdict(text, example)
+    if right:
+        return 1.0
+    part, _ = answering_part(text)
+    overlap = token_f1(part, example.answer)
+    if right is None and agrees_in_part(part, example):
+        return min(AGREES + (1 - AGREES) * overlap, _BELOW_ONE)
+    return min(overlap, _BELOW_AGREES)
+
+
+def agrees_in_part(text: str, example: Example) -> bool:
+    """Whether a reply says some of a one-clause answer, not only what the question said, and nothing that is not in it."""
+    if not is_single_clause(example.answer):
+        return False
+    said, answer = content_words(text), content_words(example.answer)
+    new = set(answer) - set(content_words(example.question)) or set(answer)
+    return bool(set(said) & new) and set(said) & NEGATIONS == set(answer) & NEGATIONS and _in_order(said, answer)
+
+
+def overlap_is_unclear(better: str, worse: str, example: Example) -> bool:
+    """Whether overlap with the ground truth cannot tell which of two replies is the better one, neither of which is known to be right.
+
+    So it is where one says the other and more, where they say the same in other forms, and where one is less than half as long: what
+    a short reply or a paraphrase lacks in overlap says nothing about whether it is right.
+    """
+    first, second = (content_words(answering_part(text)[0]) for text in (better, worse))
+    short, long = sorted((first, second), key=len)
+    return _in_order(short, long) or 2 * len(short) < len(long)

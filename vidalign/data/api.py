@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vidalign.data.answers import is_correct, normalise
+from vidalign.data.answers import verdict
+from vidalign.data.words import normalise
 from vidalign.types import Example
 
 
 def judge_reply(reply: str, *, question: str, answer: str, options: Sequence[str] = ()) -> bool | None:
     """Whether `reply` is right: True, False, or None where no rule can tell.
 
-    The rule is the one that evaluation uses (`vidalign.data.answers.is_correct`): an exact match after normalisation or, where
-    `options` are given, any way to name the right one, such as "B", "(B)", "B. left" or "left". No rule can tell if `answer` has
-    no words. If there are options and `answer` names none of them, only a reply equal to `answer` is known to be right.
+    The rule is the one by which evaluation counts (`vidalign.data.answers.verdict`): where `options` are given, the one that the reply
+    names ("B", "The answer is (B).", "left"); yes or no; a number in digits or words; else the answer's own words. No rule can tell
+    where `answer` has no words, where there are options and `answer` names none of them, and whether a paraphrase of a short or
+    free answer is right.
     """
-    example = Example(id="", video="", question=question, answer=answer, options=tuple(options))
     if not normalise(answer):
         return None
-    if is_correct(reply, example):
-        return True
-    tellable = not options or not normalise(reply) or any(is_correct(option, example) for option in options)
-    return False if tellable else None
+    return verdict(reply, Example(id="", video="", question=question, answer=answer, options=tuple(options)))

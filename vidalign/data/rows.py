@@ -1,6 +1,6 @@
 """The rows of a data file, one JSON object per line, and the rules that each row must keep on its own.
 
-    example      {"id", "video", "question", "answer", ["options", "category", "caption"]}
+    example      {"id", "video", "question", "answer", ["options", "category", "caption", "answer_type"]}
     preference   the same, and {"chosen", "rejected", ["chosen_score", "rejected_score", "chosen_phrases",
                  "rejected_phrases"]}
 
@@ -19,7 +19,8 @@ from typing import Annotated, Any
 import pydantic
 import pydantic_core
 
-from vidalign.data.answers import is_correct, normalise
+from vidalign.data.answers import ANSWER_TYPES, AnswerType, fits, is_correct
+from vidalign.data.words import normalise
 from vidalign.errors import RowError
 from vidalign.types import Example
 
@@ -34,6 +35,7 @@ _FIXES = {
     "answer": "write the right answer, or remove the row",
     "options": "write a list of texts, or leave the field out",
     "category": "write a text, or leave the field out",
+    "answer_type": f"write one of {', '.join(ANSWER_TYPES)}, or leave the field out",
     "caption": "write what the video shows as a text, or leave the field out",
     "chosen": "write the better response, or leave out both chosen and rejected",
     "rejected": "write the worse response, or leave out both chosen and rejected",
@@ -94,6 +96,7 @@ class ExampleRow(pydantic.BaseModel):
     options: list[Text] = []
     category: Unicode = ""
     caption: Unicode = ""
+    answer_type: AnswerType | None = None
 
 
 class PreferenceRow(ExampleRow):
@@ -131,6 +134,7 @@ def to_example(row: ExampleRow, root: pathlib.Path) -> Example:
         options=tuple(row.options),
         category=row.category,
         caption=row.caption,
+        answer_type=row.answer_type or "",
     )
 
 
@@ -161,6 +165,8 @@ def _broken_rules(row: ExampleRow) -> Iterator[RowError]:
             f"none of {_short(row.options)} is the answer {_short(row.answer)}",
             "add the right option, or correct the answer",
         )
+    if row.answer_type and not fits(to_example(row, pathlib.Path())):
+        yield RowError("answer_type", f"is {row.answer_type}, which {_short(row.answer)} is not", _FIXES["answer_type"])
     if isinstance(row, PreferenceRow):
         if row.chosen.strip() == row.rejected.strip():
             yield RowError("rejected", "equals chosen, so neither is preferred", "correct one of the two, or remove the row")

@@ -15,9 +15,10 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
+from vidalign import prompts
 from vidalign.data.leakage import find_leaks
 from vidalign.data.reading import check_rows, folder_of_videos, no_rows
-from vidalign.data.rows import SIDES, ExampleRow, PreferenceRow, local_path
+from vidalign.data.rows import SIDES, ExampleRow, PreferenceRow, local_path, to_example
 from vidalign.errors import DataError, RowError
 
 TEXTS = ("question", "answer", *SIDES)
@@ -25,13 +26,17 @@ TEXTS = ("question", "answer", *SIDES)
 
 @dataclasses.dataclass
 class Split:
-    """What one file holds. `videos` maps each video, as `vidalign.data.leakage.locate` names it, to the place of its first row."""
+    """What one file holds. `num_listed` rows of `num_with_options` name their options in the question. `videos` maps each video, as
+    `vidalign.data.leakage.locate` names it, to the place of its first row.
+    """
 
     path: pathlib.Path
     num_rows: int = 0
     num_examples: int = 0
     num_preferences: int = 0
     num_marked: int = 0
+    num_with_options: int = 0
+    num_listed: int = 0
     categories: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     videos: dict[str, str] = dataclasses.field(default_factory=dict)
     num_words: dict[str, list[int]] = dataclasses.field(default_factory=lambda: {name: [] for name in TEXTS})
@@ -100,6 +105,9 @@ def _check_split(path: pathlib.Path, root: pathlib.Path, places_of_ids: dict[str
 def _count(split: Split, row: ExampleRow, video: str, where: str) -> None:
     split.categories[row.category] += 1
     split.videos.setdefault(video, where)
+    if row.options:
+        split.num_with_options += 1
+        split.num_listed += prompts.lists_options(to_example(row, split.path.parent))
     if isinstance(row, PreferenceRow):
         split.num_preferences += 1
         split.num_marked += bool(row.chosen_phrases or row.rejected_phrases)

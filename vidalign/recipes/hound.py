@@ -18,6 +18,7 @@ from vidalign.errors import DataError
 from vidalign.recipes.base import Asked, Evidence, Recipe
 from vidalign.recipes.engine import Engine, Request
 from vidalign.recipes.judging import JudgeTask, scoring_task
+from vidalign.recipes.kinds import is_cut
 from vidalign.recipes.pairing import build_pair, side
 from vidalign.recipes.sampling import Chunk, request_seed
 from vidalign.types import Example, PreferencePair, Response
@@ -78,14 +79,19 @@ class Hound(Recipe[HoundRecipe]):
         return scoring_task(examples, responses, "plain")
 
     def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
-        """One pair, or the reason why there is none: not_judged, all_good, all_bad, no_score_gap."""
+        """One pair, or why there is none: not_judged, cut_by_length, all_good, all_bad, no_score_gap."""
         config, judgements = self.config, evidence.judgements
-        scored = [(r, judgements[r.text.strip()]) for r in responses if r.kind == "plain" and r.text.strip() in judgements]
+        judged = [r for r in responses if r.kind == "plain" and r.text.strip() in judgements]
+        scored = [(r, judgements[r.text.strip()]) for r in judged if not is_cut(r)]
         good = [(r, j) for r, j in scored if j.score >= config.threshold]
         bad = [(r, j) for r, j in scored if j.score < config.threshold]
-        if not scored:
+        if not judged:
             return "not_judged"
+        if not scored:
+            return "cut_by_length"
         if not good or not bad:
+            if any(is_cut(r) and (judgements[r.text.strip()].score >= config.threshold) is not bool(good) for r in judged):
+                return "cut_by_length"
             return "all_bad" if bad else "all_good"
         chosen, praised = max(good, key=lambda item: (item[1].score, item[0].reward, -item[0].candidate))
         rejected, blamed = min(bad, key=lambda item: (item[1].score, -item[0].reward, item[0].candidate))

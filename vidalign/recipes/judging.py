@@ -9,11 +9,13 @@ import dataclasses
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from vidalign import prompts
 from vidalign.config.recipes import JudgeConfig
+from vidalign.data.final_answer import without_reasoning
 from vidalign.types import Example, Judgement, Response, stable_hash
 
 Messages: TypeAlias = list[dict[str, str]]
@@ -46,9 +48,13 @@ REMINDER = (
     'Your reply had no line of the form "Score: N" with one number from 1 to 5. Write that line now, and nothing else.'
 )
 
-_SCORE = re.compile(
-    r"^[\W_]*score[\W_]*[:=][\s*_]*([1-5](?:\.\d+)?)[\s*_]*(?:/\s*5|out of 5)?[\s*_.]*$", re.IGNORECASE | re.MULTILINE
+_KEY = r"(?:(?:the|my|final|overall|total)[\s_]+)*score"
+_LINE = re.compile(
+    rf"^[^\w\n]*{_KEY}[^\w\n]*?(?:[:=]|\s-\s|\sis\b:?)(?P<value>[^\n]*\d[^\n]*)$", re.IGNORECASE | re.MULTILINE
 )
+_MEMBER = re.compile(rf"[\"']{_KEY}[\"']\s*:\s*(?P<value>\"[^\"]*\"|'[^']*'|[^,}}\n]*)", re.IGNORECASE)  # of a JSON object
+_TAG = re.compile(r"<(?:final_)?score>(?P<value>[^<]*)</(?:final_)?score>", re.IGNORECASE)
+_NUMBER = re.compile(r"[\s*_\[({\"'`$]*([1-5](?:\.\d+)?)[\s*_\])}\"'`$|]*(?:(?:/|out of)\s*5)?[\s*_\])}\"'`$|.,;]*")
 
 
 def judge_prompt(template: str, *, caption: str, question: str, answer: str, response: str, max_response_chars: int) -> str:
@@ -59,15 +65,32 @@ def judge_prompt(template: str, *, caption: str, question: str, answer: str, res
 
 
 def parse_score(reply: str) -> float | None:
-    """The score in [1, 5] of a reply's "Score: N" lines; None without such a line, or if two of them differ."""
-    found = {float(number) for number in _SCORE.findall(reply)}
-    score = found.pop() if len(found) == 1 else None
+    """The score in [1, 5] that a reply states; None if it states no score, an unreadable one, or several that disagree.
+
+    A score is stated on a line of its own ("Score: 4", "**Final score:** 4/5", "Score: [4]"), as a member of a JSON object
+    ({"score": 4}), or in a tag. What stands in the judge's reasoning block does not count, and neither does a form that was only
+    repeated ("Score: N").
+    """
+    text, unfinished = without_reasoning(unicodedata.normalize("NFKC", reply))
+    stated: list[str] = []
+    for pattern in (_MEMBER, _TAG, _LINE):
+        stated += [match["value"] for match in pattern.finditer(text)]
+        text = pattern.sub(" ", text)
+    if unfinished:
+        return None
+    read = {_read(value) for value in stated if re.search(r"\d", value)}
+    score = read.pop() if len(read) == 1 else None
     return score if score is not None and score <= 5 else None
+
+
+def _read(value: str) -> float | None:
+    match = _NUMBER.fullmatch(value.strip())
+    return float(match[1]) if match else None
 
 
 def explanation(reply: str) -> str:
     """The reply without its score lines."""
-    return _SCORE.sub("", reply).strip()
+    return _LINE.sub("", reply).strip()
 
 
 def prompt_version(template: str) -> str:

@@ -6,19 +6,23 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
+from vidalign.types import Response
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kind:
     """One kind of response.
 
-    `side` is "chosen" or "rejected" if it is made for that side, "plain" for an ordinary response of the policy, "truth" for the
-    ground truth and what is made from it, and None for what is not an answer. `label` is its name in the report. `scored` says
-    whether its reward and trust count in their correlation.
+    `side`: "chosen" or "rejected" where it is made for that side, "plain" for an ordinary reply of the policy, "truth" for the
+    ground truth and what is made from it, None for what is no answer. `label`: its name on the report. `scored`: its reward and
+    trust count in the correlation of the two. `limited`: its length is limited on purpose, so that one that reached its limit of
+    tokens is whole.
     """
 
     side: Literal["chosen", "rejected", "plain", "truth"] | None
     label: str
     scored: bool = True
+    limited: bool = False
 
 
 KINDS: Mapping[str, Kind] = {
@@ -27,7 +31,7 @@ KINDS: Mapping[str, Kind] = {
     "reflected": Kind(side="chosen", label="reflected"),
     "augmented": Kind(side="rejected", label="augmented video"),
     "perturbed": Kind(side="rejected", label="perturbed video"),
-    "replayed": Kind(side="rejected", label="ground truth with a resampled segment"),
+    "replayed": Kind(side="rejected", label="ground truth with a resampled segment", limited=True),
     "plain": Kind(side="plain", label="no hint, clean video"),
     "truth": Kind(side="truth", label="ground truth", scored=False),
     "rewritten": Kind(side="truth", label="rewritten ground truth"),
@@ -44,3 +48,8 @@ def kinds_on(side: str, kinds: Mapping[str, Kind] = KINDS) -> frozenset[str]:
 def kind_of(name: str, kinds: Mapping[str, Kind] = KINDS) -> Kind:
     """The kind of that name; an unknown kind is on no side and is not scored."""
     return kinds.get(name) or Kind(side=None, label=name, scored=False)
+
+
+def is_cut(response: Response, kinds: Mapping[str, Kind] = KINDS) -> bool:
+    """Whether a response was cut off at its limit of tokens: nothing to learn from, and no end of turn belongs after it."""
+    return response.finish_reason == "length" and not kind_of(response.kind, kinds).limited

@@ -26,11 +26,12 @@ import numpy as np
 
 from vidalign import prompts
 from vidalign.config.recipes import LeanpoRecipe
+from vidalign.data.answers import AGREES
 from vidalign.data.reading import DataRow
 from vidalign.recipes.base import Asked, Evidence, Recipe, Replays
 from vidalign.recipes.engine import Engine, Request
-from vidalign.recipes.kinds import kinds_on
-from vidalign.recipes.pairing import build_pair, side
+from vidalign.recipes.kinds import is_cut, kinds_on
+from vidalign.recipes.pairing import build_pair, side, why_no_preference
 from vidalign.recipes.replay import Cut, cut, draw
 from vidalign.recipes.sampling import Chunk
 from vidalign.types import Example, PreferencePair, Response, stable_hash
@@ -134,15 +135,17 @@ class Leanpo(Recipe[LeanpoRecipe]):
         return Replays(responses=responses[-self.config.replay_buffer :], times_drawn=times)
 
     def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
-        """One pair, or the reason why there is none: empty_response, identical_responses, no_trust_gap."""
-        winners = [r for r in responses if r.kind in CHOSEN and r.text.strip()]
-        losers = [r for r in responses if r.kind == "augmented" and r.text.strip()]
-        replayed = [r for r in responses if r.kind == "replayed" and r.text.strip() and r.trust < 1]
+        """One pair, or the reason why there is none: cut_by_length, empty_response, or one of `why_no_preference`."""
+        usable = [r for r in responses if not is_cut(r)]
+        winners = [r for r in usable if r.kind in CHOSEN and r.text.strip()]
+        losers = [r for r in usable if r.kind == "augmented" and r.text.strip()]
+        replayed = [r for r in responses if r.kind == "replayed" and r.text.strip() and r.trust < AGREES]
         if replayed:
             rng = np.random.default_rng(int(stable_hash([evidence.seed, row.example.id, "replay"], 8), 16))
             losers.append(draw(replayed, evidence.times_drawn, rng))
         if not winners or not losers:
-            return "empty_response"
+            missing = CHOSEN if not winners else {"augmented"}
+            return "cut_by_length" if any(r.kind in missing and is_cut(r) for r in responses) else "empty_response"
         if self.config.pair_rule == "hinted_vs_augmented":
             last_turn = max(r.turn for r in winners)
             chosen = min((r for r in winners if r.turn == last_turn), key=lambda r: r.candidate)
@@ -150,10 +153,8 @@ class Leanpo(Recipe[LeanpoRecipe]):
         else:
             chosen = max(winners, key=lambda r: (r.trust * math.exp(r.reward), r.turn, -r.candidate))
             rejected = min(losers, key=lambda r: (r.trust, -r.reward, r.candidate))
-        if chosen.text.strip() == rejected.text.strip():
-            return "identical_responses"
-        if chosen.trust - rejected.trust < self.config.min_trust_gap:
-            return "no_trust_gap"
+        if (reason := why_no_preference(chosen, rejected, row.example, self.config.min_trust_gap)) is not None:
+            return reason
         return build_pair(row.example, side(chosen), side(rejected), recipe=self.config.name, rule=self.config.pair_rule)
 
     def asked(self, rows: Sequence[DataRow]) -> list[Asked]:

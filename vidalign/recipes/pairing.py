@@ -12,8 +12,10 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from vidalign.data.answers import overlap_is_unclear, verdict
 from vidalign.data.reading import DataRow
 from vidalign.recipes.base import Evidence, Recipe, Replays, responses_by_example, scores_by_example
+from vidalign.recipes.kinds import is_cut
 from vidalign.recipes.phrases import differing_marks
 from vidalign.types import Example, Judgement, PreferencePair, Response, stable_hash
 
@@ -46,12 +48,39 @@ def make_pairs(
             dropped["video_quarantined"] += 1
             continue
         evidence = Evidence(judgements=scores.get(example.id, {}), times_drawn=replays.times_drawn, seed=seed)
-        outcome = recipe.pair(row, by_example.get(example.id, []), evidence)
+        candidates = by_example.get(example.id, [])
+        outcome = recipe.pair(row, candidates, evidence)
+        if not isinstance(outcome, str) and _holds_cut_text(outcome, candidates, recipe):
+            outcome = "cut_by_length"
         if isinstance(outcome, str):
             dropped[outcome] += 1
         else:
             pairs.append(outcome)
     return pairs, dict(dropped)
+
+
+def _holds_cut_text(pair: PreferencePair, candidates: Sequence[Response], recipe: Recipe[Any]) -> bool:
+    """Whether a side of a pair is a response that was cut off, whatever the recipe's rule."""
+    cut = {r.text.strip() for r in candidates if is_cut(r, recipe.kinds)}
+    whole = {r.text.strip() for r in candidates if not is_cut(r, recipe.kinds)}
+    return not {pair.chosen, pair.rejected}.isdisjoint(cut - whole)
+
+
+def why_no_preference(chosen: Response, rejected: Response, example: Example, min_trust_gap: float) -> str | None:
+    """Why trust does not prefer one response to the other; None where it does.
+
+    identical_responses. no_trust_gap: trusts closer than `min_trust_gap`. all_wrong: even the one with more overlap is
+    known to be wrong. trust_unclear: both trusts are overlaps, and the two texts differ in length or form more than in what they say.
+    """
+    if chosen.text.strip() == rejected.text.strip():
+        return "identical_responses"
+    if chosen.trust - rejected.trust < min_trust_gap:
+        return "no_trust_gap"
+    if chosen.trust == 1.0:
+        return None
+    if verdict(chosen.text, example) is False:
+        return "all_wrong"
+    return "trust_unclear" if overlap_is_unclear(chosen.text, rejected.text, example) else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

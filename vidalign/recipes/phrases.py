@@ -10,11 +10,11 @@ import re
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from vidalign.data.words import WORD_OR_MARK
 from vidalign.errors import DataError
 
 Mark: TypeAlias = tuple[int, int]
 
-_WORD = re.compile(r"\w+|[^\w\s]")
 _LISTED = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s*")
 _QUOTES = " \t\"'`“”‘’.,;"
 
@@ -23,9 +23,10 @@ def differing_marks(chosen: str, rejected: str) -> tuple[tuple[Mark, ...], tuple
     """Spans of the words in which two responses differ, on each side.
 
     Words are compared in order (difflib's longest matching blocks, without its junk heuristic, which ignores frequent words
-    in long texts). Words that only one side has are marked on that side. Responses that differ only in white space give no mark.
+    in long texts). Words that were only inserted are marked on the side that has them. Responses that differ in nothing but
+    white space give no mark. In scripts without spaces between words, every character is a word (`vidalign.data.words`).
     """
-    words = [[match.span() for match in _WORD.finditer(text)] for text in (chosen, rejected)]
+    words = [[match.span() for match in WORD_OR_MARK.finditer(text)] for text in (chosen, rejected)]
     spelled = [[text[start:end] for start, end in spans] for text, spans in zip((chosen, rejected), words, strict=True)]
     marks: tuple[list[Mark], list[Mark]] = ([], [])
     matcher = difflib.SequenceMatcher(None, spelled[0], spelled[1], autojunk=False)
@@ -80,5 +81,7 @@ def differs_only_in(answer: str, rewritten: str, differences: Sequence[tuple[str
 
 def _covered(text: str, spans: Sequence[Mark], listed: Sequence[str]) -> bool:
     places = [match.span() for phrase in listed for match in re.finditer(re.escape(phrase), text)]
-    words = [(start + word.start(), start + word.end()) for start, end in spans for word in _WORD.finditer(text[start:end])]
+    words = [
+        (start + word.start(), start + word.end()) for start, end in spans for word in WORD_OR_MARK.finditer(text[start:end])
+    ]
     return all(any(first <= start and end <= last for first, last in places) for start, end in words)

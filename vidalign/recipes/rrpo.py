@@ -22,10 +22,12 @@ import numpy as np
 
 from vidalign import prompts
 from vidalign.config.recipes import RrpoRecipe
+from vidalign.data.answers import AGREES
 from vidalign.data.reading import DataRow
 from vidalign.recipes.base import Asked, Evidence, Recipe, responses_by_example, scores_by_example
 from vidalign.recipes.engine import Engine, Request
 from vidalign.recipes.judging import JudgeTask, scoring_task
+from vidalign.recipes.kinds import is_cut
 from vidalign.recipes.pairing import Side, build_pair, side
 from vidalign.recipes.phrases import differing_marks, differs_only_in, parse_differences
 from vidalign.recipes.rewriting import rewrite_rows
@@ -136,17 +138,20 @@ class Rrpo(Recipe[RrpoRecipe]):
         ]
 
     def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
-        """One pair, or the reason why there is none: no_wrong_reply, no_rewrite, rewrite_differs_elsewhere, no_key_phrase."""
+        """One pair, or why there is none: no_wrong_reply, cut_by_length, no_rewrite, rewrite_differs_elsewhere, no_key_phrase."""
         example, config = row.example, self.config
         wrong = self.likeliest_wrong(responses, evidence.judgements)
         if wrong is None:
-            return "no_wrong_reply"
+            perturbed = [r for r in responses if r.kind == "perturbed"]
+            return "cut_by_length" if any(map(is_cut, perturbed)) else "no_wrong_reply"
         rejected = side(wrong)
         if config.rewrite != "none":
             rewritten = next((r for r in responses if r.kind == "rewritten" and r.candidate == wrong.candidate), None)
             listed = next((r for r in responses if r.kind == "differences" and r.candidate == wrong.candidate), None)
             if rewritten is None or listed is None or not rewritten.text.strip():
                 return "no_rewrite"
+            if is_cut(rewritten):
+                return "cut_by_length"
             if not differs_only_in(example.answer, rewritten.text, parse_differences(listed.text)):
                 return "rewrite_differs_elsewhere"
             rejected = side(rewritten, wrong_reply=wrong.text.strip())
@@ -163,16 +168,17 @@ class Rrpo(Recipe[RrpoRecipe]):
     ) -> Response | None:
         """The wrong response to the perturbed video that the policy finds likeliest given the clean one; None if all are right.
 
-        With `wrong_by: judge`, a response without a judgement does not count as wrong, since nothing is known about it.
+        A reply that only says less than the ground truth is not wrong with `wrong_by: trust`, and one without a judgement is not with
+        `wrong_by: judge`: nothing is known of them. A reply that was cut off is not taken.
         """
 
         def is_wrong(response: Response) -> bool:
             if self.config.wrong_by == "trust":
-                return response.trust <= self.config.max_trust
+                return response.trust <= self.config.max_trust and not AGREES <= response.trust < 1
             judgement = (judgements or {}).get(response.text.strip())
             return judgement is not None and judgement.score < self.config.threshold
 
-        wrong = [r for r in responses if r.kind == "perturbed" and r.text.strip() and is_wrong(r)]
+        wrong = [r for r in responses if r.kind == "perturbed" and r.text.strip() and not is_cut(r) and is_wrong(r)]
         return max(wrong, key=lambda r: (r.reward, -r.candidate), default=None)
 
     def asked(self, rows: Sequence[DataRow]) -> list[Asked]:

@@ -1,0 +1,209 @@
+"""Which option a reply names: by its letter in any of the forms that models use, by its text, or by neither.
+
+A reply's last explicit statement counts ("the answer is (B)", "Option B", a line that is the letter), as evaluation harnesses do it
+(MMMU's and VLMEvalKit's rules are of this kind). Ruled-out options ("not B", "B is wrong") are not named, a letter beside another
+option's text names none, and neither do several options.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+from vidalign import prompts
+from vidalign.data.final_answer import answering_part
+from vidalign.data.numbers import find_numbers, prepared
+from vidalign.data.words import SPACELESS, normalise
+
+_OPEN, _CLOSE = r"[(\[{<\"'“‘«]*", r"[)\]}>\"'”’»]*"
+_WORD_AFTER = r"\s+(?!(?:but|or|and|nor|because|since|as|is|was|with)\b)[^\W\d_]"
+_LETTER = rf"(?:[b-hj-z]|[ai](?!{_WORD_AFTER}))"  # "a" and "i" before a word are words
+_NOUN = r"(?:(?:necessarily|the|answer|option|choice|letter|选项)\s*)*"
+_NOT = (
+    r"(?:\b(?:not|never|neither|nor|except|instead of|rather than|other than|(?:anything|everything|all) but|no longer|without|"
+    r"(?:rules?|ruled|ruling) out|eliminat(?:e|es|ed|ing)|exclud(?:e|es|ed|ing)|reject(?:s|ed)?)|n't|不是|不选|并非|非|排除|不)"
+)
+_JOINED = r"(?:\s*(?:,?\s*(?:or|nor)\b|/)\s*"
+_ENDS = r"(?![a-z0-9]|'[a-z])"
+_CUE = re.compile(
+    r"\b(?:answer|choice|option|selection|response|solution|respuesta|réponse|antwort|risposta|resposta|ответ)"
+    r"(?:\s+(?:to (?:the|this) question|here))?\s*"
+    r"(?:\b(?:is|(?:would|should|must|will|could only) be|(?:has|seems|appears) to be|es|est|ist|è|é)\b|[:=]|->|→|-)+\s*"
+    r"(?:(?:therefore|thus|clearly|probably|likely|most likely|definitely|actually|simply|that|option|choice|letter)\b\s*)*:?\s*"
+    r"|(?:正确)?(?:答案|选项|答え|正解|回答|답|정답)\s*(?:应该)?(?:是|为|選|选|は|은|는|:)*\s*|选择?\s*(?=[a-z(\[])"
+)
+_WEAK_CUE = re.compile(
+    r"\b(?:option|choice|letter|choose|chose|pick|select|go with|going with|went with|it's|that's|must be|should be|would be|so|"
+    r"therefore|thus|hence|(?:it|this|that|which) (?:is|must be|should be|would be))\b[,:]?\s*(?:(?:option|choice|letter) )?"
+)
+_HEDGE = re.compile(
+    rf"\s*(?:or|and|/|,|&|\+|或|和)\s*(?:option\s+)?{_OPEN}[a-z]{_CLOSE}(?:\s*$|\s*[.,;:!)\n]|\s+(?:or|and)\b)"
+)
+_SEPARATOR = re.compile(r"\s*[.:,;、。．=)\]-]+|\s*\n|\s+[-–—]\s")
+_RULED_OUT = re.compile(
+    r"(?:\bnot|n't|\bnever|\bno|\bneither|\bnor|rather than|instead of|\bwithout|\bfrom|不|没|沒|非|不是|没有|并非)\s*"
+    r"(?:(?:really|actually|moving|move|moves|going|go|goes|to|towards|the|an?|be|being|any|in|on|at|向|往|朝|在)\s*)*$"
+)
+_NO_ARTICLE = re.compile(r"(?:left|right|up|down|yes|no|true|false|red|blue|green|yellow|black|white|\d+)\b(?!\s)")
+_HANGUL = re.compile(r"[가-힣]")  # endings follow a word without a space
+CONFLICT = -1  # what names more than one option, or none that exists
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The options of a question: the labels by which they are called, lower case, and their texts, normalised."""
+
+    labels: tuple[str, ...]
+    texts: tuple[str, ...]
+
+    @classmethod
+    def read(cls, options: Sequence[str]) -> Options:
+        """Labels are those that the options carry, else the letters from a on; see `vidalign.prompts.labelled`."""
+        listed = prompts.labelled(options)
+        return cls(tuple(label.lower() for label, _ in listed), tuple(normalise(text) for _, text in listed))
+
+    def index(self, label: str) -> int:
+        return self.labels.index(label) if label in self.labels else CONFLICT
+
+
+def chosen_option(reply: str, options: Sequence[str]) -> int | None:
+    """Index of the one option that a reply names; None where it names none, or no single one."""
+    listed = Options.read(options)
+    part, unfinished = answering_part(reply)
+    exact = _by_text_alone(part, listed)
+    if exact is not None and not unfinished:
+        return exact
+    text = _without_ruled_out(prepared(part), listed)
+    stated = _last_statement(text, listed)
+    if stated is None and not unfinished:
+        stated = _by_lines(text, listed)
+    if stated is None and not unfinished:
+        stated = _by_mention(text, listed)
+    return None if stated == CONFLICT else stated
+
+
+def _by_text_alone(part: str, listed: Options) -> int | None:
+    text = normalise(part)
+    if text in listed.texts:
+        return listed.texts.index(text) if listed.texts.count(text) == 1 else None
+    return None
+
+
+def _label(listed: Options) -> str:
+    """Pattern of one label, in lower case."""
+    return r"\d{1,2}" if listed.labels and listed.labels[0] == "1" else _LETTER
+
+
+def _without_ruled_out(text: str, listed: Options) -> str:
+    """The text without "not B", "B is wrong" and the like."""
+    label = _label(listed)
+    named = rf"{_OPEN}{label}{_ENDS}{_CLOSE}"
+    text = re.sub(rf"{_NOT}\s*{_NOUN}{named}{_JOINED}{_NOUN}{named})*", " ", text)
+    wrong = (
+        r"(?:(?:is|was|are|(?:would|can|could|must|should) be|seems|looks)\s+(?:(?:clearly|definitely|also|all|both) )?"
+        r"(?:wrong|incorrect|false|impossible|ruled out|eliminated|excluded|not\b)|"
+        r"(?:isn't|can't|cannot|doesn't|does not|don't|do not)\b|(?:是)?(?:错误|不对|不正确))"
+    )
+    several = rf"(?:{named}\s*(?:,|and|or|,\s*and|和)\s*)*"
+    return re.sub(rf"(?<![\w'])(?:options?\s+)?{several}{named}\s*{wrong}[^.;,\n]*", " ", text)
+
+
+def _last_statement(text: str, listed: Options) -> int | None:
+    """What the last "the answer is …" or "B is correct" says."""
+    found: list[tuple[int, int]] = []
+    for cue in _CUE.finditer(text):
+        rest = text[cue.end() :]
+        index = _at_start(rest, listed)
+        if index is None:
+            named = named_options(re.split(r"\n|[.!?。](?:\s|$)", rest, maxsplit=1)[0], listed)
+            index = named.pop() if len(named) == 1 else None
+        if index is not None:
+            found.append((cue.start(), index))
+    for cue in _WEAK_CUE.finditer(text):
+        index = _at_start(text[cue.end() :], listed)
+        if index is not None:
+            found.append((cue.start(), index))
+    praised = (
+        r"(?:is|seems|looks)\s+(?:the\s+)?(?:only\s+|most\s+)?(?:likely\s+)?(?:correct|right|best|accurate|true|answer)\b"
+    )
+    between = r"(?:(?!(?<![\w'])[b-hj-z](?![\w']))[^.,\n]){0,60}"  # the option's text, and no other letter
+    reverse = rf"(?<![\w'])(?<!\bor )(?<!\band ){_OPEN}({_label(listed)}){_ENDS}{_CLOSE}[.:]?\s+(?:{between}\s)?{praised}"
+    found += [(match.start(), listed.index(match[1])) for match in re.finditer(reverse, text)]
+    return max(found, key=lambda item: item[0])[1] if found else None
+
+
+def _by_lines(text: str, listed: Options) -> int | None:
+    """A last line that is a label and no more, or a first line that begins with one."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        return None
+    alone = re.fullmatch(rf"\s*{_OPEN}({_label(listed)}){_CLOSE}[\s.:,;!。]*", lines[-1])
+    if alone and len(lines) > 1:
+        return listed.index(alone[1])
+    return _at_start("\n".join(lines), listed)
+
+
+def _at_start(text: str, listed: Options) -> int | None:
+    """The label that a text begins with; CONFLICT where it goes on with another label or with another option's text."""
+    match = re.match(rf"\s*{_OPEN}(?:option\s+|choice\s+|选项\s*)?{_OPEN}([a-z]|\d{{1,2}}){_ENDS}{_CLOSE}", text)
+    if match is None or (match[1].isdigit() and match[1] not in listed.labels):
+        return None
+    label, after = match[1], text[match.end() :]
+    index = listed.index(label)
+    bracketed = match[0].rstrip()[-1] in ")]}>" or bool(_SEPARATOR.match(after)) or not after.strip()
+    if not bracketed and not re.match(r"\s", after) and not SPACELESS.match(after):
+        return None
+    own = listed.texts[index] if index >= 0 else None
+    if label in ("a", "i") and not bracketed and re.match(_WORD_AFTER, after) and normalise(after) != own:
+        # An article or a pronoun, unless another option's text follows that takes no article.
+        return CONFLICT if normalise(after) in listed.texts and _NO_ARTICLE.match(normalise(after)) else None
+    if label.isdigit() and not bracketed:
+        return None  # "2 dots"
+    if index == CONFLICT:
+        return CONFLICT if bracketed else None
+    if _HEDGE.match(after):
+        return CONFLICT
+    others = {listed.index(match[1]) for match in re.finditer(r"\n\s*[(\[]?([a-z]|\d{1,2})[)\].:]+\s", f"{after} ")}
+    if others - {index, CONFLICT}:
+        return CONFLICT  # a list of options
+    named = named_options(after, listed)
+    return index if len(named) != 1 or index in named else CONFLICT
+
+
+def _by_mention(text: str, listed: Options) -> int | None:
+    """The one label, or the one option's text, that occurs anywhere."""
+    label = _label(listed)
+    inside = rf"(?<![\w'.-]){_OPEN}({label}){_ENDS}{_CLOSE}(?!-\w)" if label == _LETTER else rf"[(\[]({label})[)\]]"
+    labels = {listed.index(match[1]) for match in re.finditer(inside, text)} - {CONFLICT}
+    named = named_options(text, listed)
+    if len(labels) == 1 and (not named or labels <= named or len(named) > 1):
+        return labels.pop()
+    return named.pop() if len(named) == 1 and not labels else None
+
+
+def named_options(text: str, listed: Options) -> set[int]:
+    """Indices of the options whose texts occur in a text as whole words and are not ruled out; the longest text first."""
+    text = _digits(text)
+    found: set[int] = set()
+    for index, option in sorted(enumerate(listed.texts), key=lambda item: -len(item[1])):
+        bare = re.sub(r"^(?:an?|the)\s+(?=\S)", "", _digits(option)) or option
+        if not bare or (len(bare) == 1 and bare.isascii() and bare.isalpha()):
+            continue
+        starts = "" if SPACELESS.match(bare) else r"(?<![^\W_])(?<!\d[.,])"
+        ends = "" if SPACELESS.match(bare[-1]) or _HANGUL.match(bare[-1]) else r"(?![^\W_])(?![.,]\d)"
+        pattern = re.compile(starts + r"\s+".join(map(re.escape, bare.split())) + ends)
+        if any(not _RULED_OUT.search(text[: match.start()]) for match in pattern.finditer(text)):
+            found.add(index)
+        text = pattern.sub(lambda match: "\0" * len(match[0]), text)
+    return found
+
+
+def _digits(text: str) -> str:
+    """A text with its number words as digits, so that "three" is found as 3."""
+    text = prepared(text)
+    for number in reversed(find_numbers(text)):
+        spelled = text[number.start : number.end]
+        if not number.weak and spelled.isascii() and spelled[:1].isalpha() and number.value == int(number.value):
+            text = text[: number.start] + str(int(number.value)) + text[number.end :]
+    return text

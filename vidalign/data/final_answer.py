@@ -1,0 +1,68 @@
+"""The part of a reply that answers: after the reasoning, inside the tags or the box, without markdown."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_REASONING = r"(?:think|thinking|thought|reasoning|reflection|analysis|scratchpad)"
+_CLOSED = re.compile(rf"<({_REASONING})>.*?</\1>", re.DOTALL | re.IGNORECASE)
+_OPENING = re.compile(rf"<{_REASONING}>", re.IGNORECASE)
+_CLOSING = re.compile(rf"</{_REASONING}>", re.IGNORECASE)
+_TAGGED = re.compile(
+    r"<(?:final[_ ]?)?answer>(.*?)(?:</(?:final[_ ]?)?answer>|(?=<(?:final[_ ]?)?answer>)|\Z)", re.DOTALL | re.IGNORECASE
+)
+_SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?(?:p|br|span|response|output)\s*/?>", re.IGNORECASE)
+_STYLED = re.compile(r"<(b|i|u|em|strong|code)>([^<>]*)</\1>", re.IGNORECASE)
+_LATEX = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|mathsf|operatorname|rm|bf)\s*\{([^{}]*)\}")
+_HEAD, _TAIL = 1000, 2000  # characters of a long reply in which an answer is looked for
+
+
+def answering_part(text: str) -> tuple[str, bool]:
+    """(the part that answers, in Unicode NFKC; whether it is reasoning that was never closed, where only an explicit
+    "the answer is …" counts)."""
+    text = unicodedata.normalize("NFKC", text).replace("◁", "<").replace("▷", ">").replace("’", "'")
+    text = text.replace("<|begin_of_box|>", r"\boxed{").replace("<|end_of_box|>", "}")
+    text = re.split(r"<\|channel\|>\s*final\s*<\|message\|>", text)[-1]
+    text, unfinished = without_reasoning(text)
+    tagged = [part for part in _TAGGED.findall(text) if part.strip()]
+    text = _LATEX.sub(r"\1", _LATEX.sub(r"\1", tagged[-1] if tagged else text))
+    boxed = _last_box(text)
+    explicit = bool(tagged) or boxed is not None
+    text = _plain(text if boxed is None else boxed)
+    if len(text) > _HEAD + _TAIL:
+        text = f"{text[:_HEAD]}\n{text[-_TAIL:]}"
+    return text, unfinished and not explicit
+
+
+def without_reasoning(text: str) -> tuple[str, bool]:
+    """(a reply after its reasoning block, whether that block was never closed)."""
+    text = _CLOSED.sub(" ", text)
+    text = _CLOSING.split(text)[-1]  # a template may hold the opening tag, so that the reply does not
+    before, *inside = _OPENING.split(text, maxsplit=1)
+    if inside and not before.strip():
+        return inside[0], True
+    return before, False
+
+
+def _last_box(text: str) -> str | None:
+    """What the last \\boxed{…} holds, braces inside of it included."""
+    start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
+    if start < 0:
+        return None
+    first = text.index("{", start) + 1
+    depth = 1
+    for end in range(first, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if not depth:
+            return text[first:end]
+    return text[first:]
+
+
+def _plain(text: str) -> str:
+    """Without markup: markdown, LaTeX's signs of mathematics, special tokens; what is struck through goes as well."""
+    text = re.sub(r"~~[^~]*~~", " ", _STYLED.sub(r"\2", _SPECIAL.sub(" ", text)))
+    text = re.sub(r"\$|\\[()\[\]]|\\[,;!]", "", text)
+    text = re.sub(r"^[ \t]*(?:#{1,6}|>|[-*+•])[ \t]+", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\*+|`+|__+|(?<!\w)_(?=\w)|(?<=\w)_(?!\w)", "", text)
+    return text.strip()

@@ -1,0 +1,84 @@
+"""Texts as words: one normalisation, and where the words of a text are, in scripts with and without spaces between them.
+
+Normalisation, everywhere in this folder: Unicode NFKC, lower case, runs of white space become one space, and quotes, white
+space and sentence punctuation (. , ; : ! ?) are stripped from both ends. Nothing else is removed: "not red" is not "red".
+
+Scripts that put no space between words (Chinese characters, kana, Thai, Lao, Khmer, Myanmar) are taken character by character, each
+with its combining marks: no dictionary is needed, and two texts are compared by the same rule.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_STRIPPED = " .,;:!?\"'`“”‘’«»。，、；：！？「」『』"
+_SPACELESS = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
+_COMBINING = "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u17b6-\u17d3\u3099\u309a"
+_CHARACTER = rf"[{_SPACELESS}][{_COMBINING}]*"
+_RUN = rf"(?:(?![{_SPACELESS}])\w)+"
+WORD_OR_MARK = re.compile(rf"{_CHARACTER}|{_RUN}|[^\w\s]")  # a word, or one character of punctuation
+_WORD = re.compile(rf"{_CHARACTER}|{_RUN}")
+_MIXED = re.compile(rf"{_CHARACTER}|[^\s{_SPACELESS}]+")
+SPACELESS = re.compile(rf"[{_SPACELESS}]")
+
+
+def vocabulary(text: str) -> list[str]:
+    """The words of a list that is written in this code, separated by spaces."""
+    return text.split()
+
+
+_FUNCTION = frozenset(
+    vocabulary(
+        "a an the it its he she they them his her their this that these those there here is are was were be been being am s "
+        "to of toward towards do does did has have had will would can could i we you "
+        "的 了 是 着 它 他 她 这 那 は が を の に です ます"
+    )
+)
+_PREAMBLE = re.compile(
+    r"\b(?:(?:based on|according to|judging by|from|in|throughout|during) (?:the|this) (?:whole |entire )?"
+    r"(?:video|clip|footage|scene)|(?:the|this) (?:video|clip|scene) (?:shows|depicts)(?: that)?|i (?:think|believe|see)(?: that)?|"
+    r"(?:so |therefore |thus )?(?:the |my )?(?:final |correct |right )?answer(?: is|:))\b[,:]?"
+)
+NEGATIONS = frozenset(vocabulary("not no never none nothing nobody neither nor without cannot 不 没 沒 非 未"))
+
+
+def normalise(text: str) -> str:
+    """Apply the normalisation of this module."""
+    return " ".join(unicodedata.normalize("NFKC", text).lower().split()).strip(_STRIPPED)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, normalised; punctuation at the ends of a word goes, inside of it stays."""
+    found = (normalise(part) for part in _MIXED.findall(unicodedata.normalize("NFKC", text)))
+    return [word for word in found if word]
+
+
+def content_words(text: str) -> list[str]:
+    """The words that say something, as stems: no articles, pronouns or forms of "be", no preamble; negations stay."""
+    text = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
+    text = _PREAMBLE.sub(" ", re.sub(r"n't\b", " not", re.sub(r"\bcan't\b|\bcannot\b", "can not", text)))
+    text = text.replace("color", "colour").replace("gray", "grey")
+    return [stem(word) for word in _WORD.findall(text) if word not in _FUNCTION]
+
+
+def stem(word: str) -> str:
+    """An English word without its inflection, roughly: moves, moving, moved and move are one; left and leftwards too."""
+    for ending in ("wards", "ward"):
+        if word.endswith(ending) and len(word) - len(ending) >= 2:
+            return word.removesuffix(ending)
+    for ending in ("ing", "ed", "es", "s"):
+        rest = word.removesuffix(ending)
+        if rest != word and len(rest) >= 3 and not word.endswith("ss"):
+            doubled = ending in ("ing", "ed") and len(rest) > 3 and rest[-1] == rest[-2] and rest[-1] not in "aeiouls"
+            return rest[:-1] if doubled else rest.removesuffix("e")
+    return word.removesuffix("e") if len(word) > 3 and word.isascii() else word
+
+
+def is_single_clause(text: str) -> bool:
+    """Whether a text is one statement: no comma, no second sentence, no "and" or "then"."""
+    inside = normalise(text)
+    return not re.search(r"[;:!?。，、；：！？]|[,.](?!\d)|\b(?:and|then|but|while|after|before)\b", inside)
