@@ -63,6 +63,32 @@ def timed(path, starts: list[float]):
     return path
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_hours_that_only_the_header_claims_do_not_count(backend):
+    """Movie, track and media last 4 hours, and their 48 frames 2 seconds."""
+    data = bytearray((VIDEOS / "base.mp4").read_bytes())
+    for box, at in ((b"mvhd", 16), (b"tkhd", 20), (b"mdhd", 16)):
+        place = data.index(box) + 4 + at
+        data[place : place + 4] = (14_400 * (12_288 if box == b"mdhd" else 1000)).to_bytes(4, "big")
+    clip = decode_bytes(bytes(data), FrameSpec(num_frames=4), backend)
+    assert (clip.fps, clip.duration_s, clip.indices) == (24.0, 2.0, (6, 18, 30, 42))
+
+
+def test_hours_of_the_last_frame_do_not_count():
+    data = bytearray((VIDEOS / "base.mp4").read_bytes())
+    at = data.index(b"stts") + 8
+    assert data[at : at + 12] == b"".join(value.to_bytes(4, "big") for value in (1, 48, 512))
+    size = int.from_bytes(data[at - 12 : at - 8], "big")
+    table = b"".join(value.to_bytes(4, "big") for value in (2, 47, 512, 1, 14_400 * 12_288))
+    data[at - 12 : at + 12] = (size + 8).to_bytes(4, "big") + b"stts" + bytes(4) + table
+    for box in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+        place = data.index(box) - 4
+        data[place : place + 4] = (int.from_bytes(data[place : place + 4], "big") + 8).to_bytes(4, "big")
+    clip = decode_bytes(bytes(data), FrameSpec(num_frames=4))
+    assert clip.duration_s == pytest.approx(2.0)
+    assert clip.indices == (6, 18, 30, 42)
+
+
 def test_stills_that_last_are_a_video(tmp_path):
     """Slides: ten minutes at most may consist of a few frames, and longer videos of frames that stand a minute."""
     path = timed(tmp_path / "a.mp4", [0.0, 200.0, 400.0, 401.0])

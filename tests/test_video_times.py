@@ -13,6 +13,8 @@ from vidalign.types import FrameSpec
 from vidalign.video.augment import Augmentation, apply
 from vidalign.video.decoding import decode, decode_bytes
 from vidalign.video.frame_cache import FrameCache, load_clip
+from vidalign.video.packets import Packets, frames_of
+from vidalign.video.timing import sampled, timing
 
 VIDEOS = pathlib.Path(__file__).parent / "videos"
 BACKENDS = ("decord", "pyav")
@@ -207,3 +209,67 @@ def test_the_frames_on_screen_at_the_times_asked(tmp_path, container, codec, tim
                 assert abs(clip.times_s[at] - times[number]) <= half
                 asked = (2 * at + 1) / (2 * len(numbers)) * clip.duration_s
                 assert times[number] - half <= asked <= times[number] + steps[number] + half
+
+
+# Clocks
+
+
+def packets(pts: list[int | None], dts: list[int | None]) -> Packets:
+    return Packets(pts=pts, dts=dts, durations=[10] * len(pts), keyframes=[True] * len(pts))
+
+
+@pytest.mark.parametrize("container", ["mpegts", "flv"])
+def test_a_clock_that_starts_again_goes_on(container):
+    """Two recordings of three frames, one behind the other in one file."""
+    found = packets([0, 10, 20, 0, 10, 20], [0, 10, 20, 0, 10, 20]).frames(container, reorders=False, max_step=1000)
+    assert found.shown is not None
+    assert found.shown.tolist() == [0, 10, 20, 30, 40, 50]
+    assert found.times is None, "two frames have each time, so nothing can be found by it"
+
+
+def test_a_leap_is_a_new_clock_in_broadcasts_only():
+    times: list[int | None] = [0, 10, 20, 9000, 9010, 9020]
+    leaps = packets(times, times)
+    broadcast = leaps.frames("mpegts", reorders=False, max_step=1000)
+    assert broadcast.shown is not None
+    assert broadcast.shown.tolist() == [0, 10, 20, 30, 40, 50]
+    file = leaps.frames("matroska,webm", reorders=False, max_step=1000)
+    assert file.shown is not None
+    assert file.shown.tolist() == times
+
+
+def test_stills_in_a_broadcast_are_no_leaps():
+    times: list[int | None] = [0, 5000, 10_000, 15_000]
+    found = packets(times, times).frames("mpegts", reorders=False, max_step=1000)
+    assert found.shown is not None
+    assert found.shown.tolist() == times
+
+
+def test_without_any_times_a_header_must_do():
+    none: list[int | None] = [None, None]
+    assert packets(none, none).frames("h264", reorders=True, max_step=1000).shown is None
+
+
+@pytest.mark.parametrize(("keyframes", "closed"), [([1, 0, 0, 1, 0, 0], True), ([1, 0, 0, 0, 1, 0], False)])
+def test_open_groups_are_seen_from_the_times(keyframes, closed):
+    """Shown in the order 0 1 2 | 3 4 5, and decoded as 0 2 1 3 5 4: the frame decoded after 5 is shown before it."""
+    times = np.array([0, 20, 10, 30, 50, 40])
+    assert frames_of(times, np.full(6, 10), np.array(keyframes, bool)).closed is closed
+
+
+def test_timing_by_hand():
+    second = fractions.Fraction(1)
+    even = timing(np.arange(4) * 2, second, 0.5, 2)
+    assert (even.fps, even.duration_s, even.starts_s) == (0.5, 8.0, None)
+    other = timing(np.arange(5) * 10, fractions.Fraction(1, 240), 48.0, 10)
+    assert (other.fps, other.duration_s, other.starts_s) == (24.0, 5 / 24, None), "the header says twice the rate"
+    uneven = timing(np.array([0, 1, 2, 12]), second, 1.0, 1)
+    assert uneven.duration_s == 13.0
+    assert uneven.fps == 4 / 13
+    assert sampled(4, uneven, FrameSpec(num_frames=4)) == [1, 2, 2, 2], "at 1.625, 4.875, 8.125 and 11.375 s"
+    assert uneven.times_s([1, 3]) == (1.0, 12.0)
+    at_once = timing(np.array([7, 7]), second, 2.0, 0)
+    assert (at_once.fps, at_once.duration_s) == (2.0, 1.0)
+    assert timing(np.array([0, 1, 2, 12]), second, 1.0, 10_000).duration_s == 72.0, (
+        "the last frame counts for a minute at most"
+    )
