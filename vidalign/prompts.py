@@ -1,7 +1,7 @@
 """The words the policy and a judge see. Every template is a config field; these are the defaults.
 
-Placeholders: `{question}`, `{answer}` (the ground truth), `{previous}` (the reply that is worked on) and `{options}`. What `{question}`
-stands for is `asked_question`: the row's question with its options, wherever the policy is asked.
+Placeholders: `{question}`, `{answer}` (the ground truth), `{previous}` (the reply that is worked on) and `{options}`. `{question}`
+stands for `asked_question`, the row's question with its options, wherever the policy is asked.
 Sources of the steps (the wording is ours): LeanPO, arXiv 2506.05260, for hint and reflection; RRPO, arXiv 2504.12083, for
 differences and rewrite; LLaVA-Hound, arXiv 2404.01258, for the caption.
 """
