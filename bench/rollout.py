@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 4, 8], help="numbers of candidates")
     parser.add_argument("--examples", type=int, default=64)
     parser.add_argument("--part", choices=("in_process", "on_ray"), help="measure one part; the other is kept as it was")
-    add_arguments(parser, quick="one turn of 16 examples or less")
+    add_arguments(parser, quick="one turn of 16 examples or less, without one before it, and two settings")
     arguments = parser.parse_args()
     rounds = 1 if arguments.quick else arguments.rounds
     num_examples = min(16, arguments.examples) if arguments.quick else arguments.examples
@@ -48,7 +48,8 @@ def main() -> None:
             make(pathlib.Path(temporary), {"train": num_examples}, 0)
             larger = make_larger_model(pathlib.Path(temporary, "larger"))
             examples = read_examples(f"{temporary}/train.jsonl")
-            measured = in_process(rounds, arguments.counts, examples, SETTINGS, larger)
+            settings, warm_up = (SETTINGS[::2], 0) if arguments.quick else (SETTINGS, 1)
+            measured = in_process(rounds, arguments.counts, examples, settings, larger, warm_up=warm_up)
         found["in_process"] = {**measured, "num_examples": num_examples}
     if arguments.part in (None, "on_ray"):
         found["on_ray"] = on_ray(rounds, 8 * num_examples)

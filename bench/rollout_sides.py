@@ -217,7 +217,13 @@ def ask(name: str, side: Callable[[int], int], row: dict[str, Any], computed: Co
 
 
 def in_process(
-    rounds: int, counts: list[int], examples: list[Example], settings: Sequence[Setting], larger: ModelConfig
+    rounds: int,
+    counts: list[int],
+    examples: list[Example],
+    settings: Sequence[Setting],
+    larger: ModelConfig,
+    *,
+    warm_up: int = 1,
 ) -> dict[str, Any]:
     """Seconds of ours, bare and Hugging Face by setting and number of candidates, and what starting took."""
     models = {"built-in": MODEL, "36M": larger}
@@ -253,9 +259,8 @@ def in_process(
                 "tokens": {},
                 "text_tokens": {},
             }
-            seconds = take_turns(
-                {name: functools.partial(ask, name, side, row, computed) for name, side in sides.items()}, rounds
-            )
+            asked_of = {name: functools.partial(ask, name, side, row, computed) for name, side in sides.items()}
+            seconds = take_turns(asked_of, rounds, warm_up=warm_up)
             rows.append({**row, "seconds": seconds})
             shown = ", ".join(f"{name} {statistics.median(values):.2f} s" for name, values in seconds.items())
             print(f"{setting}, n={count}: {shown}; tokens {row['tokens']}, computed {row['text_tokens']}", flush=True)

@@ -201,17 +201,17 @@ def latency_by_tokens(running: dict[str, Server], turns: int) -> dict[str, dict[
     return {name: {key: statistics.median(values) for key, values in found.items()} for name, found in seconds.items()}
 
 
-def measure(running: dict[str, Server], videos: list[str], rounds: int, share: float) -> list[dict[str, Any]]:
-    """One row a workload and concurrency; the first turn warms up and does not count."""
+def measure(running: dict[str, Server], videos: list[str], rounds: int, *, quick: bool) -> list[dict[str, Any]]:
+    """One row a workload and concurrency; the first turn warms up and does not count. `quick`: without it, one request each."""
     rows = []
     for kind, urls in (("text", None), ("video", videos)):
         for concurrency in CONCURRENCY:
-            count = max(2 * concurrency, int(NUM_REQUESTS[concurrency] * share))
+            count = concurrency if quick else NUM_REQUESTS[concurrency]
             requests = bodies(urls, count)
             row: dict[str, Any] = {"kind": kind, "concurrency": concurrency, "num_requests": count}
             row |= {name: {} for name in running}
             sides = {name: functools.partial(ask, server, requests, concurrency) for name, server in running.items()}
-            for name, answers in results_in_turns(sides, rounds).items():
+            for name, answers in results_in_turns(sides, rounds, warm_up=0 if quick else 1).items():
                 row[name]["requests_per_s"] = [count / seconds for seconds, _ in answers]
                 row[name]["median_s"] = [statistics.median(latencies) for _, latencies in answers]
             shown = {name: f"{statistics.median(row[name]['requests_per_s']):.1f}/s" for name in running}
@@ -231,7 +231,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     add_arguments(parser, quick="one turn of a few requests")
     arguments = parser.parse_args()
-    rounds, share = (1, 0.1) if arguments.quick else (arguments.rounds, 1.0)
+    rounds = 1 if arguments.quick else arguments.rounds
     from examples.shapes.make_videos import make
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -242,7 +242,7 @@ def main() -> None:
         with servers(folder) as running:
             found = {
                 "rounds": rounds,
-                "rows": measure(running, videos, rounds, share),
+                "rows": measure(running, videos, rounds, quick=arguments.quick),
                 "latency_by_tokens_s": latency_by_tokens(running, rounds),
                 "empty_round_trip_s": {name: empty_round_trip(server) for name, server in running.items()},
                 "versions": versions(),
