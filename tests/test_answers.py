@@ -7,7 +7,7 @@ import pathlib
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vidalign
@@ -344,17 +344,19 @@ FORMS = [
 ]
 
 
+@settings(deadline=None)
 @given(example=st.sampled_from(EXAMPLES), data=st.data())
 def test_no_change_of_form_changes_a_verdict(example, data):
     row, replies = example
     reply = data.draw(st.sampled_from(replies))
     form = data.draw(st.sampled_from(FORMS))
     assert verdict(form(reply), row) is verdict(reply, row) is not None
-    twice = data.draw(st.sampled_from(FORMS[2:16]))
+    twice = data.draw(st.sampled_from(FORMS))
     assert verdict(twice(form(reply)), row) is verdict(reply, row)
     assert verdict(unicodedata.normalize("NFD", reply), row) is verdict(reply, row)
 
 
+@settings(deadline=None)
 @given(
     letter=st.sampled_from("ACD"),
     form=st.sampled_from(FORMS),
@@ -364,6 +366,7 @@ def test_a_wrong_letter_never_becomes_right(letter, form, rest):
     assert chosen(form(letter + rest)) is False
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60), st.sampled_from(EXAMPLES))
 def test_any_text_gets_a_verdict_on_choice_yes_no_and_number(text, example):
     assert verdict(text, example[0]) in (True, False)
