@@ -9,6 +9,7 @@ import pathlib
 import time
 
 import pytest
+from conftest import ROOT
 from test_recipe_units import FakeEngine
 
 import actors.generator
@@ -34,7 +35,14 @@ PATIENT_S = 120.0
 def two_gpus():
     import ray
 
-    ray.init(address="local", num_cpus=8, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(
+        address="local",
+        num_cpus=8,
+        num_gpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}},  # for the stand-ins
+    )
     yield
     ray.shutdown()
 
