@@ -12,7 +12,7 @@ from vidalign.config.run import TrainConfig
 from vidalign.learning.schedule import learning_rate_factor
 from vidalign.model.batch import IGNORED, Batch
 from vidalign.model.logps import RowLogps
-from vidalign.model.policy import ResponseScorer, add_adapter, set_trainable
+from vidalign.model.policy import ResponseScorer, prepare_training
 
 TAG = "state"  # the folder of a checkpoint that DeepSpeed writes into
 
@@ -36,13 +36,7 @@ class Rank:
 
         self.index, self.count = dist.get_rank(), dist.get_world_size()
         self.device, self._dtype = device, getattr(torch, dtype)
-        if train.lora is not None:
-            model = add_adapter(model, train)
-        else:
-            set_trainable(model, vision_tower=train.train_vision_tower, projector=train.train_projector)
-        if train.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-            model.enable_input_require_grads()  # type: ignore[operator]
+        model = prepare_training(model, train)
         # Its shared-memory all-reduce for inference on CPUs is never used in training; compiling it takes most of a minute at
         # the first start, needs a C++ compiler, and a process killed meanwhile leaves a lock that all later ones wait for.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

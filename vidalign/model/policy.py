@@ -15,6 +15,7 @@ from vidalign.model import families, shared_prefix, vision_features
 from vidalign.model.batch import IGNORED
 from vidalign.model.logps import CHUNK_SIZE, forward_kl, pad_to_mask, token_logps
 from vidalign.model.positions import correct_positions
+from vidalign.model.weights import unwrapped
 
 
 def load_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
@@ -109,6 +110,33 @@ def add_adapter(model: nn.Module, config: TrainConfig) -> nn.Module:
     return peft.get_peft_model(model, lora)  # type: ignore[arg-type]
 
 
+def prepare_training(model: nn.Module, config: TrainConfig) -> nn.Module:
+    """Freeze, adapt and checkpoint a model as `train` says; a vision tower that is frozen whole keeps nothing for gradients."""
+    if config.lora is not None:
+        model = add_adapter(model, config)
+    else:
+        set_trainable(model, vision_tower=config.train_vision_tower, projector=config.train_projector)
+    for tower in families.vision_towers(unwrapped(model)):
+        if not any(parameter.requires_grad for parameter in tower.parameters()):
+            tower.forward = torch.no_grad()(tower.forward)
+    if config.gradient_checkpointing:
+        _checkpoint_activations(model)
+    return model
+
+
+def _checkpoint_activations(model: Any) -> None:
+    """Activations of the layers are computed again in the backward pass.
+
+    transformers lets the inputs of all embeddings require gradients, the vision tower's among them, which makes a frozen tower
+    run twice and take part in the backward pass. Only a language model behind frozen embeddings needs that.
+    """
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.disable_input_require_grads()
+    embeddings = model.get_input_embeddings()
+    if not any(parameter.requires_grad for parameter in embeddings.parameters()):
+        embeddings.register_forward_hook(lambda module, inputs, output: output.requires_grad_(True))
+
+
 class ResponseScorer(nn.Module):
     """The module that DeepSpeed wraps: a batch of prompt + response rows in, log-probs of the response tokens out.
 
@@ -126,7 +154,7 @@ class ResponseScorer(nn.Module):
         super().__init__()
         self.model = model
         if packed:
-            shared_prefix.enable(self._unwrapped())
+            shared_prefix.enable(unwrapped(self.model))
         self.chunk_size = chunk_size
         self.reference_head: nn.Module | None = None
         if compares and any(parameter.requires_grad for parameter in self._head().parameters()):
@@ -167,7 +195,7 @@ class ResponseScorer(nn.Module):
 
     def hidden(self, inputs: dict[str, Any], labels: torch.Tensor, sources: torch.Tensor | None = None) -> torch.Tensor:
         """Final hidden states [N, D] at the positions that predict response tokens, response after response."""
-        base = self._unwrapped()
+        base = unwrapped(self.model)
         if vision_features.NAME in inputs:
             inputs = vision_features.model_inputs(inputs, families.family_of(base))
         states = base.base_model(**inputs, use_cache=False).last_hidden_state  # [sequences, T, D]
@@ -179,8 +207,4 @@ class ResponseScorer(nn.Module):
         return token_logps(hidden, self._head(), tokens, chunk_size=self.chunk_size)
 
     def _head(self) -> nn.Module:
-        return self._unwrapped().get_output_embeddings()
-
-    def _unwrapped(self) -> Any:
-        get_base = getattr(self.model, "get_base_model", None)
-        return get_base() if get_base is not None else self.model
+        return unwrapped(self.model).get_output_embeddings()
