@@ -13,7 +13,7 @@ from vidalign.config.run import ModelConfig, TrainConfig
 from vidalign.errors import ModelError
 from vidalign.model import families, shared_prefix, vision_features
 from vidalign.model.batch import IGNORED
-from vidalign.model.logps import CHUNK_SIZE, forward_kl, pad_to_mask, token_logps
+from vidalign.model.logps import CHUNK_SIZE, forward_kl, num_chunks, pad_to_mask, token_logps
 from vidalign.model.positions import correct_positions
 from vidalign.model.weights import unwrapped
 
@@ -166,12 +166,14 @@ class ResponseScorer(nn.Module):
         labels: torch.Tensor,
         reference_hidden: torch.Tensor | None = None,
         sources: torch.Tensor | None = None,
+        min_calls: tuple[int, int] = (0, 0),
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Log-probs of the responses and, where `reference_hidden` is given, KL(reference || policy) of the first rows.
 
         Args:
             inputs, labels, sources: the fields of a `Batch` of R responses, labels padded to T.
             reference_hidden: [N, D] the reference's `hidden` of the first rows (the chosen ones), as many as it covers.
+            min_calls: the output layer is called at least so often for the log-probs and for the KL, see `num_calls`.
 
         Returns:
             [R, T] float32 log-probs, 0 off the response; [R] nats summed over each response's tokens, 0 for rows that
@@ -179,7 +181,7 @@ class ResponseScorer(nn.Module):
         """
         mask = labels != IGNORED
         hidden = self.hidden(inputs, labels, sources)
-        logps = pad_to_mask(self.score(hidden, labels[mask]), mask)
+        logps = pad_to_mask(self.score(hidden, labels[mask], min_calls[0]), mask)
         if reference_hidden is None:
             return logps, None
         count = len(reference_hidden)
@@ -189,9 +191,19 @@ class ResponseScorer(nn.Module):
             self._head(),
             self._head() if self.reference_head is None else self.reference_head,
             chunk_size=self.chunk_size,
+            min_calls=min_calls[1],
         )
         uncovered = kl.new_zeros(len(hidden) - count)
         return logps, pad_to_mask(torch.cat([kl, uncovered]), mask).sum(-1)
+
+    def num_calls(self, labels: torch.Tensor, reference_hidden: torch.Tensor | None = None) -> tuple[int, int]:
+        """How often `forward` calls the output layer for these labels' log-probs, and for the KL.
+
+        Under ZeRO stage 3 each call gathers the layer from all ranks, so all must make as many as the busiest of them.
+        """
+        num_tokens = int((labels != IGNORED).sum())
+        for_kl = 0 if reference_hidden is None else num_chunks(len(reference_hidden), self.chunk_size)
+        return num_chunks(num_tokens, self.chunk_size), for_kl
 
     def hidden(self, inputs: dict[str, Any], labels: torch.Tensor, sources: torch.Tensor | None = None) -> torch.Tensor:
         """Final hidden states [N, D] at the positions that predict response tokens, response after response."""
@@ -202,9 +214,9 @@ class ResponseScorer(nn.Module):
         mask = labels != IGNORED
         return states[mask] if sources is None else states.flatten(0, 1)[sources[mask]]
 
-    def score(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    def score(self, hidden: torch.Tensor, tokens: torch.Tensor, min_calls: int = 0) -> torch.Tensor:
         """Log-probs [N] float32 of tokens [N] under final hidden states [N, D]."""
-        return token_logps(hidden, self._head(), tokens, chunk_size=self.chunk_size)
+        return token_logps(hidden, self._head(), tokens, chunk_size=self.chunk_size, min_calls=min_calls)
 
     def _head(self) -> nn.Module:
         return unwrapped(self.model).get_output_embeddings()
