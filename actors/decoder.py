@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,6 +31,15 @@ class Decoder:
 
     def __del__(self) -> None:
         self.child.close()
+
+
+class ChunkDecoder(Decoder):
+    """A Ray Data `map` callable: one row is one chunk of examples, whose videos it decodes."""
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Adds `decoded`, the JSON of a `DecodedVideo` for each of `examples`, the JSON of their rows."""
+        videos = [example["video"] for example in json.loads(row["examples"])]
+        return {**row, "decoded": json.dumps([self.child.decode(video).to_row() for video in videos])}
 
 
 def to_columns(rows: list[DecodedVideo]) -> dict[str, Any]:

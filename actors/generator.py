@@ -1,6 +1,6 @@
 """Ray Data actor that generates: examples with decoded clips in, scored responses out.
 
-    rows {example, frames_path} ─► Generator(engine) ─ respond(engine, examples, clips) ─► rows of Responses
+    chunk {examples, decoded} ─► Generator(engine) ─ respond(engine, examples, clips) ─► part file of Responses
 
 The engine runs in the actor's process, where frames are read from the cache. What a recipe asks is a function passed to the
 actor, so this file knows about engines but not about recipes.
@@ -23,7 +23,7 @@ from vidalign.video.frame_cache import load_clip
 
 
 class Generator:
-    """Ray Data actor: one chunk of examples per call; its responses are on disk before the call returns.
+    """Ray Data `map` callable: one row is one chunk of examples; its responses are on disk before it returns.
 
     A chunk is finished when its JSON file, which is written last, exists. The engine starts while the first videos are decoded, in
     the thread that then does all its work; the first chunk waits for it and raises its errors, so that they reach the driver.
@@ -49,36 +49,30 @@ class Generator:
         self._parts = pathlib.Path(parts)
         self._free_since: float | None = None
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Batch columns: chunk (int, constant), example (JSON of an Example), and `DecodedVideo`'s (video/decode_child.py)."""
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Columns: chunk (int), and what `actors.decoder.ChunkDecoder` gives: examples and decoded (JSON lists of rows)."""
         began = time.monotonic()
         waited = 0.0 if self._free_since is None else began - self._free_since
         engine = self._engine.result()
         started = time.monotonic()
-        chunk = int(batch["chunk"][0])
+        chunk, decoded = int(row["chunk"]), json.loads(row["decoded"])
         usable = [
-            (Example.from_row(json.loads(row)), load_clip(frames))
-            for row, frames in zip(batch["example"], batch["frames_path"], strict=True)
-            if frames
+            (Example.from_row(example), load_clip(video["frames_path"]))
+            for example, video in zip(json.loads(row["examples"]), decoded, strict=True)
+            if video["frames_path"]
         ]
         responses: list[Response] = []
         if usable:
             examples, clips = [example for example, _ in usable], [clip for _, clip in usable]
             responses = self._thread.submit(self._respond, engine, examples, clips).result()
         files.write_table(part_path(self._parts, chunk).with_suffix(".parquet"), responses)
-        decoded = [
-            {"video": str(video), "frames_path": str(frames), "reason": str(reason), "message": str(message)}
-            for video, frames, reason, message in zip(
-                batch["video"], batch["frames_path"], batch["reason"], batch["message"], strict=True
-            )
-        ]
         self._free_since = time.monotonic()
         seconds = {"waiting": waited, "starting": started - began, "working": self._free_since - started}
         files.write_json(
             part_path(self._parts, chunk),
             {"decoded": decoded, "num_responses": len(responses), "engine_s": {k: round(v, 3) for k, v in seconds.items()}},
         )
-        return {"chunk": [chunk], "num_examples": [len(decoded)]}
+        return {"chunk": chunk, "num_examples": len(decoded)}
 
 
 def part_path(parts: pathlib.Path, chunk: int) -> pathlib.Path:

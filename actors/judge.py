@@ -31,7 +31,7 @@ class Work(Protocol):
 
 
 class Judge:
-    """Ray Data actor: one batch of rows per call; the rows made from it are on disk before the call returns."""
+    """Ray Data `map` callable: one row is one batch of the task's rows; what is made of them is on disk before it returns."""
 
     def __init__(self, config: dict[str, Any], parts: str, work: Work) -> None:
         self._config = JudgeConfig(**config)
@@ -40,16 +40,15 @@ class Judge:
         self._chat: Chat | None = None
         self._name = ""
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Batch columns: part (int, constant), row (JSON)."""
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Columns: part (int), rows (JSON list of the task's rows)."""
         if self._chat is None:
             self._chat, model = (vllm_chat if self._config.kind == "vllm" else openai_chat)(self._config)
             self._name = f"{self._config.kind}:{model}:{judging.prompt_version(self._config.prompt)}"
-        rows = [json.loads(row) for row in batch["row"]]
-        files.write_json(
-            part_path(self._parts, int(batch["part"][0])), self._work(rows, self._config, self._chat, self._name)
-        )
-        return {"judged": [len(rows)]}
+        rows = json.loads(row["rows"])
+        made = self._work(rows, self._config, self._chat, self._name)
+        files.write_json(part_path(self._parts, int(row["part"])), made)
+        return {"judged": len(rows)}
 
 
 def openai_chat(config: JudgeConfig) -> tuple[Chat, str]:

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from vidalign.config.run import TrainConfig
 from vidalign.learning.schedule import learning_rate_factor
 from vidalign.model.batch import IGNORED, Batch
-from vidalign.model.logps import RowLogps
-from vidalign.model.policy import ResponseScorer, add_adapter, set_trainable
+from vidalign.model.logps import CHUNK_SIZE, RowLogps
+from vidalign.model.policy import ResponseScorer, prepare_training
 
 TAG = "state"  # the folder of a checkpoint that DeepSpeed writes into
 
@@ -30,25 +30,21 @@ class Rank:
         packed: bool,
         compares: bool,
         device: torch.device,
+        chunk_size: int = CHUNK_SIZE,
     ) -> None:
-        """`packed` and `compares`: see `vidalign.model.policy.ResponseScorer`."""
+        """`packed`, `compares` and `chunk_size`: see `vidalign.model.policy.ResponseScorer`."""
         import deepspeed
 
         self.index, self.count = dist.get_rank(), dist.get_world_size()
         self.device, self._dtype = device, getattr(torch, dtype)
-        if train.lora is not None:
-            model = add_adapter(model, train)
-        else:
-            set_trainable(model, vision_tower=train.train_vision_tower, projector=train.train_projector)
-        if train.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-            model.enable_input_require_grads()  # type: ignore[operator]
+        self._calls_gather = train.zero_stage == 3 and self.count > 1
+        model = prepare_training(model, train)
         # DeepSpeed's shared-memory all-reduce for inference on CPUs is never used in training. Compiling it takes most of a minute
         # at the first start and needs a C++ compiler, and a process killed in the middle leaves a lock that all later ones wait for.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(auto_mpi_discovery=False)
         self._engine, *_ = deepspeed.initialize(
-            model=ResponseScorer(model, packed=packed, compares=compares),
+            model=ResponseScorer(model, packed=packed, compares=compares, chunk_size=chunk_size),
             model_parameters=[p for p in model.parameters() if p.requires_grad],
             lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(
                 optimizer,
@@ -73,11 +69,18 @@ class Rank:
         self._engine.train(mode)
 
     def logps(self, batch: Batch, reference_hidden: torch.Tensor | None = None) -> RowLogps:
-        """Log-probs of the responses of a batch and, given the reference's hidden states of the first rows, the KL of those."""
+        """Log-probs of the responses of a batch; with the reference's hidden states of the first rows, the KL of those too.
+
+        Collective under ZeRO stage 3: all ranks call the model's modules equally often, whatever their batches hold.
+        """
+        calls = (0, 0)
+        if self._calls_gather:
+            for_logps, for_kl = self._engine.module.num_calls(batch.labels, reference_hidden)
+            calls = self.largest(for_logps), self.largest(for_kl)
         batch = batch.to(self.device, self._dtype)
         if reference_hidden is not None:
             reference_hidden = reference_hidden.to(self.device)
-        logps, kl = self._engine(batch.inputs, batch.labels, reference_hidden, batch.sources)
+        logps, kl = self._engine(batch.inputs, batch.labels, reference_hidden, batch.sources, calls)
         return RowLogps(logps=logps, mask=batch.labels != IGNORED, kl=kl)
 
     def backward(self, value: torch.Tensor, *, last: bool) -> None:

@@ -6,16 +6,24 @@ import dataclasses
 import pytest
 import torch
 import transformers
-from test_shared_prefix import ARCHITECTURES, assert_equal, flat_logps, llava_onevision
+from test_shared_prefix import ARCHITECTURES, PACKING, assert_equal, flat_logps, llava_onevision
 
 from vidalign.config.run import TrainConfig
 from vidalign.errors import ConfigError, ModelError
 from vidalign.model import estimate, families, shared_prefix, vision_features
 from vidalign.model.batch import collate, collate_packed
 from vidalign.model.families import FAMILIES, GENERAL, Family, family_of, parts
-from vidalign.model.policy import ResponseScorer, adapter_targets, add_adapter, outline, set_trainable
+from vidalign.model.policy import (
+    ResponseScorer,
+    adapter_targets,
+    add_adapter,
+    outline,
+    prepare_training,
+    set_trainable,
+)
 from vidalign.model.positions import correct_positions
 from vidalign.model.tensor_cache import read_tensors
+from vidalign.model.weights import unwrapped
 
 # Of each model type: the start of a parameter's name, and the part that every such parameter belongs to. All are covered.
 QWEN = {
@@ -229,3 +237,56 @@ def test_an_output_layer_inside_the_decoder_gets_no_adapter():
     targets = adapter_targets(Wrapped(toy()[0].config))
     assert targets
     assert "lm_head" not in targets
+
+
+def one_step(make, **train):
+    """Forwards and backwards of the vision tower in a step on two videos, and all gradients."""
+    torch.manual_seed(0)
+    model, prompts = make()
+    model = prepare_training(model, TrainConfig(**train)).train()
+    if "lora" in train:
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.constant_(parameter, 0.01)
+    counts = [0, 0]
+    (tower,) = families.vision_towers(unwrapped(model))
+    layer = next(module for module in tower.modules() if isinstance(module, torch.nn.LayerNorm | torch.nn.Linear))
+
+    def count(place):
+        counts[place] += 1
+
+    layer.register_forward_hook(lambda *_: count(0))
+    layer.register_full_backward_hook(lambda *_: count(1))
+    scorer = ResponseScorer(model)
+    for prompt in prompts:
+        logps, _ = scorer(*(lambda batch: (batch.inputs, batch.labels))(collate([(prompt, [20, 21, 1])], pad_id=0)))
+        logps.sum().backward()
+    return counts, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("name", sorted(PACKING))
+@pytest.mark.parametrize("lora", [{}, {"lora": {"rank": 2, "alpha": 4, "dropout": 0.0}}])
+def test_a_frozen_tower_runs_once_a_forward_and_never_backwards(name, lora):
+    make = ARCHITECTURES[name]
+    for checkpointing in (False, True):
+        counts, gradients = one_step(make, gradient_checkpointing=checkpointing, **lora)
+        assert counts == [2, 0]
+        assert gradients
+        if not checkpointing:
+            expected = gradients
+    assert gradients.keys() == expected.keys()
+    for parameter, gradient in expected.items():
+        torch.testing.assert_close(gradients[parameter], gradient, msg=parameter)
+
+
+def test_a_tower_that_is_trained_is_checkpointed_too():
+    counts, gradients = one_step(
+        ARCHITECTURES["qwen2_5_vl"], gradient_checkpointing=True, train_vision_tower=True, train_projector=True
+    )
+    assert counts == [4, 2]
+    assert [name for name in gradients if "visual.blocks" in name]
+
+
+def test_a_projector_inside_a_frozen_tower_is_trained():
+    _, gradients = one_step(ARCHITECTURES["qwen2_5_vl"], gradient_checkpointing=True, train_projector=True)
+    assert {name.split(".")[2] for name in gradients if "visual" in name} == {"merger"}

@@ -154,7 +154,7 @@ def test_an_unclear_reply_is_asked_for_once_more_and_then_quarantined():
 def test_judge_asks_a_real_endpoint_and_stores_who_judged(endpoint, tmp_path):
     judge = Judge(config(endpoint).model_dump(), str(tmp_path), judging.judge_rows)
     rows = [row("The circle is red."), row("The circle is blue."), row("red"), row("A song.")]
-    assert judge({"part": [3], "row": [json.dumps(r) for r in rows]}) == {"judged": [4]}
+    assert judge({"part": 3, "rows": json.dumps(rows)}) == {"judged": 4}
     stored = [Judgement.from_row(r) for r in json.loads((tmp_path / "000003.json").read_text())]
     assert [judgement.score for judgement in stored] == [5.0, 1.0, 4.0, 1.0]
     assert all("The circle is red" in judgement.explanation for judgement in stored)
@@ -164,7 +164,7 @@ def test_judge_asks_a_real_endpoint_and_stores_who_judged(endpoint, tmp_path):
 def test_an_endpoint_that_is_not_there_is_named():
     chat_config = config(max_retries=0, timeout_s=2.0)
     with pytest.raises(ConfigError, match=r"rules at http://127\.0\.0\.1:1/v1 did not answer.*recipe\.judge\.base_url"):
-        Judge(chat_config.model_dump(), "unused", judging.judge_rows)({"part": [0], "row": [json.dumps(row("x"))]})
+        Judge(chat_config.model_dump(), "unused", judging.judge_rows)({"part": 0, "rows": json.dumps([row("x")])})
 
 
 def test_the_rule_judge_gives_every_true_answer_full_marks():

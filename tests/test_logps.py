@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vidalign.model.logps import PairLogps, forward_kl, masked_sum, pad_to_mask, token_logps
+from vidalign.model.logps import PairLogps, forward_kl, masked_sum, num_chunks, pad_to_mask, token_logps
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -223,3 +223,38 @@ def test_shapes_that_do_not_agree_are_refused():
             chosen_mask=torch.ones(2, 3, dtype=torch.bool),
             rejected_mask=torch.ones(1, 3, dtype=torch.bool),
         )
+
+
+@pytest.mark.parametrize("which", ["token_logps", "forward_kl"])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("num_tokens", [0, 3, 4, 9])
+def test_the_output_layer_is_called_as_often_as_is_asked_for(which, frozen, num_tokens):
+    """Forwards, and again in the backward pass, on rows that count for nothing; also behind a frozen layer (an adapter's)."""
+    hidden, weight, labels = inputs(num_tokens=num_tokens)
+    hidden, weight = hidden.requires_grad_(), weight.requires_grad_(not frozen)
+    calls = 0
+
+    def head(rows):
+        nonlocal calls
+        calls += 1
+        return rows @ weight.T
+
+    def run(min_calls):
+        nonlocal calls
+        calls = 0
+        if which == "token_logps":
+            made = token_logps(hidden, head, labels, 4, min_calls)
+        else:
+            made = forward_kl(hidden, hidden.detach() + 1, head, lambda rows: rows @ weight.T, 4, min_calls)
+        forwards = calls
+        gradients = torch.autograd.grad(made.sum(), [hidden] if frozen else [hidden, weight], allow_unused=True)
+        return made.detach(), gradients, forwards, calls - forwards
+
+    made, gradients, forwards, _ = run(0)
+    assert forwards == num_chunks(num_tokens, 4)
+    padded, others, forwards, again = run(5)
+    assert (forwards, again) == (5, 5)
+    torch.testing.assert_close(padded, made, rtol=0, atol=0)
+    for own, other in zip(gradients, others, strict=True):
+        assert other is not None
+        torch.testing.assert_close(other, torch.zeros_like(other) if own is None else own, rtol=0, atol=0)

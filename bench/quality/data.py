@@ -121,7 +121,7 @@ def ask_rules(judge: JudgeConfig, task: JudgeTask, parts: pathlib.Path) -> list[
     with running_judge() as url:
         asked = judge.model_copy(update={"base_url": url})
         actor = Judge(asked.model_dump(), str(parts), task.work)
-        actor({"part": [0], "row": list(task.rows)})
+        actor({"part": 0, "rows": f"[{','.join(task.rows)}]"})
     return files.read_json(part_path(parts, 0))
 
 

@@ -68,17 +68,19 @@ class Judging(Stage):
         import ray.data
 
         num_gpus = self.judge.num_gpus if self.judge.kind == "vllm" and self.engines.gpus > 0 else 0
+        # As many as fit where the rollout's engines were; one on CPUs, and one client of an endpoint, which has its own threads.
+        num_judges = self.engines.num * int(self.engines.gpus // num_gpus) if num_gpus else 1
         return ray.data.from_blocks(
-            [pd.DataFrame({"part": number, "row": list(batch)}) for number, batch in todo]
-        ).map_batches(
+            # A batch is one row: Ray Data joins blocks where it makes batches.
+            [pd.DataFrame({"part": [number], "rows": [f"[{','.join(batch)}]"]}) for number, batch in todo]
+        ).map(
             Judge,
             fn_constructor_kwargs={
                 "config": {**self.judge.model_dump(), "num_gpus": num_gpus},
                 "parts": str(parts),
                 "work": self.task.work,
             },
-            batch_size=None,
-            compute=ray.data.ActorPoolStrategy(size=1),
+            compute=ray.data.ActorPoolStrategy(size=min(max(1, num_judges), len(todo))),
             num_cpus=self.engines.cpus if self.judge.kind == "vllm" else min(1.0, self.engines.cpus),
             num_gpus=num_gpus,
         )

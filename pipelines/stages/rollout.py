@@ -17,7 +17,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from actors.decoder import Decoder, decode_videos
+from actors.decoder import ChunkDecoder, decode_videos
 from actors.generator import Generator, part_path
 from cluster.resources import Workers
 from pipelines import progress
@@ -116,19 +116,16 @@ class Rollout(Stage):
                     shown.update(int(row["num_examples"]))
 
     def _stream(self, todo: Sequence[tuple[int, Sequence[Example]]], parts: pathlib.Path) -> Any:
-        """A Ray Data set with one row per chunk, {chunk, num_examples}; a chunk's part is on disk before its row arrives."""
+        """A Ray Data set with one row for each chunk, {chunk, num_examples}; its part is on disk before its row comes.
+
+        A chunk is one row all the way: batches would have to be of one size, and Ray Data joins blocks to fill them.
+        """
         import pandas as pd
         import ray.data
 
         ray.data.DataContext.get_current().execution_options.preserve_order = True
         blocks = [
-            pd.DataFrame(
-                {
-                    "chunk": index,
-                    "video": [example.video for example in chunk],
-                    "example": [json.dumps(example.to_row()) for example in chunk],
-                }
-            )
+            pd.DataFrame({"chunk": [index], "examples": [json.dumps([example.to_row() for example in chunk])]})
             for index, chunk in todo
         ]
         decoder = {
@@ -148,17 +145,15 @@ class Rollout(Stage):
         }
         return (
             ray.data.from_blocks(blocks)
-            .map_batches(
-                Decoder,
+            .map(
+                ChunkDecoder,
                 fn_constructor_kwargs=decoder,
-                batch_size=None,
                 compute=ray.data.ActorPoolStrategy(size=self.decoders.num),
                 num_cpus=self.decoders.cpus,
             )
-            .map_batches(
+            .map(
                 Generator,
                 fn_constructor_kwargs=generator,
-                batch_size=None,
                 compute=ray.data.ActorPoolStrategy(size=min(self.engines.num, len(todo))),
                 num_cpus=self.engines.cpus,
                 num_gpus=self.engines.gpus,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import pathlib
 import shutil
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from vidalign import files
@@ -12,6 +15,7 @@ from vidalign.errors import ModelError
 from vidalign.types import FrameSpec, PolicyVersion
 
 CARD = "vidalign.json"
+MAX_SHARD_BYTES = 5 * 10**9  # of one safetensors file
 
 
 def policy_version(path: str | pathlib.Path, parent: str = "") -> PolicyVersion:
@@ -48,35 +52,56 @@ def export_policy(
     prompt: str,
     zero_stage: int,
     trust_remote_code: bool = False,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write a complete checkpoint folder from a training module, with adapters merged. Every rank must call it.
 
     Rank 0 writes weights, config, generation config, processor and chat template, and finally the card `vidalign.json` with the
-    version, its parent, and the FrameSpec and prompt it was trained with.
+    version, its parent, and the FrameSpec and prompt it was trained with. The folder replaces an older one when it is complete.
+    Under ZeRO stage 3 the other ranks take part in making the parameters whole, a few at a time.
     """
-    import deepspeed
     import torch.distributed as dist
 
     from vidalign.model.rendering import load_processor
+    from vidalign.model.weights import unwrapped, write_weights
 
-    parameters = list(model.parameters())
-    with deepspeed.zero.GatheredParameters(parameters, modifier_rank=None, enabled=zero_stage == 3):
-        if not dist.is_initialized() or dist.get_rank() == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-            merged.save_pretrained(folder, safe_serialization=True)
-            load_processor(base, trust_remote_code=trust_remote_code).save_pretrained(folder)
-            version = policy_version(folder, parent)
-            card = {
-                "version": version.version,
-                "parent": parent,
-                "frame_spec": frame_spec.to_row(),
-                "plain_prompt": prompt,
-            }
-            files.write_json(folder / CARD, card)
+    writes = not dist.is_initialized() or dist.get_rank() == 0
+    made = folder.with_name(f".{folder.name}.new")
+    if writes:
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir(parents=True)
+        unwrapped(model).save_pretrained(made, state_dict={})  # all but the weights
+    if writes or zero_stage == 3:
+        whole = _gathered if zero_stage == 3 else contextlib.nullcontext
+        write_weights(model, made if writes else None, whole=whole, max_shard_bytes=max_shard_bytes)
+    if writes:
+        load_processor(base, trust_remote_code=trust_remote_code).save_pretrained(made)
+        card = {
+            "version": policy_version(made, parent).version,
+            "parent": parent,
+            "frame_spec": frame_spec.to_row(),
+            "plain_prompt": prompt,
+        }
+        files.write_json(made / CARD, card)
+        _replace(folder, made)
     if dist.is_initialized():
         dist.barrier()
+
+
+def _gathered(parameters: Sequence[Any]) -> AbstractContextManager[Any]:
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(parameters, modifier_rank=None)
+
+
+def _replace(folder: pathlib.Path, made: pathlib.Path) -> None:
+    """Put a complete folder in the place of an older one."""
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    made.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_card(folder: str | pathlib.Path) -> dict[str, Any] | None:

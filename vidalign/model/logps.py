@@ -150,7 +150,12 @@ def pad_to_mask(flat: Tensor, mask: Tensor) -> Tensor:
     return flat.new_zeros(mask.shape).masked_scatter(mask, flat)
 
 
-def token_logps(hidden: Tensor, head: Head, labels: Tensor, chunk_size: int = CHUNK_SIZE) -> Tensor:
+def num_chunks(num_tokens: int, chunk_size: int = CHUNK_SIZE) -> int:
+    """How often `token_logps` and `forward_kl` call the output layer for so many tokens."""
+    return max(1, -(-num_tokens // chunk_size))
+
+
+def token_logps(hidden: Tensor, head: Head, labels: Tensor, chunk_size: int = CHUNK_SIZE, min_calls: int = 0) -> Tensor:
     """Log-probability of each label under softmax(head(hidden)).
 
     Works through `chunk_size` tokens at a time and, if gradients are wanted, recomputes each chunk's logits in the backward
@@ -161,6 +166,8 @@ def token_logps(hidden: Tensor, head: Head, labels: Tensor, chunk_size: int = CH
         hidden: [N, D] final hidden states, each at the position that predicts its label; any floating type.
         head: weight [V, D], or a callable [n, D] -> [n, V].
         labels: [N] token ids.
+        min_calls: the head is called at least so often, in the backward pass too, if need be on a row of zeros whose result and
+            gradient count for nothing. Where each call is a collective, every rank gives what the busiest one needs (`num_chunks`).
 
     Returns:
         [N] float32 (float64 for float64 inputs), finite for finite logits.
@@ -171,10 +178,12 @@ def token_logps(hidden: Tensor, head: Head, labels: Tensor, chunk_size: int = CH
         logits = logits_of(rows)
         return logits.gather(-1, ids[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
-    return _by_chunks(chunk, (hidden, labels), chunk_size)
+    return _by_chunks(chunk, (hidden, labels), chunk_size, min_calls)
 
 
-def forward_kl(hidden: Tensor, ref_hidden: Tensor, head: Head, ref_head: Head, chunk_size: int = CHUNK_SIZE) -> Tensor:
+def forward_kl(
+    hidden: Tensor, ref_hidden: Tensor, head: Head, ref_head: Head, chunk_size: int = CHUNK_SIZE, min_calls: int = 0
+) -> Tensor:
     """Exact KL(reference || policy) of each token's distribution: sum_v ref(v) (log ref(v) - log policy(v)).
 
     Chunked like `token_logps`. Nothing is differentiated with respect to the reference. Both sides use log_softmax, because
@@ -183,6 +192,7 @@ def forward_kl(hidden: Tensor, ref_hidden: Tensor, head: Head, ref_head: Head, c
     Args:
         hidden: [N, D] the policy's final hidden states. ref_hidden: [N, D'] the reference's, for the same positions.
         head, ref_head: output layers of the policy and of the reference.
+        min_calls: see `token_logps`.
 
     Returns:
         [N] nats, float32 (float64 for float64 inputs).
@@ -195,7 +205,7 @@ def forward_kl(hidden: Tensor, ref_hidden: Tensor, head: Head, ref_head: Head, c
         logps = F.log_softmax(logits_of(rows), dim=-1)
         return F.kl_div(logps, ref_logps, reduction="none", log_target=True).sum(-1)
 
-    return _by_chunks(chunk, (hidden, ref_hidden), chunk_size)
+    return _by_chunks(chunk, (hidden, ref_hidden), chunk_size, min_calls)
 
 
 def _in_float32(head: Head) -> Callable[[Tensor], Tensor]:
@@ -205,13 +215,22 @@ def _in_float32(head: Head) -> Callable[[Tensor], Tensor]:
     return lambda rows: at_least_float32(head(rows))
 
 
-def _by_chunks(chunk: Callable[..., Tensor], columns: tuple[Tensor, ...], chunk_size: int) -> Tensor:
+def _by_chunks(chunk: Callable[..., Tensor], columns: tuple[Tensor, ...], chunk_size: int, min_calls: int) -> Tensor:
     assert chunk_size >= 1, f"chunk_size must be at least 1, got {chunk_size}"
     assert len({column.shape[0] for column in columns}) == 1, [tuple(column.shape) for column in columns]
+    count = columns[0].shape[0]
+    full, rest = divmod(count, chunk_size)
+    sizes = [chunk_size] * full + [rest] * (rest > 0)
+    if (missing := min_calls - len(sizes)) > 0:
+        # Rows, because autograd does not go back through an empty chunk; joined to the others, because a call whose input
+        # needs no gradient is not made again in the backward pass.
+        sizes += [1] * missing
+        columns = tuple(torch.cat([column, column.new_zeros((missing, *column.shape[1:]))]) for column in columns)
     pieces = []
-    for rows in zip(*(column.split(chunk_size) for column in columns), strict=True):
+    for rows in zip(*(column.split(sizes or [0]) for column in columns), strict=True):
         if torch.is_grad_enabled():
             pieces.append(checkpoint(chunk, *rows, use_reentrant=False, preserve_rng_state=False))
         else:
             pieces.append(chunk(*rows))
-    return torch.cat(pieces)
+    joined = torch.cat(pieces)
+    return joined[:count] if missing > 0 else joined

@@ -13,8 +13,9 @@ from vidalign.config.run import ModelConfig, TrainConfig
 from vidalign.errors import ModelError
 from vidalign.model import families, shared_prefix, vision_features
 from vidalign.model.batch import IGNORED
-from vidalign.model.logps import CHUNK_SIZE, forward_kl, pad_to_mask, token_logps
+from vidalign.model.logps import CHUNK_SIZE, forward_kl, num_chunks, pad_to_mask, token_logps
 from vidalign.model.positions import correct_positions
+from vidalign.model.weights import unwrapped
 
 
 def load_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
@@ -109,6 +110,33 @@ def add_adapter(model: nn.Module, config: TrainConfig) -> nn.Module:
     return peft.get_peft_model(model, lora)  # type: ignore[arg-type]
 
 
+def prepare_training(model: nn.Module, config: TrainConfig) -> nn.Module:
+    """Freeze, adapt and checkpoint a model as `train` says; a vision tower that is frozen whole keeps nothing for gradients."""
+    if config.lora is not None:
+        model = add_adapter(model, config)
+    else:
+        set_trainable(model, vision_tower=config.train_vision_tower, projector=config.train_projector)
+    for tower in families.vision_towers(unwrapped(model)):
+        if not any(parameter.requires_grad for parameter in tower.parameters()):
+            tower.forward = torch.no_grad()(tower.forward)
+    if config.gradient_checkpointing:
+        _checkpoint_activations(model)
+    return model
+
+
+def _checkpoint_activations(model: Any) -> None:
+    """Activations of the layers are computed again in the backward pass.
+
+    transformers lets the inputs of all embeddings require gradients, the vision tower's among them, which makes a frozen tower
+    run twice and take part in the backward pass. Only a language model behind frozen embeddings needs that.
+    """
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.disable_input_require_grads()
+    embeddings = model.get_input_embeddings()
+    if not any(parameter.requires_grad for parameter in embeddings.parameters()):
+        embeddings.register_forward_hook(lambda module, inputs, output: output.requires_grad_(True))
+
+
 class ResponseScorer(nn.Module):
     """The module that DeepSpeed wraps: a batch of prompt + response rows in, log-probs of the response tokens out.
 
@@ -126,7 +154,7 @@ class ResponseScorer(nn.Module):
         super().__init__()
         self.model = model
         if packed:
-            shared_prefix.enable(self._unwrapped())
+            shared_prefix.enable(unwrapped(self.model))
         self.chunk_size = chunk_size
         self.reference_head: nn.Module | None = None
         if compares and any(parameter.requires_grad for parameter in self._head().parameters()):
@@ -138,12 +166,14 @@ class ResponseScorer(nn.Module):
         labels: torch.Tensor,
         reference_hidden: torch.Tensor | None = None,
         sources: torch.Tensor | None = None,
+        min_calls: tuple[int, int] = (0, 0),
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Log-probs of the responses and, if `reference_hidden` is given, KL(reference || policy) of the first rows.
 
         Args:
             inputs, labels, sources: the fields of a `Batch` of R responses, labels padded to T.
             reference_hidden: [N, D] the reference's `hidden` of the first rows (the chosen ones), as many as it covers.
+            min_calls: the output layer is called at least so often for the log-probs and for the KL, see `num_calls`.
 
         Returns:
             [R, T] float32 log-probs, 0 outside the response; and the KL [R] in nats, summed over each response's tokens and 0 for
@@ -151,7 +181,7 @@ class ResponseScorer(nn.Module):
         """
         mask = labels != IGNORED
         hidden = self.hidden(inputs, labels, sources)
-        logps = pad_to_mask(self.score(hidden, labels[mask]), mask)
+        logps = pad_to_mask(self.score(hidden, labels[mask], min_calls[0]), mask)
         if reference_hidden is None:
             return logps, None
         count = len(reference_hidden)
@@ -161,26 +191,32 @@ class ResponseScorer(nn.Module):
             self._head(),
             self._head() if self.reference_head is None else self.reference_head,
             chunk_size=self.chunk_size,
+            min_calls=min_calls[1],
         )
         uncovered = kl.new_zeros(len(hidden) - count)
         return logps, pad_to_mask(torch.cat([kl, uncovered]), mask).sum(-1)
 
+    def num_calls(self, labels: torch.Tensor, reference_hidden: torch.Tensor | None = None) -> tuple[int, int]:
+        """How often `forward` calls the output layer for these labels' log-probs, and for the KL.
+
+        Under ZeRO stage 3 each call gathers the layer from all ranks, so all must make as many as the busiest of them.
+        """
+        num_tokens = int((labels != IGNORED).sum())
+        for_kl = 0 if reference_hidden is None else num_chunks(len(reference_hidden), self.chunk_size)
+        return num_chunks(num_tokens, self.chunk_size), for_kl
+
     def hidden(self, inputs: dict[str, Any], labels: torch.Tensor, sources: torch.Tensor | None = None) -> torch.Tensor:
         """Final hidden states [N, D] at the positions that predict response tokens, response after response."""
-        base = self._unwrapped()
+        base = unwrapped(self.model)
         if vision_features.NAME in inputs:
             inputs = vision_features.model_inputs(inputs, families.family_of(base))
         states = base.base_model(**inputs, use_cache=False).last_hidden_state  # [sequences, T, D]
         mask = labels != IGNORED
         return states[mask] if sources is None else states.flatten(0, 1)[sources[mask]]
 
-    def score(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    def score(self, hidden: torch.Tensor, tokens: torch.Tensor, min_calls: int = 0) -> torch.Tensor:
         """Log-probs [N] float32 of tokens [N] under final hidden states [N, D]."""
-        return token_logps(hidden, self._head(), tokens, chunk_size=self.chunk_size)
+        return token_logps(hidden, self._head(), tokens, chunk_size=self.chunk_size, min_calls=min_calls)
 
     def _head(self) -> nn.Module:
-        return self._unwrapped().get_output_embeddings()
-
-    def _unwrapped(self) -> Any:
-        get_base = getattr(self.model, "get_base_model", None)
-        return get_base() if get_base is not None else self.model
+        return unwrapped(self.model).get_output_embeddings()

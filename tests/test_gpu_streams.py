@@ -1,0 +1,160 @@
+"""The streams of rollout and judge on two logical GPUs: each actor has its own, and a chunk is one call.
+
+Ray hands out GPUs that are only numbers here, so that its rules for actors with GPUs hold; an engine that computes nothing stands in.
+"""
+
+import json
+import os
+import pathlib
+import time
+
+import pytest
+from conftest import ROOT
+from test_recipe_units import FakeEngine
+
+import actors.generator
+from actors.generator import Generator
+from actors.judge import Judge
+from cluster.resources import Workers
+from pipelines.stages import judge as judge_stage
+from pipelines.stages import rollout as rollout_stage
+from vidalign import files, recipes
+from vidalign.config.recipes import JudgeConfig, LeanpoRecipe
+from vidalign.config.run import ModelConfig, RolloutConfig, VideoConfig
+from vidalign.data.reading import read_examples
+from vidalign.recipes.judging import JudgeTask, judge_rows
+from vidalign.types import PolicyVersion, Response
+
+pytestmark = pytest.mark.heavy
+
+NUM_EXAMPLES, CHUNK = 21, 2
+PATIENT_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def two_gpus():
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=8,
+        num_gpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}},  # for the stand-ins
+    )
+    yield
+    ray.shutdown()
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + PATIENT_S
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.05)
+
+
+class OnAGpu:
+    """Writes down each of its calls with the GPUs of its process, and works once two of its kind have started."""
+
+    def enter(self, folder: pathlib.Path) -> None:
+        self.folder = folder / "calls"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / f"{os.getpid()}.started").touch()
+
+    def note(self, number: int, count: int) -> None:
+        import ray
+
+        wait_until(lambda: len(list(self.folder.glob("*.started"))) == 2)
+        line = {"number": number, "count": count, "gpus": ray.get_gpu_ids(), "visible": os.environ["CUDA_VISIBLE_DEVICES"]}
+        with (self.folder / f"{os.getpid()}.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class GeneratorOnAGpu(OnAGpu, Generator):
+    def __init__(self, **settings):
+        assert settings["num_gpus"] == 1
+        self.enter(pathlib.Path(settings["parts"]))
+        actors.generator.VllmEngine = lambda *_, **__: FakeEngine(lambda request: f"reply to {request.prompt}")
+        super().__init__(**settings)
+
+    def __call__(self, row):
+        made = super().__call__(row)
+        self.note(made["chunk"], made["num_examples"])
+        return made
+
+
+class JudgeOnAGpu(OnAGpu, Judge):
+    def __init__(self, config, parts, work):
+        assert config["num_gpus"] == 1
+        self.enter(pathlib.Path(parts))
+        super().__init__(config, parts, work)
+        self._chat, self._name = (lambda conversations: ["Score: 5"] * len(conversations)), "stand-in"
+
+    def __call__(self, row):
+        made = super().__call__(row)
+        self.note(int(row["part"]), made["judged"])
+        return made
+
+
+def calls(parts: pathlib.Path) -> list[dict]:
+    by_actor = [files.read_jsonl(path) for path in (parts / "calls").glob("*.jsonl")]
+    assert len(by_actor) == 2, "each actor had a share"
+    assert sorted({tuple(line["gpus"]) for lines in by_actor for line in lines}) == [(0,), (1,)]
+    assert {line["visible"] for lines in by_actor for line in lines} == {"0", "1"}
+    assert all(len({line["visible"] for line in lines}) == 1 for lines in by_actor)
+    return sorted((line for lines in by_actor for line in lines), key=lambda line: line["number"])
+
+
+def assert_gpus_are_free() -> None:
+    import ray
+
+    wait_until(lambda: ray.available_resources().get("GPU") == 2.0)
+
+
+def test_rollout(two_gpus, shapes, model_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(rollout_stage, "Generator", GeneratorOnAGpu)
+    examples = read_examples(shapes / "train.jsonl")[:NUM_EXAMPLES]
+    stage = rollout_stage.Rollout(
+        folder=tmp_path / "responses",
+        quarantine=tmp_path / "quarantine",
+        cache=tmp_path / "frames",
+        round_index=0,
+        model=ModelConfig(path=model_path, dtype="float32", max_model_len=512),
+        video=VideoConfig(num_frames=4, height=56, width=56),
+        rollout=RolloutConfig(batch_size=CHUNK),
+        recipe=recipes.build(LeanpoRecipe(num_candidates=1)),
+        policy=PolicyVersion(version="v", path=model_path, parent=""),
+        train=examples,
+        probe=[],
+        decoders=Workers(num=2, cpus=1),
+        engines=Workers(num=2, cpus=1, gpus=1),
+        engine_seed=0,
+    )
+    stage.run()
+    counts = [CHUNK] * (NUM_EXAMPLES // CHUNK) + [NUM_EXAMPLES % CHUNK]
+    assert [(line["number"], line["count"]) for line in calls(stage.folder / "parts")] == list(enumerate(counts))
+    answered = [r.example_id for r in files.read_table(stage.folder / "responses.parquet", Response)]
+    assert list(dict.fromkeys(answered)) == [example.id for example in examples]
+    assert_gpus_are_free()
+
+
+def test_judge(two_gpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(judge_stage, "Judge", JudgeOnAGpu)
+    monkeypatch.setattr(judge_stage, "BATCH_SIZE", CHUNK)
+    rows = [
+        {"example_id": f"e{number}", "question": "q", "answer": "a", "response": "r", "caption": "c, [d] {e}"}
+        for number in range(NUM_EXAMPLES)
+    ]
+    stage = judge_stage.Judging(
+        folder=tmp_path / "judgements",
+        judge=JudgeConfig(kind="vllm", model="none", num_gpus=1),
+        task=JudgeTask(rows=[json.dumps(row) for row in rows], work=judge_rows),
+        engines=Workers(num=2, cpus=1, gpus=1),
+        label="judge",
+    )
+    stage.run()
+    counts = [CHUNK] * (NUM_EXAMPLES // CHUNK) + [NUM_EXAMPLES % CHUNK]
+    assert [(line["number"], line["count"]) for line in calls(stage.folder / "parts")] == list(enumerate(counts))
+    assert [row["example_id"] for row in stage.rows()] == [row["example_id"] for row in rows]
+    assert_gpus_are_free()

@@ -1,0 +1,186 @@
+"""ZeRO stage 3 on two CPU ranks that see different data: the same collectives in the same order, and one rank's numbers.
+
+The output layer is called in chunks of 8 tokens, and every parameter is partitioned, so that a call too few on one rank is a
+mismatch of collectives (which PyTorch names) and not a coincidence of small layers.
+"""
+
+import collections
+import pathlib
+import re
+
+import gloo_ranks
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_augment import make_clip
+
+from actors.reference import Reference
+from actors.train_job import TrainJob
+from vidalign import files
+from vidalign.config.run import ModelConfig, ObjectiveConfig, TrainConfig
+from vidalign.learning.batches import batch_order
+from vidalign.model.checkpoint import policy_version, read_card
+from vidalign.model.policy import load_policy
+from vidalign.model.rendering import cached_processor, response_ids
+from vidalign.recipes.phrases import differing_marks
+from vidalign.types import Example, FrameSpec, PreferencePair
+from vidalign.video.frame_cache import FrameCache
+
+pytestmark = pytest.mark.heavy
+
+CHUNK_SIZE, SEED, BATCH_SIZE = 8, 0, 4
+SHORT, LONG = ("red " * 7, "blue " * 7), ("red " * 19, "blue " * 19)  # 16 and 40 tokens, both sides together
+VARIANTS = {
+    "plain": {},
+    "micro batches": {"micro_batch_size": 2},
+    "token budget": {"tokens_per_micro_batch": 100},
+    "checkpointing": {"micro_batch_size": 2, "gradient_checkpointing": True},
+    "separate": {"shared_prefix": False, "tokens_per_micro_batch": 150, "gradient_checkpointing": True},
+    "lora": {"lora": {"rank": 4, "alpha": 8}, "micro_batch_size": 2, "gradient_checkpointing": True},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, model_path):
+    """Eight pairs, so ordered that in each step rank 0 has the short ones and rank 1 the long ones; and a probe of two."""
+    folder = tmp_path_factory.mktemp("zero3")
+    clip = make_clip(8, 56, 56, seed=1)
+    files.write_json(folder / "frames.json", {"a": str(FrameCache(folder / "frames").put("aaaa", FrameSpec(), clip))})
+    is_long = {}
+    for step in batch_order(8, BATCH_SIZE, 1, SEED):
+        is_long |= {int(index): place % 2 == 1 for place, index in enumerate(step)}
+    pairs = []
+    for number in range(8):
+        chosen, rejected = (text.strip() for text in (LONG if is_long[number] else SHORT))
+        marks = differing_marks(chosen, rejected)
+        pairs.append(
+            PreferencePair(
+                id=f"p{number}",
+                example_id=f"e{number}",
+                video="a",
+                question="Describe the video.",
+                answer=chosen,
+                chosen=chosen,
+                rejected=rejected,
+                chosen_marks=marks[0],
+                rejected_marks=marks[1],
+            )
+        )
+    files.write_table(folder / "pairs.parquet", pairs)
+    probe = [Example(id=str(n), video="a", question="What?", answer=("red " * n).strip()) for n in (3, 30)]
+    files.write_table(folder / "probe.parquet", probe)
+    processor = cached_processor(model_path)
+    lengths = [[len(response_ids(processor, text.strip())) for text in side] for side in (SHORT, LONG)]
+    assert list(map(sum, lengths)) == [16, 40]
+    refer(folder, model_path, pairs)
+    return folder
+
+
+def refer(folder: pathlib.Path, model_path: str, pairs) -> None:
+    kept = {pair.id: str(folder / "kept" / f"{pair.id}.safetensors") for pair in pairs}
+    files.write_json(folder / "reference.json", kept)
+    actor = Reference(
+        model=ModelConfig(path=model_path, dtype="float32", max_model_len=512).model_dump(mode="json"),
+        path=model_path,
+        pairs=str(folder / "pairs.parquet"),
+        frames=str(folder / "frames.json"),
+        plain_prompt="{question}",
+        use_gpu=False,
+        kept=str(folder / "reference.json"),
+        parts=["hidden"],
+    )
+    actor({"index": list(range(len(pairs)))})
+
+
+def job(folder, model_path, *, objective="rrpo", **train) -> dict:
+    options = {"batch_size": BATCH_SIZE, "learning_rate": 1e-4, "warmup_ratio": 0, "num_monitored": 8}
+    return TrainJob(
+        model=ModelConfig(path=model_path, dtype="float32", max_model_len=512),
+        policy_path=model_path,
+        policy_version="v",
+        train=TrainConfig(**{**options, **train}),
+        objective=ObjectiveConfig(name=objective),
+        plain_prompt="{question}",
+        frame_spec=FrameSpec(num_frames=8, height=56, width=56),
+        seed=SEED,
+        pairs=str(folder / "pairs.parquet"),
+        frames=str(folder / "frames.json"),
+        probe=str(folder / "probe.parquet"),
+        reference=str(folder / "reference.json"),
+        cache=str(folder / "cache"),
+        stage=str(folder / "stage"),
+        export=str(folder / "model"),
+    ).to_dict()
+
+
+def figures(made: dict) -> list[float]:
+    return [*made["losses"], *(value for row in made["measured"] for value in row.values())]
+
+
+def test_ranks_with_other_data_train_like_one(folder, model_path, tmp_path):
+    """rrpo has a KL to the reference, whose calls of the output layer are its own."""
+    cases = {
+        f"{objective}, {name}": {"objective": objective, **train}
+        for objective, names in {"rrpo": list(VARIANTS), "dpo": ["token budget"]}.items()
+        for name, train in ((name, VARIANTS[name]) for name in names)
+    }
+    alone = {
+        name: {"job": job(folder, model_path, **case, zero_stage=0), "chunk_size": CHUNK_SIZE}
+        for name, case in cases.items()
+    }
+    shared = {
+        name: {"job": job(folder, model_path, **case, zero_stage=3, num_workers=2), "chunk_size": CHUNK_SIZE}
+        for name, case in cases.items()
+    }
+    expected = gloo_ranks.run(alone, tmp_path / "one", count=1)
+    made = gloo_ranks.run(shared, tmp_path / "two", count=2)
+    for name in cases:
+        assert len(made[name]["losses"]) == 2
+        assert figures(made[name]) == pytest.approx(figures(expected[name]), abs=1e-5, rel=1e-5), name
+
+
+def test_export_is_whole_and_no_rank_ever_held_it(folder, model_path, tmp_path):
+    """The files are those of `save_pretrained` on the gathered model; what was whole at one time is bounded."""
+    shard = 10**6
+    jobs = {
+        name: {
+            "job": job(folder, model_path, objective="dpo", zero_stage=3, num_workers=2, **train),
+            "chunk_size": CHUNK_SIZE,
+            "export": {
+                "folder": str(tmp_path / name),
+                "whole": str(tmp_path / f"{name}, whole"),
+                "max_shard_bytes": shard,
+            },
+        }
+        for name, train in {"all": {"train_vision_tower": True, "train_projector": True}, "lora": VARIANTS["lora"]}.items()
+    }
+    made = gloo_ranks.run(jobs, tmp_path / "two", count=2)
+    before = {name: tensor.float() for name, tensor in load_file(f"{model_path}/model.safetensors").items()}
+    for name in jobs:
+        ours, theirs = tmp_path / name, tmp_path / f"{name}, whole"
+        stored = {path.name for path in theirs.iterdir()}
+        assert stored < {path.name for path in ours.iterdir()}
+        for file in stored:
+            assert (ours / file).read_bytes() == (theirs / file).read_bytes(), (name, file)
+        after = {key: value for path in ours.glob("*.safetensors") for key, value in load_file(path).items()}
+        assert {key: value.shape for key, value in after.items()} == {key: value.shape for key, value in before.items()}
+        assert any(not torch.equal(after[key], before[key]) for key in before)
+        card = read_card(ours)
+        assert card is not None
+        assert card["version"] == policy_version(ours).version
+        load_policy(ModelConfig(path=str(ours), dtype="float32"))
+        largest, whole = max(tensor.nbytes for tensor in after.values()), sum(tensor.nbytes for tensor in after.values())
+        peak = made[name]["peak_bytes"]
+        # One tensor at a time; of an adapted layer, its adapter's two matrices as well.
+        assert peak["device"] == largest if name == "all" else peak["device"] < 1.2 * largest, (name, peak)
+        assert peak["host"] <= largest_block(after) + shard < whole / 2, (name, peak, whole)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def largest_block(tensors) -> int:
+    """Bytes of the largest numbered block, `a.layers.3` of `a.layers.3.b.c`."""
+    sizes: collections.Counter[str] = collections.Counter()
+    for name, tensor in tensors.items():
+        head = re.match(r"(.*?\.\d+)\.", name)
+        sizes[head[1] if head else name] += tensor.nbytes
+    return max(sizes.values())
