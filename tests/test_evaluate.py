@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
+from pipelines import asking
 from pipelines.asking import MAX_ATTEMPTS, evaluate, noise_clips, video_url
 from serving.app import Endpoint
 from serving.refusals import unusable_message
@@ -88,7 +89,7 @@ def served():
             """Keep the test's output clean."""
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
+    threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
     server.endpoint = Endpoint(base_url=f"http://127.0.0.1:{http.server_port}/v1", versions={"base": "v1"})
     yield server
     http.shutdown()
@@ -169,7 +170,8 @@ def test_a_changed_question_is_asked_again_and_a_changed_prompt_is_refused(serve
         _evaluate(served, changed, stage, prompt="Now: {question}")
 
 
-def test_a_busy_endpoint_is_asked_again_and_at_last_given_up(served, tmp_path):
+def test_a_busy_endpoint_is_asked_again_and_at_last_given_up(served, tmp_path, monkeypatch):
+    monkeypatch.setattr(asking, "FIRST_BACKOFF_S", 0.01)
     assert _evaluate(served, [_example(0, "busy at first", tmp_path)], tmp_path / "a").answers[0].text == "busy at first"
     assert served.attempts["busy at first"] == 3
     with pytest.raises(ClusterError, match=r"example e1: http://.* failed 5 times.*no replica is ready"):
@@ -177,7 +179,8 @@ def test_a_busy_endpoint_is_asked_again_and_at_last_given_up(served, tmp_path):
     assert served.attempts["always busy"] == MAX_ATTEMPTS
 
 
-def test_an_endpoint_that_is_not_there(tmp_path):
+def test_an_endpoint_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(asking, "FIRST_BACKOFF_S", 0.01)
     gone = Endpoint(base_url="http://127.0.0.1:9/v1", versions={"base": "v1"})
     with pytest.raises(ClusterError, match=r"example e0: http://127\.0\.0\.1:9/v1 failed 5 times"):
         evaluate([_example(0, "q", tmp_path)], gone, model_id="base", stage=tmp_path, config=CONFIG, progress=False)

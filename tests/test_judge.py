@@ -21,7 +21,7 @@ from vidalign.types import Example, Judgement
 @pytest.fixture(scope="module")
 def endpoint():
     server = rule_judge.serve()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}/v1"
     server.shutdown()

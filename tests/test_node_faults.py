@@ -133,7 +133,7 @@ def store() -> Iterator[functools.partial]:
     def start(*answers: int | str) -> str:
         handler = type("Answering", (Store,), {"answers": list(answers)})
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         servers.append(server)
         return f"http://127.0.0.1:{server.server_port}/base.mp4"
 

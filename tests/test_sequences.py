@@ -186,7 +186,7 @@ def test_an_objective_from_another_package_trains(outside, prepared, source, gro
         optimizer.zero_grad()
         loss.value.backward()
         optimizer.step()
-        losses.append(float(loss.value))
+        losses.append(float(loss.value.detach()))
     assert losses[1] < losses[0] - 0.1
     assert {"margin", "accuracy"} <= loss.metrics.keys()
 

@@ -25,7 +25,7 @@ def test_a_mirrored_video(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("exchanged", "mirrored", "flipped"), itertools.product([False, True], repeat=3))
+@pytest.mark.parametrize(("exchanged", "mirrored", "flipped"), list(itertools.product([False, True], repeat=3)))
 def test_every_display_matrix_of_quarter_turns(exchanged, mirrored, flipped, backend):
     """x' = a x + c y and y' = b x + d y: the picture is moved as the matrix moves its corners."""
     data = bytearray((VIDEOS / "base.mp4").read_bytes())

@@ -129,7 +129,7 @@ def ask_rules(judge: JudgeConfig, task: JudgeTask, parts: pathlib.Path) -> list[
 def running_judge() -> Iterator[str]:
     """The base url of `examples.shapes.rule_judge`, which answers in a thread of this process."""
     server = rule_judge.serve()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}/v1"
