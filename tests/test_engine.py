@@ -16,8 +16,8 @@ from vidalign.errors import ModelError
 from vidalign.model.batch import IGNORED, collate
 from vidalign.model.policy import ResponseScorer, load_policy
 from vidalign.model.rendering import load_processor, prompt_text, render_prompt, response_ids
-from vidalign.recipes import leanpo
 from vidalign.recipes.engine import Request
+from vidalign.recipes.leanpo import Leanpo
 from vidalign.types import Example, FrameSpec
 from vidalign.video.clip import Clip
 from vidalign.video.decoding import decode
@@ -144,8 +144,8 @@ def test_candidates_and_reflections_are_found_in_the_prefix_cache_and_the_multim
 
         score = engine.score
 
-    recipe = LeanpoRecipe(num_candidates=num_candidates, num_turns=2, max_new_tokens=8, negatives="augmented")
-    leanpo.respond(Counted(), examples, clips, recipe=recipe, policy_version="v", seed=0)
+    section = LeanpoRecipe(num_candidates=num_candidates, num_turns=2, max_new_tokens=8, negatives="augmented")
+    Leanpo(section).respond(Counted(), examples, clips, policy_version="v", seed=0)
 
     def spent(turn, name):
         return counts[turn + 1][f"vllm:{name}"] - counts[turn].get(f"vllm:{name}", 0)

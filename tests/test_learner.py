@@ -9,7 +9,9 @@ from conftest import plan_of
 from safetensors.torch import load_file
 
 from cluster.resources import ClusterResources
-from pipelines.stages import train
+from pipelines.inputs import read_inputs
+from pipelines.rounds import Rounds, aligned_policy
+from pipelines.stages.base import once
 from vidalign import files
 from vidalign.config.loading import load_config
 from vidalign.config.run import RunConfig
@@ -31,8 +33,11 @@ def trained(finished_run, small_config, tmp_path, local_ray):
         config: RunConfig = load_config(small_config, [f"run_dir={folder}", "train.checkpoint_every=1000", *overrides])
         opened = RunFolder.open(config.run_dir)
         resources = ClusterResources(num_cpus=local_ray.num_cpus)
-        policy = train(config, opened, plan_of(config, resources), policy_version(config.model.path))
-        return pathlib.Path(policy.path), files.read_jsonl(opened.stage("train") / "metrics.jsonl")
+        inputs = read_inputs(config.data, config.recipe, splits=())
+        base = policy_version(config.model.path)
+        rounds = Rounds(config=config, run=opened, plan=plan_of(config, resources), inputs=inputs, base=base)
+        once(rounds.train(0))
+        return pathlib.Path(aligned_policy(opened, 0).path), files.read_jsonl(opened.stage("train") / "metrics.jsonl")
 
     return run
 
