@@ -76,6 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, quick: str = "") -> None:
 
 def publish(arguments: argparse.Namespace, page: Page, name: str, found: Any, text: str) -> None:
     """Keep figures and the part of a page as `add_arguments` were given: a quick run without --out is only printed."""
+    if arguments.quick:
+        text = text.replace("\n\n", "\n\n**A quick run, without a turn before it: its figures say little.** ", 1)
     if arguments.quick and arguments.out is None:
         print(text)
         return

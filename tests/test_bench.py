@@ -197,8 +197,8 @@ def test_a_quick_run_without_a_folder_is_only_printed(monkeypatch, tmp_path, cap
     parser = argparse.ArgumentParser()
     pages.add_arguments(parser, quick="less")
     monkeypatch.chdir(tmp_path)
-    pages.publish(parser.parse_args(["--quick"]), PERFORMANCE, "start", {}, "its part")
-    assert capsys.readouterr().out == "its part\n"
+    pages.publish(parser.parse_args(["--quick"]), PERFORMANCE, "start", {}, "## Start\n\nIts part.")
+    assert capsys.readouterr().out.startswith("## Start\n\n**A quick run")
     assert not list(tmp_path.iterdir())
     pages.publish(parser.parse_args([]), PERFORMANCE, "start", {"a": 1}, "its part")
     assert (tmp_path / "docs/performance.md").read_text() == "# Performance\n\nits part\n"
