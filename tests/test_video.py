@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from vidalign.errors import DataError, VideoError
 from vidalign.types import FrameSpec
-from vidalign.video import decoding
+from vidalign.video import decoding, frame_cache
 from vidalign.video.clip import Clip
 from vidalign.video.decoding import decode, decode_bytes, frame_indices
 from vidalign.video.frame_cache import BLOCK_BYTES, PAGE_BYTES, FrameCache, load_clip
@@ -384,15 +384,25 @@ def test_cache_gives_back_what_was_put_under_its_own_key_only(tmp_path, good):
 
 
 def test_cache_files_keep_their_names_and_bytes(tmp_path):
-    """A run goes on only while it finds the frames that it made before under the same path."""
+    """A name may change only together with what is decoded, and the bytes of finished runs stay readable."""
     frames = (np.arange(2 * 3 * 5 * 3) % 251).astype(np.uint8).reshape(2, 3, 5, 3)
     clip = Clip(frames=frames, fps=4.0, total_num_frames=10, duration_s=2.5, indices=(2, 7))
     path = FrameCache(tmp_path).put("ab" * 32, FrameSpec(num_frames=2), clip)
-    assert path.relative_to(tmp_path).as_posix() == f"ab/{'ab' * 32}.30deaadb670b3bc0.safetensors"
+    assert path.relative_to(tmp_path).as_posix() == f"ab/{'ab' * 32}.30deaadb670b3bc0.t2.safetensors"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert digest == "42e618d18ed170d5c943b87686fcce14437a97be0347ab13ca17e889ee3b9bd7"
     back = load_clip(path)
     assert (back.duration_s, back.times_s, back.metadata()) == (2.5, (0.5, 1.75), clip.metadata())
+
+
+def test_frames_decoded_by_earlier_rules_are_not_used(tmp_path, good, monkeypatch):
+    cache, spec, digest = FrameCache(tmp_path), FrameSpec(num_frames=2), "ab" * 32
+    monkeypatch.setattr(frame_cache, "RULES", "t1")
+    earlier = cache.put(digest, spec, decode(good, spec))
+    assert cache.holds(digest, spec)
+    monkeypatch.undo()
+    assert not cache.holds(digest, spec)
+    assert load_clip(earlier).indices == decode(good, spec).indices, "a run that names the file still reads it"
 
 
 def test_frames_are_never_copied(tmp_path):

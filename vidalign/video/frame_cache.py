@@ -1,9 +1,10 @@
 """Decoded frames on disk, content-addressed: one safetensors file for each pair of video content and FrameSpec.
 
-    <root>/ab/abcdef….<FrameSpec.key()>.safetensors      frames uint8 [F, H, W, 3] + where they were taken from
+    <root>/ab/abcdef….<FrameSpec.key()>.<RULES>.safetensors      frames uint8 [F, H, W, 3] + where they were taken from
 
-Two videos with equal bytes share a file, and a changed video never gets stale frames. Files are written atomically and carry a
-checksum, which is verified at every read: a torn or damaged file counts as missing, is decoded again, and is never served.
+Two videos with equal bytes share a file. A video that changed gets no stale frames, nor does one that an earlier version decoded
+otherwise (`RULES`). Files are written atomically and carry a checksum, which is verified at every read: a torn or damaged file
+counts as missing, is decoded again, and is never served.
 Nothing is pickled.
 
 Files are read and not memory-mapped: a process with a mapped file would die of SIGBUS when another node replaces the file on a
@@ -27,6 +28,7 @@ from vidalign.errors import DataError
 from vidalign.types import FrameSpec
 from vidalign.video.clip import Clip
 
+RULES = "t2"  # changed whenever some video gives other frames or times than before; "t2": by presentation times
 PAGE_BYTES = 4096
 BLOCK_BYTES = 128 * PAGE_BYTES  # read and verified at a time, while it is still in the processor's cache
 
@@ -39,7 +41,7 @@ class FrameCache:
 
     def path(self, content_hash: str, spec: FrameSpec) -> pathlib.Path:
         """Where the clip of a video with this content is stored, or would be."""
-        return pathlib.Path(self.root) / content_hash[:2] / f"{content_hash}.{spec.key()}.safetensors"
+        return pathlib.Path(self.root) / content_hash[:2] / f"{content_hash}.{spec.key()}.{RULES}.safetensors"
 
     def holds(self, content_hash: str, spec: FrameSpec) -> bool:
         """Whether the clip is there and intact: all of it is read and verified, but nothing is kept."""
