@@ -23,6 +23,7 @@ from cluster.session import connect, local_resources
 from pipelines import progress
 from pipelines.align import align
 from pipelines.asking import evaluate
+from pipelines.inputs import read_inputs
 from pipelines.rounds import aligned_policy
 from pipelines.stages.evaluate import common_folder
 from pipelines.summary import versions
@@ -30,7 +31,6 @@ from serving.app import endpoint
 from serving.spec import EndpointSpec
 from vidalign.config.loading import load_config
 from vidalign.config.run import RunConfig
-from vidalign.data.reading import read_examples
 from vidalign.files import RunFolder
 from vidalign.model.checkpoint import policy_version
 from vidalign.statistics import accuracy_table
@@ -67,8 +67,7 @@ def main() -> None:
 def answer(configs: dict[int, RunConfig], root: pathlib.Path, resources: ClusterResources) -> dict[str, dict]:
     """Accuracy tables of base, blind and the aligned model of each seed, all through one endpoint."""
     config = next(iter(configs.values()))
-    assert config.data.eval is not None
-    examples = read_examples(config.data.eval, video_root=config.data.video_root, limit=config.data.eval_limit)
+    examples = read_inputs(config.data, config.recipe, splits=("eval",)).eval
     models = {"base": policy_version(config.model.path)}
     for seed, other in configs.items():
         models[f"seed-{seed}"] = aligned_policy(RunFolder.open(other.run_dir), other.rounds - 1)
@@ -107,7 +106,7 @@ def page(config: RunConfig, summaries: dict[int, dict], tables: dict[str, dict])
         f"Written by `python -m bench.seeds`. {len(gains)} runs of the demo's job ({config.objective.name}, "
         f"{config.train.num_epochs} epochs, learning rate {config.train.learning_rate:g}), each with its own seed for sampling, pairs "
         f"and order of training. {base['total']} held-out questions on videos that no run trained on, asked over HTTP, greedy, "
-        "exact match. Only run on CPUs.",
+        "each answer judged by its kind. Only run on CPUs.",
         "",
         f"**Aligned minus base: {spread(gains)} points** (mean over seeds ± 95 % interval of that mean). "
         f"Base {percent(base)}, blind (base on noise videos) {percent(blind)}.",
