@@ -39,7 +39,8 @@ class ChunkDecoder(Decoder):
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Adds `decoded`, the JSON of a `DecodedVideo` for each of `examples`, the JSON of their rows."""
         videos = [example["video"] for example in json.loads(row["examples"])]
-        return {**row, "decoded": json.dumps([self.child.decode(video).to_row() for video in videos])}
+        decoded = {video: self.child.decode(video).to_row() for video in dict.fromkeys(videos)}
+        return {**row, "decoded": json.dumps([decoded[video] for video in videos])}
 
 
 def to_columns(rows: list[DecodedVideo]) -> dict[str, Any]:

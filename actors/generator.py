@@ -65,16 +65,11 @@ class Generator:
         if usable:
             examples, clips = [example for example, _ in usable], [clip for _, clip in usable]
             responses = self._thread.submit(self._respond, engine, examples, clips).result()
-        files.write_table(part_path(self._parts, chunk).with_suffix(".parquet"), responses)
+        files.write_table(files.part_path(self._parts, chunk).with_suffix(".parquet"), responses)
         self._free_since = time.monotonic()
         seconds = {"waiting": waited, "starting": started - began, "working": self._free_since - started}
         files.write_json(
-            part_path(self._parts, chunk),
+            files.part_path(self._parts, chunk),
             {"decoded": decoded, "num_responses": len(responses), "engine_s": {k: round(v, 3) for k, v in seconds.items()}},
         )
         return {"chunk": chunk, "num_examples": len(decoded)}
-
-
-def part_path(parts: pathlib.Path, chunk: int) -> pathlib.Path:
-    """The JSON file that says a chunk is finished; its responses are next to it in the .parquet file of the same name."""
-    return parts / f"{chunk:06d}.json"

@@ -47,7 +47,7 @@ class Judge:
             self._name = f"{self._config.kind}:{model}:{judging.prompt_version(self._config.prompt)}"
         rows = json.loads(row["rows"])
         made = self._work(rows, self._config, self._chat, self._name)
-        files.write_json(part_path(self._parts, int(row["part"])), made)
+        files.write_json(files.part_path(self._parts, int(row["part"])), made)
         return {"judged": len(rows)}
 
 
@@ -115,8 +115,3 @@ def vllm_chat(config: JudgeConfig) -> tuple[Chat, str]:
         return [output.outputs[0].text for output in outputs]
 
     return chat, policy_version(config.model).version
-
-
-def part_path(parts: pathlib.Path, number: int) -> pathlib.Path:
-    """The JSON file of one finished batch of judgements."""
-    return parts / f"{number:06d}.json"

@@ -1,5 +1,6 @@
 """The child that decodes: hangs, crashes and bad files cost one video each; and the Ray Data stage around it."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import write_video
 
+from actors.decoder import ChunkDecoder
 from vidalign.errors import DataError
 from vidalign.types import FrameSpec
 from vidalign.video import decode_child, decoding
@@ -210,6 +212,21 @@ def test_close_leaves_no_process(good, tmp_path):
     decoder.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_questions_of_a_chunk_share_one_decoding_of_their_video(tmp_path, monkeypatch):
+    decoder, asked = ChunkDecoder(SPEC, str(tmp_path / "frames")), []
+
+    def decode(uri: str) -> DecodedVideo:
+        asked.append(uri)
+        return DecodedVideo(video=uri, reason="timeout", message="m")
+
+    monkeypatch.setattr(decoder.child, "decode", decode)
+    examples = [{"video": uri} for uri in ("a", "b", "a", "a")]
+    row = decoder({"chunk": 3, "examples": json.dumps(examples)})
+    assert asked == ["a", "b"]
+    assert [video["video"] for video in json.loads(row["decoded"])] == ["a", "b", "a", "a"]
+    assert row["chunk"] == 3
 
 
 @pytest.mark.heavy

@@ -108,6 +108,11 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def part_path(parts: pathlib.Path, number: int) -> pathlib.Path:
+    """The JSON file that says a part of a stage is finished; what else the part has stands beside it under the same stem."""
+    return parts / f"{number:06d}.json"
+
+
 def read_json(path: pathlib.Path) -> Any:
     """Raises `DataError` when the file is missing or is not JSON."""
     try:

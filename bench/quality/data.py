@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from actors.engine import VllmEngine
-from actors.judge import Judge, part_path
+from actors.judge import Judge
 from bench.built_in import MODEL, SPEC
 from bench.quality.arms import RECIPES, SIZES
 from examples.shapes import make_videos, rule_judge
@@ -122,7 +122,7 @@ def ask_rules(judge: JudgeConfig, task: JudgeTask, parts: pathlib.Path) -> list[
         asked = judge.model_copy(update={"base_url": url})
         actor = Judge(asked.model_dump(), str(parts), task.work)
         actor({"part": 0, "rows": f"[{','.join(task.rows)}]"})
-    return files.read_json(part_path(parts, 0))
+    return files.read_json(files.part_path(parts, 0))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from actors.judge import Judge, part_path
+from actors.judge import Judge
 from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage
@@ -46,7 +46,7 @@ class Judging(Stage):
 
     def run(self) -> dict[str, Any]:
         parts = self.folder / "parts"
-        todo = [(number, batch) for number, batch in self._batches() if not part_path(parts, number).is_file()]
+        todo = [(number, batch) for number, batch in self._batches() if not files.part_path(parts, number).is_file()]
         with progress.bar(self.label, len(self.task.rows), "row") as shown:
             shown.update(len(self.task.rows) - sum(len(batch) for _, batch in todo))
             if todo:
@@ -57,7 +57,7 @@ class Judging(Stage):
     def rows(self) -> list[dict[str, Any]]:
         """What the judge made of the rows, once the stage is finished."""
         parts = self.folder / "parts"
-        return [row for number, _ in self._batches() for row in files.read_json(part_path(parts, number))]
+        return [row for number, _ in self._batches() for row in files.read_json(files.part_path(parts, number))]
 
     def _batches(self) -> list[tuple[int, Sequence[str]]]:
         rows = self.task.rows

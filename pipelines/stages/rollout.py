@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from actors.decoder import ChunkDecoder, decode_videos
-from actors.generator import Generator, part_path
+from actors.generator import Generator
 from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage
@@ -108,7 +108,7 @@ class Rollout(Stage):
     def generate(self) -> None:
         """Decode, respond, and write the part files of all chunks that have none yet; needs Ray."""
         parts = self.folder / "parts"
-        todo = [(index, chunk) for index, chunk in self._chunks() if not part_path(parts, index).is_file()]
+        todo = [(index, chunk) for index, chunk in self._chunks() if not files.part_path(parts, index).is_file()]
         with progress.bar(f"rollout, round {self.round_index}", len(self.train), "example") as shown:
             shown.update(len(self.train) - sum(len(chunk) for _, chunk in todo))
             if todo:
@@ -165,7 +165,7 @@ class Rollout(Stage):
 
         Returns how each video decoded, and the engines' seconds of starting, waiting and working.
         """
-        paths = [part_path(self.folder / "parts", index) for index, _ in self._chunks()]
+        paths = [files.part_path(self.folder / "parts", index) for index, _ in self._chunks()]
         files.join_tables([path.with_suffix(".parquet") for path in paths], self.folder / "responses.parquet")
         decoded: dict[str, Mapping[str, str]] = {}
         engine_s: collections.Counter[str] = collections.Counter()
