@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.cli import main
-from vidalign.data.formats.source import read_source
+from vidalign.data.source import read_source
 from vidalign.data.lines import MAX_DEPTH, parse_value
 from vidalign.data.reading import read_examples, read_rows
 from vidalign.data.rows import PreferenceRow

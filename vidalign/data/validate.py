@@ -55,7 +55,7 @@ def validate(paths: Sequence[str | pathlib.Path], *, video_root: str | pathlib.P
     """Check the files of one data set, each of which is one split.
 
     Args:
-        paths: JSONL files of examples or of pairs.
+        paths: what `vidalign.data.source` reads, of examples or of pairs.
         video_root: the folder that relative videos are relative to; None means the folder of each file.
 
     Raises:
@@ -64,15 +64,17 @@ def validate(paths: Sequence[str | pathlib.Path], *, video_root: str | pathlib.P
     report = Report()
     files = [pathlib.Path(path) for path in paths]
     for number, path in enumerate(files):
-        if not path.is_file():
-            raise DataError(f"no data file at {path}; name a JSONL file")
-        if any(path.samefile(other) for other in files[:number]):
+        if any(_same(path, other) for other in files[:number]):
             raise DataError(f"{path} is named twice; each file is one split, so name it once")
     places_of_ids: dict[str, str] = {}
     for path in files:
         report.splits.append(_check_split(path, folder_of_videos(path, video_root), places_of_ids, report))
     report.errors += _shared_videos(report.splits)
     return report
+
+
+def _same(path: pathlib.Path, other: pathlib.Path) -> bool:
+    return path == other or (path.exists() and other.exists() and path.samefile(other))
 
 
 def _check_split(path: pathlib.Path, root: pathlib.Path, places_of_ids: dict[str, str], report: Report) -> Split:

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable
 
 from vidalign.data.formats.fields import Fields, Notes, has_content
-from vidalign.data.formats.source import read_source
+from vidalign.data.source import read_source
 from vidalign.data.rows import PreferenceRow, parse_row
 from vidalign.errors import DataError, RowError
 
