@@ -19,6 +19,7 @@ from vidalign.data.source import folder_of, read_source
 from vidalign.data.stored_pairs import is_stored, row_of, stored_pair
 from vidalign.errors import DataError, RowError
 from vidalign.types import Example, PreferencePair
+from vidalign.video.naming import split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +39,15 @@ class DataRow:
 class CheckedRow:
     """One row with every rule that it breaks, alone or together with the rows before it.
 
-    `row` is None if it could not be read; `location` is the video's, as `vidalign.data.leakage.locate` gives it.
+    `row` is None if it could not be read; `locations` are those of its videos, then of its images, as `vidalign.data.leakage.locate`
+    gives them, and `names` are their names.
     """
 
     where: str
     row: ExampleRow | PreferenceRow | None
-    location: str
+    locations: tuple[str, ...]
     errors: tuple[RowError, ...]
+    names: tuple[str, ...] = ()
     pair: PreferencePair | None = None
 
 
@@ -96,15 +99,19 @@ def check_rows(path: pathlib.Path, root: pathlib.Path, places_of_ids: dict[str, 
         if not isinstance(fields, RowError) and is_stored(fields):
             fields, pair = _stored(fields, stored_ids)
         if isinstance(fields, RowError):
-            yield CheckedRow(where, None, "", (fields.at(where),))
+            yield CheckedRow(where, None, (), (fields.at(where),))
             continue
         row, broken = parse_row(fields)
         if row is None:
-            yield CheckedRow(where, None, "", tuple(error.at(where) for error in broken))
+            yield CheckedRow(where, None, (), tuple(error.at(where) for error in broken))
             continue
-        location = located(row.video)
-        broken += _used_before(row, location, where, places_of_ids, places_of_questions)
-        yield CheckedRow(where, row, location, tuple(error.at(where) for error in broken), pair)
+        example = to_example(row, root)
+        names = example.context.visuals
+        locations = tuple(map(located, names))
+        shown = [f"{location}#{split(name)[1]}" for location, name in zip(locations, names, strict=True)]
+        said = [row.system, *(turn.content for turn in example.turns)]
+        broken += _used_before(row, (*shown, *said), where, places_of_ids, places_of_questions)
+        yield CheckedRow(where, row, locations, tuple(error.at(where) for error in broken), names, pair)
 
 
 def _stored(fields: dict[str, Any], ids: set[str]) -> tuple[dict[str, Any] | RowError, PreferencePair | None]:
@@ -120,7 +127,7 @@ def _stored(fields: dict[str, Any], ids: set[str]) -> tuple[dict[str, Any] | Row
 
 def _used_before(
     row: ExampleRow,
-    location: str,
+    context: tuple[str, ...],
     where: str,
     places_of_ids: dict[str, str],
     places_of_questions: dict[tuple[str, ...], str],
@@ -131,7 +138,7 @@ def _used_before(
         yield RowError("id", f"{row.id!r} is also the id of {earlier}", "give every row its own id")
     is_pair = isinstance(row, PreferenceRow)
     texts = ("question", *SIDES) if is_pair else ("question",)  # two pairs may share a question
-    key = (location, *(getattr(row, name).strip() for name in texts))
+    key = (*context, *(getattr(row, name).strip() for name in texts))
     earlier = places_of_questions.setdefault(key, where)
     if earlier != where:
         why = f"the video and {'pair' if is_pair else 'question'} are the same as at {earlier}"

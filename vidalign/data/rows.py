@@ -1,8 +1,12 @@
 """The rows of a data file, one JSON object per line, and the rules that each row must keep on its own.
 
-    example      {"id", "video", "question", "answer", ["options", "category", "caption", "answer_type"]}
+    example      {"id", "video", "question", "answer", ["options", "category", "caption", "answer_type", "system", "turns", "fps",
+                 "clip", "videos", "images"]}
     preference   the same, and {"chosen", "rejected", ["chosen_score", "rejected_score", "chosen_phrases",
                  "rejected_phrases"]}
+
+What a row shows is `video`, or `videos` and `images`. A video is a file, or a folder or list of images with `fps`; `clip` bounds it.
+`system` and `turns` are the conversation before the question. `vidalign.data.shown` makes names of what is shown.
 
 A row that has `chosen` or `rejected` is a preference row. Phrases are spans [start, end) of characters in their response.
 """
@@ -11,18 +15,18 @@ from __future__ import annotations
 
 import pathlib
 import re
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 import pydantic_core
 
+from vidalign.data import shown
 from vidalign.data.answers import ANSWER_TYPES, AnswerType, fits, is_correct
 from vidalign.data.words import normalise
 from vidalign.errors import RowError
 from vidalign.types import Example
+from vidalign.video.naming import local_path
 
 TAG = re.compile(r"<video>|<image>|<audio>|<\|(?:video|image)_pad\|>")
 SIDES = ("chosen", "rejected")
@@ -31,6 +35,12 @@ _LETTER = re.compile(r"\(?[a-z][.:)]+\s*")
 _FIXES = {
     "id": "give the row its own id, in quotes",
     "video": "give the path of the row's one video, or remove the row",
+    "videos": 'write a list of videos, each a path, a list of images, or {"video": …, "fps": …, "clip": …}, or leave the field out',
+    "images": "write a list of paths of images, or leave the field out",
+    "fps": "write how many frames of the folder or list there are for one second, such as 2, or leave the field out",
+    "clip": 'write {"start": seconds, "end": seconds} with 0 <= start < end, or leave the field out',
+    "system": "write a text, or leave the field out",
+    "turns": 'write a list of {"role": "user" or "assistant", "content": text}, the user first, the assistant last',
     "question": "write the question, or remove the row",
     "answer": "write the right answer, or remove the row",
     "options": "write a list of texts, or leave the field out",
@@ -70,18 +80,54 @@ def _nameable(video: str) -> str:
     return video
 
 
-def local_path(video: str) -> str | None:
-    """The path of a video that is named by a path or a file: uri; None for any other uri. Raises `ValueError`."""
-    if "://" not in video:
-        return video
-    parts = urllib.parse.urlsplit(video)
-    return urllib.request.url2pathname(parts.path) if parts.scheme == "file" else None
-
-
 Unicode = Annotated[str, pydantic.AfterValidator(_encodable)]
 Text = Annotated[Unicode, pydantic.AfterValidator(_not_blank)]
 Video = Annotated[Text, pydantic.AfterValidator(_nameable)]
 Span = Annotated[list[int], pydantic.Field(min_length=2, max_length=2)]
+FramesPerSecond = Annotated[pydantic.FiniteFloat, pydantic.Field(gt=0)]
+
+
+FORMS = ("path", "list", "object")  # of a video in a row
+
+
+def _form_of(video: Any) -> str:
+    return "list" if isinstance(video, list) else "object" if isinstance(video, dict | pydantic.BaseModel) else "path"
+
+
+class ClipRow(pydantic.BaseModel):
+    """The part of a video that is shown, in seconds; `end` None means to its end."""
+
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    start: Annotated[pydantic.FiniteFloat, pydantic.Field(ge=0)] = 0.0
+    end: Annotated[pydantic.FiniteFloat, pydantic.Field(gt=0)] | None = None
+
+
+class TurnRow(pydantic.BaseModel):
+    """One message of a conversation."""
+
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    role: Literal["user", "assistant"]
+    content: Text
+
+
+Path = Annotated[Video, pydantic.Tag("path")]
+Listed = Annotated[list[Video], pydantic.Field(min_length=1), pydantic.Tag("list")]
+OneVideo = Annotated[Path | Listed, pydantic.Discriminator(_form_of)]
+
+
+class VideoRow(pydantic.BaseModel):
+    """One of several videos."""
+
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    video: OneVideo
+    fps: FramesPerSecond | None = None
+    clip: ClipRow | None = None
+
+
+AnyVideo = Annotated[Path | Listed | Annotated[VideoRow, pydantic.Tag("object")], pydantic.Discriminator(_form_of)]
 
 
 class ExampleRow(pydantic.BaseModel):
@@ -90,13 +136,19 @@ class ExampleRow(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(strict=True, extra="allow", frozen=True)
 
     id: Text
-    video: Video
+    video: OneVideo | None = None
     question: Text
     answer: Text
     options: list[Text] = []
     category: Unicode = ""
     caption: Unicode = ""
     answer_type: AnswerType | None = None
+    system: Unicode = ""
+    turns: list[TurnRow] = []
+    fps: FramesPerSecond | None = None
+    clip: ClipRow | None = None
+    videos: list[AnyVideo] = []
+    images: list[Video] = []
 
 
 class PreferenceRow(ExampleRow):
@@ -117,19 +169,26 @@ def parse_row(fields: dict[str, Any]) -> tuple[ExampleRow | None, list[RowError]
     """
     present = {name: value for name, value in fields.items() if value is not None}
     kind = PreferenceRow if any(side in present for side in SIDES) else ExampleRow
+    unseen = [RowError("video", "is missing or null", _FIXES["video"])] if shown.shows_nothing(present) else []
     try:
         row = kind.model_validate(present)
     except pydantic.ValidationError as error:
-        return None, [_explain(item) for item in error.errors(include_url=False)]
-    return row, list(_broken_rules(row))
+        return None, unseen + [_explain(item) for item in error.errors(include_url=False)]
+    return (None, unseen) if unseen else (row, list(_broken_rules(row)))
 
 
 def to_example(row: ExampleRow, root: pathlib.Path) -> Example:
-    """The example of a row. A relative video path becomes an absolute path below `root`; a uri is kept."""
+    """The example of a row. A relative path becomes an absolute path below `root`; a uri is kept."""
+    videos, images = shown.names(row, root)
+    turns, question = shown.conversation(row)
     return Example(
         id=row.id,
-        video=row.video if "://" in row.video else str((root / row.video).absolute()),
-        question=row.question,
+        video=videos[0] if videos else "",
+        videos=videos if len(videos) > 1 else (),
+        images=images,
+        system=row.system,
+        turns=turns,
+        question=question,
         answer=row.answer,
         options=tuple(row.options),
         category=row.category,
@@ -139,13 +198,13 @@ def to_example(row: ExampleRow, root: pathlib.Path) -> Example:
 
 
 def _explain(item: pydantic_core.ErrorDetails) -> RowError:
-    name, *inside = item["loc"]
+    name, *inside = (step for step in item["loc"] if step not in FORMS)
     why = item["msg"][0].lower() + item["msg"][1:]
     if item["type"] == "missing":
         why = "is missing or null"
     elif item["type"] != "blank":
         why += f", got {_short(item['input'])}"
-    place = "".join(f"[{step}]" for step in inside)
+    place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in inside)
     return RowError(f"{name}{place}", why, _FIXES[str(name)])
 
 
@@ -155,10 +214,9 @@ def _short(value: Any) -> str:
 
 
 def _broken_rules(row: ExampleRow) -> Iterator[RowError]:
-    for name in ("question", "answer", *SIDES):
-        yield from _literal_tags(name, getattr(row, name, ""))
-    for number, option in enumerate(row.options):
-        yield from _literal_tags(f"options[{number}]", option)
+    yield from shown.broken_rules(row)
+    for name, text in texts_of(row):
+        yield from _literal_tags(name, text)
     if row.options and not holds_answer(row.options, row.answer):
         yield RowError(
             "options",
@@ -174,11 +232,23 @@ def _broken_rules(row: ExampleRow) -> Iterator[RowError]:
             yield from _bad_phrases(f"{side}_phrases", getattr(row, f"{side}_phrases"), getattr(row, side))
 
 
+def texts_of(row: ExampleRow) -> Iterator[tuple[str, str]]:
+    """The fields of a row that become text of a prompt or response, by name, without the places of videos and images."""
+    yield "system", row.system
+    for number, turn in enumerate(row.turns):
+        yield f"turns[{number}]", shown.PLACE.sub("", turn.content) if turn.role == "user" else turn.content
+    yield "question", shown.PLACE.sub("", row.question)
+    for name in ("answer", *SIDES):
+        yield name, getattr(row, name, "")
+    for number, option in enumerate(row.options):
+        yield f"options[{number}]", option
+
+
 def _literal_tags(name: str, text: str) -> Iterator[RowError]:
     tags = TAG.findall(text)
     if tags:
-        why = f"holds {len(tags)} literal {'tag' if len(tags) == 1 else 'tags'} ({', '.join(tags)}) for the row's one video"
-        yield RowError(name, why, "remove them from the text: the model's chat template puts the video before the question")
+        why = f"holds {len(tags)} literal {'tag' if len(tags) == 1 else 'tags'} ({', '.join(tags)})"
+        yield RowError(name, why, "remove them from the text: <video> and <image> have a place only in the user's texts")
 
 
 def _bad_phrases(name: str, spans: list[list[int]], text: str) -> Iterator[RowError]:

@@ -14,11 +14,12 @@ from typing import Any
 
 from vidalign.errors import RowError
 from vidalign.types import PreferencePair
+from vidalign.video.naming import visual_of
 
 SIGN = frozenset({"example_id", "chosen", "rejected", "provenance"})  # columns that only a stored pair has
 _FIELDS = {field.name: field for field in dataclasses.fields(PreferencePair)}
 _TYPES = typing.get_type_hints(PreferencePair)
-_ROW_FIELDS = ("video", "question", "answer", "category", "chosen", "rejected")
+_ROW_FIELDS = ("system", "question", "answer", "category", "chosen", "rejected")
 
 
 def is_stored(fields: dict[str, Any]) -> bool:
@@ -41,6 +42,9 @@ def stored_pair(fields: dict[str, Any]) -> PreferencePair:
 def _fits(value: Any, kind: Any) -> bool:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return any(_fits(value, each) for each in typing.get_args(kind))
+    if dataclasses.is_dataclass(kind):
+        names = [field.name for field in dataclasses.fields(kind)]
+        return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in names)
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)[0]
         return isinstance(value, list | tuple) and all(_fits(item, inner) for item in value)
@@ -51,7 +55,10 @@ def _fits(value: Any, kind: Any) -> bool:
 
 def row_of(pair: PreferencePair, row_id: str) -> dict[str, Any]:
     """The fields of a vidalign row that say what a pair says. One without a rejected response becomes an example."""
-    row = {"id": row_id, **{name: getattr(pair, name) for name in _ROW_FIELDS}}
+    row: dict[str, Any] = {"id": row_id, **{name: getattr(pair, name) for name in _ROW_FIELDS}}
+    row |= {"videos": list(pair.videos)} if pair.videos else {"video": pair.video or None}
+    row["images"] = [visual_of(image).uris[0] for image in pair.images]
+    row["turns"] = [turn.to_row() for turn in pair.turns]
     for side in ("chosen", "rejected"):
         score = getattr(pair, f"{side}_reward")
         row[f"{side}_score"] = score if math.isfinite(score) else None

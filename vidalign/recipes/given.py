@@ -46,7 +46,7 @@ def given_pair(row: DataRow) -> PreferencePair:
     A row that a run wrote is that run's pair, with its id, marks, scores and provenance.
     """
     if row.pair is not None:
-        return dataclasses.replace(row.pair, video=row.example.video)
+        return dataclasses.replace(row.pair, video=row.example.video, videos=row.example.videos, images=row.example.images)
     example, fields = row.example, row.row
     chosen, rejected = example.answer, ""
     scores: tuple[float | None, float | None] = (None, None)
