@@ -73,16 +73,20 @@ def shows_nothing(fields: dict[str, Any]) -> bool:
 
 def conversation(row: Any) -> tuple[tuple[Turn, ...], str]:
     """The earlier turns and the question. Places that say what holds without them, all first and in order, are taken out."""
-    num_videos = len(row.videos) + (row.video is not None)
-    usual = [PLACES["video"]] * num_videos + [PLACES["image"]] * len(row.images)
     texts = [turn.content for turn in row.turns if turn.role == "user"] + [row.question]
+    spoken = iter(without_usual_places(texts, len(row.videos) + (row.video is not None), len(row.images)))
+    turns = tuple(Turn(role=turn.role, content=next(spoken) if turn.role == "user" else turn.content) for turn in row.turns)
+    return turns, next(spoken)
+
+
+def without_usual_places(texts: Sequence[str], num_videos: int, num_images: int) -> list[str]:
+    """The texts of the user without their places, if these are one for each video and image, all first and in order."""
+    usual = [PLACES["video"]] * num_videos + [PLACES["image"]] * num_images
     match = re.match(r"(?:\s*(?:<video>|<image>))+\s*", texts[0])
     places = [place for text in texts for place in PLACE.findall(text)]
     if match and places == usual == PLACE.findall(match[0]):
-        texts[0] = texts[0][match.end() :]
-    spoken = iter(texts)
-    turns = tuple(Turn(role=turn.role, content=next(spoken) if turn.role == "user" else turn.content) for turn in row.turns)
-    return turns, next(spoken)
+        return [texts[0][match.end() :], *texts[1:]]
+    return list(texts)
 
 
 def broken_rules(row: Any) -> Iterator[RowError]:

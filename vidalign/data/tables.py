@@ -1,6 +1,7 @@
 """The rows of Parquet, Arrow and CSV files, each with its place "file: row n" (from 1) or, in CSV, "file:line".
 
-A media column of Hugging Face `datasets`, {"path", "bytes"}, becomes its path where there are no bytes.
+A media column of Hugging Face `datasets`, {"path", "bytes"}, becomes its path where there are no bytes. Arrow gives every object
+of a column the same fields; those that are null are left out again.
 """
 
 from __future__ import annotations
@@ -77,15 +78,17 @@ def plain_rows(batch: Any) -> Iterator[dict[str, Any]]:
     """The rows of an Arrow table or record batch as dicts, a bounded number at a time."""
     for start in range(0, batch.num_rows, BATCH_ROWS):
         for row in batch.slice(start, BATCH_ROWS).to_pylist():
-            yield {name: _plain_media(value) for name, value in row.items()}
+            yield {name: _plain(value) for name, value in row.items()}
 
 
-def _plain_media(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     if isinstance(value, list):
-        return [_plain_media(item) for item in value]
-    if isinstance(value, dict) and set(value) == {"path", "bytes"} and value["bytes"] is None:
+        return [_plain(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"path", "bytes"} and value["bytes"] is None:
         return value["path"]
-    return value
+    return {name: _plain(item) for name, item in value.items() if item is not None}
 
 
 def read_csv(path: pathlib.Path) -> Iterator[Located]:

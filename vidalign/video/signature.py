@@ -9,6 +9,7 @@ recognised.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 from collections.abc import Iterator, Sequence
 
@@ -23,9 +24,19 @@ BLOCK = 1024  # videos compared at a time
 
 
 def signature(frames: np.ndarray) -> np.ndarray:
-    """Colour means, float32 [8, 8, 8, 3], of frames uint8 [F, H, W, 3]; fewer than 8 frames are repeated."""
+    """Colour means, uint8 [8, 8, 8, 3], of frames uint8 [F, H, W, 3]; fewer than 8 frames are repeated."""
     picked = frames[np.linspace(0, len(frames) - 1, NUM_FRAMES).round().astype(int)]
-    return np.stack([_thumbnail(frame) for frame in picked])
+    return np.stack([_thumbnail(frame) for frame in picked]).round().astype(np.uint8)
+
+
+def packed(made: np.ndarray) -> str:
+    """A signature as text."""
+    return base64.b64encode(made.tobytes()).decode()
+
+
+def unpacked(text: str) -> np.ndarray:
+    """The signature that `packed` made a text of. Raises `ValueError` for anything else."""
+    return np.frombuffer(base64.b64decode(text, validate=True), np.uint8).reshape(SHAPE)
 
 
 def _thumbnail(frame: np.ndarray) -> np.ndarray:
