@@ -22,8 +22,9 @@ _FAMILIES = (
     r"</?s>|<(?:bos|eos|pad|unk)>",  # Llama 2, Vicuna, LLaVA-NeXT-Video, Gemma
     r"\[/?INST\]|<</?SYS>>|\[/?SYSTEM_PROMPT\]",  # Llama 2, Mistral
     r"\[[gs]MASK\]|<(?:sop|eop)>",  # GLM
-    r"<(?:start|end)_of_(?:turn|image|utterance)>|<image_soft_token>|<\|?(?:turn|channel|image|audio)\|>|<\|(?:turn|channel)>",  # Gemma
-    r"<fake_token_around_image>|<global-img>",  # Idefics, SmolVLM
+    r"<(?:start|end)_of_(?:turn|image|utterance)>|<image_soft_token>",  # Gemma 3, Idefics
+    r"<\|?(?:turn|channel|image|audio)\|>|<\|(?:turn|channel)>",  # Gemma 4
+    r"<fake_token_around_image>|<global-img>",  # SmolVLM
     r"<IMG_CONTEXT>|</?img>",  # InternVL
     r"</image>|</?slice>|</?image_id>|</?unit>",  # MiniCPM-V
 )
