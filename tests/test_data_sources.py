@@ -22,7 +22,15 @@ from vidalign.errors import DataError, RowError
 
 ROWS = [
     {"id": "007", "video": "v.mp4", "question": "Which, left or\nright?", "answer": "left", "options": ["left", "right"]},
-    {"id": "b", "video": "w.mp4", "question": "Where?", "answer": "12", "chosen": "[12]", "rejected": "7", "chosen_score": 4.5},
+    {
+        "id": "b",
+        "video": "w.mp4",
+        "question": "Where?",
+        "answer": "12",
+        "chosen": "[12]",
+        "rejected": "7",
+        "chosen_score": 4.5,
+    },
 ]
 
 
@@ -70,7 +78,7 @@ def make(kind: str, folder: pathlib.Path) -> str:
     return str(path)
 
 
-KINDS = "d.jsonl d.json d.csv d.tsv d.parquet d.feather d.arrow shards train-*.parquet saved dict".split()
+KINDS = ["d.jsonl", "d.json", "d.csv", "d.tsv", "d.parquet", "d.feather", "d.arrow", "shards", "train-*.parquet", "saved", "dict"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -114,7 +122,11 @@ def test_media_columns_of_datasets_are_paths(tmp_path):
         ({}, "none.csv", r"no data file at .*none\.csv; give JSONL, JSON, Parquet"),
         ({}, "none-*.parquet", r"no data file at .*none-\*\.parquet"),
         ({}, "", "holds no data file"),
-        ({"train.jsonl": "", "test.jsonl": ""}, "", r"holds files of several names \(test.jsonl, train.jsonl\).*name the file"),
+        (
+            {"train.jsonl": "", "test.jsonl": ""},
+            "",
+            r"holds files of several names \(test.jsonl, train.jsonl\).*name the file",
+        ),
         ({"train-0.csv": "", "test-0.csv": ""}, "", "holds files of several names"),
         ({"dataset_dict.json": '{"splits": ["a", "b"]}'}, "", "holds the splits a, b; name one of them"),
         ({"dataset_dict.json": "{"}, "", "dataset_dict.json is not valid JSON"),
@@ -129,7 +141,11 @@ def test_media_columns_of_datasets_are_paths(tmp_path):
         ({"d.csv": "id,options\na," + "[" * 100_000 + "\n"}, "d.csv", "d.csv:2: options: is not JSON"),
         ({"d.csv": "id,video\n"}, "d.csv", "d.csv: file: holds no rows"),
         ({"rounds/0/x": ""}, "", "is a run without pairs yet"),
-        ({"rounds/0/pairs/pairs.parquet": "", "rounds/10/pairs/pairs.parquet": ""}, "", r"a run of 2 rounds.*rounds/10/pairs"),
+        (
+            {"rounds/0/pairs/pairs.parquet": "", "rounds/10/pairs/pairs.parquet": ""},
+            "",
+            r"a run of 2 rounds.*rounds/10/pairs",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence_in_every_command(tmp_path, capsys, files, name, says):
@@ -139,7 +155,11 @@ def test_what_cannot_be_read_is_one_sentence_in_every_command(tmp_path, capsys, 
     source, out = str(tmp_path / name) if name else str(tmp_path), str(tmp_path.parent / "out.jsonl")
     with pytest.raises(DataError, match=says) as caught:
         read_rows(source)
-    for command in (["validate", source], ["export", "--to", "trl", source, "--out", out], ["convert", source, "--out", out]):
+    for command in (
+        ["validate", source],
+        ["export", "--to", "trl", source, "--out", out],
+        ["convert", source, "--out", out],
+    ):
         assert main(["data", *command]) == 2, command
         assert str(caught.value) in capsys.readouterr().err, command
 
@@ -159,7 +179,11 @@ def test_names_of_the_hub(monkeypatch):
     assert [row["id"] for _, row in read_source("hf:me/videos/train")] == ["007", "b"]
     assert [where for where, _ in read_source("hf:me/videos")] == ["hf:me/videos: row 1", "hf:me/videos: row 2"]
     assert len(list(read_source("hf:me/videos@v1.0:small/test"))) == 2
-    assert asked == [("me/videos", None, "train", None), ("me/videos", None, None, None), ("me/videos", "small", "test", "v1.0")]
+    assert asked == [
+        ("me/videos", None, "train", None),
+        ("me/videos", None, None, None),
+        ("me/videos", "small", "test", "v1.0"),
+    ]
     with pytest.raises(DataError, match="has the splits train, test; name one of them, such as hf:me/videos:small/train"):
         list(read_source("hf:me/videos:small"))
     with pytest.raises(DataError, match=r"does not have the form hf:org/name\[@revision\]"):

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.cli import main
-from vidalign.data.source import read_source
 from vidalign.data.lines import MAX_DEPTH, parse_value
 from vidalign.data.reading import read_examples, read_rows
 from vidalign.data.rows import PreferenceRow
+from vidalign.data.source import read_source
 from vidalign.data.validate import validate
 from vidalign.errors import DataError, RowError
 from vidalign.recipes.given import given_pair

@@ -19,6 +19,7 @@ QUARANTINE_REASONS = (
     "unreadable",  # the file exists but cannot be opened (permissions, a folder without fps)
     "zero_byte",
     "not_a_video",  # no decoder recognises the container
+    "not_an_image",  # an image, or a frame in a file of its own, that no decoder recognises
     "no_video_stream",  # for example an audio file
     "truncated",  # the container opens, but frames that its index promises cannot be decoded
     "too_few_frames",  # fewer frames than FrameSpec.min_frames

@@ -30,7 +30,9 @@ def read_hub(name: str) -> Iterator[Located]:
     """
     found = _NAME.fullmatch(name)
     if found is None:
-        raise DataError(f"{name!r} does not have the form hf:org/name[@revision][:config][/split]; write it like hf:me/videos/train")
+        raise DataError(
+            f"{name!r} does not have the form hf:org/name[@revision][:config][/split]; write it like hf:me/videos/train"
+        )
     data = _load(name, found["path"], found["config"], found["split"], found["revision"])
     number = 0
     for batch in data.with_format("arrow").iter(batch_size=256):

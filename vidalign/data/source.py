@@ -1,8 +1,8 @@
 """What a data file may be: the rows behind a name, whatever kind of file, folder or hub data set it names.
 
-    a.jsonl, a.json (an array, or one object per line), a.parquet, a.arrow, a.csv, a.tsv · shards, as train-*.parquet
-    a folder with one data file or its shards · a folder that `datasets` saved · a run, or the pairs of one of its rounds
-    hf:org/name[@revision][:config][/split]
+a.jsonl, a.json (an array, or one object per line), a.parquet, a.arrow, a.csv, a.tsv · shards, as train-*.parquet
+a folder with one data file or its shards · a folder that `datasets` saved · a run, or the pairs of one of its rounds
+hf:org/name[@revision][:config][/split]
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ def _saved_files(folder: pathlib.Path) -> list[pathlib.Path]:
     files = [folder / file["filename"] for file in state.get("_data_files", [])]
     gone = [file for file in files if not file.is_file()]
     if gone or not files:
-        raise DataError(f"{folder} is not complete: {'no file ' + str(gone[0]) if gone else 'state.json names no file'}; save it again")
+        raise DataError(
+            f"{folder} is not complete: {'no file ' + str(gone[0]) if gone else 'state.json names no file'}; save it again"
+        )
     return files
 
 

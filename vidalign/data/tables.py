@@ -113,7 +113,9 @@ def read_csv(path: pathlib.Path) -> Iterator[Located]:
                 if any(cells):
                     yield where, _csv_row(header, cells, where)
         except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{path}:{reader.line_num} cannot be read as CSV ({error}); write the file anew, in UTF-8") from error
+            raise DataError(
+                f"{path}:{reader.line_num} cannot be read as CSV ({error}); write the file anew, in UTF-8"
+            ) from error
 
 
 def _csv_row(header: list[str], cells: list[str], where: str) -> dict[str, Any] | RowError:
@@ -125,7 +127,9 @@ def _csv_row(header: list[str], cells: list[str], where: str) -> dict[str, Any] 
         try:
             row |= {name: json.loads(cell) if _is_json(name, cell) else cell} if cell else {}
         except (ValueError, RecursionError):
-            return RowError(name, f"is not JSON, got {cell[:60]!r}", 'write it as JSON, such as ["left", "right"] or 4.5', where)
+            return RowError(
+                name, f"is not JSON, got {cell[:60]!r}", 'write it as JSON, such as ["left", "right"] or 4.5', where
+            )
     return row
 
 

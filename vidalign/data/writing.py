@@ -46,7 +46,9 @@ def _parquet(path: pathlib.Path, rows: Sequence[Row]) -> memoryview:
     try:
         table = pa.Table.from_pylist([{name: row.get(name) for name in columns} for row in rows])
     except pa.ArrowException as error:
-        raise DataError(f"{path}: these rows do not fit Parquet ({' '.join(str(error).split())}); write a .jsonl file") from error
+        raise DataError(
+            f"{path}: these rows do not fit Parquet ({' '.join(str(error).split())}); write a .jsonl file"
+        ) from error
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     return memoryview(sink.getvalue())

@@ -81,8 +81,8 @@ class Signatures:
             mine = slice(start, start + BLOCK)
             same_scene = self.stays[mine] @ other.stays.T >= MIN_ALIKE
             same_scene &= ~self.flat[mine, None] & ~other.flat[None]
-            still = ~self.moves[mine].any(axis=1), ~other.moves.any(axis=1)
-            same_motion = (self.moves[mine] @ other.moves.T >= MIN_ALIKE) | (still[0][:, None] & still[1][None])
+            both_still = np.outer(~self.moves[mine].any(axis=1), ~other.moves.any(axis=1))
+            same_motion = (self.moves[mine] @ other.moves.T >= MIN_ALIKE) | both_still
             for row, column in np.argwhere(same_scene & same_motion):
                 yield start + int(row), int(column)
 

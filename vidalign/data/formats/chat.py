@@ -38,7 +38,8 @@ EXAMPLE_FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "caption": _is_text,
     "answer_type": _is_text,
 }
-PAIR_FIELDS = EXAMPLE_FIELDS | {
+PAIR_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    **EXAMPLE_FIELDS,
     "chosen_score": _is_number,
     "rejected_score": _is_number,
     "chosen_phrases": _are_spans,
@@ -109,7 +110,9 @@ class SourceRow:
     def _own(self, known: Mapping[str, Callable[[Any], bool]]) -> Fields:
         """Take the columns that have the name and the type of one of vidalign's optional fields."""
         taken = {
-            name: self.fields.pop(name) for name, fits in known.items() if has_content(self.fields.get(name)) and fits(self.fields[name])
+            name: self.fields.pop(name)
+            for name, fits in known.items()
+            if has_content(self.fields.get(name)) and fits(self.fields[name])
         }
         return {name: str(value) if name == "id" else value for name, value in taken.items()}
 
@@ -121,14 +124,16 @@ class SourceRow:
             why = f"has {len(systems)} system messages" if len(systems) > 1 else "has a system message after other turns"
             raise RowError(field, why, "write one, at the beginning")
         if not spoken or spoken[-1].role != "user":
-            raise RowError(field, "does not end with the user, so there is no question", "add the question, or remove the row")
+            raise RowError(
+                field, "does not end with the user, so there is no question", "add the question, or remove the row"
+            )
         row, texts = self._shown([turn for turn in spoken if turn.role == "user"])
         said = iter(texts)
-        turns = [
-            {"role": turn.role, "content": next(said) if turn.role == "user" else turn.text} for turn in spoken
-        ]
+        turns = [{"role": turn.role, "content": next(said) if turn.role == "user" else turn.text} for turn in spoken]
         question = turns.pop()["content"]
-        return row | ({"system": systems[0]} if systems else {}) | ({"turns": turns} if turns else {}) | {"question": question}
+        return (
+            row | ({"system": systems[0]} if systems else {}) | ({"turns": turns} if turns else {}) | {"question": question}
+        )
 
     def _shown(self, asked: Sequence[Turn]) -> tuple[Fields, list[str]]:
         """The fields that name the videos and images, and the user's texts. Raises `RowError` where there is nothing to see."""
@@ -137,13 +142,13 @@ class SourceRow:
         column = self.media
         if column == [item for item in places if item is not None]:
             column = []  # the content and the columns name the same
-        if all(item.kind == "video" for item in (*filter(None, places), *column)):  # LLaVA and its relatives write <image> for a video
+        if all(
+            item.kind == "video" for item in (*filter(None, places), *column)
+        ):  # LLaVA and its relatives write <image> for a video
             texts = [text.replace(PLACES["image"], PLACES["video"]) for text in texts]
         kinds = [place.strip("<>") for text in texts for place in PLACE.findall(text)]
         waiting = {kind: [item for item in column if item.kind == kind] for kind in ("video", "image")}
-        found = [
-            item or (waiting[kind].pop(0) if waiting[kind] else None) for item, kind in zip(places, kinds, strict=True)
-        ]
+        found = [item or (waiting[kind].pop(0) if waiting[kind] else None) for item, kind in zip(places, kinds, strict=True)]
         media = [item for item in (*found, *waiting["video"], *waiting["image"]) if item is not None]
         if not media:
             raise RowError("videos", "holds no video", "a row shows a video or an image: name one, or remove the row")

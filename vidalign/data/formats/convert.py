@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 from vidalign.data.formats.fields import Fields, Notes, has_content
 from vidalign.data.formats.places import map_paths, paths_in, relocate, with_rate
+from vidalign.data.reading import no_rows
 from vidalign.data.rows import PreferenceRow, parse_row
 from vidalign.data.source import folder_of, read_source
-from vidalign.errors import DataError, RowError
+from vidalign.errors import RowError
 
 
 @dataclasses.dataclass
@@ -69,7 +70,7 @@ def import_file(
         result.num_pairs += "chosen" in row
         result.notes.update(seen)
     if not result.num_read:
-        raise DataError(f"{source} holds no rows")
+        raise no_rows(source)
     result.missing_videos = missing_videos(result.rows, out.parent)
     return result
 

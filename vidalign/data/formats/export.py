@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from vidalign.data.formats.convert import Conversion
 from vidalign.data.formats.fields import Fields, Notes, has_content
 from vidalign.data.formats.places import map_paths, relocate, with_listed_frames
-from vidalign.data.reading import CheckedRow, check_rows, folder_of_videos
+from vidalign.data.reading import CheckedRow, check_rows, folder_of_videos, no_rows
 from vidalign.data.rows import PreferenceRow
 from vidalign.errors import DataError, RowError
 from vidalign.types import PreferencePair
@@ -63,8 +63,8 @@ def export_file(
         result.notes[f"{'example' if only == 'pairs' else 'pair'}, left out by --only {only}"] += num_other
     if one_kind and 0 < result.num_pairs < len(result.rows):
         raise DataError(
-            f"{source} holds {result.num_pairs:,} pairs and {len(result.rows) - result.num_pairs:,} examples, which this format cannot "
-            "hold in one file; export each with --only pairs and --only examples"
+            f"{source} holds {result.num_pairs:,} pairs and {len(result.rows) - result.num_pairs:,} examples, which this format "
+            "cannot hold in one file; export each with --only pairs and --only examples"
         )
     return result
 
@@ -97,7 +97,7 @@ def _checked(source: pathlib.Path, root: pathlib.Path, result: Conversion) -> It
         else:
             yield checked
     if not result.num_read:
-        raise DataError(f"{source} holds no rows")
+        raise no_rows(source)
 
 
 def _unsaid(pair: PreferencePair | None) -> dict[str, Any]:

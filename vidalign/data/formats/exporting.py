@@ -37,7 +37,9 @@ class Conversation:
         columns: Fields = {"videos": list(self.videos)} if self.videos else {}
         columns |= {"images": list(self.images)} if self.images else {}
         if any(rate is not None for rate in self.rates):
-            columns["fps"] = self.rates[0] if len(self.rates) == 1 and not self.images else [*self.rates, *(None for _ in self.images)]
+            columns["fps"] = (
+                self.rates[0] if len(self.rates) == 1 and not self.images else [*self.rates, *(None for _ in self.images)]
+            )
         return columns
 
 

@@ -1,8 +1,8 @@
 """Videos and images in one row of a source: in columns, and in the parts of a message, as a vidalign row holds them.
 
-    "a.mp4", {"path" or "url" or "video": "a.mp4"}      a path or uri
-    ["f1.jpg", "f2.jpg"]                                frames, with their "fps" where the source says it
-    {"video": …, "video_start": 2, "video_end": 5}      with the part that is shown, as "clip"
+"a.mp4", {"path" or "url" or "video": "a.mp4"}      a path or uri
+["f1.jpg", "f2.jpg"]                                frames, with their "fps" where the source says it
+{"video": …, "video_start": 2, "video_end": 5}      with the part that is shown, as "clip"
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from vidalign.video.naming import IMAGE_SUFFIXES
 
 Kind: TypeAlias = Literal["video", "image"]
 
-VIDEO_SUFFIXES = frozenset(
-    ".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split()
+VIDEO_SUFFIXES = (
+    *(".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov"),
+    *(".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"),
 )
 COLUMNS: Sequence[tuple[str, Kind]] = (("videos", "video"), ("video", "video"), ("images", "image"), ("image", "image"))
 _RATES = ("fps", "sample_fps")

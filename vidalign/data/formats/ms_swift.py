@@ -12,9 +12,12 @@ from __future__ import annotations
 from vidalign.data.formats.chat import SourceRow
 from vidalign.data.formats.exporting import conversation, more_columns
 from vidalign.data.formats.fields import Fields, Notes, has_content, refuse_worse_only
-from vidalign.data.formats.media import medium
+from vidalign.data.formats.media import Kind, medium
 from vidalign.data.formats.messages import Turn, response_text, split_conversation
 from vidalign.errors import RowError
+
+
+_AGAIN: tuple[tuple[str, Kind], ...] = (("rejected_videos", "video"), ("rejected_images", "image"))
 
 
 def to_row(fields: Fields, notes: Notes) -> Fields:
@@ -26,12 +29,14 @@ def to_row(fields: Fields, notes: Notes) -> Fields:
     if rejected is None:
         refuse_worse_only(fields, "label")
         return row.example(prompt, name, answer)
-    for name, kind in (("rejected_videos", "video"), ("rejected_images", "image")):
+    for name, kind in _AGAIN:
         again = fields.pop(name, None)
         listed = again if isinstance(again, list) else [again]
         shown = [item for item in row.media if item.kind == kind]
         if has_content(again) and [medium(item, name, notes, kind) for item in listed] != shown:
-            raise RowError(name, f"differ from the row's {kind}s", "a pair shows the same for both responses: remove the row")
+            raise RowError(
+                name, f"differ from the row's {kind}s", "a pair shows the same for both responses: remove the row"
+            )
     return row.pair(prompt, name, answer, rejected)
 
 
@@ -62,7 +67,11 @@ def _rejected(row: SourceRow, prompt: list[Turn]) -> str | None:
 def from_row(row: Fields, notes: Notes) -> Fields:
     """A vidalign row as messages that end with the response, and for a pair rejected_response. Raises `RowError`."""
     asked = conversation(row, notes)
-    said = [*([("system", asked.system)] if asked.system else []), *asked.turns, ("assistant", row.get("chosen") or row["answer"])]
+    said = [
+        *([("system", asked.system)] if asked.system else []),
+        *asked.turns,
+        ("assistant", row.get("chosen") or row["answer"]),
+    ]
     theirs: Fields = {"messages": [{"role": role, "content": text} for role, text in said]}
     if "chosen" in row:
         theirs["rejected_response"] = row["rejected"]

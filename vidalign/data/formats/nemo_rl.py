@@ -31,7 +31,9 @@ def to_row(fields: Fields, notes: Notes) -> Fields:
         )
     prompt = row.turns("context")
     ranked = _ranked(fields.pop("completions"), notes)
-    responses = [response_text(item["completion"], f"completions[{place}].completion", notes, prompt) for _, place, item in ranked]
+    responses = [
+        response_text(item["completion"], f"completions[{place}].completion", notes, prompt) for _, place, item in ranked
+    ]
     if len(ranked) == 1:
         return row.example(prompt, "context", responses[0])
     if ranked[0][0] == ranked[-1][0]:

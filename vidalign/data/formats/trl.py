@@ -53,7 +53,9 @@ def _shared_prompt(chosen: Any, rejected: Any) -> list[Turn]:
     ours, theirs = turns_of(chosen, "chosen", "", Notes()), turns_of(rejected, "rejected", "", Notes())
     if ours[:-1] == theirs[:-1]:
         return ours[:-1]
-    same = itertools.takewhile(lambda pair: pair[0] == pair[1] and pair[0].role != "assistant", zip(ours, theirs, strict=False))
+    same = itertools.takewhile(
+        lambda pair: pair[0] == pair[1] and pair[0].role != "assistant", zip(ours, theirs, strict=False)
+    )
     return [turn for turn, _ in same]
 
 
