@@ -7,7 +7,7 @@ alone, and an import reads them back.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vidalign.data.formats.chat import EXAMPLE_FIELDS, PAIR_FIELDS
@@ -32,6 +32,14 @@ class Conversation:
     rates: Sequence[float | None]
     images: Sequence[str]
 
+    def media_fields(self) -> dict[str, Iterator[Fields]]:
+        """What the parts of messages say beside their type, in order. The rate of frames has the name that qwen-vl-utils reads."""
+        videos = (
+            {"video": video, **({} if rate is None else {"sample_fps": rate})}
+            for video, rate in zip(self.videos, self.rates, strict=True)
+        )
+        return {"video": iter(videos), "image": iter({"image": image} for image in self.images)}
+
     def media_columns(self) -> Fields:
         """The columns `videos` and `images`, and `fps` for what is read back."""
         columns: Fields = {"videos": list(self.videos)} if self.videos else {}
@@ -54,7 +62,7 @@ def conversation(row: Fields, notes: Notes) -> Conversation:
     videos = [form["video"] for form in forms]
     rates = [form.get("fps") if isinstance(form["video"], list) else None for form in forms]
     if any(rate is not None for rate in rates):
-        notes["'fps' of frames in a list, kept in a column that other projects do not read"] += 1
+        notes["rate of frames in a list, kept as fps or sample_fps, which other projects may not read"] += 1
     images = list(row.get("images", ()))
     turns = [(turn["role"], turn["content"]) for turn in row.get("turns", ())] + [("user", row["question"])]
     if not any(PLACE.search(text) for role, text in turns if role == "user"):
@@ -75,14 +83,14 @@ def more_columns(row: Fields, notes: Notes) -> Fields:
     return {name: row[name] for name in names if has_content(row.get(name))}
 
 
-def parts_of(text: str, media: Any = None) -> list[Fields]:
-    """A text with tags as the parts of a message's content. `media` gives each tag's own fields: {"video": path}."""
+def parts_of(text: str, media: Mapping[str, Iterator[Fields]] | None = None) -> list[Fields]:
+    """A text with tags as the parts of a message's content. `media` has what the parts of each kind say beside their type."""
     parts: list[Fields] = []
     last = 0
     for place in PLACE.finditer(text):
         parts += _text(text[last : place.start()])
         kind = place[0].strip("<>")
-        parts.append({"type": kind, **({kind: next(media[kind])} if media else {})})
+        parts.append({"type": kind, **(next(media[kind]) if media else {})})
         last = place.end()
     return parts + _text(text[last:])
 

@@ -68,10 +68,10 @@ def _ranked(completions: Any, notes: Notes) -> list[tuple[int, int, Fields]]:
 def from_row(row: Fields, notes: Notes) -> Fields:
     """A pair as context and two ranked completions, an example as messages. Raises `RowError`."""
     asked = conversation(row, notes)
-    media = {"video": iter(asked.videos), "image": iter(asked.images)}
+    media = asked.media_fields()
     context: list[Fields] = [{"role": "system", "content": asked.system}] if asked.system else []
     context += [{"role": role, "content": parts_of(text, media) if role == "user" else text} for role, text in asked.turns]
-    more = more_columns(row, notes) | {name: value for name, value in asked.media_columns().items() if name == "fps"}
+    more = more_columns(row, notes)
     if "chosen" not in row:
         return {"messages": [*context, *response(row["answer"])], **more}
     ranked = [{"rank": rank, "completion": response(row[side])} for rank, side in enumerate(("chosen", "rejected"))]
