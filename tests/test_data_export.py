@@ -33,7 +33,9 @@ def read(path: pathlib.Path) -> list[dict]:
 
 # --- there and back ---
 
-WORDS = st.sampled_from(["left", "To the right.", "rot und blau", "向左", "a\nb", "2 + 2 = [4]", '"quoted"', "{x}", "<b>", "12"])
+WORDS = st.sampled_from(
+    ["left", "To the right.", "rot und blau", "向左", "a\nb", "2 + 2 = [4]", '"quoted"', "{x}", "<b>", "12"]
+)
 SHOWN = st.sampled_from(
     [
         {"video": "v.mp4"},
@@ -42,7 +44,10 @@ SHOWN = st.sampled_from(
         {"videos": ["v.mp4", "w.mp4"]},
         {"videos": ["v.mp4", {"video": ["1.png"], "fps": 0.5}]},
         {"video": "v.mp4", "images": ["i.jpg"]},
-        {"videos": ["v.mp4", {"video": ["1.png"], "fps": 4.0}, {"video": ["2.png"], "fps": 1.0}], "images": ["i.jpg", "j.jpg"]},
+        {
+            "videos": ["v.mp4", {"video": ["1.png"], "fps": 4.0}, {"video": ["2.png"], "fps": 1.0}],
+            "images": ["i.jpg", "j.jpg"],
+        },
         {"images": ["i.jpg"]},
     ]
 )
@@ -163,7 +168,10 @@ def test_trl_reads_preferences(tmp_path, model_path):
     from transformers import AutoProcessor
     from trl.data_utils import apply_chat_template, is_conversational, maybe_extract_prompt
 
-    rows = [{**PAIR, "system": "Be brief."}, {**PAIR, "id": "b", "turns": TURNS, "caption": "A circle.", "chosen_score": 4.5}]
+    rows = [
+        {**PAIR, "system": "Be brief."},
+        {**PAIR, "id": "b", "turns": TURNS, "caption": "A circle.", "chosen_score": 4.5},
+    ]
     path = exported(tmp_path, "trl", *rows)
     data = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
     processor = AutoProcessor.from_pretrained(model_path)

@@ -78,7 +78,19 @@ def make(kind: str, folder: pathlib.Path) -> str:
     return str(path)
 
 
-KINDS = ["d.jsonl", "d.json", "d.csv", "d.tsv", "d.parquet", "d.feather", "d.arrow", "shards", "train-*.parquet", "saved", "dict"]
+KINDS = [
+    "d.jsonl",
+    "d.json",
+    "d.csv",
+    "d.tsv",
+    "d.parquet",
+    "d.feather",
+    "d.arrow",
+    "shards",
+    "train-*.parquet",
+    "saved",
+    "dict",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)

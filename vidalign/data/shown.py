@@ -49,6 +49,15 @@ def _video_name(video: str | list[str], fps: float | None, clip: Any, root: path
     return naming.name_of(visual)
 
 
+def form_of(name: str) -> dict[str, Any]:
+    """The fields `video`, `fps` and `clip` of a row that say what a name says."""
+    visual = naming.visual_of(name)
+    form: dict[str, Any] = {"video": list(visual.uris) if visual.kind == "list" else visual.uris[0]}
+    form |= {"fps": visual.fps} if visual.fps is not None else {}
+    bounds = {"start": visual.start_s} | ({"end": visual.end_s} if visual.end_s is not None else {})
+    return form | ({"clip": bounds} if visual.is_part else {})
+
+
 def missing_file(name: str) -> str | None:
     """The first local file or folder of a name that is not there; None if all are, or if it cannot be known here."""
     visual = naming.visual_of(name)

@@ -12,11 +12,13 @@ import types
 import typing
 from typing import Any
 
+from vidalign.data.shown import form_of
 from vidalign.errors import RowError
 from vidalign.types import PreferencePair
 from vidalign.video.naming import visual_of
 
-SIGN = frozenset({"example_id", "chosen", "rejected", "provenance"})  # columns that only a stored pair has
+SIGN = frozenset({"example_id", "chosen", "provenance"})  # columns that only a stored pair has
+EMPTY = {"video": "", "rejected": ""}  # of images alone; of supervised training. CSV leaves out what is empty
 _FIELDS = {field.name: field for field in dataclasses.fields(PreferencePair)}
 _TYPES = typing.get_type_hints(PreferencePair)
 _ROW_FIELDS = ("system", "question", "answer", "category", "chosen", "rejected")
@@ -29,7 +31,7 @@ def is_stored(fields: dict[str, Any]) -> bool:
 
 def stored_pair(fields: dict[str, Any]) -> PreferencePair:
     """The pair itself. A field that is null has its default. Raises `RowError` for a field that is missing or of another type."""
-    present = {name: value for name, value in fields.items() if name in _FIELDS and value is not None}
+    present = EMPTY | {name: value for name, value in fields.items() if name in _FIELDS and value is not None}
     for name, field in _FIELDS.items():
         if name not in present and field.default is dataclasses.MISSING:
             raise RowError(name, "is missing or null in a pair that a run wrote", "take the pairs from the run again")
@@ -56,7 +58,7 @@ def _fits(value: Any, kind: Any) -> bool:
 def row_of(pair: PreferencePair, row_id: str) -> dict[str, Any]:
     """The fields of a vidalign row that say what a pair says. One without a rejected response becomes an example."""
     row: dict[str, Any] = {"id": row_id, **{name: getattr(pair, name) for name in _ROW_FIELDS}}
-    row |= {"videos": list(pair.videos)} if pair.videos else {"video": pair.video or None}
+    row |= {"videos": [form_of(name) for name in pair.videos]} if pair.videos else form_of(pair.video) if pair.video else {}
     row["images"] = [visual_of(image).uris[0] for image in pair.images]
     row["turns"] = [turn.to_row() for turn in pair.turns]
     for side in ("chosen", "rejected"):

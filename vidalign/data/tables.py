@@ -17,6 +17,7 @@ from typing import Any
 from vidalign.data.lines import Located
 from vidalign.data.rows import PreferenceRow
 from vidalign.errors import DataError, RowError
+from vidalign.types import PreferencePair
 
 BATCH_ROWS = 256
 FILE_MAGIC = b"ARROW1"  # of Arrow's file format; its stream format, which `datasets` writes, has none
@@ -33,7 +34,8 @@ def _kinds(annotation: Any) -> set[Any]:
     return {annotation}
 
 
-KINDS = {name: _kinds(field.annotation) for name, field in PreferenceRow.model_fields.items()}
+KINDS = {name: _kinds(kind) for name, kind in typing.get_type_hints(PreferencePair).items()}
+KINDS |= {name: _kinds(field.annotation) for name, field in PreferenceRow.model_fields.items()}
 
 
 def read_parquet(path: pathlib.Path) -> Iterator[Located]:
@@ -94,8 +96,8 @@ def _plain(value: Any) -> Any:
 def read_csv(path: pathlib.Path) -> Iterator[Located]:
     """Every row of a CSV file (.tsv: separated by tabs) with a header line, in UTF-8.
 
-    Cells are texts, and an empty cell is an absent field. A field of a vidalign row that is no text (options, turns, scores,
-    phrases) is written as JSON.
+    Cells are texts, and an empty cell is an absent field. A field of a vidalign row, or of a pair that a run wrote, that is no text
+    (options, turns, scores, phrases) is written as JSON.
 
     Raises:
         DataError: the file is not UTF-8, or its header names a column twice or not at all.

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from vidalign.data.formats.convert import Conversion
 from vidalign.data.formats.fields import Fields, Notes, has_content
-from vidalign.data.formats.places import map_paths, relocate, with_listed_frames
+from vidalign.data.formats.places import map_paths, relocate, spelled_out, with_listed_frames
 from vidalign.data.reading import CheckedRow, check_rows, folder_of_videos, no_rows
 from vidalign.data.rows import PreferenceRow
 from vidalign.errors import DataError, RowError
@@ -47,7 +47,8 @@ def export_file(
             num_other += 1
             continue
         row = checked.row.model_dump(exclude_unset=True, exclude_none=True)
-        row, num_folders = with_listed_frames({name: value for name, value in row.items() if has_content(value)}, root)
+        row = spelled_out({name: value for name, value in row.items() if has_content(value)})
+        row, num_folders = with_listed_frames(row, root)
         seen = Notes(_unsaid(checked.pair))
         if num_folders:
             seen["folder of frames, which is written as the list of its images"] += num_folders

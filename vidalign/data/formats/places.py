@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from vidalign.data.formats.fields import Fields
-from vidalign.video.naming import images_in
+from vidalign.data.shown import form_of
+from vidalign.video.naming import images_in, visual_of
 
 
 def relocate(video: str, root: pathlib.Path, folder: pathlib.Path) -> str:
@@ -55,6 +56,20 @@ def with_rate(row: Fields, fps: float, root: pathlib.Path) -> Fields:
         return {**form, "fps": fps} if is_frames and form.get("fps") is None else form
 
     return map_videos(row, rated)
+
+
+def spelled_out(row: Fields) -> Fields:
+    """The row with what its uris say after a "#" (a part, a rate, an image) in fields of their own."""
+
+    def spelled(form: Fields) -> Fields:
+        return (
+            form_of(form["video"]) | {name: value for name, value in form.items() if name != "video"}
+            if isinstance(form["video"], str)
+            else form
+        )
+
+    row = map_videos(row, spelled)
+    return row | ({"images": [visual_of(image).uris[0] for image in row["images"]]} if row.get("images") else {})
 
 
 def is_folder(path: pathlib.Path) -> bool:
