@@ -19,6 +19,7 @@ from vidalign.model.rendering import render_without_pixels
 from vidalign.model.tensor_cache import TensorCache, read_tensors, write_tensors
 from vidalign.prompts import ONE_VIDEO
 from vidalign.types import Context, stable_hash
+from vidalign.video.naming import short
 
 PIXELS = "pixel_values_videos"
 NAME = "video_features"  # the name among a prompt's vision tensors, in place of pixels
@@ -32,6 +33,16 @@ def check(model: Any) -> None:
             f"train.cache_vision_features works only for {', '.join(fitting)}, but this model is {model.config.model_type}; set "
             "it to false"
         )
+
+
+def check_shown(contexts: Iterable[Context]) -> None:
+    """Raises `ConfigError` for a prompt that shows several videos, or images: their features are not kept."""
+    for context in contexts:
+        if len(context.visuals) != 1 or context.images:
+            raise ConfigError(
+                "train.cache_vision_features keeps the features of prompts with one video, but a row shows "
+                f"{', '.join(map(short, context.visuals))}; set it to false, or leave such rows out"
+            )
 
 
 def tower_hash(model: Any, processor: Any) -> str:
