@@ -9,7 +9,6 @@ from typing import Protocol
 from vidalign.types import Example, Response
 from vidalign.video.clip import Clip
 
-
 SPECIAL_TOKEN = "special_token"  # finish reason of a reply in whose text special tokens were spelled out
 
 
