@@ -17,6 +17,7 @@ from cluster.resources import ClusterResources, ResourcePlan, Workers
 from cluster.session import local_device_memory, local_resources
 from pipelines import check_model
 from pipelines.check_context import check_tokens, prompts_asked
+from pipelines.check_texts import check_texts
 from pipelines.inputs import Inputs, read_inputs
 from pipelines.rounds import resource_plan
 from vidalign import recipes
@@ -26,6 +27,7 @@ from vidalign.errors import ClusterError, ConfigError
 from vidalign.learning import objectives
 from vidalign.learning.views import view_of
 from vidalign.model import estimate, policy
+from vidalign.model.turns import turns_of
 
 GIB = 2**30
 
@@ -89,7 +91,7 @@ def check_inputs(
     """What can be known of model and context without a cluster: facts of the model, lines about tokens, warnings.
 
     Raises:
-        ModelError: the first thing that cannot work.
+        VidalignError: the first thing that cannot work.
     """
     model = check_model.inspect(config.model, ask_vllm=ask_vllm)
     warnings = list(model.warnings)
@@ -100,6 +102,7 @@ def check_inputs(
         )
     tokens: list[str] = []
     if model.processor is not None:
+        check_texts(inputs, config.recipe, turns_of(model.processor).special)
         asked = prompts_asked(inputs, recipes.build(config.recipe), config.evaluate)
         tokens, more = check_tokens(asked, inputs.present, config.video, model, config.model.max_model_len)
         warnings += more

@@ -6,7 +6,8 @@
                                                 └─ PolicyServer "aligned"   knows where each is
 
 `endpoint(...)` starts it, waits until it answers, and shuts it down again. serving/media.py decides which urls it reads;
-serving/chat_rules.py makes the prompts those of training; serving/proxy.py decides what listens on its port, HAProxy or Serve's own proxy.
+serving/chat_rules.py makes its prompts those of training; serving/proxy.py decides what listens on its port, HAProxy or Serve's own
+proxy.
 """
 
 from __future__ import annotations

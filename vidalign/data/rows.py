@@ -179,7 +179,10 @@ def _broken_rules(row: ExampleRow) -> Iterator[RowError]:
 
 
 def special_token_errors(row: ExampleRow, special: SpecialTokens = KNOWN_ONLY) -> Iterator[RowError]:
-    """An error for each text of a row that holds special tokens: of known families or, with a model's `special`, also of that."""
+    """An error for each text of a row that holds special tokens: of known families or, with a model's `special`, also of that.
+
+    Tags such as <video> are left to the rules of a row, also where a model has them as tokens.
+    """
     for name in type(row).model_fields:
         if name not in NO_TEXT:
             yield from _special_tokens(name, getattr(row, name), special)
@@ -187,7 +190,7 @@ def special_token_errors(row: ExampleRow, special: SpecialTokens = KNOWN_ONLY) -
 
 def _special_tokens(place: str, value: Any, special: SpecialTokens) -> Iterator[RowError]:
     if isinstance(value, str):
-        if found := special.found(value):
+        if found := [token for token in special.found(value) if not TAG.fullmatch(token)]:
             yield RowError(place, special_tokens.why(found), special_tokens.FIX)
     elif isinstance(value, pydantic.BaseModel | dict):
         for name, inside in dict(value).items():
