@@ -338,7 +338,9 @@ def model_with_own_token(folder):
 
 
 @pytest.mark.parametrize("split", ["train", "eval"])
-def test_a_models_own_special_token_in_a_row_is_refused_as_known_ones_are(make_config, copied_model, tmp_path, split, capsys):
+def test_a_models_own_special_token_in_a_row_is_refused_as_known_ones_are(
+    make_config, copied_model, tmp_path, split, capsys
+):
     folder = model_with_own_token(copied_model)
     config = make_config(model={"path": str(folder)})
     path = tmp_path / f"{split}.jsonl"
@@ -352,14 +354,18 @@ def test_a_models_own_special_token_in_a_row_is_refused_as_known_ones_are(make_c
 
 
 def test_a_models_own_special_token_in_a_prompt_of_the_recipe_is_refused(make_config, copied_model):
-    config = make_config(model={"path": str(model_with_own_token(copied_model))}, recipe={"hint_prompt": "{question}<turn:end>{answer}"})
+    config = make_config(
+        model={"path": str(model_with_own_token(copied_model))}, recipe={"hint_prompt": "{question}<turn:end>{answer}"}
+    )
     with pytest.raises(ConfigError, match=r"recipe\.hint_prompt holds the special token <turn:end>"):
         check(config, resources=TWO_CORES, ask_vllm=False)
 
 
 def test_a_template_that_cannot_be_used_is_found_and_an_unusual_end_of_turn_is_said(make_config, copied_model):
     (copied_model / "tokenizer_config.json").write_text(
-        (copied_model / "tokenizer_config.json").read_text().replace('"eos_token": "<|im_end|>"', '"eos_token": "<|endoftext|>"')
+        (copied_model / "tokenizer_config.json")
+        .read_text()
+        .replace('"eos_token": "<|im_end|>"', '"eos_token": "<|endoftext|>"')
     )
     config = make_config(model={"path": str(copied_model)})
     assert "a reply ends with '<|im_end|>', as in the chat template, not with '<|endoftext|>'" in render(

@@ -2,7 +2,7 @@
 
     example      {"id", "video", "question", "answer", ["options", "category", "caption", "answer_type"]}
     preference   the same, and {"chosen", "rejected", ["chosen_score", "rejected_score", "chosen_phrases",
-                 "rejected_phrases"]}
+                 "rejected_phrases", "chosen_win_rate", "rejected_win_rate"]}
 
 A row that has `chosen` or `rejected` is a preference row. Phrases are spans [start, end) of characters in their response.
 """
@@ -44,6 +44,8 @@ _FIXES = {
     "rejected": "write the worse response, or leave out both chosen and rejected",
     "chosen_score": "write a finite number, or leave the field out",
     "rejected_score": "write a finite number, or leave the field out",
+    "chosen_win_rate": "write a probability from 0 to 1, or leave the field out",
+    "rejected_win_rate": "write a probability from 0 to 1, or leave the field out",
     "chosen_phrases": "write spans [start, end) of characters in order, such as [[4, 9]], or leave the field out",
     "rejected_phrases": "write spans [start, end) of characters in order, such as [[4, 9]], or leave the field out",
 }
@@ -84,6 +86,7 @@ def local_path(video: str) -> str | None:
 Unicode = Annotated[str, pydantic.AfterValidator(_encodable)]
 Text = Annotated[Unicode, pydantic.AfterValidator(_not_blank)]
 Video = Annotated[Text, pydantic.AfterValidator(_nameable)]
+WinRate = Annotated[float, pydantic.Field(ge=0, le=1)]
 Span = Annotated[list[int], pydantic.Field(min_length=2, max_length=2)]
 
 
@@ -111,6 +114,8 @@ class PreferenceRow(ExampleRow):
     rejected_score: pydantic.FiniteFloat | None = None
     chosen_phrases: list[Span] = []
     rejected_phrases: list[Span] = []
+    chosen_win_rate: WinRate | None = None
+    rejected_win_rate: WinRate | None = None
 
 
 def parse_row(fields: dict[str, Any]) -> tuple[ExampleRow | None, list[RowError]]:
