@@ -23,7 +23,8 @@ SplitName: TypeAlias = Literal["train", "eval", "probe"]
 class Inputs:
     """The rows and examples of a config, and which of their videos are there.
 
-    `held_out` are the rows of `eval` and `probe`. `present` and `missing` are the videos of all splits in order, each once; a uri of another machine counts as present.
+    `held_out` are the rows of `eval` and `probe`. `present` and `missing` are the videos of all splits in order, each once; a uri of
+    another machine counts as present.
     """
 
     train: list[DataRow]

@@ -112,8 +112,8 @@ class Train(Stage):
         facts = win_rate_facts(usable, objective)
         if facts.get("win_rates", {}).get("hard"):
             progress.warn(
-                f"{facts['win_rates']['hard']:,} of {len(usable):,} pairs have no win rates; objective.name={self.objective.name} takes "
-                "1 and 0 for them"
+                f"{facts['win_rates']['hard']:,} of {len(usable):,} pairs have no win rates; objective.name={self.objective.name} "
+                "takes 1 and 0 for them"
             )
         self._fit(reference, doubt)
         trained = exported(self.export)

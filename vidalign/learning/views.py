@@ -19,7 +19,6 @@ from vidalign.learning.objectives.base import Objective
 from vidalign.learning.sequences import Role, TrainingGroup
 from vidalign.model.logps import PairLogps, RowLogps, pad_to_mask
 
-
 SIDES: tuple[Role, Role] = ("chosen", "rejected")
 
 
