@@ -228,6 +228,8 @@ class PreferencePair(Prompted):
     """Two responses to one prompt, the first preferred. The prompt's fields are those of its example.
 
     `chosen_marks` and `rejected_marks` are (start, end) character spans of key phrases, empty if the recipe marks none.
+    `chosen_win_rate` and `rejected_win_rate` are estimated probabilities that the side beats a response of the policy to the same
+    prompt (`vidalign.statistics.win_rates`); NaN if unknown.
     `provenance` is a JSON object: recipe, rule, policy version, seed, and where each side came from.
     """
 
@@ -245,11 +247,18 @@ class PreferencePair(Prompted):
     rejected_reward: float = math.nan
     chosen_trust: float = math.nan
     rejected_trust: float = math.nan
+    chosen_win_rate: float = math.nan
+    rejected_win_rate: float = math.nan
     provenance: str = "{}"
     videos: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     system: str = ""
     turns: tuple[Turn, ...] = ()
+
+    def content(self) -> dict[str, Any]:
+        """Its row without provenance, for hashes. Unknown win rates are left out, as in runs from before they existed."""
+        row = self.to_row() | {"provenance": ""}
+        return {name: value for name, value in row.items() if not (name.endswith("_win_rate") and math.isnan(value))}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
