@@ -24,7 +24,19 @@ import pydantic_core
 from vidalign import special_tokens
 from vidalign.data import shown
 from vidalign.data.answers import ANSWER_TYPES, AnswerType, fits, is_correct
-from vidalign.data.fields import FORMS, AnyVideo, ClipRow, FramesPerSecond, OneVideo, Span, Text, TurnRow, Unicode, Video
+from vidalign.data.fields import (
+    FORMS,
+    AnyVideo,
+    ClipRow,
+    FramesPerSecond,
+    OneVideo,
+    Span,
+    Text,
+    TurnRow,
+    Unicode,
+    Video,
+    WinRate,
+)
 from vidalign.data.words import normalise
 from vidalign.errors import RowError
 from vidalign.special_tokens import KNOWN_ONLY, SpecialTokens
@@ -61,9 +73,6 @@ _FIXES = {
     "chosen_phrases": "write spans [start, end) of characters in order, such as [[4, 9]], or leave the field out",
     "rejected_phrases": "write spans [start, end) of characters in order, such as [[4, 9]], or leave the field out",
 }
-
-
-WinRate = Annotated[float, pydantic.Field(ge=0, le=1)]
 
 
 class ExampleRow(pydantic.BaseModel):
