@@ -101,6 +101,18 @@ def test_turns_and_places_of_what_is_shown():
     assert example_of(video="v.mp4", turns=TURNS, question="<video>Which?").question == "<video>Which?"
 
 
+def test_a_row_of_names_is_the_row_that_they_name():
+    """As a run's own tables have them."""
+    row = {"videos": ["v.mp4", {"video": ["f.jpg"], "fps": 2, "clip": {"start": 1}}], "images": ["i.png"], "turns": TURNS}
+    example = example_of(**row, question="<image> then <video> or <video>?")
+    stored = example.to_row()
+    assert stored["video"] == stored["videos"][0]
+    again = {name: value for name, value in stored.items() if name in ("video", "videos", "images", "turns", "question")}
+    assert example_of(**json.loads(json.dumps(again))) == example
+    for fields in ({"video": ["f.jpg"], "fps": 2}, {"video": "v.mp4", "clip": {"end": 2}}):
+        assert example_of(video=example_of(**fields).video) == example_of(**fields)
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
