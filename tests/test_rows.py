@@ -72,6 +72,9 @@ def test_a_folder_needs_fps_and_a_file_ignores_it(tmp_path):
     assert example_of(tmp_path, video="frames", fps=2).video == f"{(tmp_path / 'frames').as_uri()}#fps=2"
     assert example_of(tmp_path, video="v.mp4", fps=29.97).video == str(tmp_path / "v.mp4")
     assert example_of(tmp_path, video="frames").video == str(tmp_path / "frames")
+    assert example_of(tmp_path, video="gone", fps=2).video.endswith("/gone#fps=2"), "a name does not change with the disk"
+    assert example_of(tmp_path, video="gone.mp4", fps=2).video == str(tmp_path / "gone.mp4")
+    assert example_of(tmp_path, video="https://host/v", fps=2).video == "https://host/v"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +102,18 @@ def test_turns_and_places_of_what_is_shown():
     first = [{**TURNS[0], "content": "<video>What moves?"}, TURNS[1]]
     assert example_of(video="v.mp4", turns=first).turns[0].content == "What moves?"
     assert example_of(video="v.mp4", turns=TURNS, question="<video>Which?").question == "<video>Which?"
+
+
+def test_a_row_of_names_is_the_row_that_they_name():
+    """As a run's own tables have them."""
+    row = {"videos": ["v.mp4", {"video": ["f.jpg"], "fps": 2, "clip": {"start": 1}}], "images": ["i.png"], "turns": TURNS}
+    example = example_of(**row, question="<image> then <video> or <video>?")
+    stored = example.to_row()
+    assert stored["video"] == stored["videos"][0]
+    again = {name: value for name, value in stored.items() if name in ("video", "videos", "images", "turns", "question")}
+    assert example_of(**json.loads(json.dumps(again))) == example
+    for fields in ({"video": ["f.jpg"], "fps": 2}, {"video": "v.mp4", "clip": {"end": 2}}):
+        assert example_of(video=example_of(**fields).video) == example_of(**fields)
 
 
 @pytest.mark.parametrize(
