@@ -212,7 +212,7 @@ def test_a_hub_that_cannot_be_had_is_one_sentence(monkeypatch, capsys):
     assert "hf:me/videos/train cannot be read from the hub (ConnectionError: Couldn't reach 'me/videos' on the Hub)" in said
     assert "datasets.load_dataset('me/videos', split=…).save_to_disk(FOLDER)" in said
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match="needs the package datasets.*pip install 'datasets>=4'"):
+    with pytest.raises(DataError, match=r"needs the package datasets.*pip install 'datasets>=4'"):
         list(hub.read_hub("hf:me/videos/train"))
 
 

@@ -16,7 +16,6 @@ from vidalign.data.formats.media import Kind, medium
 from vidalign.data.formats.messages import Turn, response_text, split_conversation
 from vidalign.errors import RowError
 
-
 _AGAIN: tuple[tuple[str, Kind], ...] = (("rejected_videos", "video"), ("rejected_images", "image"))
 
 
