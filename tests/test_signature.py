@@ -11,10 +11,11 @@ from conftest import real_videos, write_video
 from PIL import Image
 
 from pipelines.cli import main
+from pipelines.stages.lookalikes import lookalike_warning
 from vidalign.data import decodable
 from vidalign.data.validate import validate
 from vidalign.errors import ClusterError
-from vidalign.types import FrameSpec
+from vidalign.types import Example, FrameSpec
 from vidalign.video.decoding import decode
 from vidalign.video.frame_cache import FrameCache, load_clip, load_signature
 from vidalign.video.signature import SHAPE, Signatures, packed, signature, unpacked
@@ -217,3 +218,23 @@ def test_remote_videos_are_opened_and_not_called_unchecked(folder):
         f"{path}:1: video: missing: no file at it; replace the file, or remove its rows"
     ]
     assert not report.warnings
+
+
+# --- in a run ---
+
+
+def test_a_run_warns_of_probe_videos_that_look_like_training(tmp_path):
+    cache, frames = FrameCache(tmp_path / "frames"), {}
+    for number, (name, made) in enumerate((("a", moving_square(3)), ("copy", moving_square(3)), ("b", moving_square(-3)))):
+        clip = decode(write_video(tmp_path / f"{name}.mp4", made, codec="libx264", options={"crf": str(10 + number)}), SPEC)
+        frames[f"{name}.mp4"] = str(cache.put(f"{number:064d}", SPEC, clip))
+    a, copy, b, gone = (
+        Example(id=name, video=f"{name}.mp4", question="Q?", answer="A.") for name in ("a", "copy", "b", "gone")
+    )
+    assert lookalike_warning(frames, [a], [b, gone], split="probe") is None
+    assert lookalike_warning(frames, [], [b], split="probe") is None
+    warning = lookalike_warning(frames, [a, b], [gone, copy], split="probe")
+    assert warning is not None
+    assert warning.startswith(
+        "1 of 1 videos of data.probe look like videos of data.train, first copy.mp4 like a.mp4; if they are copies"
+    )
