@@ -33,7 +33,8 @@ def lookalike_warning(
         return None
     video, other = found[0]
     count = len({video for video, _ in found})
+    alikes = f"{count:,} of {len(seen[0]):,} videos of data.{split} look like videos of data.train"
     return (
-        f"{count:,} of {len(seen[0]):,} videos of data.{split} look like videos of data.train, first {short(video)} like "
-        f"{short(other)}; if they are copies, what is measured on them has been trained on (`vidalign data validate --decode` lists all)"
+        f"{alikes}, first {short(video)} like {short(other)}; if they are copies, what is measured on them has been trained on "
+        "(`vidalign data validate --decode` lists all)"
     )
