@@ -1,10 +1,14 @@
 """A data file may be of many kinds: each gives the same rows, and what is not clear is one sentence."""
 
 import csv
+import http.server
 import json
+import os
 import pathlib
 import subprocess
 import sys
+import threading
+from typing import ClassVar
 
 import datasets
 import pyarrow as pa
@@ -202,14 +206,86 @@ def test_names_of_the_hub(monkeypatch):
         list(read_source("hf:videos"))
 
 
+def test_a_local_folder_is_never_taken_for_a_data_set_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "me/videos").mkdir(parents=True)
+    with pytest.raises(DataError, match="there is a local me/videos here"):
+        list(read_source("hf:me/videos/train"))
+
+
+class SmallHub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub as `datasets` asks for one data set, me/videos."""
+
+    FILES: ClassVar = {
+        "data/train.jsonl": json.dumps(ROWS[1]).encode(),
+        "data/test.jsonl": b"".join(json.dumps(ROWS[1] | {"id": name}).encode() + b"\n" for name in ("007", "b")),
+        "README.md": b"---\nconfigs:\n- config_name: small\n  data_files:\n  - {split: train, path: data/train.jsonl}\n"
+        b"  - {split: test, path: data/test.jsonl}\n---\n",
+    }
+    SHA = "a" * 40
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        api, files, path = "/api/datasets/me/videos", "/datasets/me/videos/resolve/", self.path.split("?")[0]
+        name = path.removeprefix(files).partition("/")[2]
+        if path.startswith(f"{api}/tree/"):
+            listed = [
+                {"type": "file", "path": file, "size": len(text), "oid": "0" * 40} for file, text in self.FILES.items()
+            ]
+            self.reply(json.dumps([file for file in listed if file["path"].startswith("data/")]).encode())
+        elif path.startswith(api):
+            self.reply(
+                json.dumps(
+                    {"id": "me/videos", "sha": self.SHA, "siblings": [{"rfilename": file} for file in self.FILES]}
+                ).encode()
+            )
+        elif path.startswith(files) and name in self.FILES:
+            self.reply(self.FILES[name])
+        else:
+            self.reply(b"", 404)
+
+    do_HEAD = do_GET
+
+    def reply(self, body: bytes, status: int = 200):
+        self.send_response(status)
+        headers = {"Content-Length": len(body), "ETag": f'"{hash(body) % 10**9}"', "X-Repo-Commit": self.SHA}
+        for name, value in {**headers, **({"X-Error-Code": "EntryNotFound"} if status == 404 else {})}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+
+@pytest.mark.heavy  # of the network's kind: two processes that import `datasets`
+def test_a_hub_is_read_and_then_its_cache(tmp_path):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), SmallHub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    code = (
+        "import sys; from vidalign.data.source import read_source\n"
+        "for name in sys.argv[1:]: print([row['id'] for _, row in read_source(name)])"
+    )
+    environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path)}
+
+    def read(**more: str) -> str:
+        command = [sys.executable, "-c", code, "hf:me/videos/train", "hf:me/videos:small/test"]
+        return subprocess.check_output(command, env=environment | more, text=True)
+
+    assert read() == "['b']\n['007', 'b']\n"
+    server.shutdown()
+    assert read(HF_DATASETS_OFFLINE="1", HF_HUB_OFFLINE="1") == "['b']\n['007', 'b']\n"
+
+
 def test_a_hub_that_cannot_be_had_is_one_sentence(monkeypatch, capsys):
     def fail(*_, **__):
-        raise ConnectionError("Couldn't reach 'me/videos'\non the Hub")
+        raise ConnectionError("Couldn't reach 'me/videos'\non the Hub") from OSError("no route")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
     assert main(["data", "validate", "hf:me/videos/train"]) == 2
     said = capsys.readouterr().err
-    assert "hf:me/videos/train cannot be read from the hub (ConnectionError: Couldn't reach 'me/videos' on the Hub)" in said
+    assert "hf:me/videos/train cannot be read from the hub (ConnectionError: Couldn't reach 'me/videos' on the Hub, " in said
+    assert "because of OSError: no route)" in said
     assert "datasets.load_dataset('me/videos', split=…).save_to_disk(FOLDER)" in said
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"needs the package datasets.*pip install 'datasets>=4'"):

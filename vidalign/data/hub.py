@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -33,7 +34,13 @@ def read_hub(name: str) -> Iterator[Located]:
         raise DataError(
             f"{name!r} does not have the form hf:org/name[@revision][:config][/split]; write it like hf:me/videos/train"
         )
-    data = _load(name, found["path"], found["config"], found["split"], found["revision"])
+    path = found["path"]
+    if pathlib.Path(path).exists():
+        raise DataError(
+            f"{name} names a data set of the hub, but there is a local {path} here, which `datasets` would read; name the folder "
+            f"itself, ./{path}, or work in another folder"
+        )
+    data = _load(name, path, found["config"], found["split"], found["revision"])
     number = 0
     for batch in data.with_format("arrow").iter(batch_size=256):
         for fields in plain_rows(batch):
@@ -62,6 +69,14 @@ def _load(name: str, path: str, config: str | None, split: str | None, revision:
 
 
 def _reason(error: BaseException) -> str:
+    """The error and the one that it began with."""
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    return _said(error) if root is error else f"{_said(error)}, because of {_said(root)}"
+
+
+def _said(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:200]}{'…' if len(text) > 200 else ''}"
 

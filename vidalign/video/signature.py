@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -18,8 +19,10 @@ import numpy as np
 NUM_FRAMES, SIDE = 8, 8
 SHAPE = (NUM_FRAMES, SIDE, SIDE, 3)
 MIN_ALIKE = 0.95  # correlation of what stays, and of what moves
-STILL = 1.0  # standard deviation over time, in grey levels of 255, below which nothing moves but the noise of encoding
+STILL = 2.0  # standard deviation over time, in grey levels of 255, below which nothing moves but the noise of encoding
 FLAT = 2.0  # standard deviation over the picture below which there is nothing to compare
+# Luma, and the two colour differences at half weight: encoders halve their resolution, so copies differ most in them.
+COLOURS = np.array([[0.299, 0.587, 0.114], [0.3505, -0.2935, -0.057], [-0.1495, -0.2935, 0.443]], np.float32)
 BLOCK = 1024  # videos compared at a time
 
 
@@ -66,12 +69,11 @@ class Signatures:
 
     @classmethod
     def of(cls, signatures: Sequence[np.ndarray]) -> Signatures:
-        """Raises nothing: an empty sequence is a comparison with nothing."""
-        all_frames = np.asarray(signatures, np.float32).reshape(-1, *SHAPE)
+        all_frames = np.asarray(signatures, np.float32).reshape(-1, *SHAPE) @ COLOURS.T
         mean = all_frames.mean(axis=1, keepdims=True)
-        moves = (all_frames - mean).reshape(len(all_frames), -1)
+        moves = (all_frames - mean).reshape(len(all_frames), math.prod(SHAPE))
         moves[moves.std(axis=1) < STILL] = 0
-        stays = mean.reshape(len(all_frames), -1)
+        stays = mean.reshape(len(all_frames), math.prod(SHAPE[1:]))
         flat = stays.std(axis=1) < FLAT
         return cls(_units(stays - stays.mean(axis=1, keepdims=True)), _units(moves), flat)
 
