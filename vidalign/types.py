@@ -14,21 +14,6 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 Backend: TypeAlias = Literal["pyav", "decord"]  # what decodes videos, see vidalign.video.readers
 DEFAULT_BACKEND: Backend = "pyav"
 
-QUARANTINE_REASONS = (
-    "missing",  # no file at the uri
-    "unreadable",  # the file exists but cannot be opened (permissions, a folder without fps)
-    "zero_byte",
-    "not_a_video",  # no decoder recognises the container
-    "not_an_image",  # an image, or a frame in a file of its own, that no decoder recognises
-    "no_video_stream",  # for example an audio file
-    "truncated",  # the container opens, but frames that its index promises cannot be decoded
-    "too_few_frames",  # fewer frames than FrameSpec.min_frames
-    "too_long",  # longer, or of more pixels, than FrameSpec.max_duration_s and max_pixels_decoded allow, or than its frames carry
-    "out_of_bounds",  # the row's clip begins or ends outside of the video
-    "timeout",  # not decoded within the deadline; the decoding process was killed
-    "crashed",  # the decoding process died
-)
-
 
 class Record:
     """Conversion between a frozen dataclass and the plain dict that is stored."""
@@ -263,7 +248,7 @@ class PreferencePair(Prompted):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuarantineRow(Record):
-    """A video or image that was not used, and why. `reason` is one of `QUARANTINE_REASONS`."""
+    """A video or image that was not used, and why. `reason` is one of `vidalign.errors.QUARANTINE_REASONS`."""
 
     uri: str
     reason: str
