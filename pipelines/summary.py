@@ -8,7 +8,7 @@ import pathlib
 from typing import Any
 
 from pipelines.stages.base import MANIFEST
-from pipelines.stages.pairs import cut_warning
+from pipelines.stages.pairs import cut_warning, unclear_warning
 from vidalign import files
 from vidalign.config.run import RunConfig
 from vidalign.files import RunFolder
@@ -38,7 +38,7 @@ def write_summary(
         "artefacts": artefacts(run, last),
         "judge": pairs.get("judge"),
         "cut_by_length": pairs.get("cut_by_length"),
-        "warnings": [warning for warning in (cut_warning(pairs, config.recipe),) if warning],
+        "warnings": [warning for warning in (cut_warning(pairs, config.recipe), unclear_pairs(pairs)) if warning],
         "accuracy": accuracy(run.stage("eval", last)),
         "log_likelihood": log_likelihood(run, last),
         "policy": {"base": base.version, "aligned": aligned.version if aligned else None},
@@ -49,6 +49,13 @@ def write_summary(
     }
     files.write_json(run.summary, summary)
     return summary
+
+
+def unclear_pairs(pairs: dict[str, Any]) -> str | None:
+    """The warning of a finished pairs stage about replies that no rule could judge, if any."""
+    if not pairs:
+        return None
+    return unclear_warning(pairs["dropped"], pairs["kept"] + sum(pairs["dropped"].values()))
 
 
 def accuracy(folder: pathlib.Path) -> dict[str, Any] | None:

@@ -19,7 +19,8 @@ from cluster.resources import Workers
 from pipelines.stages import judge as judge_stage
 from pipelines.stages import rollout as rollout_stage
 from vidalign import files, recipes
-from vidalign.config.recipes import JudgeConfig, LeanpoRecipe
+from vidalign.config.judging import JudgeConfig
+from vidalign.config.recipes import LeanpoRecipe
 from vidalign.config.run import ModelConfig, RolloutConfig, VideoConfig
 from vidalign.data.reading import read_examples
 from vidalign.recipes.judging import JudgeTask, judge_rows

@@ -15,7 +15,7 @@ from __future__ import annotations
 import collections
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias, get_args
 
 from vidalign.data.choices import chosen_option
@@ -53,6 +53,11 @@ _CLASSES = tuple(
         "红 蓝 绿 黄 黑 白 紫",
     )
 )
+_SWAPPABLE = tuple(
+    group for group in _CLASSES if not group & {"first", "before"}
+)  # of these, another order may say the same
+_SWAPPED = frozenset().union(*_SWAPPABLE)
+_CONNECTIVES = ("and", "then", "but", "while", "also")
 
 
 def kind_of(example: Example) -> AnswerType:
@@ -125,20 +130,19 @@ def verdict(text: str, example: Example) -> bool | None:
 
 
 def is_correct(text: str, example: Example) -> bool:
-    """Whether evaluation counts `text` as right: only where `verdict` is True.
-
-    A short or free answer that no rule can judge counts as wrong here: it is right where it has the answer's own words.
-    """
+    """Whether `text` is known to be right: only where `verdict` is True."""
     return verdict(text, example) is True
 
 
 def _by_words(part: str, example: Example) -> bool | None:
     """A reply is right that says the answer and beyond it only what the question says, and wrong that says its opposite."""
-    if not is_single_clause(example.answer) or not is_single_clause(part):
-        return None
     said, answer, question = content_words(part), content_words(example.answer), content_words(example.question)
     if not said or not answer:
         return None
+    if not is_single_clause(example.answer) or not is_single_clause(part):
+        if said == answer:
+            return True
+        return False if _swaps(said, answer, question) else None
     if set(said) & NEGATIONS != set(answer) & NEGATIONS:
         rest = [word for word in said if word not in NEGATIONS]
         return False if rest == [word for word in answer if word not in NEGATIONS] else None
@@ -154,6 +158,18 @@ def _by_words(part: str, example: Example) -> bool | None:
     return (
         True if core and _restates(core, said) and _restates(said, [*answer, *question]) and _in_order(core, said) else None
     )
+
+
+def _swaps(said: Sequence[str], answer: Sequence[str], question: Sequence[str]) -> bool:
+    """Whether a reply is the answer with left for right or the like: all else that it says is the answer's or the question's."""
+    if not _restates((word for word in said if word not in _SWAPPED), [*answer, *question, *_CONNECTIVES]):
+        return False
+    for group in _SWAPPABLE:
+        mine = collections.Counter(word for word in said if word in group)
+        theirs = collections.Counter(word for word in answer if word in group)
+        if theirs - mine and set(mine - theirs) - set(question):
+            return set(said) & NEGATIONS == set(answer) & NEGATIONS
+    return False
 
 
 def _alternatives(question: str) -> set[str]:
