@@ -14,6 +14,8 @@ from typing import Any, Literal, Self, TypeAlias
 Backend: TypeAlias = Literal["pyav", "decord"]  # what decodes videos, see vidalign.video.readers
 DEFAULT_BACKEND: Backend = "pyav"
 
+MODEL_IDS = ("base", "aligned", "blind")  # whose answers an evaluation holds; blind: the base, with noise for videos
+
 QUARANTINE_REASONS = (
     "missing",  # no file at the uri
     "unreadable",  # the file exists but cannot be opened (permissions, a folder)
@@ -201,7 +203,12 @@ class PolicyVersion(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalAnswer(Record):
-    """The answer of one served model to one held-out question. `model_id` is "base", "aligned" or "blind"."""
+    """The answer of one served model to one held-out question. `model_id` is "base", "aligned" or "blind".
+
+    `correct` is None where no scorer could tell. `scorer` says which one did ("rules", "exact", "f1", "judge", or the name of your
+    own), `kind` is the answer's kind, `score` the scorer's value (a judge's is 1-5, all others in [0, 1]), and `f1` the overlap of
+    words with a short or free ground truth, whoever scored. `judge` names the judge and the version of its prompt.
+    """
 
     example_id: str
     category: str
@@ -209,10 +216,16 @@ class EvalAnswer(Record):
     question: str
     answer: str
     text: str
-    correct: bool
+    correct: bool | None
     model_id: str
     policy_version: str
     latency_s: float
+    kind: str = ""
+    scorer: str = ""
+    score: float | None = None
+    f1: float | None = None
+    judge: str = ""
+    explanation: str = ""
 
 
 def stable_hash(value: Any, length: int = 16) -> str:

@@ -5,7 +5,7 @@ A scorer is a name of `SCORERS`, or `package.module:attribute` for one of your o
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import pydantic
 
@@ -15,7 +15,6 @@ from vidalign.errors import ConfigError
 from vidalign.plugins import resolve
 
 SCORERS = ("exact", "f1", "judge")
-PARTLY = frozenset({None, "judge"})  # scorers that leave replies to a judge; one of your own may
 
 
 def check_scorer(name: str | None, key: str) -> None:
@@ -95,3 +94,46 @@ class JudgeConfig(Section):
     def reads_caption(self) -> bool:
         """Whether the prompt quotes a caption."""
         return "{caption}" in self.prompt
+
+
+class ScoringSection(Section):
+    """Who says which answers are right.
+
+    `scorer` (`vidalign.data.scorers`): null by the rules of the answer's kind, "exact", "f1", "judge", or `package.module:attribute`.
+    What it cannot tell goes to `judge`, if there is one, and is otherwise counted apart. An answer is right from `min_score` in
+    [0, 1] on, and by the judge from `threshold` on, of 1-5.
+    """
+
+    scorer: str | None = None
+    judge: JudgeConfig | None = None
+    threshold: float = pydantic.Field(3.0, gt=1, le=5)
+    min_score: float = pydantic.Field(0.5, gt=0, le=1)
+
+    @pydantic.field_validator("scorer")
+    @classmethod
+    def _is_a_scorer(cls, name: str | None) -> str | None:
+        check_scorer(name, "evaluate.scorer")
+        return name
+
+    @pydantic.model_validator(mode="after")
+    def _scoring_fits(self) -> Self:
+        fields = ScoringSection.model_fields
+        if self.scorer == "judge" and self.judge is None:
+            raise ValueError(
+                "scorer=judge needs evaluate.judge, a model that judges (kind, model); or set scorer to null or f1"
+            )
+        if self.judge is not None and self.scorer in ("exact", "f1"):
+            raise ValueError(
+                f"evaluate.judge is set but scorer={self.scorer} leaves it nothing to judge; set scorer to null (the judge scores "
+                "what no rule can) or to judge (it scores everything), or remove evaluate.judge"
+            )
+        if self.judge is None and self.threshold != fields["threshold"].default:
+            raise ValueError(
+                f"threshold={self.threshold:g} is a judge's score, and there is no evaluate.judge; set it, or leave threshold out"
+            )
+        if self.scorer in (None, "exact", "judge") and self.min_score != fields["min_score"].default:
+            raise ValueError(
+                f"min_score={self.min_score:g} is for scores between right and wrong, which scorer={self.scorer or 'null'} does not "
+                "give; set scorer to f1 or to one of your own, or leave min_score out"
+            )
+        return self

@@ -35,7 +35,8 @@ _SHORT = 5  # words
 _COUNTING = re.compile(
     r"\bhow (?:many|much|long|often|old|tall|far|fast|big|deep|high|wide|heavy)\b|\bnumber of\b|^count\b|"
     r"\b(?:what|which)(?:'s| is| was)?(?: the)? (?:total |exact |average )?(?:number|count|percentage|amount|total|score)\b|"
-    r"几|幾|多少|いくつ|何[個人回匹本枚]|몇"
+    r"几|幾|多少|いくつ|何[個人回匹本枚]|몇|cuánt[oa]s?|\bcombien\b|\bwie (?:viele?|oft|lange)\b|\bquant[aeios]\b|\bhoeveel\b|сколько|"
+    r"\bile\b|\bilu\b|\bkaç\b|\bberapa\b|كم"
 )
 _CLASSES = tuple(
     frozenset(map(stem, names.split()))
@@ -57,6 +58,11 @@ _SWAPPABLE = tuple(
     group for group in _CLASSES if not group & {"first", "before"}
 )  # of these, another order may say the same
 _SWAPPED = frozenset().union(*_SWAPPABLE)
+_CUE = re.compile(r"\banswer(?: is\b|\s*:)[\s:]*|答案(?:是|为|:)\s*|答えは\s*")
+_SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|(?<=[。！？])|\n+")
+_TAKEN_BACK = re.compile(r"\b(?:no|not|wait|actually|sorry|correction|instead|rather|but|however|or)\b|n't\b|不|没|但|而是")
+_IN_BRACKETS = re.compile(r"^\s*[(\[{【〔「『]([^()\[\]{}【】〔〕「」『』]*)[)\]}】〕」』]\W*$")
+_GENERIC = ("object", "thing", "item")
 _CONNECTIVES = ("and", "then", "but", "while", "also")
 
 
@@ -126,7 +132,9 @@ def verdict(text: str, example: Example) -> bool | None:
     if kind == "number":
         number, stated = stated_number(example.answer, example.question), stated_number(part, example.question)
         return number is not None and stated is not None and stated.equals(number)
-    return _by_words(part, example)
+    part = _IN_BRACKETS.sub(r"\1", part)
+    found = _by_words(part, example)
+    return _by_sentences(part, example) if found is None and is_single_clause(example.answer) else found
 
 
 def is_correct(text: str, example: Example) -> bool:
@@ -156,8 +164,22 @@ def _by_words(part: str, example: Example) -> bool | None:
         return True
     core = [word for word in answer if word not in question]
     return (
-        True if core and _restates(core, said) and _restates(said, [*answer, *question]) and _in_order(core, said) else None
+        True
+        if core and _restates(core, said) and _restates(said, [*answer, *question, *_GENERIC]) and _in_order(core, said)
+        else None
     )
+
+
+def _by_sentences(part: str, example: Example) -> bool | None:
+    """What the last "the answer is …" says, or the first sentence where no other one takes it back."""
+    cues = list(_CUE.finditer(prepared(part)))
+    if cues:
+        return _by_words(_SENTENCE_END.split(prepared(part)[cues[-1].end() :], maxsplit=1)[0], example)
+    first, *others = [sentence for sentence in _SENTENCE_END.split(part) if sentence.strip()] or [""]
+    if not others or any(_TAKEN_BACK.search(prepared(sentence)) for sentence in others):
+        return None
+    found = _by_words(first, example)
+    return found if all(_by_words(sentence, example) in (None, found) for sentence in others) else None
 
 
 def _swaps(said: Sequence[str], answer: Sequence[str], question: Sequence[str]) -> bool:
