@@ -399,3 +399,10 @@ def test_a_wrong_letter_never_becomes_right(letter, form, rest):
 def test_any_text_gets_a_verdict_on_choice_yes_no_and_number(text, example):
     assert verdict(text, example[0]) in ((True, False, None) if kind_of(example[0]) in WORDED else (True, False))
     assert 0.0 <= trust(text, example[0]) <= 1.0
+
+
+def test_the_public_door_takes_the_kind_where_the_row_does_not_show_it():
+    asked = {"question": "What is on the shirt?", "answer": "seven stars"}
+    assert vidalign.judge_reply("7", **asked) is None
+    assert vidalign.judge_reply("7", **asked, answer_type="number") is True
+    assert vidalign.judge_reply("8", **asked, answer_type="number") is False

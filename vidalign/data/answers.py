@@ -62,7 +62,7 @@ _CUE = re.compile(r"\banswer(?: is\b|\s*:)[\s:]*|答案(?:是|为|:)\s*|答え�
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|(?<=[。！？])|\n+")
 _TAKEN_BACK = re.compile(r"\b(?:no|not|wait|actually|sorry|correction|instead|rather|but|however|or)\b|n't\b|不|没|但|而是")
 _IN_BRACKETS = re.compile(r"^\s*[(\[{【〔「『]([^()\[\]{}【】〔〕「」『』]*)[)\]}】〕」』]\W*$")
-_GENERIC = ("object", "thing", "item")
+_SUBJECT = re.compile(r"\s*(?:the|this|that) (?:object|thing|item) (?:is|was)\b", re.IGNORECASE)  # says no more than "it is"
 _CONNECTIVES = ("and", "then", "but", "while", "also")
 
 
@@ -144,7 +144,7 @@ def is_correct(text: str, example: Example) -> bool:
 
 def _by_words(part: str, example: Example) -> bool | None:
     """A reply is right that says the answer and beyond it only what the question says, and wrong that says its opposite."""
-    said, answer, question = content_words(part), content_words(example.answer), content_words(example.question)
+    said, answer, question = map(content_words, (_SUBJECT.sub("", part, count=1), example.answer, example.question))
     if not said or not answer:
         return None
     if not is_single_clause(example.answer) or not is_single_clause(part):
@@ -164,9 +164,7 @@ def _by_words(part: str, example: Example) -> bool | None:
         return True
     core = [word for word in answer if word not in question]
     return (
-        True
-        if core and _restates(core, said) and _restates(said, [*answer, *question, *_GENERIC]) and _in_order(core, said)
-        else None
+        True if core and _restates(core, said) and _restates(said, [*answer, *question]) and _in_order(core, said) else None
     )
 
 

@@ -2,7 +2,7 @@
 
     rules   (the default) the rule of the answer's kind, see `vidalign.data.answers`; None where it cannot tell
     exact   the same, and what it cannot tell is wrong
-    f1      overlap of words for short and free answers; the rule of its kind for every other
+    f1      overlap of words for what the rule cannot tell of short and free answers; else the rule
     judge   None for every reply: a judge scores it (`vidalign.recipes.judging`)
 
 A scorer is a function of a reply and its example that returns a score in [0, 1] (True and False are 1 and 0), or None where it
@@ -45,9 +45,9 @@ def exact(reply: str, example: Example) -> float | None:
 
 
 def f1(reply: str, example: Example) -> float | None:
-    """`overlap` on short and free answers, where the rule does not know the reply to be right; else the rule of its kind."""
+    """1 or 0 by the rule of the answer's kind; `overlap` where it cannot tell of a short or free answer."""
     right = verdict(reply, example)
-    if kind_of(example) in WORDED and right is not True:
+    if right is None and kind_of(example) in WORDED:
         return overlap(reply, example)
     return None if right is None else float(right)
 
