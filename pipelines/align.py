@@ -19,7 +19,7 @@ from typing import Any
 
 from cluster.resources import ResourcePlan
 from cluster.session import connect, local_resources
-from pipelines.check import check_inputs, check_objective
+from pipelines.check import check_inputs, check_judges, check_objective
 from pipelines.inputs import Inputs, SplitName, read_inputs
 from pipelines.progress import StageClock
 from pipelines.rounds import Rounds, exported_or_none, resource_plan
@@ -37,6 +37,7 @@ STAGES = ("rollout", "train", "evaluate", "report")
 def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = False) -> dict[str, Any]:
     """Run the given stages in order and return the summary. Raises a `VidalignError` for what the user can fix."""
     check_objective(config.objective, config.train)
+    check_judges(config)
     inputs = read_inputs(config.data, config.recipe, splits=splits_read(stages))
     if "rollout" in stages:
         recipes.build(config.recipe).check_data(inputs.train, source=config.data.train)  # before anything is started

@@ -86,10 +86,10 @@ class GeneratorOnAGpu(OnAGpu, Generator):
 
 
 class JudgeOnAGpu(OnAGpu, Judge):
-    def __init__(self, config, parts, work):
+    def __init__(self, config, parts, work, **more):
         assert config["num_gpus"] == 1
         self.enter(pathlib.Path(parts))
-        super().__init__(config, parts, work)
+        super().__init__(config, parts, work, **more)
         self._chat, self._name = (lambda conversations: ["Score: 5"] * len(conversations)), "stand-in"
 
     def __call__(self, row):

@@ -21,7 +21,7 @@ from vidalign.config.judging import JudgeConfig
 from vidalign.config.loading import load_config, parse_config
 from vidalign.config.run import EvaluateConfig
 from vidalign.data import scorers
-from vidalign.errors import ConfigError
+from vidalign.errors import ConfigError, ModelError
 from vidalign.files import RunFolder
 from vidalign.model.checkpoint import policy_version
 from vidalign.statistics import accuracy_table
@@ -175,6 +175,19 @@ def test_scoring_that_cannot_work_is_refused_when_the_config_is_loaded(evaluate,
     raw = {"run_dir": "r", "model": {"path": "m"}, "data": {"train": "t.jsonl"}, "evaluate": evaluate}
     with pytest.raises(ConfigError, match=message):
         parse_config(raw)
+
+
+def test_a_judge_whose_folder_is_not_there_is_refused_by_dry_runs_and_runs_alike(tmp_path):
+    from pipelines.align import align
+    from pipelines.check import check as dry_run
+
+    judge = {"kind": "vllm", "model": str(tmp_path)}
+    raw = {"run_dir": "r", "model": {"path": "m"}, "data": {"train": "t.jsonl"}, "evaluate": {"judge": judge}}
+    for refuse in (dry_run, align):
+        with pytest.raises(
+            ModelError, match=r"evaluate\.judge\.model=.* is no model folder .*evaluate\.judge\.kind to openai"
+        ):
+            refuse(parse_config(raw))
 
 
 def test_the_table_of_scorers_is_the_one_that_configs_know():

@@ -160,7 +160,8 @@ class Recipe(Generic[ConfigT]):
     def describe(self) -> str:
         """How the pairs are made, in one line."""
         if isinstance(self.config, SamplingSection):
-            return f"{self.config.name}: {self.config.num_candidates} candidates"
+            trust = f", trust by {self.config.trust}" if self.config.trust else ""
+            return f"{self.config.name}: {self.config.num_candidates} candidates{trust}"
         return self.config.name
 
 
