@@ -5,7 +5,8 @@ from test_judge import config
 from test_pairing import TRUTH, pair, response
 
 from vidalign import recipes
-from vidalign.config.recipes import JudgeConfig, RrpoRecipe
+from vidalign.config.judging import JudgeConfig
+from vidalign.config.recipes import RrpoRecipe
 from vidalign.recipes.rewriting import rewrite_rows
 from vidalign.types import Judgement
 
@@ -48,10 +49,10 @@ def test_a_judge_decides_what_is_wrong_and_an_unjudged_reply_is_not_known_to_be(
         text: Judgement(example_id="e", response=text, score=score, explanation="", judge="j")
         for text, score in (("fine words", 5.0), ("false words", 1.0))
     }
-    found = recipes.build(recipe).likeliest_wrong(replies, verdicts)
+    found = recipes.build(recipe).likeliest_wrong(TRUTH, replies, verdicts)
     assert found is not None
     assert found.text == "false words"
-    assert recipes.build(recipe).likeliest_wrong(replies) is None
+    assert recipes.build(recipe).likeliest_wrong(TRUTH, replies) is None
     assert pair(recipe, TRUTH, replies, verdicts).rejected == "false words"
     assert pair(recipe, TRUTH, replies[2:], verdicts) == "no_wrong_reply"
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import pydantic
 
+from vidalign.config.judging import ScoringSection
 from vidalign.config.recipes import LeanpoRecipe, RecipeConfig
 from vidalign.config.section import Section
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
@@ -205,10 +206,14 @@ class ServeConfig(Section):
     start_timeout_s: float = pydantic.Field(900.0, gt=0)
 
 
-class EvaluateConfig(Section):
-    """Evaluation through the HTTP endpoint. `blind` asks the base model the same questions about videos of noise."""
+class EvaluateConfig(ScoringSection):
+    """Evaluation through the HTTP endpoint, and who says which answers are right (`ScoringSection`).
 
-    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"concurrency", "request_timeout_s"})
+    `blind` asks the base model the same questions about videos of noise.
+    """
+
+    # How answers are scored does not change them; the stage that scores records it.
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"concurrency", "request_timeout_s", *ScoringSection.model_fields})
 
     concurrency: int = pydantic.Field(16, ge=1)
     max_new_tokens: int = pydantic.Field(256, ge=1)

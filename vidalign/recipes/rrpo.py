@@ -28,7 +28,7 @@ from vidalign.recipes.base import Asked, Evidence, Recipe, responses_by_example,
 from vidalign.recipes.engine import Engine, Request
 from vidalign.recipes.judging import JudgeTask, scoring_task
 from vidalign.recipes.kinds import is_cut, spells_special_token
-from vidalign.recipes.pairing import Side, build_pair, side
+from vidalign.recipes.pairing import Side, build_pair, is_known_wrong, side
 from vidalign.recipes.phrases import differing_marks, differs_only_in, parse_differences
 from vidalign.recipes.rewriting import rewrite_rows
 from vidalign.recipes.sampling import Chunk, unsampled
@@ -46,7 +46,7 @@ class Rrpo(Recipe[RrpoRecipe]):
         self, engine: Engine, examples: Sequence[Example], clips: Sequence[Shown], *, policy_version: str, seed: int
     ) -> list[Response]:
         """Sample and score the responses to these examples, with the ground truths and the policy's rewrites."""
-        chunk = Chunk(engine, examples, clips, policy_version, seed)
+        chunk = Chunk(engine, examples, clips, policy_version, seed, self.config.trust)
 
         def on_perturbed(row: int, candidate: int) -> Request:
             draw = chunk.request_seed(row, "perturbed", candidate)
@@ -73,7 +73,7 @@ class Rrpo(Recipe[RrpoRecipe]):
         wrong = [
             (row, found)
             for row, example in enumerate(chunk.examples)
-            if (found := self.likeliest_wrong(by_example.get(example.id, []))) is not None
+            if (found := self.likeliest_wrong(example, by_example.get(example.id, []))) is not None
         ]
         listed = self._ask(chunk, wrong, "differences")
         usable = [(row, r) for (row, _), r in zip(wrong, listed, strict=True) if parse_differences(r.text)]
@@ -97,7 +97,9 @@ class Rrpo(Recipe[RrpoRecipe]):
         return chunk.ask(kind, asked)
 
     def judge_rows(self, examples: Sequence[Example], responses: Sequence[Response]) -> JudgeTask | None:
-        return scoring_task(examples, responses, "perturbed") if self.config.wrong_by == "judge" else None
+        if self.config.wrong_by == "judge" and self.judge is not None:
+            return scoring_task(examples, responses, {"perturbed"}, self.judge)
+        return super().judge_rows(examples, responses)
 
     def rewrite(
         self, examples: Sequence[Example], responses: Sequence[Response], judgements: Sequence[Judgement]
@@ -108,7 +110,8 @@ class Rrpo(Recipe[RrpoRecipe]):
         scores, by_example = scores_by_example(judgements), responses_by_example(responses)
         rows = []
         for example in examples:
-            wrong = self.likeliest_wrong(by_example.get(example.id, []), scores.get(example.id, {}))
+            judged = scores.get(example.id, {})
+            wrong = self.likeliest_wrong(example, self.trusted(by_example.get(example.id, []), judged), judged)
             if wrong is not None:
                 row = {
                     "example_id": example.id,
@@ -139,12 +142,19 @@ class Rrpo(Recipe[RrpoRecipe]):
         ]
 
     def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
-        """One pair, or why there is none: no_wrong_reply, cut_by_length, no_rewrite, rewrite_differs_elsewhere, no_key_phrase."""
+        """One pair, or why there is none.
+
+        no_wrong_reply, trust_unclear (some replies may be right or wrong), cut_by_length, no_rewrite, rewrite_differs_elsewhere,
+        no_key_phrase.
+        """
         example, config = row.example, self.config
-        wrong = self.likeliest_wrong(responses, evidence.judgements)
+        wrong = self.likeliest_wrong(example, responses, evidence.judgements)
         if wrong is None:
             perturbed = [r for r in responses if r.kind == "perturbed"]
-            return "cut_by_length" if any(map(is_cut, perturbed)) else "no_wrong_reply"
+            if any(map(is_cut, perturbed)):
+                return "cut_by_length"
+            unclear = config.wrong_by == "trust" and any(self._is_unclear(r, example) for r in perturbed if r.text.strip())
+            return "trust_unclear" if unclear else "no_wrong_reply"
         rejected = side(wrong)
         if config.rewrite != "none":
             rewritten = next((r for r in responses if r.kind == "rewritten" and r.candidate == wrong.candidate), None)
@@ -165,23 +175,30 @@ class Rrpo(Recipe[RrpoRecipe]):
         return build_pair(example, chosen, rejected, recipe=config.name, rule=rule, policy_version=wrong.policy_version)
 
     def likeliest_wrong(
-        self, responses: Sequence[Response], judgements: Mapping[str, Judgement] | None = None
+        self, example: Example, responses: Sequence[Response], judgements: Mapping[str, Judgement] | None = None
     ) -> Response | None:
-        """The wrong response to the perturbed video that the policy finds likeliest given the clean one; None if all are right.
+        """The wrong response to the perturbed video that the policy finds likeliest given the clean one; None if there is none.
 
-        A reply that only says less than the ground truth is not wrong with `wrong_by: trust`, and one without a judgement is not with
-        `wrong_by: judge`: nothing is known of them. A reply that was cut off is not taken.
+        A reply of which nothing is known is not wrong: one that no rule can judge (`trust` null), that only says less than the ground
+        truth, or, with `wrong_by: judge`, that has no judgement. A reply that was cut off is not taken.
         """
 
         def is_wrong(response: Response) -> bool:
             if self.config.wrong_by == "trust":
-                return response.trust <= self.config.max_trust and not AGREES <= response.trust < 1
+                return response.trust <= self.config.max_trust and not self._is_unclear(response, example)
             judgement = (judgements or {}).get(response.text.strip())
             return judgement is not None and judgement.score < self.config.threshold
 
         whole = [r for r in responses if not is_cut(r) and not spells_special_token(r)]
         wrong = [r for r in whole if r.kind == "perturbed" and r.text.strip() and is_wrong(r)]
         return max(wrong, key=lambda r: (r.reward, -r.candidate), default=None)
+
+    def _is_unclear(self, response: Response, example: Example) -> bool:
+        """Whether trust cannot tell if a response is wrong."""
+        scorer, trust = self.config.trust, response.trust
+        if scorer is None and trust < 1:
+            return not is_known_wrong(response, example)
+        return math.isnan(trust) or (scorer == "f1" and AGREES <= trust < 1)
 
     def asked(self, rows: Sequence[DataRow]) -> list[Asked]:
         plain, config, length = super().asked(rows), self.config, self.config.max_new_tokens
