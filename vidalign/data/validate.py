@@ -155,7 +155,7 @@ def _check_split(
                 report.errors.append(RowError("video", *problem, where))
             else:
                 split.names.setdefault(name, where)
-        if isinstance(row, PreferenceRow) and paired.setdefault((*checked.locations, row.question), where) != where:
+        if isinstance(row, PreferenceRow) and paired.setdefault((*checked.locations, _said(row)), where) != where:
             remarks.add("more than one pair for the same video and question", where)
     if not split.num_rows:
         report.errors.append(no_rows(path))
@@ -165,6 +165,10 @@ def _check_split(
         )
     report.warnings += remarks.sentences()
     return split
+
+
+def _said(row: ExampleRow) -> str:
+    return repr((row.question, row.system, row.turns, row.clip, row.videos))
 
 
 def _count(split: Split, row: ExampleRow, videos: Sequence[str], where: str) -> None:
