@@ -104,6 +104,7 @@ def test_files_go_there_and_back(tmp_path, name):
         {**PAIR, "id": "b", "video": "f", "fps": 2},
         {**PAIR, "id": "c", "clip": {"start": 1}},
         {**PAIR, "id": "d", "video": "/abs/v.mp4", "note": 1},
+        {**PAIR, "id": "e", "video": "v.mp4", "videos": ["v.mp4", "w.mp4"]},
     )
     out = tmp_path / "sub" / "theirs.json"
     done = export_file(source, exporter(name), out=out)
@@ -120,6 +121,8 @@ def test_files_go_there_and_back(tmp_path, name):
         {**PAIR, "video": str(tmp_path / "v.mp4"), "turns": TURNS, "system": "Be brief."},
         {**PAIR, "id": "b", "video": frames, "fps": 2},
         {**PAIR, "id": "d", "video": "/abs/v.mp4"},
+        {name: value for name, value in PAIR.items() if name != "video"}
+        | {"id": "e", "videos": [str(tmp_path / "v.mp4"), str(tmp_path / "w.mp4")]},
     ]
 
 
