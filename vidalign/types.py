@@ -40,9 +40,10 @@ def _plain(value: Any) -> Any:
 class FrameSpec(Record):
     """One sampling contract for rollouts, training, evaluation and serving.
 
-    Exactly one of `num_frames` (uniform over the video) and `fps` (frames per second, at most `max_frames`) is set. Size: `height` and `width` together resize exactly; `max_pixels` keeps the aspect ratio and shrinks to at most
-    that many pixels per frame; without any of the three, the video keeps its own size. A video with fewer than `min_frames`
-    decodable frames is quarantined. A `num_frames` larger than the video's frame count repeats indices and is never an error.
+    Exactly one of `num_frames` (uniform over the video) and `fps` (frames per second, at most `max_frames`) is set. `height` and
+    `width` together resize exactly; `max_pixels` keeps the aspect ratio and shrinks to at most that many pixels per frame; without
+    any of the three, the video keeps its own size. A video with fewer than `min_frames` decodable frames is quarantined. A
+    `num_frames` larger than the video's frame count repeats indices and is never an error.
 
     `snap_to_keyframes` moves each frame to the nearest keyframe at or before it, so that nothing else is decoded. Where two
     different frames would move to the same keyframe, or a frame has no keyframe before it, the video is sampled as if the option
