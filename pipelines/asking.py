@@ -12,25 +12,25 @@ import asyncio
 import base64
 import dataclasses
 import io
-import json
 import mimetypes
 import pathlib
 import random
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import openai
 import tqdm
 
+from pipelines.answer_log import AnswerLog
 from serving.app import Endpoint
 from serving.refusals import unusable_video
 from vidalign import files, prompts
 from vidalign.config.run import EvaluateConfig
 from vidalign.data.answers import is_correct
-from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
+from vidalign.errors import ClusterError, ModelError, VideoError
 from vidalign.types import EvalAnswer, Example, QuarantineRow, stable_hash
 
 MAX_ATTEMPTS = 5
@@ -57,14 +57,17 @@ def evaluate(
     prompt: str = prompts.PLAIN,
     blind: bool = False,
     progress: bool = True,
+    is_right: Callable[[str, Example], bool] = is_correct,
+    made_from: Mapping[str, Any] | None = None,
 ) -> Evaluation:
-    """Ask every example at temperature 0, score by `is_correct`, and write `stage/{model_id}.parquet`.
+    """Ask every example at temperature 0, score by `is_right`, and write `stage/{model_id}.parquet`.
 
     Args:
         model_id: one of `endpoint.model_ids`.
         stage: the run's eval folder.
         prompt: template with {question}, the same as in training.
         blind: noise instead of each example's video; the results are filed under the name "blind".
+        made_from: what else decides the answers, where no manifest of a stage says it.
 
     Raises:
         ClusterError: the endpoint does not answer, or answers with another policy version than it announced.
@@ -78,9 +81,10 @@ def evaluate(
     if blind:
         clips = noise_clips(stage / "noise")
         videos = {id_: str(clips[int(stable_hash(id_), 16) % len(clips)]) for id_ in videos}
-    asker = _Asker(endpoint=endpoint, model_id=model_id, name=name, version=version, config=config, prompt=prompt)
-    settings = {"policy_version": version, "prompt": prompt, "max_new_tokens": config.max_new_tokens, "blind": blind}
-    log = _Log.open(stage / f"{name}.jsonl", settings)
+    asker = _Asker(
+        endpoint=endpoint, model_id=model_id, name=name, version=version, config=config, prompt=prompt, is_right=is_right
+    )
+    log = AnswerLog.open(stage / f"{name}.jsonl", _settings(version, prompt, config, blind=blind) | dict(made_from or {}))
     todo = [example for example in examples if not log.holds(example)]
     if todo:
         asyncio.run(asker.ask_all(todo, videos, log, _bar(name, len(examples), len(examples) - len(todo), progress)))
@@ -89,6 +93,28 @@ def evaluate(
     files.write_table(stage / f"{name}.parquet", answers)
     bad = {result.uri: result for result in found if isinstance(result, QuarantineRow)}
     return Evaluation(answers=answers, quarantined=list(bad.values()))
+
+
+def num_unanswered(
+    examples: Sequence[Example],
+    *,
+    model_id: str,
+    version: str,
+    stage: pathlib.Path,
+    config: EvaluateConfig,
+    prompt: str = prompts.PLAIN,
+    made_from: Mapping[str, Any] | None = None,
+) -> int:
+    """How many of the examples `evaluate` would still have to ask. Raises `ConfigError` as it does."""
+    path = stage / f"{model_id}.jsonl"
+    if not path.is_file():
+        return len(examples)
+    log = AnswerLog.open(path, _settings(version, prompt, config, blind=False) | dict(made_from or {}))
+    return sum(not log.holds(example) for example in examples)
+
+
+def _settings(version: str, prompt: str, config: EvaluateConfig, *, blind: bool) -> dict[str, Any]:
+    return {"policy_version": version, "prompt": prompt, "max_new_tokens": config.max_new_tokens, "blind": blind}
 
 
 def video_url(video: str, media_root: str | None) -> str:
@@ -136,49 +162,9 @@ def noise_clips(folder: pathlib.Path) -> list[pathlib.Path]:
     return paths
 
 
-@dataclasses.dataclass(kw_only=True)
-class _Log:
-    """Results so far, one JSON line each, after a line that says which questions they answer."""
-
-    path: pathlib.Path
-    results: dict[str, EvalAnswer | QuarantineRow]
-    keys: dict[str, str]
-
-    @classmethod
-    def open(cls, path: pathlib.Path, settings: dict[str, Any]) -> _Log:
-        log = cls(path=path, results={}, keys={})
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-        if lines and not lines[-1].endswith("\n"):
-            lines.pop()  # the process was killed while it wrote this line
-            files.write_text_atomic(path, "".join(lines))
-        if not lines:
-            files.write_text_atomic(path, json.dumps(settings) + "\n")
-            return log
-        begun_with = json.loads(lines[0])
-        if begun_with != settings:
-            changed = ", ".join(key for key in settings if begun_with.get(key) != settings[key])
-            raise ConfigError(f"{path} was begun with another {changed}; delete the file to evaluate again")
-        for line in lines[1:]:
-            row = json.loads(line)
-            record = EvalAnswer if "answer" in row["result"] else QuarantineRow
-            log.results[row["example_id"]] = record.from_row(row["result"])
-            log.keys[row["example_id"]] = row["example"]
-        return log
-
-    def holds(self, example: Example) -> bool:
-        """Whether there is a result for exactly this question."""
-        return self.keys.get(example.id) == stable_hash(example.to_row())
-
-    def add(self, example: Example, result: EvalAnswer | QuarantineRow) -> None:
-        key = stable_hash(example.to_row())
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"example_id": example.id, "example": key, "result": result.to_row()}) + "\n")
-        self.results[example.id], self.keys[example.id] = result, key
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Asker:
-    """One model's questions; the answers are filed under `name`, and each must name `version` as its policy."""
+    """One model's questions; the answers are filed under `name`, and each must name `version` as its policy, if that is known."""
 
     endpoint: Endpoint
     model_id: str
@@ -186,8 +172,9 @@ class _Asker:
     version: str
     config: EvaluateConfig
     prompt: str
+    is_right: Callable[[str, Example], bool]
 
-    async def ask_all(self, examples: Sequence[Example], videos: dict[str, str], log: _Log, bar: tqdm.tqdm) -> None:
+    async def ask_all(self, examples: Sequence[Example], videos: dict[str, str], log: AnswerLog, bar: tqdm.tqdm) -> None:
         slots = asyncio.Semaphore(self.config.concurrency)
         client = openai.AsyncOpenAI(
             base_url=self.endpoint.base_url, api_key="none", timeout=self.config.request_timeout_s, max_retries=0
@@ -226,7 +213,7 @@ class _Asker:
                     f"example {example.id}: {self.model_id} refuses the request ({error.status_code}): {_short(error)}"
                 ) from error
             return QuarantineRow(uri=video, reason=problem.reason, message=problem.message)
-        if completion.system_fingerprint != self.version:
+        if self.version and completion.system_fingerprint != self.version:
             raise ClusterError(
                 f"example {example.id}: {self.model_id} answered as policy {completion.system_fingerprint}, expected "
                 f"{self.version}; was the endpoint restarted with another model?"
@@ -239,7 +226,7 @@ class _Asker:
             question=example.question,
             answer=example.answer,
             text=text,
-            correct=is_correct(text, example),
+            correct=self.is_right(text, example),
             model_id=self.name,
             policy_version=self.version,
             latency_s=latency_s,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import pydantic
 
-from vidalign.config.recipes import LeanpoRecipe, RecipeConfig
+from vidalign.config.recipes import JudgeConfig, LeanpoRecipe, RecipeConfig
 from vidalign.config.section import Section
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 
@@ -206,7 +206,10 @@ class ServeConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """Evaluation through the HTTP endpoint. `blind` asks the base model the same questions about videos of noise."""
+    """Evaluation through the HTTP endpoint. `blind` asks the base model the same questions about videos of noise.
+
+    `judge` scores the replies to questions of suites that only a judge can score.
+    """
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset({"concurrency", "request_timeout_s"})
 
@@ -214,6 +217,13 @@ class EvaluateConfig(Section):
     max_new_tokens: int = pydantic.Field(256, ge=1)
     blind: bool = True
     request_timeout_s: float = pydantic.Field(120.0, gt=0)
+    judge: JudgeConfig | None = None
+
+    def deciding(self) -> dict[str, Any]:
+        row = super().deciding()
+        if self.judge is None:
+            row.pop("judge", None)  # without it, the hashes of runs are as they were before it existed
+        return row
 
 
 class ClusterConfig(Section):
