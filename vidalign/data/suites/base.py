@@ -75,6 +75,7 @@ class Suite:
         subtitles: whether it can be asked with subtitles.
         judge: scores the tasks named in `judged`.
         max_new_tokens: the longest reply that its tasks need.
+        needs: raises `ConfigError` where something that scoring these questions needs is not installed.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Suite:
     judge: SuiteJudge | None = None
     judged: tuple[str, ...] = ()
     max_new_tokens: int = 16
+    needs: Callable[[Sequence[SuiteQuestion]], None] = lambda questions: None
 
     def is_judged(self, question: SuiteQuestion) -> bool:
         """Whether only the judge can score the reply to this question."""

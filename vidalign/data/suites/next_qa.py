@@ -19,7 +19,7 @@ from vidalign.data.suites.base import Request, Suite, Values
 from vidalign.data.suites.question import SuiteQuestion
 from vidalign.data.suites.reading import Row, Videos, find, object_of, rows_of
 from vidalign.data.suites.replies import LETTERS, by_choice, lettered
-from vidalign.data.suites.wups import words_of, wups
+from vidalign.data.suites.wups import check_installed, words_of, wups
 from vidalign.errors import DataError
 
 FORM = "NExT-QA (test.csv or val.csv, or MC/*.parquet and OE/*.parquet, and NExTVideo/)"
@@ -148,6 +148,11 @@ def table(questions: Sequence[SuiteQuestion]) -> list[measures.Measure]:
     return found
 
 
+def _needs(questions: Sequence[SuiteQuestion]) -> None:
+    if any(question.task == "oe" for question in questions):
+        check_installed()
+
+
 SUITE = Suite(
     name="next-qa",
     title="NExT-QA",
@@ -158,4 +163,5 @@ SUITE = Suite(
     measures=table,
     tasks=tuple(PATTERNS),
     max_new_tokens=64,
+    needs=_needs,
 )
