@@ -133,7 +133,7 @@ def test_turns_and_places_of_what_is_shown():
             "question: the texts of the user hold 0 literal <video>",
         ),
         ({"video": "v", "question": "<video>"}, "question: is empty but for the places"),
-        ({"video": "v", "question": "<|video_pad|> Q?"}, "question: holds 1 literal tag (<|video_pad|>)"),
+        ({"video": "v", "question": "<|video_pad|> Q?"}, "question: holds the special token"),
     ],
 )
 def test_each_rule_of_a_shape(fields, says):

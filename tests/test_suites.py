@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -498,6 +499,16 @@ def test_wups_by_hand():
     assert wups(["dog", "sit"], ["cat", "lie"], 0.9, similar) == pytest.approx(0.086 * 0.05)
     assert wups(["dog", "xyz"], ["dog"], 0.0, similar) == 1.0  # a word that matches nothing is left out of the product
     assert wups(["xyz"], ["dog"], 0.0, similar) == wups([], ["dog"], 0.0, similar) == 0.0
+
+
+def test_open_ended_questions_are_refused_before_they_are_asked_where_nltk_is_not_installed(monkeypatch):
+    asked = [SuiteQuestion(id="", video="", prompt="", answer="", task="oe")]
+    monkeypatch.setitem(sys.modules, "nltk", None)
+    with pytest.raises(
+        ConfigError, match=r"needs NLTK \(.*\); install it with `pip install nltk` and .*, or leave the open-ended"
+    ):
+        SUITES["next-qa"].needs(asked)
+    SUITES["next-qa"].needs([])
 
 
 # MSVD-QA, MSRVTT-QA, TGIF-QA

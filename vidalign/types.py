@@ -140,6 +140,10 @@ class Prompted(Record):
         videos = self.videos or ((self.video,) if self.video else ())
         return Context(videos=videos, images=self.images, system=self.system, turns=self.turns)
 
+    def context_fields(self) -> dict[str, Any]:
+        """The fields of `context` and `video`, for another record of the same prompt."""
+        return {name: getattr(self, name) for name in ("video", *Prompted.OMITTED)}
+
     def to_row(self) -> dict[str, Any]:
         return {name: value for name, value in super().to_row().items() if value or name not in self.OMITTED}
 
@@ -250,7 +254,7 @@ class PreferencePair(Prompted):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuarantineRow(Record):
-    """A video that was not used, and why. `reason` is one of `QUARANTINE_REASONS`."""
+    """A video or image that was not used, and why. `reason` is one of `QUARANTINE_REASONS`."""
 
     uri: str
     reason: str
@@ -267,7 +271,7 @@ class PolicyVersion(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalAnswer(Record):
+class EvalAnswer(Prompted):
     """The answer of one served model to one held-out question. `model_id` is "base", "aligned" or "blind"."""
 
     example_id: str
@@ -280,6 +284,10 @@ class EvalAnswer(Record):
     model_id: str
     policy_version: str
     latency_s: float
+    videos: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    system: str = ""
+    turns: tuple[Turn, ...] = ()
 
 
 def stable_hash(value: Any, length: int = 16) -> str:

@@ -48,12 +48,13 @@ def read_task(name: str, request: Request, asked: AskedModels) -> Task:
     """Read and check a suite's questions.
 
     Raises:
-        ConfigError: an unknown suite or task; questions that need a judge, and none is configured.
+        ConfigError: an unknown suite or task; questions that need a judge, or a package, that is not there.
         DataError: rows of another form; an id that is used twice; none of the videos is there.
     """
     suite = find_suite(name)
     suite.check(request)
     questions = suite.read(request)
+    suite.needs(questions)
     seen: dict[str, str] = {}
     for question in questions:
         if (earlier := seen.setdefault(question.id, question.where)) != question.where or not question.id:

@@ -16,19 +16,24 @@ from __future__ import annotations
 import pathlib
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pydantic
 import pydantic_core
 
+from vidalign import special_tokens
 from vidalign.data import shown
 from vidalign.data.answers import ANSWER_TYPES, AnswerType, fits, is_correct
+from vidalign.data.fields import FORMS, AnyVideo, ClipRow, FramesPerSecond, OneVideo, Span, Text, TurnRow, Unicode, Video
 from vidalign.data.words import normalise
 from vidalign.errors import RowError
+from vidalign.special_tokens import KNOWN_ONLY, SpecialTokens
 from vidalign.types import Example
-from vidalign.video.naming import local_path
 
-TAG = re.compile(r"<video>|<image>|<audio>|<\|(?:video|image)_pad\|>")
+TAG = special_tokens.MEDIA
+NO_TEXT = frozenset(
+    {"id", "video", "videos", "images", "category", "answer_type"}
+)  # fields that are never put into a chat template
 SIDES = ("chosen", "rejected")
 _WORD = re.compile(r"\w+")
 _LETTER = re.compile(r"\(?[a-z][.:)]+\s*")
@@ -54,80 +59,6 @@ _FIXES = {
     "chosen_phrases": "write spans [start, end) of characters in order, such as [[4, 9]], or leave the field out",
     "rejected_phrases": "write spans [start, end) of characters in order, such as [[4, 9]], or leave the field out",
 }
-
-
-def _encodable(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise pydantic_core.PydanticCustomError("surrogate", "holds half of a character (an unpaired surrogate)") from error
-    return text
-
-
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise pydantic_core.PydanticCustomError("blank", "is empty")
-    return text
-
-
-def _nameable(video: str) -> str:
-    try:
-        path = local_path(video)
-    except ValueError as error:
-        raise pydantic_core.PydanticCustomError("uri", "is not a uri") from error
-    if path is not None and "\0" in path:
-        raise pydantic_core.PydanticCustomError("null", "holds a null character, which no path can have")
-    return video
-
-
-Unicode = Annotated[str, pydantic.AfterValidator(_encodable)]
-Text = Annotated[Unicode, pydantic.AfterValidator(_not_blank)]
-Video = Annotated[Text, pydantic.AfterValidator(_nameable)]
-Span = Annotated[list[int], pydantic.Field(min_length=2, max_length=2)]
-FramesPerSecond = Annotated[pydantic.FiniteFloat, pydantic.Field(gt=0)]
-
-
-FORMS = ("path", "list", "object")  # of a video in a row
-
-
-def _form_of(video: Any) -> str:
-    return "list" if isinstance(video, list) else "object" if isinstance(video, dict | pydantic.BaseModel) else "path"
-
-
-class ClipRow(pydantic.BaseModel):
-    """The part of a video that is shown, in seconds; `end` None means to its end."""
-
-    model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    start: Annotated[pydantic.FiniteFloat, pydantic.Field(ge=0)] = 0.0
-    end: Annotated[pydantic.FiniteFloat, pydantic.Field(gt=0)] | None = None
-
-
-class TurnRow(pydantic.BaseModel):
-    """One message of a conversation."""
-
-    model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    role: Literal["user", "assistant"]
-    content: Text
-
-
-Path = Annotated[Video, pydantic.Tag("path")]
-Listed = Annotated[list[Video], pydantic.Field(min_length=1), pydantic.Tag("list")]
-OneVideo = Annotated[Path | Listed, pydantic.Discriminator(_form_of)]
-
-
-class VideoRow(pydantic.BaseModel):
-    """One of several videos."""
-
-    model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    video: OneVideo
-    fps: FramesPerSecond | None = None
-    clip: ClipRow | None = None
-
-
-AnyVideo = Annotated[Path | Listed | Annotated[VideoRow, pydantic.Tag("object")], pydantic.Discriminator(_form_of)]
 
 
 class ExampleRow(pydantic.BaseModel):
@@ -217,6 +148,7 @@ def _broken_rules(row: ExampleRow) -> Iterator[RowError]:
     yield from shown.broken_rules(row)
     for name, text in texts_of(row):
         yield from _literal_tags(name, text)
+    yield from special_token_errors(row)
     if row.options and not holds_answer(row.options, row.answer):
         yield RowError(
             "options",
@@ -242,6 +174,26 @@ def texts_of(row: ExampleRow) -> Iterator[tuple[str, str]]:
         yield name, getattr(row, name, "")
     for number, option in enumerate(row.options):
         yield f"options[{number}]", option
+
+
+def special_token_errors(row: ExampleRow, special: SpecialTokens = KNOWN_ONLY) -> Iterator[RowError]:
+    """An error for each text of a row that holds special tokens: of known families or, with a model's `special`, also of that."""
+    for name in type(row).model_fields:
+        if name not in NO_TEXT:
+            yield from _special_tokens(name, getattr(row, name), special)
+
+
+def _special_tokens(place: str, value: Any, special: SpecialTokens) -> Iterator[RowError]:
+    if isinstance(value, str):
+        with_places = place == "question" or place.startswith("turns")
+        if found := special.found(shown.PLACE.sub("", value) if with_places else value):
+            yield RowError(place, special_tokens.why(found), special_tokens.FIX)
+    elif isinstance(value, pydantic.BaseModel | dict):
+        for name, inside in dict(value).items():
+            yield from _special_tokens(f"{place}.{name}", inside, special)
+    elif isinstance(value, list | tuple):
+        for number, inside in enumerate(value):
+            yield from _special_tokens(f"{place}[{number}]", inside, special)
 
 
 def _literal_tags(name: str, text: str) -> Iterator[RowError]:

@@ -101,7 +101,7 @@ def visual_of(name: str) -> Visual:
 def split(name: str) -> tuple[str, str]:
     """A name without its fragment, and the fragment; "" if it has none."""
     base, _, fragment = name.rpartition("#")
-    match = _FRAGMENT.fullmatch(fragment) if fragment and "://" in base else None
+    match = _FRAGMENT.fullmatch(fragment) if fragment and ("://" in base or base.startswith("data:")) else None
     if match is None or (match["fps"] and not float(match["fps"])) or (base.startswith(LISTED) and not _is_list(base)):
         return name, ""
     return base, fragment

@@ -9,6 +9,7 @@ does not know the lemma, the Porter stem if it knows that.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from vidalign.data.words import vocabulary
 from vidalign.errors import ConfigError
 
 DATA = ("wordnet", "punkt_tab", "averaged_perceptron_tagger_eng")
+_COLOURED = re.compile(r"\x1b\[[\d;]*m")
 _PARTS = {"N": "n", "V": "v", "J": "a", "R": "r"}
 STOP_WORDS = frozenset(
     vocabulary(
@@ -80,6 +82,11 @@ def _lemma(word: str, part: str, tools: Any) -> str:
     return stem if tools.wordnet.synsets(stem) else word
 
 
+def check_installed() -> None:
+    """Raises `ConfigError` where NLTK or its data are not installed."""
+    _nltk()
+
+
 class _Tools:
     """NLTK's parts. Raises `ConfigError` where NLTK or its data are not installed."""
 
@@ -98,10 +105,9 @@ class _Tools:
             wordnet.synsets("dog")
             nltk.pos_tag(nltk.word_tokenize("a dog"))
         except LookupError as error:
-            missing = " ".join(str(error).split())[:160]
-            raise ConfigError(
-                f"WUPS of NExT-QA's open-ended questions needs NLTK's data ({missing} …); {way_out}"
-            ) from error
+            missing = re.findall(r"Resource '?(\S+?)'? not found", _COLOURED.sub("", str(error)))
+            which = f" {missing[0]}" if missing else ""
+            raise ConfigError(f"WUPS of NExT-QA's open-ended questions needs NLTK's data{which}; {way_out}") from error
         self.wordnet, self.pos_tag, self.word_tokenize = wordnet, nltk.pos_tag, nltk.word_tokenize
         self.lemmatize, self.stem = WordNetLemmatizer().lemmatize, PorterStemmer().stem
 
