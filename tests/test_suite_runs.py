@@ -115,7 +115,9 @@ def test_base_and_aligned_side_by_side(server, tvbench, tmp_path):
     folder = tmp_path / "out" / "tvbench"
     page = (folder / "table.md").read_text()
     assert "| overall | 6 | 33.3 % (0.0 to 100.0) | 66.7 % (0.0 to 100.0) | +33.3 pt (−100.0 to +100.0) |" in page
-    assert "not asked: 1 questions on 1 videos that are not there: " in page
+    assert (
+        f"videos that are not there: 1 ({tvbench}/video/moving_direction/gone.mp4); questions on them, not asked: 1" in page
+    )
     assert "base (policy v1): answered 6 of 7 questions" in page
     assert "daniel-cores/tvbench: infer.ipynb" in page
     marks = files.read_jsonl(folder / "aligned-marks.jsonl")
@@ -149,7 +151,7 @@ def test_what_a_run_would_do(server, tvbench, tmp_path):
     asked = models.of_endpoint(server.url, out=str(tmp_path / "out"))
     text = describe(read_task("tvbench", Request(folder=tvbench), asked), asked)
     assert f"TVBench: 7 questions in {tvbench}, asked of base, aligned" in text
-    assert "1 questions on 1 videos that are not there, first " in text
+    assert f"videos that are not there: 1, first {tvbench}/video/moving_direction/gone.mp4; questions on them: 1" in text
     assert f"12 questions still to ask; results go to {tmp_path / 'out' / 'tvbench'}" in text
     assert not server.asked
 

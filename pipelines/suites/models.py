@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import openai
-import pydantic
 
 from pipelines.serve import Target, find_target, models_of, refuse_unused
 from serving.app import Endpoint
@@ -135,7 +135,7 @@ def of_endpoint(
     )
 
 
-def _cards(url: str) -> dict[str, dict]:
+def _cards(url: str) -> dict[str, dict[str, Any]]:
     """What an endpoint says of each of its models beside its id: vidalign's names "policy_version" and "frame_spec"."""
     try:
         models = openai.OpenAI(base_url=url, api_key="none", timeout=30, max_retries=1).models.list().data
@@ -149,11 +149,9 @@ def _cards(url: str) -> dict[str, dict]:
     return {model.id: dict((model.model_extra or {}).get("metadata") or {}) for model in models}
 
 
-def _common_frames(cards) -> FrameSpec | None:
+def _common_frames(cards: Iterable[Mapping[str, Any]]) -> FrameSpec | None:
+    """How all of the models sample frames, where all say it and say the same."""
     specs = [card.get("frame_spec") for card in cards]
-    if not specs or any(spec is None or spec != specs[0] for spec in specs):
+    if not specs or not isinstance(specs[0], dict) or any(spec != specs[0] for spec in specs):
         return None
-    try:
-        return FrameSpec(**specs[0])
-    except (TypeError, pydantic.ValidationError):
-        return None  # of another version of vidalign
+    return FrameSpec.from_row(specs[0])

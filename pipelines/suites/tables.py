@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from vidalign import files
 
 MAX_NAMED = 10
 
 
+def views(folders: Sequence[pathlib.Path]) -> list[dict[str, Any]]:
+    """The suites in these folders for the report: title, what was asked, the table's header and its rows."""
+    found = []
+    for path in (path for folder in folders for path in sorted(folder.glob("*/scores.json"))):
+        scores = files.read_json(path)
+        found.append(
+            {
+                "name": path.parent.name,
+                "title": scores["title"],
+                "header": _header(scores),
+                "rows": rows(scores),
+                "facts": facts(scores),
+            }
+        )
+    return found
+
+
+def _header(scores: Mapping[str, Any]) -> list[str]:
+    return ["measure", "n", *scores["models"], *(["change"] if scores["difference"] else [])]
+
+
 def markdown(scores: Mapping[str, Any]) -> str:
     """The page `table.md`: what was asked, the table, and everything that the numbers leave out."""
-    names = list(scores["models"])
-    header = ["measure", "n", *names, *(["change"] if scores["difference"] else [])]
+    header = _header(scores)
     lines = [
         f"# {scores['title']}",
         "",
@@ -25,14 +48,11 @@ def markdown(scores: Mapping[str, Any]) -> str:
 
 
 def console(scores: Mapping[str, Any]) -> str:
-    """The same for the console, without what only repeats the command."""
-    names = list(scores["models"])
-    header = ["", "n", *names, *(["change"] if scores["difference"] else [])]
-    table = [header, *rows(scores)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    """The same for the console, without what the command says already."""
+    table = [_header(scores), *rows(scores)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    left_out = [fact for fact in facts(scores) if fact.startswith(("not asked", "not scored", "no answer read"))]
-    return "\n".join([f"{scores['title']}: {scores['rule']}", *lines, *left_out])
+    return "\n".join([f"{scores['title']}: {scores['rule']}", *lines, *facts(scores)[3:]])
 
 
 def rows(scores: Mapping[str, Any]) -> list[list[str]]:
@@ -76,7 +96,7 @@ def facts(scores: Mapping[str, Any]) -> list[str]:
     missing = scores["missing_videos"]
     if missing:
         found.append(
-            f"not asked: {scores['num_missing']:,} questions on {len(missing):,} videos that are not there: {_first(missing)}"
+            f"videos that are not there: {_named(missing)}; questions on them, not asked: {scores['num_missing']:,}"
         )
     for name, model in scores["models"].items():
         of = f"{model['num_answers']:,} of {scores['num_questions']:,} questions"
@@ -84,19 +104,19 @@ def facts(scores: Mapping[str, Any]) -> list[str]:
         found.append(f"{name}{policy}: answered {of}")
         unusable = [video["uri"] for video in model["unusable_videos"]]
         if unusable:
-            found.append(f"not asked: {name} could not use {len(unusable):,} videos: {_first(unusable)}")
+            found.append(f"videos that {name} could not use, not scored: {_named(unusable)}")
         if model["num_unread"]:
-            found.append(f"no answer read in {model['num_unread']:,} replies of {name}, which count as wrong")
+            found.append(f"replies of {name} in which no answer is read, counted as wrong: {model['num_unread']:,}")
         if model["judge"]:
             found.append(f"judge of {name}: {model['judge']}")
         if model["num_unjudged"]:
-            found.append(f"not scored: {model['num_unjudged']:,} replies of {name} on which the judge stated no verdict")
+            found.append(f"replies of {name} on which the judge states no verdict, not scored: {model['num_unjudged']:,}")
     return found
 
 
-def _first(names: Sequence[str]) -> str:
+def _named(names: Sequence[str]) -> str:
     more = len(names) - MAX_NAMED
-    return ", ".join(names[:MAX_NAMED]) + (f" and {more:,} more (scores.json names them)" if more > 0 else "")
+    return f"{len(names):,} ({', '.join(names[:MAX_NAMED])}{f' and {more:,} more, see scores.json' if more > 0 else ''})"
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -92,9 +92,8 @@ def describe(task: Task, asked: AskedModels) -> str:
     lines += [f"  {name:<28}{count:>8,}" for name, count in counts.items() if name]
     gone = task.missing_videos
     if gone:
-        lines.append(
-            f"{len(task.questions) - len(task.present):,} questions on {len(gone):,} videos that are not there, first {gone[0]}"
-        )
+        questions = len(task.questions) - len(task.present)
+        lines.append(f"videos that are not there: {len(gone):,}, first {gone[0]}; questions on them: {questions:,}")
     todo = sum(num_unanswered(task, asked, name) for name in asked.versions)
     lines += [
         f"{todo:,} questions still to ask; results go to {task.folder(asked)}",
