@@ -17,8 +17,8 @@ import pybase64
 from urllib3.util import parse_url
 from vllm.multimodal.media import ImageMediaIO, MediaConnector, MediaIO, MediaWithBytes
 
+from serving.frames import FrameSpecLoader
 from serving.refusals import unusable_message
-from serving.video_loader import FrameSpecLoader
 from vidalign.errors import VideoError
 from vidalign.video import naming
 

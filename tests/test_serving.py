@@ -26,11 +26,12 @@ from pipelines.suites import models
 from pipelines.suites.run import evaluate_suite
 from pipelines.suites.task import read_task
 from serving.app import Endpoint, bounded, check_can_start, endpoint
+from serving.frames import FrameSpecLoader
 from serving.proxy import proxy_environment
 from serving.readiness import failure_reason
 from serving.refusals import unusable_message, unusable_video
 from serving.spec import EndpointSpec
-from serving.video_loader import FrameSpecLoader, media_io_kwargs
+from serving.video_loader import media_io_kwargs
 from vidalign.config.run import ClusterConfig, EvaluateConfig, ModelConfig, ServeConfig
 from vidalign.data.suites.base import Request
 from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError

@@ -119,6 +119,12 @@ def _opened(name: str, source: Open, spec: FrameSpec) -> Iterator[PIL.Image.Imag
             yield image
 
 
+def shown_size(path: str) -> tuple[int, int]:
+    """(height, width) of an image file as shown, from its header. Raises `OSError` or `ValueError` if it cannot be read."""
+    with PIL.Image.open(path, formats=FORMATS) as image:
+        return _shown_size(image)
+
+
 def _shown_size(image: PIL.Image.Image) -> tuple[int, int]:
     """(height, width) as shown."""
     exchanged = image.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNS
