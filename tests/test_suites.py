@@ -606,6 +606,46 @@ def test_suites_are_found_by_name():
         SUITES["mvbench"].check(Request(folder=pathlib.Path(), subtitles=True))
 
 
+def test_a_suite_of_ones_own_is_one_file(tmp_path, monkeypatch):
+    (tmp_path / "own_suite.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write(tmp_path / "data" / "rows.jsonl", json.dumps({"clip": "a.mp4", "ask": "Which way?", "right": "left"}))
+    suite = find_suite("own_suite:SUITE")
+    [question] = suite.read(Request(folder=tmp_path / "data"))
+    assert question.where.endswith("rows.jsonl:1")
+    assert scores(suite, [question], lambda q: "To the left.") == {"overall": 1.0}
+
+
+OWN = """
+from vidalign.data.suites.base import Suite
+from vidalign.data.suites.measures import mean
+from vidalign.data.suites.question import SuiteQuestion
+from vidalign.data.suites.reading import Videos, find, rows_of
+
+
+def read(request):
+    videos = Videos(request.folder, ("",))
+    rows = [row for path in find(request.folder, ("rows.jsonl",), "my rows") for row in rows_of(path, "my rows")]
+    return [
+        SuiteQuestion(
+            id=str(number), video=videos.find(row.text("clip")), prompt=row.text("ask"), answer=row.text("right"), where=row.where
+        )
+        for number, row in enumerate(rows)
+    ]
+
+
+SUITE = Suite(
+    name="own",
+    title="My own",
+    source="me",
+    rule="the answer's word is in the reply",
+    read=read,
+    mark=lambda question, reply: {"correct": float(question.answer in reply)},
+    measures=lambda questions: [mean("overall")],
+)
+"""
+
+
 # Intervals
 
 
