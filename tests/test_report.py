@@ -451,6 +451,7 @@ def test_suites_have_their_tables_and_say_what_they_left_out(tmp_path):
         "subtitles": False,
         "max_new_tokens": 16,
         "num_questions": 14,
+        "without_answer": ["temporal-0007"],
         "num_missing": 2,
         "missing_videos": ["/data/gone.mp4"],
         "models": {"base": model, "aligned": model},
@@ -462,6 +463,7 @@ def test_suites_have_their_tables_and_say_what_they_left_out(tmp_path):
     assert ATTACK not in page
     for text in (
         "6 pairs",
+        "published without a right option, counted as wrong: 1 (temporal-0007)",
         "50.0 % (20.0 to 80.0)",
         "−10.0 pt",
         "videos that are not there: 1 (/data/gone.mp4); questions on them, not asked: 2",

@@ -158,6 +158,19 @@ def test_tvbench_is_scored_over_all_questions(tmp_path):
     assert found == {"overall": 3 / 4, "task: object_count": 0.0, "task: moving_direction": 1.0}
 
 
+@pytest.mark.parametrize(("name", "file"), [("mvbench", "json/action_count.json"), ("mlvu", "json/4_count.json")])
+def test_single_rows_that_were_published_without_a_right_option_count_as_wrong(tmp_path, name, file):
+    row = {"video": "a.mp4", "question": "How many?", "candidates": ["1", "2", "2", ""], "answer": "2"}
+    write(tmp_path / file, [row] * 98 + [{**row, "answer": "two"}, {**row, "answer": ""}])
+    questions = read(name, tmp_path)
+    assert [q.answer for q in questions[97:]] == ["BC", "", ""]
+    assert SUITES[name].mark(questions[0], "(C)") == {"correct": 1.0}
+    assert SUITES[name].mark(questions[-2], "(B) 2") == SUITES[name].mark(questions[-1], "(D)") == {"correct": 0.0}
+    write(tmp_path / file, [row] * 97 + [{**row, "answer": "two"}] * 3)
+    with pytest.raises(RowError, match=r"row 98: answer: must be one of the options, got 'two'"):
+        read(name, tmp_path)
+
+
 # TempCompass
 
 CHOICE = {"question": "What is the man doing?\nA. dunking\nB. dribbling\nC. passing", "answer": "B. dribbling"}

@@ -71,6 +71,7 @@ def facts(task: Task, asked: AskedModels) -> dict[str, Any]:
         "max_new_tokens": asked.evaluate.max_new_tokens,
         "video": asked.frame_spec.to_row() if asked.frame_spec else None,
         "num_questions": len(task.questions),
+        "without_answer": [question.id for question in task.questions if question.options and not question.answer],
         "num_missing": len(task.questions) - len(task.present),
         "missing_videos": task.missing_videos,
     }

@@ -93,6 +93,8 @@ def facts(scores: Mapping[str, Any]) -> list[str]:
         f"source of the rule: {scores['source']}",
         f"{asked}{tasks}{', with subtitles' if scores['subtitles'] else ''}; replies of up to {scores['max_new_tokens']:,} tokens",
     ]
+    if scores["without_answer"]:
+        found.append(f"published without a right option, counted as wrong: {_named(scores['without_answer'])}")
     missing = scores["missing_videos"]
     if missing:
         found.append(

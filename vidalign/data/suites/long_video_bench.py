@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from vidalign.data.suites import measures
 from vidalign.data.suites.base import Request, Suite
 from vidalign.data.suites.question import SuiteQuestion
-from vidalign.data.suites.reading import Row, Videos, find, rows_of
-from vidalign.data.suites.replies import LETTERS, by_choice, lettered
+from vidalign.data.suites.reading import letters_of, Row, Videos, find, rows_of
+from vidalign.data.suites.replies import by_choice, lettered
 from vidalign.data.suites.subtitles import on_frames, read_json_lines
 
 FORM = "LongVideoBench (lvb_val.json or validation-*.parquet, videos/ and subtitles/)"
@@ -40,7 +40,7 @@ def _question(row: Row, videos: Videos, request: Request) -> SuiteQuestion:
         id=row.text("id"),
         video=video,
         prompt="\n".join((*said, f"Question: {row.text('question')}", lettered(options), ENDING)),
-        answer=LETTERS[right],
+        answer=letters_of(options[right], options),
         options=options,
         keys={
             "seconds": row.word("duration_group"),

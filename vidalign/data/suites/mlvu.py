@@ -16,8 +16,8 @@ from collections.abc import Collection, Mapping, Sequence
 from vidalign.data.suites import measures
 from vidalign.data.suites.base import Request, Suite, SuiteJudge, Values
 from vidalign.data.suites.question import SuiteQuestion
-from vidalign.data.suites.reading import Row, Videos, find, rows_of
-from vidalign.data.suites.replies import LETTERS, by_choice, lettered
+from vidalign.data.suites.reading import Row, Videos, answerless, find, refuse_many, rows_of
+from vidalign.data.suites.replies import by_choice, lettered
 from vidalign.prompts import substitute
 
 FORM = "the dev set of MLVU (json/<n>_<task>.json and video/<n>_<task>/)"
@@ -78,19 +78,21 @@ def read(request: Request) -> list[SuiteQuestion]:
         if request.wants(task) and (there or task in request.tasks):
             videos[task] = Videos(request.folder, (f"video/{name}", f"MLVU/video/{name}", f"video/{name[2:]}", name))
             rows = rows_of(find(request.folder, patterns, FORM)[0], FORM)
-            found += [_question(row, task, number, videos[task]) for number, row in enumerate(rows)]
+            own = [_question(row, task, number, videos[task]) for number, row in enumerate(rows)]
+            refuse_many([answerless(row) for row, question in zip(rows, own, strict=True) if not question.answer], len(rows))
+            found += own
     if not found:
         find(request.folder, [f"json/{name}.json" for name in (*CHOICE.values(), *GENERATION.values())], FORM)
     return found
 
 
 def _question(row: Row, task: str, number: int, videos: Videos) -> SuiteQuestion:
-    asked, answer = row.text("question"), row.text("answer")
+    asked, answer = row.text("question", blank=True), row.text("answer", blank=task in CHOICE)
     options: tuple[str, ...] = ()
     facts: dict[str, object] = {}
     if task in CHOICE:
         options = row.texts("candidates")
-        answer = LETTERS[row.option("answer", options)]
+        answer = row.letters("answer", options)
         prompt = (
             f"{SELECT}\nQuestion: {asked}\nOptions:\n{lettered(options, '({letter}) {option}')}\nOnly give the best option."
         )

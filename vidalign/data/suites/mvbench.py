@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from vidalign.data.suites import measures
 from vidalign.data.suites.base import Request, Suite
 from vidalign.data.suites.question import SuiteQuestion
-from vidalign.data.suites.reading import Row, Videos, find, rows_of
-from vidalign.data.suites.replies import LETTERS, by_choice, lettered
+from vidalign.data.suites.reading import Row, Videos, answerless, find, refuse_many, rows_of
+from vidalign.data.suites.replies import by_choice, lettered
 
 SYSTEM = (
     "Carefully watch the video and pay attention to the cause and sequence of events, the detail and movement of objects, and the "
@@ -73,7 +73,10 @@ def read(folders: Mapping[str, tuple[str, ...]], form: str, request: Request) ->
     for task, places in folders.items():
         if task in present and request.wants(task):
             videos = Videos(request.folder, [f"video/{place}" for place in places] + list(places))
-            found += [_question(row, task, number, videos) for number, row in enumerate(rows_of(present[task], form))]
+            rows = rows_of(present[task], form)
+            own = [_question(row, task, number, videos) for number, row in enumerate(rows)]
+            refuse_many([answerless(row) for row, question in zip(rows, own, strict=True) if not question.answer], len(rows))
+            found += own
         elif task in request.tasks:
             find(request.folder, (f"json/{task}.json", f"{task}.json"), form)
     if not found:
@@ -92,7 +95,7 @@ def _question(row: Row, task: str, number: int, videos: Videos) -> SuiteQuestion
         video=video,
         prompt=f"{SYSTEM}\nQuestion: {row.text('question')}\nOptions:\n{lettered(options, '({letter}) {option}')}\n"
         "Only give the best option.",
-        answer=LETTERS[row.option("answer", options)],
+        answer=row.letters("answer", options),
         task=task,
         options=options,
         keys={"task": task},

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from vidalign.data.suites import measures
 from vidalign.data.suites.base import Request, Suite, Values
 from vidalign.data.suites.question import SuiteQuestion
-from vidalign.data.suites.reading import Row, Videos, find, object_of, rows_of
-from vidalign.data.suites.replies import LETTERS, by_choice, lettered
+from vidalign.data.suites.reading import letters_of, Row, Videos, find, object_of, rows_of
+from vidalign.data.suites.replies import by_choice, lettered
 from vidalign.data.suites.wups import check_installed, words_of, wups
 from vidalign.errors import DataError
 
@@ -100,7 +100,7 @@ def _question(
         right = row.whole("answer")
         if not 0 <= right < len(options):
             raise row.refuse("answer", f"must be the index of one of five options, got {right}")
-        prompt, answer, facts = f"{asked}\n{lettered(options)}", LETTERS[right], {}
+        prompt, answer, facts = f"{asked}\n{lettered(options)}", letters_of(options[right], options), {}
     else:
         options, prompt, answer = (), asked + SHORT, row.word("answer")
         other = more.get((video, qid)) or (

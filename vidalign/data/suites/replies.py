@@ -11,8 +11,7 @@ from vidalign.data.final_answer import answering_part
 from vidalign.data.polarity import polarity
 from vidalign.data.suites.base import Values
 from vidalign.data.suites.question import SuiteQuestion
-
-LETTERS = "ABCDEFGHIJ"
+from vidalign.data.suites.reading import LETTERS
 
 
 def lettered(options: tuple[str, ...], style: str = "{letter}. {option}") -> str:
@@ -21,9 +20,9 @@ def lettered(options: tuple[str, ...], style: str = "{letter}. {option}") -> str
 
 
 def by_choice(question: SuiteQuestion, reply: str) -> Values | None:
-    """Right where the reply names the option whose index the answer's letter is; None where it names no single option."""
+    """Right where the reply names an option whose letter is among the answer's; None where it names no single option."""
     chosen = chosen_option(reply, question.options)
-    return None if chosen is None else {"correct": float(LETTERS[chosen] == question.answer)}
+    return None if chosen is None else {"correct": float(LETTERS[chosen] in question.answer)}
 
 
 def by_polarity(question: SuiteQuestion, reply: str) -> Values | None:

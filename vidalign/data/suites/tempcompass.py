@@ -20,8 +20,8 @@ from vidalign.data.choices import chosen_option
 from vidalign.data.suites import measures
 from vidalign.data.suites.base import Request, Suite, SuiteJudge, Values
 from vidalign.data.suites.question import SuiteQuestion
-from vidalign.data.suites.reading import Row, Videos, find, object_of, rows_of
-from vidalign.data.suites.replies import LETTERS, by_choice, by_polarity
+from vidalign.data.suites.reading import LETTERS, Row, Videos, find, object_of, rows_of
+from vidalign.data.suites.replies import by_choice, by_polarity
 from vidalign.prompts import substitute
 
 FORM = "TempCompass (questions/<task>.json from the repository, or <task>/*.parquet from the hub, and videos/)"

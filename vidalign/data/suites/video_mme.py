@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from vidalign.data.suites import measures
 from vidalign.data.suites.base import Request, Suite
 from vidalign.data.suites.question import SuiteQuestion
-from vidalign.data.suites.reading import Row, Videos, find, rows_of
-from vidalign.data.suites.replies import LETTERS, by_choice
+from vidalign.data.suites.reading import LETTERS, Row, Videos, find, rows_of
+from vidalign.data.suites.replies import by_choice
 from vidalign.data.suites.subtitles import on_frames, read_srt
 
 FORM = "Video-MME (videomme/test-*.parquet from the hub, or the project's JSON)"
