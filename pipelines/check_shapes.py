@@ -93,8 +93,8 @@ def _check_family(example: Example, model_type: str) -> None:
         fitting = ", ".join(name for name, family in FAMILIES.items() if family.mixes)
         shows = f"{_count(len(context.videos), 'video')} and {_count(len(context.images), 'image')}"
         raise ModelError(
-            f"example {example.id} shows {shows}, and models of type {model_type} are known here to take one video a prompt; use a model "
-            f"of type {fitting}, or leave such rows out"
+            f"example {example.id} shows {shows}, and models of type {model_type} are known here to take one video a prompt; use a "
+            f"model of type {fitting}, or leave such rows out"
         )
 
 
