@@ -19,6 +19,7 @@ from vidalign.data.suites.question import SuiteQuestion
 from vidalign.errors import ClusterError, ConfigError, DataError
 from vidalign.recipes.suite_judging import judge_suite_rows, suite_rows
 from vidalign.statistics import wilson_interval
+from vidalign.types import FrameSpec
 
 VERSIONS = {"base": "v1", "aligned": "v2"}
 
@@ -184,6 +185,22 @@ def test_suites_that_cannot_be_asked(server, tvbench, tmp_path):
         ConfigError, match=r"tasks captioning of TempCompass are scored by a judge.*--task multi-choice --task yes_no"
     ):
         run(tmp_path, asked, "tempcompass")
+
+
+def test_parts_of_videos_are_asked_about_where_the_endpoint_reads_them(server, tvbench, tmp_path):
+    row = {"video": "0.mp4", "question": "Then?", "candidates": ["A", "B"], "answer": "A", "start": 1.0, "end": 2.0}
+    (tvbench / "json" / "action_sequence.json").write_text(json.dumps([row]))
+    (tvbench / "video" / "action_sequence").symlink_to(tvbench / "video" / "moving_direction")
+    asked = models.of_endpoint(server.url, out=str(tmp_path / "out"))
+    with pytest.raises(
+        ConfigError, match=r"folders of frames \(action_sequence\), which only vidalign's own .* --task moving_direction"
+    ):
+        read_task("tvbench", Request(folder=tvbench), asked)
+    read_task("tvbench", Request(folder=tvbench, tasks=("moving_direction",)), asked)
+    for card in server.cards.values():
+        card["frame_spec"] = FrameSpec(num_frames=4).to_row()
+    asked = models.of_endpoint(server.url, out=str(tmp_path / "out"))
+    assert len(read_task("tvbench", Request(folder=tvbench), asked).present) == 7
 
 
 def test_endpoints_and_models_that_are_not_there(server):

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines import asking, progress
@@ -40,15 +40,15 @@ class Task:
 
     def folder(self, asked: AskedModels) -> pathlib.Path:
         """Where the results go: another selection of questions has its own folder."""
-        parts = [self.suite.name, *(["subtitles"] if self.request.subtitles else []), *self.request.tasks]
-        return asked.folder / "-".join(parts)
+        tasks = [task for task in self.suite.tasks if task in self.request.tasks]
+        return asked.folder / "-".join([self.suite.name, *(["subtitles"] if self.request.subtitles else []), *tasks])
 
 
 def read_task(name: str, request: Request, asked: AskedModels) -> Task:
     """Read and check a suite's questions.
 
     Raises:
-        ConfigError: an unknown suite or task; questions that need a judge, or a package, that is not there.
+        ConfigError: an unknown suite or task; questions that need a judge, a package or an endpoint that is not there.
         DataError: rows of another form; an id that is used twice; none of the videos is there.
     """
     suite = find_suite(name)
@@ -71,7 +71,20 @@ def read_task(name: str, request: Request, asked: AskedModels) -> Task:
         way_out = f", or choose other tasks with {' '.join(f'--task {task}' for task in others)}" if others else ""
         which = f"tasks {', '.join(judged)} of {suite.title} are" if any(judged) else f"{suite.title} is"
         raise ConfigError(f"{which} scored by a judge, and evaluate.judge is not set; set its kind and model{way_out}")
+    if asked.running is not None and asked.frame_spec is None:
+        _refuse_parts(suite, questions)
     return Task(name=name, suite=suite, request=request, questions=questions, present=present)
+
+
+def _refuse_parts(suite: Suite, questions: Sequence[SuiteQuestion]) -> None:
+    """Raises `ConfigError` for questions on parts of videos and frames in files: another's endpoint would show something else."""
+    parts = list(dict.fromkeys(question.task for question in questions if question.shown != question.video))
+    if parts:
+        others = [task for task in suite.tasks if task not in parts]
+        raise ConfigError(
+            f"{suite.title} asks about parts of videos or folders of frames ({', '.join(parts)}), which only vidalign's own endpoint "
+            f"reads; serve the model with `vidalign serve`, or choose other tasks with {' '.join(f'--task {task}' for task in others)}"
+        )
 
 
 def note_lengths(task: Task, asked: AskedModels) -> None:
