@@ -72,6 +72,9 @@ def test_a_folder_needs_fps_and_a_file_ignores_it(tmp_path):
     assert example_of(tmp_path, video="frames", fps=2).video == f"{(tmp_path / 'frames').as_uri()}#fps=2"
     assert example_of(tmp_path, video="v.mp4", fps=29.97).video == str(tmp_path / "v.mp4")
     assert example_of(tmp_path, video="frames").video == str(tmp_path / "frames")
+    assert example_of(tmp_path, video="gone", fps=2).video.endswith("/gone#fps=2"), "a name does not change with the disk"
+    assert example_of(tmp_path, video="gone.mp4", fps=2).video == str(tmp_path / "gone.mp4")
+    assert example_of(tmp_path, video="https://host/v", fps=2).video == "https://host/v"
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,11 @@ def _place(video: str, root: pathlib.Path) -> str:
 
 
 def _is_folder(uri: str) -> bool:
+    """Whether this is a folder, or was one: what is gone keeps its name, so that a run may go on without it."""
     path = naming.local_path(uri)
-    return path is not None and os.path.isdir(path)
+    if path is None or os.path.exists(path):
+        return path is not None and os.path.isdir(path)
+    return not re.search("[A-Za-z]", pathlib.PurePath(path).suffix)
 
 
 def shows_nothing(fields: dict[str, Any]) -> bool:
