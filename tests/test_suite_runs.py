@@ -22,10 +22,11 @@ from vidalign.statistics import wilson_interval
 from vidalign.types import FrameSpec
 
 VERSIONS = {"base": "v1", "aligned": "v2"}
+JUDGED = {"(0)": "Correct: yes\nScore: 5", "(1)": "Correct: no\nScore: 0", "(2)": "I cannot say."}
 
 
 class Server:
-    """Two models: base answers every question with its first option, aligned with its last."""
+    """Two models, and a judge: base answers every question with its first option, aligned with its last."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
@@ -40,14 +41,18 @@ class Server:
         return {"object": "list", "data": cards}
 
     def reply(self, body: dict) -> dict:
-        text = body["messages"][0]["content"][-1]["text"]
+        content = body["messages"][0]["content"]
+        text = content if isinstance(content, str) else content[-1]["text"]
         with self.lock:
             self.asked.append((body["model"], text))
-        options = [line for line in text.splitlines() if line.startswith("(")]
-        said = options[0 if body["model"] == "base" else -1]
+        if body["model"] == "judge":
+            said = next(verdict for start, verdict in JUDGED.items() if f"Question: {start}" in text)
+        else:
+            options = [line for line in text.splitlines() if line.startswith("(")]
+            said = options[0 if body["model"] == "base" else -1]
         choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
         head = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"]}
-        return {**head, "choices": [choice], "system_fingerprint": VERSIONS[body["model"]]}
+        return {**head, "choices": [choice], "system_fingerprint": VERSIONS.get(body["model"])}
 
 
 @pytest.fixture
@@ -309,3 +314,24 @@ def test_a_judge_is_asked_again_once_and_never_guessed():
     assert "Answer to judge: reply q0\n" in calls[0][0][0]["content"]
     assert [turn["role"] for turn in calls[1][0]] == ["user", "assistant", "user"]
     assert judge_suite_rows([], config, chat, "openai:m:00000000") == []
+
+
+@pytest.mark.heavy
+def test_replies_are_judged_once_by_the_model_behind_an_endpoint(server, tmp_path):
+    (tmp_path / "v.mp4").write_bytes(b"bytes of a video")
+    asked_of = [{"video_name": "v", "question": f"({i}) what moves?", "question_id": str(i)} for i in range(3)]
+    (tmp_path / "test_q.json").write_text(json.dumps(asked_of))
+    (tmp_path / "test_a.json").write_text(
+        json.dumps([{"answer": f"({i}) what moves?", "question_id": str(i)} for i in (0, 1, 2)])
+    )
+    overrides = ["evaluate.judge.kind=openai", "evaluate.judge.model=judge", f"evaluate.judge.base_url={server.url}"]
+    asked = models.of_endpoint(server.url, ["base"], [*overrides, "cluster.num_cpus=2"], out=str(tmp_path / "out"))
+    task, scores = run(tmp_path, asked, "msvd-qa")
+    model = scores["models"]["base"]
+    assert [(score["value"], score["n"]) for score in model["scores"]] == [(0.5, 2), (2.5, 2)]
+    assert model["num_unjudged"] == 1
+    assert model["judge"].startswith("openai:judge:")
+    num_asked = len(server.asked)
+    assert num_asked == 3 + 3 + 1  # three questions, three verdicts, and one verdict that was asked for again
+    assert evaluate_suite(task, asked) == scores
+    assert len(server.asked) == num_asked

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from vidalign.data.suites import measures
 from vidalign.data.suites.base import Request, Suite
 from vidalign.data.suites.question import SuiteQuestion
-from vidalign.data.suites.reading import letters_of, Row, Videos, find, rows_of
+from vidalign.data.suites.reading import Row, Videos, find, letters_of, rows_of
 from vidalign.data.suites.replies import by_choice, lettered
 from vidalign.data.suites.subtitles import on_frames, read_json_lines
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from vidalign.data.suites import measures
 from vidalign.data.suites.base import Request, Suite, Values
 from vidalign.data.suites.question import SuiteQuestion
-from vidalign.data.suites.reading import letters_of, Row, Videos, find, object_of, rows_of
+from vidalign.data.suites.reading import Row, Videos, find, letters_of, object_of, rows_of
 from vidalign.data.suites.replies import by_choice, lettered
 from vidalign.data.suites.wups import check_installed, words_of, wups
 from vidalign.errors import DataError
