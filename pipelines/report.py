@@ -21,6 +21,7 @@ import jinja2
 from pipelines.report_examples import Thumbnails, answer_changes, drawn_pairs
 from pipelines.report_figures import Metrics, candidate_plots, curve_plots, pair_plots
 from pipelines.report_tables import accuracy_view, duration, filled, likelihood_view, number, percent, points
+from pipelines.suites import tables as suites
 from pipelines.summary import scored_answers
 from vidalign import recipes
 from vidalign.config.loading import dump_config
@@ -91,6 +92,7 @@ def view(run: RunFolder, config: RunConfig, summary: Mapping[str, Any], rounds: 
         "seed": summary.get("seed", config.seed),
         "stages": _stages(summary.get("wall_s") or {}),
         "accuracy": accuracy_view(summary.get("accuracy")),
+        "suites": suites.views([run.stage("suites", index) for index in rounds]),
         "changes": changes,
         "curves": [(i, curve_plots(rows, i, _num_monitored(run, i, config.train))) for i, rows in metrics.items() if rows],
         "candidates": candidate_plots(run.stage("responses", last) / "responses.parquet", recipe.kinds),

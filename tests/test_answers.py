@@ -44,6 +44,20 @@ def test_multiple_choice_refuses_other_options_and_hedging(text):
     assert not is_correct(text, CHOICE)
 
 
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [(("five", "twice", "two"), "two"), (("do not sit", "stand"), "do not sit"), (("run", "does not run"), "does not run")],
+)
+def test_a_letter_with_the_whole_text_of_its_option_names_it_whatever_the_text_says(options, answer):
+    example = Example(id="x", video="v", question="?", answer=answer, options=options)
+    letter = "ABC"[options.index(answer)]
+    assert all(
+        is_correct(text, example)
+        for text in (f"({letter}) {answer}", f"{letter}. {answer}", f"{letter}: {answer.capitalize()}.")
+    )
+    assert not is_correct(f"({'BCA'[options.index(answer)]}) {answer}", example)
+
+
 def test_the_text_of_an_option_wins_over_a_letter():
     example = Example(id="x", video="v", question="Which letter appears?", answer="b", options=("b", "a"))
     assert is_correct("B", example)

@@ -1,14 +1,15 @@
-"""Correlation, win rates, confidence intervals and shares of correct answers. Needs no torch."""
+"""Correlation, win rates, confidence intervals (of single and clustered observations), shares of correct answers. Needs no torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vidalign.types import EvalAnswer
 
 _Z_95 = 1.959963984540054  # standard normal quantile at 0.975
+_RESAMPLES, _AT_ONCE = 2000, 100
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
@@ -61,6 +62,32 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     low = 0.0 if correct == 0 else (centre - half) / scale
     high = 1.0 if correct == total else (centre + half) / scale
     return low, high
+
+
+def cluster_bootstrap(sums: Any, statistic: Callable[[Any], Any], *, seed: int = 0) -> tuple[float, float] | None:
+    """95 % interval of a statistic of sums, by resampling clusters of observations that are not independent (percentile bootstrap).
+
+    Args:
+        sums: float64 [C, K], one row a cluster.
+        statistic: sums [..., K] ─► values [...]; NaN where it is not defined, which is then left out.
+
+    Returns:
+        (low, high); None with fewer than two clusters, where nothing can be resampled. The same numbers every time.
+    """
+    import numpy as np
+
+    count = len(sums)
+    if count < 2:
+        return None
+    draw = np.random.default_rng(seed)
+    shares = np.full(count, 1 / count)
+    values = [statistic(draw.multinomial(count, shares, size=_AT_ONCE) @ sums) for _ in range(_RESAMPLES // _AT_ONCE)]
+    known = np.concatenate(values)
+    known = known[np.isfinite(known)]
+    if not len(known):
+        return None
+    low, high = np.percentile(known, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def accuracy_table(answers: Sequence[EvalAnswer]) -> dict[str, Any]:

@@ -98,6 +98,10 @@ def _by_text_alone(part: str, listed: Options) -> int | None:
     text = normalise(part)
     if text in listed.texts:
         return listed.texts.index(text) if listed.texts.count(text) == 1 else None
+    labelled = re.fullmatch(rf"{_OPEN}([a-z]|\d{{1,2}}){_CLOSE}[.:、]?\s+(.+)", part.strip().casefold(), re.DOTALL)
+    if labelled and labelled[1] in listed.labels:
+        index = listed.labels.index(labelled[1])
+        return index if normalise(labelled[2]) == listed.texts[index] else None
     return None
 
 
