@@ -62,6 +62,9 @@ class FrameSpec(Record):
     different frames would move to the same keyframe, or a frame has no keyframe before it, the video is sampled as if the option
     were off (`vidalign.video.decoding.snapped`).
 
+    Pixels that are not square are made so by `square_pixels`, as players do, and HDR becomes SDR by `hdr_to_sdr`
+    (`vidalign.video.tone`); without them, frames are as they are stored.
+
     What a file claims is bounded before it is believed: a video of more than `max_duration_s` seconds is quarantined, and one
     whose frames take more than `max_pixels_decoded` pixels to hold, sampled and resized, or while a decoder works
     (`vidalign.video.bounds`).
@@ -75,12 +78,14 @@ class FrameSpec(Record):
     width: int | None = None
     max_pixels: int | None = None
     snap_to_keyframes: bool = False
+    square_pixels: bool = True
+    hdr_to_sdr: bool = True
     max_duration_s: float = 21_600.0
     max_pixels_decoded: int = 2**30
 
     def to_row(self) -> dict[str, Any]:
         row = super().to_row()
-        for name in ("snap_to_keyframes", "max_duration_s", "max_pixels_decoded"):
+        for name in ("snap_to_keyframes", "square_pixels", "hdr_to_sdr", "max_duration_s", "max_pixels_decoded"):
             if row[name] == getattr(FrameSpec, name):
                 del row[name]  # at their defaults they leave the keys of frames and runs as they were before they existed
         return row

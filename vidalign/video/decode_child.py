@@ -44,13 +44,15 @@ VIDEOS_PER_CHILD = 500  # decoders leak a little with every reader: a fresh chil
 class DecodedVideo(Record):
     """Where the frames of one video are, or why there are none.
 
-    `frames_path` is "" if the video is quarantined; `reason` is then one of `vidalign.types.QUARANTINE_REASONS`.
+    `frames_path` is "" if the video is quarantined; `reason` is then one of `vidalign.types.QUARANTINE_REASONS`. `backend` is what
+    decoded it, which may be another than the one that was asked for.
     """
 
     video: str
     frames_path: str = ""
     reason: str = ""
     message: str = ""
+    backend: str = ""
 
 
 class _KilledError(Exception):
@@ -232,15 +234,15 @@ def decode_into_cache(uri: str, spec: FrameSpec, cache_dir: str, backend: Backen
     try:
         with local_path(uri) as path:
             digest = decoding.content_hash(path, index)
-            if cache.holds(digest, spec):
-                return _reply(frames_path=str(cache.path(digest, spec)))
+            if backend_then := cache.backend(digest, spec):
+                return _reply(frames_path=str(cache.path(digest, spec)), backend=backend_then)
             clip = decoding.decode(path, spec, backend)
     except VideoError as error:
         return _reply(reason="again" if is_node_fault(error) else error.reason, message=error.message)
     except MemoryError as error:
         return _reply(reason="again", message=f"{uri}: out of memory {error}".strip())
     try:
-        return _reply(frames_path=str(cache.put(digest, spec, clip)))
+        return _reply(frames_path=str(cache.put(digest, spec, clip)), backend=clip.backend)
     except OSError as error:
         message = (
             f"decoded frames cannot be written to {cache_dir}: {error.strerror}; free some space or set video.cache_dir"
@@ -248,8 +250,8 @@ def decode_into_cache(uri: str, spec: FrameSpec, cache_dir: str, backend: Backen
         return _reply(reason="cache", message=message)
 
 
-def _reply(frames_path: str = "", reason: str = "", message: str = "") -> dict[str, str]:
-    return {"frames_path": frames_path, "reason": reason, "message": message}
+def _reply(frames_path: str = "", reason: str = "", message: str = "", backend: str = "") -> dict[str, str]:
+    return {"frames_path": frames_path, "reason": reason, "message": message, "backend": backend}
 
 
 def main() -> None:
