@@ -40,21 +40,21 @@ def _table(transfer: int) -> PIL.ImageFilter.Color3DLUT:
 
 def tone_mapped(signal: np.ndarray, transfer: int) -> np.ndarray:
     """[N, 3] of R'G'B' from 0 to 1 in BT.2020 → [N, 3] of R'G'B' from 0 to 1 in BT.709."""
-    light = (_pq(signal) if transfer == PQ else _hlg(signal)) / NOMINAL
+    light = (pq(signal) if transfer == PQ else hlg(signal)) / NOMINAL
     light = light @ TO_709.T
     largest = np.maximum(light.max(axis=1, keepdims=True), 1e-6)
     light = np.clip(light * (_hable(largest) / _hable(np.array(PEAK / NOMINAL))) / largest, 0, 1)
     return light ** (1 / 2.4)
 
 
-def _pq(signal: np.ndarray) -> np.ndarray:
+def pq(signal: np.ndarray) -> np.ndarray:
     """SMPTE ST 2084: cd/m2."""
     m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
     power = signal ** (1 / m2)
     return 10_000 * (np.maximum(power - c1, 0) / (c2 - c3 * power)) ** (1 / m1)
 
 
-def _hlg(signal: np.ndarray) -> np.ndarray:
+def hlg(signal: np.ndarray) -> np.ndarray:
     """BT.2100: cd/m2 on a screen of `PEAK`, whose system gamma of 1.2 is applied to each component."""
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
