@@ -68,7 +68,7 @@ def test_a_row_keeps_its_fields_and_its_place(tmp_path):
             r"d\.jsonl:2: id: 'a' is also the id of .*d\.jsonl:1; give every row its own id$",
         ),
         ({**ROW, "id": "b"}, r"d\.jsonl:2: question: the video and question are the same as at .*d\.jsonl:1; remove one"),
-        ({**ROW, "id": "b", "question": "<video>\nQ?"}, r"d\.jsonl:2: question: holds 1 literal tag \(<video>\)"),
+        ({**ROW, "id": "b", "question": "<audio>\nQ?"}, r"d\.jsonl:2: question: holds 1 literal tag \(<audio>\)"),
         ({**PAIR, "id": "b", "rejected": None}, r"d\.jsonl:2: rejected: is missing or null"),
         ({**PAIR, "id": "b", "rejected": "A red circle."}, "rejected: equals chosen"),
         ({**PAIR, "id": "b", "chosen_phrases": [[4, 99]]}, r"chosen_phrases: \[4, 99\] is not a span"),

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from pipelines import asking
-from pipelines.asking import MAX_ATTEMPTS, evaluate, noise_clips, video_url
+from pipelines.asking import MAX_ATTEMPTS, evaluate
+from pipelines.media_urls import noise_clips, video_url
 from serving.app import Endpoint
 from serving.refusals import unusable_message
 from vidalign import files
@@ -128,7 +129,7 @@ def test_as_many_questions_are_in_flight_as_the_config_says(served, tmp_path, mo
         begun.append(arguments)
         return video_url(*arguments)
 
-    monkeypatch.setattr("pipelines.asking.video_url", counted)  # what every question begins with
+    monkeypatch.setattr("pipelines.media_urls.video_url", counted)  # what every question begins with
     served.hold(CONFIG.concurrency, on_first=lambda: begun_before_the_first_request_arrived.extend(begun))
     examples = [_example(i, f"say {i}", tmp_path) for i in range(4 * CONFIG.concurrency)]
     answers = _evaluate(served, examples, tmp_path / "eval").answers

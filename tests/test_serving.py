@@ -23,11 +23,12 @@ from cluster.resources import ServePlan
 from pipelines.asking import evaluate
 from pipelines.serve import describe, find_target
 from serving.app import Endpoint, bounded, check_can_start, endpoint
+from serving.frames import FrameSpecLoader
 from serving.proxy import proxy_environment
 from serving.readiness import failure_reason
 from serving.refusals import unusable_message, unusable_video
 from serving.spec import EndpointSpec
-from serving.video_loader import FrameSpecLoader, media_io_kwargs
+from serving.video_loader import media_io_kwargs
 from vidalign.config.run import ClusterConfig, EvaluateConfig, ModelConfig, ServeConfig
 from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
 from vidalign.model.checkpoint import CARD, policy_version

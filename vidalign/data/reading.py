@@ -17,6 +17,7 @@ from vidalign.data.lines import read_lines
 from vidalign.data.rows import SIDES, ExampleRow, PreferenceRow, parse_row, to_example
 from vidalign.errors import DataError, RowError
 from vidalign.types import Example
+from vidalign.video.naming import split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +33,15 @@ class DataRow:
 class CheckedRow:
     """One row with every rule that it breaks, alone or together with the rows before it.
 
-    `row` is None if it could not be read; `location` is the video's, as `vidalign.data.leakage.locate` gives it.
+    `row` is None if it could not be read; `locations` are those of its videos, then of its images, as `vidalign.data.leakage.locate`
+    gives them, and `names` are their names.
     """
 
     where: str
     row: ExampleRow | PreferenceRow | None
-    location: str
+    locations: tuple[str, ...]
     errors: tuple[RowError, ...]
+    names: tuple[str, ...] = ()
 
 
 def read_rows(
@@ -87,20 +90,24 @@ def check_rows(path: pathlib.Path, root: pathlib.Path, places_of_ids: dict[str, 
     located = functools.cache(functools.partial(locate, root=root))  # several rows may share one video
     for where, fields in read_lines(path):
         if isinstance(fields, RowError):
-            yield CheckedRow(where, None, "", (fields,))
+            yield CheckedRow(where, None, (), (fields,))
             continue
         row, broken = parse_row(fields)
         if row is None:
-            yield CheckedRow(where, None, "", tuple(error.at(where) for error in broken))
+            yield CheckedRow(where, None, (), tuple(error.at(where) for error in broken))
             continue
-        location = located(row.video)
-        broken += _used_before(row, location, where, places_of_ids, places_of_questions)
-        yield CheckedRow(where, row, location, tuple(error.at(where) for error in broken))
+        example = to_example(row, root)
+        names = example.context.visuals
+        locations = tuple(map(located, names))
+        shown = [f"{location}#{split(name)[1]}" for location, name in zip(locations, names, strict=True)]
+        said = [row.system, *(turn.content for turn in example.turns)]
+        broken += _used_before(row, (*shown, *said), where, places_of_ids, places_of_questions)
+        yield CheckedRow(where, row, locations, tuple(error.at(where) for error in broken), names)
 
 
 def _used_before(
     row: ExampleRow,
-    location: str,
+    context: tuple[str, ...],
     where: str,
     places_of_ids: dict[str, str],
     places_of_questions: dict[tuple[str, ...], str],
@@ -111,7 +118,7 @@ def _used_before(
         yield RowError("id", f"{row.id!r} is also the id of {earlier}", "give every row its own id")
     is_pair = isinstance(row, PreferenceRow)
     texts = ("question", *SIDES) if is_pair else ("question",)  # two pairs may share a question
-    key = (location, *(getattr(row, name).strip() for name in texts))
+    key = (*context, *(getattr(row, name).strip() for name in texts))
     earlier = places_of_questions.setdefault(key, where)
     if earlier != where:
         why = f"the video and {'pair' if is_pair else 'question'} are the same as at {earlier}"

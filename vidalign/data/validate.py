@@ -18,8 +18,9 @@ from collections.abc import Iterator, Sequence
 from vidalign import prompts
 from vidalign.data.leakage import find_leaks
 from vidalign.data.reading import check_rows, folder_of_videos, no_rows
-from vidalign.data.rows import SIDES, ExampleRow, PreferenceRow, local_path, to_example
+from vidalign.data.rows import SIDES, ExampleRow, PreferenceRow, to_example
 from vidalign.errors import DataError, RowError
+from vidalign.video.naming import IMAGE_SUFFIXES, Visual, images_in, local_path, visual_of
 
 TEXTS = ("question", "answer", *SIDES)
 
@@ -77,7 +78,7 @@ def validate(paths: Sequence[str | pathlib.Path], *, video_root: str | pathlib.P
 
 def _check_split(path: pathlib.Path, root: pathlib.Path, places_of_ids: dict[str, str], report: Report) -> Split:
     split, remarks = Split(path), _Remarks()
-    paired: dict[tuple[str, str], str] = {}
+    paired: dict[tuple[str, ...], str] = {}
     look = functools.cache(video_problem)
     for checked in check_rows(path, root, places_of_ids):
         split.num_rows += 1
@@ -85,12 +86,11 @@ def _check_split(path: pathlib.Path, root: pathlib.Path, places_of_ids: dict[str
         row, where = checked.row, checked.where
         if row is None:
             continue
-        _count(split, row, checked.location, where)
-        _remark(remarks, row, where)
-        problem = look(checked.location)
-        if problem:
+        _count(split, row, checked.locations, where)
+        _remark(remarks, row, [visual_of(name) for name in checked.names], where)
+        for problem in filter(None, map(look, checked.names)):
             report.errors.append(RowError("video", *problem, where))
-        if isinstance(row, PreferenceRow) and paired.setdefault((checked.location, row.question), where) != where:
+        if isinstance(row, PreferenceRow) and paired.setdefault((*checked.locations, row.question), where) != where:
             remarks.add("more than one pair for the same video and question", where)
     if not split.num_rows:
         report.errors.append(no_rows(path))
@@ -102,9 +102,10 @@ def _check_split(path: pathlib.Path, root: pathlib.Path, places_of_ids: dict[str
     return split
 
 
-def _count(split: Split, row: ExampleRow, video: str, where: str) -> None:
+def _count(split: Split, row: ExampleRow, videos: Sequence[str], where: str) -> None:
     split.categories[row.category] += 1
-    split.videos.setdefault(video, where)
+    for video in videos:
+        split.videos.setdefault(video, where)
     if row.options:
         split.num_with_options += 1
         split.num_listed += prompts.lists_options(to_example(row, split.path.parent))
@@ -138,11 +139,13 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _remark(remarks: _Remarks, row: ExampleRow, where: str) -> None:
+def _remark(remarks: _Remarks, row: ExampleRow, shown: Sequence[Visual], where: str) -> None:
     for name in row.model_extra or {}:
         remarks.add(f"'{name}' is not a known field and is ignored", where)
-    if local_path(row.video) is None:
+    if any(local_path(uri) is None for visual in shown for uri in visual.uris):
         remarks.add("the video is a remote uri and was not checked", where)
+    if row.fps is not None and not shown[0].is_frames:
+        remarks.add("'fps' is for frames in a folder or list, and is ignored for a video file", where)
     if len(set(row.options)) < len(row.options):
         remarks.add("an option is listed twice", where)
     if not isinstance(row, PreferenceRow):
@@ -154,12 +157,20 @@ def _remark(remarks: _Remarks, row: ExampleRow, where: str) -> None:
         remarks.add("'chosen_score' is not higher than 'rejected_score'", where)
 
 
-def video_problem(path: str) -> tuple[str, str] | None:
-    """What is wrong with a local video file and how to fix it, or None. Whether it decodes is not checked."""
-    if "://" in path:
-        return None
+def video_problem(name: str) -> tuple[str, str] | None:
+    """What is wrong with the local files of a video or image and how to fix it, or None. Whether it decodes is not checked."""
+    visual = visual_of(name)
+    paths = [os.path.realpath(path) for path in map(local_path, visual.uris) if path is not None]
+    if visual.kind == "folder" and paths:
+        paths = images_in(paths[0])
+        if not paths:
+            return f"{local_path(visual.uris[0])} holds no images", f"put frames into it ({', '.join(IMAGE_SUFFIXES)})"
+    return next(filter(None, map(_file_problem, paths)), None)
+
+
+def _file_problem(path: str) -> tuple[str, str] | None:
     if os.path.isdir(path):
-        return f"{path} is a folder", "name a video file; ffmpeg joins frames into one"
+        return f"{path} is a folder", "name a video file, or add 'fps' for a folder of frames"
     if not os.path.exists(path):
         return f"no file at {path}", "correct the path, or name the folder that it is relative to with --video-root"
     if not os.access(path, os.R_OK):

@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, TypeAlias
 
-from vidalign.types import Example, PreferencePair
+from vidalign.prompts import ONE_VIDEO
+from vidalign.types import Context, Example, PreferencePair
 
 Role: TypeAlias = Literal["chosen", "rejected", "member", "truth"]
 
@@ -46,12 +47,17 @@ class TrainingResponse:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingGroup:
-    """One prompt and its responses, in the order in which a batch holds them."""
+    """One prompt and its responses, in the order in which a batch holds them. `context`: by default, `video` and nothing else."""
 
     id: str
     video: str
     question: str
     responses: tuple[TrainingResponse, ...]
+    context: Context = ONE_VIDEO
+
+    def __post_init__(self) -> None:
+        if self.context is ONE_VIDEO:
+            object.__setattr__(self, "context", Context(videos=(self.video,)))
 
     def only(self, *roles: Role) -> TrainingGroup:
         """The group with only its responses of these roles."""
@@ -64,10 +70,12 @@ def pair_group(pair: PreferencePair) -> TrainingGroup:
     if pair.rejected:
         sides.append(("rejected", pair.rejected, pair.rejected_marks))
     responses = tuple(TrainingResponse(group=pair.id, role=role, text=text, marks=marks) for role, text, marks in sides)
-    return TrainingGroup(id=pair.id, video=pair.video, question=pair.question, responses=responses)
+    return TrainingGroup(id=pair.id, video=pair.video, question=pair.question, responses=responses, context=pair.context)
 
 
 def truth_group(example: Example) -> TrainingGroup:
     """The ground truth of an example, as a group of one."""
     truth = TrainingResponse(group=example.id, role="truth", text=example.answer)
-    return TrainingGroup(id=example.id, video=example.video, question=example.question, responses=(truth,))
+    return TrainingGroup(
+        id=example.id, video=example.video, question=example.question, responses=(truth,), context=example.context
+    )

@@ -61,7 +61,7 @@ def given_pair(row: DataRow) -> PreferencePair:
     return PreferencePair(
         id=stable_hash([example.id, chosen, rejected]),
         example_id=example.id,
-        video=example.video,
+        **example.context_fields(),
         question=example.question,
         answer=example.answer,
         category=example.category,

@@ -15,8 +15,9 @@ from typing import Any
 from vidalign.data.answers import overlap_is_unclear, verdict
 from vidalign.data.reading import DataRow
 from vidalign.recipes.base import Evidence, Recipe, Replays, responses_by_example, scores_by_example
-from vidalign.recipes.kinds import is_cut
+from vidalign.recipes.kinds import is_cut, spells_special_token
 from vidalign.recipes.phrases import differing_marks
+from vidalign.special_tokens import KNOWN_ONLY
 from vidalign.types import Example, Judgement, PreferencePair, Response, stable_hash
 
 
@@ -32,8 +33,10 @@ def make_pairs(
 ) -> tuple[list[PreferencePair], dict[str, int]]:
     """Pair the responses to each example. Returns the pairs, in the rows' order, and the number of examples dropped by reason.
 
+    A response in which the policy spelled out a special token is left out; an example that then has no pair counts as "special_token".
+
     Args:
-        decoded: the videos that could be decoded; examples with other videos are counted as "video_quarantined".
+        decoded: the videos and images that could be decoded; examples with others are counted as "video_quarantined".
         replays: responses of earlier rounds that compete with this round's.
         seed: for the draws among replayed responses.
     """
@@ -44,12 +47,18 @@ def make_pairs(
     dropped: collections.Counter[str] = collections.Counter()
     for row in rows:
         example = row.example
-        if example.video not in decoded:
+        if not all(name in decoded for name in example.context.visuals):
             dropped["video_quarantined"] += 1
             continue
         evidence = Evidence(judgements=scores.get(example.id, {}), times_drawn=replays.times_drawn, seed=seed)
-        candidates = by_example.get(example.id, [])
+        made = by_example.get(example.id, [])
+        candidates = [r for r in made if not spells_special_token(r)]
         outcome = recipe.pair(row, candidates, evidence)
+        known = not isinstance(outcome, str) and KNOWN_ONLY.found(
+            f"{outcome.chosen}\n{outcome.rejected}"
+        )  # a judge may write some
+        if known or (isinstance(outcome, str) and len(candidates) < len(made)):
+            outcome = "special_token"
         if not isinstance(outcome, str) and _holds_cut_text(outcome, candidates, recipe):
             outcome = "cut_by_length"
         if isinstance(outcome, str):
@@ -113,7 +122,7 @@ def build_pair(
     return PreferencePair(
         id=stable_hash([example.id, chosen.text, rejected.text]),
         example_id=example.id,
-        video=example.video,
+        **example.context_fields(),
         question=example.question,
         answer=example.answer,
         category=example.category,

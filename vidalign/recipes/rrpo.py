@@ -27,14 +27,14 @@ from vidalign.data.reading import DataRow
 from vidalign.recipes.base import Asked, Evidence, Recipe, responses_by_example, scores_by_example
 from vidalign.recipes.engine import Engine, Request
 from vidalign.recipes.judging import JudgeTask, scoring_task
-from vidalign.recipes.kinds import is_cut
+from vidalign.recipes.kinds import is_cut, spells_special_token
 from vidalign.recipes.pairing import Side, build_pair, side
 from vidalign.recipes.phrases import differing_marks, differs_only_in, parse_differences
 from vidalign.recipes.rewriting import rewrite_rows
 from vidalign.recipes.sampling import Chunk, unsampled
 from vidalign.types import Example, Judgement, PreferencePair, Response
-from vidalign.video.clip import Clip
 from vidalign.video.perturb import perturb
+from vidalign.video.scene import Shown, changed
 
 
 class Rrpo(Recipe[RrpoRecipe]):
@@ -43,16 +43,17 @@ class Rrpo(Recipe[RrpoRecipe]):
     Config = RrpoRecipe
 
     def respond(
-        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Clip], *, policy_version: str, seed: int
+        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Shown], *, policy_version: str, seed: int
     ) -> list[Response]:
         """Sample and score the responses to these examples, with the ground truths and the policy's rewrites."""
         chunk = Chunk(engine, examples, clips, policy_version, seed)
 
         def on_perturbed(row: int, candidate: int) -> Request:
             draw = chunk.request_seed(row, "perturbed", candidate)
+            rng = np.random.default_rng(draw)
             return Request(
                 prompt=prompts.fill(self.config.plain_prompt, question=examples[row].question),
-                clip=perturb(clips[row], self.config.perturb, np.random.default_rng(draw)),
+                clip=changed(clips[row], lambda clip: perturb(clip, self.config.perturb, rng)),
                 seed=draw,
                 temperature=self.config.temperature,
                 top_p=self.config.top_p,
@@ -112,7 +113,7 @@ class Rrpo(Recipe[RrpoRecipe]):
                 row = {
                     "example_id": example.id,
                     "candidate": wrong.candidate,
-                    "question": example.question,
+                    "question": prompts.conversation(example),
                     "answer": example.answer,
                     "wrong": wrong.text.strip(),
                 }
@@ -178,7 +179,8 @@ class Rrpo(Recipe[RrpoRecipe]):
             judgement = (judgements or {}).get(response.text.strip())
             return judgement is not None and judgement.score < self.config.threshold
 
-        wrong = [r for r in responses if r.kind == "perturbed" and r.text.strip() and not is_cut(r) and is_wrong(r)]
+        whole = [r for r in responses if not is_cut(r) and not spells_special_token(r)]
+        wrong = [r for r in whole if r.kind == "perturbed" and r.text.strip() and is_wrong(r)]
         return max(wrong, key=lambda r: (r.reward, -r.candidate), default=None)
 
     def asked(self, rows: Sequence[DataRow]) -> list[Asked]:

@@ -139,5 +139,7 @@ def _export_row(
         raise broken[0]
     if not isinstance(row, PreferenceRow):
         raise RowError("chosen", "is missing: the row is an example, not a pair", "export only files of pairs")
+    if not isinstance(row.video, str):
+        raise RowError("video", "is no single video file, which this format cannot hold", "leave the row out")
     present = {name: value for name, value in fields.items() if has_content(value)}
     return from_row({**present, "video": relocate(row.video, root, folder)}, notes)
