@@ -64,8 +64,7 @@ class FrameSpec(Record):
     different frames would move to the same keyframe, or a frame has no keyframe before it, the video is sampled as if the option
     were off (`vidalign.video.decoding.snapped`).
 
-    Pixels that are not square are made so by `square_pixels`, as players do, and HDR becomes SDR by `hdr_to_sdr`
-    (`vidalign.video.tone`); without them, frames are as they are stored.
+    `square_pixels` makes pixels square, as players do, and `hdr_to_sdr` makes SDR of HDR; without them, frames are as stored.
 
     What a file claims is bounded before it is believed: a video of more than `max_duration_s` seconds is quarantined, and one
     whose frames take more than `max_pixels_decoded` pixels to hold, sampled and resized, or while a decoder works
