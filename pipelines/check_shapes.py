@@ -18,7 +18,8 @@ from vidalign.errors import ConfigError, ModelError
 from vidalign.model import rendering, vision_features
 from vidalign.model.families import FAMILIES, GENERAL
 from vidalign.recipes.base import Asked
-from vidalign.types import Context, Example, FrameSpec
+from vidalign.records import Context
+from vidalign.types import Example, FrameSpec
 from vidalign.video.clip import Clip
 from vidalign.video.naming import visual_of
 from vidalign.video.scene import Scene
@@ -93,8 +94,8 @@ def _check_family(example: Example, model_type: str) -> None:
         fitting = ", ".join(name for name, family in FAMILIES.items() if family.mixes)
         shows = f"{_count(len(context.videos), 'video')} and {_count(len(context.images), 'image')}"
         raise ModelError(
-            f"example {example.id} shows {shows}, and models of type {model_type} are known here to take one video a prompt; use a model "
-            f"of type {fitting}, or leave such rows out"
+            f"example {example.id} shows {shows}, and models of type {model_type} are known here to take one video a prompt; use a "
+            f"model of type {fitting}, or leave such rows out"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import os
 import pathlib
 from typing import Any
 
@@ -14,15 +15,18 @@ import torch
 from conftest import write_video
 
 from pipelines.media_urls import in_noise, media_url, messages
+from serving.video_loader import NAME, media_io_kwargs
 from vidalign import prompts
 from vidalign.config.run import ModelConfig
 from vidalign.learning.batch_source import BatchSource
 from vidalign.learning.sequences import TrainingGroup, TrainingResponse, pair_group, truth_group
 from vidalign.model import shared_prefix
-from vidalign.model.batch import IGNORED, Batch
+from vidalign.model.batch import IGNORED, Batch, collate
 from vidalign.model.policy import ResponseScorer, load_policy
 from vidalign.model.rendering import cached_processor, prompt_ids, render_prompt, response_ids
-from vidalign.types import Context, Example, FrameSpec, PreferencePair, Turn
+from vidalign.recipes.engine import Request
+from vidalign.records import Context, Turn
+from vidalign.types import Example, FrameSpec, PreferencePair
 from vidalign.video import visuals
 from vidalign.video.clip import Clip
 from vidalign.video.frame_cache import FrameCache
@@ -275,3 +279,70 @@ def test_noise_takes_the_place_of_everything_that_is_shown(shapes, tmp_path):
     assert (len(noise.videos), len(noise.images), noise.turns) == (2, 1, context.turns)
     assert noise.videos[0] != noise.videos[1]
     assert visuals.decode(noise.images[0], SPEC).frames.shape == (1, 56, 56, 3)
+
+
+# vLLM
+
+
+@pytest.fixture(scope="module")
+def engine(folder, model_path):
+    """In this process, with the endpoint's way to read urls; what it sets in the environment must not reach later tests."""
+    from actors.engine import VllmEngine
+
+    before = dict(os.environ)
+    os.environ["VLLM_MEDIA_CONNECTOR"] = NAME
+    options = {"media_io_kwargs": media_io_kwargs(SPEC), "allowed_local_media_path": str(folder)}
+    config = ModelConfig(path=model_path, dtype="float32", max_model_len=512)
+    yield VllmEngine(config, model_path, num_gpus=0, seed=0, engine_args=options, limits={"video": 2, "image": 2})
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.mark.heavy
+def test_rollouts_training_and_the_endpoint_see_the_same(engine, folder, shapes, model_path):
+    """Equal token ids and, which tells the pixels apart, equal log-probs."""
+    import vllm
+
+    other = (Context(videos=(f"{(folder / 'a.mp4').as_uri()}#t=1,2",)), QUESTION)
+    asked = {**shapes, "other part": other}
+    config = ModelConfig(path=model_path, dtype="float32")
+    scorer, processor = ResponseScorer(load_policy(config)).eval(), cached_processor(model_path)
+    params = vllm.SamplingParams(max_tokens=6, temperature=0.0, logprobs=0)
+    for name, (context, question) in asked.items():
+        text = prompts.fill(prompts.PLAIN, question=question)
+        what = scene(context)
+        rendered = render_prompt(processor, text, what)
+        request = Request(prompt=text, clip=what, seed=0, temperature=0.0, top_p=1.0, max_new_tokens=6)
+        [completion] = engine.generate([request])
+        for root in (str(folder), None):
+            [output] = engine.llm.chat(messages(text, context, root), params, use_tqdm=False)
+            assert output.prompt_token_ids == rendered.tokens["input_ids"].tolist(), name
+            reply = output.outputs[0]
+            served = [step[token].logprob for token, step in zip(reply.token_ids, reply.logprobs, strict=True)]
+            assert tuple(reply.token_ids) == completion.token_ids, name
+            np.testing.assert_allclose(served, completion.log_probs, atol=1e-4, err_msg=name)
+        [scored] = engine.score([(text, what, "left")])
+        [expected] = logps_of(scorer, collate([(rendered, response_ids(processor, "left"))], pad_id=0))
+        np.testing.assert_allclose(scored, expected, atol=1.5e-3, err_msg=name)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("{folder}/a.mp4#t=5,6", r"video cannot be used \(out_of_bounds\)"),
+        ("{folder}/a.mp4#fps=2", r"video cannot be used \(unreadable\): .*a\.mp4 is not a folder"),
+        ("{folder}/frames", r"video cannot be used \(unreadable\): .*frames is not a file"),
+        ("{folder}/../..#fps=2", "below the endpoint's media root"),
+        ("data:video/mp4;base64,AAAA#fps=2", "a list of frames"),
+        ("data:video/jpeg;base64,AAAA,AAAA#fps=2", r"video cannot be used \(not_an_image\): frame 0 is no image"),
+    ],
+)
+def test_the_endpoint_refuses_what_is_no_part_or_frames(folder, url, message):
+    from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
+    from vllm.plugins import load_general_plugins
+
+    load_general_plugins()
+    media = MEDIA_CONNECTOR_REGISTRY.load(NAME, media_io_kwargs=media_io_kwargs(SPEC), allowed_local_media_path=str(folder))
+    with pytest.raises(ValueError, match=message):
+        media.fetch_video(url.format(folder=folder.as_uri()))

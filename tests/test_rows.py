@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 
 import pytest
@@ -10,7 +11,8 @@ from vidalign import files
 from vidalign.data.reading import read_rows
 from vidalign.data.rows import parse_row, to_example
 from vidalign.data.validate import validate
-from vidalign.types import Example, PreferencePair, Turn, stable_hash
+from vidalign.records import Turn
+from vidalign.types import Example, PreferencePair, stable_hash
 from vidalign.video import naming
 from vidalign.video.naming import Visual, name_of, visual_of
 
@@ -71,6 +73,9 @@ def test_a_folder_needs_fps_and_a_file_ignores_it(tmp_path):
     assert example_of(tmp_path, video="frames", fps=2).video == f"{(tmp_path / 'frames').as_uri()}#fps=2"
     assert example_of(tmp_path, video="v.mp4", fps=29.97).video == str(tmp_path / "v.mp4")
     assert example_of(tmp_path, video="frames").video == str(tmp_path / "frames")
+    assert example_of(tmp_path, video="gone", fps=2).video.endswith("/gone#fps=2"), "a name does not change with the disk"
+    assert example_of(tmp_path, video="gone.mp4", fps=2).video == str(tmp_path / "gone.mp4")
+    assert example_of(tmp_path, video="https://host/v", fps=2).video == "https://host/v"
 
 
 @pytest.mark.parametrize(
@@ -98,6 +103,18 @@ def test_turns_and_places_of_what_is_shown():
     first = [{**TURNS[0], "content": "<video>What moves?"}, TURNS[1]]
     assert example_of(video="v.mp4", turns=first).turns[0].content == "What moves?"
     assert example_of(video="v.mp4", turns=TURNS, question="<video>Which?").question == "<video>Which?"
+
+
+def test_a_row_of_names_is_the_row_that_they_name():
+    """As a run's own tables have them."""
+    row = {"videos": ["v.mp4", {"video": ["f.jpg"], "fps": 2, "clip": {"start": 1}}], "images": ["i.png"], "turns": TURNS}
+    example = example_of(**row, question="<image> then <video> or <video>?")
+    stored = example.to_row()
+    assert stored["video"] == stored["videos"][0]
+    again = {name: value for name, value in stored.items() if name in ("video", "videos", "images", "turns", "question")}
+    assert example_of(**json.loads(json.dumps(again))) == example
+    for fields in ({"video": ["f.jpg"], "fps": 2}, {"video": "v.mp4", "clip": {"end": 2}}):
+        assert example_of(video=example_of(**fields).video) == example_of(**fields)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +163,7 @@ def test_parts_of_a_video_are_different_questions_and_the_same_video(tmp_path):
     (tmp_path / "v.mp4").write_bytes(b"x")
     rows = [{**ROW, "id": str(n), "video": "v.mp4", "clip": {"start": n, "end": n + 2}} for n in range(2)]
     rows += [{**ROW, "id": "t", "video": "v.mp4", "turns": TURNS}, {**ROW, "id": "s", "video": "v.mp4", "system": "Brief."}]
-    files.write_text_atomic(tmp_path / "d.jsonl", "".join(f"{files.json.dumps(row)}\n" for row in rows))
+    files.write_text_atomic(tmp_path / "d.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
     assert [row.example.id for row in read_rows(tmp_path / "d.jsonl")] == ["0", "1", "t", "s"]
     report = validate([tmp_path / "d.jsonl"])
     assert not report.errors
@@ -163,3 +180,13 @@ def test_tables_keep_every_shape(tmp_path):
     files.write_table(tmp_path / "p.parquet", [pair])
     [back] = files.read_table(tmp_path / "p.parquet", PreferencePair)
     assert back.context == rich.context
+
+
+def test_the_example_rows_of_the_documentation_are_right():
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    lines = page.partition("One row of each kind:")[2].split("```")[1].removeprefix("json\n").splitlines()
+    assert len(lines) == 8
+    for line in lines:
+        row, errors = parse_row(json.loads(line))
+        assert not errors, line
+        assert not row.model_extra

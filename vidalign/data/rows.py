@@ -39,7 +39,7 @@ _WORD = re.compile(r"\w+")
 _LETTER = re.compile(r"\(?[a-z][.:)]+\s*")
 _FIXES = {
     "id": "give the row its own id, in quotes",
-    "video": "give the path of the row's one video, or remove the row",
+    "video": "give the path of the row's video, or name several with videos or images; text alone is not learned from",
     "videos": 'write a list of videos, each a path, a list of images, or {"video": …, "fps": …, "clip": …}, or leave the field out',
     "images": "write a list of paths of images, or leave the field out",
     "fps": "write how many frames of the folder or list there are for one second, such as 2, or leave the field out",

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vidalign.errors import RowError
-from vidalign.types import Turn
+from vidalign.records import Turn
 from vidalign.video import naming
 from vidalign.video.naming import Visual
 
@@ -30,11 +30,21 @@ PLACES = {"video": "<video>", "image": "<image>"}
 
 def names(row: Any, root: pathlib.Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of a row's videos and of its images. Relative paths are relative to `root`."""
-    videos = [(row.video, row.fps, row.clip)] if row.video is not None else []
+    videos = [(row.video, row.fps, row.clip)] if row.video is not None and not _repeats(row) else []
     for item in row.videos:
         videos.append((item, None, None) if isinstance(item, str | list) else (item.video, item.fps, item.clip))
-    images = (Visual(kind="image", uris=(_place(image, root),)) for image in row.images)
+    images = (Visual(kind="image", uris=(naming.visual_of(_place(image, root)).uris[0],)) for image in row.images)
     return tuple(_video_name(*video, root) for video in videos), tuple(naming.name_of(image) for image in images)
+
+
+def _repeats(row: Any) -> bool:
+    """Whether `video` is only the first of `videos`, as in a run's own tables."""
+    return bool(row.videos) and row.video == row.videos[0] and row.fps is None and row.clip is None
+
+
+def num_videos(row: Any) -> int:
+    """How many videos a row shows."""
+    return len(row.videos) + (row.video is not None and not _repeats(row))
 
 
 def _video_name(video: str | list[str], fps: float | None, clip: Any, root: pathlib.Path) -> str:
@@ -62,8 +72,11 @@ def _place(video: str, root: pathlib.Path) -> str:
 
 
 def _is_folder(uri: str) -> bool:
+    """Whether this is a folder, or was one: what is gone keeps its name, so that a run may go on without it."""
     path = naming.local_path(uri)
-    return path is not None and os.path.isdir(path)
+    if path is None or os.path.exists(path):
+        return path is not None and os.path.isdir(path)
+    return not re.search("[A-Za-z]", pathlib.PurePath(path).suffix)
 
 
 def shows_nothing(fields: dict[str, Any]) -> bool:
@@ -73,8 +86,7 @@ def shows_nothing(fields: dict[str, Any]) -> bool:
 
 def conversation(row: Any) -> tuple[tuple[Turn, ...], str]:
     """The earlier turns and the question. Places that say what holds without them, all first and in order, are taken out."""
-    num_videos = len(row.videos) + (row.video is not None)
-    usual = [PLACES["video"]] * num_videos + [PLACES["image"]] * len(row.images)
+    usual = [PLACES["video"]] * num_videos(row) + [PLACES["image"]] * len(row.images)
     texts = [turn.content for turn in row.turns if turn.role == "user"] + [row.question]
     match = re.match(r"(?:\s*(?:<video>|<image>))+\s*", texts[0])
     places = [place for text in texts for place in PLACE.findall(text)]
@@ -100,7 +112,7 @@ def broken_rules(row: Any) -> Iterator[RowError]:
 
 
 def _broken_videos(row: Any) -> Iterator[RowError]:
-    if row.video is not None and row.videos:
+    if row.video is not None and row.videos and not _repeats(row):
         yield RowError("videos", "stands beside 'video'", "put all videos into 'videos', or leave one of the two out")
     elif row.video is None and (row.fps is not None or row.clip is not None):
         name = "fps" if row.fps is not None else "clip"
@@ -138,7 +150,7 @@ def _misplaced(row: Any) -> Iterator[RowError]:
     found = [(name, place) for name, text in texts for place in PLACE.findall(text)]
     if not found:
         return
-    for kind, count in (("video", len(row.videos) + (row.video is not None)), ("image", len(row.images))):
+    for kind, count in (("video", num_videos(row)), ("image", len(row.images))):
         of_kind = [name for name, place in found if place == PLACES[kind]]
         if len(of_kind) != count:
             yield RowError(

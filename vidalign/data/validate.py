@@ -90,7 +90,7 @@ def _check_split(path: pathlib.Path, root: pathlib.Path, places_of_ids: dict[str
         _remark(remarks, row, [visual_of(name) for name in checked.names], where)
         for problem in filter(None, map(look, checked.names)):
             report.errors.append(RowError("video", *problem, where))
-        if isinstance(row, PreferenceRow) and paired.setdefault((*checked.locations, row.question), where) != where:
+        if isinstance(row, PreferenceRow) and paired.setdefault((*checked.locations, _said(row)), where) != where:
             remarks.add("more than one pair for the same video and question", where)
     if not split.num_rows:
         report.errors.append(no_rows(path))
@@ -100,6 +100,10 @@ def _check_split(path: pathlib.Path, root: pathlib.Path, places_of_ids: dict[str
         )
     report.warnings += remarks.sentences()
     return split
+
+
+def _said(row: ExampleRow) -> str:
+    return repr((row.question, row.system, row.turns, row.clip, row.videos))
 
 
 def _count(split: Split, row: ExampleRow, videos: Sequence[str], where: str) -> None:

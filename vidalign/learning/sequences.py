@@ -11,7 +11,8 @@ import dataclasses
 from typing import Literal, TypeAlias
 
 from vidalign.prompts import ONE_VIDEO
-from vidalign.types import Context, Example, PreferencePair
+from vidalign.records import Context
+from vidalign.types import Example, PreferencePair
 
 Role: TypeAlias = Literal["chosen", "rejected", "member", "truth"]
 

@@ -27,7 +27,8 @@ import time
 from typing import IO
 
 from vidalign.errors import ClusterError, DataError
-from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec, Record
+from vidalign.records import Record
+from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 from vidalign.video import visuals
 from vidalign.video.into_cache import decode_into_cache
 
