@@ -18,7 +18,8 @@ from vidalign.errors import ConfigError, ModelError
 from vidalign.model import rendering, vision_features
 from vidalign.model.families import FAMILIES, GENERAL
 from vidalign.recipes.base import Asked
-from vidalign.types import Context, Example, FrameSpec
+from vidalign.records import Context
+from vidalign.types import Example, FrameSpec
 from vidalign.video.clip import Clip
 from vidalign.video.naming import visual_of
 from vidalign.video.scene import Scene

@@ -51,6 +51,8 @@ class VideoConfig(Section):
     width: int | None = pydantic.Field(None, ge=1)
     max_pixels: int | None = pydantic.Field(None, ge=1)
     snap_to_keyframes: bool = False
+    square_pixels: bool = True
+    hdr_to_sdr: bool = True
     max_duration_s: float = pydantic.Field(FrameSpec.max_duration_s, gt=0)
     max_pixels_decoded: int = pydantic.Field(FrameSpec.max_pixels_decoded, ge=1)
     backend: Backend = DEFAULT_BACKEND

@@ -20,7 +20,8 @@ from typing import Any
 
 from vidalign.config.recipes import LintConfig
 from vidalign.data.words import word_spans
-from vidalign.types import Context, PreferencePair
+from vidalign.records import Context
+from vidalign.types import PreferencePair
 
 _WORD = re.compile(r"\w")
 _SIGNIFICANT_WORD = 0.05  # two-sided, after Bonferroni correction over all words
