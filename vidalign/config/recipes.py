@@ -191,7 +191,8 @@ class RrpoRecipe(SamplingSection):
 
     A response is wrong by its trust (at most `max_trust`) or by the judge's score (below `threshold`). `rewrite` "none" takes the
     wrong response unchanged; "policy" and "judge" have that model list what the response gets wrong and swap only that into the
-    ground truth, and a rewrite that differs anywhere else is dropped.
+    ground truth, and a rewrite that differs anywhere else is dropped. Then the next likeliest wrong response is rewritten, up to
+    `rewrite_tries` of an example's responses.
     """
 
     PAIRING: ClassVar[frozenset[str]] = frozenset({"wrong_by", "threshold", "judge", "lint"})
@@ -202,6 +203,7 @@ class RrpoRecipe(SamplingSection):
     max_trust: float = pydantic.Field(0.999, ge=0, lt=1)
     threshold: float = pydantic.Field(3.0, gt=1, le=5)
     rewrite: Literal["none", "policy", "judge"] = "none"
+    rewrite_tries: int = pydantic.Field(3, ge=1)
     differences_prompt: str = prompts.DIFFERENCES
     rewrite_prompt: str = prompts.REWRITE
     judge: JudgeConfig | None = None

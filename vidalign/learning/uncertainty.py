@@ -91,8 +91,8 @@ def estimate(hidden: Tensor, likelihood: Tensor, *, num_passes: int, dropout: fl
 def calibrate(gaps: Tensor) -> tuple[float, float]:
     """The likeliest (slope, noise) for the gaps z [passes, P].
 
-    Every order was given, so each has the likelihood (1 - noise) q + noise (1 - q). Raising the slope and admitting noise both explain pairs that the heads hold to be the wrong way round, and the confident ones
-    among the others tell the two apart.
+    Every order was given, so each has the likelihood (1 - noise) q + noise (1 - q). Lowering the slope and admitting noise both
+    explain pairs that the heads hold to be the wrong way round; how sure the heads are of the others tells the two apart.
     """
     q = torch.sigmoid(SLOPES[:, None, None] * gaps)
     best = (-math.inf, 1.0, 0.0)
