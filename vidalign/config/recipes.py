@@ -179,7 +179,7 @@ class LeanpoRecipe(SamplingSection):
     negatives: Literal["augmented", "replayed", "both"] = "augmented"
     replay_max_tokens: int = pydantic.Field(256, ge=1)
     replay_buffer: int = pydantic.Field(2000, ge=1)
-    pair_rule: Literal["best_vs_worst", "hinted_vs_augmented"] = "best_vs_worst"
+    pair_rule: Literal["best_vs_worst", "hinted_vs_augmented", "hinted_vs_augmented_unfiltered"] = "best_vs_worst"
     min_trust_gap: float = pydantic.Field(0.1, ge=0, le=1)
     hint_prompt: str = prompts.HINT
     reflect_prompt: str = prompts.REFLECT
