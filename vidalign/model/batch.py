@@ -70,7 +70,7 @@ class Batch:
 
 
 def collate(rows: Sequence[tuple[Prompt, Sequence[int]]], *, pad_id: int) -> Batch:
-    """Join (prompt, response token ids) rows into one padded batch; each row brings its own video."""
+    """Join (prompt, response token ids) rows into one padded batch; each row brings its own videos and images."""
     width = max(prompt.length + len(response) for prompt, response in rows)
     labels = torch.full((len(rows), width), IGNORED, dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
@@ -85,8 +85,8 @@ def collate(rows: Sequence[tuple[Prompt, Sequence[int]]], *, pad_id: int) -> Bat
         labels[index, start - 1 : end - 1] = torch.as_tensor(response)
         mask[index, :end] = 1
     inputs["attention_mask"] = mask
-    for name in rows[0][0].vision:
-        inputs[name] = torch.cat([prompt.vision[name] for prompt, _ in rows])
+    for name in dict.fromkeys(name for prompt, _ in rows for name in prompt.vision):  # not every prompt has images
+        inputs[name] = torch.cat([prompt.vision[name] for prompt, _ in rows if name in prompt.vision])
     return Batch(inputs=inputs, labels=labels)
 
 
@@ -122,8 +122,8 @@ def collate_packed(rows: Sequence[tuple[Prompt, Sequence[Sequence[int]]]]) -> Ba
         positions.append(packed_positions(prompt.positions, group.responses))
     numbered = torch.cat(positions, dim=1)
     inputs["position_ids"] = numbered[:, None] if len(numbered) > 1 else numbered  # [3, 1, T] or [1, T]
-    for name in rows[0][0].vision:
-        inputs[name] = torch.cat([prompt.vision[name] for prompt, _ in rows])
+    for name in dict.fromkeys(name for prompt, _ in rows for name in prompt.vision):  # not every prompt has images
+        inputs[name] = torch.cat([prompt.vision[name] for prompt, _ in rows if name in prompt.vision])
     return Batch(inputs=inputs, labels=labels, sources=sources)
 
 

@@ -40,6 +40,7 @@ class Family:
         takes_features: how its forward takes the embeddings [T, D] of all videos of a batch, end to end, in place of pixels. None
             if a video's embeddings are more than one tensor, or if this was never tested (`vidalign.model.vision_features`).
         mrope: its positions follow `vidalign.model.positions`, where transformers differs.
+        mixes: prompts of several videos and images were tested to be the same in vLLM and transformers.
         counted_processors: processors whose vision tokens follow the closed form of `vidalign.model.estimate.VisionCost`.
     """
 
@@ -48,6 +49,7 @@ class Family:
     packs: bool = False
     takes_features: Callable[[torch.Tensor], Any] | None = None
     mrope: bool = False
+    mixes: bool = False
     counted_processors: tuple[str, ...] = ()
 
 
@@ -59,10 +61,11 @@ FAMILIES: dict[str, Family] = {
         packs=True,
         takes_features=one_per_video,
         mrope=True,
+        mixes=True,
         counted_processors=("Qwen2VLVideoProcessor", "Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast"),
     ),
     # Its processors are those of Qwen2-VL.
-    "qwen2_5_vl": Family(projectors=("merger",), packs=True, takes_features=one_per_video, mrope=True),
+    "qwen2_5_vl": Family(projectors=("merger",), packs=True, takes_features=one_per_video, mrope=True, mixes=True),
     "qwen3_vl": Family(projectors=("merger", "deepstack_merger_list"), packs=True),
     "qwen3_vl_moe": Family(projectors=("merger", "deepstack_merger_list")),
     "qwen3_5": Family(projectors=("merger",)),

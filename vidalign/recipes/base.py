@@ -20,7 +20,7 @@ from vidalign.recipes.engine import Engine
 from vidalign.recipes.judging import JudgeTask
 from vidalign.recipes.kinds import KINDS, Kind
 from vidalign.types import Example, Judgement, PreferencePair, Response
-from vidalign.video.clip import Clip
+from vidalign.video.scene import Shown
 
 ConfigT = TypeVar("ConfigT", bound=RecipeSection)
 
@@ -95,7 +95,7 @@ class Recipe(Generic[ConfigT]):
         """Raises `DataError` if the rows of `source` lack what this recipe needs."""
 
     def respond(
-        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Clip], *, policy_version: str, seed: int
+        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Shown], *, policy_version: str, seed: int
     ) -> list[Response]:
         """Sample and score every response to these examples. Equal arguments give equal responses, however they are batched."""
         raise NotImplementedError

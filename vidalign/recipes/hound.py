@@ -23,7 +23,7 @@ from vidalign.recipes.kinds import is_cut
 from vidalign.recipes.pairing import build_pair, side
 from vidalign.recipes.sampling import Chunk, request_seed
 from vidalign.types import Example, PreferencePair, Response
-from vidalign.video.clip import Clip
+from vidalign.video.scene import Shown, without_conversation
 
 
 class Hound(Recipe[HoundRecipe]):
@@ -41,7 +41,7 @@ class Hound(Recipe[HoundRecipe]):
             )
 
     def respond(
-        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Clip], *, policy_version: str, seed: int
+        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Shown], *, policy_version: str, seed: int
     ) -> list[Response]:
         """Sample and score the responses to these examples, and caption their videos if the policy is to write the captions."""
         chunk = Chunk(engine, examples, clips, policy_version, seed)
@@ -67,7 +67,7 @@ class Hound(Recipe[HoundRecipe]):
         for row, (example, clip) in enumerate(zip(chunk.examples, chunk.clips, strict=True)):
             request = Request(
                 prompt=self.config.caption_prompt,
-                clip=clip,
+                clip=without_conversation(clip),
                 seed=request_seed(chunk.seed, example.video, "caption"),
                 temperature=0.0,
                 top_p=1.0,

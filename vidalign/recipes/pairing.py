@@ -39,7 +39,7 @@ def make_pairs(
     A response in which the policy spelled out a special token is left out; an example that then has no pair counts as "special_token".
 
     Args:
-        decoded: the videos that could be decoded; examples with other videos are counted as "video_quarantined".
+        decoded: the videos and images that could be decoded; examples with others are counted as "video_quarantined".
         replays: responses of earlier rounds that compete with this round's.
         seed: for the draws among replayed responses.
     """
@@ -50,7 +50,7 @@ def make_pairs(
     dropped: collections.Counter[str] = collections.Counter()
     for row in rows:
         example = row.example
-        if example.video not in decoded:
+        if not all(name in decoded for name in example.context.visuals):
             dropped["video_quarantined"] += 1
             continue
         evidence = Evidence(judgements=scores.get(example.id, {}), times_drawn=replays.times_drawn, seed=seed)
@@ -137,7 +137,7 @@ def build_pair(
     return PreferencePair(
         id=stable_hash([example.id, chosen.text, rejected.text]),
         example_id=example.id,
-        video=example.video,
+        **example.context_fields(),
         question=example.question,
         answer=example.answer,
         category=example.category,

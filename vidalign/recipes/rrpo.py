@@ -34,8 +34,8 @@ from vidalign.recipes.phrases import differing_marks, parse_differences
 from vidalign.recipes.rewriting import is_usable, rewrite_rows
 from vidalign.recipes.sampling import Chunk, unsampled
 from vidalign.types import Example, Judgement, PreferencePair, Response
-from vidalign.video.clip import Clip
 from vidalign.video.perturb import perturb
+from vidalign.video.scene import Shown, changed
 
 
 class Rrpo(Recipe[RrpoRecipe]):
@@ -44,16 +44,17 @@ class Rrpo(Recipe[RrpoRecipe]):
     Config = RrpoRecipe
 
     def respond(
-        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Clip], *, policy_version: str, seed: int
+        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Shown], *, policy_version: str, seed: int
     ) -> list[Response]:
         """Sample and score the responses to these examples, with the ground truths and the policy's rewrites."""
         chunk = Chunk(engine, examples, clips, policy_version, seed)
 
         def on_perturbed(row: int, candidate: int) -> Request:
             draw = chunk.request_seed(row, "perturbed", candidate)
+            rng = np.random.default_rng(draw)
             return Request(
                 prompt=prompts.fill(self.config.plain_prompt, question=examples[row].question),
-                clip=perturb(clips[row], self.config.perturb, np.random.default_rng(draw)),
+                clip=changed(clips[row], lambda clip: perturb(clip, self.config.perturb, rng)),
                 seed=draw,
                 temperature=self.config.temperature,
                 top_p=self.config.top_p,
@@ -120,7 +121,7 @@ class Rrpo(Recipe[RrpoRecipe]):
             if wrong:
                 row = {
                     "example_id": example.id,
-                    "question": example.question,
+                    "question": prompts.conversation(example),
                     "answer": example.answer,
                     "wrong": [
                         {"candidate": r.candidate, "text": r.text.strip()} for r in wrong[: self.config.rewrite_tries]
