@@ -88,6 +88,19 @@ def test_hinted_vs_augmented_takes_the_first_candidate_and_its_last_turn():
     assert (pair.chosen, pair.rejected) == ("turn 2", "loser")
 
 
+@pytest.mark.parametrize(("rejected", "outcome"), [("right", "no_trust_gap"), ("close ", "identical_responses")])
+def test_the_authors_rule_can_be_had_without_our_filter(rejected, outcome):
+    trust = {"right": 1.0, "loser": 0.0, "close ": 0.3}[rejected]
+    replies = [response("hinted", "close", trust=0.3), response("augmented", rejected, trust=trust)]
+    assert pair_leanpo(EXAMPLE, replies, LeanpoRecipe(pair_rule="hinted_vs_augmented")) == outcome
+    unfiltered = pair_leanpo(EXAMPLE, replies, LeanpoRecipe(pair_rule="hinted_vs_augmented_unfiltered"))
+    if outcome == "identical_responses":
+        assert unfiltered == outcome
+    else:
+        assert (unfiltered.chosen, unfiltered.rejected) == ("close", rejected)
+        assert json.loads(unfiltered.provenance)["rule"] == "hinted_vs_augmented_unfiltered"
+
+
 @pytest.mark.parametrize(
     ("responses", "reason"),
     [

@@ -109,7 +109,7 @@ class LeanpoRecipe(SamplingSection):
     negatives: Literal["augmented", "replayed", "both"] = "augmented"
     replay_max_tokens: int = pydantic.Field(256, ge=1)
     replay_buffer: int = pydantic.Field(2000, ge=1)
-    pair_rule: Literal["best_vs_worst", "hinted_vs_augmented"] = "best_vs_worst"
+    pair_rule: Literal["best_vs_worst", "hinted_vs_augmented", "hinted_vs_augmented_unfiltered"] = "best_vs_worst"
     min_trust_gap: float = pydantic.Field(0.1, ge=0, le=1)
     hint_prompt: str = prompts.HINT
     reflect_prompt: str = prompts.REFLECT
@@ -128,7 +128,8 @@ class RrpoRecipe(SamplingSection):
 
     A response is wrong by its trust (at most `max_trust`) or by the judge's score (below `threshold`). `rewrite` "none" takes the
     wrong response unchanged; "policy" and "judge" have that model list what the response gets wrong and swap only that into the
-    ground truth, and a rewrite that differs anywhere else is dropped.
+    ground truth, and a rewrite that differs anywhere else is dropped. Then the next likeliest wrong response is rewritten, up to
+    `rewrite_tries` of an example's responses.
     """
 
     PAIRING: ClassVar[frozenset[str]] = frozenset({"wrong_by", "threshold", "judge", "lint"})
@@ -139,6 +140,7 @@ class RrpoRecipe(SamplingSection):
     max_trust: float = pydantic.Field(0.999, ge=0, lt=1)
     threshold: float = pydantic.Field(3.0, gt=1, le=5)
     rewrite: Literal["none", "policy", "judge"] = "none"
+    rewrite_tries: int = pydantic.Field(3, ge=1)
     differences_prompt: str = prompts.DIFFERENCES
     rewrite_prompt: str = prompts.REWRITE
     judge: JudgeConfig | None = None

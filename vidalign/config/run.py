@@ -109,14 +109,16 @@ class LoraConfig(Section):
 class UncertaintyConfig(Section):
     """Label smoothing of each pair by its doubt (`vidalign/learning/uncertainty.py`), after UPO.
 
-    `max_smoothing` is the smoothing of the most doubtful pair; `drop_disagreeing` leaves out pairs whose order the heads vote
-    against.
+    A pair's smoothing is the estimated probability that its order is wrong, at most `max_smoothing`; `drop_disagreeing` leaves out
+    pairs whose order the heads vote against. `sampled_share` is the share of the pairs left that is drawn for training, half of it
+    by certainty and half by doubt; null takes all of them.
     """
 
     num_passes: int = pydantic.Field(10, ge=2)
     dropout: float = pydantic.Field(0.1, gt=0, lt=1)
     max_smoothing: float = pydantic.Field(0.4, ge=0, lt=0.5)
     drop_disagreeing: bool = True
+    sampled_share: float | None = pydantic.Field(None, gt=0, le=1)
 
 
 class TrainConfig(Section):

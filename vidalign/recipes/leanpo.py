@@ -9,8 +9,9 @@
     pair     best_vs_worst         chosen = highest trust x exp(reward) among hinted and reflected responses; rejected = lowest
                                    trust among augmented ones. On a tie the response that the policy finds likelier is rejected,
                                    as it is the error that the policy would really make. This rule is ours.
-             hinted_vs_augmented   chosen = last turn of candidate 0; rejected = augmented candidate 0. This is the rule of
-                                   LeanPO's authors, who sample one response per side.
+             hinted_vs_augmented   chosen = last turn of candidate 0; rejected = augmented candidate 0. These are the sides that
+                                   LeanPO's authors take, who sample one response per side; which pairs are kept is our rule.
+             …_unfiltered          the same, and every pair of two different texts is kept, as by the authors' script.
 
 Everything goes to one engine, so that the n candidates and the reflection turns share its prefix and vision caches.
 """
@@ -150,7 +151,7 @@ class Leanpo(Recipe[LeanpoRecipe]):
             if any(r.kind in missing for r in said):
                 return "trust_unclear"
             return "cut_by_length" if any(r.kind in missing and is_cut(r) for r in responses) else "empty_response"
-        if self.config.pair_rule == "hinted_vs_augmented":
+        if self.config.pair_rule != "best_vs_worst":
             last_turn = max(r.turn for r in winners)
             chosen = min((r for r in winners if r.turn == last_turn), key=lambda r: r.candidate)
             rejected = min(losers, key=lambda r: r.candidate)
@@ -160,7 +161,8 @@ class Leanpo(Recipe[LeanpoRecipe]):
             among = known if known and chosen.trust < 1.0 else losers
             rejected = min(among, key=lambda r: (r.trust, -r.reward, r.candidate))
         gap, scorer = self.config.min_trust_gap, self.config.trust
-        if (reason := why_no_preference(chosen, rejected, row.example, gap, scorer)) is not None:
+        reason = why_no_preference(chosen, rejected, row.example, gap, scorer)
+        if reason is not None and (reason == "identical_responses" or not self.config.pair_rule.endswith("_unfiltered")):
             return reason
         return build_pair(row.example, side(chosen), side(rejected), recipe=self.config.name, rule=self.config.pair_rule)
 

@@ -1,13 +1,14 @@
 """RRPO's data recipe (arXiv 2504.12083): the policy's own errors on a perturbed video, against the ground truth.
 
     perturbed    question alone, perturbed video                        ─► n responses
-    score        question alone, clean video                            ─► reward and trust; the likeliest wrong response is kept
+    score        question alone, clean video                            ─► reward and trust; wrong responses by likelihood
     differences  question, truth and wrong response (rewrite: policy)   ─► "right phrase => wrong phrase", one per line
     rewritten    truth with only those phrases swapped in               ─► the rejected response, parallel to the truth
     score        truth and rewrite                                      ─► rewards
     pair         chosen = the ground truth; rejected = the wrong response that the policy finds likeliest, or its rewrite
 
-The steps from "differences" on are greedy. A rewrite that differs in phrases other than the listed ones gives no pair.
+The steps from "differences" on are greedy. A rewrite that differs in phrases other than the listed ones cannot be used, and the next
+likeliest wrong response is tried, up to `rewrite_tries` of them.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from vidalign.recipes.engine import Engine, Request
 from vidalign.recipes.judging import JudgeTask, scoring_task
 from vidalign.recipes.kinds import is_cut, spells_special_token
 from vidalign.recipes.pairing import Side, build_pair, is_known_wrong, side
-from vidalign.recipes.phrases import differing_marks, differs_only_in, parse_differences
-from vidalign.recipes.rewriting import rewrite_rows
+from vidalign.recipes.phrases import differing_marks, parse_differences
+from vidalign.recipes.rewriting import is_usable, rewrite_rows
 from vidalign.recipes.sampling import Chunk, unsampled
 from vidalign.types import Example, Judgement, PreferencePair, Response
 from vidalign.video.perturb import perturb
@@ -69,15 +70,23 @@ class Rrpo(Recipe[RrpoRecipe]):
         return [*replies, *scored, *(r for r in rewrites if r.kind != "rewritten")]
 
     def _rewrites(self, chunk: Chunk, replies: Sequence[Response]) -> list[Response]:
+        """For each example, lists of differences and rewrites for its wrong responses, until one rewrite is usable."""
         by_example = responses_by_example(replies)
-        wrong = [
-            (row, found)
-            for row, example in enumerate(chunk.examples)
-            if (found := self.likeliest_wrong(example, by_example.get(example.id, []))) is not None
-        ]
-        listed = self._ask(chunk, wrong, "differences")
-        usable = [(row, r) for (row, _), r in zip(wrong, listed, strict=True) if parse_differences(r.text)]
-        return [*listed, *self._ask(chunk, usable, "rewritten")]
+        left = [(row, self.wrong_ones(e, by_example.get(e.id, []))) for row, e in enumerate(chunk.examples)]
+        made: list[Response] = []
+        for number in range(self.config.rewrite_tries):
+            left = [(row, wrong) for row, wrong in left if number < len(wrong)]
+            listed = self._ask(chunk, [(row, wrong[number]) for row, wrong in left], "differences")
+            usable = [(row, r) for (row, _), r in zip(left, listed, strict=True) if parse_differences(r.text)]
+            rewritten = self._ask(chunk, usable, "rewritten")
+            made += [*listed, *rewritten]
+            done = {
+                row
+                for (row, differences), r in zip(usable, rewritten, strict=True)
+                if not is_cut(r) and is_usable(chunk.examples[row].answer, r.text, differences.text)
+            }
+            left = [(row, wrong) for row, wrong in left if row not in done]
+        return made
 
     def _ask(self, chunk: Chunk, about: Sequence[tuple[int, Response]], kind: str) -> list[Response]:
         """One greedy reply about each (row, earlier response), which the prompt quotes."""
@@ -104,21 +113,22 @@ class Rrpo(Recipe[RrpoRecipe]):
     def rewrite(
         self, examples: Sequence[Example], responses: Sequence[Response], judgements: Sequence[Judgement]
     ) -> JudgeTask | None:
-        """The judge's two steps for each example's likeliest wrong response."""
+        """The judge's two steps for each example's likeliest wrong responses."""
         if self.config.rewrite != "judge":
             return None
         scores, by_example = scores_by_example(judgements), responses_by_example(responses)
         rows = []
         for example in examples:
             judged = scores.get(example.id, {})
-            wrong = self.likeliest_wrong(example, self.trusted(by_example.get(example.id, []), judged), judged)
-            if wrong is not None:
+            wrong = self.wrong_ones(example, self.trusted(by_example.get(example.id, []), judged), judged)
+            if wrong:
                 row = {
                     "example_id": example.id,
-                    "candidate": wrong.candidate,
                     "question": prompts.conversation(example),
                     "answer": example.answer,
-                    "wrong": wrong.text.strip(),
+                    "wrong": [
+                        {"candidate": r.candidate, "text": r.text.strip()} for r in wrong[: self.config.rewrite_tries]
+                    ],
                 }
                 rows.append(json.dumps(row, ensure_ascii=False))
         asked_with = {
@@ -142,42 +152,54 @@ class Rrpo(Recipe[RrpoRecipe]):
         ]
 
     def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
-        """One pair, or why there is none.
+        """One pair with the likeliest wrong response that can be used, or why there is none.
 
         no_wrong_reply, trust_unclear (some replies may be right or wrong), cut_by_length, no_rewrite, rewrite_differs_elsewhere,
-        no_key_phrase.
+        no_key_phrase: where several were tried, what was wrong with the first.
         """
         example, config = row.example, self.config
-        wrong = self.likeliest_wrong(example, responses, evidence.judgements)
-        if wrong is None:
+        wrong = self.wrong_ones(example, responses, evidence.judgements)
+        if not wrong:
             perturbed = [r for r in responses if r.kind == "perturbed"]
             if any(map(is_cut, perturbed)):
                 return "cut_by_length"
             unclear = config.wrong_by == "trust" and any(self._is_unclear(r, example) for r in perturbed if r.text.strip())
             return "trust_unclear" if unclear else "no_wrong_reply"
+        tries = wrong[: 1 if config.rewrite == "none" else config.rewrite_tries]
+        found = [self._rejected(example, each, responses) for each in tries]
+        used = next((at for at, rejected in enumerate(found) if not isinstance(rejected, str)), None)
+        if used is None:
+            assert isinstance(found[0], str)
+            return found[0]
+        rejected = found[used]
+        assert isinstance(rejected, Side)
+        truth = next((r for r in responses if r.kind == "truth"), None)
+        reward = truth.reward if truth else math.nan
+        chosen = Side(text=example.answer.strip(), reward=reward, trust=1.0, source={"kind": "truth"})
+        rule = f"rewrite={config.rewrite}"
+        return build_pair(
+            example, chosen, rejected, recipe=config.name, rule=rule, policy_version=tries[used].policy_version
+        )
+
+    def _rejected(self, example: Example, wrong: Response, responses: Sequence[Response]) -> Side | str:
+        """The rejected side that is made of a wrong response, or why none can be made."""
         rejected = side(wrong)
-        if config.rewrite != "none":
+        if self.config.rewrite != "none":
             rewritten = next((r for r in responses if r.kind == "rewritten" and r.candidate == wrong.candidate), None)
             listed = next((r for r in responses if r.kind == "differences" and r.candidate == wrong.candidate), None)
             if rewritten is None or listed is None or not rewritten.text.strip():
                 return "no_rewrite"
             if is_cut(rewritten):
                 return "cut_by_length"
-            if not differs_only_in(example.answer, rewritten.text, parse_differences(listed.text)):
+            if not is_usable(example.answer, rewritten.text, listed.text):
                 return "rewrite_differs_elsewhere"
             rejected = side(rewritten, wrong_reply=wrong.text.strip())
-        if not any(differing_marks(example.answer.strip(), rejected.text)):
-            return "no_key_phrase"
-        truth = next((r for r in responses if r.kind == "truth"), None)
-        reward = truth.reward if truth else math.nan
-        chosen = Side(text=example.answer.strip(), reward=reward, trust=1.0, source={"kind": "truth"})
-        rule = f"rewrite={config.rewrite}"
-        return build_pair(example, chosen, rejected, recipe=config.name, rule=rule, policy_version=wrong.policy_version)
+        return rejected if any(differing_marks(example.answer.strip(), rejected.text)) else "no_key_phrase"
 
-    def likeliest_wrong(
+    def wrong_ones(
         self, example: Example, responses: Sequence[Response], judgements: Mapping[str, Judgement] | None = None
-    ) -> Response | None:
-        """The wrong response to the perturbed video that the policy finds likeliest given the clean one; None if there is none.
+    ) -> list[Response]:
+        """The wrong responses to the perturbed video, likeliest first as the policy finds them given the clean one; each text once.
 
         A reply of which nothing is known is not wrong: one that no rule can judge (`trust` null), that only says less than the ground
         truth, or, with `wrong_by: judge`, that has no judgement. A reply that was cut off is not taken.
@@ -191,7 +213,8 @@ class Rrpo(Recipe[RrpoRecipe]):
 
         whole = [r for r in responses if not is_cut(r) and not spells_special_token(r)]
         wrong = [r for r in whole if r.kind == "perturbed" and r.text.strip() and is_wrong(r)]
-        return max(wrong, key=lambda r: (r.reward, -r.candidate), default=None)
+        ordered = sorted(wrong, key=lambda r: (-r.reward, r.candidate))
+        return list({r.text.strip(): r for r in reversed(ordered)}.values())[::-1]
 
     def _is_unclear(self, response: Response, example: Example) -> bool:
         """Whether trust cannot tell if a response is wrong."""
