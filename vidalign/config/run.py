@@ -26,9 +26,9 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """JSONL files of rows {"id", "video", "question", "answer", ["options", "category", "caption"]}.
+    """Files of rows {"id", "video", "question", "answer", ["options", "category", "caption", …]}; `vidalign.data.source` reads them.
 
-    `video` is relative to `video_root`, which defaults to the folder of the JSONL file. `probe` rows are never trained on; the
+    `video` is relative to `video_root`, which defaults to the folder of the file. `probe` rows are never trained on; the
     likelihood of their ground truth is logged. Without `eval`, no evaluation is run.
     """
 
