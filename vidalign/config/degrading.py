@@ -10,7 +10,12 @@ from vidalign.config.section import Section
 
 
 class AugmentConfig(Section):
-    """How the video of a rejected response is degraded. Defaults: LeanPO, arXiv 2506.05260."""
+    """How the video of a rejected response is degraded (LeanPO, arXiv 2506.05260).
+
+    The defaults are those of the authors' script, with three exceptions. It blurs every video (blur_probability 1), with a sigma for
+    each frame; here half of the videos are blurred, all frames alike, because a policy learns the blur where every loser has it. It
+    resizes the crop to a square; here the crop gets the frame's own size, so that both sides of a pair have as many vision tokens.
+    """
 
     crop_scale: tuple[float, float] = (0.08, 0.3)
     brightness: float = pydantic.Field(0.4, ge=0)

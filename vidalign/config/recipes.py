@@ -92,7 +92,11 @@ class SamplingSection(RecipeSection):
 
 
 class LeanpoRecipe(SamplingSection):
-    """LeanPO: hints and reflection for the chosen side, augmented videos for the rejected one. Defaults: arXiv 2506.05260.
+    """LeanPO (arXiv 2506.05260): hints and reflection for the chosen side, augmented videos for the rejected one.
+
+    Turns, temperature and top_p are the authors'. They sample one response a side and keep every pair: `num_candidates` 1 and
+    `pair_rule` "hinted_vs_augmented_unfiltered". Several candidates, "best_vs_worst" and `min_trust_gap` are ours, because a winner
+    that is not better than its loser teaches the wrong thing.
 
     Without `hints`, the first turn uses `plain_prompt` like everything else: the paper's ablation. `negatives` "replayed" takes
     ground truths with one segment resampled by the policy (`vidalign/recipes/replay.py`) and keeps up to `replay_buffer` of them
@@ -129,7 +133,7 @@ class RrpoRecipe(SamplingSection):
     A response is wrong by its trust (at most `max_trust`) or by the judge's score (below `threshold`). `rewrite` "none" takes the
     wrong response unchanged; "policy" and "judge" have that model list what the response gets wrong and swap only that into the
     ground truth, and a rewrite that differs anywhere else is dropped. Then the next likeliest wrong response is rewritten, up to
-    `rewrite_tries` of an example's responses.
+    `rewrite_tries` of an example's responses. Writing by the policy and the tries are ours.
     """
 
     PAIRING: ClassVar[frozenset[str]] = frozenset({"wrong_by", "threshold", "judge", "lint"})
@@ -173,7 +177,7 @@ class HoundRecipe(SamplingSection):
     """LLaVA-Hound: the policy's own samples, scored 1-5 by a judge that reads a caption in place of the video (arXiv 2404.01258).
 
     Captions come from the data rows ("data": field `caption`) or from the policy ("policy"). The chosen response scores at
-    least `threshold`, the rejected one scores less, and the two are at least `min_score_gap` apart.
+    least `threshold`, the rejected one scores less, and the two are at least `min_score_gap` apart. The gap is ours.
     """
 
     PAIRING: ClassVar[frozenset[str]] = frozenset({"judge", "threshold", "min_score_gap", "lint"})
