@@ -10,7 +10,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vidalign.data.formats.source import read_source
@@ -46,7 +46,7 @@ class Row:
             return str(value)
         return self.text(name)
 
-    def one_of(self, name: str, allowed: Collection[str]) -> str:
+    def one_of(self, name: str, allowed: tuple[str, ...]) -> str:
         """A text that is one of `allowed`."""
         value = self.text(name)
         if value not in allowed:
