@@ -22,6 +22,7 @@ from actors.generator import Generator
 from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage
+from pipelines.stages.lookalikes import lookalike_warning
 from vidalign import files
 from vidalign.config.run import ModelConfig, RolloutConfig, VideoConfig
 from vidalign.errors import DataError
@@ -216,6 +217,8 @@ class Rollout(Stage):
         files.write_json(self.folder / "frames.json", frames)
         files.write_table(self.quarantine / "quarantine.parquet", quarantine)
         files.write_json(self.folder / "videos.json", count_videos(decoded))
+        if (warning := lookalike_warning(frames, self.train, self.probe, split="probe")) is not None:
+            progress.warn(warning)
 
 
 def digest(examples: Sequence[Example]) -> str:

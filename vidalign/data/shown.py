@@ -59,6 +59,15 @@ def _video_name(video: str | list[str], fps: float | None, clip: Any, root: path
     return naming.name_of(visual)
 
 
+def form_of(name: str) -> dict[str, Any]:
+    """The fields `video`, `fps` and `clip` of a row that say what a name says."""
+    visual = naming.visual_of(name)
+    form: dict[str, Any] = {"video": list(visual.uris) if visual.kind == "list" else visual.uris[0]}
+    form |= {"fps": visual.fps} if visual.fps is not None else {}
+    bounds = {"start": visual.start_s} | ({"end": visual.end_s} if visual.end_s is not None else {})
+    return form | ({"clip": bounds} if visual.is_part else {})
+
+
 def missing_file(name: str) -> str | None:
     """The first local file or folder of a name that is not there; None if all are, or if it cannot be known here."""
     visual = naming.visual_of(name)
@@ -86,15 +95,20 @@ def shows_nothing(fields: dict[str, Any]) -> bool:
 
 def conversation(row: Any) -> tuple[tuple[Turn, ...], str]:
     """The earlier turns and the question. Places that say what holds without them, all first and in order, are taken out."""
-    usual = [PLACES["video"]] * num_videos(row) + [PLACES["image"]] * len(row.images)
     texts = [turn.content for turn in row.turns if turn.role == "user"] + [row.question]
+    spoken = iter(without_usual_places(texts, num_videos(row), len(row.images)))
+    turns = tuple(Turn(role=turn.role, content=next(spoken) if turn.role == "user" else turn.content) for turn in row.turns)
+    return turns, next(spoken)
+
+
+def without_usual_places(texts: Sequence[str], num_videos: int, num_images: int) -> list[str]:
+    """The texts of the user without their places, if these are one for each video and image, all first and in order."""
+    usual = [PLACES["video"]] * num_videos + [PLACES["image"]] * num_images
     match = re.match(r"(?:\s*(?:<video>|<image>))+\s*", texts[0])
     places = [place for text in texts for place in PLACE.findall(text)]
     if match and places == usual == PLACE.findall(match[0]):
-        texts[0] = texts[0][match.end() :]
-    spoken = iter(texts)
-    turns = tuple(Turn(role=turn.role, content=next(spoken) if turn.role == "user" else turn.content) for turn in row.turns)
-    return turns, next(spoken)
+        return [texts[0][match.end() :], *texts[1:]]
+    return list(texts)
 
 
 def broken_rules(row: Any) -> Iterator[RowError]:
