@@ -609,6 +609,9 @@ def test_files_that_are_not_there_or_hold_nothing(tmp_path):
     (tmp_path / "val.csv").write_text("video,question\n1,what,now\n")
     with pytest.raises(RowError, match=r"val\.csv: row 1: row: has more or fewer columns"):
         read("next-qa", tmp_path)
+    (tmp_path / "val.csv").write_bytes(b"video,question\n1,\xff\n")
+    with pytest.raises(DataError, match=r"val\.csv:0 cannot be read as CSV .*in UTF-8"):
+        read("next-qa", tmp_path)
 
 
 def test_suites_are_found_by_name():
