@@ -95,6 +95,10 @@ def test_video_mme_in_the_form_of_its_page_and_with_subtitles(tmp_path):
     srt = f"1\n00:00:00,000 --> 00:00:01,500\n{said}\n\n2\n00:00:02,000 --> 00:00:03,000\nbye\n"
     write(tmp_path / "subtitle" / "video000000.srt", srt)
     [plain], [titled] = read("video-mme", tmp_path), read("video-mme", tmp_path, subtitles=True)
+    assert "\nA. One.\nB. Two.\n" in plain.prompt
+    bare = [{**questions[0], "choices": ["One.", "Two.", "Three.", "None."], "options": None}]
+    write(tmp_path / "video_mme.json", [{**nested, "questions": bare}])
+    assert read("video-mme", tmp_path)[0].prompt == plain.prompt
     assert titled.prompt == f"This video's subtitles are listed below:\nleft we go\nbye\n{plain.prompt}"
 
 
@@ -578,6 +582,7 @@ def test_open_answers_are_judged_after_video_chatgpt():
     ("changes", "message"),
     [
         ({"answer": "E"}, r"row 1: answer: must be one of A, B, C, D, got 'E'; the rows must have the form of Video-MME"),
+        ({"answer": "AB"}, r"answer: must be one of A, B, C, D, got 'AB'"),
         ({"options": "A. One."}, r"options: must be a list of at least 2 texts, got 'A. One.'"),
         ({"duration": "hour"}, r"duration: must be one of short, medium, long, got 'hour'"),
         ({"question": None}, r"question: is missing or null"),
@@ -603,6 +608,9 @@ def test_files_that_are_not_there_or_hold_nothing(tmp_path):
         read("vidhalluc", tmp_path)
     (tmp_path / "val.csv").write_text("video,question\n1,what,now\n")
     with pytest.raises(RowError, match=r"val\.csv: row 1: row: has more or fewer columns"):
+        read("next-qa", tmp_path)
+    (tmp_path / "val.csv").write_bytes(b"video,question\n1,\xff\n")
+    with pytest.raises(DataError, match=r"val\.csv:0 cannot be read as CSV .*in UTF-8"):
         read("next-qa", tmp_path)
 
 

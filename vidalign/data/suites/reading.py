@@ -10,11 +10,11 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from vidalign.data.formats.source import read_source
 from vidalign.data.lines import BOM, after_space, parse_value
+from vidalign.data.source import read_source
 from vidalign.errors import DataError, RowError
 
 LETTERS = "ABCDEFGHIJ"  # of options, in order
@@ -46,7 +46,7 @@ class Row:
             return str(value)
         return self.text(name)
 
-    def one_of(self, name: str, allowed: Collection[str]) -> str:
+    def one_of(self, name: str, allowed: tuple[str, ...]) -> str:
         """A text that is one of `allowed`."""
         value = self.text(name)
         if value not in allowed:
@@ -202,16 +202,16 @@ def is_missing(video: str) -> bool:
 
 
 def _csv_rows(path: pathlib.Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any] | RowError]]:
+    wrong = RowError("row", "has more or fewer columns than the first line names", "put texts with commas in quotes")
     with path.open(encoding="utf-8-sig", newline="") as file:
-        for number, fields in enumerate(csv.DictReader(file, delimiter=delimiter, strict=True), start=1):
-            where = f"{path}: row {number}"
-            if None in fields or None in fields.values():
-                yield (
-                    where,
-                    RowError("row", "has more or fewer columns than the first line names", "quote texts with commas"),
-                )
-            else:
-                yield where, fields
+        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+        try:
+            for number, fields in enumerate(reader, start=1):
+                yield f"{path}: row {number}", wrong if None in fields or None in fields.values() else fields
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(
+                f"{path}:{reader.line_num} cannot be read as CSV ({error}); give the file as it is published, in UTF-8"
+            ) from error
 
 
 def _short(value: Any) -> str:

@@ -14,7 +14,7 @@ from vidalign.data.suites import measures
 from vidalign.data.suites.base import Request, Suite
 from vidalign.data.suites.question import SuiteQuestion
 from vidalign.data.suites.reading import LETTERS, Row, Videos, find, rows_of
-from vidalign.data.suites.replies import by_choice
+from vidalign.data.suites.replies import by_choice, lettered
 from vidalign.data.suites.subtitles import on_frames, read_srt
 
 FORM = "Video-MME (videomme/test-*.parquet from the hub, or the project's JSON)"
@@ -59,12 +59,13 @@ def _keys(row: Row) -> dict[str, str]:
 
 def _question(row: Row, video: str, name: str, keys: dict[str, str]) -> SuiteQuestion:
     options = row.texts("options" if row.has("options") else "choices")
-    asked = "\n".join((row.text("question"), *options))
+    with_letters = all(re.match(rf"{letter}[.):]", option) for letter, option in zip(LETTERS, options, strict=False))
+    listed = "\n".join(options) if with_letters else lettered(options)
     return SuiteQuestion(
         id=row.text("question_id"),
         video=video,
-        prompt=f"{ASK}\n{asked}\nThe best answer is:",
-        answer=row.one_of("answer", LETTERS[: len(options)]),
+        prompt=f"{ASK}\n{row.text('question')}\n{listed}\nThe best answer is:",
+        answer=row.one_of("answer", tuple(LETTERS[: len(options)])),
         options=options,
         keys={**keys, "task type": row.text("task_type")},
         facts={"video": name},
