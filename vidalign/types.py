@@ -23,8 +23,8 @@ class FrameSpec(Record):
 
     Exactly one of `num_frames` (uniform over the whole video) and `fps` (frames per second of video, at most `max_frames`)
     is set. Size: `height` and `width` together resize exactly; `max_pixels` keeps the aspect ratio and shrinks to at most
-    that many pixels per frame; without any of the three, the video keeps its own size. A video with fewer than `min_frames`
-    decodable frames is quarantined. A `num_frames` larger than the video's frame count repeats indices and is never an error.
+    that many pixels per frame, and `total_pixels` to at most that many for all frames together; without any of these, the video
+    keeps its own size. A video with fewer than `min_frames` decodable frames is quarantined. A `num_frames` larger than the video's frame count repeats indices and is never an error.
 
     `snap_to_keyframes` moves each frame to the nearest keyframe at or before it, so that nothing else is decoded. Where two
     different frames would move to the same keyframe, or a frame has no keyframe before it, the video is sampled as if the option
@@ -44,6 +44,7 @@ class FrameSpec(Record):
     height: int | None = None
     width: int | None = None
     max_pixels: int | None = None
+    total_pixels: int | None = None
     snap_to_keyframes: bool = False
     square_pixels: bool = True
     hdr_to_sdr: bool = True
@@ -52,7 +53,14 @@ class FrameSpec(Record):
 
     def to_row(self) -> dict[str, Any]:
         row = super().to_row()
-        for name in ("snap_to_keyframes", "square_pixels", "hdr_to_sdr", "max_duration_s", "max_pixels_decoded"):
+        for name in (
+            "total_pixels",
+            "snap_to_keyframes",
+            "square_pixels",
+            "hdr_to_sdr",
+            "max_duration_s",
+            "max_pixels_decoded",
+        ):
             if row[name] == getattr(FrameSpec, name):
                 del row[name]  # at their defaults they leave the keys of frames and runs as they were before they existed
         return row
