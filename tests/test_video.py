@@ -115,6 +115,14 @@ def test_target_size_by_hand():
     assert target_size(720, 1280, FrameSpec()) == (720, 1280)
     assert target_size(720, 1280, FrameSpec(height=56, width=84)) == (56, 84)
     assert target_size(720, 1280, FrameSpec(max_pixels=360 * 640)) == (360, 640)
+    budget = FrameSpec(max_pixels=360 * 640, total_pixels=180 * 320 * 16)
+    assert [target_size(720, 1280, budget, count) for count in (1, 4, 16, 64)] == [
+        (360, 640),
+        (360, 640),
+        (180, 320),
+        (90, 160),
+    ]
+    assert target_size(720, 1280, FrameSpec(total_pixels=8), 16) == (1, 1)
 
 
 # Whole videos

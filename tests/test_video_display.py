@@ -217,6 +217,7 @@ def test_sizes_of_a_video_with_wide_pixels(wide, backend):
         ({"square_pixels": False}, (96, 160)),
         ({"max_pixels": 96 * 320 // 4}, (48, 160)),
         ({"max_pixels": 96 * 160 // 4, "square_pixels": False}, (48, 80)),
+        ({"total_pixels": 96 * 320}, (48, 160)),
         ({"height": 50, "width": 60}, (50, 60)),
     ):
         clip = decode(wide, FrameSpec(num_frames=4, **options), backend)

@@ -50,6 +50,7 @@ class VideoConfig(Section):
     height: int | None = pydantic.Field(None, ge=1)
     width: int | None = pydantic.Field(None, ge=1)
     max_pixels: int | None = pydantic.Field(None, ge=1)
+    total_pixels: int | None = pydantic.Field(None, ge=1)
     snap_to_keyframes: bool = False
     square_pixels: bool = True
     hdr_to_sdr: bool = True
@@ -71,10 +72,9 @@ class VideoConfig(Section):
             raise ValueError(
                 f"height and width go together, got height={self.height} and width={self.width}; set both, or set both to null"
             )
-        if self.height is not None and self.max_pixels is not None:
-            raise ValueError(
-                "height and width fix the size, so max_pixels must be null; set height and width, or max_pixels"
-            )
+        for name in ("max_pixels", "total_pixels"):
+            if self.height is not None and getattr(self, name) is not None:
+                raise ValueError(f"height and width fix the size, so {name} must be null; set height and width, or {name}")
         return self
 
     def frame_spec(self) -> FrameSpec:

@@ -130,7 +130,8 @@ def _decode(
         indices = [part.first + index for index in _sampled(name, probe, part, spec)]
         stream = probing.video_stream(name, container)
         size, aspect = (stream.height, stream.width), display.pixel_aspect(stream, spec)
-        bounds.check_size(name, size, readers.target_size(*display.shown_size(size, aspect), spec), len(indices), spec)
+        kept = readers.target_size(*display.shown_size(size, aspect), spec, len(indices))
+        bounds.check_size(name, size, kept, len(indices), spec)
         frames = None
         if backend == "decord" and (turn := exact.in_decord(name, source, probe)) is not None:
             frames = readers.read_decord(source, indices, probe.num_frames, spec, turn=turn, aspect=aspect)

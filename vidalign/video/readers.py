@@ -44,16 +44,21 @@ class NotAsExpectedError(Exception):
     """Seeking does not lead to the frames that the index promises."""
 
 
-def target_size(height: int, width: int, spec: FrameSpec) -> tuple[int, int]:
-    """(height, width) after resizing: as given, or the same aspect ratio within `max_pixels` (never enlarged), or unchanged."""
+def target_size(height: int, width: int, spec: FrameSpec, num_frames: int = 1) -> tuple[int, int]:
+    """(height, width) after resizing: as given, or the same aspect ratio within the bounds (never enlarged), or unchanged.
+
+    The bounds: `max_pixels`, and an even share of `total_pixels` for each of `num_frames`.
+    """
     if spec.height is not None and spec.width is not None:
         return spec.height, spec.width
-    if spec.max_pixels is None or height * width <= spec.max_pixels:
+    share = None if spec.total_pixels is None else max(1, spec.total_pixels // num_frames)
+    most = min((bound for bound in (spec.max_pixels, share) if bound is not None), default=height * width)
+    if height * width <= most:
         return height, width
-    scale = math.sqrt(spec.max_pixels / (height * width))
+    scale = math.sqrt(most / (height * width))
     # A side clipped up to one pixel must not push the other one past the bound.
-    new_height = min(max(1, math.floor(height * scale)), spec.max_pixels)
-    return new_height, min(max(1, math.floor(width * scale)), spec.max_pixels // new_height)
+    new_height = min(max(1, math.floor(height * scale)), most)
+    return new_height, min(max(1, math.floor(width * scale)), most // new_height)
 
 
 def read_decord(
@@ -174,7 +179,7 @@ def _shown(frame: VideoFrame, aspect: Fraction) -> tuple[int, int]:
 def _bounded(name: str, pictures: Iterator[Picture], count: int, spec: FrameSpec) -> Iterator[Picture]:
     """The same pictures, unless they are larger than the header said and than is allowed."""
     for pixels, shown in pictures:
-        bounds.check_size(name, pixels.shape[:2], target_size(*shown, spec), count, spec)
+        bounds.check_size(name, pixels.shape[:2], target_size(*shown, spec, count), count, spec)
         yield pixels, shown
 
 
@@ -204,7 +209,7 @@ def resized(pictures: Iterator[Picture], indices: Sequence[int], spec: FrameSpec
     """Resize frames one by one into one array, uint8 [len(indices), H, W, 3]. `pictures` has one for each different index."""
     out, at = None, 0
     for (frame, shown), times in zip(pictures, collections.Counter(indices).values(), strict=True):
-        height, width = target_size(*shown, spec)
+        height, width = target_size(*shown, spec, len(indices))
         if out is None:
             out = np.empty((len(indices), height, width, 3), np.uint8)
         if frame.shape[:2] != (height, width):

@@ -56,7 +56,7 @@ def decode_frames(
     indices = sampled(part.count, part.timing, spec)
     with _opened(*frames[0], spec) as image:
         size = _shown_size(image)
-    bounds.check_size(first_name, size, readers.target_size(*size, spec), len(indices), spec)
+    bounds.check_size(first_name, size, readers.target_size(*size, spec, len(indices)), len(indices), spec)
     wanted = ((_read(*frames[part.first + index], spec), size) for index in dict.fromkeys(indices))
     return Clip(
         frames=readers.resized(wanted, indices, spec),
