@@ -152,6 +152,13 @@ def test_pairs_and_examples_do_not_mix(tmp_path, capsys):
     assert "nothing was written; no row is of the kind that --only asks for" in capsys.readouterr().err
 
 
+def test_options_that_other_projects_would_not_show_are_counted(tmp_path):
+    options = {"answer": "left", "chosen": "left", "rejected": "right", "options": ["left", "right"]}
+    listed = {**PAIR, **options, "id": "b", "question": "Which way? A. left B. right"}
+    done = export_file(write(tmp_path / "d.jsonl", {**PAIR, **options}, listed), exporter("trl"), out=tmp_path / "o")
+    assert done.notes == {"options that the question does not list, kept in a column that other projects do not read": 1}
+
+
 def test_rrpo_refuses_what_its_rows_cannot_hold():
     for more in ({"turns": TURNS}, {"images": ["i.jpg"]}, {"clip": {"start": 1.0}}, {"videos": ["a.mp4", "b.mp4"]}):
         with pytest.raises(RowError, match=f"^{next(iter(more))}: is part of the prompt, which RRPO's rows cannot hold"):

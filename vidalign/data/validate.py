@@ -116,7 +116,8 @@ def _undecodable(splits: Sequence[Split], looked: Mapping[str, Looked]) -> Itera
     for name, found in looked.items():
         if found.reason:
             where = next(split.names[name] for split in splits if name in split.names)
-            yield RowError("video", f"{found.reason}: {found.message}", "replace the file, or remove its rows", where)
+            why, _, fix = found.message.partition("; ")  # some messages name their own way out
+            yield RowError("video", f"{found.reason}: {why}", fix or "replace the file, or remove its rows", where)
 
 
 def _look_alikes(splits: Sequence[Split], looked: Mapping[str, Looked]) -> Iterator[str]:
