@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cluster.engines import actor_environment, generator_options
+from cluster.engines import actor_environment, generator_options, takes_video
 from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
 from vidalign.recipes.engine import Completion, Request
@@ -47,6 +47,7 @@ class VllmEngine:
             self.llm = vllm.LLM(model=path, **generator_options(model, num_gpus, seed=seed, engine_args=engine_args))
         except (ValueError, RuntimeError, OSError, KeyError) as error:
             raise ModelError(f"vLLM cannot serve {path}: {' '.join(str(error).split())[:600]}") from error
+        takes_video(self.llm.llm_engine.model_config, path)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Sample one reply to each request, in the order of `requests`."""

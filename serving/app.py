@@ -121,8 +121,6 @@ def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> 
                 f"{policy.path} is not a Hugging Face checkpoint: config.json and *.safetensors are needed; `vidalign train` "
                 "exports such folders to rounds/N/model"
             )
-    if serve.media_root is not None and not pathlib.Path(serve.media_root).is_dir():
-        raise ClusterError(f"serve.media_root={serve.media_root} is not a folder; file: urls are read from below it")
     import ray
     from ray import serve as ray_serve
 
@@ -132,6 +130,13 @@ def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> 
             f"Ray Serve is already running {', '.join(sorted(applications))} on this cluster; stop it with `serve shutdown` or "
             "use another cluster"
         )
+    check_address(serve)
+
+
+def check_address(serve: ServeConfig) -> None:
+    """Raises `ClusterError` where the endpoint's port is taken on this machine, or its media root is no folder."""
+    if serve.media_root is not None and not pathlib.Path(serve.media_root).is_dir():
+        raise ClusterError(f"serve.media_root={serve.media_root} is not a folder; file: urls are read from below it")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from actors.decoder import ChunkDecoder, decode_videos
 from actors.generator import Generator
+from cluster.engines import with_float32_head
 from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage
@@ -54,6 +55,7 @@ class Rollout(Stage):
     decoders: Workers
     engines: Workers
     engine_seed: int
+    float32_head: bool = False
     earlier: Callable[[], Stage | None] | None = None
 
     @property
@@ -70,6 +72,7 @@ class Rollout(Stage):
             "recipe": {name: value for name, value in recipe.deciding().items() if name not in recipe.PAIRING},
             "data.train": digest(self.train),
             "data.probe": digest(self.probe),
+            **({"train.float32_head": True} if self.float32_head else {}),
         }
 
     def layout(self) -> dict[str, Any]:
@@ -139,7 +142,9 @@ class Rollout(Stage):
             "path": self.policy.path,
             "num_gpus": int(self.engines.gpus),
             "seed": self.engine_seed,
-            "engine_args": dict(self.rollout.engine_args),
+            "engine_args": with_float32_head(self.rollout.engine_args)
+            if self.float32_head
+            else dict(self.rollout.engine_args),
             "respond": functools.partial(self.recipe.respond, policy_version=self.policy.version, seed=self.seed),
             "parts": str(parts),
         }
