@@ -36,13 +36,13 @@ class VllmEngine:
             os.environ.setdefault(name, value)
         import vllm
 
-        from vidalign.model.rendering import load_processor
+        from vidalign.model.rendering import cached_processor
 
         self.path = path
         self.max_model_len = model.max_model_len
         self._hashes: weakref.WeakKeyDictionary[Clip, str] = weakref.WeakKeyDictionary()
         self._grids: dict[str, tuple[Any, Any]] = {}  # hash of a clip → its grid, and the seconds that a step of it takes
-        self._processor = load_processor(path, trust_remote_code=model.trust_remote_code)
+        self._processor = cached_processor(path, model.trust_remote_code)
         try:
             self.llm = vllm.LLM(model=path, **generator_options(model, num_gpus, seed=seed, engine_args=engine_args))
         except (ValueError, RuntimeError, OSError, KeyError) as error:

@@ -187,6 +187,7 @@ def _llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> di
     engine_kwargs = replica_options(spec.model, spec.serve, spec.plan, media_io_kwargs)
     logging_level = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
     environment = replica_environment(spec.plan, video_loader.NAME, logging_level=logging_level)
+    environment |= video_loader.model_variable(str(pathlib.Path(policy.path).absolute()), spec.model)
     return {
         "model_loading_config": {"model_id": model_id, "model_source": str(pathlib.Path(policy.path).absolute())},
         "engine_kwargs": {**engine_kwargs, "fingerprint_mode": "custom", "fingerprint_value": policy.version},

@@ -194,10 +194,16 @@ class Rollout(Stage):
             num_decoders=self.decoders.num,
             num_cpus=self.decoders.cpus,
         ).iter_rows()
+        from vidalign.model.clip_check import ClipCheck, quarantined
+
+        takes = ClipCheck(
+            self.policy.path, max_model_len=self.model.max_model_len, trust_remote_code=self.model.trust_remote_code
+        )
         decoded: dict[str, Mapping[str, str]] = {}
         with progress.bar(label, len(videos), "video") if label else contextlib.nullcontext() as shown:
             for row in rows:
-                decoded[row["video"]] = {name: str(row[name]) for name in ("video", "frames_path", "reason", "message")}
+                texts = {name: str(row[name]) for name in ("video", "frames_path", "reason", "message")}
+                [decoded[row["video"]]] = quarantined([texts], takes)
                 if shown is not None:
                     shown.update(1)
         return decoded

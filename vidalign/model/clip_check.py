@@ -6,6 +6,7 @@ A clip that it does not take is quarantined before an engine or a trainer sees i
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from vidalign.model.loading import read_config
 from vidalign.model.positions import longest_video_s
 from vidalign.model.rendering import cached_processor, render_prompt
 from vidalign.video.clip import Clip
+from vidalign.video.frame_cache import read_shape
 
 TRIED_FRAMES = 4  # as many as any processor joins into one step in time
 
@@ -43,6 +45,21 @@ class ClipCheck:
                 f"{name}: this model's processor takes no {num_frames} frames of {width}x{height} ({why}); set video.height and "
                 "video.width, or leave the video out",
             )
+
+
+def quarantined(decoded: Iterable[Mapping[str, str]], takes: ClipCheck) -> list[dict[str, str]]:
+    """Rows of `vidalign.video.decode_child.DecodedVideo` with the clips quarantined that the model does not take."""
+    rows = []
+    for row in decoded:
+        refused: dict[str, str] = {}
+        if row["frames_path"]:
+            (num_frames, height, width, _), duration_s = read_shape(row["frames_path"])
+            try:
+                takes(row["video"], num_frames, height, width, duration_s)
+            except VideoError as error:
+                refused = {"frames_path": "", "reason": error.reason, "message": error.message}
+        rows.append({**row, **refused})
+    return rows
 
 
 def obstacle(processor: Any, num_frames: int, height: int, width: int) -> str:
