@@ -15,6 +15,7 @@ from vidalign.model import families, shared_prefix, vision_features
 from vidalign.model.batch import IGNORED
 from vidalign.model.logps import CHUNK_SIZE, forward_kl, num_chunks, pad_to_mask, token_logps
 from vidalign.model.positions import correct_positions
+from vidalign.model.videos import correct_videos
 from vidalign.model.weights import unwrapped
 
 
@@ -41,6 +42,7 @@ def load_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
     except (OSError, ValueError, KeyError) as error:
         raise _unloadable(path, error) from error
     correct_positions(model)
+    correct_videos(model)
     return model
 
 

@@ -19,6 +19,7 @@ import torch
 from vidalign import prompts
 from vidalign.errors import ModelError
 from vidalign.model.batch import Prompt
+from vidalign.model.families import family_of_processor
 from vidalign.video.clip import Clip
 
 
@@ -64,7 +65,7 @@ def render_prompt(processor: Any, text: str, clip: Clip) -> Prompt:
         do_sample_frames=False,
         return_tensors="pt",
     )
-    return _prompt(inputs)
+    return _prompt(processor, inputs)
 
 
 def render_without_pixels(processor: Any, text: str, num_video_tokens: int, vision: dict[str, torch.Tensor]) -> Prompt:
@@ -74,10 +75,10 @@ def render_without_pixels(processor: Any, text: str, num_video_tokens: int, visi
     """
     video_token = processor.video_token
     expanded = prompt_text(processor, text).replace(video_token, video_token * num_video_tokens, 1)
-    return dataclasses.replace(_prompt(processor(text=[expanded], return_tensors="pt")), vision=vision)
+    return dataclasses.replace(_prompt(processor, processor(text=[expanded], return_tensors="pt")), vision=vision)
 
 
-def _prompt(inputs: Mapping[str, Any]) -> Prompt:
+def _prompt(processor: Any, inputs: Mapping[str, Any]) -> Prompt:
     """The tensors that a processor made from one prompt, told apart by shape."""
     ids = inputs["input_ids"]
     tokens, vision = {}, {}
@@ -89,7 +90,7 @@ def _prompt(inputs: Mapping[str, Any]) -> Prompt:
             tokens[name] = tensor[0]
         else:
             vision[name] = tensor
-    return Prompt(tokens=tokens, vision=vision)
+    return Prompt(tokens=tokens, vision=vision, video_axis=family_of_processor(processor).video_axis)
 
 
 @functools.lru_cache(maxsize=4)
