@@ -6,7 +6,7 @@
                                                 └─ PolicyServer "aligned"   knows where each is
 
 `endpoint(...)` starts it, waits until it answers, and shuts it down again. serving/media.py decides which urls it reads;
-serving/proxy.py decides what listens on its port, HAProxy or Serve's own proxy.
+serving/chat_rules.py makes the prompts those of training; serving/proxy.py decides what listens on its port, HAProxy or Serve's own proxy.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.engines import replica_environment, replica_options
 from cluster.resources import ServePlan
 from serving import video_loader
+from serving.chat_rules import ChatRules
 from serving.proxy import haproxy_folder, proxy_environment
 from serving.readiness import wait_until_ready
 from serving.spec import EndpointSpec
@@ -157,20 +158,22 @@ def build_app(spec: EndpointSpec) -> Application:
         model_id: {"policy_version": policy.version, "parent": policy.parent, "frame_spec": spec.frame_spec.to_row()}
         for model_id, policy in spec.models.items()
     }
+    trusted = spec.model.trust_remote_code
+    rules = {name: ChatRules.of(policy.path, trust_remote_code=trusted) for name, policy in spec.models.items()}
     if len(configs) == 1:
         from serving.engine import PolicyServer
 
         return build_llm_deployment(
             configs[0],
             deployment_cls=ray_serve.ingress()(PolicyServer),
-            bind_kwargs={"policy": policies[configs[0].model_id]},
+            bind_kwargs={"policy": policies[configs[0].model_id], "rules": rules[configs[0].model_id]},
         )
     return build_openai_app(
         {
             "llm_configs": configs,
             "ingress_cls_config": {
                 "ingress_cls": "serving.ingress.PolicyIngress",
-                "ingress_extra_kwargs": {"policies": policies},
+                "ingress_extra_kwargs": {"policies": policies, "rules": rules},
             },
             "ingress_deployment_config": {
                 "num_replicas": 1,
@@ -184,7 +187,7 @@ def build_app(spec: EndpointSpec) -> Application:
 def _llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> dict[str, Any]:
     """Ray's `LLMConfig` of one served policy, as keyword arguments."""
     media_io_kwargs = video_loader.media_io_kwargs(bounded(spec.frame_spec, policy.path, spec.model), spec.decoder)
-    engine_kwargs = replica_options(spec.model, spec.serve, spec.plan, media_io_kwargs)
+    engine_kwargs = {**_rules(spec, policy), **replica_options(spec.model, spec.serve, spec.plan, media_io_kwargs)}
     logging_level = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
     environment = replica_environment(spec.plan, video_loader.NAME, logging_level=logging_level)
     environment |= video_loader.model_variable(str(pathlib.Path(policy.path).absolute()), spec.model)
@@ -197,6 +200,22 @@ def _llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> di
         "callback_config": {"callback_class": "serving.engine.LocalCheckpoint"},
         "server_cls": "serving.engine.PolicyServer",
     }
+
+
+def _rules(spec: EndpointSpec, policy: PolicyVersion) -> dict[str, Any]:
+    """What the generator tells vLLM about this model too."""
+    from transformers import AutoConfig
+
+    from vidalign.model.engine_rules import engine_rules
+    from vidalign.model.rendering import load_processor
+
+    trusted = {"trust_remote_code": spec.model.trust_remote_code}
+    return engine_rules(
+        load_processor(policy.path, **trusted),
+        AutoConfig.from_pretrained(policy.path, **trusted),
+        max_model_len=spec.model.max_model_len,
+        on_cpu=spec.plan.bundle_gpus == 0,
+    )
 
 
 def bounded(spec: FrameSpec, path: str, model: ModelConfig) -> FrameSpec:

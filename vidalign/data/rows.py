@@ -19,12 +19,15 @@ from typing import Annotated, Any
 import pydantic
 import pydantic_core
 
+from vidalign import special_tokens
 from vidalign.data.answers import ANSWER_TYPES, AnswerType, fits, is_correct
 from vidalign.data.words import normalise
 from vidalign.errors import RowError
+from vidalign.special_tokens import KNOWN_ONLY, SpecialTokens
 from vidalign.types import Example
 
-TAG = re.compile(r"<video>|<image>|<audio>|<\|(?:video|image)_pad\|>")
+TAG = special_tokens.MEDIA
+NO_TEXT = frozenset({"id", "video", "videos", "category", "answer_type"})  # fields that are never put into a chat template
 SIDES = ("chosen", "rejected")
 _WORD = re.compile(r"\w+")
 _LETTER = re.compile(r"\(?[a-z][.:)]+\s*")
@@ -159,6 +162,7 @@ def _broken_rules(row: ExampleRow) -> Iterator[RowError]:
         yield from _literal_tags(name, getattr(row, name, ""))
     for number, option in enumerate(row.options):
         yield from _literal_tags(f"options[{number}]", option)
+    yield from special_token_errors(row)
     if row.options and not holds_answer(row.options, row.answer):
         yield RowError(
             "options",
@@ -172,6 +176,25 @@ def _broken_rules(row: ExampleRow) -> Iterator[RowError]:
             yield RowError("rejected", "equals chosen, so neither is preferred", "correct one of the two, or remove the row")
         for side in SIDES:
             yield from _bad_phrases(f"{side}_phrases", getattr(row, f"{side}_phrases"), getattr(row, side))
+
+
+def special_token_errors(row: ExampleRow, special: SpecialTokens = KNOWN_ONLY) -> Iterator[RowError]:
+    """An error for each text of a row that holds special tokens: of known families or, with a model's `special`, also of that."""
+    for name in type(row).model_fields:
+        if name not in NO_TEXT:
+            yield from _special_tokens(name, getattr(row, name), special)
+
+
+def _special_tokens(place: str, value: Any, special: SpecialTokens) -> Iterator[RowError]:
+    if isinstance(value, str):
+        if found := special.found(value):
+            yield RowError(place, special_tokens.why(found), special_tokens.FIX)
+    elif isinstance(value, pydantic.BaseModel | dict):
+        for name, inside in dict(value).items():
+            yield from _special_tokens(f"{place}.{name}", inside, special)
+    elif isinstance(value, list | tuple):
+        for number, inside in enumerate(value):
+            yield from _special_tokens(f"{place}[{number}]", inside, special)
 
 
 def _literal_tags(name: str, text: str) -> Iterator[RowError]:

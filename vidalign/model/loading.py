@@ -231,7 +231,7 @@ def check_finite(path: str, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def check_vocabulary(path: str, model: Any, tokenizer: Any) -> None:
-    """Raise `ModelError` for a tokenizer that gives ids beyond the model's embeddings, or that cannot end a reply."""
+    """Raise `ModelError` for a tokenizer that gives ids beyond the model's embeddings."""
     rows = model.get_input_embeddings().weight.shape[0]
     words = tokenizer.get_vocab()
     beyond = sorted((number, word) for word, number in words.items() if number >= rows)
@@ -241,8 +241,6 @@ def check_vocabulary(path: str, model: Any, tokenizer: Any) -> None:
             f"{path}: the tokenizer gives {word!r} the id {number:,}, but the model has embeddings for ids below {rows:,}; "
             f"{len(beyond):,} of its words have none. Use the tokenizer of this model, or resize the embeddings"
         )
-    if tokenizer.eos_token_id is None:
-        raise ModelError(f"{path}: the tokenizer has no eos_token, with which a reply ends; set it in tokenizer_config.json")
 
 
 def _some(names: Collection[str]) -> str:

@@ -15,6 +15,7 @@ from vidalign.model.head import compute_in_float32
 from vidalign.model.loading import load
 from vidalign.model.logps import CHUNK_SIZE, forward_kl, num_chunks, pad_to_mask, token_logps
 from vidalign.model.positions import correct_positions
+from vidalign.model.videos import correct_videos
 from vidalign.model.weights import unwrapped
 
 
@@ -23,6 +24,7 @@ def load_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
     path = path or config.path
     model = load(path, getattr(torch, config.dtype), trust_remote_code=config.trust_remote_code)
     correct_positions(model)
+    correct_videos(model)
     return model
 
 

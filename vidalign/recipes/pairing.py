@@ -15,8 +15,9 @@ from typing import Any
 from vidalign.data.answers import overlap_is_unclear, verdict
 from vidalign.data.reading import DataRow
 from vidalign.recipes.base import Evidence, Recipe, Replays, responses_by_example, scores_by_example
-from vidalign.recipes.kinds import is_cut
+from vidalign.recipes.kinds import is_cut, spells_special_token
 from vidalign.recipes.phrases import differing_marks
+from vidalign.special_tokens import KNOWN_ONLY
 from vidalign.types import Example, Judgement, PreferencePair, Response, stable_hash
 
 
@@ -31,6 +32,8 @@ def make_pairs(
     seed: int = 0,
 ) -> tuple[list[PreferencePair], dict[str, int]]:
     """Pair the responses to each example. Returns the pairs, in the rows' order, and the number of examples dropped by reason.
+
+    A response in which the policy spelled out a special token is left out; an example that then has no pair counts as "special_token".
 
     Args:
         decoded: the videos that could be decoded; examples with other videos are counted as "video_quarantined".
@@ -48,8 +51,14 @@ def make_pairs(
             dropped["video_quarantined"] += 1
             continue
         evidence = Evidence(judgements=scores.get(example.id, {}), times_drawn=replays.times_drawn, seed=seed)
-        candidates = by_example.get(example.id, [])
+        made = by_example.get(example.id, [])
+        candidates = [r for r in made if not spells_special_token(r)]
         outcome = recipe.pair(row, candidates, evidence)
+        known = not isinstance(outcome, str) and KNOWN_ONLY.found(
+            f"{outcome.chosen}\n{outcome.rejected}"
+        )  # a judge may write some
+        if known or (isinstance(outcome, str) and len(candidates) < len(made)):
+            outcome = "special_token"
         if not isinstance(outcome, str) and _holds_cut_text(outcome, candidates, recipe):
             outcome = "cut_by_length"
         if isinstance(outcome, str):
