@@ -14,7 +14,8 @@ from vidalign.config.run import TrainConfig
 from vidalign.model.logps import CHUNK_SIZE
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-PROBE_TOKENS = 16
+PROBE_TOKENS = 64  # a multiple of the chunks of linear attention
+WIDTHS = 30  # of a layer's hidden state that autograd keeps for a token, where a model cannot be asked; Qwen2.5-VL keeps 29
 ADAM_STATES = 12  # bytes a parameter: two moments and a copy of the weight, in float32
 LOGITS_COPIES = 4  # of a chunk of float32 logits: themselves, their exponentials, their gradient, and one on the way
 VISION_COPIES = 12  # widths of a patch's hidden state that a frozen tower holds at once: a layer's q, k, v, and MLP
@@ -127,12 +128,12 @@ def activations(model: Any, dtype: str) -> Activations:
     text, vision = config.get_text_config(), getattr(config, "vision_config", None)
     decoder = families.decoder(model)
     layers, size = int(text.num_hidden_layers), BYTES[dtype]
-    # Attention on the meta device keeps its [T, T] weights, which fused kernels do not: they are what grows with the square.
-    one, two = (
-        _saved_bytes(decoder, text.hidden_size, PROBE_TOKENS),
-        _saved_bytes(decoder, text.hidden_size, 2 * PROBE_TOKENS),
-    )
-    per_token = (4 * one - two) // (2 * PROBE_TOKENS)
+    try:
+        # Attention on the meta device keeps its [T, T] weights, which fused kernels do not: they are what grows with the square.
+        one, two = (_saved_bytes(decoder, text.hidden_size, times * PROBE_TOKENS) for times in (1, 2))
+        per_token = (4 * one - two) // (2 * PROBE_TOKENS)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError):  # some models look into their tensors
+        per_token = WIDTHS * layers * text.hidden_size * size
     return Activations(
         per_token=per_token,
         per_layer=per_token // layers,
@@ -164,9 +165,10 @@ def _saved_bytes(decoder: Any, width: int, num_tokens: int) -> int:
     flags = [each.requires_grad for each in decoder.parameters()]
     decoder.requires_grad_(True)
     inputs = torch.zeros((1, num_tokens, width), dtype=parameter.dtype, device=parameter.device, requires_grad=True)
+    mask = inputs.new_zeros((1, 1, num_tokens, num_tokens)).detach()  # one that is made is not looked into
     try:
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            output = decoder(inputs_embeds=inputs, use_cache=False)
+            output = decoder(inputs_embeds=inputs, attention_mask=mask, use_cache=False)
             total = sum(storage.nbytes() for storage in kept.values())
             del output
     finally:
