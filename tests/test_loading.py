@@ -252,7 +252,7 @@ def test_an_architecture_that_training_does_not_load(tmp_path):
     with pytest.raises(ModelError, match=r"is a qwen2_5_omni model, which transformers does not load .* cannot be trained"):
         loading.outline(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "never_heard_of"}')
-    with pytest.raises(ModelError, match="cannot be loaded as a video language model: .*never_heard_of"):
+    with pytest.raises(ModelError, match=r"cannot be loaded as a video language model: .*never_heard_of"):
         loading.outline(str(tmp_path))
 
 
