@@ -7,10 +7,10 @@ import pytest
 import tiny_families
 import torch
 import transformers
+from conftest import plan_of
 
 from cluster.described import described
 from cluster.resources import ClusterResources
-from conftest import plan_of
 from pipelines.check_memory import check_memory
 from pipelines.check_model import ModelFacts
 from vidalign.config.loading import parse_config
@@ -184,7 +184,9 @@ def test_zero_2_of_7b_on_eight_cards_of_24_gb_does_not():
 
 
 def test_a_float32_engine_of_7b_on_24_gb_does_not_fit():
-    with pytest.raises(ClusterError, match=r"rollout holds 31.* but a GPU has 24.0 GiB, of which 0.9 is used; set model.dtype to"):
+    with pytest.raises(
+        ClusterError, match=r"rollout holds 31.* but a GPU has 24.0 GiB, of which 0.9 is used; set model.dtype to"
+    ):
         planned("8x24", model={"dtype": "float32"})
 
 
@@ -198,7 +200,9 @@ def test_weights_of_15_gb_on_12_gb_do_not_fit():
 
 def test_two_models_on_one_card():
     alone = {"num_workers": 1, "lora": {"rank": 128, "alpha": 256}}
-    with pytest.raises(ClusterError, match=r"evaluation, 2 models on one GPU holds 15.* a GPU has 24.0 GiB, of which 0.45 is"):
+    with pytest.raises(
+        ClusterError, match=r"evaluation, 2 models on one GPU holds 15.* a GPU has 24.0 GiB, of which 0.45 is"
+    ):
         planned("1x24", train=alone, objective={"name": "sft"})
     assert planned("1x48", train=alone)
 
@@ -222,7 +226,9 @@ def test_a_judge_has_a_phase_of_its_own(tmp_path):
     assert lines[1].startswith("judge: each GPU holds ")
     assert lines[2].startswith("reference")
     recipe["judge"] |= {"dtype": "float32", "max_model_len": 10**9}
-    with pytest.raises(ClusterError, match=r"judge holds .* set recipe.judge.dtype to bfloat16 or .* lower recipe.judge.max_m"):
+    with pytest.raises(
+        ClusterError, match=r"judge holds .* set recipe.judge.dtype to bfloat16 or .* lower recipe.judge.max_m"
+    ):
         planned("8x80", recipe=recipe)
 
 
