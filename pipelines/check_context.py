@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipelines import check_model
+from pipelines.check_memory import gib
 from pipelines.inputs import Inputs
 from vidalign import prompts
 from vidalign.config.run import EvaluateConfig, ModelConfig, VideoConfig
@@ -59,7 +60,7 @@ def check_tokens(
     text, where, reply = longest_prompt(asked, model.processor)
     takes = ClipCheck(str(model.folder), max_model_len=config.max_model_len, trust_remote_code=config.trust_remote_code)
     clips, refused = probe_videos(videos, video.frame_spec(), takes)
-    warnings = []
+    warnings: list[str] = []
     if refused:
         warnings.append(f"{len(refused):,} of the videos looked at will be quarantined, first: {refused[0].message}")
     if not clips:
@@ -85,11 +86,13 @@ def check_tokens(
                 f"a video long enough for video.max_frames={video.max_frames} would need {worst:,} tokens of "
                 f"model.max_model_len={config.max_model_len:,}; lower video.max_frames to {fits} to be safe"
             )
+    frames = sum(clip.frames.nbytes for _, clip in clips) / len(clips) * len(videos)
     lines = [
         f"largest video: {num_frames} frames of {height}x{width} pixels are {tokens_of(num_frames):,} vision tokens ({uri})",
         f"longest prompt: {text:,} tokens without its video ({where})",
         f"reply: at most {reply:,} tokens",
         f"context: {needed:,} of model.max_model_len={config.max_model_len:,} tokens",
+        f"decoded frames: about {gib(frames)} on disk",
         f"looked at {len(clips) + len(refused):,} of {len(videos):,} videos and at every prompt",
     ]
     return Tokens(lines=lines, warnings=warnings, needed=needed)

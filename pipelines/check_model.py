@@ -12,9 +12,11 @@ from cluster.engines import takes_video
 from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
 from vidalign.files import read_json
-from vidalign.model import loading, rendering
+from vidalign.model import loading, rendering, weight_checks
 from vidalign.model.checkpoint import generation_faults
 from vidalign.model.folder import model_folder, weight_files
+
+MAX_SCANNED_S = 60.0  # of reading weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ def inspect(config: ModelConfig, *, ask_vllm: bool = True, fetch: bool = True) -
     there = fetch or pathlib.Path(config.path).expanduser().is_dir() or _has_weights(folder)
     outline = loading.outline(str(folder), trust_remote_code=config.trust_remote_code, dtype=config.dtype, weights=there)
     processor = rendering.load_processor(str(folder), trust_remote_code=config.trust_remote_code)
-    loading.check_vocabulary(str(folder), outline, processor.tokenizer)
+    weight_checks.check_vocabulary(str(folder), outline, processor.tokenizer)
     if ask_vllm:
         check_architecture(architecture, folder, trust_remote_code=config.trust_remote_code)
     parameters = dict(outline.named_parameters())
@@ -65,7 +67,13 @@ def inspect(config: ModelConfig, *, ask_vllm: bool = True, fetch: bool = True) -
     lines = [f"{architecture}, {total:,} parameters in {len(parameters):,} tensors ({folder})"]
     lines.append(f"processor {type(processor).__name__}, vocabulary of {len(processor.tokenizer):,}")
     warnings = generation_faults(folder)
-    if not there:
+    if there:
+        seen, size = weight_checks.check_stored_numbers(folder, seconds=MAX_SCANNED_S)
+        if seen < 0.99 * size:
+            lines.append(
+                f"looked for NaN and infinity in {seen / size:.0%} of the weights in {MAX_SCANNED_S:g} s; training looks at all"
+            )
+    else:
         warnings.append(
             f"the weights of {config.path} are not on this machine; the run fetches them, and they are not checked here"
         )

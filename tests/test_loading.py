@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from vidalign.errors import ModelError
-from vidalign.model import loading, rendering
+from vidalign.model import loading, rendering, weight_checks
 from vidalign.model.folder import missing_package, model_folder, weight_files
 
 OTHERWISE = {  # how else checkpoints of these families name their tensors: as they did before transformers 4.52, or since then
@@ -67,8 +67,10 @@ def test_a_family_is_read_whole(folders, name):
     outline, model = loading.outline(str(folders(name))), loading.load(str(folders(name)), torch.float32)
     assert {n: p.shape for n, p in outline.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
     assert {p.device.type for p in outline.parameters()} == {"meta"}
+    seen, size = weight_checks.check_stored_numbers(folders(name), seconds=60)
+    assert 0.9 * size < seen <= size
     processor = rendering.load_processor(str(folders(name)))
-    loading.check_vocabulary(name, outline, processor.tokenizer)
+    weight_checks.check_vocabulary(name, outline, processor.tokenizer)
 
 
 @pytest.mark.parametrize("name", sorted(OTHERWISE))
@@ -127,6 +129,10 @@ def test_numbers_that_are_not_finite(copied, value, dtype):
 
     rewritten(copied, spoil)
     loading.outline(str(copied))  # headers say nothing of numbers
+    with pytest.raises(ModelError, match=r"NaN or infinite in 1 tensor \(visual\.blocks\.0\.norm1\.weight\)"):
+        weight_checks.check_stored_numbers(copied, seconds=60)
+    seen, size = weight_checks.check_stored_numbers(copied, seconds=0)
+    assert seen == 0 < size
     with pytest.raises(ModelError, match=r"NaN or infinite in 1 tensor \(model\.visual\.blocks\.0\.norm1\.weight\)"):
         loading.load(str(copied), dtype)
 
@@ -174,12 +180,12 @@ def test_an_output_layer_that_is_stored_beside_the_embeddings_it_is_tied_to(copi
 def test_a_tokenizer_of_another_model(copied):
     tokenizer = rendering.load_processor(str(copied)).tokenizer
     outline = loading.outline(str(copied))
-    loading.check_vocabulary("m", outline, tokenizer)
+    weight_checks.check_vocabulary("m", outline, tokenizer)
     rows = outline.get_input_embeddings().weight.shape[0]
     added = [f"<new {index}>" for index in range(rows + 2 - len(tokenizer))]
     tokenizer.add_tokens(added)
     with pytest.raises(ModelError, match=rf"gives '<new \d+>' the id {rows + 1}, but .* ids below {rows}; 2 of its words"):
-        loading.check_vocabulary("m", outline, tokenizer)
+        weight_checks.check_vocabulary("m", outline, tokenizer)
 
 
 # --- files ---

@@ -209,7 +209,10 @@ def test_two_models_on_one_card():
 
 def test_long_prompts_take_activations():
     long = {"gradient_checkpointing": False}
-    with pytest.raises(ClusterError, match=r"training holds .* for 32,000 tokens\), .* set train.gradient_checkpointing or"):
+    with pytest.raises(
+        ClusterError,
+        match=r"training holds .* for 32,000 tokens and .* of buffers\), .* set train.gradient_checkpointing or",
+    ):
         planned("8x80", num_tokens=32_000, train=long, model={"max_model_len": 32_000})
     assert planned("8x80", num_tokens=32_000, model={"max_model_len": 32_000})
 
