@@ -116,7 +116,7 @@ def takes_video(model_config: Any, path: str) -> None:
     if model_config.is_multimodal_model:
         limits = MULTIMODAL_REGISTRY.get_processing_info(model_config).supported_mm_limits
     if limits.get("video", 0) == 0:
-        what = f"only {' and '.join(limits)}" if limits else "only text"
+        what = f"only {' and '.join(f'{name}s' for name in limits)}" if limits else "only text"
         raise ModelError(
             f"vLLM takes {what} for {path} ({', '.join(model_config.architectures)}), and no videos; use a model of another family, "
             "for example Qwen2.5-VL, Qwen3-VL or LLaVA-OneVision"

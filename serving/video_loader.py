@@ -65,7 +65,7 @@ class FrameSpecLoader:
         spec = FrameSpec(num_frames=None if num_frames == _ANY else num_frames, **options)
         try:
             clip = decode_bytes(data, spec, decoder)
-            takes = _taken_by_the_model()
+            takes = taken_by_the_model()
             if takes is not None:
                 num_frames, height, width = clip.frames.shape[:3]
                 takes("the video", num_frames, height, width, clip.duration_s)
@@ -81,7 +81,7 @@ def model_variable(path: str, model: ModelConfig) -> dict[str, str]:
 
 
 @functools.cache
-def _taken_by_the_model() -> Callable[[str, int, int, int, float], None] | None:
+def taken_by_the_model() -> Callable[[str, int, int, int, float], None] | None:
     """The check of `vidalign.model.clip_check` for the served model; None outside of a replica."""
     named = os.environ.get(MODEL_VARIABLE)
     if not named:

@@ -258,6 +258,20 @@ def test_vllm_is_asked_whether_it_serves_the_architecture(tiny_model):
         check_model.check_architecture("Qwen9VLForNothing", tiny_model)
 
 
+@pytest.mark.heavy
+def test_vllm_is_asked_whether_it_takes_videos(tiny_model, tmp_path):
+    """SmolVLM takes videos in transformers, and images alone in vLLM."""
+    config = transformers.SmolVLMConfig()
+    config.architectures = ["SmolVLMForConditionalGeneration"]
+    config.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_model / name, tmp_path)
+    with pytest.raises(
+        ModelError, match=r"vLLM takes only images for .* \(SmolVLMForConditionalGeneration\), and no videos"
+    ):
+        check_model.check_architecture("SmolVLMForConditionalGeneration", tmp_path)
+
+
 # --- data ---
 
 

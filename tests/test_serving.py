@@ -27,7 +27,7 @@ from serving.proxy import proxy_environment
 from serving.readiness import failure_reason
 from serving.refusals import unusable_message, unusable_video
 from serving.spec import EndpointSpec
-from serving.video_loader import FrameSpecLoader, media_io_kwargs
+from serving.video_loader import FrameSpecLoader, media_io_kwargs, model_variable, taken_by_the_model
 from vidalign.config.run import ClusterConfig, EvaluateConfig, ModelConfig, ServeConfig
 from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
 from vidalign.model.checkpoint import CARD, policy_version
@@ -107,6 +107,26 @@ def test_the_loader_gives_the_frames_of_vidalign_video(media, spec):
     np.testing.assert_array_equal(frames, expected.frames)
     assert metadata == expected.metadata()
     assert metadata["do_sample_frames"] is False
+
+
+def test_an_endpoint_refuses_videos_that_its_processor_does_not_take(model_path, tmp_path, monkeypatch):
+    model = ModelConfig(path=model_path, dtype="float32", max_model_len=512)
+    [(name, value)] = model_variable(model_path, model).items()
+    monkeypatch.setenv(name, value)
+    taken_by_the_model.cache_clear()
+    options = media_io_kwargs(FrameSpec(num_frames=4))["video"]
+    options.pop("video_backend")
+    try:
+        for size, refused in (((56, 56), False), ((2, 2024), True)):
+            data = write_video(tmp_path / "v.mp4", [np.full((*size, 3), shade, np.uint8) for shade in range(8)]).read_bytes()
+            if not refused:
+                assert FrameSpecLoader().load_bytes(data, **options)[0].shape == (4, *size, 3)
+                continue
+            with pytest.raises(ValueError, match=r"cannot be used \(unfit\)") as caught:
+                FrameSpecLoader().load_bytes(data, **options)
+            assert unusable_video(str(caught.value)).reason == "unfit"
+    finally:
+        taken_by_the_model.cache_clear()
 
 
 def test_an_endpoint_refuses_videos_that_are_too_long_for_the_models_positions():
