@@ -44,6 +44,7 @@ def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = 
     if set(stages) - {"report"}:
         with entered(config, inputs, stages, base, verbose=verbose) as plan:
             rounds = Rounds(config=config, run=run, plan=plan, inputs=inputs, base=base)
+            rounds.accept(stages)  # and read the stored configuration before this one takes its place
             files.write_text_atomic(run.config, dump_config(config))
             for index in range(config.rounds):
                 if "rollout" in stages:

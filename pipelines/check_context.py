@@ -24,7 +24,7 @@ from vidalign.video.clip import Clip
 from vidalign.video.decoding import planned
 
 MAX_PROBED_VIDEOS = 64
-MAX_PROBED_S = 30.0  # some files must be read to their end
+MAX_PROBED_S = 10.0  # some files must be read to their end
 MAX_MEASURED = 4  # videos that are rendered
 TRIED_SIDE = 56  # pixels
 

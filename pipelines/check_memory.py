@@ -27,7 +27,10 @@ CPU_ENGINE_CACHE = GIB  # key-value cache of an engine on CPUs
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phase:
-    """What one phase holds on each device: `needed` of `share` of its memory. `ways_out` are the parts of a sentence."""
+    """What one phase holds on each device: `needed` of `share` of its memory. `ways_out` are the parts of a sentence.
+
+    `for_more`: bytes of each further sequence at the same time, where memory that is left is used for them.
+    """
 
     name: str
     needed: int
@@ -35,11 +38,15 @@ class Phase:
     ways_out: Sequence[str]
     share: float = 1.0
     uses_gpu: bool = True
+    for_more: int = 0
 
     def line(self, available: int | None) -> str:
         where = "each GPU" if self.uses_gpu else "the machine"
         room = f", of {gib(available * self.share)}" if available else ""
-        return f"{self.name}: {where} holds {gib(self.needed)}{room}: {self.what}"
+        more = ""
+        if available and self.for_more and self.uses_gpu:
+            more = f", room for {1 + int((available * self.share - self.needed) // self.for_more):,} at a time"
+        return f"{self.name}: {where} holds {gib(self.needed)}{room}: {self.what}{more}"
 
     def check(self, available: int | None) -> None:
         """Raises `ClusterError` where it does not fit."""
@@ -122,6 +129,7 @@ class Engine:
             ways_out=ways_out,
             share=self.share if self.uses_gpu else 1.0,
             uses_gpu=self.uses_gpu,
+            for_more=made.kv_per_sequence,
         )
 
 

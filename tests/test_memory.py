@@ -174,6 +174,7 @@ def test_zero_3_of_7b_on_eight_cards_of_24_gb_fits():
         "disk",
     ]
     assert "rollout: each GPU holds 15.9 GiB, of 21.6 GiB: 15.4 GiB of weights, and 0.4 GiB of key-value cache" in lines[0]
+    assert lines[0].endswith("room for 14 at a time")  # 6.2 GiB are left beside the weights
     assert "7,615,616,512 of 8,292,166,656 parameters change in bfloat16 with train.zero_stage=3 on 8 workers" in lines[2]
 
 
