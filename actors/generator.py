@@ -41,12 +41,17 @@ class Generator:
         engine_args: dict[str, Any],
         respond: Respond,
         parts: str,
+        reserved_tokens: int = 0,
     ) -> None:
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
         config = ModelConfig(**model)
         self._engine = self._thread.submit(VllmEngine, config, path, num_gpus=num_gpus, seed=seed, engine_args=engine_args)
         self._takes = self._thread.submit(
-            ClipCheck, path, max_model_len=config.max_model_len, trust_remote_code=config.trust_remote_code
+            ClipCheck,
+            path,
+            max_model_len=config.max_model_len,
+            trust_remote_code=config.trust_remote_code,
+            reserved_tokens=reserved_tokens,
         )
         self._respond = respond
         self._parts = pathlib.Path(parts)

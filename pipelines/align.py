@@ -42,8 +42,8 @@ def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = 
     clock = StageClock(run.root / "wall_s.json")
     endpoint = None
     if set(stages) - {"report"}:
-        with entered(config, inputs, stages, base, verbose=verbose) as plan:
-            rounds = Rounds(config=config, run=run, plan=plan, inputs=inputs, base=base)
+        with entered(config, inputs, stages, base, verbose=verbose) as (plan, text_tokens):
+            rounds = Rounds(config=config, run=run, plan=plan, inputs=inputs, base=base, text_tokens=text_tokens)
             rounds.accept(stages)  # and read the stored configuration before this one takes its place
             files.write_text_atomic(run.config, dump_config(config))
             for index in range(config.rounds):
@@ -71,8 +71,11 @@ def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = 
 @contextlib.contextmanager
 def entered(
     config: RunConfig, inputs: Inputs, stages: Sequence[str], base: PolicyVersion, *, verbose: bool
-) -> Iterator[ResourcePlan]:
-    """Enter Ray and check data, model and context beside it: loading a processor takes as long as Ray's start."""
+) -> Iterator[tuple[ResourcePlan, int]]:
+    """Enter Ray and check data, model and context beside it: loading a processor takes as long as Ray's start.
+
+    Yields the plan, and the tokens of the longest prompt and its reply without the video.
+    """
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         checking = pool.submit(check_inputs, config, inputs, stages)
         with connect(
@@ -84,7 +87,7 @@ def entered(
             plan, _ = check_plan(config, stages, inputs, found, machines_of(resources), base=base)
             for warning in found.warnings:
                 print(f"note: {warning}", file=sys.stderr)
-            yield plan
+            yield plan, found.text_tokens
 
 
 def machines_of(resources: ClusterResources) -> Machines:

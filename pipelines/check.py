@@ -55,11 +55,15 @@ class CheckReport:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What `check_inputs` knows of model and context. `num_tokens`: of the longest prompt with its video and reply, 0 if unknown."""
+    """What `check_inputs` knows of model and context.
+
+    `num_tokens`: of the longest prompt with its video and reply, 0 if unknown; `text_tokens`: without the video.
+    """
 
     model: check_model.ModelFacts
     tokens: tuple[str, ...] = ()
     num_tokens: int = 0
+    text_tokens: int = 0
     warnings: tuple[str, ...] = ()
 
 
@@ -159,6 +163,7 @@ def check_inputs(
         model=model,
         tokens=tuple(tokens.lines),
         num_tokens=tokens.needed,
+        text_tokens=tokens.text,
         warnings=(*warnings, *tokens.warnings),
     )
 

@@ -16,8 +16,8 @@ from pipelines.inputs import Inputs
 from vidalign import prompts
 from vidalign.config.run import EvaluateConfig, ModelConfig, VideoConfig
 from vidalign.errors import ModelError, VideoError
-from vidalign.model import estimate, rendering
-from vidalign.model.clip_check import TRIED_FRAMES, ClipCheck, obstacle
+from vidalign.model import estimate
+from vidalign.model.clip_check import TRIED_FRAMES, ClipCheck, measure_tokens, obstacle, template_tokens
 from vidalign.recipes.base import Asked, Recipe
 from vidalign.types import FrameSpec
 from vidalign.video.clip import Clip
@@ -41,10 +41,14 @@ def prompts_asked(inputs: Inputs, recipe: Recipe[Any], evaluate: EvaluateConfig)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """Lines and warnings about the context. `needed`: tokens of the longest prompt with its video and reply, 0 if not known."""
+    """Lines and warnings about the context.
+
+    `text`: tokens of the longest prompt and its reply, without its video; `needed`: with the largest video, 0 if not known.
+    """
 
     lines: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    text: int = 0
     needed: int = 0
 
 
@@ -65,7 +69,8 @@ def check_tokens(
         warnings.append(f"{len(refused):,} of the videos looked at will be quarantined, first: {refused[0].message}")
     if not clips:
         warning = "no video could be opened to see its size, so its vision tokens are not checked"
-        return Tokens(lines=[f"longest prompt: {text:,} tokens without its video ({where})"], warnings=[*warnings, warning])
+        lines = [f"longest prompt: {text:,} tokens without its video ({where})"]
+        return Tokens(lines=lines, warnings=[*warnings, warning], text=text + reply)
     uri, clip, tokens_of = largest(clips, model)
     num_frames, height, width = clip.frames.shape[:3]
     needed = estimate.check_context(
@@ -95,7 +100,7 @@ def check_tokens(
         f"decoded frames: about {gib(frames)} on disk",
         f"looked at {len(clips) + len(refused):,} of {len(videos):,} videos and at every prompt",
     ]
-    return Tokens(lines=lines, warnings=warnings, needed=needed)
+    return Tokens(lines=lines, warnings=warnings, text=text + reply, needed=needed)
 
 
 def _check_frames(processor: Any, video: VideoConfig) -> None:
@@ -152,7 +157,7 @@ def longest_prompt(asked: Sequence[Asked], processor: Any) -> tuple[int, str, in
 
     The ground truth is scored in the reply's place, with its end-of-turn token.
     """
-    frame = _frame_tokens(processor)
+    frame = template_tokens(processor)
     best = (0, "", 0)
     for kind in asked:
         texts = [prompts.fill(kind.template, question=e.question, answer=e.answer) for e in kind.examples]
@@ -191,13 +196,3 @@ def probe_videos(
         except VideoError as error:
             refused.append(error)
     return found, refused
-
-
-def measure_tokens(processor: Any, clip: Clip) -> int:
-    """Vision tokens of a clip, counted in what the processor makes of it, with what it writes between frames."""
-    return rendering.render_prompt(processor, "", clip).length - _frame_tokens(processor)
-
-
-def _frame_tokens(processor: Any) -> int:
-    """Tokens of the chat template around a prompt; its one video placeholder becomes the video and does not count."""
-    return _num_tokens(processor, [rendering.prompt_text(processor, "")])[0] - 1

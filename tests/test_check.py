@@ -12,14 +12,14 @@ from cluster.described import Machines
 from cluster.resources import ClusterResources
 from pipelines import check_model
 from pipelines.check import check, render
-from pipelines.check_context import measure_tokens, probe_videos
+from pipelines.check_context import probe_videos
 from pipelines.inputs import read_inputs
 from vidalign import prompts
 from vidalign.config.loading import parse_config
 from vidalign.config.run import TrainConfig
 from vidalign.errors import ClusterError, DataError, ModelError
 from vidalign.model import estimate, memory, rendering
-from vidalign.model.clip_check import black
+from vidalign.model.clip_check import black, measure_tokens
 from vidalign.model.estimate import VisionCost
 from vidalign.model.folder import read_headers, weight_files
 from vidalign.model.memory import ParameterCount

@@ -15,12 +15,12 @@ from cluster.described import Machines
 from cluster.resources import ClusterResources
 from pipelines import align, check_places
 from pipelines.check import check, this_machine
-from pipelines.check_context import measure_tokens, probe_videos
+from pipelines.check_context import probe_videos
 from pipelines.cli import main
 from vidalign.config.loading import dump_config, parse_config
 from vidalign.errors import VidalignError, VideoError
 from vidalign.model import rendering
-from vidalign.model.clip_check import ClipCheck, quarantined
+from vidalign.model.clip_check import ClipCheck, black, measure_tokens, quarantined
 from vidalign.types import FrameSpec
 from vidalign.video.decoding import decode, planned
 from vidalign.video.frame_cache import FrameCache
@@ -302,6 +302,21 @@ def test_a_video_beyond_the_models_positions(folders):
         takes("v", 8, 64, 64, 775.0)
     assert caught.value.reason == "too_long"
     ClipCheck(str(folders("llava_onevision")), max_model_len=1000)("v", 8, 64, 64, 10**6)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_onevision", "glm4v"])
+def test_a_video_that_leaves_no_room_for_the_prompt(name, folders):
+    """The dry run looks at some of the videos; a larger one among the others costs itself and not the run."""
+    processor = rendering.load_processor(str(folders(name)))
+    tokens = measure_tokens(processor, black(16, 96, 64))
+    text = 40
+    fits = ClipCheck(str(folders(name)), max_model_len=tokens + text, reserved_tokens=text)
+    fits("v", 16, 96, 64, 16.0)
+    with pytest.raises(
+        VideoError, match=rf"v: 16 frames of 64x96 need {tokens + text} tokens .*model.max_model_len is {tokens + text - 1};"
+    ):
+        ClipCheck(str(folders(name)), max_model_len=tokens + text - 1, reserved_tokens=text)("v", 16, 96, 64, 16.0)
+    ClipCheck(str(folders(name)), max_model_len=8)("v", 16, 96, 64, 1.0)  # what an endpoint answers by itself
 
 
 # --- tokens ---

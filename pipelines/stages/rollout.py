@@ -36,7 +36,8 @@ Decoded = Mapping[str, Mapping[str, str]]  # video uri ─► {video, frames_pat
 class Rollout(Stage):
     """The responses of one round, and the decoded videos of its training and probe examples.
 
-    `cache`: the frame cache. `seed`: of the round; `engine_seed`: of the run.
+    `cache`: the frame cache. `seed`: of the round; `engine_seed`: of the run. `text_tokens`: what the context must have beside a
+    video; a video that leaves less is quarantined.
     """
 
     name: ClassVar[str] = "rollout"
@@ -56,6 +57,7 @@ class Rollout(Stage):
     engines: Workers
     engine_seed: int
     float32_head: bool = False
+    text_tokens: int = 0
     earlier: Callable[[], Stage | None] | None = None
 
     @property
@@ -147,6 +149,7 @@ class Rollout(Stage):
             else dict(self.rollout.engine_args),
             "respond": functools.partial(self.recipe.respond, policy_version=self.policy.version, seed=self.seed),
             "parts": str(parts),
+            "reserved_tokens": self.text_tokens,
         }
         return (
             ray.data.from_blocks(blocks)
@@ -197,7 +200,10 @@ class Rollout(Stage):
         from vidalign.model.clip_check import ClipCheck, quarantined
 
         takes = ClipCheck(
-            self.policy.path, max_model_len=self.model.max_model_len, trust_remote_code=self.model.trust_remote_code
+            self.policy.path,
+            max_model_len=self.model.max_model_len,
+            trust_remote_code=self.model.trust_remote_code,
+            reserved_tokens=self.text_tokens,
         )
         decoded: dict[str, Mapping[str, str]] = {}
         with progress.bar(label, len(videos), "video") if label else contextlib.nullcontext() as shown:
