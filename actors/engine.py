@@ -35,9 +35,8 @@ class VllmEngine:
     ) -> None:
         for name, value in actor_environment(num_gpus).items():
             os.environ.setdefault(name, value)
-        import vllm
-
         import transformers
+        import vllm
 
         from vidalign.model.engine_rules import engine_rules
         from vidalign.model.rendering import load_processor

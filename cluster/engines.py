@@ -56,9 +56,15 @@ def judge_options(config: JudgeConfig) -> dict[str, Any]:
 
 
 def replica_options(
-    model: ModelConfig, serve: ServeConfig, plan: ServePlan, media_io_kwargs: Mapping[str, Any]
+    model: ModelConfig,
+    serve: ServeConfig,
+    plan: ServePlan,
+    media_io_kwargs: Mapping[str, Any],
+    *,
+    rules: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Options for a served engine; `media_io_kwargs` says how it samples the frames of a video."""
+    """Options for a served engine; `media_io_kwargs` says how it samples the frames of a video, `rules` what its model needs
+    (`vidalign.model.engine_rules`)."""
     own: dict[str, Any] = {
         **ONE_VIDEO,
         "trust_remote_code": model.trust_remote_code,
@@ -71,7 +77,7 @@ def replica_options(
     else:
         own["kv_cache_memory_bytes"] = CPU_KV_CACHE_BYTES
     num_gpus = plan.num_devices if plan.bundle_gpus else 0
-    return engine_options(model.dtype, model.max_model_len, num_gpus, own, serve.engine_args)
+    return engine_options(model.dtype, model.max_model_len, num_gpus, own, {**(rules or {}), **serve.engine_args})
 
 
 def engine_environment(on_gpu: bool, *, logging_level: str = "WARNING") -> dict[str, str]:

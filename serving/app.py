@@ -182,7 +182,7 @@ def build_app(spec: EndpointSpec) -> Application:
 def _llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> dict[str, Any]:
     """Ray's `LLMConfig` of one served policy, as keyword arguments."""
     media_io_kwargs = video_loader.media_io_kwargs(bounded(spec.frame_spec, policy.path, spec.model), spec.decoder)
-    engine_kwargs = {**_rules(spec, policy), **replica_options(spec.model, spec.serve, spec.plan, media_io_kwargs)}
+    engine_kwargs = replica_options(spec.model, spec.serve, spec.plan, media_io_kwargs, rules=_rules(spec, policy))
     logging_level = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
     environment = replica_environment(spec.plan, video_loader.NAME, logging_level=logging_level)
     return {

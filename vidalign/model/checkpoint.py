@@ -73,7 +73,9 @@ def export_policy(
         unwrapped(model).save_pretrained(made, state_dict={})  # all but the weights
     if writes or zero_stage == 3:
         whole = _gathered if zero_stage == 3 else contextlib.nullcontext
-        write_weights(model, made if writes else None, whole=whole, max_shard_bytes=max_shard_bytes)
+        write_weights(
+            model, made if writes else None, whole=whole, max_shard_bytes=max_shard_bytes, like=_stored_shapes(base)
+        )
     if writes:
         load_processor(base, trust_remote_code=trust_remote_code).save_pretrained(made)
         card = {
@@ -86,6 +88,13 @@ def export_policy(
         _replace(folder, made)
     if dist.is_initialized():
         dist.barrier()
+
+
+def _stored_shapes(base: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of a folder's tensors by name; none for a hub name."""
+    from vidalign.model.estimate import read_parameter_shapes
+
+    return read_parameter_shapes(base) if pathlib.Path(base).is_dir() else {}
 
 
 def _gathered(parameters: Sequence[Any]) -> AbstractContextManager[Any]:

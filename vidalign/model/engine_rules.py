@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from vidalign.model.families import FAMILIES, GENERAL
+
 NORMALIZING = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 CPU_SEQUENCES = 16  # at once, where a whole prompt of each must fit into one step
 
@@ -23,6 +25,8 @@ def engine_rules(processor: Any, config: Any, *, max_model_len: int, on_cpu: boo
         rules["mm_device_do_normalize"] = False
     if getattr(processor.video_processor, "do_sample_frames", False):
         rules["mm_processor_kwargs"] = {"do_sample_frames": False}
+    if FAMILIES.get(config.model_type, GENERAL).tower_of_images:
+        rules["limit_mm_per_prompt"] = {"video": 1, "image": 1}
     layers = set(getattr(config.get_text_config(), "layer_types", None) or ())
     if on_cpu and "linear_attention" in layers:
         rules["enable_chunked_prefill"] = True

@@ -42,6 +42,7 @@ class Family:
         mrope: its positions follow `vidalign.model.positions`, where transformers differs.
         processors: its processor classes, by name, where something else than the general rule holds for them.
         video_axis: the axis of a processor's `pixel_values_videos` along which the videos of a batch lie end to end.
+        tower_of_images: vLLM loads its vision tower only if prompts may have images, though videos go through it too.
         one_tower_call: its forward loses the number of frames of each video on the way to the vision tower, and needs no such
             number as long as all videos of a batch are computed in one call (`vidalign.model.videos`).
         counted_processors: processors whose vision tokens follow the closed form of `vidalign.model.estimate.VisionCost`.
@@ -54,6 +55,7 @@ class Family:
     mrope: bool = False
     processors: tuple[str, ...] = ()
     video_axis: int = 0
+    tower_of_images: bool = False
     one_tower_call: bool = False
     counted_processors: tuple[str, ...] = ()
 
@@ -83,8 +85,8 @@ FAMILIES: dict[str, Family] = {
     "glm46v": Family(projectors=("merger",)),
     "glm5_next": Family(projectors=("merger",)),
     "glmga": Family(projectors=("merger",)),
-    "gemma4": Family(takes_features=one_per_video, one_tower_call=True),
-    "minicpmv4_6": Family(processors=("MiniCPMV4_6Processor",), video_axis=-1),
+    "gemma4": Family(one_tower_call=True),
+    "minicpmv4_6": Family(processors=("MiniCPMV4_6Processor",), video_axis=-1, tower_of_images=True),
     "ernie4_5_vl_moe": Family(packs=True),
     "cosmos3_omni": Family(projectors=("merger", "deepstack_merger_list")),
     "exaone4_5": Family(projectors=("merger",)),

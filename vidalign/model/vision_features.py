@@ -75,7 +75,7 @@ def compute(model: Any, videos: Iterable[tuple[Prompt, pathlib.Path]], device: t
         taken = {name: value.to(device) for name, value in prompt.vision.items() if name != "second_per_grid_ts"}
         taken[PIXELS] = taken[PIXELS].to(dtype)
         made = backbone.get_video_features(**taken, return_dict=True).pooler_output
-        features = made.flatten(0, 1) if isinstance(made, torch.Tensor) and made.ndim == 3 else torch.cat(tuple(made))
+        features = torch.cat([video.flatten(0, -2) for video in made])  # of a tuple, or of [1, T, D]
         beside = {name: value for name, value in prompt.vision.items() if name != PIXELS}
         write_tensors(target, {NAME: features, **beside})
         count += 1
