@@ -13,6 +13,8 @@ from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
 from vidalign.files import read_json
 from vidalign.model import estimate, rendering
+from vidalign.model.engine_rules import engine_rules
+from vidalign.model.families import FAMILIES, GENERAL
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -55,12 +57,24 @@ def inspect(config: ModelConfig, *, ask_vllm: bool = True) -> ModelFacts:
     check_weights(folder)
     if ask_vllm:
         check_architecture(architecture, folder)
+    if why := FAMILIES.get(raw.get("model_type", ""), GENERAL).not_served:
+        raise ModelError(
+            f"{folder} is a {architecture}: {why}; use a model of another family, such as those in docs/models.md"
+        )
     if raw.get("auto_map") and not config.trust_remote_code:
         raise ModelError(
             f"{folder} brings its own Python code (auto_map in config.json), which is not run unless you trust it; read the code "
             "and set model.trust_remote_code=true, or use a stock architecture"
         )
+    from transformers import AutoConfig
+
     processor = rendering.load_processor(str(folder), trust_remote_code=config.trust_remote_code)
+    engine_rules(
+        processor,
+        AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code),
+        max_model_len=config.max_model_len,
+        on_cpu=False,
+    )
     shapes = estimate.read_parameter_shapes(folder)
     total = sum(math.prod(shape) for shape in shapes.values())
     lines = [f"{architecture}, {total:,} parameters in {len(shapes):,} tensors ({folder})"]

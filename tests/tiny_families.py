@@ -122,6 +122,8 @@ def save(
         model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     randomize(model)
     ids = roles_of(processor.tokenizer)
+    with torch.no_grad():  # so that replies end, now and then
+        model.get_output_embeddings().weight[ids["eos_token_id"]] *= 3
     model.generation_config = transformers.GenerationConfig(do_sample=False, max_new_tokens=16, **ids)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -539,7 +541,7 @@ def minicpmv4_6(folder: pathlib.Path) -> None:
         folder,
         config,
         transformers.MiniCPMV4_6Processor(
-            image_processor=transformers.MiniCPMV4_6ImageProcessor(**size | IMAGES),
+            image_processor=transformers.MiniCPMV4_6ImageProcessor(**size),
             video_processor=transformers.MiniCPMV4_6VideoProcessor(**size),
             tokenizer=made,
             chat_template=template(CHATML + CHATML_END, "<|video_pad|>\n", "<|image_pad|>\n"),
