@@ -12,11 +12,14 @@ import dataclasses
 import math
 import os
 import pathlib
+from collections.abc import Sequence
 
 from cluster.resources import ClusterResources, ResourcePlan, Workers
 from cluster.session import local_device_memory, local_resources
 from pipelines import check_model
 from pipelines.check_context import check_tokens, prompts_asked
+from pipelines.check_shapes import check_shapes, check_training
+from pipelines.check_texts import check_texts
 from pipelines.inputs import Inputs, read_inputs
 from pipelines.rounds import resource_plan
 from vidalign import recipes
@@ -26,6 +29,8 @@ from vidalign.errors import ClusterError, ConfigError
 from vidalign.learning import objectives
 from vidalign.learning.views import view_of
 from vidalign.model import estimate, policy
+from vidalign.model.turns import turns_of
+from vidalign.types import Example
 
 GIB = 2**30
 
@@ -89,7 +94,7 @@ def check_inputs(
     """What can be known of model and context without a cluster: facts of the model, lines about tokens, warnings.
 
     Raises:
-        ModelError: the first thing that cannot work.
+        VidalignError: the first thing that cannot work.
     """
     model = check_model.inspect(config.model, ask_vllm=ask_vllm)
     warnings = list(model.warnings)
@@ -100,9 +105,16 @@ def check_inputs(
         )
     tokens: list[str] = []
     if model.processor is not None:
+        check_texts(inputs, config.recipe, turns_of(model.processor).special)
         asked = prompts_asked(inputs, recipes.build(config.recipe), config.evaluate)
-        tokens, more = check_tokens(asked, inputs.present, config.video, model, config.model.max_model_len)
-        warnings += more
+        plain = {name for example in inputs.examples if example.context.is_plain for name in example.context.videos}
+        if plain:
+            videos = [video for video in inputs.present if video in plain]
+            tokens, more = check_tokens(asked, videos, config.video, model, config.model.max_model_len)
+            warnings += more
+        lines, more = check_shapes(asked, config.video, model, config.model.max_model_len)
+        tokens, warnings = tokens + lines, warnings + more
+    check_training(config.train, [*(row.example for row in inputs.train), *inputs.probe])
     return model, tokens, warnings
 
 
@@ -189,8 +201,12 @@ def _data_lines(config: DataConfig, inputs: Inputs) -> list[str]:
         "probe": (config.probe, inputs.probe),
     }
     lines = [
-        f"{name}: {len(examples):,} examples on {len({e.video for e in examples}):,} videos ({pathlib.Path(path)})"
+        f"{name}: {len(examples):,} examples on {_num_shown(examples):,} videos ({pathlib.Path(path)})"
         for name, (path, examples) in splits.items()
         if path
     ]
     return [*lines, f"videos: {len(inputs.present):,} present, {len(inputs.missing):,} missing"]
+
+
+def _num_shown(examples: Sequence[Example]) -> int:
+    return len({name for example in examples for name in example.context.visuals})

@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import av
+import av.error
 import numpy as np
 
 from pipelines import check_model
@@ -18,7 +20,10 @@ from vidalign.recipes.base import Asked, Recipe
 from vidalign.types import FrameSpec
 from vidalign.video.clip import Clip
 from vidalign.video.decoding import frame_indices
+from vidalign.video.naming import Visual, images_in, local_path, visual_of
 from vidalign.video.readers import target_size
+from vidalign.video.stills import shown_size
+from vidalign.video.timing import Timing, part_of
 
 MAX_PROBED_VIDEOS = 64
 
@@ -86,9 +91,10 @@ def longest_prompt(asked: Sequence[Asked], processor: Any) -> tuple[int, str, in
     frame = _frame_tokens(processor)
     best = (0, "", 0)
     for kind in asked:
-        texts = [prompts.fill(kind.template, question=e.question, answer=e.answer) for e in kind.examples]
-        answers = _num_tokens(processor, [e.answer for e in kind.examples])
-        for example, length, answer in zip(kind.examples, _num_tokens(processor, texts), answers, strict=True):
+        examples = [example for example in kind.examples if example.context.is_plain]  # others: `pipelines.check_shapes`
+        texts = [prompts.fill(kind.template, question=e.question, answer=e.answer) for e in examples]
+        answers = _num_tokens(processor, [e.answer for e in examples])
+        for example, length, answer in zip(examples, _num_tokens(processor, texts), answers, strict=True):
             after = max(kind.reply, answer + 1)
             if frame + length + kind.quoted + after > best[0] + best[2]:
                 best = (frame + length + kind.quoted, f"{kind.kind} prompt of example {example.id}", after)
@@ -106,25 +112,48 @@ def probe_videos(videos: Iterable[str], spec: FrameSpec) -> list[tuple[str, int,
 
     A file that cannot be read is skipped here; whether it can be used is found out when it is decoded.
     """
-    import av
-    import av.error
-
     found: list = []
-    for video in (video for video in videos if "://" not in video):
+    for video in videos:
         if len(found) == MAX_PROBED_VIDEOS:
             break
-        try:
-            with av.open(video) as container:
-                stream = container.streams.video[0]
-                fps = float(stream.average_rate or stream.guessed_rate or 25)
-                seconds = float((container.duration or 0) / av.time_base)
-                total = stream.frames or round(seconds * fps)
-                height, width = target_size(stream.height, stream.width, spec)
-        except (av.error.FFmpegError, IndexError, ValueError, VideoError, OSError):
-            continue
-        if total >= spec.min_frames and height and width:
-            found.append((video, len(frame_indices(total, fps, spec)), height, width))
+        if visual_of(video).kind != "image" and (size := size_of(video, spec)):
+            found.append((video, *size))
     return found
+
+
+def size_of(name: str, spec: FrameSpec) -> tuple[int, int, int] | None:
+    """(frames, height, width) after sampling and resizing of what a name stands for; None if it is remote or cannot be read."""
+    visual = visual_of(name)
+    path = local_path(visual.uris[0])
+    if path is None:
+        return None
+    try:
+        total, fps, height, width = _stills(visual, path) if visual.kind != "video" else _header(path)
+        if visual.is_part:
+            part = part_of(path, total, Timing(fps=fps, duration_s=total / fps), visual.start_s, visual.end_s)
+            total = part.count
+        height, width = target_size(height, width, spec)
+    except (av.error.FFmpegError, IndexError, ValueError, VideoError, OSError):
+        return None
+    if visual.kind == "image":
+        return 1, height, width
+    return (len(frame_indices(total, fps, spec)), height, width) if total >= spec.min_frames and height and width else None
+
+
+def _header(path: str) -> tuple[int, float, int, int]:
+    """(frames, frames a second, height, width) of a video file."""
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        fps = float(stream.average_rate or stream.guessed_rate or 25)
+        seconds = float((container.duration or 0) / av.time_base)
+        return stream.frames or round(seconds * fps), fps, stream.height, stream.width
+
+
+def _stills(visual: Visual, path: str) -> tuple[int, float, int, int]:
+    """The same of frames in files, or of one image."""
+    paths = images_in(path) if visual.kind == "folder" else [path]
+    height, width = shown_size(paths[0])
+    return len(paths) if visual.kind == "folder" else len(visual.uris), visual.fps or 1.0, height, width
 
 
 def vision_tokens(model: check_model.ModelFacts, height: int, width: int) -> Callable[[int], int]:

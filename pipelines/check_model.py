@@ -15,6 +15,7 @@ from vidalign.files import read_json
 from vidalign.model import estimate, rendering
 from vidalign.model.engine_rules import engine_rules
 from vidalign.model.families import FAMILIES, GENERAL
+from vidalign.model.turns import turns_of
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -36,7 +37,7 @@ def inspect(config: ModelConfig, *, ask_vllm: bool = True) -> ModelFacts:
 
     Raises:
         ModelError: no folder, an architecture that vLLM does not serve, no or pickled or incomplete weights, no processor, no
-            chat template, no video input.
+            chat template, no video input; a chat template that cannot be used (`vidalign.model.turns`).
     """
     folder = find_folder(config.path)
     if folder is None:
@@ -74,11 +75,13 @@ def inspect(config: ModelConfig, *, ask_vllm: bool = True) -> ModelFacts:
         AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code),
         max_model_len=config.max_model_len,
         on_cpu=False,
+        limits={"video": 1},
     )
     shapes = estimate.read_parameter_shapes(folder)
     total = sum(math.prod(shape) for shape in shapes.values())
     lines = [f"{architecture}, {total:,} parameters in {len(shapes):,} tensors ({folder})"]
     lines.append(f"processor {type(processor).__name__}, vocabulary of {len(processor.tokenizer):,}")
+    lines += turns_of(processor).notes
     return ModelFacts(folder=folder, config=raw, processor=processor, shapes=shapes, lines=lines, warnings=[])
 
 

@@ -80,7 +80,9 @@ def pytest_addoption(parser):
 def pytest_sessionfinish(session, exitstatus):
     found = getattr(session.config, "_families", {})
     if exitstatus == pytest.ExitCode.INTERRUPTED:  # what has not passed did not fail
-        found = {family: {column: value for column, value in row.items() if value != "failed"} for family, row in found.items()}
+        found = {
+            family: {column: value for column, value in row.items() if value != "failed"} for family, row in found.items()
+        }
     if session.config.getoption("--record-families") and found:
         from bench import families
 

@@ -9,10 +9,12 @@ from vidalign.errors import ModelError
 from vidalign.model.engine_rules import CPU_SEQUENCES, engine_rules
 from vidalign.model.rendering import difference, load_processor
 
+OPTIONS = {"max_model_len": 512, "on_cpu": True, "limits": {"video": 1, "image": 0}}
+
 
 def rules_of(folder, **options):
     config = transformers.AutoConfig.from_pretrained(folder)
-    return engine_rules(load_processor(folder), config, **{"max_model_len": 512, "on_cpu": True, **options})
+    return engine_rules(load_processor(folder), config, **{**OPTIONS, **options})
 
 
 def test_nothing_is_said_about_the_built_in_model(model_path):
@@ -25,7 +27,7 @@ def test_pixels_are_normalized_by_the_video_processor_where_the_image_processor_
     for name in ("image_mean", "image_std"):
         setattr(processor.image_processor, name, tuple(getattr(processor.video_processor, name)))
     config = transformers.AutoConfig.from_pretrained(checkpoints("qwen3_vl"))
-    assert "mm_device_do_normalize" not in engine_rules(processor, config, max_model_len=512, on_cpu=True)
+    assert "mm_device_do_normalize" not in engine_rules(processor, config, **OPTIONS)
 
 
 def test_a_processor_that_samples_frames_is_told_not_to(checkpoints):
@@ -45,7 +47,7 @@ def test_videos_that_go_through_the_image_processor_need_it_to_be_like_the_video
     processor = load_processor(folder)
     processor.image_processor.image_mean = [0.1, 0.2, 0.3]
     with pytest.raises(ModelError, match=r"as it does images, by .*0\.1, 0\.2, 0\.3.* give both the same"):
-        engine_rules(processor, transformers.AutoConfig.from_pretrained(folder), max_model_len=512, on_cpu=True)
+        engine_rules(processor, transformers.AutoConfig.from_pretrained(folder), **OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,7 @@ def test_what_vllm_would_take_otherwise_must_be_said(name, option, checkpoints):
     value = getattr(config.text_config, option)
     setattr(config.text_config, option, not value)
     with pytest.raises(ModelError, match=f"the text_config of a {name} must say {option}={value}, not {not value}"):
-        engine_rules(load_processor(folder), config, max_model_len=512, on_cpu=True)
+        engine_rules(load_processor(folder), config, **OPTIONS)
 
 
 class Letters:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from vidalign.errors import ModelError
@@ -11,8 +12,12 @@ NORMALIZING = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "im
 CPU_SEQUENCES = 16  # at once, where a whole prompt of each must fit into one step
 
 
-def engine_rules(processor: Any, config: Any, *, max_model_len: int, on_cpu: bool) -> dict[str, Any]:
+def engine_rules(
+    processor: Any, config: Any, *, max_model_len: int, on_cpu: bool, limits: Mapping[str, int]
+) -> dict[str, Any]:
     """Keyword arguments of `vllm.LLM` for this processor and Hugging Face config; none for most models.
+
+    `limits`: how many videos and images a prompt has at most.
 
     - vLLM normalizes the pixels of some families in the vision tower, by the numbers of the *image* processor; where those of the
       video processor differ, the processor does it (in float32, which takes four times the memory on the way to the device).
@@ -41,7 +46,7 @@ def engine_rules(processor: Any, config: Any, *, max_model_len: int, on_cpu: boo
     if getattr(processor.video_processor, "do_sample_frames", False):
         rules["mm_processor_kwargs"] = {"do_sample_frames": False}
     if as_images:
-        rules["limit_mm_per_prompt"] = {"video": 1, "image": 1}
+        rules["limit_mm_per_prompt"] = {**limits, "image": max(1, limits.get("image", 0))}
     layers = set(getattr(text, "layer_types", None) or ())
     if on_cpu and "linear_attention" in layers:
         rules["enable_chunked_prefill"] = True

@@ -48,6 +48,7 @@ class Family:
         videos_as_images: vLLM gives the frames of its videos to the image processor, and loads the vision tower only for images.
         one_tower_call: its forward loses the number of frames of each video on the way to the vision tower, and needs no such
             number as long as all videos of a batch are computed in one call (`vidalign.model.videos`).
+        mixes: prompts of several videos and images were tested to be the same in vLLM and transformers.
         counted_processors: processors whose vision tokens follow the closed form of `vidalign.model.estimate.VisionCost`.
     """
 
@@ -62,6 +63,7 @@ class Family:
     not_served: str = ""
     videos_as_images: bool = False
     one_tower_call: bool = False
+    mixes: bool = False
     counted_processors: tuple[str, ...] = ()
 
 
@@ -73,10 +75,11 @@ FAMILIES: dict[str, Family] = {
         packs=True,
         takes_features=one_per_video,
         mrope=True,
+        mixes=True,
         counted_processors=("Qwen2VLVideoProcessor", "Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast"),
     ),
     # Its processors are those of Qwen2-VL.
-    "qwen2_5_vl": Family(projectors=("merger",), packs=True, takes_features=one_per_video, mrope=True),
+    "qwen2_5_vl": Family(projectors=("merger",), packs=True, takes_features=one_per_video, mrope=True, mixes=True),
     "qwen3_vl": Family(projectors=("merger", "deepstack_merger_list"), packs=True),
     "qwen3_vl_moe": Family(projectors=("merger", "deepstack_merger_list"), packs=True, stated=(("norm_topk_prob", True),)),
     "qwen3_5": Family(projectors=("merger",)),

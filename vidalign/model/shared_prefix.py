@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vidalign.model.batch import Prompt
 
 ATTENTION = "vidalign_shared_prefix"
+GRIDS = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")  # what the positions of vision tokens depend on
 
 
 def obstacle(model: Any) -> str:
@@ -105,6 +106,6 @@ def numbering(model: Any) -> Callable[[Prompt], torch.Tensor]:
 def _positions(get_rope_index: Callable[..., Any] | None, prompt: Prompt) -> torch.Tensor:
     if get_rope_index is None:
         return torch.arange(prompt.length)[None]
-    vision = {name: value for name, value in prompt.vision.items() if name in ("video_grid_thw", "second_per_grid_ts")}
+    vision = {name: value for name, value in prompt.vision.items() if name in GRIDS}
     tokens = {name: values[None] for name, values in prompt.tokens.items() if name in ("input_ids", "mm_token_type_ids")}
     return get_rope_index(**tokens, **vision)[0][:, 0]
