@@ -21,6 +21,7 @@ from vidalign.model.clip_check import ClipCheck, quarantined
 from vidalign.recipes.engine import Respond
 from vidalign.types import Example, Response
 from vidalign.video.frame_cache import load_clip
+from vidalign.video.scene import shown
 
 
 class Generator:
@@ -41,11 +42,14 @@ class Generator:
         engine_args: dict[str, Any],
         respond: Respond,
         parts: str,
+        limits: dict[str, int],
         reserved_tokens: int = 0,
     ) -> None:
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
         config = ModelConfig(**model)
-        self._engine = self._thread.submit(VllmEngine, config, path, num_gpus=num_gpus, seed=seed, engine_args=engine_args)
+        self._engine = self._thread.submit(
+            VllmEngine, config, path, num_gpus=num_gpus, seed=seed, engine_args=engine_args, limits=limits
+        )
         self._takes = self._thread.submit(
             ClipCheck,
             path,
@@ -64,14 +68,13 @@ class Generator:
         engine, takes = self._engine.result(), self._takes.result()
         started = time.monotonic()
         chunk, decoded = int(row["chunk"]), quarantined(json.loads(row["decoded"]), takes)
-        usable = [
-            (Example.from_row(example), load_clip(video["frames_path"]))
-            for example, video in zip(json.loads(row["examples"]), decoded, strict=True)
-            if video["frames_path"]
-        ]
+        frames = {video["video"]: video["frames_path"] for video in decoded if video["frames_path"]}
+        asked = [Example.from_row(example) for example in json.loads(row["examples"])]
+        examples = [example for example in asked if all(name in frames for name in example.context.visuals)]
         responses: list[Response] = []
-        if usable:
-            examples, clips = [example for example, _ in usable], [clip for _, clip in usable]
+        if examples:
+            contexts = [example.context for example in examples]
+            clips = [shown(context, tuple(load_clip(frames[name]) for name in context.visuals)) for context in contexts]
             responses = self._thread.submit(self._respond, engine, examples, clips).result()
         files.write_table(files.part_path(self._parts, chunk).with_suffix(".parquet"), responses)
         self._free_since = time.monotonic()
@@ -80,4 +83,4 @@ class Generator:
             files.part_path(self._parts, chunk),
             {"decoded": decoded, "num_responses": len(responses), "engine_s": {k: round(v, 3) for k, v in seconds.items()}},
         )
-        return {"chunk": chunk, "num_examples": len(decoded)}
+        return {"chunk": chunk, "num_examples": len(asked)}

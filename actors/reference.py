@@ -17,7 +17,7 @@ from vidalign.config.run import ModelConfig
 from vidalign.learning.batch_source import BatchSource
 from vidalign.learning.sequences import pair_group
 from vidalign.model.tensor_cache import TensorCache, write_tensors
-from vidalign.types import PreferencePair
+from vidalign.types import Context, PreferencePair
 
 PARTS = ("hidden", "features")  # in addition to the log-probs, if requested
 
@@ -114,7 +114,7 @@ def kept_paths(
                     "policy": policy_version,
                     "dtype": dtype,
                     "prompt": plain_prompt,
-                    "clip": pathlib.Path(frames[pair.video]).name,
+                    **_shown(pair.context, frames),
                     "question": pair.question,
                     "chosen": pair.chosen,
                     "rejected": pair.rejected,
@@ -125,6 +125,15 @@ def kept_paths(
         )
         for pair in pairs
     }
+
+
+def _shown(context: Context, frames: Mapping[str, str]) -> dict[str, Any]:
+    """What a prompt shows and says before its question: of one video alone, its clip."""
+    clips = [pathlib.Path(frames[name]).name for name in context.visuals]
+    if context.is_plain:
+        return {"clip": clips[0]}
+    turns = [turn.to_row() for turn in context.turns]
+    return {"clips": clips, "num_images": len(context.images), "system": context.system, "turns": turns}
 
 
 def parts_of(*, hidden: bool, features: bool) -> list[str]:

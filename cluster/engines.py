@@ -16,7 +16,7 @@ from vidalign.errors import ModelError
 
 CPU_BLOCK_SIZE = 32  # tokens; the CPU attention kernels need a multiple of it
 CPU_KV_CACHE_BYTES = 2**30  # for a served replica
-ONE_VIDEO = {"limit_mm_per_prompt": {"video": 1, "image": 0}}  # every prompt has exactly one
+ONE_VIDEO = {"video": 1, "image": 0}  # what a prompt holds at most, unless rows hold more
 
 
 def engine_options(
@@ -33,11 +33,16 @@ def engine_options(
 
 
 def generator_options(
-    model: ModelConfig, num_gpus: int, *, seed: int, engine_args: Mapping[str, Any] | None = None
+    model: ModelConfig,
+    num_gpus: int,
+    *,
+    seed: int,
+    engine_args: Mapping[str, Any] | None = None,
+    limits: Mapping[str, int] = ONE_VIDEO,
 ) -> dict[str, Any]:
-    """Options for an engine that samples and scores responses to videos."""
+    """Options for an engine that samples and scores responses to at most `limits` videos and images."""
     own: dict[str, Any] = {
-        **ONE_VIDEO,
+        "limit_mm_per_prompt": dict(limits),
         "trust_remote_code": model.trust_remote_code,
         "seed": seed,
         "enforce_eager": num_gpus == 0,
@@ -64,11 +69,21 @@ def judge_options(config: JudgeConfig) -> dict[str, Any]:
 
 
 def replica_options(
-    model: ModelConfig, serve: ServeConfig, plan: ServePlan, media_io_kwargs: Mapping[str, Any]
+    model: ModelConfig,
+    serve: ServeConfig,
+    plan: ServePlan,
+    media_io_kwargs: Mapping[str, Any],
+    limits: Mapping[str, int] = ONE_VIDEO,
+    *,
+    rules: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Options for a served engine; `media_io_kwargs` says how it samples the frames of a video."""
+    """Options for a served engine.
+
+    `media_io_kwargs` says how it samples frames, `limits` what a prompt holds at most, and `rules` what its model needs
+    (`vidalign.model.engine_rules`).
+    """
     own: dict[str, Any] = {
-        **ONE_VIDEO,
+        "limit_mm_per_prompt": dict(limits),
         "trust_remote_code": model.trust_remote_code,
         "media_io_kwargs": media_io_kwargs,
         "allowed_local_media_path": str(pathlib.Path(serve.media_root).absolute()) if serve.media_root else "",
@@ -79,7 +94,7 @@ def replica_options(
     else:
         own["kv_cache_memory_bytes"] = CPU_KV_CACHE_BYTES
     num_gpus = plan.num_devices if plan.bundle_gpus else 0
-    return engine_options(model.dtype, model.max_model_len, num_gpus, own, serve.engine_args)
+    return engine_options(model.dtype, model.max_model_len, num_gpus, own, {**(rules or {}), **serve.engine_args})
 
 
 def engine_environment(on_gpu: bool, *, logging_level: str = "WARNING") -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Questions to a served policy over HTTP: concurrent, resumable, and a broken video never counts as a wrong answer.
 
-    examples ── video_url + question ── endpoint (decodes by its FrameSpec, greedy) ── text ── is_correct ── EvalAnswer
+    examples ── messages with urls (media_urls) ── endpoint (decodes by its FrameSpec, greedy) ── text ── is_correct ── EvalAnswer
 
 Every result is appended to `eval/{model_id}.jsonl` as it arrives; asking again continues there. The finished table is
 `eval/{model_id}.parquet`. A *blind* run asks the same questions on noise: what a model scores without seeing the video.
@@ -9,33 +9,29 @@ Every result is appended to `eval/{model_id}.jsonl` as it arrives; asking again 
 from __future__ import annotations
 
 import asyncio
-import base64
 import dataclasses
-import io
 import json
-import mimetypes
 import pathlib
 import random
 import time
-import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
 import openai
 import tqdm
 
+from pipelines.media_urls import in_noise, messages
 from serving.app import Endpoint
 from serving.refusals import unusable_video
 from vidalign import files, prompts
 from vidalign.config.run import EvaluateConfig
 from vidalign.data.answers import is_correct
 from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
-from vidalign.types import EvalAnswer, Example, QuarantineRow, stable_hash
+from vidalign.types import Context, EvalAnswer, Example, QuarantineRow, stable_hash
+from vidalign.video.naming import short
 
 MAX_ATTEMPTS = 5
 FIRST_BACKOFF_S = 0.25
-NUM_NOISE_CLIPS = 4
 TRANSIENT = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError, openai.ConflictError)
 
 
@@ -74,66 +70,20 @@ def evaluate(
     assert model_id in endpoint.versions, (model_id, endpoint.model_ids)
     name = "blind" if blind else model_id
     version = endpoint.versions[model_id]
-    videos = {example.id: example.video for example in examples}
+    contexts = {example.id: example.context for example in examples}
     if blind:
-        clips = noise_clips(stage / "noise")
-        videos = {id_: str(clips[int(stable_hash(id_), 16) % len(clips)]) for id_ in videos}
+        contexts = {id_: in_noise(id_, context, stage / "noise") for id_, context in contexts.items()}
     asker = _Asker(endpoint=endpoint, model_id=model_id, name=name, version=version, config=config, prompt=prompt)
     settings = {"policy_version": version, "prompt": prompt, "max_new_tokens": config.max_new_tokens, "blind": blind}
     log = _Log.open(stage / f"{name}.jsonl", settings)
     todo = [example for example in examples if not log.holds(example)]
     if todo:
-        asyncio.run(asker.ask_all(todo, videos, log, _bar(name, len(examples), len(examples) - len(todo), progress)))
+        asyncio.run(asker.ask_all(todo, contexts, log, _bar(name, len(examples), len(examples) - len(todo), progress)))
     found = [log.results[example.id] for example in examples]
     answers = [result for result in found if isinstance(result, EvalAnswer)]
     files.write_table(stage / f"{name}.parquet", answers)
     bad = {result.uri: result for result in found if isinstance(result, QuarantineRow)}
     return Evaluation(answers=answers, quarantined=list(bad.values()))
-
-
-def video_url(video: str, media_root: str | None) -> str:
-    """A url under which the endpoint can read `video`: file: below its media root, otherwise data: with the bytes.
-
-    Raises:
-        VideoError: a local file that is missing or cannot be read.
-    """
-    if "://" in video:
-        parsed = urllib.parse.urlsplit(video)
-        if parsed.scheme != "file":
-            return video
-        video = urllib.request.url2pathname(parsed.path)
-    path = pathlib.Path(video).resolve()
-    if media_root is not None and path.is_relative_to(pathlib.Path(media_root).resolve()):
-        return path.as_uri()
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise VideoError("missing", f"no file at {path}") from error
-    except OSError as error:
-        raise VideoError("unreadable", f"{path} cannot be read: {error.strerror}") from error
-    kind = mimetypes.guess_type(path.name)[0] or "video/mp4"
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def noise_clips(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Four MP4 files of coloured noise, 4 seconds at 8 frames a second; written once, the same every time."""
-    import av
-    import numpy as np
-
-    paths = [folder / f"{index}.mp4" for index in range(NUM_NOISE_CLIPS)]
-    for index, path in enumerate(paths):
-        if path.is_file():
-            continue
-        pixels = np.random.default_rng(index).integers(0, 256, (32, 64, 64, 3), np.uint8)
-        buffer = io.BytesIO()
-        with av.open(buffer, "w", format="mp4") as container:
-            stream: Any = container.add_stream("mpeg4", rate=8)
-            stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 64, 64, "yuv420p", 4_000_000
-            for frame in pixels:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            container.mux(stream.encode())
-        files.write_bytes_atomic(path, buffer.getvalue())
-    return paths
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -187,7 +137,7 @@ class _Asker:
     config: EvaluateConfig
     prompt: str
 
-    async def ask_all(self, examples: Sequence[Example], videos: dict[str, str], log: _Log, bar: tqdm.tqdm) -> None:
+    async def ask_all(self, examples: Sequence[Example], contexts: dict[str, Context], log: _Log, bar: tqdm.tqdm) -> None:
         slots = asyncio.Semaphore(self.config.concurrency)
         client = openai.AsyncOpenAI(
             base_url=self.endpoint.base_url, api_key="none", timeout=self.config.request_timeout_s, max_retries=0
@@ -195,7 +145,7 @@ class _Asker:
 
         async def one(example: Example) -> None:
             async with slots:
-                log.add(example, await self.ask(client, example, videos[example.id]))
+                log.add(example, await self.ask(client, example, contexts[example.id]))
                 bar.update()
 
         with bar:
@@ -208,17 +158,15 @@ class _Asker:
                         task.cancel()
                     await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def ask(self, client: openai.AsyncOpenAI, example: Example, video: str) -> EvalAnswer | QuarantineRow:
+    async def ask(self, client: openai.AsyncOpenAI, example: Example, context: Context) -> EvalAnswer | QuarantineRow:
+        video = ", ".join(map(short, context.visuals))
+        text = prompts.fill(self.prompt, question=example.question)
         try:
-            url = video_url(video, self.endpoint.media_root)
+            asked = messages(text, context, self.endpoint.media_root)
         except VideoError as error:
             return QuarantineRow(uri=video, reason=error.reason, message=error.message)
-        content: list[Any] = [
-            {"type": "video_url", "video_url": {"url": url}},
-            {"type": "text", "text": prompts.fill(self.prompt, question=example.question)},
-        ]
         try:
-            completion, latency_s = await self._complete(client, example, content)
+            completion, latency_s = await self._complete(client, example, asked)
         except openai.APIStatusError as error:
             problem = unusable_video(_message(error))
             if problem is None:
@@ -235,7 +183,7 @@ class _Asker:
         return EvalAnswer(
             example_id=example.id,
             category=example.category,
-            video=example.video,
+            **example.context_fields(),
             question=example.question,
             answer=example.answer,
             text=text,
@@ -245,14 +193,14 @@ class _Asker:
             latency_s=latency_s,
         )
 
-    async def _complete(self, client: openai.AsyncOpenAI, example: Example, content: list[Any]) -> tuple[Any, float]:
+    async def _complete(self, client: openai.AsyncOpenAI, example: Example, asked: list[Any]) -> tuple[Any, float]:
         """The completion and its latency in seconds; waits and asks again where the endpoint is busy or restarting."""
         for attempt in range(1, MAX_ATTEMPTS + 1):
             started_at = time.monotonic()
             try:
                 completion = await client.chat.completions.create(
                     model=self.model_id,
-                    messages=[{"role": "user", "content": content}],
+                    messages=asked,
                     temperature=0,
                     max_tokens=self.config.max_new_tokens,
                 )

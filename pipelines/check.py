@@ -23,6 +23,8 @@ from pipelines import check_model
 from pipelines.check_context import Tokens, check_tokens, prompts_asked
 from pipelines.check_memory import check_memory
 from pipelines.check_places import check_disk, check_places
+from pipelines.check_shapes import check_shapes, check_training
+from pipelines.check_texts import check_texts
 from pipelines.inputs import Inputs, SplitName, read_inputs
 from pipelines.rounds import Rounds, resource_plan
 from pipelines.stages.base import BEGUN, MANIFEST
@@ -35,7 +37,8 @@ from vidalign.learning import objectives
 from vidalign.learning.views import view_of
 from vidalign.model import vision_features
 from vidalign.model.checkpoint import policy_version
-from vidalign.types import PolicyVersion
+from vidalign.model.turns import turns_of
+from vidalign.types import Example, PolicyVersion
 
 STAGES = ("rollout", "train", "evaluate", "report")
 
@@ -155,16 +158,21 @@ def check_inputs(
             f"{len(inputs.missing):,} of {len(inputs.missing) + len(inputs.present):,} videos are missing and will be "
             f"quarantined, first {inputs.missing[0]}"
         )
+    check_texts(inputs, config.recipe, turns_of(model.processor).special)
+    asked = prompts_asked(inputs, recipes.build(config.recipe), config.evaluate)
+    plain = {name for example in inputs.examples if example.context.is_plain for name in example.context.videos}
     tokens = Tokens()
-    if inputs.examples:
-        asked = prompts_asked(inputs, recipes.build(config.recipe), config.evaluate)
-        tokens = check_tokens(asked, inputs.present, config.video, model, config.model)
+    if plain:
+        videos = [video for video in inputs.present if video in plain]
+        tokens = check_tokens(asked, videos, config.video, model, config.model)
+    lines, more = check_shapes(asked, config.video, model, config.model.max_model_len)
+    check_training(config.train, [*(row.example for row in inputs.train), *inputs.probe])
     return Findings(
         model=model,
-        tokens=tuple(tokens.lines),
+        tokens=(*tokens.lines, *lines),
         num_tokens=tokens.needed,
         text_tokens=tokens.text,
-        warnings=(*warnings, *tokens.warnings),
+        warnings=(*warnings, *tokens.warnings, *more),
     )
 
 
@@ -237,8 +245,12 @@ def _data_lines(config: DataConfig, inputs: Inputs) -> list[str]:
         "probe": (config.probe, inputs.probe),
     }
     lines = [
-        f"{name}: {len(examples):,} examples on {len({e.video for e in examples}):,} videos ({pathlib.Path(path)})"
+        f"{name}: {len(examples):,} examples on {_num_shown(examples):,} videos ({pathlib.Path(path)})"
         for name, (path, examples) in splits.items()
         if path and examples
     ]
     return [*lines, f"videos: {len(inputs.present):,} present, {len(inputs.missing):,} missing"]
+
+
+def _num_shown(examples: Sequence[Example]) -> int:
+    return len({name for example in examples for name in example.context.visuals})

@@ -21,7 +21,7 @@ from vidalign.model.clip_check import TRIED_FRAMES, ClipCheck, measure_tokens, o
 from vidalign.recipes.base import Asked, Recipe
 from vidalign.types import FrameSpec
 from vidalign.video.clip import Clip
-from vidalign.video.decoding import planned
+from vidalign.video.planning import planned
 
 MAX_PROBED_VIDEOS = 64
 MAX_PROBED_S = 10.0  # some files must be read to their end
@@ -160,9 +160,10 @@ def longest_prompt(asked: Sequence[Asked], processor: Any) -> tuple[int, str, in
     frame = template_tokens(processor)
     best = (0, "", 0)
     for kind in asked:
-        texts = [prompts.fill(kind.template, question=e.question, answer=e.answer) for e in kind.examples]
-        answers = _num_tokens(processor, [e.answer for e in kind.examples])
-        for example, length, answer in zip(kind.examples, _num_tokens(processor, texts), answers, strict=True):
+        examples = [example for example in kind.examples if example.context.is_plain]  # others: `pipelines.check_shapes`
+        texts = [prompts.fill(kind.template, question=e.question, answer=e.answer) for e in examples]
+        answers = _num_tokens(processor, [e.answer for e in examples])
+        for example, length, answer in zip(examples, _num_tokens(processor, texts), answers, strict=True):
             after = max(kind.reply, answer + 1)
             if frame + length + kind.quoted + after > best[0] + best[2]:
                 best = (frame + length + kind.quoted, f"{kind.kind} prompt of example {example.id}", after)
@@ -186,13 +187,20 @@ def probe_videos(
     found: list[tuple[str, Clip]] = []
     refused: list[VideoError] = []
     deadline = time.monotonic() + MAX_PROBED_S
-    for video in (video for video in videos if "://" not in video):
+    for video in videos:
         if len(found) == MAX_PROBED_VIDEOS or time.monotonic() > deadline:
             break
         try:
             clip = planned(video, spec)
-            takes(video, *_size(clip), clip.duration_s)
-            found.append((video, clip))
+            if clip is not None:
+                takes(video, *_size(clip), clip.duration_s)
+                found.append((video, clip))
         except VideoError as error:
             refused.append(error)
     return found, refused
+
+
+def vision_tokens(model: check_model.ModelFacts, clip: Clip) -> int:
+    """Vision tokens of a video: by formula for Qwen2-VL-like models, else by rendering."""
+    cost = estimate.read_vision_cost(model.folder)
+    return measure_tokens(model.processor, clip) if cost is None else cost.tokens(*_size(clip))

@@ -57,6 +57,7 @@ class PolicyServer(LLMServer):
         from serving.direct import policy_routes
         from serving.ingress import policy_card
 
-        assert self._policy is not None and self._rules is not None
+        assert self._policy is not None
+        assert self._rules is not None
         card = to_model_metadata(self._llm_config.model_id, self._llm_config)
         return policy_routes(await super().__serve_build_asgi_app__(), policy_card(card, self._policy), self._rules)

@@ -16,7 +16,7 @@ from conftest import write_video
 
 from actors.decoder import ChunkDecoder
 from vidalign.errors import DataError
-from vidalign.types import FrameSpec
+from vidalign.types import Example, FrameSpec
 from vidalign.video import decode_child, decoding
 from vidalign.video.decode_child import ChildDecoder, DecodedVideo, decode_into_cache
 from vidalign.video.frame_cache import load_clip
@@ -222,7 +222,7 @@ def test_questions_of_a_chunk_share_one_decoding_of_their_video(tmp_path, monkey
         return DecodedVideo(video=uri, reason="timeout", message="m")
 
     monkeypatch.setattr(decoder.child, "decode", decode)
-    examples = [{"video": uri} for uri in ("a", "b", "a", "a")]
+    examples = [Example(id=uri, video=uri, question="Q?", answer="A.").to_row() for uri in ("a", "b", "a", "a")]
     row = decoder({"chunk": 3, "examples": json.dumps(examples)})
     assert asked == ["a", "b"]
     assert [video["video"] for video in json.loads(row["decoded"])] == ["a", "b", "a", "a"]
@@ -262,3 +262,15 @@ def test_decode_videos_with_good_and_bad_files_then_all_from_the_cache(local_ray
     os.mkfifo(tmp_path / "hang.mp4")
     hang = str(tmp_path / "hang.mp4")
     assert run([hang], deadline_s=0.25)[hang].reason == "timeout"
+
+
+def test_a_chunk_decodes_everything_that_its_examples_show(tmp_path, good):
+    other = write_noise(tmp_path / "other.mp4", seed=1)
+    image = f"{(tmp_path / 'gone.png').as_uri()}#image"
+    rich = Example(id="a", video=str(good), videos=(str(good), str(other)), images=(image,), question="Q?", answer="A.")
+    plain = Example(id="b", video=str(good), question="Q?", answer="A.")
+    decoder = ChunkDecoder(SPEC, str(tmp_path / "frames"), deadline_s=PATIENT_S)
+    row = decoder({"chunk": 0, "examples": json.dumps([rich.to_row(), plain.to_row()])})
+    decoded = json.loads(row["decoded"])
+    assert [each["video"] for each in decoded] == [str(good), str(other), image, str(good)]
+    assert [each["reason"] for each in decoded] == ["", "", "missing", ""]

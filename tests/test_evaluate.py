@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import json
+import pathlib
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,13 +15,14 @@ import numpy as np
 import pytest
 
 from pipelines import asking
-from pipelines.asking import MAX_ATTEMPTS, evaluate, noise_clips, video_url
+from pipelines.asking import MAX_ATTEMPTS, evaluate
+from pipelines.media_urls import noise_clips, video_url
 from serving.app import Endpoint
 from serving.refusals import unusable_message
 from vidalign import files
 from vidalign.config.run import EvaluateConfig
 from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
-from vidalign.types import EvalAnswer, Example, FrameSpec
+from vidalign.types import EvalAnswer, Example, FrameSpec, Turn
 from vidalign.video import decoding
 
 CONFIG = EvaluateConfig(concurrency=3, max_new_tokens=8, request_timeout_s=10)
@@ -43,7 +46,7 @@ class Server:
         self.company, self.on_first = threading.Barrier(num_requests, timeout=5), on_first
 
     def reply(self, body: dict) -> tuple[int, dict]:
-        question = body["messages"][0]["content"][1]["text"]
+        question = body["messages"][-1]["content"][-1]["text"]
         with self.lock:
             if not self.requests:
                 self.on_first()
@@ -128,7 +131,7 @@ def test_as_many_questions_are_in_flight_as_the_config_says(served, tmp_path, mo
         begun.append(arguments)
         return video_url(*arguments)
 
-    monkeypatch.setattr("pipelines.asking.video_url", counted)  # what every question begins with
+    monkeypatch.setattr("pipelines.media_urls.video_url", counted)  # what every question begins with
     served.hold(CONFIG.concurrency, on_first=lambda: begun_before_the_first_request_arrived.extend(begun))
     examples = [_example(i, f"say {i}", tmp_path) for i in range(4 * CONFIG.concurrency)]
     answers = _evaluate(served, examples, tmp_path / "eval").answers
@@ -143,6 +146,23 @@ def test_the_prompt_template_is_the_one_of_training(served, tmp_path):
     content = served.requests[0]["messages"][0]["content"]
     assert [part["type"] for part in content] == ["video_url", "text"]
     assert content[1]["text"] == "Look. say left"
+
+
+def test_a_conversation_and_parts_of_videos_are_asked_as_in_training(served, tmp_path):
+    example = _example(0, "say left", tmp_path)
+    part = f"{pathlib.Path(example.video).as_uri()}#t=1,2"
+    turns = (Turn(role="user", content="What moves?"), Turn(role="assistant", content="A circle."))
+    example = dataclasses.replace(example, video=part, videos=(part, example.video), system="Brief.", turns=turns)
+    [answer] = _evaluate(served, [example], tmp_path / "eval").answers
+    system, first, reply, last = served.requests[0]["messages"]
+    assert [message["role"] for message in (system, first, reply, last)] == ["system", "user", "assistant", "user"]
+    urls = [part["video_url"]["url"] for part in first["content"][:2]]
+    assert urls[0] == f"{urls[1]}#t=1,2"
+    assert last["content"] == [{"type": "text", "text": "say left"}]
+    assert answer.context == example.context
+    gone = dataclasses.replace(example, id="gone", videos=(part, str(tmp_path / "gone.mp4")))
+    [row] = _evaluate(served, [gone], tmp_path / "gone").quarantined
+    assert (row.uri, row.reason) == (f"{part}, {tmp_path / 'gone.mp4'}", "missing")
 
 
 def test_a_second_run_asks_nothing_and_a_killed_one_asks_only_what_is_missing(served, tmp_path):

@@ -13,8 +13,9 @@ from vidalign.errors import ConfigError, DataError
 from vidalign.recipes.engine import Completion
 from vidalign.recipes.kinds import KINDS, kind_of, kinds_on
 from vidalign.recipes.sampling import request_seed
-from vidalign.types import Example
+from vidalign.types import Context, Example, Turn
 from vidalign.video.clip import Clip
+from vidalign.video.scene import Scene
 
 JUDGE = JudgeConfig(kind="openai", model="judge", base_url="http://127.0.0.1:1/v1")
 EXAMPLES = [
@@ -318,3 +319,28 @@ def test_a_recipe_of_ones_own_is_one_file(own_recipe, tmp_path):
 def test_a_mistake_in_it_is_named(own_recipe, recipe, says):
     with pytest.raises(ConfigError, match=says):
         parse_config({**own_recipe, "recipe": recipe})
+
+
+def test_a_conversation_and_all_clips_reach_every_request():
+    turns = (Turn(role="user", content="What moves?"), Turn(role="assistant", content="A circle."))
+    context = Context(videos=("a.mp4", "b.mp4"), images=("i.png",), turns=turns)
+    example = Example(
+        id="a", video="a.mp4", videos=context.videos, images=context.images, turns=turns, question="Q?", answer="A."
+    )
+    scene = Scene(context=context, clips=(clip(40), clip(200), clip(90)))
+    engine, _ = respond(LeanpoRecipe(num_candidates=1), lambda request: "A reply.", [example], [scene])
+    assert {request.clip.context for request in engine.requests} == {context}
+    hinted, reflected, augmented = engine.requests
+    assert hinted.clip is reflected.clip is scene
+    assert [len(each.frames) for each in augmented.clip.clips] == [2, 2, 2], "every clip is degraded"
+    assert [shown for _, shown, _ in engine.scored] == [scene]
+    engine, _ = respond(
+        RrpoRecipe(num_candidates=1, rewrite="judge", judge=JUDGE), lambda request: "No.", [example], [scene]
+    )
+    assert engine.requests[0].clip.context == context
+    assert all((each.frames == 0).any() for each in engine.requests[0].clip.clips)
+    config = HoundRecipe(num_candidates=1, captions="policy", judge=JUDGE)
+    engine, _ = respond(config, lambda request: "A reply.", [example], [scene])
+    asked, caption = engine.requests
+    assert (asked.clip.context.turns, caption.clip.context.turns) == (turns, ())
+    assert caption.clip.clips == scene.clips

@@ -22,7 +22,7 @@ from vidalign.config.run import RunConfig
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, write_json, write_table, write_text_atomic
 from vidalign.recipes.lint import lint
-from vidalign.types import EvalAnswer, FrameSpec, PreferencePair, QuarantineRow, Response
+from vidalign.types import Context, EvalAnswer, FrameSpec, PreferencePair, QuarantineRow, Response
 from vidalign.video.clip import Clip
 from vidalign.video.frame_cache import FrameCache
 
@@ -281,6 +281,18 @@ def test_a_video_that_the_rollout_did_not_keep_is_decoded_like_the_others(tmp_pa
     grey = [shown_image(uri).getpixel((30, 20))[0] for uri, _ in shown["thumbnails"]]
     assert grey == pytest.approx([15, 45, 105, 135, 195, 225], abs=6)
     assert missing == {"thumbnails": [], "note": f"no file at {tmp_path / 'gone.mp4'}"}
+
+
+def test_everything_that_a_prompt_shows_has_its_share_of_thumbnails():
+    strips = {
+        "a": {"thumbnails": [(f"a{n}", f"{n} s") for n in range(6)], "note": None, "wide": False},
+        "b": {"thumbnails": [], "note": "b is broken"},
+        "i": {"thumbnails": [("i0", "0.0 s")], "note": None, "wide": True},
+    }
+    shown = report_examples.thumbnails(Context(videos=("a", "b"), images=("i",)), strips.__getitem__)
+    assert shown["thumbnails"] == [("a0", "video 1, 0 s"), ("a5", "video 1, 5 s"), ("i0", "image 1")]
+    assert (shown["note"], shown["wide"]) == ("b is broken", True)
+    assert report_examples.thumbnails(Context(videos=("a",)), strips.__getitem__) is strips["a"]
 
 
 def shown_image(uri: str) -> PIL.Image.Image:

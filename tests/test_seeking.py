@@ -251,7 +251,8 @@ def test_snapping_is_part_of_the_cache_key_and_off_by_default(video_of, tmp_path
 
 
 def test_the_endpoint_snaps_as_training_does(video_of):
-    from serving.video_loader import FrameSpecLoader, media_io_kwargs
+    from serving.frames import FrameSpecLoader
+    from serving.video_loader import media_io_kwargs
 
     path, spec = video_of("b_pyramid.mp4"), FrameSpec(num_frames=4, snap_to_keyframes=True)
     options = media_io_kwargs(spec)["video"]

@@ -23,11 +23,12 @@ from cluster.resources import ServePlan
 from pipelines.asking import evaluate
 from pipelines.serve import describe, find_target
 from serving.app import Endpoint, bounded, check_can_start, endpoint
+from serving.frames import FrameSpecLoader, model_variable, taken_by_the_model
 from serving.proxy import proxy_environment
 from serving.readiness import failure_reason
 from serving.refusals import unusable_message, unusable_video
 from serving.spec import EndpointSpec
-from serving.video_loader import FrameSpecLoader, media_io_kwargs, model_variable, taken_by_the_model
+from serving.video_loader import media_io_kwargs
 from vidalign.config.run import ClusterConfig, EvaluateConfig, ModelConfig, ServeConfig
 from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
 from vidalign.model.checkpoint import CARD, policy_version
@@ -132,6 +133,7 @@ def test_an_endpoint_refuses_videos_that_its_processor_does_not_take(model_path,
 def test_an_endpoint_refuses_videos_that_are_too_long_for_the_models_positions():
     """4 x 4,096 rows of the engine's table, less the context of 512, at 2 positions a second."""
     assert bounded(SPEC, str(SHIPPED), MODEL) == dataclasses.replace(SPEC, max_duration_s=7936.0)
+    assert bounded(SPEC, str(SHIPPED), MODEL, num_videos=2).max_duration_s == 3968.0, "the videos of a prompt count together"
     assert bounded(dataclasses.replace(SPEC, max_duration_s=10.0), str(SHIPPED), MODEL).max_duration_s == 10.0
 
 

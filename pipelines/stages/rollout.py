@@ -23,6 +23,7 @@ from cluster.engines import with_float32_head
 from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage
+from pipelines.stages.lookalikes import lookalike_warning
 from vidalign import files
 from vidalign.config.run import ModelConfig, RolloutConfig, VideoConfig
 from vidalign.errors import DataError
@@ -150,6 +151,7 @@ class Rollout(Stage):
             "respond": functools.partial(self.recipe.respond, policy_version=self.policy.version, seed=self.seed),
             "parts": str(parts),
             "reserved_tokens": self.text_tokens,
+            "limits": media_limits(self.train),
         }
         return (
             ray.data.from_blocks(blocks)
@@ -187,7 +189,7 @@ class Rollout(Stage):
         """Decode the videos of examples that no engine responds to."""
         if not examples:
             return {}
-        videos = list(dict.fromkeys(example.video for example in examples))
+        videos = list(dict.fromkeys(name for example in examples for name in example.context.visuals))
         rows = decode_videos(
             videos,
             self.video.frame_spec(),
@@ -227,10 +229,13 @@ class Rollout(Stage):
                 f"none of the {len(decoded)} videos could be decoded; first reason: {quarantine[0].message}. "
                 "Check data.video_root and the video files"
             )
-        files.write_table(self.folder / "probe.parquet", [example for example in self.probe if example.video in frames])
+        usable = [example for example in self.probe if all(name in frames for name in example.context.visuals)]
+        files.write_table(self.folder / "probe.parquet", usable)
         files.write_json(self.folder / "frames.json", frames)
         files.write_table(self.quarantine / "quarantine.parquet", quarantine)
         files.write_json(self.folder / "videos.json", count_videos(decoded))
+        if (warning := lookalike_warning(frames, self.train, self.probe, split="probe")) is not None:
+            progress.warn(warning)
 
 
 def digest(examples: Sequence[Example]) -> str:
@@ -238,8 +243,17 @@ def digest(examples: Sequence[Example]) -> str:
     return f"{len(examples)} examples, {stable_hash([example.to_row() for example in examples])}"
 
 
+def media_limits(examples: Sequence[Example]) -> dict[str, int]:
+    """How many videos and images a prompt of these examples has at most, as vLLM's limit_mm_per_prompt."""
+    contexts = [example.context for example in examples]
+    return {
+        "video": max((len(context.videos) for context in contexts), default=1),
+        "image": max((len(context.images) for context in contexts), default=0),
+    }
+
+
 def count_videos(decoded: Decoded) -> dict[str, Any]:
-    """{total, decoded, quarantined {reason: n}} of distinct videos."""
+    """{total, decoded, quarantined {reason: n}} of distinct videos and images."""
     reasons = collections.Counter(row["reason"] for row in decoded.values() if not row["frames_path"])
     return {"total": len(decoded), "decoded": len(decoded) - sum(reasons.values()), "quarantined": dict(reasons)}
 

@@ -9,11 +9,12 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
-from vidalign.data.rows import local_path
+from vidalign.video import naming
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,9 +35,14 @@ class Leak:
 
 
 def locate(video: str, root: pathlib.Path) -> str:
-    """The real path of a local video, however it is named; the uri of a remote one."""
-    path = local_path(video)
-    return video if path is None else os.path.realpath(root / path)
+    """The real path of a local video, however it is named and whatever part of it; the uri of a remote one.
+
+    Frames in a list are one text that holds the place of each.
+    """
+    uris = naming.visual_of(video).uris
+    paths = [(uri, naming.local_path(uri)) for uri in uris]
+    places = [uri if path is None else os.path.realpath(root / path) for uri, path in paths]
+    return places[0] if len(places) == 1 else naming.LISTED + json.dumps(places)
 
 
 def content_hash(path: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from vidalign import files
 from vidalign.errors import ModelError
-from vidalign.model.folder import model_folder, weight_files
+from vidalign.model.folder import model_folder, stored_shapes, weight_files
 from vidalign.types import FrameSpec, PolicyVersion
 
 CARD = "vidalign.json"
@@ -74,7 +74,9 @@ def export_policy(
         _write_configs(unwrapped(model), made, pathlib.Path(base))
     if writes or zero_stage == 3:
         whole = _gathered if zero_stage == 3 else contextlib.nullcontext
-        write_weights(model, made if writes else None, whole=whole, max_shard_bytes=max_shard_bytes)
+        write_weights(
+            model, made if writes else None, whole=whole, max_shard_bytes=max_shard_bytes, like=_stored_shapes(base)
+        )
     if writes:
         load_processor(base, trust_remote_code=trust_remote_code).save_pretrained(made)
         for name in PROCESSOR_FILES:  # of an older layout, which other programs read
@@ -90,6 +92,11 @@ def export_policy(
         _replace(folder, made)
     if dist.is_initialized():
         dist.barrier()
+
+
+def _stored_shapes(base: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of a folder's tensors by name; none for a hub name."""
+    return stored_shapes(pathlib.Path(base)) if pathlib.Path(base).is_dir() else {}
 
 
 def _gathered(parameters: Sequence[Any]) -> AbstractContextManager[Any]:

@@ -19,6 +19,7 @@ from vidalign.model.positions import longest_video_s
 from vidalign.model.rendering import cached_processor, prompt_ids, render_prompt
 from vidalign.video.clip import Clip
 from vidalign.video.frame_cache import read_shape
+from vidalign.video.naming import visual_of
 
 SURE_SHARE = 0.8  # of the room in the context: a guess below it needs no measurement
 TRIED_FRAMES = 4  # as many as any processor joins into one step in time
@@ -94,7 +95,7 @@ def quarantined(decoded: Iterable[Mapping[str, str]], takes: ClipCheck) -> list[
     rows = []
     for row in decoded:
         refused: dict[str, str] = {}
-        if row["frames_path"]:
+        if row["frames_path"] and visual_of(row["video"]).kind != "image":
             (num_frames, height, width, _), duration_s = read_shape(row["frames_path"])
             try:
                 takes(row["video"], num_frames, height, width, duration_s)

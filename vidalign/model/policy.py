@@ -71,7 +71,14 @@ def add_adapter(model: nn.Module, config: TrainConfig) -> nn.Module:
         target_modules=list(adapter_targets(model)),
         bias="none",
     )
-    return peft.get_peft_model(model, lora)  # type: ignore[arg-type]
+    # peft 0.21 takes the names of linear layers beside experts for those of experts, and moves their adapters onto the experts. It
+    # goes by the type of the model.
+    config_of_model: Any = model.config
+    config_of_model.model_type = ""
+    try:
+        return peft.get_peft_model(model, lora)  # type: ignore[arg-type]
+    finally:
+        del config_of_model.model_type
 
 
 def prepare_training(model: nn.Module, config: TrainConfig) -> nn.Module:

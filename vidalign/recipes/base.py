@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -19,7 +20,7 @@ from vidalign.recipes.engine import Engine
 from vidalign.recipes.judging import JudgeTask
 from vidalign.recipes.kinds import KINDS, Kind
 from vidalign.types import Example, Judgement, PreferencePair, Response
-from vidalign.video.clip import Clip
+from vidalign.video.scene import Shown
 
 ConfigT = TypeVar("ConfigT", bound=RecipeSection)
 
@@ -94,7 +95,7 @@ class Recipe(Generic[ConfigT]):
         """Raises `DataError` if the rows of `source` lack what this recipe needs."""
 
     def respond(
-        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Clip], *, policy_version: str, seed: int
+        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Shown], *, policy_version: str, seed: int
     ) -> list[Response]:
         """Sample and score every response to these examples. Equal arguments give equal responses, however they are batched."""
         raise NotImplementedError
@@ -120,6 +121,13 @@ class Recipe(Generic[ConfigT]):
     def replays(self, rounds: Sequence[tuple[Sequence[Response], Sequence[PreferencePair]]]) -> Replays:
         """What is used again of earlier rounds, given oldest first. Called only if `keeps_replays`."""
         return Replays()
+
+    def score(self, response: Response, evidence: Evidence) -> float:
+        """What an example's responses are compared by to estimate their win rates, on the scale of logits; NaN if it has no score.
+
+        The default is log(trust x exp(reward)), so that one response beats another with odds of trust x exp(reward).
+        """
+        return response.reward + (math.log(response.trust) if response.trust else -math.inf)
 
     def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
         """One pair, or the reason (a word) why this example gives none."""

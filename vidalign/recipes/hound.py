@@ -9,6 +9,7 @@ pair     chosen = best score, rejected = worst score, on either side of the thre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from vidalign import prompts
@@ -22,7 +23,7 @@ from vidalign.recipes.kinds import is_cut
 from vidalign.recipes.pairing import build_pair, side
 from vidalign.recipes.sampling import Chunk, request_seed
 from vidalign.types import Example, PreferencePair, Response
-from vidalign.video.clip import Clip
+from vidalign.video.scene import Shown, without_conversation
 
 
 class Hound(Recipe[HoundRecipe]):
@@ -40,7 +41,7 @@ class Hound(Recipe[HoundRecipe]):
             )
 
     def respond(
-        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Clip], *, policy_version: str, seed: int
+        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Shown], *, policy_version: str, seed: int
     ) -> list[Response]:
         """Sample and score the responses to these examples, and caption their videos if the policy is to write the captions."""
         chunk = Chunk(engine, examples, clips, policy_version, seed)
@@ -66,7 +67,7 @@ class Hound(Recipe[HoundRecipe]):
         for row, (example, clip) in enumerate(zip(chunk.examples, chunk.clips, strict=True)):
             request = Request(
                 prompt=self.config.caption_prompt,
-                clip=clip,
+                clip=without_conversation(clip),
                 seed=request_seed(chunk.seed, example.video, "caption"),
                 temperature=0.0,
                 top_p=1.0,
@@ -77,6 +78,11 @@ class Hound(Recipe[HoundRecipe]):
 
     def judge_rows(self, examples: Sequence[Example], responses: Sequence[Response]) -> JudgeTask:
         return scoring_task(examples, responses, "plain")
+
+    def score(self, response: Response, evidence: Evidence) -> float:
+        """The judge's score: a response one point better wins with probability sigmoid(1) = 0.73."""
+        judgement = evidence.judgements.get(response.text.strip())
+        return math.nan if judgement is None else judgement.score
 
     def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
         """One pair, or why there is none: not_judged, cut_by_length, all_good, all_bad, no_score_gap."""

@@ -176,7 +176,7 @@ def scoring_task(examples: Sequence[Example], responses: Sequence[Response], kin
             continue
         row = {
             "example_id": example.id,
-            "question": example.question,
+            "question": prompts.conversation(example),
             "answer": example.answer,
             "response": text,
             "caption": caption,

@@ -35,7 +35,7 @@ from vidalign.recipes.pairing import build_pair, side, why_no_preference
 from vidalign.recipes.replay import Cut, cut, draw
 from vidalign.recipes.sampling import Chunk
 from vidalign.types import Example, PreferencePair, Response, stable_hash
-from vidalign.video.clip import Clip
+from vidalign.video.scene import Shown, changed
 
 CHOSEN = kinds_on("chosen")
 
@@ -50,7 +50,7 @@ class Leanpo(Recipe[LeanpoRecipe]):
         return self.config.negatives != "augmented"
 
     def respond(
-        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Clip], *, policy_version: str, seed: int
+        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Shown], *, policy_version: str, seed: int
     ) -> list[Response]:
         """Sample and score every candidate of both sides for these examples."""
         chunk = Chunk(engine, examples, clips, policy_version, seed)
@@ -92,9 +92,10 @@ class Leanpo(Recipe[LeanpoRecipe]):
 
         def request(row: int, candidate: int) -> Request:
             draw = chunk.request_seed(row, "augmented", candidate)
+            rng = np.random.default_rng(draw)
             return Request(
                 prompt=prompts.fill(self.config.plain_prompt, question=chunk.examples[row].question),
-                clip=augment(chunk.clips[row], self.config.augment, np.random.default_rng(draw)),
+                clip=changed(chunk.clips[row], lambda clip: augment(clip, self.config.augment, rng)),
                 seed=draw,
                 temperature=self.config.temperature,
                 top_p=self.config.rejected_top_p,

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vidalign.config.recipes import LintConfig
-from vidalign.types import PreferencePair
+from vidalign.types import Context, PreferencePair
 
 _WORD = re.compile(r"\w+")
 _SIGNIFICANT_WORD = 0.05  # two-sided, after Bonferroni correction over all words
@@ -132,7 +132,7 @@ def filter_pairs(
         words[tale.side].add(tale.word)
     kept: list[PreferencePair] = []
     dropped: collections.Counter[str] = collections.Counter()
-    seen: collections.Counter[tuple[str, ...]] = collections.Counter()
+    seen: collections.Counter[tuple[Context | str, ...]] = collections.Counter()
     for pair in pairs:
         chosen, rejected = _words(pair.chosen), _words(pair.rejected)
         seen[_key(pair)] += 1
@@ -152,8 +152,8 @@ def _words(text: str) -> set[str]:
     return set(_WORD.findall(text.lower()))
 
 
-def _key(pair: PreferencePair) -> tuple[str, ...]:
-    return pair.video, pair.question, pair.chosen, pair.rejected
+def _key(pair: PreferencePair) -> tuple[Context | str, ...]:
+    return pair.context, pair.question, pair.chosen, pair.rejected
 
 
 def _mean(values: Iterable[int]) -> float:

@@ -1,7 +1,8 @@
 """From scored responses to one preference pair per example. Every example without a pair is counted by its reason.
 
 The rule is the recipe's (`Recipe.pair`). Here are the loop over the examples and what all pairs have: marks of the characters in
-which their two sides differ (`vidalign.recipes.phrases`), a content hash as id, and provenance.
+which their two sides differ (`vidalign.recipes.phrases`), win rates from the scores of all candidates, a content hash as id, and
+provenance.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from vidalign.data.answers import overlap_is_unclear, verdict
 from vidalign.data.reading import DataRow
 from vidalign.recipes.base import Evidence, Recipe, Replays, responses_by_example, scores_by_example
-from vidalign.recipes.kinds import is_cut, spells_special_token
+from vidalign.recipes.kinds import is_cut, kind_of, spells_special_token
 from vidalign.recipes.phrases import differing_marks
 from vidalign.special_tokens import KNOWN_ONLY
+from vidalign.statistics import win_rates
 from vidalign.types import Example, Judgement, PreferencePair, Response, stable_hash
 
 
@@ -36,7 +39,7 @@ def make_pairs(
     A response in which the policy spelled out a special token is left out; an example that then has no pair counts as "special_token".
 
     Args:
-        decoded: the videos that could be decoded; examples with other videos are counted as "video_quarantined".
+        decoded: the videos and images that could be decoded; examples with others are counted as "video_quarantined".
         replays: responses of earlier rounds that compete with this round's.
         seed: for the draws among replayed responses.
     """
@@ -47,7 +50,7 @@ def make_pairs(
     dropped: collections.Counter[str] = collections.Counter()
     for row in rows:
         example = row.example
-        if example.video not in decoded:
+        if not all(name in decoded for name in example.context.visuals):
             dropped["video_quarantined"] += 1
             continue
         evidence = Evidence(judgements=scores.get(example.id, {}), times_drawn=replays.times_drawn, seed=seed)
@@ -64,8 +67,20 @@ def make_pairs(
         if isinstance(outcome, str):
             dropped[outcome] += 1
         else:
-            pairs.append(outcome)
+            pairs.append(_with_win_rates(outcome, candidates, recipe, evidence))
     return pairs, dict(dropped)
+
+
+def _with_win_rates(
+    pair: PreferencePair, candidates: Sequence[Response], recipe: Recipe[Any], evidence: Evidence
+) -> PreferencePair:
+    """The pair with the win rates of its sides against all scored responses to its prompt; unchanged where a side has no score."""
+    answers = [r for r in candidates if kind_of(r.kind, recipe.kinds).side and not is_cut(r, recipe.kinds)]
+    scored = [(r.text.strip(), score) for r in answers if not math.isnan(score := recipe.score(r, evidence))]
+    rates = dict(zip((text for text, _ in scored), win_rates([score for _, score in scored]), strict=True))
+    if pair.chosen not in rates or pair.rejected not in rates:
+        return pair
+    return dataclasses.replace(pair, chosen_win_rate=rates[pair.chosen], rejected_win_rate=rates[pair.rejected])
 
 
 def _holds_cut_text(pair: PreferencePair, candidates: Sequence[Response], recipe: Recipe[Any]) -> bool:
@@ -122,7 +137,7 @@ def build_pair(
     return PreferencePair(
         id=stable_hash([example.id, chosen.text, rejected.text]),
         example_id=example.id,
-        video=example.video,
+        **example.context_fields(),
         question=example.question,
         answer=example.answer,
         category=example.category,

@@ -33,8 +33,8 @@ from vidalign.recipes.phrases import differing_marks, differs_only_in, parse_dif
 from vidalign.recipes.rewriting import rewrite_rows
 from vidalign.recipes.sampling import Chunk, unsampled
 from vidalign.types import Example, Judgement, PreferencePair, Response
-from vidalign.video.clip import Clip
 from vidalign.video.perturb import perturb
+from vidalign.video.scene import Shown, changed
 
 
 class Rrpo(Recipe[RrpoRecipe]):
@@ -43,16 +43,17 @@ class Rrpo(Recipe[RrpoRecipe]):
     Config = RrpoRecipe
 
     def respond(
-        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Clip], *, policy_version: str, seed: int
+        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Shown], *, policy_version: str, seed: int
     ) -> list[Response]:
         """Sample and score the responses to these examples, with the ground truths and the policy's rewrites."""
         chunk = Chunk(engine, examples, clips, policy_version, seed)
 
         def on_perturbed(row: int, candidate: int) -> Request:
             draw = chunk.request_seed(row, "perturbed", candidate)
+            rng = np.random.default_rng(draw)
             return Request(
                 prompt=prompts.fill(self.config.plain_prompt, question=examples[row].question),
-                clip=perturb(clips[row], self.config.perturb, np.random.default_rng(draw)),
+                clip=changed(clips[row], lambda clip: perturb(clip, self.config.perturb, rng)),
                 seed=draw,
                 temperature=self.config.temperature,
                 top_p=self.config.top_p,
@@ -112,7 +113,7 @@ class Rrpo(Recipe[RrpoRecipe]):
                 row = {
                     "example_id": example.id,
                     "candidate": wrong.candidate,
-                    "question": example.question,
+                    "question": prompts.conversation(example),
                     "answer": example.answer,
                     "wrong": wrong.text.strip(),
                 }

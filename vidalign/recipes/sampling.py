@@ -11,7 +11,7 @@ from vidalign import prompts
 from vidalign.data.answers import trust
 from vidalign.recipes.engine import Completion, Engine, Request
 from vidalign.types import Example, Response, stable_hash
-from vidalign.video.clip import Clip
+from vidalign.video.scene import Shown
 
 
 def request_seed(seed: int, *parts: Any) -> int:
@@ -45,7 +45,7 @@ class Chunk:
 
     engine: Engine
     examples: Sequence[Example]
-    clips: Sequence[Clip]
+    clips: Sequence[Shown]
     policy_version: str
     seed: int
 

@@ -27,8 +27,8 @@ from typing import IO
 
 from vidalign.errors import ClusterError, DataError, VideoError
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec, Record
-from vidalign.video import decoding
-from vidalign.video.fetching import is_node_fault, local_path
+from vidalign.video import visuals
+from vidalign.video.fetching import is_node_fault
 
 START_TIMEOUT_S = 120.0
 ALARM_AFTER_DEADLINE_S = 10.0
@@ -44,7 +44,7 @@ VIDEOS_PER_CHILD = 500  # decoders leak a little with every reader: a fresh chil
 class DecodedVideo(Record):
     """Where the frames of one video are, or why there are none.
 
-    `frames_path` is "" if the video is quarantined; `reason` is then one of `vidalign.types.QUARANTINE_REASONS`.
+    `frames_path` is "" if the video is quarantined; `reason` is then one of `vidalign.errors.QUARANTINE_REASONS`.
     """
 
     video: str
@@ -230,11 +230,11 @@ def decode_into_cache(uri: str, spec: FrameSpec, cache_dir: str, backend: Backen
 
     cache, index = FrameCache(cache_dir), HashIndex(pathlib.Path(cache_dir) / "hashes")
     try:
-        with local_path(uri) as path:
-            digest = decoding.content_hash(path, index)
+        with visuals.opened(uri) as local:
+            digest = local.content_hash(index)
             if cache.holds(digest, spec):
                 return _reply(frames_path=str(cache.path(digest, spec)))
-            clip = decoding.decode(path, spec, backend)
+            clip = local.decode(spec, backend)
     except VideoError as error:
         return _reply(reason="again" if is_node_fault(error) else error.reason, message=error.message)
     except MemoryError as error:

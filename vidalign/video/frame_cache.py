@@ -27,6 +27,7 @@ from vidalign import files
 from vidalign.errors import DataError
 from vidalign.types import FrameSpec
 from vidalign.video.clip import Clip
+from vidalign.video.signature import packed, signature, unpacked
 
 RULES = "t2"  # changed whenever some video gives other frames or times than before; "t2": by presentation times
 PAGE_BYTES = 4096
@@ -87,10 +88,22 @@ def read_shape(path: str | os.PathLike[str]) -> tuple[tuple[int, ...], float]:
         raise DataError(f"{os.fspath(path)} is not a complete frame file ({error}); decode the video again") from error
 
 
+def load_signature(path: str | os.PathLike[str]) -> np.ndarray | None:
+    """The signature of a clip (`vidalign.video.signature`), read without its frames; None of a file that has none or is damaged."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), size)))
+        return unpacked(json.loads(header["__metadata__"]["clip"])["signature"])
+    except (OSError, TypeError, KeyError, ValueError):
+        return None
+
+
 def _header(clip: Clip) -> bytes:
     """What precedes the frames. Files of finished runs use these names: changing one would make them unreadable."""
     facts = json.dumps(
         {
+            "signature": packed(signature(clip.frames)),
             "fps": clip.fps,
             "total_num_frames": clip.total_num_frames,
             "duration": clip.duration_s,

@@ -1,0 +1,94 @@
+"""A small picture of a video by which re-encoded and resized copies are recognised: a few frames as tiny thumbnails.
+
+    8 frames spread over the clip ─► 8 x 8 colour means each ─► what stays (the mean over time) + what moves (the rest)
+
+Two videos are alike where both correlate. Bitwise hashes of single frames (dHash, pHash) call any two videos of one scene equal,
+because nearly all of a frame is background; what moves tells them apart. Copies that were cut, cropped or mirrored are not
+recognised.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+NUM_FRAMES, SIDE = 8, 8
+SHAPE = (NUM_FRAMES, SIDE, SIDE, 3)
+MIN_ALIKE = 0.95  # correlation of what stays, and of what moves
+STILL = 2.0  # standard deviation over time, in grey levels of 255, below which nothing moves but the noise of encoding
+FLAT = 2.0  # standard deviation over the picture below which there is nothing to compare
+# Luma, and the two colour differences at half weight: encoders halve their resolution, so copies differ most in them.
+COLOURS = np.array([[0.299, 0.587, 0.114], [0.3505, -0.2935, -0.057], [-0.1495, -0.2935, 0.443]], np.float32)
+BLOCK = 1024  # videos compared at a time
+
+
+def signature(frames: np.ndarray) -> np.ndarray:
+    """Colour means, uint8 [8, 8, 8, 3], of frames uint8 [F, H, W, 3]; fewer than 8 frames are repeated."""
+    picked = frames[np.linspace(0, len(frames) - 1, NUM_FRAMES).round().astype(int)]
+    return np.stack([_thumbnail(frame) for frame in picked]).round().astype(np.uint8)
+
+
+def packed(made: np.ndarray) -> str:
+    """A signature as text."""
+    return base64.b64encode(made.tobytes()).decode()
+
+
+def unpacked(text: str) -> np.ndarray:
+    """The signature that `packed` made a text of. Raises `ValueError` for anything else."""
+    return np.frombuffer(base64.b64decode(text, validate=True), np.uint8).reshape(SHAPE)
+
+
+def _thumbnail(frame: np.ndarray) -> np.ndarray:
+    """Means [8, 8, 3] of the cells of one frame; the cells of a size that 8 does not divide differ by a pixel."""
+    height, width, _ = frame.shape
+    rows = np.add.reduceat(frame.astype(np.float32), _edges(height), axis=0)
+    cells = np.add.reduceat(rows, _edges(width), axis=1)
+    return cells / np.outer(_sizes(height), _sizes(width))[:, :, None].astype(np.float32)
+
+
+def _edges(length: int) -> np.ndarray:
+    return np.arange(SIDE) * length // SIDE if length >= SIDE else np.minimum(np.arange(SIDE), length - 1)
+
+
+def _sizes(length: int) -> np.ndarray:
+    edges = _edges(length)
+    return np.maximum(np.diff(np.append(edges, length)), 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Signatures:
+    """The signatures of N videos, prepared for comparison: unit vectors, and which videos stand still or are flat."""
+
+    stays: np.ndarray  # float32 [N, 192]
+    moves: np.ndarray  # float32 [N, 1536], zero for a video in which nothing moves
+    flat: np.ndarray  # bool [N]
+
+    @classmethod
+    def of(cls, signatures: Sequence[np.ndarray]) -> Signatures:
+        all_frames = np.asarray(signatures, np.float32).reshape(-1, *SHAPE) @ COLOURS.T
+        mean = all_frames.mean(axis=1, keepdims=True)
+        moves = (all_frames - mean).reshape(len(all_frames), math.prod(SHAPE))
+        moves[moves.std(axis=1) < STILL] = 0
+        stays = mean.reshape(len(all_frames), math.prod(SHAPE[1:]))
+        flat = stays.std(axis=1) < FLAT
+        return cls(_units(stays - stays.mean(axis=1, keepdims=True)), _units(moves), flat)
+
+    def alike(self, other: Signatures) -> Iterator[tuple[int, int]]:
+        """(index here, index there) of every two videos that look alike."""
+        for start in range(0, len(self.stays), BLOCK):
+            mine = slice(start, start + BLOCK)
+            same_scene = self.stays[mine] @ other.stays.T >= MIN_ALIKE
+            same_scene &= ~self.flat[mine, None] & ~other.flat[None]
+            both_still = np.outer(~self.moves[mine].any(axis=1), ~other.moves.any(axis=1))
+            same_motion = (self.moves[mine] @ other.moves.T >= MIN_ALIKE) | both_still
+            for row, column in np.argwhere(same_scene & same_motion):
+                yield start + int(row), int(column)
+
+
+def _units(vectors: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1)
