@@ -167,6 +167,8 @@ class VllmEngine:
                 f"training would not see the prompts that {self.path} replies to in vLLM: {found}. docs/models.md lists the families "
                 "of which both see the same"
             )
+        if one.prefix or one.reply_ids:  # then this rendering is not sent, but vLLM would take its videos for sent
+            self.llm.llm_engine.reset_mm_cache()
         self._compared = True
 
     def _check_positions(self, scene: Scene, rendered: Any, max_new_tokens: int) -> None:
