@@ -64,6 +64,8 @@ class VllmEngine:
             )
             own = {**rules, **(engine_args or {})}
             self.llm = vllm.LLM(model=path, **generator_options(model, num_gpus, seed=seed, limits=limits, engine_args=own))
+        except ModelError:
+            raise
         except Exception as error:  # a model that vLLM cannot load fails in whatever way its code meets first
             raise ModelError(f"vLLM cannot serve {path}: {' '.join(str(error).split())[:600]}") from error
 
