@@ -136,6 +136,7 @@ def test_media_columns_of_datasets_are_paths(tmp_path):
     ("files", "name", "says"),
     [
         ({}, "none.csv", r"no data file at .*none\.csv; give JSONL, JSON, Parquet"),
+        ({"d.jsonl.gz": "x"}, "d.jsonl.gz", "d.jsonl.gz is compressed; unpack it first"),
         ({}, "none-*.parquet", r"no data file at .*none-\*\.parquet"),
         ({}, "", "holds no data file"),
         (
