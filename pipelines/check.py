@@ -19,6 +19,7 @@ from cluster.session import local_device_memory, local_resources
 from pipelines import check_model
 from pipelines.check_context import check_tokens, prompts_asked
 from pipelines.check_shapes import check_shapes, check_training
+from pipelines.check_texts import check_texts
 from pipelines.inputs import Inputs, read_inputs
 from pipelines.rounds import resource_plan
 from vidalign import recipes
@@ -28,6 +29,7 @@ from vidalign.errors import ClusterError, ConfigError
 from vidalign.learning import objectives
 from vidalign.learning.views import view_of
 from vidalign.model import estimate, policy
+from vidalign.model.turns import turns_of
 from vidalign.types import Example
 
 GIB = 2**30
@@ -92,7 +94,7 @@ def check_inputs(
     """What can be known of model and context without a cluster: facts of the model, lines about tokens, warnings.
 
     Raises:
-        ModelError, ConfigError: the first thing that cannot work.
+        VidalignError: the first thing that cannot work.
     """
     model = check_model.inspect(config.model, ask_vllm=ask_vllm)
     warnings = list(model.warnings)
@@ -103,6 +105,7 @@ def check_inputs(
         )
     tokens: list[str] = []
     if model.processor is not None:
+        check_texts(inputs, config.recipe, turns_of(model.processor).special)
         asked = prompts_asked(inputs, recipes.build(config.recipe), config.evaluate)
         plain = {name for example in inputs.examples if example.context.is_plain for name in example.context.videos}
         if plain:

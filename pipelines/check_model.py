@@ -13,6 +13,7 @@ from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
 from vidalign.files import read_json
 from vidalign.model import estimate, rendering
+from vidalign.model.turns import turns_of
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -34,7 +35,7 @@ def inspect(config: ModelConfig, *, ask_vllm: bool = True) -> ModelFacts:
 
     Raises:
         ModelError: no folder, an architecture that vLLM does not serve, no or pickled or incomplete weights, no processor, no
-            chat template, no video input.
+            chat template, no video input; a chat template that cannot be used (`vidalign.model.turns`).
     """
     folder = find_folder(config.path)
     if folder is None:
@@ -65,6 +66,7 @@ def inspect(config: ModelConfig, *, ask_vllm: bool = True) -> ModelFacts:
     total = sum(math.prod(shape) for shape in shapes.values())
     lines = [f"{architecture}, {total:,} parameters in {len(shapes):,} tensors ({folder})"]
     lines.append(f"processor {type(processor).__name__}, vocabulary of {len(processor.tokenizer):,}")
+    lines += turns_of(processor).notes
     return ModelFacts(folder=folder, config=raw, processor=processor, shapes=shapes, lines=lines, warnings=[])
 
 

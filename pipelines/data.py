@@ -16,6 +16,7 @@ from vidalign.data.formats.convert import Conversion, import_file
 from vidalign.data.formats.export import convert_file, export_file
 from vidalign.data.writing import SUFFIXES, write_rows
 from vidalign.errors import ConfigError
+from vidalign.special_tokens import KNOWN_ONLY, SpecialTokens
 
 SOURCE = "JSONL, JSON, Parquet, Arrow or CSV, a folder of one of them, or hf:org/name[:config][/split]"
 
@@ -62,6 +63,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     action.add_argument(
         "--deadline-s", type=_positive, default=60.0, metavar="S", help="seconds that one video may take (default: 60)"
     )
+    action.add_argument("--model", metavar="DIR", help="also look for the special tokens of this model in every text")
     action.set_defaults(run=_validate)
 
 
@@ -122,7 +124,8 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 def _validate(arguments: argparse.Namespace) -> int:
     look = _look(arguments) if arguments.decode else None
-    report = validate.validate(arguments.files, video_root=arguments.video_root, look=look)
+    special = _special_tokens(arguments.model) if arguments.model else KNOWN_ONLY
+    report = validate.validate(arguments.files, video_root=arguments.video_root, special=special, look=look)
     data_report.print_errors(report.errors)
     data_report.print_capped([f"warning: {warning}" for warning in report.warnings], "warning")
     print(data_report.table(report.splits))
@@ -130,6 +133,13 @@ def _validate(arguments: argparse.Namespace) -> int:
         print(f"\n{data_report.decoded_line(report)}", end="")
     print(f"\n{validate.plural(len(report.errors), 'error')}, {validate.plural(len(report.warnings), 'warning')}")
     return 2 if report.errors else 0
+
+
+def _special_tokens(model: str) -> SpecialTokens:
+    from vidalign.model.rendering import load_processor  # imports torch
+    from vidalign.model.turns import turns_of
+
+    return turns_of(load_processor(model)).special
 
 
 def _look(arguments: argparse.Namespace) -> Any:

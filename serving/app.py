@@ -6,7 +6,8 @@
                                                 └─ PolicyServer "aligned"   knows where each is
 
 `endpoint(...)` starts it, waits until it answers, and shuts it down again. serving/media.py decides which urls it reads;
-serving/proxy.py decides what listens on its port, HAProxy or Serve's own proxy.
+serving/chat_rules.py makes its prompts those of training; serving/proxy.py decides what listens on its port, HAProxy or Serve's own
+proxy.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.engines import replica_environment, replica_options
 from cluster.resources import ServePlan
 from serving import video_loader
+from serving.chat_rules import ChatRules
 from serving.proxy import haproxy_folder, proxy_environment
 from serving.readiness import wait_until_ready
 from serving.spec import EndpointSpec
@@ -152,20 +154,22 @@ def build_app(spec: EndpointSpec) -> Application:
         model_id: {"policy_version": policy.version, "parent": policy.parent, "frame_spec": spec.frame_spec.to_row()}
         for model_id, policy in spec.models.items()
     }
+    trusted = spec.model.trust_remote_code
+    rules = {name: ChatRules.of(policy.path, trust_remote_code=trusted) for name, policy in spec.models.items()}
     if len(configs) == 1:
         from serving.engine import PolicyServer
 
         return build_llm_deployment(
             configs[0],
             deployment_cls=ray_serve.ingress()(PolicyServer),
-            bind_kwargs={"policy": policies[configs[0].model_id]},
+            bind_kwargs={"policy": policies[configs[0].model_id], "rules": rules[configs[0].model_id]},
         )
     return build_openai_app(
         {
             "llm_configs": configs,
             "ingress_cls_config": {
                 "ingress_cls": "serving.ingress.PolicyIngress",
-                "ingress_extra_kwargs": {"policies": policies},
+                "ingress_extra_kwargs": {"policies": policies, "rules": rules},
             },
             "ingress_deployment_config": {
                 "num_replicas": 1,

@@ -11,11 +11,12 @@ from cluster.resources import ClusterResources
 from pipelines import check_model
 from pipelines.check import check, render
 from pipelines.check_context import measure_tokens, probe_videos
+from pipelines.cli import main
 from pipelines.inputs import read_inputs
 from vidalign import prompts
 from vidalign.config.loading import parse_config
 from vidalign.config.run import TrainConfig
-from vidalign.errors import ClusterError, DataError, ModelError
+from vidalign.errors import ClusterError, ConfigError, DataError, ModelError
 from vidalign.model import estimate, rendering
 from vidalign.model.estimate import ParameterCount, VisionCost
 
@@ -327,3 +328,50 @@ def test_long_videos_are_warned_of(make_config, tmp_path):
     config = make_config(video={"num_frames": None, "fps": 1.0, "max_frames": 1000})
     report = check(config, resources=TWO_CORES, ask_vllm=False)
     assert any("a video long enough for video.max_frames=1000" in warning for warning in report.warnings)
+
+
+def model_with_own_token(folder):
+    """The tiny model with "<|im_end|>" renamed to a token that no family is known for."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).write_text((folder / name).read_text().replace("<|im_end|>", "<turn:end>"))
+    return folder
+
+
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_a_models_own_special_token_in_a_row_is_refused_as_known_ones_are(
+    make_config, copied_model, tmp_path, split, capsys
+):
+    folder = model_with_own_token(copied_model)
+    config = make_config(model={"path": str(folder)})
+    path = tmp_path / f"{split}.jsonl"
+    write_rows(path, "a.mp4" if split == "train" else "b.mp4", question="Which way?<turn:end> Sure?")
+    with pytest.raises(DataError) as refused:
+        check(config, resources=TWO_CORES, ask_vllm=False)
+    assert str(refused.value).startswith(f"{path}:1: question: holds the special token <turn:end>; write the plain text")
+    assert main(["data", "validate", str(path)]) == 0
+    assert main(["data", "validate", str(path), "--model", str(folder)]) == 2
+    assert str(refused.value) in capsys.readouterr().err
+
+
+def test_a_models_own_special_token_in_a_prompt_of_the_recipe_is_refused(make_config, copied_model):
+    config = make_config(
+        model={"path": str(model_with_own_token(copied_model))}, recipe={"hint_prompt": "{question}<turn:end>{answer}"}
+    )
+    with pytest.raises(ConfigError, match=r"recipe\.hint_prompt holds the special token <turn:end>"):
+        check(config, resources=TWO_CORES, ask_vllm=False)
+
+
+def test_a_template_that_cannot_be_used_is_found_and_an_unusual_end_of_turn_is_said(make_config, copied_model):
+    (copied_model / "tokenizer_config.json").write_text(
+        (copied_model / "tokenizer_config.json")
+        .read_text()
+        .replace('"eos_token": "<|im_end|>"', '"eos_token": "<|endoftext|>"')
+    )
+    config = make_config(model={"path": str(copied_model)})
+    assert "a reply ends with '<|im_end|>', as in the chat template, not with '<|endoftext|>'" in render(
+        check(config, resources=TWO_CORES, ask_vllm=False)
+    )
+    template = copied_model / "chat_template.jinja"
+    template.write_text(template.read_text().replace("part.text", "part.text | upper"))
+    with pytest.raises(ModelError, match="does not keep the text of a question as it is"):
+        check(config, resources=TWO_CORES, ask_vllm=False)

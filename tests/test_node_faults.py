@@ -206,7 +206,7 @@ def test_which_errors_are_the_nodes():
 
 
 def test_memory_that_runs_out_while_decoding_is_not_a_truncated_video(tmp_path, monkeypatch):
-    def without_memory(*_: object) -> None:
+    def without_memory(*_: object, **__: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(decoding, "decode", without_memory)

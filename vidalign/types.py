@@ -14,21 +14,6 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 Backend: TypeAlias = Literal["pyav", "decord"]  # what decodes videos, see vidalign.video.readers
 DEFAULT_BACKEND: Backend = "pyav"
 
-QUARANTINE_REASONS = (
-    "missing",  # no file at the uri
-    "unreadable",  # the file exists but cannot be opened (permissions, a folder without fps)
-    "zero_byte",
-    "not_a_video",  # no decoder recognises the container
-    "not_an_image",  # an image, or a frame in a file of its own, that no decoder recognises
-    "no_video_stream",  # for example an audio file
-    "truncated",  # the container opens, but frames that its index promises cannot be decoded
-    "too_few_frames",  # fewer frames than FrameSpec.min_frames
-    "too_long",  # longer, or of more pixels, than FrameSpec.max_duration_s and max_pixels_decoded allow, or than its frames carry
-    "out_of_bounds",  # the row's clip begins or ends outside of the video
-    "timeout",  # not decoded within the deadline; the decoding process was killed
-    "crashed",  # the decoding process died
-)
-
 
 class Record:
     """Conversion between a frozen dataclass and the plain dict that is stored."""
@@ -228,6 +213,8 @@ class PreferencePair(Prompted):
     """Two responses to one prompt, the first preferred. The prompt's fields are those of its example.
 
     `chosen_marks` and `rejected_marks` are (start, end) character spans of key phrases, empty if the recipe marks none.
+    `chosen_win_rate` and `rejected_win_rate` are estimated probabilities that the side beats a response of the policy to the same
+    prompt (`vidalign.statistics.win_rates`); NaN if unknown.
     `provenance` is a JSON object: recipe, rule, policy version, seed, and where each side came from.
     """
 
@@ -245,16 +232,23 @@ class PreferencePair(Prompted):
     rejected_reward: float = math.nan
     chosen_trust: float = math.nan
     rejected_trust: float = math.nan
+    chosen_win_rate: float = math.nan
+    rejected_win_rate: float = math.nan
     provenance: str = "{}"
     videos: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     system: str = ""
     turns: tuple[Turn, ...] = ()
 
+    def content(self) -> dict[str, Any]:
+        """Its row without provenance, for hashes. Unknown win rates are left out, as in runs from before they existed."""
+        row = self.to_row() | {"provenance": ""}
+        return {name: value for name, value in row.items() if not (name.endswith("_win_rate") and math.isnan(value))}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuarantineRow(Record):
-    """A video or image that was not used, and why. `reason` is one of `QUARANTINE_REASONS`."""
+    """A video or image that was not used, and why. `reason` is one of `vidalign.errors.QUARANTINE_REASONS`."""
 
     uri: str
     reason: str

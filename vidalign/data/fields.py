@@ -37,6 +37,7 @@ def _nameable(video: str) -> str:
 Unicode = Annotated[str, pydantic.AfterValidator(_encodable)]
 Text = Annotated[Unicode, pydantic.AfterValidator(_not_blank)]
 Video = Annotated[Text, pydantic.AfterValidator(_nameable)]
+WinRate = Annotated[float, pydantic.Field(ge=0, le=1)]
 Span = Annotated[list[int], pydantic.Field(min_length=2, max_length=2)]
 FramesPerSecond = Annotated[pydantic.FiniteFloat, pydantic.Field(gt=0)]
 

@@ -3,7 +3,7 @@
     example      {"id", "video", "question", "answer", ["options", "category", "caption", "answer_type", "system", "turns", "fps",
                  "clip", "videos", "images"]}
     preference   the same, and {"chosen", "rejected", ["chosen_score", "rejected_score", "chosen_phrases",
-                 "rejected_phrases"]}
+                 "rejected_phrases", "chosen_win_rate", "rejected_win_rate"]}
 
 What a row shows is `video`, or `videos` and `images`. A video is a file, or a folder or list of images with `fps`; `clip` bounds it.
 `system` and `turns` are the conversation before the question. `vidalign.data.shown` makes names of what is shown.
@@ -24,7 +24,19 @@ import pydantic_core
 from vidalign import special_tokens
 from vidalign.data import shown
 from vidalign.data.answers import ANSWER_TYPES, AnswerType, fits, is_correct
-from vidalign.data.fields import FORMS, AnyVideo, ClipRow, FramesPerSecond, OneVideo, Span, Text, TurnRow, Unicode, Video
+from vidalign.data.fields import (
+    FORMS,
+    AnyVideo,
+    ClipRow,
+    FramesPerSecond,
+    OneVideo,
+    Span,
+    Text,
+    TurnRow,
+    Unicode,
+    Video,
+    WinRate,
+)
 from vidalign.data.words import normalise
 from vidalign.errors import RowError
 from vidalign.special_tokens import KNOWN_ONLY, SpecialTokens
@@ -56,6 +68,8 @@ _FIXES = {
     "rejected": "write the worse response, or leave out both chosen and rejected",
     "chosen_score": "write a finite number, or leave the field out",
     "rejected_score": "write a finite number, or leave the field out",
+    "chosen_win_rate": "write a probability from 0 to 1, or leave the field out",
+    "rejected_win_rate": "write a probability from 0 to 1, or leave the field out",
     "chosen_phrases": "write spans [start, end) of characters in order, such as [[4, 9]], or leave the field out",
     "rejected_phrases": "write spans [start, end) of characters in order, such as [[4, 9]], or leave the field out",
 }
@@ -91,6 +105,8 @@ class PreferenceRow(ExampleRow):
     rejected_score: pydantic.FiniteFloat | None = None
     chosen_phrases: list[Span] = []
     rejected_phrases: list[Span] = []
+    chosen_win_rate: WinRate | None = None
+    rejected_win_rate: WinRate | None = None
 
 
 def parse_row(fields: dict[str, Any]) -> tuple[ExampleRow | None, list[RowError]]:
@@ -177,7 +193,10 @@ def texts_of(row: ExampleRow) -> Iterator[tuple[str, str]]:
 
 
 def special_token_errors(row: ExampleRow, special: SpecialTokens = KNOWN_ONLY) -> Iterator[RowError]:
-    """An error for each text of a row that holds special tokens: of known families or, with a model's `special`, also of that."""
+    """An error for each text of a row that holds special tokens: of known families or, with a model's `special`, also of that.
+
+    Tags such as <video> are left to the rules of a row, also where a model has them as tokens.
+    """
     for name in type(row).model_fields:
         if name not in NO_TEXT:
             yield from _special_tokens(name, getattr(row, name), special)
@@ -186,7 +205,8 @@ def special_token_errors(row: ExampleRow, special: SpecialTokens = KNOWN_ONLY) -
 def _special_tokens(place: str, value: Any, special: SpecialTokens) -> Iterator[RowError]:
     if isinstance(value, str):
         with_places = place == "question" or place.startswith("turns")
-        if found := special.found(shown.PLACE.sub("", value) if with_places else value):
+        text = shown.PLACE.sub("", value) if with_places else value
+        if found := [token for token in special.found(text) if not TAG.fullmatch(token)]:
             yield RowError(place, special_tokens.why(found), special_tokens.FIX)
     elif isinstance(value, pydantic.BaseModel | dict):
         for name, inside in dict(value).items():

@@ -19,8 +19,9 @@ from typing import Any, Protocol
 from vidalign import prompts
 from vidalign.data.leakage import find_leaks, locate
 from vidalign.data.reading import check_rows, folder_of_videos, no_rows
-from vidalign.data.rows import SIDES, ExampleRow, PreferenceRow, to_example
+from vidalign.data.rows import SIDES, ExampleRow, PreferenceRow, special_token_errors, to_example
 from vidalign.errors import DataError, RowError
+from vidalign.special_tokens import KNOWN_ONLY, SpecialTokens
 from vidalign.video.naming import IMAGE_SUFFIXES, Visual, images_in, local_path, short, visual_of
 
 TEXTS = ("question", "answer", *SIDES)
@@ -76,6 +77,7 @@ def validate(
     paths: Sequence[str | pathlib.Path],
     *,
     video_root: str | pathlib.Path | None = None,
+    special: SpecialTokens = KNOWN_ONLY,
     look: Callable[[Sequence[str]], Mapping[str, Looked]] | None = None,
 ) -> Report:
     """Check the files of one data set, each of which is one split.
@@ -83,6 +85,7 @@ def validate(
     Args:
         paths: what `vidalign.data.source` reads, of examples or of pairs.
         video_root: the folder that relative videos are relative to; None means the folder of each file.
+        special: the special tokens of the model that is to be trained, beside those that every row is checked for.
         look: opens videos by name; None: they are not opened.
 
     Raises:
@@ -96,7 +99,9 @@ def validate(
     places_of_ids: dict[str, str] = {}
     for path in files:
         report.splits.append(
-            _check_split(path, folder_of_videos(path, video_root), places_of_ids, report, opened=look is not None)
+            _check_split(
+                path, folder_of_videos(path, video_root), places_of_ids, report, special=special, opened=look is not None
+            )
         )
     report.errors += _shared_videos(report.splits)
     if look is not None:
@@ -134,7 +139,13 @@ def _same(path: pathlib.Path, other: pathlib.Path) -> bool:
 
 
 def _check_split(
-    path: pathlib.Path, root: pathlib.Path, places_of_ids: dict[str, str], report: Report, *, opened: bool
+    path: pathlib.Path,
+    root: pathlib.Path,
+    places_of_ids: dict[str, str],
+    report: Report,
+    *,
+    special: SpecialTokens,
+    opened: bool,
 ) -> Split:
     split, remarks = Split(path), _Remarks()
     paired: dict[tuple[str, ...], str] = {}
@@ -145,6 +156,10 @@ def _check_split(
         row, where = checked.row, checked.where
         if row is None:
             continue
+        if special != KNOWN_ONLY:
+            known = {(error.field, error.why) for error in checked.errors}
+            own = [error for error in special_token_errors(row, special) if (error.field, error.why) not in known]
+            report.errors += [error.at(where) for error in own]
         _count(split, row, checked.locations, where)
         shown = [visual_of(name) for name in checked.names]
         if not opened and any(local_path(uri) is None for visual in shown for uri in visual.uris):

@@ -72,8 +72,8 @@ def turns_of(processor: Any) -> Turns:
     """How a processor's chat template writes turns.
 
     Raises:
-        ModelError: the template cannot be rendered, does not keep texts as they are, or has no place for a video; or neither it nor the
-            tokenizer says how a reply ends.
+        ModelError: the template cannot be rendered, does not keep texts as they are, or has no place for a video; or neither it nor
+            the tokenizer says how a reply ends.
     """
     tokenizer = processor.tokenizer
     asked = _render(processor, prompts.chat(QUESTION), generation=True)

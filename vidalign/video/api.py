@@ -39,7 +39,7 @@ def decode(
 
     Raises:
         ConfigError: both or neither of num_frames and fps, or a value out of its range.
-        VideoError: the file cannot be used; `reason` is one of `vidalign.types.QUARANTINE_REASONS`.
+        VideoError: the file cannot be used; `reason` is one of `vidalign.errors.QUARANTINE_REASONS`.
     """
     if (num_frames is None) == (fps is None):
         raise ConfigError(

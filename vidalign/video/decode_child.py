@@ -44,7 +44,7 @@ VIDEOS_PER_CHILD = 500  # decoders leak a little with every reader: a fresh chil
 class DecodedVideo(Record):
     """Where the frames of one video are, or why there are none.
 
-    `frames_path` is "" if the video is quarantined; `reason` is then one of `vidalign.types.QUARANTINE_REASONS`.
+    `frames_path` is "" if the video is quarantined; `reason` is then one of `vidalign.errors.QUARANTINE_REASONS`.
     """
 
     video: str
