@@ -27,7 +27,8 @@ from vidalign import files, prompts
 from vidalign.config.run import EvaluateConfig
 from vidalign.data.answers import is_correct
 from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
-from vidalign.types import Context, EvalAnswer, Example, QuarantineRow, stable_hash
+from vidalign.records import Context
+from vidalign.types import EvalAnswer, Example, QuarantineRow, stable_hash
 from vidalign.video.naming import short
 
 MAX_ATTEMPTS = 5

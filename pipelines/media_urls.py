@@ -21,7 +21,8 @@ from typing import Any
 
 from vidalign import files, prompts
 from vidalign.errors import VideoError
-from vidalign.types import Context, stable_hash
+from vidalign.records import Context
+from vidalign.types import stable_hash
 from vidalign.video import naming
 
 NUM_NOISE_CLIPS = 4

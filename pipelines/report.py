@@ -26,7 +26,8 @@ from vidalign.config.loading import dump_config
 from vidalign.config.run import RunConfig, TrainConfig
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, read_json, read_jsonl, read_table, write_bytes_atomic
-from vidalign.types import EvalAnswer, PreferencePair, QuarantineRow, Record
+from vidalign.records import Record
+from vidalign.types import EvalAnswer, PreferencePair, QuarantineRow
 
 NUM_QUARANTINE_ROWS = 40
 MAX_CHARACTERS = 3000  # of one text on the page

@@ -17,7 +17,8 @@ from pipelines import report_plots
 from vidalign.config.run import VideoConfig
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, read_json
-from vidalign.types import Context, EvalAnswer, PreferencePair
+from vidalign.records import Context
+from vidalign.types import EvalAnswer, PreferencePair
 from vidalign.video.decode_child import ChildDecoder
 from vidalign.video.frame_cache import load_clip
 

@@ -22,7 +22,8 @@ from serving.refusals import unusable_message
 from vidalign import files
 from vidalign.config.run import EvaluateConfig
 from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
-from vidalign.types import EvalAnswer, Example, FrameSpec, Turn
+from vidalign.records import Turn
+from vidalign.types import EvalAnswer, Example, FrameSpec
 from vidalign.video import decoding
 
 CONFIG = EvaluateConfig(concurrency=3, max_new_tokens=8, request_timeout_s=10)

@@ -13,7 +13,8 @@ from vidalign.errors import ConfigError, DataError
 from vidalign.recipes.engine import Completion
 from vidalign.recipes.kinds import KINDS, kind_of, kinds_on
 from vidalign.recipes.sampling import request_seed
-from vidalign.types import Context, Example, Turn
+from vidalign.records import Context, Turn
+from vidalign.types import Example
 from vidalign.video.clip import Clip
 from vidalign.video.scene import Scene
 

@@ -14,7 +14,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
-from vidalign.types import Context, Example
+from vidalign.records import Context
+from vidalign.types import Example
 
 OptionsStyle: TypeAlias = Literal["letters", "texts"]
 

@@ -19,7 +19,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vidalign.config.recipes import LintConfig
-from vidalign.types import Context, PreferencePair
+from vidalign.records import Context
+from vidalign.types import PreferencePair
 
 _WORD = re.compile(r"\w+")
 _SIGNIFICANT_WORD = 0.05  # two-sided, after Bonferroni correction over all words

@@ -26,7 +26,8 @@ import time
 from typing import IO
 
 from vidalign.errors import ClusterError, DataError, VideoError
-from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec, Record
+from vidalign.records import Record
+from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 from vidalign.video import visuals
 from vidalign.video.fetching import is_node_fault
 
