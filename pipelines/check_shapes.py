@@ -170,11 +170,10 @@ def _need(kind: Asked, example: Example, processor: Any, tokens_of: _Tokens) -> 
     text = prompts.fill(kind.template, question=example.question, answer=example.answer)
     written = _written(processor, text, example)
     num_tokens = len(processor.tokenizer(written, add_special_tokens=False)["input_ids"]) - len(context.visuals)
-    answer = len(processor.tokenizer(example.answer, add_special_tokens=False)["input_ids"])
     return Need(
         text=num_tokens + kind.quoted,
         vision=sum(map(tokens_of, context.visuals)),
-        reply=max(kind.reply, answer + 1),
+        reply=max(kind.reply, len(rendering.response_ids(processor, example.answer))),
         where=f"{kind.kind} prompt of example {example.id}",
     )
 
