@@ -26,8 +26,10 @@ from serving.refusals import unusable_video
 from vidalign import files, prompts
 from vidalign.config.run import EvaluateConfig
 from vidalign.data.answers import is_correct
-from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
-from vidalign.types import Context, EvalAnswer, Example, QuarantineRow, stable_hash
+from vidalign.errors import ClusterError, ConfigError, DataError, ModelError, VideoError
+from vidalign.records import Context
+from vidalign.types import EvalAnswer, Example, QuarantineRow, stable_hash
+from vidalign.video.fetching import is_node_fault
 from vidalign.video.naming import short
 
 MAX_ATTEMPTS = 5
@@ -189,7 +191,7 @@ class _Asker:
         video = ", ".join(map(short, context.visuals))
         text = prompts.fill(self.prompt, question=example.question)
         try:
-            asked = messages(text, context, self.endpoint.media_root)
+            asked = await self._messages(text, context)
         except VideoError as error:
             return QuarantineRow(uri=video, reason=error.reason, message=error.message)
         try:
@@ -219,6 +221,22 @@ class _Asker:
             policy_version=self.version,
             latency_s=latency_s,
         )
+
+    async def _messages(self, text: str, context: Context) -> list[Any]:
+        """The messages of a prompt. A store that does not answer is asked again; what it says of a video is raised."""
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                return await asyncio.to_thread(messages, text, context, self.endpoint.media_root)
+            except VideoError as error:
+                if not is_node_fault(error):
+                    raise
+                if attempt == MAX_ATTEMPTS:
+                    raise DataError(
+                        f"{error.message} ({MAX_ATTEMPTS} attempts). That is no fault of the video: look at the store and the "
+                        "network, and start the evaluation again: it continues"
+                    ) from error
+                await asyncio.sleep(FIRST_BACKOFF_S * 2 ** (attempt - 1))
+        raise AssertionError("unreachable")
 
     async def _complete(self, client: openai.AsyncOpenAI, example: Example, asked: list[Any]) -> tuple[Any, float]:
         """The completion and its latency in seconds; waits and asks again where the endpoint is busy or restarting."""

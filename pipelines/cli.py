@@ -23,6 +23,7 @@ BENCHES = {
     "train": "train_step",
     "serve": "serve",
     "growth": "growth",
+    "long": "long_videos",
     "memory": "driver_memory",
     "start": "start",
 }

@@ -22,7 +22,8 @@ from vidalign.config.run import RunConfig
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, write_json, write_table, write_text_atomic
 from vidalign.recipes.lint import lint
-from vidalign.types import Context, EvalAnswer, FrameSpec, PreferencePair, QuarantineRow, Response
+from vidalign.records import Context
+from vidalign.types import EvalAnswer, FrameSpec, PreferencePair, QuarantineRow, Response
 from vidalign.video.clip import Clip
 from vidalign.video.frame_cache import FrameCache
 

@@ -1,4 +1,4 @@
-"""Correlation, win rates, confidence intervals (also of clustered observations) and shares of correct answers. Needs no torch."""
+"""Correlation, win rates, confidence intervals (of single and clustered observations), shares of correct answers. Needs no torch."""
 
 from __future__ import annotations
 
@@ -91,19 +91,34 @@ def cluster_bootstrap(sums: Any, statistic: Callable[[Any], Any], *, seed: int =
 
 
 def accuracy_table(answers: Sequence[EvalAnswer]) -> dict[str, Any]:
-    """Accuracy overall and by category.
+    """Accuracy overall and by category, of the answers that were scored, and which scorer that was.
 
     Returns:
-        {"accuracy", "correct", "total", "low", "high", "by_category": {name: the same five keys}}; categories in
-        alphabetical order; "accuracy" is None when there are no answers; low and high bound the 95 % Wilson interval.
+        {"accuracy", "correct", "total", "asked", "low", "high", "by_category": {name: the same six keys}, "scored_by", "f1"};
+        categories in alphabetical order; "total" counts the scored answers and "asked" all; "accuracy" is None when none was
+        scored; low and high bound the 95 % Wilson interval. "scored_by": {kind: {scorer: how many}}, "" for answers that none
+        could score. "f1": {"mean", "total"} over short and free answers, whoever scored them.
     """
     groups: dict[str, list[EvalAnswer]] = {}
     for answer in answers:
         groups.setdefault(answer.category, []).append(answer)
-    return {**_row(answers), "by_category": {name: _row(groups[name]) for name in sorted(groups)}}
+    scored_by: dict[str, dict[str, int]] = {}
+    for answer in answers:
+        counts = scored_by.setdefault(answer.kind, {})
+        scorer = "" if answer.correct is None else answer.scorer or "not recorded"
+        counts[scorer] = counts.get(scorer, 0) + 1
+    overlaps = [answer.f1 for answer in answers if answer.f1 is not None]
+    return {
+        **_row(answers),
+        "by_category": {name: _row(groups[name]) for name in sorted(groups)},
+        "scored_by": {kind: scored_by[kind] for kind in sorted(scored_by)},
+        "f1": {"mean": math.fsum(overlaps) / len(overlaps) if overlaps else None, "total": len(overlaps)},
+    }
 
 
 def _row(answers: Sequence[EvalAnswer]) -> dict[str, Any]:
-    correct, total = sum(answer.correct for answer in answers), len(answers)
+    scored = [answer.correct for answer in answers if answer.correct is not None]
+    correct, total = sum(scored), len(scored)
     low, high = wilson_interval(correct, total)
-    return {"accuracy": correct / total if total else None, "correct": correct, "total": total, "low": low, "high": high}
+    share = correct / total if total else None
+    return {"accuracy": share, "correct": correct, "total": total, "asked": len(answers), "low": low, "high": high}
