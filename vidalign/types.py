@@ -24,7 +24,8 @@ class FrameSpec(Record):
     Exactly one of `num_frames` (uniform over the whole video) and `fps` (frames per second of video, at most `max_frames`)
     is set. Size: `height` and `width` together resize exactly; `max_pixels` keeps the aspect ratio and shrinks to at most
     that many pixels per frame, and `total_pixels` to at most that many for all frames together; without any of these, the video
-    keeps its own size. A video with fewer than `min_frames` decodable frames is quarantined. A `num_frames` larger than the video's frame count repeats indices and is never an error.
+    keeps its own size. A video with fewer than `min_frames` decodable frames is quarantined. A `num_frames` larger than the
+    video's frame count repeats indices and is never an error.
 
     `snap_to_keyframes` moves each frame to the nearest keyframe at or before it, so that nothing else is decoded. Where two
     different frames would move to the same keyframe, or a frame has no keyframe before it, the video is sampled as if the option
