@@ -87,7 +87,7 @@ def page(found: dict[str, Any]) -> str:
         [
             "## An hour of video",
             "",
-            f"Written by `vidalign bench long` on {found['cores']} cores: one hour of H.264 at 25 frames a second, decoded in a "
+            f"Written by `vidalign bench long` on {found['cores']} cores with a load of {found['load']:g}: one hour of H.264 at 25 frames a second, decoded in a "
             f"process of its own within `video.deadline_s` ({found['deadline_s']:g} s), `video.total_pixels: "
             f"{found['total_pixels']}`. {len(found['runs']) - len(late)} of {len(found['runs'])} rows ended in time. Peaks are of "
             "resident memory; the last column is what is beside the frames themselves and what the process held before: decoders "
@@ -121,6 +121,7 @@ def main() -> None:
     found = {
         "versions": versions(),
         "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
         "deadline_s": arguments.deadline_s,
         "total_pixels": TOTAL_PIXELS,
         "runs": runs,
