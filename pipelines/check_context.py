@@ -94,15 +94,16 @@ def longest_prompt(asked: Sequence[Asked], processor: Any) -> tuple[int, str, in
     for kind in asked:
         examples = [example for example in kind.examples if example.context.is_plain]  # others: `pipelines.check_shapes`
         texts = [prompts.fill(kind.template, question=e.question, answer=e.answer) for e in examples]
-        answers = _num_tokens(processor, [e.answer for e in examples])
-        for example, length, answer in zip(examples, _num_tokens(processor, texts), answers, strict=True):
+        answers = num_tokens(processor, [e.answer for e in examples])
+        for example, length, answer in zip(examples, num_tokens(processor, texts), answers, strict=True):
             after = max(kind.reply, answer + 1)
             if frame + length + kind.quoted + after > best[0] + best[2]:
                 best = (frame + length + kind.quoted, f"{kind.kind} prompt of example {example.id}", after)
     return best
 
 
-def _num_tokens(processor: Any, texts: list[str]) -> list[int]:
+def num_tokens(processor: Any, texts: list[str]) -> list[int]:
+    """The number of tokens of each text alone."""
     if not texts:
         return []
     return [len(ids) for ids in processor.tokenizer(texts, add_special_tokens=False)["input_ids"]]
@@ -181,4 +182,4 @@ def measure_tokens(processor: Any, height: int, width: int, num_frames: int) -> 
 
 def _frame_tokens(processor: Any) -> int:
     """Tokens of the chat template around a prompt; its one video placeholder becomes the video and does not count."""
-    return _num_tokens(processor, [rendering.prompt_text(processor, "")])[0] - 1
+    return num_tokens(processor, [rendering.prompt_text(processor, "")])[0] - 1

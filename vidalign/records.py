@@ -40,7 +40,7 @@ class Context:
     """What a prompt holds beside its question: a system text, earlier turns, and the names of what it shows.
 
     Where a video or image stands is said by `<video>` and `<image>` in the texts of the user, in order; without them, all videos
-    and then all images come before the first of these texts (`vidalign.prompts.messages`). Names: `vidalign.video.naming`.
+    and then all images come before the first of these texts (`vidalign.prompts.chat`). Names: `vidalign.video.naming`.
     """
 
     videos: tuple[str, ...]

@@ -1,5 +1,4 @@
 """The nouns of vidalign: frozen records that cross processes and files. This module imports nothing heavy.
-
 Every record turns into a plain dict (`to_row`) and back (`from_row`); JSONL and Parquet files use the same names.
 """
 
@@ -15,6 +14,7 @@ from vidalign.records import Prompted, Record, Turn
 
 Backend: TypeAlias = Literal["pyav", "decord"]  # what decodes videos, see vidalign.video.readers
 DEFAULT_BACKEND: Backend = "pyav"
+MODEL_IDS = ("base", "aligned", "blind")  # whose answers an evaluation holds; blind: the base, with noise for videos
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,7 +197,12 @@ class PolicyVersion(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalAnswer(Prompted):
-    """The answer of one served model to one held-out question. `model_id` is "base", "aligned" or "blind"."""
+    """The answer of one served model to one held-out question. `model_id` is "base", "aligned" or "blind".
+
+    `correct` is None where no scorer could tell. `scorer` says which one did ("rules", "exact", "f1", "judge" or your own), `kind`
+    is the answer's kind, `score` the scorer's value (1-5 of a judge, else in [0, 1]), `f1` the overlap of words with a short or free
+    ground truth, `judge` the judge and the version of its prompt.
+    """
 
     example_id: str
     category: str
@@ -205,7 +210,7 @@ class EvalAnswer(Prompted):
     question: str
     answer: str
     text: str
-    correct: bool
+    correct: bool | None
     model_id: str
     policy_version: str
     latency_s: float
@@ -213,6 +218,12 @@ class EvalAnswer(Prompted):
     images: tuple[str, ...] = ()
     system: str = ""
     turns: tuple[Turn, ...] = ()
+    kind: str = ""
+    scorer: str = ""
+    score: float | None = None
+    f1: float | None = None
+    judge: str = ""
+    explanation: str = ""
 
 
 def stable_hash(value: Any, length: int = 16) -> str:

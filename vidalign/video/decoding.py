@@ -98,6 +98,22 @@ def decode_bytes(
     return _decode(name, data[:16], lambda: io.BytesIO(data), spec, backend, (start_s, end_s))
 
 
+def frame_times_s(path: str | os.PathLike[str], spec: FrameSpec) -> tuple[float, ...]:
+    """When the frames that `spec` takes of a local video file are shown, in seconds; nothing is decoded. Raises as `decode` does."""
+    _check_file(path)
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise _cannot_read(name, error) from error
+    with probing.open_whole(name, head, lambda: name) as container:
+        probe = probing.probe(name, head, lambda: name, container)
+    whole = Part(first=0, count=probe.num_frames, timing=probe.timing)
+    indices = _sampled(name, probe, whole, spec)
+    return probe.timing.times_s(indices) or tuple(index / probe.timing.fps for index in indices)
+
+
 def _decode(
     name: str,
     head: bytes,
