@@ -192,9 +192,10 @@ class Rrpo(Recipe[RrpoRecipe]):
             listed = next((r for r in responses if r.kind == "differences" and r.candidate == wrong.candidate), None)
             if rewritten is None or listed is None or not rewritten.text.strip():
                 return "no_rewrite"
-            rejected = self._parallel(example, wrong, rewritten, listed.text)
-            if rejected is None:
+            parallel = self._parallel(example, wrong, rewritten, listed.text)
+            if parallel is None:
                 return "cut_by_length" if is_cut(rewritten) else "rewrite_differs_elsewhere"
+            rejected = parallel
         return rejected if any(differing_marks(example.answer.strip(), rejected.text)) else "no_key_phrase"
 
     def _parallel(self, example: Example, wrong: Response, rewritten: Response, listed: str) -> Side | None:
