@@ -169,6 +169,18 @@ def test_a_rewrite_must_differ_from_the_truth_in_the_listed_phrases_only(listed,
         assert json.loads(pair.provenance)["rejected"]["wrong_reply"] == "Blue thing."
 
 
+def test_a_wrong_reply_that_is_parallel_to_the_truth_needs_no_rewrite():
+    """The rewrite did not change anything, but the reply itself differs from the truth in what was listed of it, and only in that."""
+    responses = [
+        response("perturbed", "A blue circle moves left.", candidate=1, trust=0.8),
+        response("differences", "red => blue", candidate=1),
+        response("rewritten", TRUTH.answer, candidate=1),
+    ]
+    pair = pair_rrpo(TRUTH, responses, RrpoRecipe(rewrite="policy"))
+    assert pair.rejected == "A blue circle moves left."
+    assert json.loads(pair.provenance)["rejected"]["kind"] == "perturbed"
+
+
 @pytest.mark.parametrize(
     ("responses", "reason"),
     [
