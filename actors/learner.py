@@ -26,6 +26,7 @@ import torch
 from actors.metrics_log import MetricsLog
 from actors.monitor import Monitor
 from actors.rank import Rank
+from actors.reference import parts_of, write_missing
 from actors.train_job import TrainJob
 from actors.training_data import TrainingData, batch_source, with_features
 from vidalign.learning import objectives
@@ -78,6 +79,8 @@ class Learner:
             compares=self.objective.needs_kl,
             device=device,
         )
+        self.log = MetricsLog(pathlib.Path(job.stage)) if self.rank.index == 0 else None
+        self.refer()
         watched = self.data.groups[: train.num_monitored]
         self.monitor = Monitor(
             self.rank,
@@ -86,7 +89,21 @@ class Learner:
             probe=self.data.probe,
             size=train.micro_batch_size,
         )
-        self.log = MetricsLog(pathlib.Path(job.stage)) if self.rank.index == 0 else None
+
+    def refer(self) -> None:
+        """Compute what is missing of the reference's outputs, while the weights are still the reference's. Collective."""
+        if not self.data.reference:
+            return
+        train = self.job.train
+        write_missing(
+            self.rank,
+            self.source,
+            self.data.groups,
+            self.data.reference,
+            parts=parts_of(hidden=self.objective.needs_kl, features=train.uncertainty is not None),
+            size=train.micro_batch_size,
+            done=(lambda number, total: self.log.progress("reference", number, total)) if self.log else None,
+        )
 
     def run(self, report: Any) -> None:
         """Train to the end, then export."""

@@ -73,6 +73,10 @@ class Rank:
 
         Collective under ZeRO stage 3: all ranks call the model's modules equally often, whatever their batches hold.
         """
+        return self.outputs(batch, reference_hidden)[0]
+
+    def outputs(self, batch: Batch, reference_hidden: torch.Tensor | None = None) -> tuple[RowLogps, torch.Tensor]:
+        """What `logps` returns, and the final hidden states [N, D] that predict the N response tokens. As collective as `logps`."""
         calls = (0, 0)
         if self._calls_gather:
             for_logps, for_kl = self._engine.module.num_calls(batch.labels, reference_hidden)
@@ -80,8 +84,8 @@ class Rank:
         batch = batch.to(self.device, self._dtype)
         if reference_hidden is not None:
             reference_hidden = reference_hidden.to(self.device)
-        logps, kl = self._engine(batch.inputs, batch.labels, reference_hidden, batch.sources, calls)
-        return RowLogps(logps=logps, mask=batch.labels != IGNORED, kl=kl)
+        logps, kl, hidden = self._engine(batch.inputs, batch.labels, reference_hidden, batch.sources, calls)
+        return RowLogps(logps=logps, mask=batch.labels != IGNORED, kl=kl), hidden
 
     def backward(self, value: torch.Tensor, *, last: bool) -> None:
         """Add to the gradients; `last` marks the last call of an optimizer step."""
@@ -102,6 +106,10 @@ class Rank:
         """Replace each tensor by its sum over all ranks."""
         for value in values:
             dist.all_reduce(value)
+
+    def wait(self) -> None:
+        """Return once all ranks have come here."""
+        dist.barrier()
 
     def largest(self, number: int) -> int:
         """The largest of the ranks' numbers."""

@@ -109,7 +109,7 @@ def test_scores_of_given_replies_are_those_that_training_computes(rows, engine, 
         ids = response_ids(processor, answer)
         batch = collate([(render_prompt(processor, question, clip), ids)], pad_id=0)
         with torch.no_grad():
-            logps, _ = scorer(batch.inputs, batch.labels)
+            logps, *_ = scorer(batch.inputs, batch.labels)
         assert len(score) == len(ids)
         np.testing.assert_allclose(score, logps[batch.labels != IGNORED], atol=TOLERANCE)
 

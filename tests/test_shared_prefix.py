@@ -39,7 +39,7 @@ def numbered(source, model_config):  # noqa: F811
 
 
 def flat_logps(model, batch):
-    logps, _ = model(batch.inputs, batch.labels, None, batch.sources)
+    logps, *_ = model(batch.inputs, batch.labels, None, batch.sources)
     return logps[batch.labels != IGNORED]
 
 

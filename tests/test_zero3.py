@@ -113,6 +113,27 @@ def job(folder, model_path, *, objective="rrpo", **train) -> dict:
     ).to_dict()
 
 
+def test_sharded_ranks_compute_the_reference_of_a_whole_model(folder, model_path, tmp_path):
+    """Files that are missing are written before the first step, each rank its share; none that is there is written again."""
+    jobs = {}
+    for name, train in {"full": VARIANTS["micro batches"], "lora": VARIANTS["lora"]}.items():
+        kept = {f"p{number}": str(tmp_path / name / f"{number}.safetensors") for number in range(8)}
+        files.write_json(tmp_path / f"{name}.json", kept)
+        files.write_bytes_atomic(pathlib.Path(kept["p2"]), (folder / "kept" / "p2.safetensors").read_bytes())
+        shared = job(folder, model_path, zero_stage=3, num_workers=2, **train)
+        jobs[name] = {"job": shared | {"reference": str(tmp_path / f"{name}.json")}, "chunk_size": CHUNK_SIZE}
+    before = {name: (tmp_path / name / "2.safetensors").stat().st_mtime_ns for name in jobs}
+    gloo_ranks.run(jobs, tmp_path / "two", count=2)
+    for name in jobs:
+        assert (tmp_path / name / "2.safetensors").stat().st_mtime_ns == before[name]
+        for number in range(8):
+            made = load_file(tmp_path / name / f"{number}.safetensors")
+            whole = load_file(folder / "kept" / f"p{number}.safetensors")
+            assert made.keys() == whole.keys() == {"chosen", "rejected", "hidden"}
+            for key, tensor in whole.items():
+                torch.testing.assert_close(made[key], tensor, atol=1e-5, rtol=1e-5)
+
+
 def figures(made: dict) -> list[float]:
     return [*made["losses"], *(value for row in made["measured"] for value in row.values())]
 

@@ -149,7 +149,7 @@ class Train(Stage):
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=self.train.num_checkpoints_kept),
             ),
         )
-        with progress.follow_steps(f"train, round {self.round_index}", self.folder):
+        with progress.follow_steps(self.round_index, self.folder):
             trainer.fit()
 
 

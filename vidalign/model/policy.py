@@ -167,7 +167,7 @@ class ResponseScorer(nn.Module):
         reference_hidden: torch.Tensor | None = None,
         sources: torch.Tensor | None = None,
         min_calls: tuple[int, int] = (0, 0),
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """Log-probs of the responses and, if `reference_hidden` is given, KL(reference || policy) of the first rows.
 
         Args:
@@ -176,14 +176,14 @@ class ResponseScorer(nn.Module):
             min_calls: the output layer is called at least so often for the log-probs and for the KL, see `num_calls`.
 
         Returns:
-            [R, T] float32 log-probs, 0 outside the response; and the KL [R] in nats, summed over each response's tokens and 0 for
-            rows that `reference_hidden` does not cover, or None without it.
+            [R, T] float32 log-probs, 0 outside the response; the KL [R] in nats, summed over each response's tokens and 0 for
+            rows that `reference_hidden` does not cover, or None without it; and the final hidden states [N, D], see `hidden`.
         """
         mask = labels != IGNORED
         hidden = self.hidden(inputs, labels, sources)
         logps = pad_to_mask(self.score(hidden, labels[mask], min_calls[0]), mask)
         if reference_hidden is None:
-            return logps, None
+            return logps, None, hidden
         count = len(reference_hidden)
         kl = forward_kl(
             hidden[:count],
@@ -194,7 +194,7 @@ class ResponseScorer(nn.Module):
             min_calls=min_calls[1],
         )
         uncovered = kl.new_zeros(len(hidden) - count)
-        return logps, pad_to_mask(torch.cat([kl, uncovered]), mask).sum(-1)
+        return logps, pad_to_mask(torch.cat([kl, uncovered]), mask).sum(-1), hidden
 
     def num_calls(self, labels: torch.Tensor, reference_hidden: torch.Tensor | None = None) -> tuple[int, int]:
         """How often `forward` calls the output layer for these labels' log-probs, and for the KL.
