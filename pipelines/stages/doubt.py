@@ -42,7 +42,7 @@ class DoubtStage(Stage):
     def inputs_v1(self) -> dict[str, Any]:
         return {
             "reference": stable_hash(files.read_json(self.reference)),
-            "uncertainty": self.uncertainty.model_dump(mode="json"),
+            "uncertainty": self.uncertainty.recorded(),
             "seed": self.seed,
         }
 

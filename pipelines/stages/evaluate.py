@@ -46,7 +46,7 @@ class Evaluate(Stage):
         return {
             "policies": [policy.version for policy in self.policies.values()],
             "examples": [example.to_row() for example in self.examples],
-            "evaluate": self.evaluate.model_dump(mode="json", include={"max_new_tokens", "blind"}),
+            "evaluate": self.evaluate.recorded(include={"max_new_tokens", "blind"}),
             "video": self.video.frame_spec().to_row(),
             "prompt": self.prompt,
         }

@@ -42,7 +42,7 @@ class Judging(Stage):
         return {"recipe.judge": self.judge.deciding(), "rows": rows, "recipe": dict(self.task.asked_with)}
 
     def inputs_v1(self) -> dict[str, Any]:
-        return {"judge": self.judge.model_dump(mode="json"), "rows": list(self.task.rows), **self.task.asked_with}
+        return {"judge": self.judge.recorded(), "rows": list(self.task.rows), **self.task.asked_with}
 
     def run(self) -> dict[str, Any]:
         parts = self.folder / "parts"

@@ -64,7 +64,7 @@ class Pairs(Stage):
         config = self.recipe.config
         return {
             "responses": self.rollout.inputs_v1(),
-            "pairing": config.model_dump(mode="json", include=set(config.PAIRING)),
+            "pairing": config.recorded(include=set(config.PAIRING)),
             "given": [pair.id for pair in self.recipe.given(self.rows)],
         }
 

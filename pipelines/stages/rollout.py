@@ -80,9 +80,9 @@ class Rollout(Stage):
         return {
             "policy": self.policy.version,
             "seed": self.engine_seed,
-            "model": self.model.model_dump(mode="json", exclude={"path"}),
+            "model": self.model.recorded(exclude={"path"}),
             "video": self.video.frame_spec().to_row(),
-            "recipe": recipe.model_dump(mode="json", exclude=set(recipe.PAIRING | recipe.NEUTRAL)),
+            "recipe": recipe.recorded(exclude=set(recipe.PAIRING | recipe.NEUTRAL)),
             "examples": [example.to_row() for example in [*self.train, *self.probe]],
             "chunk": self.rollout.batch_size,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import shutil
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -22,6 +23,8 @@ from vidalign.learning import objectives
 from vidalign.learning.pair_data import usable_pairs
 from vidalign.model.checkpoint import policy_version, read_card
 from vidalign.types import FrameSpec, PolicyVersion, PreferencePair
+
+CHECKPOINTS = "ray"  # what Ray Train keeps of a training, its checkpoints among it
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -78,8 +81,8 @@ class Train(Stage):
         return {
             "pairs": identity_v1(self.pairs),
             "policy": self.policy.version,
-            "objective": self.objective.model_dump(mode="json"),
-            "train": self.train.model_dump(mode="json"),
+            "objective": self.objective.recorded(),
+            "train": self.train.recorded(),
             "dtype": self.model.dtype,
             "seed": self.run_seed,
         }
@@ -109,6 +112,8 @@ class Train(Stage):
             dropped |= {"voted_against": len(usable) - num_kept} if num_kept < len(usable) else {}
         self._fit(reference, doubt)
         trained = exported(self.export)
+        if not self.train.keep_checkpoints:
+            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
         return {"policy": trained.version, "num_pairs": num_kept, "dropped": dropped}
 
     def _fit(self, reference: pathlib.Path | None, doubt: str) -> None:
@@ -131,6 +136,7 @@ class Train(Stage):
             doubt=doubt,
             cache=str(self.cache),
             stage=str(self.folder),
+            checkpoints=str(self.folder / CHECKPOINTS),
             export=str(self.export),
         )
         workers, use_gpu = self.workers, self.workers.gpus > 0
@@ -143,7 +149,7 @@ class Train(Stage):
                 resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if use_gpu else {})},
             ),
             run_config=ray.train.RunConfig(
-                name="ray",
+                name=CHECKPOINTS,
                 storage_path=str(self.folder),
                 failure_config=ray.train.FailureConfig(max_failures=self.train.max_failures),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=self.train.num_checkpoints_kept),

@@ -96,11 +96,21 @@ class ObjectiveConfig(Section):
 
 
 class LoraConfig(Section):
-    """Low-rank adapters on the language model's linear layers instead of full fine-tuning (peft)."""
+    """Low-rank adapters on the language model's linear layers instead of full fine-tuning (peft).
+
+    `targets` are the last parts of the layers' names, such as ["q_proj", "v_proj"]; null means all linear layers of the language
+    model. `export` says what the exported folder holds: complete "merged" weights, which every engine reads, or "both": the
+    adapter as peft stores it beside them, in the folder `adapter`.
+    """
+
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"export"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"targets", "export"})
 
     rank: int = pydantic.Field(128, ge=1)
     alpha: int = pydantic.Field(256, ge=1)
     dropout: float = pydantic.Field(0.0, ge=0, lt=1)
+    targets: list[str] | None = pydantic.Field(None, min_length=1)
+    export: Literal["merged", "both"] = "merged"
 
 
 class UncertaintyConfig(Section):
@@ -124,6 +134,12 @@ class TrainConfig(Section):
     a forward pass end to end without padding, where the architecture allows it. `cache_vision_features` keeps what a frozen
     vision tower computes for each video on disk, so that the tower runs once per video and not once per epoch or round.
     `cache_dir` is where these features and the reference's outputs are kept, by content; null means the run's folder.
+
+    `deepspeed` holds options of DeepSpeed's own configuration, merged into ours last: offloading, bucket sizes, hpZ, data types.
+
+    A checkpoint is written every `checkpoint_minutes`, and every `checkpoint_every` steps where that is set;
+    `num_checkpoints_kept` whole ones are kept. They hold the optimizer's states, so they are removed after the export, unless
+    `keep_checkpoints`.
     """
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset(
@@ -140,10 +156,13 @@ class TrainConfig(Section):
             "log_every",
             "num_monitored",
             "checkpoint_every",
+            "checkpoint_minutes",
             "num_checkpoints_kept",
+            "keep_checkpoints",
             "max_failures",
         }
     )
+    LATER: ClassVar[frozenset[str]] = frozenset({"deepspeed", "checkpoint_minutes", "keep_checkpoints"})
 
     num_workers: int = pydantic.Field(1, ge=1)
     use_gpu: bool | None = None
@@ -167,8 +186,11 @@ class TrainConfig(Section):
     uncertainty: UncertaintyConfig | None = None
     log_every: int = pydantic.Field(5, ge=1)
     num_monitored: int = pydantic.Field(64, ge=1)
-    checkpoint_every: int = pydantic.Field(50, ge=1)
-    num_checkpoints_kept: int = pydantic.Field(2, ge=1)
+    deepspeed: dict[str, Any] = {}
+    checkpoint_every: int | None = pydantic.Field(None, ge=1)
+    checkpoint_minutes: float | None = pydantic.Field(10.0, gt=0)
+    num_checkpoints_kept: int = pydantic.Field(1, ge=1)
+    keep_checkpoints: bool = False
     max_failures: int = pydantic.Field(2, ge=-1)
 
     @pydantic.model_validator(mode="after")
@@ -180,6 +202,25 @@ class TrainConfig(Section):
                 f"{self.micro_batch_size} x {self.num_workers} = {per_step}; "
                 f"set batch_size to {max(1, self.batch_size // per_step) * per_step} or lower micro_batch_size"
             )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _deepspeed_leaves_ours_alone(self) -> TrainConfig:
+        ours = {
+            "train_batch_size": "train.batch_size",
+            "train_micro_batch_size_per_gpu": "train.micro_batch_size",
+            "gradient_accumulation_steps": "train.batch_size and train.micro_batch_size",
+            "gradient_clipping": "train.max_grad_norm",
+            "optimizer": "train.learning_rate and train.weight_decay",
+            "scheduler": "train.schedule and train.warmup_ratio",
+            "bf16": "model.dtype",
+            "fp16": "model.dtype",
+        }
+        for name, option in ours.items():
+            if name in self.deepspeed:
+                raise ValueError(f"deepspeed.{name} is decided by {option}; leave it out of train.deepspeed and set that")
+        if "stage" in (self.deepspeed.get("zero_optimization") or {}):
+            raise ValueError("deepspeed.zero_optimization.stage is decided by train.zero_stage; leave it out and set that")
         return self
 
     @pydantic.model_validator(mode="after")

@@ -15,6 +15,7 @@ from vidalign.errors import ModelError
 from vidalign.types import FrameSpec, PolicyVersion
 
 CARD = "vidalign.json"
+ADAPTER = "adapter"
 MAX_SHARD_BYTES = 5 * 10**9  # of one safetensors file
 
 
@@ -51,6 +52,7 @@ def export_policy(
     frame_spec: FrameSpec,
     prompt: str,
     zero_stage: int,
+    keep_adapter: bool = False,
     trust_remote_code: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
@@ -58,6 +60,7 @@ def export_policy(
 
     Rank 0 writes weights, config, generation config, processor and chat template, and finally the card `vidalign.json` with the
     version, its parent, and the FrameSpec and prompt it was trained with. The folder replaces an older one when it is complete.
+    With `keep_adapter`, an adapter is also there by itself, as peft stores it, in the folder `adapter`.
     Under ZeRO stage 3 the other ranks take part in making the parameters whole, a few at a time.
     """
     import torch.distributed as dist
@@ -74,6 +77,8 @@ def export_policy(
     if writes or zero_stage == 3:
         whole = _gathered if zero_stage == 3 else contextlib.nullcontext
         write_weights(model, made if writes else None, whole=whole, max_shard_bytes=max_shard_bytes)
+    if keep_adapter:
+        _write_adapter(model, made / ADAPTER if writes else None, gathers=zero_stage == 3)
     if writes:
         load_processor(base, trust_remote_code=trust_remote_code).save_pretrained(made)
         card = {
@@ -86,6 +91,14 @@ def export_policy(
         _replace(folder, made)
     if dist.is_initialized():
         dist.barrier()
+
+
+def _write_adapter(model: Any, folder: pathlib.Path | None, *, gathers: bool) -> None:
+    """`folder`: None on a rank that only takes part in making parameters whole."""
+    parameters = {name: value for name, value in model.named_parameters() if ".lora_" in name}
+    with _gathered(list(parameters.values())) if gathers else contextlib.nullcontext():
+        if folder is not None:
+            model.save_pretrained(folder, state_dict={name: value.detach().cpu() for name, value in parameters.items()})
 
 
 def _gathered(parameters: Sequence[Any]) -> AbstractContextManager[Any]:

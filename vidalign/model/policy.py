@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from vidalign.config.run import ModelConfig, TrainConfig
-from vidalign.errors import ModelError
+from vidalign.errors import ConfigError, ModelError
 from vidalign.model import families, shared_prefix, vision_features
 from vidalign.model.batch import IGNORED
 from vidalign.model.logps import CHUNK_SIZE, forward_kl, num_chunks, pad_to_mask, token_logps
@@ -40,6 +41,31 @@ def load_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
         )
     except (OSError, ValueError, KeyError) as error:
         raise _unloadable(path, error) from error
+    correct_positions(model)
+    return model
+
+
+def outline_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
+    """What `load_policy` returns, with parameters on the meta device and with buffers; for ranks that are sent the weights.
+
+    Raises:
+        ModelError: see `load_policy`.
+    """
+    import accelerate
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    path = path or config.path
+    try:
+        with accelerate.init_empty_weights(include_buffers=False):
+            model = AutoModelForImageTextToText.from_config(
+                AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code),
+                dtype=getattr(torch, config.dtype),
+                trust_remote_code=config.trust_remote_code,
+                attn_implementation="sdpa",
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise _unloadable(path, error) from error
+    model.tie_weights()
     correct_positions(model)
     return model
 
@@ -79,20 +105,32 @@ def set_trainable(model: nn.Module, *, vision_tower: bool, projector: bool) -> N
         parameter.requires_grad_(trained[part_of[name]])
 
 
-def adapter_targets(model: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers of the language model by name, without its output layer.
+def adapter_targets(model: nn.Module, wanted: Sequence[str] | None = None) -> dict[str, nn.Linear]:
+    """The linear layers of the language model by name, without its output layer; those whose last part is `wanted`, or all.
 
     Raises:
         ModelError: the vision tower cannot be told apart (`vidalign.model.families.parts`).
+        ConfigError: no layer has one of the wanted names.
     """
     families.parts(model)
     head = model.get_output_embeddings()  # type: ignore[operator]
     inside = set(families.decoder(model).modules())
-    return {
+    found = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module in inside and module is not head
     }
+    if wanted is None:
+        return found
+    by_last: dict[str, dict[str, nn.Linear]] = {}
+    for name, module in found.items():
+        by_last.setdefault(name.rpartition(".")[2], {})[name] = module
+    if unknown := [name for name in wanted if name not in by_last]:
+        raise ConfigError(
+            f"train.lora.targets names {', '.join(unknown)}, which no linear layer of the language model is called; choose of "
+            f"{', '.join(sorted(by_last))}"
+        )
+    return {name: module for last in wanted for name, module in by_last[last].items()}
 
 
 def add_adapter(model: nn.Module, config: TrainConfig) -> nn.Module:
@@ -104,7 +142,7 @@ def add_adapter(model: nn.Module, config: TrainConfig) -> nn.Module:
         r=config.lora.rank,
         lora_alpha=config.lora.alpha,
         lora_dropout=config.lora.dropout,
-        target_modules=list(adapter_targets(model)),
+        target_modules=list(adapter_targets(model, config.lora.targets)),
         bias="none",
     )
     return peft.get_peft_model(model, lora)  # type: ignore[arg-type]
