@@ -142,6 +142,7 @@ class Rollout(Stage):
             "engine_args": dict(self.rollout.engine_args),
             "respond": functools.partial(self.recipe.respond, policy_version=self.policy.version, seed=self.seed),
             "parts": str(parts),
+            "num_examples": self.rollout.batch_size,
         }
         return (
             ray.data.from_blocks(blocks)
@@ -154,7 +155,12 @@ class Rollout(Stage):
             .map(
                 Generator,
                 fn_constructor_kwargs=generator,
-                compute=ray.data.ActorPoolStrategy(size=min(self.engines.num, len(todo))),
+                # Two chunks at a time, so that an engine does not wait for the last replies of one.
+                compute=ray.data.ActorPoolStrategy(
+                    size=min(self.engines.num, len(todo)),
+                    enable_true_multi_threading=True,
+                    max_concurrent_calls_per_actor=2,
+                ),
                 num_cpus=self.engines.cpus,
                 num_gpus=self.engines.gpus,
             )
