@@ -100,6 +100,7 @@ class VllmEngine:
                 max_tokens=1,
                 temperature=0.0,
                 prompt_logprobs=0,
+                detokenize=False,  # what vLLM reports of cached tokens is not even a token
                 output_kind=RequestOutputKind.FINAL_ONLY,
                 skip_reading_prefix_cache=skips,
             )
