@@ -17,6 +17,7 @@ from typing import Any
 from actors.engine import VllmEngine
 from vidalign import files
 from vidalign.config.run import ModelConfig
+from vidalign.model.clip_check import ClipCheck, quarantined
 from vidalign.recipes.engine import Respond
 from vidalign.types import Example, Response
 from vidalign.video.frame_cache import load_clip
@@ -42,8 +43,10 @@ class Generator:
         parts: str,
     ) -> None:
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
-        self._engine = self._thread.submit(
-            VllmEngine, ModelConfig(**model), path, num_gpus=num_gpus, seed=seed, engine_args=engine_args
+        config = ModelConfig(**model)
+        self._engine = self._thread.submit(VllmEngine, config, path, num_gpus=num_gpus, seed=seed, engine_args=engine_args)
+        self._takes = self._thread.submit(
+            ClipCheck, path, max_model_len=config.max_model_len, trust_remote_code=config.trust_remote_code
         )
         self._respond = respond
         self._parts = pathlib.Path(parts)
@@ -53,9 +56,9 @@ class Generator:
         """Columns: chunk (int), and what `actors.decoder.ChunkDecoder` gives: examples and decoded (JSON lists of rows)."""
         began = time.monotonic()
         waited = 0.0 if self._free_since is None else began - self._free_since
-        engine = self._engine.result()
+        engine, takes = self._engine.result(), self._takes.result()
         started = time.monotonic()
-        chunk, decoded = int(row["chunk"]), json.loads(row["decoded"])
+        chunk, decoded = int(row["chunk"]), quarantined(json.loads(row["decoded"]), takes)
         usable = [
             (Example.from_row(example), load_clip(video["frames_path"]))
             for example, video in zip(json.loads(row["examples"]), decoded, strict=True)

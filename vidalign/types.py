@@ -23,6 +23,7 @@ QUARANTINE_REASONS = (
     "truncated",  # the container opens, but frames that its index promises cannot be decoded
     "too_few_frames",  # fewer frames than FrameSpec.min_frames
     "too_long",  # longer, or of more pixels, than FrameSpec.max_duration_s and max_pixels_decoded allow, or than its frames carry
+    "unfit",  # the model's processor takes no frames of this size or number
     "timeout",  # not decoded within the deadline; the decoding process was killed
     "crashed",  # the decoding process died
 )

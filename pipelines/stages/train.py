@@ -81,7 +81,7 @@ class Train(Stage):
             "pairs": identity_v1(self.pairs),
             "policy": self.policy.version,
             "objective": self.objective.model_dump(mode="json"),
-            "train": self.train.model_dump(mode="json"),
+            "train": self.train.model_dump(mode="json", exclude=set(self.train.SILENT)),
             "dtype": self.model.dtype,
             "seed": self.run_seed,
         }
