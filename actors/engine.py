@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from actors.engine_loop import EngineLoop
-from cluster.engines import actor_environment, generator_options
+from cluster.engines import actor_environment, generator_options, takes_video
 from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
-from vidalign.recipes.engine import Completion, Request
+from vidalign.recipes.engine import SPECIAL_TOKEN, Completion, Request
+from vidalign.special_tokens import SpecialTokens
 from vidalign.video.clip import Clip
 
 
@@ -38,19 +39,27 @@ class VllmEngine:
             os.environ.setdefault(name, value)
         import vllm
 
-        from vidalign.model.rendering import load_processor
+        from vidalign.model.engine_rules import engine_rules
+        from vidalign.model.loading import read_config
+        from vidalign.model.rendering import cached_processor
+        from vidalign.model.turns import turns_of
 
         self.path = path
         self.max_model_len = model.max_model_len
         self._hashes: weakref.WeakKeyDictionary[Clip, str] = weakref.WeakKeyDictionary()
         self._grids: dict[str, tuple[Any, Any]] = {}  # hash of a clip → its grid, and the seconds that a step of it takes
-        self._processor = load_processor(path, trust_remote_code=model.trust_remote_code)
+        self._processor = cached_processor(path, model.trust_remote_code)
         self._tokenizing = threading.Lock()  # a tokenizer may be changed by what uses it
-        options = generator_options(model, num_gpus, seed=seed, engine_args=engine_args)
+        self._turns = turns_of(self._processor)
+        self._compared = False
+        config = read_config(path, trust_remote_code=model.trust_remote_code)
+        rules = engine_rules(self._processor, config, max_model_len=model.max_model_len, on_cpu=num_gpus == 0)
+        options = generator_options(model, num_gpus, seed=seed, engine_args={**rules, **(engine_args or {})})
         try:
             self._loop = EngineLoop(functools.partial(vllm.LLM, model=path, **options))
-        except (ValueError, RuntimeError, OSError, KeyError) as error:
+        except Exception as error:  # a model that vLLM cannot load fails in whatever way its code meets first
             raise ModelError(f"vLLM cannot serve {path}: {' '.join(str(error).split())[:600]}") from error
+        takes_video(self.llm.llm_engine.model_config, path)
 
     @property
     def llm(self) -> Any:
@@ -72,13 +81,14 @@ class VllmEngine:
                 top_p=request.top_p,
                 max_tokens=request.max_new_tokens,
                 seed=request.seed,
+                stop_token_ids=[self._turns.end[-1]],
                 logprobs=0,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
             for request in requests
         ]
         inputs = [_Input(clip=request.clip, prompt=request.prompt, prefix=request.prefix) for request in requests]
-        return [_completion(output.outputs[0]) for output in self._run(inputs, params)]
+        return [_completion(output.outputs[0], self._turns.special) for output in self._run(inputs, params)]
 
     def score(self, rows: Sequence[tuple[str, Clip, str]]) -> list[tuple[float, ...]]:
         """Log-probs (nats) of given replies, including their end-of-turn token, for rows (prompt, clip, reply)."""
@@ -140,6 +150,8 @@ class VllmEngine:
 
         def rendered(one: _Input, max_new_tokens: int) -> Any:
             made = render(one)
+            if not (self._compared or one.prefix or one.reply_ids):
+                self._compare(one, made)
             self._check_positions(one.clip, made, max_new_tokens)
             return made
 
@@ -151,6 +163,24 @@ class VllmEngine:
                 f"vLLM refused a prompt at max_model_len={self.max_model_len:,}: {' '.join(str(error).split())[:400]}. "
                 "Lower video.num_frames, the frame size or recipe.max_new_tokens, or raise model.max_model_len"
             ) from error
+
+    def _compare(self, one: _Input, made: Any) -> None:
+        """Raise `ModelError` if vLLM generates from another prompt than training sees. Done once, for the first plain prompt."""
+        from vidalign.model.rendering import difference, render_prompt
+
+        [place] = made["mm_placeholders"]["video"]
+        ids = made["prompt_token_ids"]
+        video = [False] * len(ids)
+        shown = [True] * place.length if place.is_embed is None else place.is_embed.tolist()
+        video[place.offset : place.offset + place.length] = shown
+        with self._tokenizing:
+            trained = render_prompt(self._processor, one.prompt, one.clip).tokens["input_ids"].tolist()
+        if found := difference(self._processor, trained, ids, video):
+            raise ModelError(
+                f"training would not see the prompts that {self.path} replies to in vLLM: {found}. docs/models.md lists the families "
+                "of which both see the same"
+            )
+        self._compared = True
 
     def _check_positions(self, clip: Clip, rendered: Any, max_new_tokens: int) -> None:
         """Raise `ModelError` for a rendered prompt whose positions run out of vLLM's table."""
@@ -179,18 +209,15 @@ class VllmEngine:
 
     def _renderer(self) -> Callable[[_Input], Any]:
         """A function that turns our input into vLLM's, once for equal inputs: clips are equal by identity, texts by content."""
-        from vidalign.model.rendering import prompt_text
+        from vidalign.model.rendering import prompt_ids
 
-        text_of = functools.cache(functools.partial(prompt_text, self._processor))
+        ids_of = functools.cache(functools.partial(prompt_ids, self._processor))
 
         @functools.cache
         def render(one: _Input) -> Any:
             with self._tokenizing:
-                text = text_of(one.prompt) + one.prefix
-                prompt: dict[str, Any] = {"prompt": text}
-                if one.reply_ids:
-                    ids = self._processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-                    prompt = {"prompt_token_ids": [*ids, *one.reply_ids]}
+                ids = ids_of(one.prompt, one.prefix)
+            prompt = {"prompt_token_ids": [*ids, *one.reply_ids]}  # text would be given a second bos
             video = {
                 "multi_modal_data": {"video": [(one.clip.frames, one.clip.metadata())]},
                 "multi_modal_uuids": {"video": [self._hash(one.clip)]},
@@ -216,12 +243,13 @@ def _covers_reply(output: Any, length: int) -> bool:
     return (output.num_cached_tokens or 0) >= len(output.prompt_token_ids) - length
 
 
-def _completion(reply: Any) -> Completion:
-    """vLLM's reply as a `Completion`."""
+def _completion(reply: Any, special: SpecialTokens) -> Completion:
+    """vLLM's reply as a `Completion`. What spells out special tokens is taken out of its text, and its finish reason says so."""
     steps = zip(reply.token_ids, reply.logprobs, strict=True)
+    spelled = bool(special.found(reply.text))
     return Completion(
-        text=reply.text,
+        text=special.without(reply.text) if spelled else reply.text,
         token_ids=tuple(reply.token_ids),
         log_probs=tuple(step[token].logprob for token, step in steps),
-        finish_reason=str(reply.finish_reason),
+        finish_reason=SPECIAL_TOKEN if spelled else str(reply.finish_reason),
     )

@@ -19,6 +19,7 @@ from typing import Any
 from actors.engine import VllmEngine
 from vidalign import files
 from vidalign.config.run import ModelConfig
+from vidalign.model.clip_check import ClipCheck, quarantined
 from vidalign.recipes.engine import Respond
 from vidalign.types import Example, Response
 from vidalign.video.frame_cache import load_clip
@@ -46,8 +47,11 @@ class Generator:
         num_examples: int,
     ) -> None:
         """`num_examples`: how many are answered at the same time; a chunk has as many."""
-        self._engine = concurrent.futures.ThreadPoolExecutor(1).submit(
-            VllmEngine, ModelConfig(**model), path, num_gpus=num_gpus, seed=seed, engine_args=engine_args
+        config = ModelConfig(**model)
+        starting = concurrent.futures.ThreadPoolExecutor(1)
+        self._engine = starting.submit(VllmEngine, config, path, num_gpus=num_gpus, seed=seed, engine_args=engine_args)
+        self._takes = starting.submit(
+            ClipCheck, path, max_model_len=config.max_model_len, trust_remote_code=config.trust_remote_code
         )
         self._respond = respond
         self._parts = pathlib.Path(parts)
@@ -57,8 +61,8 @@ class Generator:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Columns: chunk (int), and what `actors.decoder.ChunkDecoder` gives: examples and decoded (JSON lists of rows)."""
         starting = self._seconds_of_start()
-        engine = self._engine.result()
-        chunk, decoded = int(row["chunk"]), json.loads(row["decoded"])
+        engine, takes = self._engine.result(), self._takes.result()
+        chunk, decoded = int(row["chunk"]), quarantined(json.loads(row["decoded"]), takes)
         usable = [
             (Example.from_row(example), load_clip(video["frames_path"]))
             for example, video in zip(json.loads(row["examples"]), decoded, strict=True)

@@ -41,7 +41,13 @@ class Rank:
         self.index, self.count = dist.get_rank(), dist.get_world_size()
         self.device, self._dtype = device, getattr(torch, dtype)
         self._calls_gather = train.zero_stage == 3 and self.count > 1
-        scorer = ResponseScorer(prepare_training(model, train), packed=packed, compares=compares, chunk_size=chunk_size)
+        scorer = ResponseScorer(
+            prepare_training(model, train),
+            packed=packed,
+            compares=compares,
+            float32_head=train.float32_head,
+            chunk_size=chunk_size,
+        )
         config = deepspeed_config(train, dtype, num_workers=self.count, device=device)
         # DeepSpeed's shared-memory all-reduce for inference on CPUs is never used in training. Compiling it takes most of a minute
         # at the first start and needs a C++ compiler, and a process killed in the middle leaves a lock that all later ones wait for.

@@ -50,6 +50,7 @@ class Reference:
         kept: str,
         parts: Sequence[str] = (),
         packed: bool = True,
+        float32_head: bool = False,
     ) -> None:
         """`kept` is a JSON file {pair id: the file for its tensors}; `parts` are those of `PARTS` that are wanted."""
         import torch
@@ -63,7 +64,7 @@ class Reference:
         self._dtype = getattr(torch, config.dtype)
         policy = load_policy(config, path)
         packed = shared_prefix.wanted(policy, packed)
-        self._scorer = ResponseScorer(policy, packed=packed).to(self._device).eval()
+        self._scorer = ResponseScorer(policy, packed=packed, float32_head=float32_head).to(self._device).eval()
         self._groups = [pair_group(pair) for pair in files.read_table(pathlib.Path(pairs), PreferencePair)]
         self._source = BatchSource(
             frames=files.read_json(pathlib.Path(frames)),
@@ -165,6 +166,7 @@ def kept_paths(
     dtype: str,
     plain_prompt: str,
     parts: Sequence[str],
+    float32_head: bool = False,
 ) -> dict[str, str]:
     """The file for the policy's outputs of each pair: {pair id: path}.
 
@@ -182,6 +184,7 @@ def kept_paths(
                     "chosen": pair.chosen,
                     "rejected": pair.rejected,
                     "parts": sorted(parts),
+                    **({"float32_head": True} if float32_head else {}),
                 }
             )
         )

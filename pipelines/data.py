@@ -16,6 +16,7 @@ from vidalign.data.formats.convert import Conversion, export_file, import_file
 from vidalign.data.formats.fields import Fields
 from vidalign.errors import ConfigError, RowError
 from vidalign.files import write_text_atomic
+from vidalign.special_tokens import KNOWN_ONLY, SpecialTokens
 
 MAX_SHOWN = 50
 MAX_CATEGORIES = 20
@@ -50,6 +51,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     action.add_argument(
         "--video-root", metavar="DIR", help="what relative videos are relative to (default: each file's folder)"
     )
+    action.add_argument("--model", metavar="DIR", help="also look for the special tokens of this model in every text")
     action.set_defaults(run=_validate)
 
 
@@ -76,12 +78,20 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    report = validate.validate(arguments.files, video_root=arguments.video_root)
+    special = _special_tokens(arguments.model) if arguments.model else KNOWN_ONLY
+    report = validate.validate(arguments.files, video_root=arguments.video_root, special=special)
     _print_errors(report.errors)
     _print_capped([f"warning: {warning}" for warning in report.warnings], "warning")
     print(table(report.splits))
     print(f"\n{validate.plural(len(report.errors), 'error')}, {validate.plural(len(report.warnings), 'warning')}")
     return 2 if report.errors else 0
+
+
+def _special_tokens(model: str) -> SpecialTokens:
+    from vidalign.model.rendering import load_processor  # imports torch
+    from vidalign.model.turns import turns_of
+
+    return turns_of(load_processor(model)).special
 
 
 def _refuse_same_file(arguments: argparse.Namespace) -> None:

@@ -23,7 +23,8 @@ SplitName: TypeAlias = Literal["train", "eval", "probe"]
 class Inputs:
     """The rows and examples of a config, and which of their videos are there.
 
-    `present` and `missing` are the videos of all splits in order, each once; a uri of another machine counts as present.
+    `held_out` are the rows of `eval` and `probe`. `present` and `missing` are the videos of all splits in order, each once; a uri of
+    another machine counts as present.
     """
 
     train: list[DataRow]
@@ -31,6 +32,7 @@ class Inputs:
     probe: list[Example]
     present: list[str]
     missing: list[str]
+    held_out: Sequence[DataRow] = ()
 
     @property
     def examples(self) -> list[Example]:
@@ -74,6 +76,7 @@ def read_inputs(
         probe=[row.example for row in rows["probe"]],
         present=[video for video in videos if video not in gone],
         missing=missing,
+        held_out=[*rows["eval"], *rows["probe"]],
     )
 
 

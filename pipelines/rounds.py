@@ -93,6 +93,7 @@ class Rounds:
                 decoders=self.plan.decoders,
                 engines=self.plan.engines,
                 engine_seed=config.seed,
+                float32_head=config.train.float32_head,
             ),
             lambda rounds: rounds.rollout(index),
         )

@@ -105,7 +105,7 @@ def _run_target(folder: pathlib.Path, overrides: Sequence[str]) -> Target:
         )
     run_folder = RunFolder(folder.absolute())
     exported = [run_folder.stage("model", index) for index in range(config.rounds)]
-    finished = [model for model in exported if (model / CARD).is_file()]
+    finished = [model for model in exported if read_card(model) is not None]
     if finished:
         models["aligned"] = _exported(finished[-1])
     else:

@@ -6,7 +6,8 @@
                                                 └─ PolicyServer "aligned"   knows where each is
 
 `endpoint(...)` starts it, waits until it answers, and shuts it down again. serving/media.py decides which urls it reads;
-serving/proxy.py decides what listens on its port, HAProxy or Serve's own proxy.
+serving/chat_rules.py makes its prompts those of training; serving/proxy.py decides what listens on its port, HAProxy or Serve's own
+proxy.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.engines import replica_environment, replica_options
 from cluster.resources import ServePlan
 from serving import video_loader
+from serving.chat_rules import ChatRules
 from serving.proxy import haproxy_folder, proxy_environment
 from serving.readiness import wait_until_ready
 from serving.spec import EndpointSpec
@@ -121,8 +123,6 @@ def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> 
                 f"{policy.path} is not a Hugging Face checkpoint: config.json and *.safetensors are needed; `vidalign train` "
                 "exports such folders to rounds/N/model"
             )
-    if serve.media_root is not None and not pathlib.Path(serve.media_root).is_dir():
-        raise ClusterError(f"serve.media_root={serve.media_root} is not a folder; file: urls are read from below it")
     import ray
     from ray import serve as ray_serve
 
@@ -132,6 +132,13 @@ def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> 
             f"Ray Serve is already running {', '.join(sorted(applications))} on this cluster; stop it with `serve shutdown` or "
             "use another cluster"
         )
+    check_address(serve)
+
+
+def check_address(serve: ServeConfig) -> None:
+    """Raises `ClusterError` where the endpoint's port is taken on this machine, or its media root is no folder."""
+    if serve.media_root is not None and not pathlib.Path(serve.media_root).is_dir():
+        raise ClusterError(f"serve.media_root={serve.media_root} is not a folder; file: urls are read from below it")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -152,20 +159,22 @@ def build_app(spec: EndpointSpec) -> Application:
         model_id: {"policy_version": policy.version, "parent": policy.parent, "frame_spec": spec.frame_spec.to_row()}
         for model_id, policy in spec.models.items()
     }
+    trusted = spec.model.trust_remote_code
+    rules = {name: ChatRules.of(policy.path, trust_remote_code=trusted) for name, policy in spec.models.items()}
     if len(configs) == 1:
         from serving.engine import PolicyServer
 
         return build_llm_deployment(
             configs[0],
             deployment_cls=ray_serve.ingress()(PolicyServer),
-            bind_kwargs={"policy": policies[configs[0].model_id]},
+            bind_kwargs={"policy": policies[configs[0].model_id], "rules": rules[configs[0].model_id]},
         )
     return build_openai_app(
         {
             "llm_configs": configs,
             "ingress_cls_config": {
                 "ingress_cls": "serving.ingress.PolicyIngress",
-                "ingress_extra_kwargs": {"policies": policies},
+                "ingress_extra_kwargs": {"policies": policies, "rules": rules},
             },
             "ingress_deployment_config": {
                 "num_replicas": 1,
@@ -179,9 +188,10 @@ def build_app(spec: EndpointSpec) -> Application:
 def _llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> dict[str, Any]:
     """Ray's `LLMConfig` of one served policy, as keyword arguments."""
     media_io_kwargs = video_loader.media_io_kwargs(bounded(spec.frame_spec, policy.path, spec.model), spec.decoder)
-    engine_kwargs = replica_options(spec.model, spec.serve, spec.plan, media_io_kwargs)
+    engine_kwargs = {**_rules(spec, policy), **replica_options(spec.model, spec.serve, spec.plan, media_io_kwargs)}
     logging_level = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
     environment = replica_environment(spec.plan, video_loader.NAME, logging_level=logging_level)
+    environment |= video_loader.model_variable(str(pathlib.Path(policy.path).absolute()), spec.model)
     return {
         "model_loading_config": {"model_id": model_id, "model_source": str(pathlib.Path(policy.path).absolute())},
         "engine_kwargs": {**engine_kwargs, "fingerprint_mode": "custom", "fingerprint_value": policy.version},
@@ -191,6 +201,22 @@ def _llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> di
         "callback_config": {"callback_class": "serving.engine.LocalCheckpoint"},
         "server_cls": "serving.engine.PolicyServer",
     }
+
+
+def _rules(spec: EndpointSpec, policy: PolicyVersion) -> dict[str, Any]:
+    """What the generator tells vLLM about this model too."""
+    from transformers import AutoConfig
+
+    from vidalign.model.engine_rules import engine_rules
+    from vidalign.model.rendering import load_processor
+
+    trusted = {"trust_remote_code": spec.model.trust_remote_code}
+    return engine_rules(
+        load_processor(policy.path, **trusted),
+        AutoConfig.from_pretrained(policy.path, **trusted),
+        max_model_len=spec.model.max_model_len,
+        on_cpu=spec.plan.bundle_gpus == 0,
+    )
 
 
 def bounded(spec: FrameSpec, path: str, model: ModelConfig) -> FrameSpec:

@@ -14,7 +14,8 @@ from fastapi import FastAPI, HTTPException
 from starlette.datastructures import MutableHeaders
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
-from serving.ingress import VERSION_HEADER, sampling_override
+from serving.chat_rules import ChatRules
+from serving.ingress import VERSION_HEADER
 
 if TYPE_CHECKING:
     from ray.serve.llm.openai_api_models import ModelCard
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 ROUTES = ("/v1/chat/completions", "/v1/completions")
 
 
-def policy_routes(app: FastAPI, card: ModelCard) -> FastAPI:
-    """Reduce vLLM's application to the routes and rules of `PolicyIngress`: answers name the policy, frame sampling is fixed.
+def policy_routes(app: FastAPI, card: ModelCard, rules: ChatRules) -> FastAPI:
+    """Reduce vLLM's application to the routes and rules of `PolicyIngress`: answers name the policy, prompts are those of training.
 
     Args:
         app: what vLLM builds for its own server, with its state set.
         card: the model's card; `metadata` names its "policy_version".
+        rules: what is done with chat requests.
     """
     app.router.routes = [route for route in app.router.routes if getattr(route, "path", None) in ROUTES]
     cards = {"object": "list", "data": [card.model_dump()]}
@@ -47,8 +49,9 @@ def policy_routes(app: FastAPI, card: ModelCard) -> FastAPI:
     answer = chat.create_chat_completion
 
     async def create_chat_completion(request: ChatCompletionRequest, *args: Any, **kwargs: Any) -> Any:
-        if refusal := sampling_override(request):
+        if refusal := rules.refusal(request):
             return chat.create_error_response(refusal)
+        rules.apply(request)
         return await answer(request, *args, **kwargs)
 
     chat.create_chat_completion = create_chat_completion

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from ray.serve.llm import LLMConfig
 
+    from serving.chat_rules import ChatRules
+
 
 class LocalCheckpoint(CallbackBase):
     """Skips the download of model files."""
@@ -62,10 +64,10 @@ class PolicyServer(LLMServer):
     _default_engine_cls = LeanEngine
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, llm_config: LLMConfig, *, policy: dict[str, Any] | None = None, **kwargs: Any
+        self, llm_config: LLMConfig, *, policy: dict[str, Any] | None = None, rules: ChatRules | None = None, **kwargs: Any
     ) -> None:
-        """`policy` is what `policy_card` adds to the model's card; needed if this server receives HTTP requests itself."""
-        self._policy = policy
+        """`policy` is what `policy_card` adds to the model's card; both are needed if this server receives HTTP requests itself."""
+        self._policy, self._rules = policy, rules
         await super().__init__(llm_config, **kwargs)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
@@ -74,5 +76,6 @@ class PolicyServer(LLMServer):
         from serving.ingress import policy_card
 
         assert self._policy is not None
+        assert self._rules is not None
         card = to_model_metadata(self._llm_config.model_id, self._llm_config)
-        return policy_routes(await super().__serve_build_asgi_app__(), policy_card(card, self._policy))
+        return policy_routes(await super().__serve_build_asgi_app__(), policy_card(card, self._policy), self._rules)

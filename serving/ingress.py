@@ -14,19 +14,9 @@ from ray.llm._internal.serve.core.configs.openai_api_models import OpenAIHTTPExc
 from ray.serve.llm.ingress import OpenAiIngress
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 
+from serving.chat_rules import ChatRules
+
 VERSION_HEADER = "x-policy-version"
-SAMPLING_OVERRIDES = ("media_io_kwargs", "mm_processor_kwargs")
-
-
-def sampling_override(body: Any) -> str | None:
-    """The message that refuses a chat request with its own frame sampling; None for every other request."""
-    for name in SAMPLING_OVERRIDES:
-        if getattr(body, name, None):
-            return (
-                f"{name} is not accepted: this endpoint samples frames as the model was trained (see metadata.frame_spec in "
-                "/v1/models); leave it out"
-            )
-    return None
 
 
 def policy_card(card: Any, policy: dict[str, Any]) -> Any:
@@ -38,16 +28,26 @@ class PolicyIngress(OpenAiIngress):
     """`/v1/models` shows each policy's version in `metadata`; answers carry it as a header and as `system_fingerprint`."""
 
     def __init__(
-        self, llm_deployments: Any, model_cards: Any, *, policies: dict[str, dict[str, Any]], **kwargs: Any
+        self,
+        llm_deployments: Any,
+        model_cards: Any,
+        *,
+        policies: dict[str, dict[str, Any]],
+        rules: dict[str, ChatRules],
+        **kwargs: Any,
     ) -> None:
-        """`policies` maps each model id to its metadata, with at least "policy_version"."""
+        """By model id, `policies` are metadata, with at least "policy_version", and `rules` what is done with chat requests."""
         cards = {model_id: policy_card(card, policies[model_id]) for model_id, card in model_cards.items()}
         super().__init__(llm_deployments, cards, **kwargs)
+        self._rules = rules
         self._versions = {model_id: metadata["policy_version"] for model_id, metadata in policies.items()}
 
     async def chat(self, body: ChatCompletionRequest, request: Request) -> Response:
-        if refusal := sampling_override(body):
-            return _error(400, refusal)
+        rules = self._rules.get(body.model or next(iter(self._rules)))
+        if rules is not None:  # an unknown model is refused below
+            if refusal := rules.refusal(body):
+                return _error(400, refusal)
+            rules.apply(body)
         return await self._named(super().chat(body, request), body.model)
 
     async def completions(self, body: CompletionRequest, request: Request) -> Response:

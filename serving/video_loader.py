@@ -9,6 +9,10 @@ decoder is imported with the first video.
 
 from __future__ import annotations
 
+import functools
+import json
+import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from serving.refusals import unusable_message
@@ -18,7 +22,10 @@ from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 if TYPE_CHECKING:
     import numpy as np
 
+    from vidalign.config.run import ModelConfig
+
 NAME = "vidalign"  # the name of both entries
+MODEL_VARIABLE = "VIDALIGN_SERVED_MODEL"
 _ANY = -1  # vLLM's integer for "num_frames is not set"
 
 
@@ -58,6 +65,27 @@ class FrameSpecLoader:
         spec = FrameSpec(num_frames=None if num_frames == _ANY else num_frames, **options)
         try:
             clip = decode_bytes(data, spec, decoder)
+            takes = _taken_by_the_model()
+            if takes is not None:
+                num_frames, height, width = clip.frames.shape[:3]
+                takes("the video", num_frames, height, width, clip.duration_s)
         except VideoError as error:
             raise ValueError(unusable_message(error)) from error
         return clip.frames, clip.metadata()
+
+
+def model_variable(path: str, model: ModelConfig) -> dict[str, str]:
+    """The environment variable by which a replica knows the model folder whose processor will see the frames."""
+    named = {"path": path, "max_model_len": model.max_model_len, "trust_remote_code": model.trust_remote_code}
+    return {MODEL_VARIABLE: json.dumps(named)}
+
+
+@functools.cache
+def _taken_by_the_model() -> Callable[[str, int, int, int, float], None] | None:
+    """The check of `vidalign.model.clip_check` for the served model; None outside of a replica."""
+    named = os.environ.get(MODEL_VARIABLE)
+    if not named:
+        return None
+    from vidalign.model.clip_check import ClipCheck
+
+    return ClipCheck(**json.loads(named))

@@ -55,6 +55,24 @@ def real_videos() -> list[pathlib.Path]:
     return sorted((pathlib.Path(spec.origin).parent / "datasets" / "data").glob("*.mp4"))
 
 
+def add_bos(folder: pathlib.Path, *, in_template: bool = False) -> None:
+    """Make the tokenizer of a copy of the built-in model put <|endoftext|> before every text, and its chat template write it too."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    bos = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [bos, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [bos, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "bos_token": "<|endoftext|>"}))
+    if in_template:
+        template = folder / "chat_template.jinja"
+        template.write_text("{{ bos_token }}" + template.read_text())
+
+
 @pytest.fixture(autouse=True)
 def _in_project_root(monkeypatch):
     """Configs name files relative to the project's root."""

@@ -4,10 +4,12 @@ import concurrent.futures
 import dataclasses
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from conftest import add_bos
 
 from actors.engine import VllmEngine
 from cluster.engines import CPU_BLOCK_SIZE
@@ -259,3 +261,33 @@ def test_a_video_beyond_the_table_of_positions_is_one_clear_error(rows, engine):
     with pytest.raises(ModelError, match="40,000 s"):  # vLLM knows the video by now
         engine.score([(question, hours, "Left.")])
     assert len(engine.generate([greedy(question, clip)])) == 1  # nothing of the refused call is left in the engine
+
+
+def test_bos_and_end_of_turn_are_those_of_the_chat_template(rows, tmp_path_factory, model_path, hugging_face):
+    """A tokenizer that adds a bos beside a template that writes one, and whose eos is not the template's end of turn."""
+    folder = tmp_path_factory.mktemp("odd") / "model"
+    shutil.copytree(model_path, folder)
+    add_bos(folder, in_template=True)
+    for name, changed in (
+        ("tokenizer_config.json", {"eos_token": "<|endoftext|>"}),
+        ("generation_config.json", {"eos_token_id": 0}),
+    ):
+        (folder / name).write_text(json.dumps({**json.loads((folder / name).read_text()), **changed}))
+    model, processor = hugging_face[0], load_processor(str(folder))
+    before = dict(os.environ)
+    engine = VllmEngine(ModelConfig(path=str(folder), dtype="float32", max_model_len=512), str(folder), num_gpus=0, seed=0)
+    question, clip, answer = rows[0]
+    [reply] = engine.generate([greedy(question, clip)])
+    [score] = engine.score([(question, clip, answer)])
+    os.environ.clear()
+    os.environ.update(before)
+    assert (reply.finish_reason, reply.token_ids[-1]) == ("stop", processor.tokenizer.convert_tokens_to_ids("<|im_end|>"))
+    prompt = render_prompt(processor, question, clip)
+    assert prompt.tokens["input_ids"][:2].tolist() == processor.tokenizer.convert_tokens_to_ids(
+        ["<|endoftext|>", "<|im_start|>"]
+    )
+    for ids, logps in ((reply.token_ids, reply.log_probs), (response_ids(processor, answer), score)):
+        batch = collate([(prompt, ids)], pad_id=0)
+        with torch.no_grad():
+            expected, _ = ResponseScorer(model)(batch.inputs, batch.labels)
+        np.testing.assert_allclose(logps, expected[batch.labels != IGNORED], atol=TOLERANCE)

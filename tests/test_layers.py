@@ -24,6 +24,7 @@ BASE = {
     "files",
     "storage",
     "plugins",
+    "special_tokens",
     "statistics",
     "torch_backend",
 }  # what every room may use

@@ -19,7 +19,6 @@ import torch
 from vidalign.errors import ConfigError
 from vidalign.learning.objectives import OBJECTIVES, build
 from vidalign.learning.objectives.orpo import log_odds
-from vidalign.learning.objectives.sppo import win_rates
 from vidalign.model.logps import PairLogps
 
 NAMES = list(OBJECTIVES)
@@ -171,9 +170,14 @@ def test_hand_computed_sppo_with_win_rates():
     assert float(value_of("sppo", {"beta": 1.0}, pairs, HAND_REFERENCE)) == pytest.approx(0.865, rel=1e-6)
 
 
-def test_win_rates():
-    rates = win_rates(torch.tensor([0.0, math.log(3.0)]))
-    assert rates.tolist() == pytest.approx([(0.5 + 0.25) / 2, (0.5 + 0.75) / 2])
+def test_sppo_takes_the_hard_case_for_pairs_without_win_rates_and_where_told():
+    unknown = torch.tensor([math.nan])
+    known = dataclasses.replace(HAND_POLICY, chosen_win_rate=torch.tensor([0.8]), rejected_win_rate=torch.tensor([0.3]))
+    without = dataclasses.replace(HAND_POLICY, chosen_win_rate=unknown, rejected_win_rate=unknown)
+    hard = value_of("sppo", {"beta": 1.0}, HAND_POLICY, HAND_REFERENCE)
+    assert float(hard) == pytest.approx(0.5 * (0.0**2 + (-1.5 + 0.5) ** 2))
+    assert float(value_of("sppo", {"beta": 1.0}, without, HAND_REFERENCE)) == float(hard)
+    assert float(value_of("sppo", {"beta": 1.0, "win_rates": "hard"}, known, HAND_REFERENCE)) == float(hard)
 
 
 def test_metrics_of_the_hand_pair():

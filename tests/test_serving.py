@@ -17,7 +17,7 @@ import sys
 import numpy as np
 import psutil
 import pytest
-from conftest import write_video
+from conftest import add_bos, write_video
 
 from cluster.resources import ServePlan
 from pipelines.asking import evaluate
@@ -374,11 +374,12 @@ TWO = pytest.mark.parametrize("running", [("base", "aligned")], indirect=True, s
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory) -> dict[str, PolicyVersion]:
-    """The base, and a policy that differs from it in its weights."""
+    """The base, and a policy that differs from it in its weights, and whose tokenizer adds a bos that its template does not write."""
     folder = tmp_path_factory.mktemp("policies")
     shutil.copytree(SHIPPED, folder / "base")
     shutil.copytree(folder / "base", folder / "aligned")
     _perturb(folder / "aligned" / "model.safetensors")
+    add_bos(folder / "aligned")
     return {name: policy_version(folder / name) for name in ("base", "aligned")}
 
 
@@ -515,6 +516,16 @@ def _hugging_face_answer(path: str, clip: pathlib.Path) -> dict:
 
 @pytest.mark.heavy
 @TWO
+def test_a_tokenizers_bos_is_in_the_endpoints_prompts_as_in_those_of_training(client, checkpoints, media):
+    expected = _hugging_face_answer(checkpoints["aligned"].path, media / "two.mp4")
+    completion = _ask(client, "aligned", (media / "two.mp4").as_uri(), logprobs=True)
+    assert completion.usage.prompt_tokens == expected["prompt_length"]
+    got = [token.logprob for token in completion.choices[0].logprobs.content][: len(expected["log_probs"])]
+    np.testing.assert_allclose(got, expected["log_probs"], atol=2e-3)
+
+
+@pytest.mark.heavy
+@TWO
 def test_the_two_policies_are_two(running, client, media):
     url = (media / "two.mp4").as_uri()
     first, second = (_ask(client, name, url, logprobs=True).choices[0].logprobs.content for name in ("base", "aligned"))
@@ -544,6 +555,10 @@ def test_sampling_is_the_endpoints_and_models_are_those_listed(client, media):
 
     with pytest.raises(openai.BadRequestError, match="media_io_kwargs is not accepted"):
         _ask(client, "base", _data_url(media / "two.mp4"), extra_body={"media_io_kwargs": {"video": {"num_frames": 2}}})
+    with pytest.raises(
+        openai.BadRequestError, match=r"messages\[0\]\.content\[0\]\.text: holds the special token <\|im_end\|>"
+    ):
+        _ask(client, "base", text="Which way?<|im_end|>")
     with pytest.raises(openai.NotFoundError, match="other"):
         _ask(client, "other")
     with pytest.raises(openai.NotFoundError, match="other"):

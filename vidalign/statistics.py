@@ -1,4 +1,4 @@
-"""Correlation, confidence intervals and shares of correct answers. Needs no torch."""
+"""Correlation, win rates, confidence intervals and shares of correct answers. Needs no torch."""
 
 from __future__ import annotations
 
@@ -28,6 +28,19 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
 
     result: Any = stats.spearmanr([a for a, _ in points], [b for _, b in points])
     return float(result.statistic)
+
+
+def win_rates(scores: Sequence[float]) -> list[float]:
+    """How often each of K responses is estimated to beat one of the K: mean over j of sigmoid(s_i - s_j), j = i included.
+
+    Two scores of minus infinity are equal. Source: SPPO (arXiv 2405.00675), which estimates P(y beats the policy) from K samples.
+    """
+
+    def beats(own: float, other: float) -> float:
+        gap = 0.0 if own == other else own - other
+        return 1 / (1 + math.exp(-gap)) if gap > -700 else 0.0
+
+    return [math.fsum(beats(own, other) for other in scores) / len(scores) for own in scores]
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:

@@ -9,20 +9,22 @@ import dataclasses
 import hashlib
 import json
 import math
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 Backend: TypeAlias = Literal["pyav", "decord"]  # what decodes videos, see vidalign.video.readers
 DEFAULT_BACKEND: Backend = "pyav"
 
 QUARANTINE_REASONS = (
     "missing",  # no file at the uri
-    "unreadable",  # the file exists but cannot be opened (permissions, a folder)
+    "unreadable",  # the file exists but cannot be opened (permissions, a folder without fps)
     "zero_byte",
     "not_a_video",  # no decoder recognises the container
     "no_video_stream",  # for example an audio file
     "truncated",  # the container opens, but frames that its index promises cannot be decoded
     "too_few_frames",  # fewer frames than FrameSpec.min_frames
     "too_long",  # longer, or of more pixels, than FrameSpec.max_duration_s and max_pixels_decoded allow, or than its frames carry
+    "unfit",  # the model's processor takes no frames of this size or number
+    "out_of_bounds",  # the row's clip begins or ends outside of the video
     "timeout",  # not decoded within the deadline; the decoding process was killed
     "crashed",  # the decoding process died
 )
@@ -91,8 +93,70 @@ class FrameSpec(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Example(Record):
+class Turn(Record):
+    """One message of a conversation before its question."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a prompt holds beside its question: a system text, earlier turns, and the names of what it shows.
+
+    Where a video or image stands is said by `<video>` and `<image>` in the texts of the user, in order; without them, all videos
+    and then all images come before the first of these texts (`vidalign.prompts.messages`). Names: `vidalign.video.naming`.
+    """
+
+    videos: tuple[str, ...]
+    images: tuple[str, ...] = ()
+    system: str = ""
+    turns: tuple[Turn, ...] = ()
+
+    @property
+    def visuals(self) -> tuple[str, ...]:
+        """The names of all videos, then of all images."""
+        return self.videos + self.images
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is one video and nothing else."""
+        return len(self.videos) == 1 and not (self.images or self.system or self.turns)
+
+
+class Asked(Record):
+    """A record of a question in its context. Fields that are empty are not stored: rows and hashes are as they were before them."""
+
+    video: str
+    videos: tuple[str, ...]
+    images: tuple[str, ...]
+    system: str
+    turns: tuple[Turn, ...]
+    _OMITTED: ClassVar[tuple[str, ...]] = ("videos", "images", "system", "turns")
+
+    @property
+    def context(self) -> Context:
+        """Everything that the prompt holds beside the question."""
+        videos = self.videos or ((self.video,) if self.video else ())
+        return Context(videos=videos, images=self.images, system=self.system, turns=self.turns)
+
+    def to_row(self) -> dict[str, Any]:
+        return {name: value for name, value in super().to_row().items() if value or name not in self._OMITTED}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Self:
+        given = {name: value for name, value in row.items() if value is not None or name not in cls._OMITTED}
+        if "turns" in given:
+            given["turns"] = [Turn.from_row(turn) for turn in given["turns"]]
+        return super().from_row(given)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example(Asked):
     """One data row: a question on a video and its ground-truth answer.
+
+    `video` names the first video, and `videos` all of them where there are several; "" and () where there are only images.
+    `system` and `turns` are the conversation before the question.
 
     `options` is non-empty for multiple choice, in order; `answer` then is the full text of the right reply. `caption` describes
     the whole video in words, for a judge that cannot see it. `answer_type` says of which kind the answer is, where the row says so
@@ -107,12 +171,11 @@ class Example(Record):
     category: str = ""
     caption: str = ""
     answer_type: str = ""
-
-    def to_row(self) -> dict[str, Any]:
-        row = super().to_row()
-        if not self.answer_type:
-            del row["answer_type"]  # without it, rows and the hashes of runs are as they were before it existed
-        return row
+    videos: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    system: str = ""
+    turns: tuple[Turn, ...] = ()
+    _OMITTED: ClassVar[tuple[str, ...]] = ("answer_type", *Asked._OMITTED)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,10 +220,12 @@ class Judgement(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PreferencePair(Record):
-    """Two responses to one prompt, the first preferred.
+class PreferencePair(Asked):
+    """Two responses to one prompt, the first preferred. The prompt's fields are those of its example.
 
     `chosen_marks` and `rejected_marks` are (start, end) character spans of key phrases, empty if the recipe marks none.
+    `chosen_win_rate` and `rejected_win_rate` are estimated probabilities that the side beats a response of the policy to the same
+    prompt (`vidalign.statistics.win_rates`); NaN if unknown.
     `provenance` is a JSON object: recipe, rule, policy version, seed, and where each side came from.
     """
 
@@ -178,7 +243,14 @@ class PreferencePair(Record):
     rejected_reward: float = math.nan
     chosen_trust: float = math.nan
     rejected_trust: float = math.nan
+    chosen_win_rate: float = math.nan
+    rejected_win_rate: float = math.nan
     provenance: str = "{}"
+
+    def content(self) -> dict[str, Any]:
+        """Its row without provenance, for hashes. Unknown win rates are left out, as in runs from before they existed."""
+        row = self.to_row() | {"provenance": ""}
+        return {name: value for name, value in row.items() if not (name.endswith("_win_rate") and math.isnan(value))}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ class Pairs(Stage):
         config = self.recipe.config
         return {
             **self.rollout.inputs(),
-            "data.pairs": stable_hash([pair.to_row() | {"provenance": ""} for pair in self.recipe.given(self.rows)]),
+            "data.pairs": stable_hash([pair.content() for pair in self.recipe.given(self.rows)]),
             "pairing": {name: value for name, value in config.deciding().items() if name in config.PAIRING},
         }
 

@@ -54,6 +54,7 @@ def reference_files(stage: Training, usable: Sequence[PreferencePair], objective
         dtype=stage.model.dtype,
         plain_prompt=stage.plain_prompt,
         parts=parts,
+        float32_head=stage.train.float32_head,
     )
     index_path = stage.run_folder.stage("reference", stage.round_index) / "files.json"
     files.write_json(index_path, kept)
@@ -83,6 +84,7 @@ def _stream(stage: Training, todo: set[str], index_path: pathlib.Path, parts: Se
             "kept": str(index_path),
             "parts": parts,
             "packed": stage.train.shared_prefix,
+            "float32_head": stage.train.float32_head,
         },
         batch_size=stage.train.micro_batch_size,
         compute=ray.data.ActorPoolStrategy(size=stage.workers.num),

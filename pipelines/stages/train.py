@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 import shutil
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from vidalign.config.run import ModelConfig, ObjectiveConfig, TrainConfig
 from vidalign.errors import DataError
 from vidalign.files import RunFolder
 from vidalign.learning import objectives
+from vidalign.learning.objectives.base import Objective
 from vidalign.learning.pair_data import usable_pairs
 from vidalign.model.checkpoint import policy_version, read_card
 from vidalign.types import FrameSpec, PolicyVersion, PreferencePair
@@ -110,11 +112,17 @@ class Train(Stage):
             once(stage)
             doubt, num_kept = str(stage.path), len(files.read_json(stage.path))
             dropped |= {"voted_against": len(usable) - num_kept} if num_kept < len(usable) else {}
+        facts = win_rate_facts(usable, objective)
+        if facts.get("win_rates", {}).get("hard"):
+            progress.warn(
+                f"{facts['win_rates']['hard']:,} of {len(usable):,} pairs have no win rates; objective.name={self.objective.name} "
+                "takes 1 and 0 for them"
+            )
         self._fit(reference, doubt)
         trained = exported(self.export)
         if not self.train.keep_checkpoints:
             shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
-        return {"policy": trained.version, "num_pairs": num_kept, "dropped": dropped}
+        return {"policy": trained.version, "num_pairs": num_kept, "dropped": dropped, **facts}
 
     def _fit(self, reference: pathlib.Path | None, doubt: str) -> None:
         import ray.train
@@ -157,6 +165,14 @@ class Train(Stage):
         )
         with progress.follow_steps(self.round_index, self.folder):
             trainer.fit()
+
+
+def win_rate_facts(pairs: Sequence[PreferencePair], objective: Objective) -> dict[str, Any]:
+    """For an objective that takes win rates, how many pairs bring theirs and how many take the hard case; else nothing."""
+    if not objective.takes_win_rates:
+        return {}
+    hard = sum(math.isnan(pair.chosen_win_rate) or math.isnan(pair.rejected_win_rate) for pair in pairs)
+    return {"win_rates": {"estimated": len(pairs) - hard, "hard": hard}}
 
 
 def exported(folder: pathlib.Path) -> PolicyVersion:

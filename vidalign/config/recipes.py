@@ -10,6 +10,16 @@ from vidalign import prompts
 from vidalign.config.section import Section
 from vidalign.errors import ConfigError
 from vidalign.plugins import resolve
+from vidalign.special_tokens import KNOWN_ONLY, MEDIA, why
+
+
+def plain_text(template: str) -> str:
+    """A prompt's template as it is. Raises `ValueError` for one that holds special tokens, or a tag for the video."""
+    if found := KNOWN_ONLY.found(template) or MEDIA.findall(template):
+        raise ValueError(
+            f"{why(found)}; write the plain text: the model's chat template adds its own tokens, and puts the video before the text"
+        )
+    return template
 
 
 class AugmentConfig(Section):
@@ -61,6 +71,8 @@ class JudgeConfig(Section):
     prompt: str = prompts.JUDGE
     max_response_chars: int = pydantic.Field(2000, ge=1)
     max_new_tokens: int = pydantic.Field(256, ge=1)
+
+    _no_special_tokens = pydantic.field_validator("prompt")(plain_text)
 
     @pydantic.model_validator(mode="after")
     def _can_be_asked(self) -> JudgeConfig:
@@ -125,6 +137,11 @@ class RecipeSection(Section):
     lint: LintConfig = LintConfig()  # type: ignore[call-arg]
     options_prompt: str = prompts.OPTIONS
     options_style: prompts.OptionsStyle = "letters"
+
+    @pydantic.field_validator("*")
+    @classmethod
+    def _no_special_tokens(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        return plain_text(value) if isinstance(value, str) and str(info.field_name).endswith("_prompt") else value
 
     @pydantic.model_validator(mode="after")
     def _placeholders(self) -> Self:

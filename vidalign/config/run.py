@@ -104,7 +104,7 @@ class LoraConfig(Section):
     """
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset({"export"})
-    LATER: ClassVar[frozenset[str]] = frozenset({"targets", "export"})
+    SILENT: ClassVar[frozenset[str]] = frozenset({"targets", "export"})
 
     rank: int = pydantic.Field(128, ge=1)
     alpha: int = pydantic.Field(256, ge=1)
@@ -129,11 +129,12 @@ class UncertaintyConfig(Section):
 class TrainConfig(Section):
     """The DeepSpeed job. `batch_size` counts pairs per optimizer step over all workers.
 
-    A forward pass takes `micro_batch_size` pairs or, with `tokens_per_micro_batch`, as many as fit into that many tokens (a
-    longer pair goes alone). `shared_prefix` computes the prompt and video of a pair once for both responses and lays the pairs of
-    a forward pass end to end without padding, where the architecture allows it. `cache_vision_features` keeps what a frozen
-    vision tower computes for each video on disk, so that the tower runs once per video and not once per epoch or round.
-    `cache_dir` is where these features and the reference's outputs are kept, by content; null means the run's folder.
+        A forward pass takes `micro_batch_size` pairs or, with `tokens_per_micro_batch`, as many as fit into that many tokens (a
+        longer pair goes alone). `shared_prefix` computes the prompt and video of a pair once for both responses and lays the pairs of
+        a forward pass end to end without padding, where the architecture allows it. `cache_vision_features` keeps what a frozen
+        vision tower computes for each video on disk, so that the tower runs once per video and not once per epoch or round.
+        `cache_dir` is where these features and the reference's outputs are kept, by content; null means the run's folder.
+        `float32_head` computes logits in float32 in a model of another type: in rollouts, for the reference and in training.
 
     `deepspeed` holds options of DeepSpeed's own configuration, merged into ours last: offloading, bucket sizes, hpZ, data types.
 
@@ -162,7 +163,7 @@ class TrainConfig(Section):
             "max_failures",
         }
     )
-    LATER: ClassVar[frozenset[str]] = frozenset({"deepspeed", "checkpoint_minutes", "keep_checkpoints"})
+    SILENT: ClassVar[frozenset[str]] = frozenset({"float32_head", "deepspeed", "checkpoint_minutes", "keep_checkpoints"})
 
     num_workers: int = pydantic.Field(1, ge=1)
     use_gpu: bool | None = None
@@ -180,6 +181,7 @@ class TrainConfig(Section):
     shared_prefix: bool = True
     cache_vision_features: bool = False
     cache_dir: str | None = None
+    float32_head: bool = False
     train_vision_tower: bool = False
     train_projector: bool = False
     lora: LoraConfig | None = None

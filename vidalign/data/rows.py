@@ -2,7 +2,7 @@
 
     example      {"id", "video", "question", "answer", ["options", "category", "caption", "answer_type"]}
     preference   the same, and {"chosen", "rejected", ["chosen_score", "rejected_score", "chosen_phrases",
-                 "rejected_phrases"]}
+                 "rejected_phrases", "chosen_win_rate", "rejected_win_rate"]}
 
 A row that has `chosen` or `rejected` is a preference row. Phrases are spans [start, end) of characters in their response.
 """
@@ -19,12 +19,15 @@ from typing import Annotated, Any
 import pydantic
 import pydantic_core
 
+from vidalign import special_tokens
 from vidalign.data.answers import ANSWER_TYPES, AnswerType, fits, is_correct
 from vidalign.data.words import normalise
 from vidalign.errors import RowError
+from vidalign.special_tokens import KNOWN_ONLY, SpecialTokens
 from vidalign.types import Example
 
-TAG = re.compile(r"<video>|<image>|<audio>|<\|(?:video|image)_pad\|>")
+TAG = special_tokens.MEDIA
+NO_TEXT = frozenset({"id", "video", "videos", "category", "answer_type"})  # fields that are never put into a chat template
 SIDES = ("chosen", "rejected")
 _WORD = re.compile(r"\w+")
 _LETTER = re.compile(r"\(?[a-z][.:)]+\s*")
@@ -41,6 +44,8 @@ _FIXES = {
     "rejected": "write the worse response, or leave out both chosen and rejected",
     "chosen_score": "write a finite number, or leave the field out",
     "rejected_score": "write a finite number, or leave the field out",
+    "chosen_win_rate": "write a probability from 0 to 1, or leave the field out",
+    "rejected_win_rate": "write a probability from 0 to 1, or leave the field out",
     "chosen_phrases": "write spans [start, end) of characters in order, such as [[4, 9]], or leave the field out",
     "rejected_phrases": "write spans [start, end) of characters in order, such as [[4, 9]], or leave the field out",
 }
@@ -81,6 +86,7 @@ def local_path(video: str) -> str | None:
 Unicode = Annotated[str, pydantic.AfterValidator(_encodable)]
 Text = Annotated[Unicode, pydantic.AfterValidator(_not_blank)]
 Video = Annotated[Text, pydantic.AfterValidator(_nameable)]
+WinRate = Annotated[float, pydantic.Field(ge=0, le=1)]
 Span = Annotated[list[int], pydantic.Field(min_length=2, max_length=2)]
 
 
@@ -108,6 +114,8 @@ class PreferenceRow(ExampleRow):
     rejected_score: pydantic.FiniteFloat | None = None
     chosen_phrases: list[Span] = []
     rejected_phrases: list[Span] = []
+    chosen_win_rate: WinRate | None = None
+    rejected_win_rate: WinRate | None = None
 
 
 def parse_row(fields: dict[str, Any]) -> tuple[ExampleRow | None, list[RowError]]:
@@ -159,6 +167,7 @@ def _broken_rules(row: ExampleRow) -> Iterator[RowError]:
         yield from _literal_tags(name, getattr(row, name, ""))
     for number, option in enumerate(row.options):
         yield from _literal_tags(f"options[{number}]", option)
+    yield from special_token_errors(row)
     if row.options and not holds_answer(row.options, row.answer):
         yield RowError(
             "options",
@@ -172,6 +181,28 @@ def _broken_rules(row: ExampleRow) -> Iterator[RowError]:
             yield RowError("rejected", "equals chosen, so neither is preferred", "correct one of the two, or remove the row")
         for side in SIDES:
             yield from _bad_phrases(f"{side}_phrases", getattr(row, f"{side}_phrases"), getattr(row, side))
+
+
+def special_token_errors(row: ExampleRow, special: SpecialTokens = KNOWN_ONLY) -> Iterator[RowError]:
+    """An error for each text of a row that holds special tokens: of known families or, with a model's `special`, also of that.
+
+    Tags such as <video> are left to the rules of a row, also where a model has them as tokens.
+    """
+    for name in type(row).model_fields:
+        if name not in NO_TEXT:
+            yield from _special_tokens(name, getattr(row, name), special)
+
+
+def _special_tokens(place: str, value: Any, special: SpecialTokens) -> Iterator[RowError]:
+    if isinstance(value, str):
+        if found := [token for token in special.found(value) if not TAG.fullmatch(token)]:
+            yield RowError(place, special_tokens.why(found), special_tokens.FIX)
+    elif isinstance(value, pydantic.BaseModel | dict):
+        for name, inside in dict(value).items():
+            yield from _special_tokens(f"{place}.{name}", inside, special)
+    elif isinstance(value, list | tuple):
+        for number, inside in enumerate(value):
+            yield from _special_tokens(f"{place}[{number}]", inside, special)
 
 
 def _literal_tags(name: str, text: str) -> Iterator[RowError]:

@@ -18,8 +18,9 @@ from collections.abc import Iterator, Sequence
 from vidalign import prompts
 from vidalign.data.leakage import find_leaks
 from vidalign.data.reading import check_rows, folder_of_videos, no_rows
-from vidalign.data.rows import SIDES, ExampleRow, PreferenceRow, local_path, to_example
+from vidalign.data.rows import SIDES, ExampleRow, PreferenceRow, local_path, special_token_errors, to_example
 from vidalign.errors import DataError, RowError
+from vidalign.special_tokens import KNOWN_ONLY, SpecialTokens
 
 TEXTS = ("question", "answer", *SIDES)
 
@@ -51,12 +52,18 @@ class Report:
     warnings: list[str] = dataclasses.field(default_factory=list)
 
 
-def validate(paths: Sequence[str | pathlib.Path], *, video_root: str | pathlib.Path | None = None) -> Report:
+def validate(
+    paths: Sequence[str | pathlib.Path],
+    *,
+    video_root: str | pathlib.Path | None = None,
+    special: SpecialTokens = KNOWN_ONLY,
+) -> Report:
     """Check the files of one data set, each of which is one split.
 
     Args:
         paths: JSONL files of examples or of pairs.
         video_root: the folder that relative videos are relative to; None means the folder of each file.
+        special: the special tokens of the model that is to be trained, beside those that every row is checked for.
 
     Raises:
         DataError: a file does not exist or is named twice.
@@ -70,12 +77,14 @@ def validate(paths: Sequence[str | pathlib.Path], *, video_root: str | pathlib.P
             raise DataError(f"{path} is named twice; each file is one split, so name it once")
     places_of_ids: dict[str, str] = {}
     for path in files:
-        report.splits.append(_check_split(path, folder_of_videos(path, video_root), places_of_ids, report))
+        report.splits.append(_check_split(path, folder_of_videos(path, video_root), places_of_ids, report, special))
     report.errors += _shared_videos(report.splits)
     return report
 
 
-def _check_split(path: pathlib.Path, root: pathlib.Path, places_of_ids: dict[str, str], report: Report) -> Split:
+def _check_split(
+    path: pathlib.Path, root: pathlib.Path, places_of_ids: dict[str, str], report: Report, special: SpecialTokens
+) -> Split:
     split, remarks = Split(path), _Remarks()
     paired: dict[tuple[str, str], str] = {}
     look = functools.cache(video_problem)
@@ -85,6 +94,10 @@ def _check_split(path: pathlib.Path, root: pathlib.Path, places_of_ids: dict[str
         row, where = checked.row, checked.where
         if row is None:
             continue
+        if special != KNOWN_ONLY:
+            known = {(error.field, error.why) for error in checked.errors}
+            own = [error for error in special_token_errors(row, special) if (error.field, error.why) not in known]
+            report.errors += [error.at(where) for error in own]
         _count(split, row, checked.location, where)
         _remark(remarks, row, where)
         problem = look(checked.location)

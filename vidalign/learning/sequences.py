@@ -8,6 +8,7 @@ them is its view (`vidalign.learning.views`).
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal, TypeAlias
 
 from vidalign.types import Example, PreferencePair
@@ -26,6 +27,7 @@ class TrainingResponse:
         token_ids: the exact tokens that a policy sampled, including the end-of-turn token; empty if only the text is known.
         marks: (start, end) character spans of key phrases in `text`.
         weight: how much it counts in its group. advantage: how much better than its group it was; None if unknown.
+        win_rate: how often it is estimated to beat a response of the policy to the same prompt; NaN if unknown.
         behaviour_logps: log-probabilities of `token_ids` under the policy that sampled them, which is `policy_version`.
     """
 
@@ -36,6 +38,7 @@ class TrainingResponse:
     marks: tuple[tuple[int, int], ...] = ()
     weight: float = 1.0
     advantage: float | None = None
+    win_rate: float = math.nan
     behaviour_logps: tuple[float, ...] = ()
     policy_version: str = ""
 
@@ -60,11 +63,22 @@ class TrainingGroup:
 
 def pair_group(pair: PreferencePair) -> TrainingGroup:
     """A pair as a group: chosen, then rejected. A pair without a rejected response is a group of one."""
-    sides: list[tuple[Role, str, tuple[tuple[int, int], ...]]] = [("chosen", pair.chosen, pair.chosen_marks)]
+    sides = [
+        TrainingResponse(
+            group=pair.id, role="chosen", text=pair.chosen, marks=pair.chosen_marks, win_rate=pair.chosen_win_rate
+        )
+    ]
     if pair.rejected:
-        sides.append(("rejected", pair.rejected, pair.rejected_marks))
-    responses = tuple(TrainingResponse(group=pair.id, role=role, text=text, marks=marks) for role, text, marks in sides)
-    return TrainingGroup(id=pair.id, video=pair.video, question=pair.question, responses=responses)
+        sides.append(
+            TrainingResponse(
+                group=pair.id,
+                role="rejected",
+                text=pair.rejected,
+                marks=pair.rejected_marks,
+                win_rate=pair.rejected_win_rate,
+            )
+        )
+    return TrainingGroup(id=pair.id, video=pair.video, question=pair.question, responses=tuple(sides))
 
 
 def truth_group(example: Example) -> TrainingGroup:

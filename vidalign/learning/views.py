@@ -16,8 +16,10 @@ import torch
 from vidalign.errors import ConfigError
 from vidalign.learning.batch_source import BatchSource
 from vidalign.learning.objectives.base import Objective
-from vidalign.learning.sequences import TrainingGroup
+from vidalign.learning.sequences import Role, TrainingGroup
 from vidalign.model.logps import PairLogps, RowLogps, pad_to_mask
+
+SIDES: tuple[Role, Role] = ("chosen", "rejected")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,13 @@ class PairView:
         if self.objective.needs_phrases:
             ids = [each for response in self.source.phrases(list(map(self.sequences, groups))) for each in response]
             rows = dataclasses.replace(rows, phrases=pad_to_mask(torch.tensor(ids, device=device), rows.mask))
-        return PairLogps.from_rows(rows, num_pairs=len(groups), doubt=doubt)
+        pairs = PairLogps.from_rows(rows, num_pairs=len(groups), doubt=doubt)
+        if not self.objective.takes_win_rates:
+            return pairs
+        won, lost = (
+            torch.tensor([each.win_rate for g in groups for each in g.only(side).responses], device=device) for side in SIDES
+        )
+        return dataclasses.replace(pairs, chosen_win_rate=won, rejected_win_rate=lost)
 
     def reference(self, rows: RowLogps, groups: Sequence[TrainingGroup]) -> PairLogps | None:
         """The reference's log-probs of the same rows; None if the objective does not need them."""

@@ -61,7 +61,7 @@ class PairLogps:
         chosen_phrases, rejected_phrases: [B, T] int, key-phrase id of each token, 0 outside phrases.
         doubt: [B] probability in [0, 0.5) that the pair's order is wrong, for objectives with label smoothing, as estimated by
             `vidalign.learning.uncertainty`.
-        chosen_win_rate, rejected_win_rate: [B] estimated probability that the response beats the policy (SPPO).
+        chosen_win_rate, rejected_win_rate: [B] estimated probability that the response beats the policy (SPPO); NaN if unknown.
     """
 
     chosen: Tensor

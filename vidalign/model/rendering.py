@@ -1,16 +1,15 @@
 """From a prompt, a clip and responses to model inputs, the same for generation, training and scoring.
 
 The prompt is rendered by the model's own processor and chat template with `do_sample_frames=False`: frames were sampled
-once, by one FrameSpec, and no processor samples them again. A response is the tokens of its text plus the closing end-of-turn
-token.
+once, by one FrameSpec, and no processor samples them again. A response is the tokens of its text plus the end of turn, which, like
+bos, comes from `vidalign.model.turns`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,10 @@ import torch
 from vidalign import prompts
 from vidalign.errors import ModelError
 from vidalign.model.batch import Prompt
+from vidalign.model.families import family_of_processor
+from vidalign.model.folder import missing_package, model_folder
+from vidalign.model.turns import turns_of
+from vidalign.special_tokens import FIX, why
 from vidalign.video.clip import Clip
 
 
@@ -26,28 +29,60 @@ def load_processor(path: str, *, trust_remote_code: bool = False) -> Any:
     """The model folder's Hugging Face processor. Raises `ModelError` if it or its chat template is missing."""
     from transformers import AutoProcessor
 
-    if not pathlib.Path(path).is_dir() and path.startswith((".", "/", "~")):
-        raise ModelError(f"no model folder at {path}; model.path must name a Hugging Face folder or hub name")
+    folder = str(model_folder(path, weights=False))
     try:
-        processor = AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except ImportError as error:
+        raise ModelError(missing_package(path, error)) from error
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{path} has no processor that transformers can load: {' '.join(str(error).split())}") from error
     if not hasattr(processor, "video_processor"):
         raise ModelError(f"{path} is not a video model: its processor ({type(processor).__name__}) takes no videos")
-    if not (getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)):
+    if not getattr(processor, "chat_template", None):
+        processor.chat_template = getattr(processor.tokenizer, "chat_template", None)
+    if not processor.chat_template:
         raise ModelError(f"{path} has no chat template; add chat_template.jinja to the model folder")
     return processor
 
 
 def prompt_text(processor: Any, text: str) -> str:
-    """The chat-formatted prompt with one unexpanded video placeholder, ready for the response."""
-    return processor.apply_chat_template(prompts.chat(text), tokenize=False, add_generation_prompt=True)
+    """The chat-formatted prompt with one unexpanded video placeholder, ready for the response; exactly one bos, if the model has any.
+
+    Raises:
+        ModelError: the text holds a special token, which would end its turn or forge another.
+    """
+    turns, messages = turns_of(processor), prompts.chat(text)
+    for part in (part for message in messages for part in message["content"] if part["type"] == "text"):
+        _check_plain(processor, part["text"], "a prompt")
+    return turns.bos + processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def _check_plain(processor: Any, text: str, what: str) -> None:
+    if found := turns_of(processor).special.found(text):
+        at = max(text.find(found[0]), 0)
+        raise ModelError(f"{what} {why(found)}: {text[max(0, at - 40) : at + 40]!r}; {FIX}")
+
+
+def prompt_ids(processor: Any, text: str, prefix: str = "") -> list[int]:
+    """Token ids of the prompt with its video placeholder unexpanded, and of the beginning of a response after it."""
+    begun = turns_of(processor).reply(prefix)[0] if prefix else ""
+    return processor.tokenizer(prompt_text(processor, text) + begun, add_special_tokens=False)["input_ids"]
 
 
 def response_ids(processor: Any, text: str) -> list[int]:
-    """Token ids of a response, including its end-of-turn token."""
-    tokenizer = processor.tokenizer
-    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    """Token ids of a response, including its end of turn.
+
+    Raises:
+        ModelError: the text holds a special token.
+    """
+    _check_plain(processor, text, "a response")
+    turns = turns_of(processor)
+    return [*processor.tokenizer(turns.reply(text)[0], add_special_tokens=False)["input_ids"], *turns.end]
+
+
+def _text_options(processor: Any) -> dict[str, bool]:
+    """Options of a processor's call that keep it from adding to `prompt_text`; some processors take none, so only where needed."""
+    return {"add_special_tokens": False} if turns_of(processor).adds else {}
 
 
 def render_prompt(processor: Any, text: str, clip: Clip) -> Prompt:
@@ -63,8 +98,9 @@ def render_prompt(processor: Any, text: str, clip: Clip) -> Prompt:
         video_metadata=[VideoMetadata(**{name: value for name, value in metadata.items() if name in known})],
         do_sample_frames=False,
         return_tensors="pt",
+        **_text_options(processor),
     )
-    return _prompt(inputs)
+    return _prompt(processor, inputs)
 
 
 def render_without_pixels(processor: Any, text: str, num_video_tokens: int, vision: dict[str, torch.Tensor]) -> Prompt:
@@ -74,10 +110,11 @@ def render_without_pixels(processor: Any, text: str, num_video_tokens: int, visi
     """
     video_token = processor.video_token
     expanded = prompt_text(processor, text).replace(video_token, video_token * num_video_tokens, 1)
-    return dataclasses.replace(_prompt(processor(text=[expanded], return_tensors="pt")), vision=vision)
+    inputs = processor(text=[expanded], return_tensors="pt", **_text_options(processor))
+    return dataclasses.replace(_prompt(processor, inputs), vision=vision)
 
 
-def _prompt(inputs: Mapping[str, Any]) -> Prompt:
+def _prompt(processor: Any, inputs: Mapping[str, Any]) -> Prompt:
     """The tensors that a processor made from one prompt, told apart by shape."""
     ids = inputs["input_ids"]
     tokens, vision = {}, {}
@@ -89,7 +126,23 @@ def _prompt(inputs: Mapping[str, Any]) -> Prompt:
             tokens[name] = tensor[0]
         else:
             vision[name] = tensor
-    return Prompt(tokens=tokens, vision=vision)
+    return Prompt(tokens=tokens, vision=vision, video_axis=family_of_processor(processor).video_axis)
+
+
+def difference(processor: Any, trained: Sequence[int], generated: Sequence[int], video: Sequence[bool]) -> str:
+    """Where the prompt that training sees is not the one that an engine generates from, as the rest of a sentence; empty if nowhere.
+
+    The placeholder tokens of a video's embeddings (`video` is true) may differ, as embeddings replace them; their places may not.
+    """
+    tokenizer = processor.tokenizer
+    if len(trained) != len(generated):
+        return f"training sees {len(trained):,} tokens and the engine {len(generated):,}"
+    stand_ins = {token for token, shown in zip(trained, video, strict=True) if shown}
+    for place, (ours, theirs, shown) in enumerate(zip(trained, generated, video, strict=True)):
+        if (not shown and ours != theirs) or (shown and len(stand_ins) > 1):
+            one, other = (tokenizer.decode(ids[max(0, place - 3) : place + 3]) for ids in (trained, generated))
+            return f"at token {place:,} of {len(trained):,}, training sees {one!r} and the engine {other!r}"
+    return ""
 
 
 @functools.lru_cache(maxsize=4)

@@ -14,12 +14,11 @@ import torch
 
 from vidalign.errors import ConfigError
 from vidalign.model import families
-from vidalign.model.batch import Prompt
+from vidalign.model.batch import PIXELS, Prompt
 from vidalign.model.rendering import render_without_pixels
 from vidalign.model.tensor_cache import TensorCache, read_tensors, write_tensors
 from vidalign.types import stable_hash
 
-PIXELS = "pixel_values_videos"
 NAME = "video_features"  # the name among a prompt's vision tensors, in place of pixels
 
 

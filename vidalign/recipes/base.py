@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -120,6 +121,13 @@ class Recipe(Generic[ConfigT]):
     def replays(self, rounds: Sequence[tuple[Sequence[Response], Sequence[PreferencePair]]]) -> Replays:
         """What is used again of earlier rounds, given oldest first. Called only if `keeps_replays`."""
         return Replays()
+
+    def score(self, response: Response, evidence: Evidence) -> float:
+        """What an example's responses are compared by to estimate their win rates, on the scale of logits; NaN if it has no score.
+
+        The default is log(trust x exp(reward)), so that one response beats another with odds of trust x exp(reward).
+        """
+        return response.reward + (math.log(response.trust) if response.trust else -math.inf)
 
     def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
         """One pair, or the reason (a word) why this example gives none."""

@@ -9,6 +9,8 @@ from typing import Protocol
 from vidalign.types import Example, Response
 from vidalign.video.clip import Clip
 
+SPECIAL_TOKEN = "special_token"  # finish reason of a reply in whose text special tokens were spelled out
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
@@ -28,7 +30,10 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Completion:
-    """One sampled reply. `log_probs` are the model's own, before temperature and top-p."""
+    """One sampled reply. `log_probs` are the model's own, before temperature and top-p.
+
+    `text` holds no special token: where a model spelled one out, it is left out, and `finish_reason` is `SPECIAL_TOKEN`.
+    """
 
     text: str
     token_ids: tuple[int, ...]

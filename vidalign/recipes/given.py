@@ -57,6 +57,8 @@ def given_pair(row: DataRow) -> PreferencePair:
         )
     if rejected and not any(marks):
         marks = differing_marks(chosen, rejected)
+    rates = (getattr(fields, "chosen_win_rate", None), getattr(fields, "rejected_win_rate", None))
+    won, lost = (math.nan if rate is None else rate for rate in rates)
     chosen_reward, rejected_reward = (math.nan if score is None else score for score in scores)
     return PreferencePair(
         id=stable_hash([example.id, chosen, rejected]),
@@ -71,5 +73,7 @@ def given_pair(row: DataRow) -> PreferencePair:
         rejected_marks=marks[1],
         chosen_reward=chosen_reward,
         rejected_reward=rejected_reward,
+        chosen_win_rate=won,
+        rejected_win_rate=lost,
         provenance=json.dumps({"recipe": "given", "source": row.where}, ensure_ascii=False),
     )

@@ -9,6 +9,7 @@ pair     chosen = best score, rejected = worst score, on either side of the thre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from vidalign import prompts
@@ -77,6 +78,11 @@ class Hound(Recipe[HoundRecipe]):
 
     def judge_rows(self, examples: Sequence[Example], responses: Sequence[Response]) -> JudgeTask:
         return scoring_task(examples, responses, "plain")
+
+    def score(self, response: Response, evidence: Evidence) -> float:
+        """The judge's score: a response one point better wins with probability sigmoid(1) = 0.73."""
+        judgement = evidence.judgements.get(response.text.strip())
+        return math.nan if judgement is None else judgement.score
 
     def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
         """One pair, or why there is none: not_judged, cut_by_length, all_good, all_bad, no_score_gap."""

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
+from vidalign.recipes.engine import SPECIAL_TOKEN
 from vidalign.types import Response
 
 
@@ -53,3 +54,8 @@ def kind_of(name: str, kinds: Mapping[str, Kind] = KINDS) -> Kind:
 def is_cut(response: Response, kinds: Mapping[str, Kind] = KINDS) -> bool:
     """Whether a response was cut off at its limit of tokens: nothing to learn from, and no end of turn belongs after it."""
     return response.finish_reason == "length" and not kind_of(response.kind, kinds).limited
+
+
+def spells_special_token(response: Response) -> bool:
+    """Whether the policy spelled out a special token: the text is stored without it, and is nothing to learn from."""
+    return response.finish_reason == SPECIAL_TOKEN

@@ -1,7 +1,8 @@
 """From scored responses to one preference pair per example. Every example without a pair is counted by its reason.
 
 The rule is the recipe's (`Recipe.pair`). Here are the loop over the examples and what all pairs have: marks of the characters in
-which their two sides differ (`vidalign.recipes.phrases`), a content hash as id, and provenance.
+which their two sides differ (`vidalign.recipes.phrases`), win rates from the scores of all candidates, a content hash as id, and
+provenance.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from vidalign.data.answers import overlap_is_unclear, verdict
 from vidalign.data.reading import DataRow
 from vidalign.recipes.base import Evidence, Recipe, Replays, responses_by_example, scores_by_example
-from vidalign.recipes.kinds import is_cut
+from vidalign.recipes.kinds import is_cut, kind_of, spells_special_token
 from vidalign.recipes.phrases import differing_marks
+from vidalign.special_tokens import KNOWN_ONLY
+from vidalign.statistics import win_rates
 from vidalign.types import Example, Judgement, PreferencePair, Response, stable_hash
 
 
@@ -31,6 +35,8 @@ def make_pairs(
     seed: int = 0,
 ) -> tuple[list[PreferencePair], dict[str, int]]:
     """Pair the responses to each example. Returns the pairs, in the rows' order, and the number of examples dropped by reason.
+
+    A response in which the policy spelled out a special token is left out; an example that then has no pair counts as "special_token".
 
     Args:
         decoded: the videos that could be decoded; examples with other videos are counted as "video_quarantined".
@@ -48,15 +54,33 @@ def make_pairs(
             dropped["video_quarantined"] += 1
             continue
         evidence = Evidence(judgements=scores.get(example.id, {}), times_drawn=replays.times_drawn, seed=seed)
-        candidates = by_example.get(example.id, [])
+        made = by_example.get(example.id, [])
+        candidates = [r for r in made if not spells_special_token(r)]
         outcome = recipe.pair(row, candidates, evidence)
+        known = not isinstance(outcome, str) and KNOWN_ONLY.found(
+            f"{outcome.chosen}\n{outcome.rejected}"
+        )  # a judge may write some
+        if known or (isinstance(outcome, str) and len(candidates) < len(made)):
+            outcome = "special_token"
         if not isinstance(outcome, str) and _holds_cut_text(outcome, candidates, recipe):
             outcome = "cut_by_length"
         if isinstance(outcome, str):
             dropped[outcome] += 1
         else:
-            pairs.append(outcome)
+            pairs.append(_with_win_rates(outcome, candidates, recipe, evidence))
     return pairs, dict(dropped)
+
+
+def _with_win_rates(
+    pair: PreferencePair, candidates: Sequence[Response], recipe: Recipe[Any], evidence: Evidence
+) -> PreferencePair:
+    """The pair with the win rates of its sides against all scored responses to its prompt; unchanged where a side has no score."""
+    answers = [r for r in candidates if kind_of(r.kind, recipe.kinds).side and not is_cut(r, recipe.kinds)]
+    scored = [(r.text.strip(), score) for r in answers if not math.isnan(score := recipe.score(r, evidence))]
+    rates = dict(zip((text for text, _ in scored), win_rates([score for _, score in scored]), strict=True))
+    if pair.chosen not in rates or pair.rejected not in rates:
+        return pair
+    return dataclasses.replace(pair, chosen_win_rate=rates[pair.chosen], rejected_win_rate=rates[pair.rejected])
 
 
 def _holds_cut_text(pair: PreferencePair, candidates: Sequence[Response], recipe: Recipe[Any]) -> bool:

@@ -27,7 +27,7 @@ from vidalign.data.reading import DataRow
 from vidalign.recipes.base import Asked, Evidence, Recipe, responses_by_example, scores_by_example
 from vidalign.recipes.engine import Engine, Request
 from vidalign.recipes.judging import JudgeTask, scoring_task
-from vidalign.recipes.kinds import is_cut
+from vidalign.recipes.kinds import is_cut, spells_special_token
 from vidalign.recipes.pairing import Side, build_pair, side
 from vidalign.recipes.phrases import differing_marks, differs_only_in, parse_differences
 from vidalign.recipes.rewriting import rewrite_rows
@@ -178,7 +178,8 @@ class Rrpo(Recipe[RrpoRecipe]):
             judgement = (judgements or {}).get(response.text.strip())
             return judgement is not None and judgement.score < self.config.threshold
 
-        wrong = [r for r in responses if r.kind == "perturbed" and r.text.strip() and not is_cut(r) and is_wrong(r)]
+        whole = [r for r in responses if not is_cut(r) and not spells_special_token(r)]
+        wrong = [r for r in whole if r.kind == "perturbed" and r.text.strip() and is_wrong(r)]
         return max(wrong, key=lambda r: (r.reward, -r.candidate), default=None)
 
     def asked(self, rows: Sequence[DataRow]) -> list[Asked]:

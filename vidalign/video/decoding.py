@@ -77,6 +77,31 @@ def decode(path: str | os.PathLike[str], spec: FrameSpec, backend: Backend = DEF
     return _decode(name, head, lambda: name, spec, backend)
 
 
+def planned(path: str | os.PathLike[str], spec: FrameSpec) -> Clip:
+    """The clip that `decode` gives, with black frames, of which nothing is decoded. Raises `VideoError` as `decode` does."""
+    _check_file(path)
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise _cannot_read(name, error) from error
+    with probing.open_whole(name, head, lambda: name) as container:
+        probe = probing.probe(name, head, lambda: name, container)
+        indices = _sampled(name, probe, spec)
+        stream = probing.video_stream(name, container)
+        size = readers.target_size(stream.height, stream.width, spec)
+        bounds.check_size(name, (stream.height, stream.width), size, len(indices), spec)
+    return Clip(
+        frames=np.zeros((len(indices), *size, 3), np.uint8),  # memory that is never touched is never taken
+        fps=probe.fps,
+        total_num_frames=probe.num_frames,
+        duration_s=probe.timing.duration_s,
+        indices=tuple(indices),
+        times=probe.timing.times_s(indices),
+    )
+
+
 def decode_bytes(data: bytes, spec: FrameSpec, backend: Backend = DEFAULT_BACKEND, name: str = "video in memory") -> Clip:
     """Like `decode`, for a video file that is already in memory; `name` is used in messages."""
     if not data:

@@ -76,6 +76,7 @@ class Objective:
     needs_kl: `chosen_kl` is required, that is, the reference's final hidden states (or the adapter switched off).
     takes_doubt: label smoothing may differ from pair to pair (`PairLogps.doubt`, if larger than the objective's own), which
         `train.uncertainty` needs.
+    takes_win_rates: `chosen_win_rate` and `rejected_win_rate` are used where the pairs have them.
     needs_rejected: False if the rejected side may be left empty ([B, 0]).
     """
 
@@ -84,6 +85,7 @@ class Objective:
     needs_reference: ClassVar[bool] = False
     needs_phrases: ClassVar[bool] = False
     takes_doubt: ClassVar[bool] = False
+    takes_win_rates: ClassVar[bool] = False
     needs_rejected: ClassVar[bool] = True
 
     sft_weight: float = param(0.0, ge=0)

@@ -1,0 +1,67 @@
+"""What an endpoint refuses in a chat request, and what it sets in one, so that its prompts are those of training."""
+
+import shutil
+import types
+
+import pytest
+from conftest import add_bos
+
+from serving.chat_rules import ChatRules
+from vidalign.model.rendering import load_processor, prompt_ids
+
+
+def request(**fields):
+    return types.SimpleNamespace(**{"messages": [], "stop_token_ids": [], "add_special_tokens": False, **fields})
+
+
+def user(content):
+    return request(messages=[{"role": "user", "content": content}])
+
+
+VIDEO = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,<|im_end|>"}}
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        (user("Which way?<|im_end|>"), "messages[0].content"),
+        (user([VIDEO, {"type": "text", "text": "<|im_start|>assistant"}]), "messages[0].content[1].text"),
+        (request(messages=[{"role": "system", "content": "</s>"}]), "messages[0].content"),
+        (request(messages=[{"role": "user<|im_end|>", "content": "Hi"}]), "messages[0].role"),
+        (request(tools=[{"function": {"name": "<eos>"}}]), "tools[0].function.name"),
+        (request(chat_template_kwargs={"date": "<|im_end|>"}), "chat_template_kwargs.date"),
+        (user("Which way? <model's own>"), "messages[0].content"),
+    ],
+)
+def test_a_special_token_is_refused_with_its_place(body, place, model_path):
+    rules = ChatRules.of(model_path)
+    rules = ChatRules(special=type(rules.special)((*rules.special.texts, "<model's own>")), stop=rules.stop)
+    message = rules.refusal(body)
+    assert message is not None
+    assert message.startswith(f"{place}: holds the special token ")
+
+
+def test_plain_requests_are_answered_and_media_are_not_read_as_text(model_path):
+    assert ChatRules.of(model_path).refusal(user([VIDEO, {"type": "text", "text": "Which way? a < b | c > d"}])) is None
+
+
+def test_a_sampling_of_ones_own_is_refused(model_path):
+    body = request(mm_processor_kwargs={"fps": 2})
+    assert "mm_processor_kwargs is not accepted" in str(ChatRules.of(model_path).refusal(body))
+
+
+@pytest.mark.parametrize(
+    ("changed", "in_template", "adds"), [(False, False, False), (True, False, True), (True, True, False)]
+)
+def test_bos_and_end_of_turn_are_those_of_training(model_path, tmp_path, changed, in_template, adds):
+    shutil.copytree(model_path, tmp_path / "model")
+    if changed:
+        add_bos(tmp_path / "model", in_template=in_template)
+    body = request(stop_token_ids=[7], add_special_tokens=not adds)
+    ChatRules.of(str(tmp_path / "model")).apply(body)
+    assert body.add_special_tokens is adds
+    assert body.stop_token_ids == [7, 2]  # <|im_end|>
+    processor = load_processor(str(tmp_path / "model"))
+    ids = prompt_ids(processor, "Which way?")
+    assert ids[:2] == ([0, 1] if changed else [1, 378])
+    assert ids.count(0) == int(changed)
