@@ -267,9 +267,7 @@ def _write_clip(path: pathlib.Path) -> None:
 
 def check_running_ray() -> Finding:
     """Which Ray cluster a run would join."""
-    from cluster.doctor_gpu import diagnose_gpu
-from cluster.finding import Finding
-from cluster.session import find_address
+    from cluster.session import find_address
     from vidalign.errors import ClusterError
 
     try:
