@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import ray.data
 
-from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
+from vidalign.types import DEFAULT_BACKEND, Backend, Example, FrameSpec
 from vidalign.video.decode_child import ChildDecoder, DecodedVideo
 
 BATCH_SIZE = 8
@@ -34,11 +34,12 @@ class Decoder:
 
 
 class ChunkDecoder(Decoder):
-    """A Ray Data `map` callable: one row is one chunk of examples, whose videos it decodes."""
+    """A Ray Data `map` callable: one row is one chunk of examples, whose videos and images it decodes."""
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Adds `decoded`, the JSON of a `DecodedVideo` for each of `examples`, the JSON of their rows."""
-        videos = [example["video"] for example in json.loads(row["examples"])]
+        """Adds `decoded`, the JSON of a `DecodedVideo` for each video and image of `examples`, the JSON of their rows."""
+        examples = [Example.from_row(example) for example in json.loads(row["examples"])]
+        videos = [name for example in examples for name in example.context.visuals]
         decoded = {video: self.child.decode(video).to_row() for video in dict.fromkeys(videos)}
         return {**row, "decoded": json.dumps([decoded[video] for video in videos])}
 
@@ -50,6 +51,7 @@ def to_columns(rows: list[DecodedVideo]) -> dict[str, Any]:
         "frames_path": np.array([row.frames_path for row in rows], dtype=object),
         "reason": np.array([row.reason for row in rows], dtype=object),
         "message": np.array([row.message for row in rows], dtype=object),
+        "backend": np.array([row.backend for row in rows], dtype=object),
     }
 
 
@@ -65,7 +67,7 @@ def decode_videos(
 ) -> ray.data.Dataset:
     """A lazy data set with one row for each distinct uri, in order of first appearance if Ray Data preserves order.
 
-    Rows are `DecodedVideo` records: video, frames_path ("" if quarantined), reason, message. Consume it with
+    Rows are `DecodedVideo` records: video, frames_path ("" if quarantined), reason, message, backend. Consume it with
     `iter_batches` (streaming) or `take_all`; `DecodedVideo.from_row` reads a row.
     """
     distinct = list(dict.fromkeys(uris))

@@ -8,16 +8,17 @@ import hashlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from actors.engine_loop import EngineLoop
-from cluster.engines import actor_environment, generator_options, takes_video
+from cluster.engines import ONE_VIDEO, actor_environment, generator_options, takes_video
 from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
 from vidalign.recipes.engine import SPECIAL_TOKEN, Completion, Request
 from vidalign.special_tokens import SpecialTokens
 from vidalign.video.clip import Clip
+from vidalign.video.scene import Scene, Shown, scene_of
 
 
 class VllmEngine:
@@ -26,14 +27,21 @@ class VllmEngine:
     A prompt is rendered once, however many replies it gets, and a clip is hashed once. vLLM's own caches do the rest: they hold
     what prompts have in common at their beginning (with most chat templates, the video) and the processed video.
 
-    `path` is the model folder, `llm` is vLLM's own engine.
+    `path` is the model folder, `llm` is vLLM's own engine. `limits`: how many videos and images a prompt has at most.
 
     Raises:
         ModelError: vLLM cannot serve the model folder.
     """
 
     def __init__(
-        self, model: ModelConfig, path: str, *, num_gpus: int, seed: int, engine_args: dict[str, Any] | None = None
+        self,
+        model: ModelConfig,
+        path: str,
+        *,
+        num_gpus: int,
+        seed: int,
+        engine_args: dict[str, Any] | None = None,
+        limits: Mapping[str, int] = ONE_VIDEO,
     ) -> None:
         for name, value in actor_environment(num_gpus).items():
             os.environ.setdefault(name, value)
@@ -53,8 +61,9 @@ class VllmEngine:
         self._turns = turns_of(self._processor)
         self._compared = False
         config = read_config(path, trust_remote_code=model.trust_remote_code)
-        rules = engine_rules(self._processor, config, max_model_len=model.max_model_len, on_cpu=num_gpus == 0)
-        options = generator_options(model, num_gpus, seed=seed, engine_args={**rules, **(engine_args or {})})
+        rules = engine_rules(self._processor, config, max_model_len=model.max_model_len, on_cpu=num_gpus == 0, limits=limits)
+        own = {**rules, **(engine_args or {})}
+        options = generator_options(model, num_gpus, seed=seed, limits=limits, engine_args=own)
         try:
             self._loop = EngineLoop(functools.partial(vllm.LLM, model=path, **options))
         except Exception as error:  # a model that vLLM cannot load fails in whatever way its code meets first
@@ -87,10 +96,10 @@ class VllmEngine:
             )
             for request in requests
         ]
-        inputs = [_Input(clip=request.clip, prompt=request.prompt, prefix=request.prefix) for request in requests]
-        return [_completion(output.outputs[0], self._turns.special) for output in self._run(inputs, params)]
+        inputs = [_Input(shown=request.clip, prompt=request.prompt, prefix=request.prefix) for request in requests]
+        return [completion_of(output.outputs[0], self._turns.special) for output in self._run(inputs, params)]
 
-    def score(self, rows: Sequence[tuple[str, Clip, str]]) -> list[tuple[float, ...]]:
+    def score(self, rows: Sequence[tuple[str, Shown, str]]) -> list[tuple[float, ...]]:
         """Log-probs (nats) of given replies, including their end-of-turn token, for rows (prompt, clip, reply)."""
         import vllm
         from vllm.sampling_params import RequestOutputKind
@@ -100,8 +109,8 @@ class VllmEngine:
         with self._tokenizing:
             replies = [response_ids(self._processor, reply) for _, _, reply in rows]
         inputs = [
-            _Input(clip=clip, prompt=prompt, reply_ids=tuple(ids))
-            for (prompt, clip, _), ids in zip(rows, replies, strict=True)
+            _Input(shown=shown, prompt=prompt, reply_ids=tuple(ids))
+            for (prompt, shown, _), ids in zip(rows, replies, strict=True)
         ]
         # vLLM has log-probs only of tokens that it computes, so by default it computes all of them anew. Only those of the reply are
         # wanted here: the prompt may come from the cache, and a video with many replies is computed once.
@@ -152,7 +161,7 @@ class VllmEngine:
             made = render(one)
             if not (self._compared or one.prefix or one.reply_ids):
                 self._compare(one, made)
-            self._check_positions(one.clip, made, max_new_tokens)
+            self._check_positions(scene_of(one.shown), made, max_new_tokens)
             return made
 
         prompts = [functools.partial(rendered, one, chosen.max_tokens) for one, chosen in zip(inputs, params, strict=True)]
@@ -168,35 +177,41 @@ class VllmEngine:
         """Raise `ModelError` if vLLM generates from another prompt than training sees. Done once, for the first plain prompt."""
         from vidalign.model.rendering import difference, render_prompt
 
-        [place] = made["mm_placeholders"]["video"]
         ids = made["prompt_token_ids"]
-        video = [False] * len(ids)
-        shown = [True] * place.length if place.is_embed is None else place.is_embed.tolist()
-        video[place.offset : place.offset + place.length] = shown
+        visual = [False] * len(ids)
+        for place in (place for places in made["mm_placeholders"].values() for place in places):
+            embedded = [True] * place.length if place.is_embed is None else place.is_embed.tolist()
+            visual[place.offset : place.offset + place.length] = embedded
         with self._tokenizing:
-            trained = render_prompt(self._processor, one.prompt, one.clip).tokens["input_ids"].tolist()
-        if found := difference(self._processor, trained, ids, video):
+            trained = render_prompt(self._processor, one.prompt, one.shown).tokens["input_ids"].tolist()
+        if found := difference(self._processor, trained, ids, visual):
             raise ModelError(
                 f"training would not see the prompts that {self.path} replies to in vLLM: {found}. docs/models.md lists the families "
                 "of which both see the same"
             )
+        if one.prefix or one.reply_ids:  # then this rendering is not sent, but vLLM would take its videos for sent
+            self.llm.llm_engine.reset_mm_cache()
         self._compared = True
 
-    def _check_positions(self, clip: Clip, rendered: Any, max_new_tokens: int) -> None:
-        """Raise `ModelError` for a rendered prompt whose positions run out of vLLM's table."""
+    def _check_positions(self, scene: Scene, rendered: Any, max_new_tokens: int) -> None:
+        """Raise `ModelError` for a rendered prompt whose positions run out of vLLM's table. Only videos count time."""
         from vidalign.model.positions import check_positions
 
-        [video] = rendered.get("mm_kwargs", {}).get("video") or [None]
-        if video is not None:  # vLLM leaves out what it has processed before
-            data = video.get_data()
-            self._grids[self._hash(clip)] = data.get("video_grid_thw"), data.get("second_per_grid_ts")
-        grid, seconds = self._grids.get(self._hash(clip), (None, None))
+        processed = rendered.get("mm_kwargs", {}).get("video") or []
+        for clip, video in zip(scene.videos, processed, strict=False):
+            if video is not None:  # vLLM leaves out what it has processed before
+                data = video.get_data()
+                self._grids[self._hash(clip)] = data.get("video_grid_thw"), data.get("second_per_grid_ts")
+        known = [self._grids.get(self._hash(clip), (None, None)) for clip in scene.videos]
+        timed = [(grid, seconds) for grid, seconds in known if grid is not None]
         check_positions(
             self.llm.llm_engine.model_config.hf_config,
             num_tokens=len(rendered["prompt_token_ids"]),
             max_new_tokens=max_new_tokens,
-            grids=[] if grid is None else [grid.flatten().tolist()],
-            seconds_per_grid=None if seconds is None else [float(seconds)],
+            grids=[grid.flatten().tolist() for grid, _ in timed],
+            seconds_per_grid=None
+            if any(seconds is None for _, seconds in timed)
+            else [float(seconds) for _, seconds in timed],
         )
 
     def _hash(self, clip: Clip) -> str:
@@ -209,20 +224,26 @@ class VllmEngine:
 
     def _renderer(self) -> Callable[[_Input], Any]:
         """A function that turns our input into vLLM's, once for equal inputs: clips are equal by identity, texts by content."""
-        from vidalign.model.rendering import prompt_ids
+        from vidalign.model.rendering import image, prompt_ids
 
         ids_of = functools.cache(functools.partial(prompt_ids, self._processor))
 
         @functools.cache
         def render(one: _Input) -> Any:
+            scene = scene_of(one.shown)
             with self._tokenizing:
-                ids = ids_of(one.prompt, one.prefix)
-            prompt = {"prompt_token_ids": [*ids, *one.reply_ids]}  # text would be given a second bos
-            video = {
-                "multi_modal_data": {"video": [(one.clip.frames, one.clip.metadata())]},
-                "multi_modal_uuids": {"video": [self._hash(one.clip)]},
-            }
-            [rendered] = self.llm.renderer.render_cmpl([{**prompt, **video}])
+                ids = ids_of(one.prompt, one.prefix, scene.context)
+            data: dict[str, list[Any]] = {}
+            uuids: dict[str, list[str]] = {}
+            if scene.videos:
+                data["video"] = [(clip.frames, clip.metadata()) for clip in scene.videos]
+                uuids["video"] = [self._hash(clip) for clip in scene.videos]
+            if scene.images:
+                data["image"] = [image(clip) for clip in scene.images]
+                uuids["image"] = [f"image-{self._hash(clip)}" for clip in scene.images]
+            tokens = [*ids, *one.reply_ids]  # text would be given a second bos
+            prompt = {"prompt_token_ids": tokens, "multi_modal_data": data, "multi_modal_uuids": uuids}
+            [rendered] = self.llm.renderer.render_cmpl([prompt])
             return rendered
 
         return render
@@ -232,7 +253,7 @@ class VllmEngine:
 class _Input:
     """A prompt for the engine. `prefix` is the beginning of the reply as text; `reply_ids` is a whole reply to be scored."""
 
-    clip: Clip
+    shown: Shown
     prompt: str
     prefix: str = ""
     reply_ids: tuple[int, ...] = ()
@@ -243,7 +264,7 @@ def _covers_reply(output: Any, length: int) -> bool:
     return (output.num_cached_tokens or 0) >= len(output.prompt_token_ids) - length
 
 
-def _completion(reply: Any, special: SpecialTokens) -> Completion:
+def completion_of(reply: Any, special: SpecialTokens) -> Completion:
     """vLLM's reply as a `Completion`. What spells out special tokens is taken out of its text, and its finish reason says so."""
     steps = zip(reply.token_ids, reply.logprobs, strict=True)
     spelled = bool(special.found(reply.text))

@@ -13,7 +13,7 @@ import json
 import pathlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.engine import VllmEngine
@@ -23,6 +23,7 @@ from vidalign.model.clip_check import ClipCheck, quarantined
 from vidalign.recipes.engine import Respond
 from vidalign.types import Example, Response
 from vidalign.video.frame_cache import load_clip
+from vidalign.video.scene import Shown, shown
 
 
 class Generator:
@@ -45,13 +46,21 @@ class Generator:
         respond: Respond,
         parts: str,
         num_examples: int,
+        limits: dict[str, int],
+        reserved_tokens: int = 0,
     ) -> None:
         """`num_examples`: how many are answered at the same time; a chunk has as many."""
         config = ModelConfig(**model)
         starting = concurrent.futures.ThreadPoolExecutor(1)
-        self._engine = starting.submit(VllmEngine, config, path, num_gpus=num_gpus, seed=seed, engine_args=engine_args)
+        self._engine = starting.submit(
+            VllmEngine, config, path, num_gpus=num_gpus, seed=seed, engine_args=engine_args, limits=limits
+        )
         self._takes = starting.submit(
-            ClipCheck, path, max_model_len=config.max_model_len, trust_remote_code=config.trust_remote_code
+            ClipCheck,
+            path,
+            max_model_len=config.max_model_len,
+            trust_remote_code=config.trust_remote_code,
+            reserved_tokens=reserved_tokens,
         )
         self._respond = respond
         self._parts = pathlib.Path(parts)
@@ -63,12 +72,12 @@ class Generator:
         starting = self._seconds_of_start()
         engine, takes = self._engine.result(), self._takes.result()
         chunk, decoded = int(row["chunk"]), quarantined(json.loads(row["decoded"]), takes)
-        usable = [
-            (Example.from_row(example), load_clip(video["frames_path"]))
-            for example, video in zip(json.loads(row["examples"]), decoded, strict=True)
-            if video["frames_path"]
+        frames = {video["video"]: video["frames_path"] for video in decoded if video["frames_path"]}
+        asked = [Example.from_row(example) for example in json.loads(row["examples"])]
+        examples = [example for example in asked if all(name in frames for name in example.context.visuals)]
+        answers = [
+            self._answering.submit(self._respond, engine, [example], [_shown(example, frames)]) for example in examples
         ]
-        answers = [self._answering.submit(self._respond, engine, [example], [clip]) for example, clip in usable]
         try:
             responses = in_turns([answer.result() for answer in answers])
         finally:
@@ -80,7 +89,7 @@ class Generator:
             files.part_path(self._parts, chunk),
             {"decoded": decoded, "num_responses": len(responses), "engine_s": {k: round(v, 3) for k, v in seconds.items()}},
         )
-        return {"chunk": chunk, "num_examples": len(decoded)}
+        return {"chunk": chunk, "num_examples": len(asked)}
 
     def _seconds_of_start(self) -> float:
         """Wait for the engine; how long, in the first call, and 0 in the others, which wait at the same time."""
@@ -89,6 +98,11 @@ class Generator:
         began = time.monotonic()
         concurrent.futures.wait([self._engine])
         return time.monotonic() - began
+
+
+def _shown(example: Example, frames: Mapping[str, str]) -> Shown:
+    """What an example shows, from the clips of its videos and images."""
+    return shown(example.context, tuple(load_clip(frames[name]) for name in example.context.visuals))
 
 
 def in_turns(answers: Sequence[Sequence[Response]]) -> list[Response]:

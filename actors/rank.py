@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from actors import sharding
-from vidalign.config.run import TrainConfig
+from vidalign.config.training import TrainConfig
 from vidalign.learning.schedule import learning_rate_factor
 from vidalign.model.batch import IGNORED, Batch
 from vidalign.model.logps import CHUNK_SIZE, RowLogps

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from vidalign import files
@@ -21,6 +22,7 @@ from vidalign.learning.batch_source import BatchSource
 from vidalign.learning.batches import spread
 from vidalign.learning.sequences import TrainingGroup, pair_group
 from vidalign.model.tensor_cache import TensorCache, missing, write_tensors
+from vidalign.records import Context
 from vidalign.types import PreferencePair
 
 if TYPE_CHECKING:
@@ -166,9 +168,10 @@ def kept_paths(
     dtype: str,
     plain_prompt: str,
     parts: Sequence[str],
+    turns: Mapping[str, Any] = MappingProxyType({}),
     float32_head: bool = False,
 ) -> dict[str, str]:
-    """The file for the policy's outputs of each pair: {pair id: path}.
+    """The file for the policy's outputs of each pair: {pair id: path}. `turns`: `vidalign.model.turns.Turns.key`.
 
     A clip's own file name is a hash of the video's bytes and its FrameSpec.
     """
@@ -177,9 +180,10 @@ def kept_paths(
             cache.path(
                 {
                     "policy": policy_version,
+                    **turns,
                     "dtype": dtype,
                     "prompt": plain_prompt,
-                    "clip": pathlib.Path(frames[pair.video]).name,
+                    **_shown(pair.context, frames),
                     "question": pair.question,
                     "chosen": pair.chosen,
                     "rejected": pair.rejected,
@@ -190,6 +194,15 @@ def kept_paths(
         )
         for pair in pairs
     }
+
+
+def _shown(context: Context, frames: Mapping[str, str]) -> dict[str, Any]:
+    """What a prompt shows and says before its question: of one video alone, its clip."""
+    clips = [pathlib.Path(frames[name]).name for name in context.visuals]
+    if context.is_plain:
+        return {"clip": clips[0]}
+    turns = [turn.to_row() for turn in context.turns]
+    return {"clips": clips, "num_images": len(context.images), "system": context.system, "turns": turns}
 
 
 def parts_of(*, hidden: bool, features: bool) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from vidalign.config.run import ModelConfig, ObjectiveConfig, TrainConfig
+from vidalign.config.run import ModelConfig, ObjectiveConfig
+from vidalign.config.training import TrainConfig
 from vidalign.types import FrameSpec
 
 

@@ -11,7 +11,7 @@ from vidalign.config.recipes import LeanpoRecipe
 from vidalign.recipes.engine import Engine, Request
 from vidalign.recipes.leanpo import Leanpo
 from vidalign.types import Example, Response
-from vidalign.video.clip import Clip
+from vidalign.video.scene import Shown
 
 
 class FirstTokenSection(LeanpoRecipe):
@@ -27,7 +27,7 @@ class FirstTokenMarked(Leanpo):
     Config: ClassVar[type[LeanpoRecipe]] = FirstTokenSection
 
     def respond(
-        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Clip], *, policy_version: str, seed: int
+        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Shown], *, policy_version: str, seed: int
     ) -> list[Response]:
         assert isinstance(self.config, FirstTokenSection)
         folder = pathlib.Path(self.config.folder)

@@ -11,7 +11,7 @@ from vidalign.recipes.engine import Engine
 from vidalign.recipes.leanpo import Leanpo
 from vidalign.recipes.sampling import Chunk
 from vidalign.types import Example, Response
-from vidalign.video.clip import Clip
+from vidalign.video.scene import Shown
 
 TEMPERATURE, TOP_P = 1.0, 0.9
 
@@ -20,7 +20,7 @@ class Winners(Leanpo):
     """Hinted candidates and their reflection, not scored; without the rejected side."""
 
     def respond(
-        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Clip], *, policy_version: str, seed: int
+        self, engine: Engine, examples: Sequence[Example], clips: Sequence[Shown], *, policy_version: str, seed: int
     ) -> list[Response]:
         return self.winners(Chunk(engine, examples, clips, policy_version, seed))
 

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from cluster.resources import ServePlan
-from vidalign.config.recipes import JudgeConfig
+from vidalign.config.judging import JudgeConfig
 from vidalign.config.run import ModelConfig, ServeConfig
 from vidalign.errors import ModelError
 
 CPU_BLOCK_SIZE = 32  # tokens; the CPU attention kernels need a multiple of it
 CPU_KV_CACHE_BYTES = 2**30  # for a served replica
 SHARED_GPU = "VIDALIGN_SHARED_GPU"  # "1" in the environment of a replica whose GPU another engine uses too
-ONE_VIDEO = {"limit_mm_per_prompt": {"video": 1, "image": 0}}  # every prompt has exactly one
+ONE_VIDEO = {"video": 1, "image": 0}  # what a prompt holds at most, unless rows hold more
 
 
 def engine_options(
@@ -34,11 +34,16 @@ def engine_options(
 
 
 def generator_options(
-    model: ModelConfig, num_gpus: int, *, seed: int, engine_args: Mapping[str, Any] | None = None
+    model: ModelConfig,
+    num_gpus: int,
+    *,
+    seed: int,
+    engine_args: Mapping[str, Any] | None = None,
+    limits: Mapping[str, int] = ONE_VIDEO,
 ) -> dict[str, Any]:
-    """Options for an engine that samples and scores responses to videos."""
+    """Options for an engine that samples and scores responses to at most `limits` videos and images."""
     own: dict[str, Any] = {
-        **ONE_VIDEO,
+        "limit_mm_per_prompt": dict(limits),
         "trust_remote_code": model.trust_remote_code,
         "seed": seed,
         "enforce_eager": num_gpus == 0,
@@ -65,11 +70,21 @@ def judge_options(config: JudgeConfig) -> dict[str, Any]:
 
 
 def replica_options(
-    model: ModelConfig, serve: ServeConfig, plan: ServePlan, media_io_kwargs: Mapping[str, Any]
+    model: ModelConfig,
+    serve: ServeConfig,
+    plan: ServePlan,
+    media_io_kwargs: Mapping[str, Any],
+    limits: Mapping[str, int] = ONE_VIDEO,
+    *,
+    rules: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Options for a served engine; `media_io_kwargs` says how it samples the frames of a video."""
+    """Options for a served engine.
+
+    `media_io_kwargs` says how it samples frames, `limits` what a prompt holds at most, and `rules` what its model needs
+    (`vidalign.model.engine_rules`).
+    """
     own: dict[str, Any] = {
-        **ONE_VIDEO,
+        "limit_mm_per_prompt": dict(limits),
         "trust_remote_code": model.trust_remote_code,
         "media_io_kwargs": media_io_kwargs,
         "allowed_local_media_path": str(pathlib.Path(serve.media_root).absolute()) if serve.media_root else "",
@@ -80,7 +95,7 @@ def replica_options(
     else:
         own["kv_cache_memory_bytes"] = CPU_KV_CACHE_BYTES
     num_gpus = plan.num_devices if plan.bundle_gpus else 0
-    return engine_options(model.dtype, model.max_model_len, num_gpus, own, serve.engine_args)
+    return engine_options(model.dtype, model.max_model_len, num_gpus, own, {**(rules or {}), **serve.engine_args})
 
 
 def engine_environment(on_gpu: bool, *, logging_level: str = "WARNING") -> dict[str, str]:
@@ -118,7 +133,7 @@ def takes_video(model_config: Any, path: str) -> None:
     if model_config.is_multimodal_model:
         limits = MULTIMODAL_REGISTRY.get_processing_info(model_config).supported_mm_limits
     if limits.get("video", 0) == 0:
-        what = f"only {' and '.join(limits)}" if limits else "only text"
+        what = f"only {' and '.join(f'{name}s' for name in limits)}" if limits else "only text"
         raise ModelError(
             f"vLLM takes {what} for {path} ({', '.join(model_config.architectures)}), and no videos; use a model of another family, "
             "for example Qwen2.5-VL, Qwen3-VL or LLaVA-OneVision"

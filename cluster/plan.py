@@ -16,7 +16,8 @@ from __future__ import annotations
 import math
 
 from cluster.resources import MIN_CPUS, ClusterResources, ResourcePlan, ServePlan, Workers, count
-from vidalign.config.run import RolloutConfig, ServeConfig, TrainConfig
+from vidalign.config.run import RolloutConfig, ServeConfig
+from vidalign.config.training import TrainConfig
 from vidalign.errors import ClusterError
 
 SMALL_CLUSTER_CPUS = 4  # with fewer, actors take fractions so that Ray Data's own tasks (one CPU each) still fit

@@ -4,6 +4,7 @@
                                     pairs     judge, pair, lint                       pipelines/stages/pairs.py
                                     train     objective, checkpoints, exported policy pipelines/stages/train.py
                    then:            evaluate  base and aligned behind one endpoint    pipelines/stages/evaluate.py
+                                              which answers are right, and by whom    pipelines/stages/scores.py
                                     report    summary.json and report/index.html      pipelines/report.py
 
 Every step is idempotent by its manifest: running the same command again continues a run that was stopped anywhere.
@@ -42,8 +43,9 @@ def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = 
     clock = StageClock(run.root / "wall_s.json")
     endpoint = None
     if set(stages) - {"report"}:
-        with entered(config, inputs, stages, base, verbose=verbose) as plan:
-            rounds = Rounds(config=config, run=run, plan=plan, inputs=inputs, base=base)
+        with entered(config, inputs, stages, base, verbose=verbose) as (plan, text_tokens):
+            rounds = Rounds(config=config, run=run, plan=plan, inputs=inputs, base=base, text_tokens=text_tokens)
+            rounds.accept(stages)  # and read the stored configuration before this one takes its place
             files.write_text_atomic(run.config, dump_config(config))
             for index in range(config.rounds):
                 if "rollout" in stages:
@@ -56,6 +58,7 @@ def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = 
             if "evaluate" in stages and config.data.eval:
                 with clock.stage("evaluate"):
                     endpoint = once(rounds.evaluate())["endpoint"]
+                    once(rounds.scores())
     aligned = exported_or_none(run, config.rounds - 1)
     summary = write_summary(config, run, base=base, aligned=aligned, wall_s=clock.seconds, endpoint=endpoint)
     if "report" in stages:
@@ -70,8 +73,11 @@ def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = 
 @contextlib.contextmanager
 def entered(
     config: RunConfig, inputs: Inputs, stages: Sequence[str], base: PolicyVersion, *, verbose: bool
-) -> Iterator[ResourcePlan]:
-    """Enter Ray and check data, model and context beside it: loading a processor takes as long as Ray's start."""
+) -> Iterator[tuple[ResourcePlan, int]]:
+    """Enter Ray and check data, model and context beside it: loading a processor takes as long as Ray's start.
+
+    Yields the plan, and the tokens of the longest prompt and its reply without the video.
+    """
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         checking = pool.submit(check_inputs, config, inputs, stages)
         with connect(
@@ -83,7 +89,7 @@ def entered(
             plan, _ = check_plan(config, stages, inputs, found, machines_of(resources), base=base)
             for warning in found.warnings:
                 print(f"note: {warning}", file=sys.stderr)
-            yield plan
+            yield plan, found.text_tokens
 
 
 def machines_of(resources: ClusterResources) -> Machines:

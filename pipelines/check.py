@@ -23,21 +23,23 @@ from pipelines import check_model
 from pipelines.check_context import Tokens, check_tokens, prompts_asked
 from pipelines.check_memory import check_memory
 from pipelines.check_places import check_disk, check_places
+from pipelines.check_shapes import check_shapes, check_training
 from pipelines.check_texts import check_texts
 from pipelines.inputs import Inputs, SplitName, read_inputs
 from pipelines.rounds import Rounds, resource_plan
 from pipelines.stages.base import BEGUN, MANIFEST
 from vidalign import recipes
 from vidalign.config.loading import dump_config
-from vidalign.config.run import DataConfig, ObjectiveConfig, RunConfig, TrainConfig
-from vidalign.errors import ConfigError
+from vidalign.config.run import DataConfig, ObjectiveConfig, RunConfig
+from vidalign.config.training import TrainConfig
+from vidalign.errors import ConfigError, ModelError
 from vidalign.files import RunFolder
 from vidalign.learning import objectives
 from vidalign.learning.views import view_of
 from vidalign.model import vision_features
 from vidalign.model.checkpoint import policy_version
 from vidalign.model.turns import turns_of
-from vidalign.types import PolicyVersion
+from vidalign.types import Example, PolicyVersion
 
 STAGES = ("rollout", "train", "evaluate", "report")
 
@@ -57,11 +59,15 @@ class CheckReport:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What `check_inputs` knows of model and context. `num_tokens`: of the longest prompt with its video and reply, 0 if unknown."""
+    """What `check_inputs` knows of model and context.
+
+    `num_tokens`: of the longest prompt with its video and reply, 0 if unknown; `text_tokens`: without the video.
+    """
 
     model: check_model.ModelFacts
     tokens: tuple[str, ...] = ()
     num_tokens: int = 0
+    text_tokens: int = 0
     warnings: tuple[str, ...] = ()
 
 
@@ -121,6 +127,7 @@ def before(config: RunConfig, stages: Sequence[str], *, here: bool = True) -> In
         VidalignError: the first thing that cannot work.
     """
     check_objective(config.objective, config.train)
+    check_judges(config)
     inputs = read_inputs(config.data, config.recipe, splits=splits_read(stages))
     if "rollout" in stages:
         recipes.build(config.recipe).check_data(inputs.train, source=config.data.train)
@@ -153,16 +160,21 @@ def check_inputs(
             f"{len(inputs.missing):,} of {len(inputs.missing) + len(inputs.present):,} videos are missing and will be "
             f"quarantined, first {inputs.missing[0]}"
         )
+    check_texts(inputs, config.recipe, turns_of(model.processor).special)
+    asked = prompts_asked(inputs, recipes.build(config.recipe), config.evaluate)
+    plain = {name for example in inputs.examples if example.context.is_plain for name in example.context.videos}
     tokens = Tokens()
-    if inputs.examples:
-        check_texts(inputs, config.recipe, turns_of(model.processor).special)
-        asked = prompts_asked(inputs, recipes.build(config.recipe), config.evaluate)
-        tokens = check_tokens(asked, inputs.present, config.video, model, config.model)
+    if plain:
+        videos = [video for video in inputs.present if video in plain]
+        tokens = check_tokens(asked, videos, config.video, model, config.model)
+    lines, more = check_shapes(asked, config.video, model, config.model.max_model_len)
+    check_training(config.train, [*(row.example for row in inputs.train), *inputs.probe])
     return Findings(
         model=model,
-        tokens=tuple(tokens.lines),
+        tokens=(*tokens.lines, *lines),
         num_tokens=tokens.needed,
-        warnings=(*warnings, *tokens.warnings),
+        text_tokens=tokens.text,
+        warnings=(*warnings, *tokens.warnings, *more),
     )
 
 
@@ -204,6 +216,16 @@ def check_objective(config: ObjectiveConfig, train: TrainConfig) -> None:
         )
 
 
+def check_judges(config: RunConfig) -> None:
+    """Raises `ModelError` for a judge whose model folder is not there."""
+    for key, judge in (("recipe.judge", recipes.build(config.recipe).judge), ("evaluate.judge", config.evaluate.judge)):
+        if judge is not None and judge.kind == "vllm" and not (pathlib.Path(judge.model) / "config.json").is_file():
+            raise ModelError(
+                f"{key}.model={judge.model!r} is no model folder (no config.json there); set it to a folder on this machine, or set "
+                f"{key}.kind to openai for a model at an endpoint"
+            )
+
+
 def render(report: CheckReport) -> str:
     """The report as text for the console."""
     parts = [("configuration", report.config.rstrip().splitlines())]
@@ -235,8 +257,12 @@ def _data_lines(config: DataConfig, inputs: Inputs) -> list[str]:
         "probe": (config.probe, inputs.probe),
     }
     lines = [
-        f"{name}: {len(examples):,} examples on {len({e.video for e in examples}):,} videos ({pathlib.Path(path)})"
+        f"{name}: {len(examples):,} examples on {_num_shown(examples):,} videos ({pathlib.Path(path)})"
         for name, (path, examples) in splits.items()
         if path and examples
     ]
     return [*lines, f"videos: {len(inputs.present):,} present, {len(inputs.missing):,} missing"]
+
+
+def _num_shown(examples: Sequence[Example]) -> int:
+    return len({name for example in examples for name in example.context.visuals})

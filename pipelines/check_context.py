@@ -11,19 +11,21 @@ from typing import Any
 import numpy as np
 
 from pipelines import check_model
+from pipelines.check_memory import gib
 from pipelines.inputs import Inputs
 from vidalign import prompts
 from vidalign.config.run import EvaluateConfig, ModelConfig, VideoConfig
 from vidalign.errors import ModelError, VideoError
-from vidalign.model import estimate, rendering
-from vidalign.model.clip_check import TRIED_FRAMES, ClipCheck, obstacle
+from vidalign.model import estimate
+from vidalign.model.clip_check import TRIED_FRAMES, ClipCheck, measure_tokens, obstacle, template_tokens
+from vidalign.model.turns import turns_of
 from vidalign.recipes.base import Asked, Recipe
 from vidalign.types import FrameSpec
 from vidalign.video.clip import Clip
-from vidalign.video.decoding import planned
+from vidalign.video.planning import planned
 
 MAX_PROBED_VIDEOS = 64
-MAX_PROBED_S = 30.0  # some files must be read to their end
+MAX_PROBED_S = 10.0  # some files must be read to their end
 MAX_MEASURED = 4  # videos that are rendered
 TRIED_SIDE = 56  # pixels
 
@@ -40,10 +42,14 @@ def prompts_asked(inputs: Inputs, recipe: Recipe[Any], evaluate: EvaluateConfig)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """Lines and warnings about the context. `needed`: tokens of the longest prompt with its video and reply, 0 if not known."""
+    """Lines and warnings about the context.
+
+    `text`: tokens of the longest prompt and its reply, without its video; `needed`: with the largest video, 0 if not known.
+    """
 
     lines: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    text: int = 0
     needed: int = 0
 
 
@@ -59,12 +65,13 @@ def check_tokens(
     text, where, reply = longest_prompt(asked, model.processor)
     takes = ClipCheck(str(model.folder), max_model_len=config.max_model_len, trust_remote_code=config.trust_remote_code)
     clips, refused = probe_videos(videos, video.frame_spec(), takes)
-    warnings = []
+    warnings: list[str] = []
     if refused:
         warnings.append(f"{len(refused):,} of the videos looked at will be quarantined, first: {refused[0].message}")
     if not clips:
         warning = "no video could be opened to see its size, so its vision tokens are not checked"
-        return Tokens(lines=[f"longest prompt: {text:,} tokens without its video ({where})"], warnings=[*warnings, warning])
+        lines = [f"longest prompt: {text:,} tokens without its video ({where})"]
+        return Tokens(lines=lines, warnings=[*warnings, warning], text=text + reply)
     uri, clip, tokens_of = largest(clips, model)
     num_frames, height, width = clip.frames.shape[:3]
     needed = estimate.check_context(
@@ -85,14 +92,16 @@ def check_tokens(
                 f"a video long enough for video.max_frames={video.max_frames} would need {worst:,} tokens of "
                 f"model.max_model_len={config.max_model_len:,}; lower video.max_frames to {fits} to be safe"
             )
+    frames = sum(clip.frames.nbytes for _, clip in clips) / len(clips) * len(videos)
     lines = [
         f"largest video: {num_frames} frames of {height}x{width} pixels are {tokens_of(num_frames):,} vision tokens ({uri})",
         f"longest prompt: {text:,} tokens without its video ({where})",
         f"reply: at most {reply:,} tokens",
         f"context: {needed:,} of model.max_model_len={config.max_model_len:,} tokens",
+        f"decoded frames: about {gib(frames)} on disk",
         f"looked at {len(clips) + len(refused):,} of {len(videos):,} videos and at every prompt",
     ]
-    return Tokens(lines=lines, warnings=warnings, needed=needed)
+    return Tokens(lines=lines, warnings=warnings, text=text + reply, needed=needed)
 
 
 def _check_frames(processor: Any, video: VideoConfig) -> None:
@@ -149,19 +158,22 @@ def longest_prompt(asked: Sequence[Asked], processor: Any) -> tuple[int, str, in
 
     The ground truth is scored in the reply's place, with its end-of-turn token.
     """
-    frame = _frame_tokens(processor)
+    frame = template_tokens(processor)
     best = (0, "", 0)
+    turns = turns_of(processor)
     for kind in asked:
-        texts = [prompts.fill(kind.template, question=e.question, answer=e.answer) for e in kind.examples]
-        answers = _num_tokens(processor, [e.answer for e in kind.examples])
-        for example, length, answer in zip(kind.examples, _num_tokens(processor, texts), answers, strict=True):
-            after = max(kind.reply, answer + 1)
+        examples = [example for example in kind.examples if example.context.is_plain]  # others: `pipelines.check_shapes`
+        texts = [prompts.fill(kind.template, question=e.question, answer=e.answer) for e in examples]
+        answers = num_tokens(processor, [turns.reply(e.answer)[0] for e in examples])
+        for example, length, answer in zip(examples, num_tokens(processor, texts), answers, strict=True):
+            after = max(kind.reply, answer + len(turns.end))
             if frame + length + kind.quoted + after > best[0] + best[2]:
                 best = (frame + length + kind.quoted, f"{kind.kind} prompt of example {example.id}", after)
     return best
 
 
-def _num_tokens(processor: Any, texts: list[str]) -> list[int]:
+def num_tokens(processor: Any, texts: list[str]) -> list[int]:
+    """The number of tokens of each text alone."""
     if not texts:
         return []
     return [len(ids) for ids in processor.tokenizer(texts, add_special_tokens=False)["input_ids"]]
@@ -178,23 +190,20 @@ def probe_videos(
     found: list[tuple[str, Clip]] = []
     refused: list[VideoError] = []
     deadline = time.monotonic() + MAX_PROBED_S
-    for video in (video for video in videos if "://" not in video):
+    for video in videos:
         if len(found) == MAX_PROBED_VIDEOS or time.monotonic() > deadline:
             break
         try:
             clip = planned(video, spec)
-            takes(video, *_size(clip), clip.duration_s)
-            found.append((video, clip))
+            if clip is not None:
+                takes(video, *_size(clip), clip.duration_s)
+                found.append((video, clip))
         except VideoError as error:
             refused.append(error)
     return found, refused
 
 
-def measure_tokens(processor: Any, clip: Clip) -> int:
-    """Vision tokens of a clip, counted in what the processor makes of it, with what it writes between frames."""
-    return rendering.render_prompt(processor, "", clip).length - _frame_tokens(processor)
-
-
-def _frame_tokens(processor: Any) -> int:
-    """Tokens of the chat template around a prompt; its one video placeholder becomes the video and does not count."""
-    return _num_tokens(processor, [rendering.prompt_text(processor, "")])[0] - 1
+def vision_tokens(model: check_model.ModelFacts, clip: Clip) -> int:
+    """Vision tokens of a video: by formula for Qwen2-VL-like models, else by rendering."""
+    cost = estimate.read_vision_cost(model.folder)
+    return measure_tokens(model.processor, clip) if cost is None else cost.tokens(*_size(clip))

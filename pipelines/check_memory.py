@@ -14,7 +14,7 @@ from cluster.resources import ResourcePlan, count
 from pipelines.check_model import ModelFacts
 from vidalign import recipes
 from vidalign.config.recipes import JudgeConfig
-from vidalign.config.run import RunConfig
+from vidalign.config.run import ModelConfig, RunConfig
 from vidalign.errors import ClusterError, ModelError
 from vidalign.learning import objectives
 from vidalign.model import loading, memory, shared_prefix
@@ -27,7 +27,10 @@ CPU_ENGINE_CACHE = GIB  # key-value cache of an engine on CPUs
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phase:
-    """What one phase holds on each device: `needed` of `share` of its memory. `ways_out` are the parts of a sentence."""
+    """What one phase holds on each device: `needed` of `share` of its memory. `ways_out` are the parts of a sentence.
+
+    `for_more`: bytes of each further sequence at the same time, where memory that is left is used for them.
+    """
 
     name: str
     needed: int
@@ -35,11 +38,15 @@ class Phase:
     ways_out: Sequence[str]
     share: float = 1.0
     uses_gpu: bool = True
+    for_more: int = 0
 
     def line(self, available: int | None) -> str:
         where = "each GPU" if self.uses_gpu else "the machine"
         room = f", of {gib(available * self.share)}" if available else ""
-        return f"{self.name}: {where} holds {gib(self.needed)}{room}: {self.what}"
+        more = ""
+        if available and self.for_more and self.uses_gpu:
+            more = f", room for {1 + int((available * self.share - self.needed) // self.for_more):,} at a time"
+        return f"{self.name}: {where} holds {gib(self.needed)}{room}: {self.what}{more}"
 
     def check(self, available: int | None) -> None:
         """Raises `ClusterError` where it does not fit."""
@@ -122,6 +129,7 @@ class Engine:
             ways_out=ways_out,
             share=self.share if self.uses_gpu else 1.0,
             uses_gpu=self.uses_gpu,
+            for_more=made.kv_per_sequence,
         )
 
 
@@ -130,31 +138,34 @@ def engines_of(config: RunConfig, made: ResourcePlan, model: ModelFacts, stages:
     policy = {
         "num_parameters": num_parameters(model.outline),
         "model_config": model.config,
-        "dtype": config.model.dtype,
-        "max_model_len": config.model.max_model_len,
         "section": "model",
     }
     recipe, serve, found = recipes.build(config.recipe), made.serve, []
     if "rollout" in stages and recipe.asks_policy:
-        own = _own(config.rollout.engine_args, made.engines.gpus, GPU_MEMORY_UTILIZATION)
+        own = _own(config.model, config.rollout.engine_args, made.engines.gpus)
         copies = 1 if made.engines.gpus else made.engines.num
         found.append(Engine(name="rollout", gpus_key="rollout.gpus_per_engine", copies=copies, **own, **policy))
     if "rollout" in stages and recipe.judge is not None and recipe.judge.kind == "vllm":
         found += _judge(recipe.judge, on_gpu=made.engines.gpus > 0)
     if "evaluate" in stages and config.data.eval:
         on_gpu = serve.bundle_gpus > 0
-        own = _own(
-            config.serve.engine_args, serve.num_devices * on_gpu, serve.gpu_memory_utilization or GPU_MEMORY_UTILIZATION
-        )
+        share = serve.gpu_memory_utilization or GPU_MEMORY_UTILIZATION
+        own = _own(config.model, config.serve.engine_args, serve.num_devices * on_gpu, share)
         shared = f", {serve.num_models} models on one GPU" if 0 < serve.bundle_gpus < 1 else ""
         copies = 1 if on_gpu else serve.num_models * max(1, serve.min_replicas)
         found.append(Engine(name=f"evaluation{shared}", gpus_key="serve.gpus_per_replica", copies=copies, **own, **policy))
     return found
 
 
-def _own(engine_args: Mapping[str, Any], gpus: float, share: float) -> dict[str, Any]:
+def _own(
+    section: ModelConfig | JudgeConfig, engine_args: Mapping[str, Any], gpus: float, share: float = GPU_MEMORY_UTILIZATION
+) -> dict[str, Any]:
+    """What engine arguments, which have the last word, leave of a section's options."""
+    dtype = engine_args.get("dtype", section.dtype)
     return {
-        "devices": int(gpus) or 1,
+        "dtype": dtype if dtype in memory.BYTES else section.dtype,
+        "max_model_len": int(engine_args.get("max_model_len", section.max_model_len)),
+        "devices": int(engine_args.get("tensor_parallel_size", gpus)) or 1,
         "uses_gpu": gpus > 0,
         "share": float(engine_args.get("gpu_memory_utilization", share)),
         "quantized": "quantization" in engine_args,
@@ -175,12 +186,10 @@ def _judge(judge: JudgeConfig, *, on_gpu: bool) -> list[Engine]:
             name="judge",
             num_parameters=sum(math.prod(shape) for shape in shapes),
             model_config=model_config,
-            dtype=judge.dtype,
-            max_model_len=judge.max_model_len,
             copies=1,
             section="recipe.judge",
             gpus_key="recipe.judge.num_gpus",
-            **_own(judge.engine_args, judge.num_gpus if on_gpu else 0, GPU_MEMORY_UTILIZATION),
+            **_own(judge, judge.engine_args, judge.num_gpus if on_gpu else 0),
         )
     ]
 
@@ -204,14 +213,16 @@ def _training(config: RunConfig, made: ResourcePlan, model: ModelFacts, num_toke
             Phase(
                 name="reference",
                 needed=on_device * (weights + held),
-                what=f"{gib(weights)} of weights, about {gib(held)} of activations for {tokens:,} tokens",
+                what=f"{gib(weights)} of weights, and by estimate {gib(held)} of activations for {tokens:,} tokens",
                 ways_out=[*(["set model.dtype=bfloat16"] if dtype == "float32" else []), "lower train.micro_batch_size"],
                 uses_gpu=made.use_gpu,
             )
         )
     count_ = memory.count_parameters(outline, train)
     states = memory.train_memory(count_, train, dtype)
-    held = acts.training(tokens, tokens, checkpointing=train.gradient_checkpointing)
+    trains_vision = train.train_vision_tower and train.lora is None
+    held = acts.training(tokens, tokens, checkpointing=train.gradient_checkpointing, trains_vision=trains_vision)
+    buffers = memory.communication_bytes(count_, train, dtype)
     ways_out = ["set train.lora"] if train.lora is None else []
     if train.zero_stage < 3 and train.num_workers > 1:
         ways_out.append("raise train.zero_stage to 3")
@@ -226,10 +237,11 @@ def _training(config: RunConfig, made: ResourcePlan, model: ModelFacts, num_toke
         ]
     phase = Phase(
         name="training",
-        needed=on_device * (states.total + held),
+        needed=on_device * (states.total + buffers + held),
         what=f"{count_.trainable:,} of {count_.total:,} parameters change in {dtype} with train.zero_stage={train.zero_stage} on "
         f"{count(train.num_workers, 'worker')}; each holds {gib(states.total)} = weights {gib(states.weights)} + gradients "
-        f"{gib(states.gradients)} + optimizer {gib(states.optimizer)}, and about {gib(held)} of activations for {tokens:,} tokens",
+        f"{gib(states.gradients)} + optimizer {gib(states.optimizer)}, and by estimate {gib(held)} of activations for {tokens:,} "
+        "tokens" + (f" and {gib(buffers)} of buffers" if buffers else ""),
         ways_out=ways_out,
         uses_gpu=made.use_gpu,
     )

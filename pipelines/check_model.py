@@ -12,10 +12,14 @@ from cluster.engines import takes_video
 from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
 from vidalign.files import read_json
-from vidalign.model import loading, rendering
+from vidalign.model import loading, rendering, weight_checks
 from vidalign.model.checkpoint import generation_faults
+from vidalign.model.engine_rules import engine_rules
+from vidalign.model.families import FAMILIES, GENERAL
 from vidalign.model.folder import model_folder, weight_files
 from vidalign.model.turns import turns_of
+
+MAX_SCANNED_S = 60.0  # of reading weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,8 +43,8 @@ def inspect(config: ModelConfig, *, ask_vllm: bool = True, fetch: bool = True) -
 
     Raises:
         ModelError: no folder, an architecture that cannot be trained or served, no or pickled or incomplete weights or others than
-            the architecture's, no processor, no video input, another model's tokenizer, no chat template or one that cannot be
-            used (`vidalign.model.turns`).
+            the architecture's, no processor, no chat template or one that cannot be used (`vidalign.model.turns`), no video
+            input, another model's tokenizer.
     """
     folder = model_folder(config.path, weights=fetch)
     if not (folder / "config.json").is_file():
@@ -51,6 +55,10 @@ def inspect(config: ModelConfig, *, ask_vllm: bool = True, fetch: bool = True) -
         raise ModelError(
             f'{folder}/config.json names no architecture; add the list "architectures", as save_pretrained does'
         )
+    if why := FAMILIES.get(raw.get("model_type", ""), GENERAL).not_served:
+        raise ModelError(
+            f"{folder} is a {architecture}: {why}; use a model of another family, such as those in docs/models.md"
+        )
     if raw.get("auto_map") and not config.trust_remote_code:
         raise ModelError(
             f"{folder} brings its own Python code (auto_map in config.json), which is not run unless you trust it; read the code "
@@ -59,7 +67,10 @@ def inspect(config: ModelConfig, *, ask_vllm: bool = True, fetch: bool = True) -
     there = fetch or pathlib.Path(config.path).expanduser().is_dir() or _has_weights(folder)
     outline = loading.outline(str(folder), trust_remote_code=config.trust_remote_code, dtype=config.dtype, weights=there)
     processor = rendering.load_processor(str(folder), trust_remote_code=config.trust_remote_code)
-    loading.check_vocabulary(str(folder), outline, processor.tokenizer)
+    weight_checks.check_vocabulary(str(folder), outline, processor.tokenizer)
+    engine_rules(
+        processor, outline.config, max_model_len=config.max_model_len, on_cpu=False, limits={"video": 1}
+    )  # it refuses what an engine cannot be told
     if ask_vllm:
         check_architecture(architecture, folder, trust_remote_code=config.trust_remote_code)
     parameters = dict(outline.named_parameters())
@@ -68,7 +79,13 @@ def inspect(config: ModelConfig, *, ask_vllm: bool = True, fetch: bool = True) -
     lines.append(f"processor {type(processor).__name__}, vocabulary of {len(processor.tokenizer):,}")
     lines += turns_of(processor).notes
     warnings = generation_faults(folder)
-    if not there:
+    if there:
+        seen, size = weight_checks.check_stored_numbers(folder, seconds=MAX_SCANNED_S)
+        if seen < 0.99 * size:
+            lines.append(
+                f"looked for NaN and infinity in {seen / size:.0%} of the weights in {MAX_SCANNED_S:g} s; training looks at all"
+            )
+    else:
         warnings.append(
             f"the weights of {config.path} are not on this machine; the run fetches them, and they are not checked here"
         )

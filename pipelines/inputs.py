@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias
@@ -13,6 +12,7 @@ from vidalign.config.recipes import RecipeSection
 from vidalign.config.run import DataConfig
 from vidalign.data.leakage import Leak, find_leaks, locate
 from vidalign.data.reading import DataRow, read_rows
+from vidalign.data.shown import missing_file
 from vidalign.errors import DataError
 from vidalign.types import Example
 
@@ -23,8 +23,8 @@ SplitName: TypeAlias = Literal["train", "eval", "probe"]
 class Inputs:
     """The rows and examples of a config, and which of their videos are there.
 
-    `held_out` are the rows of `eval` and `probe`. `present` and `missing` are the videos of all splits in order, each once; a uri of
-    another machine counts as present.
+    `held_out` are the rows of `eval` and `probe`. `present` and `missing` are the names of the videos and images of all splits in
+    order, each once; a uri of another machine counts as present.
     """
 
     train: list[DataRow]
@@ -60,9 +60,9 @@ def read_inputs(
         else []
         for name, path in files.items()
     }
-    videos = sorted({row.example.video for split in rows.values() for row in split})
+    videos = sorted({name for split in rows.values() for row in split for name in row.example.context.visuals})
     locations = {video: locate(video, pathlib.Path()) for video in videos}
-    missing = [video for video in videos if "://" not in locations[video] and not os.path.isfile(locations[video])]
+    missing = [video for video in videos if missing_file(video) is not None]
     if "train" in wanted and len(missing) == len(videos):
         raise DataError(
             f"none of the {len(videos):,} videos exists, first {missing[0]}; set data.video_root to the folder that the "
@@ -99,7 +99,8 @@ def _refuse_leaks(rows: dict[str, list[DataRow]], locations: dict[str, str]) -> 
     places: list[dict[str, str]] = [{} for _ in names]
     for name, place in zip(names, places, strict=True):
         for row in rows[name]:
-            place.setdefault(locations[row.example.video], row.where)
+            for name in row.example.context.visuals:
+                place.setdefault(locations[name], row.where)
     leaks = [leak for leak in find_leaks(places) if names[leak.other_split] == "train"]
     for name, place in zip(names, places, strict=True):
         shared = [leak for leak in leaks if names[leak.split] == name]

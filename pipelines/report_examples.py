@@ -17,12 +17,15 @@ from pipelines import report_plots
 from vidalign.config.run import VideoConfig
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, read_json
+from vidalign.records import Context
 from vidalign.types import EvalAnswer, PreferencePair
 from vidalign.video.decode_child import ChildDecoder
 from vidalign.video.frame_cache import load_clip
 
 NUM_PAIRS, NUM_CHANGED, NUM_THUMBNAILS = 12, 6, 6
-Strip = Callable[[str], dict[str, Any]]  # video uri -> {"thumbnails": [(data uri, time)], "wide", "note": why none}
+Strip = Callable[
+    [str], dict[str, Any]
+]  # name of a video or image -> {"thumbnails": [(data uri, time)], "wide", "note": why none}
 
 
 class Thumbnails:
@@ -56,10 +59,28 @@ class Thumbnails:
         return {"thumbnails": thumbnails, "note": None, "wide": clip.frames.shape[2] > 1.25 * clip.frames.shape[1]}
 
 
+def thumbnails(context: Context, strip: Strip) -> dict[str, Any]:
+    """The thumbnails of everything that a prompt shows; of several videos and images, a share of each."""
+    strips = [strip(name) for name in context.visuals]
+    if len(strips) == 1:
+        return strips[0]
+    share = max(1, NUM_THUMBNAILS // len(strips))
+    names = [f"video {number + 1}" for number in range(len(context.videos))]
+    names += [f"image {number + 1}" for number in range(len(context.images))]
+    taken = []
+    for name, one in zip(names, strips, strict=True):
+        found = one["thumbnails"]
+        times = np.linspace(0, len(found) - 1, min(share, len(found))).round().astype(int)
+        taken += [(found[at][0], name if name.startswith("image") else f"{name}, {found[at][1]}") for at in times]
+    notes = [one["note"] for one in strips if one["note"]]
+    return {"thumbnails": taken, "note": "; ".join(notes) or None, "wide": any(one.get("wide") for one in strips)}
+
+
 def answer_changes(answers: Mapping[str, list[EvalAnswer]], strip: Strip, draw: random.Random) -> dict[str, Any] | None:
-    """What became right and what became wrong, question by question; None unless both models answered."""
-    aligned = {answer.example_id: answer for answer in answers["aligned"]}
-    both = [(base, aligned[base.example_id]) for base in answers["base"] if base.example_id in aligned]
+    """What became right and what became wrong, question by question; None unless answers of both were scored."""
+    aligned = {answer.example_id: answer for answer in answers.get("aligned", ())}
+    answered = [(base, aligned[base.example_id]) for base in answers.get("base", ()) if base.example_id in aligned]
+    both = [pair for pair in answered if None not in (pair[0].correct, pair[1].correct)]
     if not both:
         return None
     counts = collections.Counter((base.correct, after.correct) for base, after in both)
@@ -69,10 +90,11 @@ def answer_changes(answers: Mapping[str, list[EvalAnswer]], strip: Strip, draw: 
 
     def drawn(before: bool, after: bool) -> list[dict[str, Any]]:
         chosen = _draw([pair for pair in both if (pair[0].correct, pair[1].correct) == (before, after)], NUM_CHANGED, draw)
-        return [{"base": base, "aligned": after, "frames": strip(base.video)} for base, after in chosen]
+        return [{"base": base, "aligned": after, "frames": thumbnails(base.context, strip)} for base, after in chosen]
 
     return {
         "n": n,
+        "unscored": len(answered) - n,
         "kept_right": counts[True, True],
         "kept_wrong": counts[False, False],
         "gained": gained,
@@ -107,7 +129,7 @@ def _pair_view(pair: PreferencePair, strip: Strip) -> dict[str, Any]:
         source = ", ".join(f"{key} {value}" for key, value in source.items()) if isinstance(source, dict) else source
         sides.append({"name": name, "parts": marked(text, marks), "reward": reward, "trust": trust, "source": source})
     rest = {key: value if isinstance(value, str) else json.dumps(value) for key, value in provenance.items()}
-    return {"pair": pair, "frames": strip(pair.video), "provenance": rest, "sides": sides}
+    return {"pair": pair, "frames": thumbnails(pair.context, strip), "provenance": rest, "sides": sides}
 
 
 def marked(text: str, marks: Iterable[Sequence[int]]) -> list[tuple[str, bool]]:

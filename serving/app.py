@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.engines import replica_environment, replica_options
 from cluster.resources import ServePlan
-from serving import video_loader
+from serving import frames, video_loader
 from serving.chat_rules import ChatRules
 from serving.proxy import haproxy_folder, proxy_environment
 from serving.readiness import wait_until_ready
@@ -187,11 +187,16 @@ def build_app(spec: EndpointSpec) -> Application:
 
 def _llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> dict[str, Any]:
     """Ray's `LLMConfig` of one served policy, as keyword arguments."""
-    media_io_kwargs = video_loader.media_io_kwargs(bounded(spec.frame_spec, policy.path, spec.model), spec.decoder)
-    engine_kwargs = {**_rules(spec, policy), **replica_options(spec.model, spec.serve, spec.plan, media_io_kwargs)}
+    most = spec.serve.engine_args.get("limit_mm_per_prompt", spec.limits).get("video", 1)
+    num_videos = most if isinstance(most, int) else most.get("count", 1)  # vLLM takes both forms
+    frame_spec = bounded(spec.frame_spec, policy.path, spec.model, num_videos)
+    media_io_kwargs = video_loader.media_io_kwargs(frame_spec, spec.decoder)
+    engine_kwargs = replica_options(
+        spec.model, spec.serve, spec.plan, media_io_kwargs, spec.limits, rules=_rules(spec, policy)
+    )
     logging_level = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
     environment = replica_environment(spec.plan, video_loader.NAME, logging_level=logging_level)
-    environment |= video_loader.model_variable(str(pathlib.Path(policy.path).absolute()), spec.model)
+    environment |= frames.model_variable(str(pathlib.Path(policy.path).absolute()), spec.model)
     return {
         "model_loading_config": {"model_id": model_id, "model_source": str(pathlib.Path(policy.path).absolute())},
         "engine_kwargs": {**engine_kwargs, "fingerprint_mode": "custom", "fingerprint_value": policy.version},
@@ -216,17 +221,21 @@ def _rules(spec: EndpointSpec, policy: PolicyVersion) -> dict[str, Any]:
         AutoConfig.from_pretrained(policy.path, **trusted),
         max_model_len=spec.model.max_model_len,
         on_cpu=spec.plan.bundle_gpus == 0,
+        limits=spec.limits,
     )
 
 
-def bounded(spec: FrameSpec, path: str, model: ModelConfig) -> FrameSpec:
-    """The sampling of an endpoint, which refuses videos that are too long for the model's positions: they would end its engine."""
+def bounded(spec: FrameSpec, path: str, model: ModelConfig, num_videos: int = 1) -> FrameSpec:
+    """The sampling of an endpoint, which refuses videos that are too long for the model's positions: they would end its engine.
+
+    The videos of a prompt count together, so each of `num_videos` gets its share.
+    """
     from transformers import AutoConfig
 
     from vidalign.model.positions import longest_video_s
 
     config = AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
-    longest = longest_video_s(config, model.max_model_len)
+    longest = longest_video_s(config, model.max_model_len) / max(1, num_videos)
     return dataclasses.replace(spec, max_duration_s=min(spec.max_duration_s, longest))
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vidalign.errors import VideoError
-from vidalign.types import QUARANTINE_REASONS
+from vidalign.errors import QUARANTINE_REASONS, VideoError
 
 _UNUSABLE = re.compile(r"video cannot be used \((\w+)\): (.*)", re.DOTALL)
 

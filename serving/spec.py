@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from cluster.engines import ONE_VIDEO
 from cluster.resources import ServePlan
 from vidalign.config.run import ModelConfig, ServeConfig
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec, PolicyVersion
@@ -15,7 +16,7 @@ class EndpointSpec:
     """One endpoint: its `models` (model id → policy), and the options that they share.
 
     `plan` gives the replicas and their resources (`cluster.plan`); `frame_spec` says how the frames of every video are
-    sampled, and `decoder` names the backend that decodes them.
+    sampled, `decoder` names the backend that decodes them, and `limits` says how many videos and images a prompt may have.
     """
 
     models: Mapping[str, PolicyVersion]
@@ -24,3 +25,4 @@ class EndpointSpec:
     plan: ServePlan
     frame_spec: FrameSpec
     decoder: Backend = DEFAULT_BACKEND
+    limits: Mapping[str, int] = dataclasses.field(default_factory=lambda: dict(ONE_VIDEO))

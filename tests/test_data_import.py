@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 
 from pipelines.cli import main
 from vidalign.data.formats import EXPORTERS, IMPORTERS, exporter, importer
-from vidalign.data.formats.convert import export_file, import_file, relocate
+from vidalign.data.formats.convert import import_file
+from vidalign.data.formats.export import export_file
 from vidalign.data.formats.fields import Notes
+from vidalign.data.formats.places import relocate
 from vidalign.data.formats.rrpo import masked_text, phrases_of
 from vidalign.data.rows import parse_row
 from vidalign.errors import ConfigError, DataError, RowError
@@ -176,17 +179,17 @@ LF = {"instruction": Q, "chosen": A, "rejected": B, "videos": [V]}
 BAD = [
     ("trl", {"text": "x"}, "row: has the columns text"),
     ("trl", {**TRL, "video": None}, "videos: holds no video"),
-    ("trl", {**TRL, "videos": ["b.mp4"]}, "videos: holds 2 videos"),
+    ("trl", {**TRL, "video": {"path": [V, 3]}}, "video: must name a video file, got int"),
     ("trl", {**TRL, "video": {"bytes": b"x", "path": V}}, "video: must name a video file, got dict"),
     ("trl", {**TRL, "video": {"fps": 2}}, "video: must name a video file, got nothing"),
-    ("trl", {**TRL, "video": None, "images": ["a.jpg"]}, r"images: names an image \(a.jpg\)"),
-    ("trl", {**TRL, "videos": [["f1.jpg", "f2.jpg"]]}, "videos: is a list of 2 frames"),
+    ("trl", {**TRL, "video": None, "videos": ["a.jpg"]}, r"videos: names an image \(a.jpg\); put the frames of one video"),
+    ("trl", {**TRL, "videos": [["f1.jpg", "f2.jpg"]], "fps": [1]}, "fps: has 1 rates for 2 videos and images"),
     ("trl", {**TRL, "rejected": None}, "rejected: is missing or null"),
     ("trl", {**TRL, "chosen": 5}, "chosen: must be a text or a list of messages, got int"),
     ("trl", {**TRL, "chosen": "<video> left"}, "chosen: holds the literal tag <video>"),
-    ("trl", {**TRL, "prompt": "<video> and <video>"}, "question: has the tags <video>, <video>"),
-    ("trl", {**TRL, "prompt": "<audio> what?"}, "question: has the tags <audio>"),
-    ("trl", {**TRL, "prompt": [user(Q), gpt(A), user("Why?")]}, "prompt: has 3 turns before the response"),
+    ("trl", {**TRL, "prompt": [user(Q), gpt(A)]}, "prompt: does not end with the user, so there is no question"),
+    ("trl", {**TRL, "prompt": [user(Q), user("s", role="system")]}, "prompt: has a system message after other turns"),
+    ("trl", {**TRL, "prompt": [user("s", role="system")] * 2 + [user(Q)]}, "prompt: has 2 system messages"),
     ("trl", {**TRL, "prompt": [{"role": "tool", "content": "x"}]}, r"prompt\[0\]: has the role 'tool'"),
     (
         "trl",
@@ -200,7 +203,7 @@ BAD = [
     ("trl", {"chosen": f"{Q} {A}", "rejected": f"{Q} {B}", "video": V}, "prompt: is missing"),
     ("trl", {"prompt": Q, "completion": B, "video": V, "label": False}, "label: is false"),
     ("llamafactory", {"text": "x", "videos": [V]}, "row: has the columns text"),
-    ("llamafactory", {**LF, "history": [["a", "b"]]}, "history: holds earlier turns"),
+    ("llamafactory", {**LF, "history": [["a"]]}, "history: is no list of questions with their responses"),
     ("llamafactory", {**LF, "instruction": 5}, "instruction: and input must be texts"),
     ("llamafactory", {"instruction": Q, "output": B, "kto_tag": False, "videos": [V]}, "kto_tag: is false"),
     ("llamafactory", {"instruction": Q, "output": ["a", "b"], "videos": [V]}, r"output\[0\]: must be a message"),
@@ -208,7 +211,7 @@ BAD = [
     ("ms-swift", {**SWIFT, "messages": [user(Q)]}, "messages: does not end with the assistant"),
     ("ms-swift", {**SWIFT, "rejected_response": ["a", "b"]}, "rejected_response: holds 2 responses"),
     ("ms-swift", {**SWIFT, "rejected_videos": ["b.mp4"]}, "rejected_videos: differ from the row's videos"),
-    ("ms-swift", {"query": Q, "response": A, "history": [["a", "b"]], "videos": [V]}, "history: holds earlier turns"),
+    ("ms-swift", {"query": Q, "response": A, "history": "a", "videos": [V]}, "history: is no list of questions"),
     ("ms-swift", {**SWIFT, "rejected_response": None, "label": False}, "label: is false"),
     ("nemo-rl", TRL, "row: has the columns .*--from trl"),
     ("nemo-rl", {**NEMO, "completions": []}, "completions: must be a list"),
@@ -251,12 +254,10 @@ def test_row_errors_name_the_field(name, row, says):
 @pytest.mark.parametrize(
     ("name", "row", "note"),
     [
-        ("trl", {**TRL, "prompt": [user("s", role="system"), user(Q)]}, "system prompt"),
-        ("llamafactory", {**LF, "system": "Be brief."}, "system prompt"),
+        ("trl", {"messages": [user(PLACED), gpt("A ball."), user(Q), gpt(A)]}, "earlier response in a conversation"),
         ("trl", {**TRL, "prompt": [{**user(Q), "loss": 0.5}]}, "'loss' of a message"),
-        ("trl", {"messages": [user([{**PLACED[0], "fps": 2}, PLACED[1]]), gpt(A)]}, "'fps' of a part of a message"),
+        ("trl", {"messages": [user([{**PLACED[0], "fps": 2}, PLACED[1]]), gpt(A)]}, "'fps' of a video"),
         ("trl", {**TRL, "video": {"url": V, "fps": 2}}, "'fps' of a video"),
-        ("trl", {**TRL, "prompt": "In <video> which way?"}, "video in the middle of the question"),
         ("trl", {**TRL, "chosen": " left"}, "white space around a response"),
         ("trl", TRL, "no answer in the row"),
         ("rrpo", {**RRPO, "answer_masked": A, "pred_masked": B}, "no mark in either response"),
@@ -264,7 +265,7 @@ def test_row_errors_name_the_field(name, row, says):
         ("rrpo", RRPO, "white space next to the tags"),
         ("rrpo", {**RRPO, "media_path": "full/a.mp4"}, "'video', which differs from 'media_path'"),
         ("nemo-rl", {**NEMO, "completions": [*NEMO["completions"], {"rank": 2, "completion": "c"}]}, "completion between"),
-        ("nemo-rl", {**NEMO, "completions": [{**c, "score": 1} for c in NEMO["completions"]]}, "'score' of a completion"),
+        ("nemo-rl", {**NEMO, "completions": [{**c, "margin": 1} for c in NEMO["completions"]]}, "'margin' of a completion"),
     ],
 )
 def test_what_a_row_of_ours_does_not_hold_is_counted(name, row, note):
@@ -276,9 +277,136 @@ def test_media_path_is_the_video_that_the_authors_read():
     assert convert("rrpo", {**RRPO, "media_path": "full/a.mp4"})[0]["video"] == "full/a.mp4"
 
 
-def test_a_video_inside_of_the_question_leaves_whole_words():
-    assert convert("trl", {**TRL, "prompt": "In <video> which way?"})[0]["question"] == "In which way?"
-    assert convert("trl", {**TRL, "prompt": "Look:\n<video>\nWhich way?"})[0]["question"] == "Look:\nWhich way?"
+SYSTEM, TWO = "Be brief.", [V, "b.mp4"]
+BEFORE = [{"role": "user", "content": "What moves?"}, {"role": "assistant", "content": "A ball."}]
+TALK = {**PAIR, "system": SYSTEM, "turns": BEFORE}
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "expected"),
+    [
+        ("trl", {**TRL, "prompt": [user(SYSTEM, role="system"), *BEFORE, user(Q)]}, TALK),
+        (
+            "trl",
+            {"chosen": [*BEFORE, user(Q), gpt(A)], "rejected": [*BEFORE, user(Q), gpt(B)], "video": V},
+            {**PAIR, "turns": BEFORE},
+        ),
+        ("llamafactory", {**LF, "system": SYSTEM, "history": [["What moves?", "A ball."]]}, TALK),
+        ("llamafactory", {"messages": [*BEFORE, user(Q), gpt(A)], "videos": [V]}, {**EXAMPLE, "turns": BEFORE}),
+        (
+            "ms-swift",
+            {"system": SYSTEM, "messages": [*BEFORE, user(Q), gpt(A)], "rejected_response": B, "videos": [V]},
+            TALK,
+        ),
+        (
+            "ms-swift",
+            {"query": Q, "response": A, "history": [["What moves?", "A ball."]], "videos": [V]},
+            {**EXAMPLE, "turns": BEFORE},
+        ),
+        (
+            "nemo-rl",
+            {**NEMO, "context": [user(SYSTEM, role="system"), *BEFORE, *NEMO["context"]]},
+            {**TALK, "question": f"<video>{Q}"},
+        ),
+        ("nemo-rl", {"messages": [user(PLACED), gpt(A)]}, EXAMPLE),
+        (
+            "nemo-rl",
+            {**NEMO, "completions": [{**c, "score": s} for c, s in zip(NEMO["completions"], (5, 1.5), strict=True)]},
+            {**PAIR, "chosen_score": 5, "rejected_score": 1.5},
+        ),
+        ("trl", {**TRL, "video": None, "videos": TWO}, {**PAIR, "video": None, "videos": TWO}),
+        (
+            "trl",
+            {**TRL, "video": None, "videos": TWO, "prompt": f"<video><video> {Q}"},
+            {**PAIR, "video": None, "videos": TWO},
+        ),
+        ("trl", {**TRL, "prompt": "In <video> which way?"}, {**PAIR, "question": "In <video> which way?"}),
+        (
+            "llamafactory",
+            {**LF, "instruction": f"<image><video>{Q}", "images": ["i.jpg"]},
+            {**PAIR, "images": ["i.jpg"], "question": f"<image><video>{Q}"},
+        ),
+        ("llamafactory", {**LF, "instruction": f"<video><image>{Q}", "images": ["i.jpg"]}, {**PAIR, "images": ["i.jpg"]}),
+        ("llamafactory", {**LF, "videos": None, "images": ["i.jpg"]}, {**PAIR, "video": None, "images": ["i.jpg"]}),
+        ("llamafactory", {**LF, "videos": None, "images": [V], "instruction": f"<image>{Q}"}, PAIR),
+        (
+            "ms-swift",
+            {**SWIFT, "videos": [["1.jpg", "2.jpg"]], "fps": 2.0},
+            {**PAIR, "video": ["1.jpg", "2.jpg"], "fps": 2.0},
+        ),
+        ("trl", {**TRL, "video": ["1.jpg", "2.jpg"], "fps": 4}, {**PAIR, "video": ["1.jpg", "2.jpg"], "fps": 4}),
+        (
+            "trl",
+            {**TRL, "video": None, "prompt": [user([{"type": "video", "video": ["1.jpg"], "sample_fps": 2}, PLACED[1]])]},
+            {**PAIR, "video": ["1.jpg"], "fps": 2},
+        ),
+        (
+            "nemo-rl",
+            {**NEMO, "context": [user([{"type": "video", "video": V, "video_start": 1.5, "video_end": 3}, PLACED[1]])]},
+            {**PAIR, "clip": {"start": 1.5, "end": 3}},
+        ),
+        (
+            "trl",
+            {**TRL, "video": None, "videos": [{"video": V, "clip": {"start": 1}}, "b.mp4"]},
+            {**PAIR, "video": None, "videos": [{"video": V, "clip": {"start": 1}}, "b.mp4"]},
+        ),
+        (
+            "trl",
+            {
+                **TRL,
+                "video": None,
+                "prompt": [user([{"type": "video_url", "video_url": {"url": "https://h/v.mp4"}}, PLACED[1]])],
+            },
+            {**PAIR, "video": "https://h/v.mp4"},
+        ),
+    ],
+)
+def test_conversations_and_everything_that_is_shown_are_kept(name, row, expected):
+    made, notes, left = convert(name, row)
+    assert made == {key: value for key, value in expected.items() if value is not None}
+    assert not any(left.values())
+    assert not [note for note in notes if not note.startswith(("no answer", "earlier response"))]
+    assert not parse_row({"id": "x", **made})[1]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({**TRL, "prompt": "<video> and <video>"}, "question: the texts of the user hold 2 literal <video> for 1 video"),
+        ({**TRL, "prompt": "<audio> what?"}, "question: holds 1 literal tag"),
+        (
+            {**TRL, "videos": ["b.mp4"], "prompt": f"<video>{Q}"},
+            "question: the texts of the user hold 1 literal <video> for 2 videos",
+        ),
+        ({**TRL, "video": ["1.jpg"]}, "fps: is missing; a list of frames needs it; say how many frames .* with --fps"),
+        ({**TRL, "prompt": [user(Q), user("Why?")]}, "turns: have the roles user"),
+        ({**TRL, "prompt": "<|im_start|>user\nWhich?"}, "question: holds the special token"),
+    ],
+)
+def test_the_rules_of_rows_hold_for_what_is_imported(tmp_path, row, says):
+    done = import_file(lines(tmp_path / "d.jsonl", row), IMPORTERS["trl"], out=tmp_path / "out.jsonl")
+    assert re.search(f"d.jsonl:1: {says}", str(done.errors[0])), done.errors
+
+
+def test_folders_and_lists_of_frames_get_their_rate_from_the_command(tmp_path, capsys):
+    (tmp_path / "v_1").mkdir()
+    hound = {"id": "x", "prompt": f"<video>\n{Q}", "answer": A}
+    source = lines(
+        tmp_path / "d.jsonl",
+        {**hound, "video": "v_1"},
+        {**hound, "id": "y", "video": "gone/v_2"},
+        {**hound, "id": "z", "video": V},
+        {**hound, "id": "l", "video": ["1.jpg", "2.jpg"]},
+    )
+    out = tmp_path / "out" / "rows.jsonl"
+    assert main(["data", "import", "--from", "hound", str(source), "--out", str(out), "--fps", "2"]) == 0
+    assert [(row["video"], row.get("fps")) for row in read(out)] == [
+        (str(tmp_path / "v_1"), 2.0),
+        (str(tmp_path / "gone" / "v_2"), 2.0),
+        (str(tmp_path / V), None),
+        ([str(tmp_path / "1.jpg"), str(tmp_path / "2.jpg")], 2.0),
+    ]
+    assert "warning: 4 videos not found" in capsys.readouterr().out
 
 
 def test_best_and_worst_rank_of_many():
@@ -313,7 +441,8 @@ def test_whatever_a_row_holds_it_is_converted_or_an_error_of_that_row(name, row)
         made = IMPORTERS[name]({key: value for key, value in row.items() if value is not None}, Notes())
     except RowError:
         return
-    assert made.keys() >= {"video", "question", "answer"}
+    assert made.keys() >= {"question", "answer"}
+    assert made.keys() & {"video", "videos", "images"}
 
 
 # ---------------------------------------------------------------------------------------------------------- RRPO's marks
@@ -485,8 +614,8 @@ def test_commands_name_mistakes_in_one_sentence(tmp_path, capsys):
     assert "no data file at none.jsonl" in capsys.readouterr().err
     assert main(["data", "import", "--from", "tlr", str(source), "--out", str(tmp_path / "o")]) == 2
     assert "unknown import format 'tlr'; did you mean trl?" in capsys.readouterr().err
-    assert main(["data", "export", "--to", "trl", str(source), "--out", str(tmp_path / "o")]) == 2
-    assert "unknown export format 'trl'; known: rrpo, or package.module:attribute" in capsys.readouterr().err
+    assert main(["data", "export", "--to", "hound", str(source), "--out", str(tmp_path / "o")]) == 2
+    assert "unknown export format 'hound'; known: trl, llamafactory, ms-swift, nemo-rl, rrpo" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["data", "import", str(source), "--out", "o", "--from", "trl", "--no-such-flag"])
 
@@ -526,6 +655,11 @@ def test_a_format_of_ones_own_is_one_file(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "o.json").read_text()) == [{"clip": V, "better": A, "worse": B}]
     assert main(["data", "import", "--from", "own_format:to_row", str(lines(source, {"q": Q})), "--out", str(out)]) == 2
     assert "d.jsonl:1: video: is missing or null" in capsys.readouterr().err
+    assert main(["data", "import", "--from", "own_format:to_row", str(lines(source, {"clip": V})), "--out", str(out)]) == 2
+    assert "d.jsonl:1: q: is missing, and the format asks for it" in capsys.readouterr().err
+    examples = lines(tmp_path / "e.jsonl", {"id": "x", **EXAMPLE})
+    assert main(["data", "export", "--to", "own_format:from_row", str(examples), "--out", str(tmp_path / "o.json")]) == 2
+    assert "e.jsonl:1: chosen: is missing, and the format asks for it" in capsys.readouterr().err
 
 
 def test_names_of_formats_are_resolved():
@@ -541,8 +675,8 @@ def test_names_of_formats_are_resolved():
 def test_rrpo_there_and_back(tmp_path, capsys):
     ours = [
         {**PAIR, "id": "7", "category": "c", "chosen_phrases": [[7, 11]], "rejected_phrases": [[7, 12]]},
-        {**PAIR, "id": "r-07", "chosen_phrases": [[0, 2], [7, 11]], "rejected_phrases": []},
-        {**PAIR, "id": "plain"},
+        {**PAIR, "id": "r-07", "question": "Where?", "chosen_phrases": [[0, 2], [7, 11]], "rejected_phrases": []},
+        {**PAIR, "id": "plain", "question": "Why?"},
     ]
     first = lines(tmp_path / "first.jsonl", *ours)
     assert main(["data", "export", "--to", "rrpo", str(first), "--out", str(tmp_path / "theirs.json")]) == 0

@@ -72,8 +72,8 @@ def test_clean_files_of_both_kinds(folder):
         ({**ROW, "video": "file:///a%00.mp4"}, "video: holds a null character"),
         ({**ROW, "video": "s3://[b/a.mp4"}, "video: is not a uri, got 's3://[b/a.mp4'"),
         (
-            {**ROW, "question": "<video>\nWhich way?"},
-            "question: holds 1 literal tag (<video>) for the row's one video; remove",
+            {**ROW, "question": "<video> or <video>\nWhich way?"},
+            "question: the texts of the user hold 2 literal <video> for 1 video of the row; write one <video> where",
         ),
         ({**PAIR, "rejected": "<image> <image>"}, "rejected: holds 2 literal tags (<image>, <image>)"),
         ({**ROW, "options": ["<video> left", "left"]}, "options[0]: holds 1 literal tag"),

@@ -4,14 +4,15 @@ import json
 import pathlib
 
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.cli import main
-from vidalign.data.formats.source import read_source
 from vidalign.data.lines import MAX_DEPTH, parse_value
 from vidalign.data.reading import read_examples, read_rows
 from vidalign.data.rows import PreferenceRow
+from vidalign.data.source import read_source
 from vidalign.data.validate import validate
 from vidalign.errors import DataError, RowError
 from vidalign.recipes.given import given_pair
@@ -68,7 +69,7 @@ def test_a_row_keeps_its_fields_and_its_place(tmp_path):
             r"d\.jsonl:2: id: 'a' is also the id of .*d\.jsonl:1; give every row its own id$",
         ),
         ({**ROW, "id": "b"}, r"d\.jsonl:2: question: the video and question are the same as at .*d\.jsonl:1; remove one"),
-        ({**ROW, "id": "b", "question": "<video>\nQ?"}, r"d\.jsonl:2: question: holds 1 literal tag \(<video>\)"),
+        ({**ROW, "id": "b", "question": "<audio>\nQ?"}, r"d\.jsonl:2: question: holds 1 literal tag \(<audio>\)"),
         ({**PAIR, "id": "b", "rejected": None}, r"d\.jsonl:2: rejected: is missing or null"),
         ({**PAIR, "id": "b", "rejected": "A red circle."}, "rejected: equals chosen"),
         ({**PAIR, "id": "b", "chosen_phrases": [[4, 99]]}, r"chosen_phrases: \[4, 99\] is not a span"),
@@ -134,6 +135,8 @@ def test_a_byte_order_mark_is_read_everywhere(tmp_path, capsys):
     assert main(["data", "export", "--to", "rrpo", str(path), "--out", str(tmp_path / "theirs.json")]) == 0
     theirs = write(tmp_path / "t.jsonl", BOM + json.dumps({"prompt": "Q?", "completion": "A.", "video": "v.mp4"}))
     assert main(["data", "import", "--from", "trl", str(theirs), "--out", str(tmp_path / "ours.jsonl")]) == 0
+    assert main(["data", "convert", str(path), "--out", str(tmp_path / "d.csv")]) == 0
+    assert [row.example.id for row in read_rows(tmp_path / "d.csv")] == ["a", "b"]
     with pytest.raises(DataError, match=r"d\.jsonl:2: row: is not JSON"):  # at the beginning of the file only
         read_rows(write(tmp_path / "d.jsonl", ROW, BOM + json.dumps(ROW)))
 
@@ -154,12 +157,17 @@ def test_what_python_cannot_hold_is_one_sentence_in_every_command(tmp_path, caps
     with pytest.raises(DataError) as caught:
         read_rows(path)
     assert str(caught.value).startswith(expected)
+    config = tmp_path / "align.yaml"
+    config.write_text(f"run_dir: {tmp_path}/run\nmodel: {{path: {ROOT}/examples/shapes/model}}\ndata: {{train: {path}}}\n")
     for command in (
-        ["validate", str(path)],
-        ["import", "--from", "trl", str(path), "--out", out],
-        ["export", "--to", "rrpo", str(path), "--out", out],
+        ["align", str(config), "--dry-run"],
+        ["data", "validate", str(path)],
+        ["data", "import", "--from", "trl", str(path), "--out", out],
+        ["data", "export", "--to", "rrpo", str(path), "--out", out],
+        ["data", "export", "--to", "trl", str(path), "--out", out],
+        ["data", "convert", str(path), "--out", f"{out}.json"],
     ):
-        assert main(["data", *command]) == 2
+        assert main(command) == 2
         said = [text for text in capsys.readouterr().err.splitlines() if expected in text]
         assert len(said) == 1, command
 

@@ -6,7 +6,6 @@ import pathlib
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 
@@ -16,9 +15,9 @@ from conftest import write_video
 
 from actors.decoder import ChunkDecoder
 from vidalign.errors import DataError
-from vidalign.types import FrameSpec
+from vidalign.types import Example, FrameSpec
 from vidalign.video import decode_child, decoding
-from vidalign.video.decode_child import ChildDecoder, DecodedVideo, decode_into_cache
+from vidalign.video.decode_child import ChildDecoder, DecodedVideo
 from vidalign.video.frame_cache import load_clip
 
 SPEC = FrameSpec(num_frames=4)
@@ -128,18 +127,6 @@ def test_remote_video_is_fetched(child, good):
     assert child.decode("local:///no/such/video.mp4").reason == "missing"
 
 
-def test_only_a_fetched_video_takes_a_temporary_folder_and_it_does_not_stay(good, tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
-    reply = decode_into_cache(str(good), SPEC, str(tmp_path / "frames"))
-    assert reply["reason"] == ""
-    with pytest.raises(FileNotFoundError):
-        decode_into_cache(f"local://{good}", SPEC, str(tmp_path / "frames"))
-    (tmp_path / "some").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "some"))
-    assert decode_into_cache(f"local://{good}", SPEC, str(tmp_path / "frames")) == reply
-    assert not list((tmp_path / "some").iterdir())
-
-
 def test_hang_is_killed_at_the_deadline_and_the_next_video_decodes(child, good, tmp_path):
     os.mkfifo(tmp_path / "hang.mp4")  # reading it blocks for ever
     child.decode(str(tmp_path / "none.mp4"))
@@ -222,7 +209,7 @@ def test_questions_of_a_chunk_share_one_decoding_of_their_video(tmp_path, monkey
         return DecodedVideo(video=uri, reason="timeout", message="m")
 
     monkeypatch.setattr(decoder.child, "decode", decode)
-    examples = [{"video": uri} for uri in ("a", "b", "a", "a")]
+    examples = [Example(id=uri, video=uri, question="Q?", answer="A.").to_row() for uri in ("a", "b", "a", "a")]
     row = decoder({"chunk": 3, "examples": json.dumps(examples)})
     assert asked == ["a", "b"]
     assert [video["video"] for video in json.loads(row["decoded"])] == ["a", "b", "a", "a"]
@@ -262,3 +249,15 @@ def test_decode_videos_with_good_and_bad_files_then_all_from_the_cache(local_ray
     os.mkfifo(tmp_path / "hang.mp4")
     hang = str(tmp_path / "hang.mp4")
     assert run([hang], deadline_s=0.25)[hang].reason == "timeout"
+
+
+def test_a_chunk_decodes_everything_that_its_examples_show(tmp_path, good):
+    other = write_noise(tmp_path / "other.mp4", seed=1)
+    image = f"{(tmp_path / 'gone.png').as_uri()}#image"
+    rich = Example(id="a", video=str(good), videos=(str(good), str(other)), images=(image,), question="Q?", answer="A.")
+    plain = Example(id="b", video=str(good), question="Q?", answer="A.")
+    decoder = ChunkDecoder(SPEC, str(tmp_path / "frames"), deadline_s=PATIENT_S)
+    row = decoder({"chunk": 0, "examples": json.dumps([rich.to_row(), plain.to_row()])})
+    decoded = json.loads(row["decoded"])
+    assert [each["video"] for each in decoded] == [str(good), str(other), image, str(good)]
+    assert [each["reason"] for each in decoded] == ["", "", "missing", ""]

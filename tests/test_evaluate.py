@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import json
+import pathlib
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,12 +15,14 @@ import numpy as np
 import pytest
 
 from pipelines import asking
-from pipelines.asking import MAX_ATTEMPTS, evaluate, noise_clips, video_url
+from pipelines.asking import MAX_ATTEMPTS, evaluate
+from pipelines.media_urls import noise_clips, video_url
 from serving.app import Endpoint
 from serving.refusals import unusable_message
 from vidalign import files
 from vidalign.config.run import EvaluateConfig
-from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
+from vidalign.errors import ClusterError, ConfigError, DataError, ModelError, VideoError
+from vidalign.records import Turn
 from vidalign.types import EvalAnswer, Example, FrameSpec
 from vidalign.video import decoding
 
@@ -43,7 +47,7 @@ class Server:
         self.company, self.on_first = threading.Barrier(num_requests, timeout=5), on_first
 
     def reply(self, body: dict) -> tuple[int, dict]:
-        question = body["messages"][0]["content"][1]["text"]
+        question = body["messages"][-1]["content"][-1]["text"]
         with self.lock:
             if not self.requests:
                 self.on_first()
@@ -128,7 +132,7 @@ def test_as_many_questions_are_in_flight_as_the_config_says(served, tmp_path, mo
         begun.append(arguments)
         return video_url(*arguments)
 
-    monkeypatch.setattr("pipelines.asking.video_url", counted)  # what every question begins with
+    monkeypatch.setattr("pipelines.media_urls.video_url", counted)  # what every question begins with
     served.hold(CONFIG.concurrency, on_first=lambda: begun_before_the_first_request_arrived.extend(begun))
     examples = [_example(i, f"say {i}", tmp_path) for i in range(4 * CONFIG.concurrency)]
     answers = _evaluate(served, examples, tmp_path / "eval").answers
@@ -143,6 +147,23 @@ def test_the_prompt_template_is_the_one_of_training(served, tmp_path):
     content = served.requests[0]["messages"][0]["content"]
     assert [part["type"] for part in content] == ["video_url", "text"]
     assert content[1]["text"] == "Look. say left"
+
+
+def test_a_conversation_and_parts_of_videos_are_asked_as_in_training(served, tmp_path):
+    example = _example(0, "say left", tmp_path)
+    part = f"{pathlib.Path(example.video).as_uri()}#t=1,2"
+    turns = (Turn(role="user", content="What moves?"), Turn(role="assistant", content="A circle."))
+    example = dataclasses.replace(example, video=part, videos=(part, example.video), system="Brief.", turns=turns)
+    [answer] = _evaluate(served, [example], tmp_path / "eval").answers
+    system, first, reply, last = served.requests[0]["messages"]
+    assert [message["role"] for message in (system, first, reply, last)] == ["system", "user", "assistant", "user"]
+    urls = [part["video_url"]["url"] for part in first["content"][:2]]
+    assert urls[0] == f"{urls[1]}#t=1,2"
+    assert last["content"] == [{"type": "text", "text": "say left"}]
+    assert answer.context == example.context
+    gone = dataclasses.replace(example, id="gone", videos=(part, str(tmp_path / "gone.mp4")))
+    [row] = _evaluate(served, [gone], tmp_path / "gone").quarantined
+    assert (row.uri, row.reason) == (f"{part}, {tmp_path / 'gone.mp4'}", "missing")
 
 
 def test_a_second_run_asks_nothing_and_a_killed_one_asks_only_what_is_missing(served, tmp_path):
@@ -241,6 +262,57 @@ def test_video_urls(tmp_path):
     assert video_url(str(clip), None) == "data:video/mp4;base64,YWJj"
     assert video_url(str(clip), str(tmp_path / "elsewhere")) == "data:video/mp4;base64,YWJj"
     assert video_url(clip.as_uri(), None) == "data:video/mp4;base64,YWJj"
-    assert video_url("https://example.org/a.mp4", str(tmp_path)) == "https://example.org/a.mp4"
     with pytest.raises(VideoError, match="no file at"):
         video_url(str(tmp_path / "none.mp4"), None)
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """Answers with each of `statuses` in turn, and with the last one for ever."""
+    monkeypatch.setenv("VIDALIGN_VIDEOS", str(tmp_path / "kept"))
+    monkeypatch.setattr(asking, "FIRST_BACKOFF_S", 0.001)
+    statuses: list[int] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status = statuses.pop(0) if len(statuses) > 1 else statuses[0]
+            self.send_response(status)
+            self.send_header("Content-Length", "3" if status == 200 else "0")
+            self.end_headers()
+            if status == 200:
+                self.wfile.write(b"abc")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Keep the test's output clean."""
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{http.server_port}/a.mp4", statuses
+    http.shutdown()
+    http.server_close()
+
+
+def test_remote_videos_are_fetched_and_sent(served, tmp_path, store):
+    uri, statuses = store
+    statuses += [503, 429, 200]
+    example = dataclasses.replace(_example(0, "say left", tmp_path), video=uri)
+    found = _evaluate(served, [example], tmp_path / "eval")
+    assert [answer.correct for answer in found.answers] == [True]
+    assert served.requests[0]["messages"][-1]["content"][0]["video_url"]["url"] == "data:video/mp4;base64,YWJj"
+
+
+def test_a_store_that_does_not_answer_ends_an_evaluation_and_quarantines_nothing(served, tmp_path, store):
+    uri, statuses = store
+    statuses.append(503)
+    example = dataclasses.replace(_example(0, "say left", tmp_path), video=uri)
+    with pytest.raises(DataError, match=rf"503.*\({MAX_ATTEMPTS} attempts\)\. That is no fault of the video"):
+        _evaluate(served, [example], tmp_path / "eval")
+    statuses[0] = 200
+    assert [answer.correct for answer in _evaluate(served, [example], tmp_path / "eval").answers] == [True]
+
+
+def test_what_a_store_does_not_have_is_quarantined(served, tmp_path, store):
+    uri, statuses = store
+    statuses.append(404)
+    found = _evaluate(served, [dataclasses.replace(_example(0, "say left", tmp_path), video=uri)], tmp_path / "eval")
+    assert [row.reason for row in found.quarantined] == ["missing"]

@@ -6,9 +6,9 @@ import dataclasses
 import pytest
 import torch
 import transformers
-from test_shared_prefix import ARCHITECTURES, PACKING, assert_equal, flat_logps, llava_onevision
+from test_shared_prefix import ARCHITECTURES, assert_equal, flat_logps, llava_onevision
 
-from vidalign.config.run import TrainConfig
+from vidalign.config.training import TrainConfig
 from vidalign.errors import ConfigError, ModelError
 from vidalign.model import estimate, families, memory, shared_prefix, vision_features
 from vidalign.model.batch import collate, collate_packed
@@ -264,7 +264,7 @@ def one_step(make, **train):
     return counts, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("name", sorted(PACKING))
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 @pytest.mark.parametrize("lora", [{}, {"lora": {"rank": 2, "alpha": 4, "dropout": 0.0}}])
 def test_a_frozen_tower_runs_once_a_forward_and_never_backwards(name, lora):
     make = ARCHITECTURES[name]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from actors.rank import deepspeed_config, merged
-from vidalign.config.run import TrainConfig
+from vidalign.config.training import TrainConfig
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

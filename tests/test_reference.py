@@ -10,7 +10,8 @@ from test_augment import make_clip
 
 from actors.reference import Reference, kept_paths
 from vidalign import files
-from vidalign.config.run import ModelConfig, TrainConfig
+from vidalign.config.run import ModelConfig
+from vidalign.config.training import TrainConfig
 from vidalign.learning.batch_source import BatchSource
 from vidalign.learning.sequences import pair_group
 from vidalign.model.batch import IGNORED
@@ -18,6 +19,7 @@ from vidalign.model.policy import ResponseScorer, add_adapter, load_policy, set_
 from vidalign.model.rendering import cached_processor
 from vidalign.model.tensor_cache import TensorCache, missing, read_tensors
 from vidalign.recipes.phrases import differing_marks
+from vidalign.records import Turn
 from vidalign.types import FrameSpec, PreferencePair
 from vidalign.video.frame_cache import FrameCache
 
@@ -129,6 +131,10 @@ def test_files_are_kept_by_all_that_they_depend_on(source, pairs, tmp_path):
         return kept_paths(TensorCache(tmp_path), pairs, frames, **{**settings, **changed})
 
     first = paths()
+    pair, clip = pairs[0], pathlib.Path(source.frames[pairs[0].video]).name
+    said = {"question": pair.question, "chosen": pair.chosen, "rejected": pair.rejected}
+    asked = {"policy": "abc", "dtype": "float32", "prompt": "{question}", "clip": clip, **said, "parts": ["hidden"]}
+    assert first[pair.id] == str(TensorCache(tmp_path).path(asked)), "what finished runs have kept stays theirs"
     assert len(set(first.values())) == 3
     assert paths() == first
     renamed = [dataclasses.replace(pair, id=f"other-{pair.id}", example_id="x") for pair in pairs]
@@ -138,10 +144,14 @@ def test_files_are_kept_by_all_that_they_depend_on(source, pairs, tmp_path):
         {"dtype": "bfloat16"},
         {"plain_prompt": "Q: {question}"},
         {"parts": []},
+        {"turns": {"turns": [[2], "", "<think>"]}},
         {"frames": {name: f"{path}.other" for name, path in source.frames.items()}},
         {"pairs": [dataclasses.replace(pair, chosen=f"{pair.chosen} ") for pair in pairs]},
         {"pairs": [dataclasses.replace(pair, rejected=f"{pair.rejected} ") for pair in pairs]},
         {"pairs": [dataclasses.replace(pair, question="Why?") for pair in pairs]},
+        {"pairs": [dataclasses.replace(pair, system="Be brief.") for pair in pairs]},
+        {"pairs": [dataclasses.replace(pair, turns=(Turn(role="user", content="Hm?"),)) for pair in pairs]},
+        {"pairs": [dataclasses.replace(pair, videos=(pair.video, pair.video)) for pair in pairs]},
     ):
         assert not set(paths(**changed).values()) & set(first.values()), changed
     assert missing(first) == {"p0", "p1", "p2"}

@@ -82,7 +82,7 @@ def in_order(path: pathlib.Path) -> np.ndarray:
 def by_seeking(path: pathlib.Path, wanted: list[int], times: probing.FrameTimes) -> np.ndarray:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        return np.stack(list(readers.by_seeking(container, stream, wanted, times)))
+        return np.stack([pixels for pixels, _ in readers.by_seeking(container, stream, wanted, times, FrameSpec())])
 
 
 @pytest.mark.parametrize("name", sorted(STREAMS.keys() - FALL_BACK))
@@ -251,7 +251,8 @@ def test_snapping_is_part_of_the_cache_key_and_off_by_default(video_of, tmp_path
 
 
 def test_the_endpoint_snaps_as_training_does(video_of):
-    from serving.video_loader import FrameSpecLoader, media_io_kwargs
+    from serving.frames import FrameSpecLoader
+    from serving.video_loader import media_io_kwargs
 
     path, spec = video_of("b_pyramid.mp4"), FrameSpec(num_frames=4, snap_to_keyframes=True)
     options = media_io_kwargs(spec)["video"]

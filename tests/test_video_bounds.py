@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from test_video_times import VIDEOS, X264, drawn
 
+from serving.frames import FrameSpecLoader
 from serving.refusals import unusable_video
-from serving.video_loader import FrameSpecLoader, media_io_kwargs
+from serving.video_loader import media_io_kwargs
 from vidalign.config.loading import parse_config
 from vidalign.errors import ConfigError, VideoError
 from vidalign.types import FrameSpec

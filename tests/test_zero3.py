@@ -18,7 +18,8 @@ from test_augment import make_clip
 from actors.reference import Reference
 from actors.train_job import TrainJob
 from vidalign import files
-from vidalign.config.run import ModelConfig, ObjectiveConfig, TrainConfig
+from vidalign.config.run import ModelConfig, ObjectiveConfig
+from vidalign.config.training import TrainConfig
 from vidalign.learning.batches import batch_order
 from vidalign.model.checkpoint import policy_version, read_card
 from vidalign.model.policy import load_policy
@@ -169,6 +170,18 @@ def test_ranks_with_other_data_train_like_one(folder, model_path, tmp_path):
     for name in cases:
         assert len(made[name]["losses"]) == 2
         assert figures(made[name]) == pytest.approx(figures(expected[name]), abs=1e-5, rel=1e-5), name
+
+
+def test_an_output_layer_in_float32_is_gathered_as_any_other(folder, model_path, tmp_path):
+    """It is partitioned in bfloat16 and computes in float32, also for the KL; rounding alone sets the two apart."""
+    made = {}
+    for name, count, options in (("one", 1, {"zero_stage": 2}), ("two", 2, {"zero_stage": 3, "num_workers": 2})):
+        settings = job(folder, model_path, float32_head=True, **options)
+        settings["model"]["dtype"] = "bfloat16"
+        jobs = {"only": {"job": settings, "chunk_size": CHUNK_SIZE}}
+        made[name] = gloo_ranks.run(jobs, tmp_path / name, count=count)["only"]
+    assert made["two"]["losses"] == pytest.approx(made["one"]["losses"], abs=0.05)
+    assert figures(made["two"]) == pytest.approx(figures(made["one"]), abs=0.1, rel=0.05)
 
 
 def test_export_is_whole_and_no_rank_ever_held_it(folder, model_path, tmp_path):

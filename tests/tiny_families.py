@@ -9,12 +9,15 @@ from __future__ import annotations
 import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import safetensors.torch
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from vidalign.video.clip import Clip
 
 WORDS = (
     "USER: ASSISTANT: User: Assistant: system user assistant model You are a helpful assistant. What moves? Describe the video. "
@@ -34,6 +37,7 @@ TEXT = {
     "max_position_embeddings": POSITIONS,
     "tie_word_embeddings": False,
 }
+Named: TypeAlias = tuple[str, torch.Tensor]
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ parts(m) }}<|im_end|>\n{% endfor %}"
 CHATML_END = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -97,6 +101,7 @@ def multimodal_rope(head_dim: int = 32, **more: Any) -> dict[str, Any]:
 def randomize(model: torch.nn.Module) -> None:
     """Give every weight a random value of a size that keeps activations finite."""
     torch.manual_seed(0)
+    embedded = 0.15 if model.config.tie_word_embeddings else 0.45  # tied ones are the output layer too
     for name, parameter in model.named_parameters():
         if name.endswith(("A_log", "dt_bias")):
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -105,23 +110,37 @@ def randomize(model: torch.nn.Module) -> None:
         elif parameter.ndim == 1:
             parameter.add_(torch.randn_like(parameter) * 0.1)
         else:
-            fan_in = parameter[0].numel() if "embed" not in name else 4
-            parameter.copy_(torch.randn_like(parameter) * (0.9 / fan_in**0.5))
+            size = embedded if "embed_tokens" in name else 0.9 / parameter[0].numel() ** 0.5
+            parameter.copy_(torch.randn_like(parameter) * size)
 
 
-def save(folder: pathlib.Path, config: Any, processor: Any, *, renamed: tuple[str, str] | None = None) -> None:
-    """Write model and processor into a folder. `renamed`: how the beginning of names differs in published checkpoints."""
+def save(
+    folder: pathlib.Path, config: Any, processor: Any, *, published: Callable[[str, torch.Tensor], Named] | None = None
+) -> None:
+    """Write model and processor into a folder. `published`: from what transformers 5 writes to what published checkpoints hold."""
     with torch.device("cpu"):
         model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     randomize(model)
     ids = roles_of(processor.tokenizer)
+    with torch.no_grad():  # so that replies end, now and then
+        model.get_output_embeddings().weight[ids["eos_token_id"]] *= 3
     model.generation_config = transformers.GenerationConfig(do_sample=False, max_new_tokens=16, **ids)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    if renamed is not None:
+    if published is not None:
         file = folder / "model.safetensors"
-        tensors = {name.replace(*renamed): tensor for name, tensor in safetensors.torch.load_file(file).items()}
+        tensors = dict(published(name, tensor) for name, tensor in safetensors.torch.load_file(file).items())
         safetensors.torch.save_file(tensors, file, metadata={"format": "pt"})
+
+
+def with_vision_model(name: str, tensor: torch.Tensor) -> Named:
+    """LLaVA's towers have one more level."""
+    return name.replace("vision_tower.", "vision_tower.vision_model."), tensor
+
+
+def with_experts_transposed(name: str, tensor: torch.Tensor) -> Named:
+    """Qwen3-VL-MoE's experts are stored as [experts, in, out]."""
+    return name, tensor.transpose(1, 2).contiguous() if ".experts." in name else tensor
 
 
 # --- Qwen ---
@@ -166,12 +185,13 @@ def qwen(name: str, folder: pathlib.Path, *, text: dict[str, Any], vision: dict[
             video_processor=kind(**videos, cap_pixels_per_frame=False),
             chat_template=template((system if old else "") + CHATML + end, *marks),
         ),
+        published=with_experts_transposed if name == "Qwen3VLMoe" else None,
     )
 
 
 QWEN3_VISION = {"out_hidden_size": 64, "num_position_embeddings": 36, "deepstack_visual_indexes": [0, 1]}
 QWEN3_ROPE = multimodal_rope(mrope_interleaved=True)
-MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True}
+MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 96, "norm_topk_prob": True}
 LINEAR = {
     "layer_types": ["linear_attention", "full_attention"],
     "linear_key_head_dim": 128,
@@ -241,7 +261,7 @@ def llava_onevision(folder: pathlib.Path) -> None:
             vision_feature_select_strategy="full",
             chat_template=template(body, "<video>\n", "<image>\n"),
         ),
-        renamed=("vision_tower.", "vision_tower.vision_model."),
+        published=with_vision_model,
     )
 
 
@@ -284,7 +304,7 @@ def llava_next_video(folder: pathlib.Path) -> None:
             num_additional_image_tokens=1,
             chat_template=template(body, "<video>\n", "<image>\n"),
         ),
-        renamed=("vision_tower.", "vision_tower.vision_model."),
+        published=with_vision_model,
     )
 
 
@@ -521,7 +541,7 @@ def minicpmv4_6(folder: pathlib.Path) -> None:
         folder,
         config,
         transformers.MiniCPMV4_6Processor(
-            image_processor=transformers.MiniCPMV4_6ImageProcessor(**size | IMAGES),
+            image_processor=transformers.MiniCPMV4_6ImageProcessor(**size),
             video_processor=transformers.MiniCPMV4_6VideoProcessor(**size),
             tokenizer=made,
             chat_template=template(CHATML + CHATML_END, "<|video_pad|>\n", "<|image_pad|>\n"),
@@ -592,6 +612,29 @@ def ernie4_5_vl_moe(folder: pathlib.Path) -> None:
             chat_template=template(body, *marks),
         ),
     )
+
+
+QUESTIONS = ("What moves?", "Describe the video.", "Which colour?")
+
+
+def clip(num_frames: int, seed: int, height: int = 64, width: int = 64, *, fps: float = 4.0, every: int = 3) -> Clip:
+    """A clip of coarse noise, every so many frames of a video with so many frames a second."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (num_frames, 8, 8, 3), np.uint8)
+    frames = np.kron(coarse, np.ones((1, height // 8, width // 8, 1), np.uint8))
+    total = num_frames * every
+    return Clip(
+        frames=np.ascontiguousarray(frames),
+        fps=fps,
+        total_num_frames=total,
+        duration_s=total / fps,
+        indices=tuple(range(0, total, every)),
+    )
+
+
+@functools.cache
+def clips() -> tuple[Clip, Clip, Clip]:
+    """Three clips of unequal length, shape and speed."""
+    return clip(8, 1), clip(6, 2, 64, 96), clip(5, 3, 96, 64, fps=8.0, every=20)
 
 
 WRITERS: dict[str, Callable[[pathlib.Path], None]] = {

@@ -41,8 +41,25 @@ class RowError(DataError):
         return f"{self.where}: {self.field}: {self.why}; {self.fix}".removeprefix(": ")
 
 
+QUARANTINE_REASONS = (
+    "missing",  # no file at the uri
+    "unreadable",  # the file exists but cannot be opened (permissions, a folder without fps)
+    "zero_byte",
+    "not_a_video",  # no decoder recognises the container
+    "not_an_image",  # an image, or a frame in a file of its own, that no decoder recognises
+    "no_video_stream",  # for example an audio file
+    "truncated",  # the container opens, but frames that its index promises cannot be decoded
+    "too_few_frames",  # fewer frames than FrameSpec.min_frames
+    "too_long",  # longer, or of more pixels, than FrameSpec.max_duration_s and max_pixels_decoded allow, or than its frames carry
+    "out_of_bounds",  # the row's clip begins or ends outside of the video
+    "unfit",  # the model's processor takes no frames of this size or number
+    "timeout",  # not decoded within the deadline; the decoding process was killed
+    "crashed",  # the decoding process died
+)
+
+
 class VideoError(VidalignError):
-    """One video cannot be decoded as asked. `reason` is one of `vidalign.types.QUARANTINE_REASONS`."""
+    """One video cannot be decoded as asked. `reason` is one of `QUARANTINE_REASONS`."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

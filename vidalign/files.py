@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, TypeVar
 
 from vidalign.errors import ConfigError, DataError
-from vidalign.types import Record
+from vidalign.records import Record
 
 RecordT = TypeVar("RecordT", bound=Record)
 
@@ -138,7 +138,9 @@ def write_table(path: pathlib.Path, records: Iterable[Record]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pylist([record.to_row() for record in records])
+    rows = [record.to_row() for record in records]
+    columns = dict.fromkeys(name for row in rows for name in row)  # pyarrow would take those of the first row
+    table = pa.Table.from_pylist([{name: row.get(name) for name in columns} for row in rows])
     with _replacing(path) as file:
         pq.write_table(table, file)
 

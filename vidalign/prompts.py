@@ -8,11 +8,13 @@ differences and rewrite; LLaVA-Hound, arXiv 2404.01258, for the caption.
 
 from __future__ import annotations
 
+import collections
 import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
+from vidalign.records import Context
 from vidalign.types import Example
 
 OptionsStyle: TypeAlias = Literal["letters", "texts"]
@@ -42,6 +44,19 @@ is an error, however well it is written. First explain in one or two sentences. 
 Score: N
 where N is a whole number: 5 right in everything, 4 right with a small flaw, 3 right in the main, 2 mostly wrong, 1 wrong."""
 
+JUDGE_SEEING = """\
+You judge an answer to a question about the video that you see.
+
+Question: {question}
+Reference answer: {answer}
+Answer to judge: {response}
+
+Judge by the video whether the answer is relevant to the question, accurate, clear, and complete. What the video contradicts is an
+error, however well it is written; what says the same as the reference answer in other words is right. First explain in one or two
+sentences. Then write one last line, in this form:
+Score: N
+where N is a whole number: 5 right in everything, 4 right with a small flaw, 3 right in the main, 2 mostly wrong, 1 wrong."""
+
 PLACEHOLDERS = {
     "plain_prompt": ("{question}",),
     "hint_prompt": ("{question}", "{answer}"),
@@ -52,6 +67,11 @@ PLACEHOLDERS = {
 }
 JUDGE_FIELDS = ("caption", "question", "answer", "response")
 
+
+# Characters that Unicode reserves for a program's own use: no text of a row or reply has them.
+MARKS = {"<video>": "\ufdd0", "<image>": "\ufdd1"}
+_MARK = re.compile(f"([{''.join(MARKS.values())}])")
+ONE_VIDEO = Context(videos=("",))  # of a prompt that is one video and one question
 
 _LABELLED = re.compile(r"[(\[]?([A-Za-z]|\d{1,2})\s*(?:[.):、\]]+\s*|\s+[-–]\s+)(?=\S)")
 _LABEL_ALONE = re.compile(r"[(\[]?([A-Za-z]|\d{1,2})[.):\]]*")
@@ -111,8 +131,15 @@ def _answered_by_label(example: Example) -> bool:
 
 
 def fill(template: str, *, question: str, answer: str = "", previous: str = "") -> str:
-    """Fill in one of the policy's templates."""
-    return substitute(template, question=question, answer=answer, previous=previous)
+    """Fill in one of the policy's templates. The places of videos and images in the question become marks, which `chat` reads."""
+    return substitute(template, question=_marked(question), answer=answer, previous=previous)
+
+
+def _marked(text: str) -> str:
+    """A text of the user with marks for `<video>` and `<image>`: what a policy replied, and is quoted, may hold these as text."""
+    for place, mark in MARKS.items():
+        text = text.replace(place, mark)
+    return text
 
 
 def substitute(template: str, **values: str) -> str:
@@ -126,6 +153,34 @@ def missing_fields(template: str) -> list[str]:
     return [name for name in JUDGE_FIELDS if f"{{{name}}}" not in template]
 
 
-def chat(text: str) -> list[dict]:
-    """The chat messages of one video turn, as `apply_chat_template` of a Hugging Face processor takes them."""
-    return [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": text}]}]
+def chat(text: str, context: Context = ONE_VIDEO) -> list[dict]:
+    """The chat messages of a prompt, as `apply_chat_template` of a Hugging Face processor takes them.
+
+    They are the system text, the earlier turns, and `text` as the user's last turn. The n-th part of type video stands for the
+    context's n-th video, and likewise for images. Where no text of the user has a place for them, all videos and then all images come
+    before the first of these texts; those that only a question has places for, which `text` does not quote, come before `text`.
+    """
+    said = [(turn.role, _marked(turn.content) if turn.role == "user" else turn.content) for turn in context.turns]
+    said.append(("user", text))
+    placed = collections.Counter(mark for role, content in said if role == "user" for mark in _MARK.findall(content))
+    unplaced: list[dict] = [{"type": "video"}] * (len(context.videos) - placed[MARKS["<video>"]])
+    unplaced += [{"type": "image"}] * (len(context.images) - placed[MARKS["<image>"]])
+    contents = [_parts(content, splits=role == "user") for role, content in said]
+    before = -1 if placed else 0
+    contents[before] = unplaced + contents[before]
+    turns: list[dict] = [{"role": role, "content": content} for (role, _), content in zip(said, contents, strict=True)]
+    system = [{"role": "system", "content": [{"type": "text", "text": context.system}]}] if context.system else []
+    return system + turns
+
+
+def conversation(example: Example) -> str:
+    """The question as a judge of texts reads it: after the earlier turns, if there are any."""
+    said = [f"{turn.role.capitalize()}: {turn.content}" for turn in example.turns]
+    return "\n".join([*said, f"User: {example.question}"]) if said else example.question
+
+
+def _parts(text: str, *, splits: bool) -> list[dict]:
+    """The parts of a message: its text, cut at the marks of videos and images if it `splits`."""
+    kinds = {mark: place.strip("<>") for place, mark in MARKS.items()}
+    pieces = [piece for piece in _MARK.split(text) if piece] if splits else []
+    return [{"type": kinds[piece]} if piece in kinds else {"type": "text", "text": piece} for piece in pieces or [text]]

@@ -1,5 +1,4 @@
 """The nouns of vidalign: frozen records that cross processes and files. This module imports nothing heavy.
-
 Every record turns into a plain dict (`to_row`) and back (`from_row`); JSONL and Parquet files use the same names.
 """
 
@@ -9,46 +8,13 @@ import dataclasses
 import hashlib
 import json
 import math
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from vidalign.records import Prompted, Record, Turn
 
 Backend: TypeAlias = Literal["pyav", "decord"]  # what decodes videos, see vidalign.video.readers
 DEFAULT_BACKEND: Backend = "pyav"
-
-QUARANTINE_REASONS = (
-    "missing",  # no file at the uri
-    "unreadable",  # the file exists but cannot be opened (permissions, a folder without fps)
-    "zero_byte",
-    "not_a_video",  # no decoder recognises the container
-    "no_video_stream",  # for example an audio file
-    "truncated",  # the container opens, but frames that its index promises cannot be decoded
-    "too_few_frames",  # fewer frames than FrameSpec.min_frames
-    "too_long",  # longer, or of more pixels, than FrameSpec.max_duration_s and max_pixels_decoded allow, or than its frames carry
-    "unfit",  # the model's processor takes no frames of this size or number
-    "out_of_bounds",  # the row's clip begins or ends outside of the video
-    "timeout",  # not decoded within the deadline; the decoding process was killed
-    "crashed",  # the decoding process died
-)
-
-
-class Record:
-    """Conversion between a frozen dataclass and the plain dict that is stored."""
-
-    def to_row(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_row(cls, row: dict[str, Any]) -> Self:
-        names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        return cls(**{name: _plain(value) for name, value in row.items() if name in names})
-
-
-def _plain(value: Any) -> Any:
-    """Turn what Parquet gives back (NumPy arrays and scalars) into lists and Python scalars."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, list):
-        return tuple(_plain(item) for item in value)
-    return value
+MODEL_IDS = ("base", "aligned", "blind")  # whose answers an evaluation holds; blind: the base, with noise for videos
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,12 +23,15 @@ class FrameSpec(Record):
 
     Exactly one of `num_frames` (uniform over the whole video) and `fps` (frames per second of video, at most `max_frames`)
     is set. Size: `height` and `width` together resize exactly; `max_pixels` keeps the aspect ratio and shrinks to at most
-    that many pixels per frame; without any of the three, the video keeps its own size. A video with fewer than `min_frames`
-    decodable frames is quarantined. A `num_frames` larger than the video's frame count repeats indices and is never an error.
+    that many pixels per frame, and `total_pixels` to at most that many for all frames together; without any of these, the video
+    keeps its own size. A video with fewer than `min_frames` decodable frames is quarantined. A `num_frames` larger than the
+    video's frame count repeats indices and is never an error.
 
     `snap_to_keyframes` moves each frame to the nearest keyframe at or before it, so that nothing else is decoded. Where two
     different frames would move to the same keyframe, or a frame has no keyframe before it, the video is sampled as if the option
     were off (`vidalign.video.decoding.snapped`).
+
+    `square_pixels` makes pixels square, as players do, and `hdr_to_sdr` makes SDR of HDR; without them, frames are as stored.
 
     What a file claims is bounded before it is believed: a video of more than `max_duration_s` seconds is quarantined, and one
     whose frames take more than `max_pixels_decoded` pixels to hold, sampled and resized, or while a decoder works
@@ -76,13 +45,23 @@ class FrameSpec(Record):
     height: int | None = None
     width: int | None = None
     max_pixels: int | None = None
+    total_pixels: int | None = None
     snap_to_keyframes: bool = False
+    square_pixels: bool = True
+    hdr_to_sdr: bool = True
     max_duration_s: float = 21_600.0
     max_pixels_decoded: int = 2**30
 
     def to_row(self) -> dict[str, Any]:
         row = super().to_row()
-        for name in ("snap_to_keyframes", "max_duration_s", "max_pixels_decoded"):
+        for name in (
+            "total_pixels",
+            "snap_to_keyframes",
+            "square_pixels",
+            "hdr_to_sdr",
+            "max_duration_s",
+            "max_pixels_decoded",
+        ):
             if row[name] == getattr(FrameSpec, name):
                 del row[name]  # at their defaults they leave the keys of frames and runs as they were before they existed
         return row
@@ -93,66 +72,7 @@ class FrameSpec(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Turn(Record):
-    """One message of a conversation before its question."""
-
-    role: Literal["user", "assistant"]
-    content: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Context:
-    """What a prompt holds beside its question: a system text, earlier turns, and the names of what it shows.
-
-    Where a video or image stands is said by `<video>` and `<image>` in the texts of the user, in order; without them, all videos
-    and then all images come before the first of these texts (`vidalign.prompts.messages`). Names: `vidalign.video.naming`.
-    """
-
-    videos: tuple[str, ...]
-    images: tuple[str, ...] = ()
-    system: str = ""
-    turns: tuple[Turn, ...] = ()
-
-    @property
-    def visuals(self) -> tuple[str, ...]:
-        """The names of all videos, then of all images."""
-        return self.videos + self.images
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is one video and nothing else."""
-        return len(self.videos) == 1 and not (self.images or self.system or self.turns)
-
-
-class Asked(Record):
-    """A record of a question in its context. Fields that are empty are not stored: rows and hashes are as they were before them."""
-
-    video: str
-    videos: tuple[str, ...]
-    images: tuple[str, ...]
-    system: str
-    turns: tuple[Turn, ...]
-    _OMITTED: ClassVar[tuple[str, ...]] = ("videos", "images", "system", "turns")
-
-    @property
-    def context(self) -> Context:
-        """Everything that the prompt holds beside the question."""
-        videos = self.videos or ((self.video,) if self.video else ())
-        return Context(videos=videos, images=self.images, system=self.system, turns=self.turns)
-
-    def to_row(self) -> dict[str, Any]:
-        return {name: value for name, value in super().to_row().items() if value or name not in self._OMITTED}
-
-    @classmethod
-    def from_row(cls, row: dict[str, Any]) -> Self:
-        given = {name: value for name, value in row.items() if value is not None or name not in cls._OMITTED}
-        if "turns" in given:
-            given["turns"] = [Turn.from_row(turn) for turn in given["turns"]]
-        return super().from_row(given)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Example(Asked):
+class Example(Prompted):
     """One data row: a question on a video and its ground-truth answer.
 
     `video` names the first video, and `videos` all of them where there are several; "" and () where there are only images.
@@ -175,7 +95,7 @@ class Example(Asked):
     images: tuple[str, ...] = ()
     system: str = ""
     turns: tuple[Turn, ...] = ()
-    _OMITTED: ClassVar[tuple[str, ...]] = ("answer_type", *Asked._OMITTED)
+    OMITTED: ClassVar[tuple[str, ...]] = ("answer_type", *Prompted.OMITTED)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -220,7 +140,7 @@ class Judgement(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PreferencePair(Asked):
+class PreferencePair(Prompted):
     """Two responses to one prompt, the first preferred. The prompt's fields are those of its example.
 
     `chosen_marks` and `rejected_marks` are (start, end) character spans of key phrases, empty if the recipe marks none.
@@ -246,6 +166,10 @@ class PreferencePair(Asked):
     chosen_win_rate: float = math.nan
     rejected_win_rate: float = math.nan
     provenance: str = "{}"
+    videos: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    system: str = ""
+    turns: tuple[Turn, ...] = ()
 
     def content(self) -> dict[str, Any]:
         """Its row without provenance, for hashes. Unknown win rates are left out, as in runs from before they existed."""
@@ -255,7 +179,7 @@ class PreferencePair(Asked):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuarantineRow(Record):
-    """A video that was not used, and why. `reason` is one of `QUARANTINE_REASONS`."""
+    """A video or image that was not used, and why. `reason` is one of `vidalign.errors.QUARANTINE_REASONS`."""
 
     uri: str
     reason: str
@@ -272,8 +196,13 @@ class PolicyVersion(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalAnswer(Record):
-    """The answer of one served model to one held-out question. `model_id` is "base", "aligned" or "blind"."""
+class EvalAnswer(Prompted):
+    """The answer of one served model to one held-out question. `model_id` is "base", "aligned" or "blind".
+
+    `correct` is None where no scorer could tell. `scorer` says which one did ("rules", "exact", "f1", "judge" or your own), `kind`
+    is the answer's kind, `score` the scorer's value (1-5 of a judge, else in [0, 1]), `f1` the overlap of words with a short or free
+    ground truth, `judge` the judge and the version of its prompt.
+    """
 
     example_id: str
     category: str
@@ -281,10 +210,20 @@ class EvalAnswer(Record):
     question: str
     answer: str
     text: str
-    correct: bool
+    correct: bool | None
     model_id: str
     policy_version: str
     latency_s: float
+    videos: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    system: str = ""
+    turns: tuple[Turn, ...] = ()
+    kind: str = ""
+    scorer: str = ""
+    score: float | None = None
+    f1: float | None = None
+    judge: str = ""
+    explanation: str = ""
 
 
 def stable_hash(value: Any, length: int = 16) -> str:

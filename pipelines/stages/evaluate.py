@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 from cluster.resources import ServePlan
 from pipelines import progress
 from pipelines.stages.base import Stage
-from pipelines.stages.rollout import digest
+from pipelines.stages.rollout import digest, media_limits
 from vidalign.config.run import EvaluateConfig, ModelConfig, ServeConfig, VideoConfig
 from vidalign.types import Example, PolicyVersion
+from vidalign.video.naming import local_path, visual_of
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -64,6 +65,7 @@ class Evaluate(Stage):
             plan=self.plan,
             frame_spec=self.video.frame_spec(),
             decoder=self.video.backend,
+            limits=media_limits(self.examples),
         )
         with progress.waiting("start endpoint") as on_wait, endpoint(spec, on_wait=on_wait) as running:
             asked = [(model_id, False) for model_id in self.policies]
@@ -80,7 +82,14 @@ class Evaluate(Stage):
             return {"endpoint": {"model_ids": list(running.model_ids)}}
 
 
-def common_folder(examples: Sequence[Example]) -> str:
-    """The deepest folder that holds every local video of these examples: what the endpoint may read files from."""
-    folders = [str(pathlib.Path(e.video.removeprefix("file://")).parent) for e in examples if "://" not in e.video[4:]]
-    return os.path.commonpath(folders) if folders else "."
+def common_folder(examples: Sequence[Example]) -> str | None:
+    """The deepest folder that holds every local video and image of these examples: what the endpoint may read files from.
+
+    Frames in a list do not count, since they are sent. None where no folder but the root of the file system holds them all, or there
+    are none: then everything is sent.
+    """
+    shown = {visual_of(name) for example in examples for name in example.context.visuals}
+    paths = [local_path(visual.uris[0]) for visual in shown if visual.kind != "list"]
+    folders = [str(pathlib.Path(path).parent) for path in paths if path is not None]
+    common = os.path.commonpath(folders) if folders else os.sep
+    return None if common == os.path.dirname(common) else common

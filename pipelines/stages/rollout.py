@@ -23,20 +23,22 @@ from cluster.engines import with_float32_head
 from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage
+from pipelines.stages.lookalikes import lookalike_warning
 from vidalign import files
 from vidalign.config.run import ModelConfig, RolloutConfig, VideoConfig
 from vidalign.errors import DataError
 from vidalign.recipes.base import Recipe
 from vidalign.types import Example, PolicyVersion, QuarantineRow, Response, stable_hash
 
-Decoded = Mapping[str, Mapping[str, str]]  # video uri ─► {video, frames_path, reason, message}
+Decoded = Mapping[str, Mapping[str, str]]  # video uri ─► {video, frames_path, reason, message, backend}
 
 
 @dataclasses.dataclass(kw_only=True)
 class Rollout(Stage):
     """The responses of one round, and the decoded videos of its training and probe examples.
 
-    `cache`: the frame cache. `seed`: of the round; `engine_seed`: of the run.
+    `cache`: the frame cache. `seed`: of the round; `engine_seed`: of the run. `text_tokens`: what the context must have beside a
+    video; a video that leaves less is quarantined.
     """
 
     name: ClassVar[str] = "rollout"
@@ -56,6 +58,7 @@ class Rollout(Stage):
     engines: Workers
     engine_seed: int
     float32_head: bool = False
+    text_tokens: int = 0
     earlier: Callable[[], Stage | None] | None = None
 
     @property
@@ -148,6 +151,8 @@ class Rollout(Stage):
             "respond": functools.partial(self.recipe.respond, policy_version=self.policy.version, seed=self.seed),
             "parts": str(parts),
             "num_examples": self.rollout.batch_size,
+            "reserved_tokens": self.text_tokens,
+            "limits": media_limits(self.train),
         }
         return (
             ray.data.from_blocks(blocks)
@@ -190,7 +195,7 @@ class Rollout(Stage):
         """Decode the videos of examples that no engine responds to."""
         if not examples:
             return {}
-        videos = list(dict.fromkeys(example.video for example in examples))
+        videos = list(dict.fromkeys(name for example in examples for name in example.context.visuals))
         rows = decode_videos(
             videos,
             self.video.frame_spec(),
@@ -203,12 +208,15 @@ class Rollout(Stage):
         from vidalign.model.clip_check import ClipCheck, quarantined
 
         takes = ClipCheck(
-            self.policy.path, max_model_len=self.model.max_model_len, trust_remote_code=self.model.trust_remote_code
+            self.policy.path,
+            max_model_len=self.model.max_model_len,
+            trust_remote_code=self.model.trust_remote_code,
+            reserved_tokens=self.text_tokens,
         )
         decoded: dict[str, Mapping[str, str]] = {}
         with progress.bar(label, len(videos), "video") if label else contextlib.nullcontext() as shown:
             for row in rows:
-                texts = {name: str(row[name]) for name in ("video", "frames_path", "reason", "message")}
+                texts = {name: str(value) for name, value in row.items()}
                 [decoded[row["video"]]] = quarantined([texts], takes)
                 if shown is not None:
                     shown.update(1)
@@ -227,10 +235,13 @@ class Rollout(Stage):
                 f"none of the {len(decoded)} videos could be decoded; first reason: {quarantine[0].message}. "
                 "Check data.video_root and the video files"
             )
-        files.write_table(self.folder / "probe.parquet", [example for example in self.probe if example.video in frames])
+        usable = [example for example in self.probe if all(name in frames for name in example.context.visuals)]
+        files.write_table(self.folder / "probe.parquet", usable)
         files.write_json(self.folder / "frames.json", frames)
         files.write_table(self.quarantine / "quarantine.parquet", quarantine)
         files.write_json(self.folder / "videos.json", count_videos(decoded))
+        if (warning := lookalike_warning(frames, self.train, self.probe, split="probe")) is not None:
+            progress.warn(warning)
 
 
 def digest(examples: Sequence[Example]) -> str:
@@ -238,10 +249,25 @@ def digest(examples: Sequence[Example]) -> str:
     return f"{len(examples)} examples, {stable_hash([example.to_row() for example in examples])}"
 
 
+def media_limits(examples: Sequence[Example]) -> dict[str, int]:
+    """How many videos and images a prompt of these examples has at most, as vLLM's limit_mm_per_prompt."""
+    contexts = [example.context for example in examples]
+    return {
+        "video": max((len(context.videos) for context in contexts), default=1),
+        "image": max((len(context.images) for context in contexts), default=0),
+    }
+
+
 def count_videos(decoded: Decoded) -> dict[str, Any]:
-    """{total, decoded, quarantined {reason: n}} of distinct videos."""
+    """{total, decoded, quarantined {reason: n}, backends {what decoded them: n}} of distinct videos and images."""
     reasons = collections.Counter(row["reason"] for row in decoded.values() if not row["frames_path"])
-    return {"total": len(decoded), "decoded": len(decoded) - sum(reasons.values()), "quarantined": dict(reasons)}
+    backends = collections.Counter(row.get("backend") or "not noted" for row in decoded.values() if row["frames_path"])
+    return {
+        "total": len(decoded),
+        "decoded": len(decoded) - sum(reasons.values()),
+        "quarantined": dict(reasons),
+        "backends": dict(backends),
+    }
 
 
 def read_frames(folder: pathlib.Path) -> dict[str, str]:

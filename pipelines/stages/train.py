@@ -17,7 +17,8 @@ from pipelines.stages.base import Stage, identity, identity_v1, once
 from pipelines.stages.doubt import DoubtStage
 from pipelines.stages.reference import reference_files
 from vidalign import files
-from vidalign.config.run import ModelConfig, ObjectiveConfig, TrainConfig
+from vidalign.config.run import ModelConfig, ObjectiveConfig
+from vidalign.config.training import TrainConfig
 from vidalign.errors import DataError
 from vidalign.files import RunFolder
 from vidalign.learning import objectives
@@ -109,9 +110,9 @@ class Train(Stage):
                 pair_ids=[pair.id for pair in usable],
                 seed=self.seed,
             )
-            once(stage)
+            left_out = once(stage).get("dropped", {})
             doubt, num_kept = str(stage.path), len(files.read_json(stage.path))
-            dropped |= {"voted_against": len(usable) - num_kept} if num_kept < len(usable) else {}
+            dropped |= {reason: count for reason, count in left_out.items() if count}
         facts = win_rate_facts(usable, objective)
         if facts.get("win_rates", {}).get("hard"):
             progress.warn(

@@ -10,8 +10,10 @@ from typing import Any, ClassVar, Literal
 
 import pydantic
 
+from vidalign.config.judging import ScoringSection
 from vidalign.config.recipes import LeanpoRecipe, RecipeConfig
 from vidalign.config.section import Section
+from vidalign.config.training import TrainConfig
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 
 
@@ -25,9 +27,9 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """JSONL files of rows {"id", "video", "question", "answer", ["options", "category", "caption"]}.
+    """Files of rows {"id", "video", "question", "answer", ["options", "category", "caption", …]}; `vidalign.data.source` reads them.
 
-    `video` is relative to `video_root`, which defaults to the folder of the JSONL file. `probe` rows are never trained on; the
+    `video` is relative to `video_root`, which defaults to the folder of the file. `probe` rows are never trained on; the
     likelihood of their ground truth is logged. Without `eval`, no evaluation is run.
     """
 
@@ -49,7 +51,10 @@ class VideoConfig(Section):
     height: int | None = pydantic.Field(None, ge=1)
     width: int | None = pydantic.Field(None, ge=1)
     max_pixels: int | None = pydantic.Field(None, ge=1)
+    total_pixels: int | None = pydantic.Field(None, ge=1)
     snap_to_keyframes: bool = False
+    square_pixels: bool = True
+    hdr_to_sdr: bool = True
     max_duration_s: float = pydantic.Field(FrameSpec.max_duration_s, gt=0)
     max_pixels_decoded: int = pydantic.Field(FrameSpec.max_pixels_decoded, ge=1)
     backend: Backend = DEFAULT_BACKEND
@@ -68,10 +73,9 @@ class VideoConfig(Section):
             raise ValueError(
                 f"height and width go together, got height={self.height} and width={self.width}; set both, or set both to null"
             )
-        if self.height is not None and self.max_pixels is not None:
-            raise ValueError(
-                "height and width fix the size, so max_pixels must be null; set height and width, or max_pixels"
-            )
+        for name in ("max_pixels", "total_pixels"):
+            if self.height is not None and getattr(self, name) is not None:
+                raise ValueError(f"height and width fix the size, so {name} must be null; set height and width, or {name}")
         return self
 
     def frame_spec(self) -> FrameSpec:
@@ -95,146 +99,6 @@ class ObjectiveConfig(Section):
     params: dict[str, float | int | bool | str] = {}
 
 
-class LoraConfig(Section):
-    """Low-rank adapters on the language model's linear layers instead of full fine-tuning (peft).
-
-    `targets` are the last parts of the layers' names, such as ["q_proj", "v_proj"]; null means all linear layers of the language
-    model. `export` says what the exported folder holds: complete "merged" weights, which every engine reads, or "both": the
-    adapter as peft stores it beside them, in the folder `adapter`.
-    """
-
-    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"export"})
-    SILENT: ClassVar[frozenset[str]] = frozenset({"targets", "export"})
-
-    rank: int = pydantic.Field(128, ge=1)
-    alpha: int = pydantic.Field(256, ge=1)
-    dropout: float = pydantic.Field(0.0, ge=0, lt=1)
-    targets: list[str] | None = pydantic.Field(None, min_length=1)
-    export: Literal["merged", "both"] = "merged"
-
-
-class UncertaintyConfig(Section):
-    """Label smoothing of each pair by its doubt (`vidalign/learning/uncertainty.py`), after UPO.
-
-    `max_smoothing` is the smoothing of the most doubtful pair; `drop_disagreeing` leaves out pairs whose order the heads vote
-    against.
-    """
-
-    num_passes: int = pydantic.Field(10, ge=2)
-    dropout: float = pydantic.Field(0.1, gt=0, lt=1)
-    max_smoothing: float = pydantic.Field(0.4, ge=0, lt=0.5)
-    drop_disagreeing: bool = True
-
-
-class TrainConfig(Section):
-    """The DeepSpeed job. `batch_size` counts pairs per optimizer step over all workers.
-
-        A forward pass takes `micro_batch_size` pairs or, with `tokens_per_micro_batch`, as many as fit into that many tokens (a
-        longer pair goes alone). `shared_prefix` computes the prompt and video of a pair once for both responses and lays the pairs of
-        a forward pass end to end without padding, where the architecture allows it. `cache_vision_features` keeps what a frozen
-        vision tower computes for each video on disk, so that the tower runs once per video and not once per epoch or round.
-        `cache_dir` is where these features and the reference's outputs are kept, by content; null means the run's folder.
-        `float32_head` computes logits in float32 in a model of another type: in rollouts, for the reference and in training.
-
-    `deepspeed` holds options of DeepSpeed's own configuration, merged into ours last: offloading, bucket sizes, hpZ, data types.
-
-    A checkpoint is written every `checkpoint_minutes`, and every `checkpoint_every` steps where that is set;
-    `num_checkpoints_kept` whole ones are kept. They hold the optimizer's states, so they are removed after the export, unless
-    `keep_checkpoints`.
-    """
-
-    NEUTRAL: ClassVar[frozenset[str]] = frozenset(
-        {
-            "num_workers",
-            "use_gpu",
-            "micro_batch_size",
-            "tokens_per_micro_batch",
-            "zero_stage",
-            "gradient_checkpointing",
-            "shared_prefix",
-            "cache_vision_features",
-            "cache_dir",
-            "log_every",
-            "num_monitored",
-            "checkpoint_every",
-            "checkpoint_minutes",
-            "num_checkpoints_kept",
-            "keep_checkpoints",
-            "max_failures",
-        }
-    )
-    SILENT: ClassVar[frozenset[str]] = frozenset({"float32_head", "deepspeed", "checkpoint_minutes", "keep_checkpoints"})
-
-    num_workers: int = pydantic.Field(1, ge=1)
-    use_gpu: bool | None = None
-    learning_rate: float = pydantic.Field(5e-7, gt=0)
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_ratio: float = pydantic.Field(0.1, ge=0, lt=1)
-    num_epochs: int = pydantic.Field(1, ge=1)
-    batch_size: int = pydantic.Field(16, ge=1)
-    micro_batch_size: int = pydantic.Field(1, ge=1)
-    tokens_per_micro_batch: int | None = pydantic.Field(None, ge=1)
-    weight_decay: float = pydantic.Field(0.0, ge=0)
-    max_grad_norm: float = pydantic.Field(1.0, gt=0)
-    zero_stage: int = pydantic.Field(2, ge=0, le=3)
-    gradient_checkpointing: bool = False
-    shared_prefix: bool = True
-    cache_vision_features: bool = False
-    cache_dir: str | None = None
-    float32_head: bool = False
-    train_vision_tower: bool = False
-    train_projector: bool = False
-    lora: LoraConfig | None = None
-    uncertainty: UncertaintyConfig | None = None
-    log_every: int = pydantic.Field(5, ge=1)
-    num_monitored: int = pydantic.Field(64, ge=1)
-    deepspeed: dict[str, Any] = {}
-    checkpoint_every: int | None = pydantic.Field(None, ge=1)
-    checkpoint_minutes: float | None = pydantic.Field(10.0, gt=0)
-    num_checkpoints_kept: int = pydantic.Field(1, ge=1)
-    keep_checkpoints: bool = False
-    max_failures: int = pydantic.Field(2, ge=-1)
-
-    @pydantic.model_validator(mode="after")
-    def _accumulation_is_whole(self) -> TrainConfig:
-        per_step = self.micro_batch_size * self.num_workers
-        if self.batch_size % per_step:
-            raise ValueError(
-                f"batch_size must be a multiple of micro_batch_size x num_workers, got batch_size={self.batch_size} and "
-                f"{self.micro_batch_size} x {self.num_workers} = {per_step}; "
-                f"set batch_size to {max(1, self.batch_size // per_step) * per_step} or lower micro_batch_size"
-            )
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _deepspeed_leaves_ours_alone(self) -> TrainConfig:
-        ours = {
-            "train_batch_size": "train.batch_size",
-            "train_micro_batch_size_per_gpu": "train.micro_batch_size",
-            "gradient_accumulation_steps": "train.batch_size and train.micro_batch_size",
-            "gradient_clipping": "train.max_grad_norm",
-            "optimizer": "train.learning_rate and train.weight_decay",
-            "scheduler": "train.schedule and train.warmup_ratio",
-            "bf16": "model.dtype",
-            "fp16": "model.dtype",
-        }
-        for name, option in ours.items():
-            if name in self.deepspeed:
-                raise ValueError(f"deepspeed.{name} is decided by {option}; leave it out of train.deepspeed and set that")
-        if "stage" in (self.deepspeed.get("zero_optimization") or {}):
-            raise ValueError("deepspeed.zero_optimization.stage is decided by train.zero_stage; leave it out and set that")
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _cached_features_are_frozen(self) -> TrainConfig:
-        if self.cache_vision_features and (self.train_vision_tower or self.train_projector) and self.lora is None:
-            raise ValueError(
-                "cache_vision_features needs a frozen vision tower and projector; set train_vision_tower and train_projector to "
-                "false, or cache_vision_features to false"
-            )
-        return self
-
-
 class ServeConfig(Section):
     """The Ray Serve endpoint. `media_root` is the only folder from which `file:` video urls are served."""
 
@@ -248,10 +112,14 @@ class ServeConfig(Section):
     start_timeout_s: float = pydantic.Field(900.0, gt=0)
 
 
-class EvaluateConfig(Section):
-    """Evaluation through the HTTP endpoint. `blind` asks the base model the same questions about videos of noise."""
+class EvaluateConfig(ScoringSection):
+    """Evaluation through the HTTP endpoint, and who says which answers are right (`ScoringSection`).
 
-    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"concurrency", "request_timeout_s"})
+    `blind` asks the base model the same questions about videos of noise.
+    """
+
+    # How answers are scored does not change them; the stage that scores records it.
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"concurrency", "request_timeout_s", *ScoringSection.model_fields})
 
     concurrency: int = pydantic.Field(16, ge=1)
     max_new_tokens: int = pydantic.Field(256, ge=1)

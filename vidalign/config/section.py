@@ -14,12 +14,12 @@ class Section(pydantic.BaseModel):
     NEUTRAL names the options that do not change a result: how often something is logged, how many workers share the work,
     where something is cached. A finished stage stays valid when one of them changes.
 
-    SILENT names the options that are younger than the records of finished stages may be. One that has its default value is
-    recorded as if it did not exist, so that what was made before it existed stays valid.
+    LATER names the options that are younger than the records of finished stages may be. One that has its default value is
+    recorded as if it did not exist, so that what was finished before it existed stays valid.
     """
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset()
-    SILENT: ClassVar[frozenset[str]] = frozenset()
+    LATER: ClassVar[frozenset[str]] = frozenset()
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -32,7 +32,7 @@ class Section(pydantic.BaseModel):
         return self._record((type(self).model_fields.keys() if include is None else include) - exclude, Section.recorded)
 
     def _record(self, names: Set[str], inside: Callable[[Section], dict[str, Any]]) -> dict[str, Any]:
-        defaults = {name for name in self.SILENT if getattr(self, name) == type(self).model_fields[name].get_default()}
+        defaults = {name for name in self.LATER if getattr(self, name) == type(self).model_fields[name].get_default()}
         row = self.model_dump(mode="json", include=set(names - defaults))
         for name in row:
             inner = getattr(self, name)

@@ -91,5 +91,8 @@ def _depth(value: Any) -> int:
 def check_object(value: Any) -> dict[str, Any]:
     """The value itself, if it is a JSON object. Raises `RowError` otherwise."""
     if not isinstance(value, dict):
-        raise RowError("row", f"must be a JSON object, got {type(value).__name__}", "write an object with named fields")
+        fix = "write an object with named fields" + (
+            "; a JSON array of rows is named .json" if isinstance(value, list) else ""
+        )
+        raise RowError("row", f"must be a JSON object, got {type(value).__name__}", fix)
     return value

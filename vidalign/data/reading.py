@@ -1,6 +1,6 @@
 """The rows of a data file, read and checked: what `vidalign data validate` accepts, and nothing else.
 
-    lines ─► each row alone (`vidalign.data.rows`) ─► ids and questions of the rows before it ─► `DataRow`
+    source ─► each row alone (`vidalign.data.rows`) ─► ids and questions of the rows before it ─► `DataRow`
 
 Video files are not looked at here: a run quarantines those it cannot use. This module imports nothing heavy.
 """
@@ -11,40 +11,50 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 from vidalign.data.leakage import locate
-from vidalign.data.lines import read_lines
 from vidalign.data.rows import SIDES, ExampleRow, PreferenceRow, parse_row, to_example
+from vidalign.data.source import folder_of, read_source
+from vidalign.data.stored_pairs import is_stored, row_of, stored_pair
 from vidalign.errors import DataError, RowError
-from vidalign.types import Example
+from vidalign.types import Example, PreferencePair
+from vidalign.video.naming import split
 
 
 @dataclasses.dataclass(frozen=True)
 class DataRow:
-    """One row that keeps every rule: its example, the row with all its fields, and its place "file:line"."""
+    """One row that keeps every rule: its example, the row with all its fields, and its place "file:line".
+
+    `pair` is the row itself where a run wrote it (`vidalign.data.stored_pairs`), with everything that the run knew of it.
+    """
 
     example: Example
     row: ExampleRow | PreferenceRow
     where: str
+    pair: PreferencePair | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckedRow:
     """One row with every rule that it breaks, alone or together with the rows before it.
 
-    `row` is None if it could not be read; `location` is the video's, as `vidalign.data.leakage.locate` gives it.
+    `row` is None if it could not be read; `locations` are those of its videos, then of its images, as `vidalign.data.leakage.locate`
+    gives them, and `names` are their names.
     """
 
     where: str
     row: ExampleRow | PreferenceRow | None
-    location: str
+    locations: tuple[str, ...]
     errors: tuple[RowError, ...]
+    names: tuple[str, ...] = ()
+    pair: PreferencePair | None = None
 
 
 def read_rows(
     path: str | pathlib.Path, *, video_root: str | pathlib.Path | None = None, limit: int | None = None
 ) -> list[DataRow]:
-    """The rows of a JSONL file in file order, at most `limit`.
+    """The rows of a data file (anything that `vidalign.data.source` reads) in its order, at most `limit`.
 
     A relative `video` is relative to `video_root` (default: the folder of the file).
 
@@ -53,15 +63,13 @@ def read_rows(
             and field, reason and fix for each rule that it breaks.
     """
     path = pathlib.Path(path)
-    if not path.is_file():
-        raise DataError(f"no data file at {path}; data.train, data.eval and data.probe name JSONL files")
     root = folder_of_videos(path, video_root)
     rows: list[DataRow] = []
     for checked in check_rows(path, root, {}):
         if checked.errors:
             raise _joined(checked)
         assert checked.row is not None
-        rows.append(DataRow(to_example(checked.row, root), checked.row, checked.where))
+        rows.append(DataRow(to_example(checked.row, root), checked.row, checked.where, checked.pair))
         if len(rows) == limit:
             break
     if not rows:
@@ -85,22 +93,41 @@ def check_rows(path: pathlib.Path, root: pathlib.Path, places_of_ids: dict[str, 
     """
     places_of_questions: dict[tuple[str, ...], str] = {}
     located = functools.cache(functools.partial(locate, root=root))  # several rows may share one video
-    for where, fields in read_lines(path):
+    stored_ids: set[str] = set()
+    for where, fields in read_source(path):
+        pair = None
+        if not isinstance(fields, RowError) and is_stored(fields):
+            fields, pair = _stored(fields, stored_ids)
         if isinstance(fields, RowError):
-            yield CheckedRow(where, None, "", (fields,))
+            yield CheckedRow(where, None, (), (fields.at(where),))
             continue
         row, broken = parse_row(fields)
         if row is None:
-            yield CheckedRow(where, None, "", tuple(error.at(where) for error in broken))
+            yield CheckedRow(where, None, (), tuple(error.at(where) for error in broken))
             continue
-        location = located(row.video)
-        broken += _used_before(row, location, where, places_of_ids, places_of_questions)
-        yield CheckedRow(where, row, location, tuple(error.at(where) for error in broken))
+        example = to_example(row, root)
+        names = example.context.visuals
+        locations = tuple(map(located, names))
+        shown = [f"{location}#{split(name)[1]}" for location, name in zip(locations, names, strict=True)]
+        said = [row.system, *(turn.content for turn in example.turns)]
+        broken += _used_before(row, (*shown, *said), where, places_of_ids, places_of_questions)
+        yield CheckedRow(where, row, locations, tuple(error.at(where) for error in broken), names, pair)
+
+
+def _stored(fields: dict[str, Any], ids: set[str]) -> tuple[dict[str, Any] | RowError, PreferencePair | None]:
+    """A pair that a run wrote, as the fields of a row and as itself. A second pair of an example goes by its own id."""
+    try:
+        pair = stored_pair(fields)
+    except RowError as error:
+        return error, None
+    row_id = pair.id if pair.example_id in ids else pair.example_id
+    ids.add(pair.example_id)
+    return row_of(pair, row_id), pair
 
 
 def _used_before(
     row: ExampleRow,
-    location: str,
+    context: tuple[str, ...],
     where: str,
     places_of_ids: dict[str, str],
     places_of_questions: dict[tuple[str, ...], str],
@@ -111,7 +138,7 @@ def _used_before(
         yield RowError("id", f"{row.id!r} is also the id of {earlier}", "give every row its own id")
     is_pair = isinstance(row, PreferenceRow)
     texts = ("question", *SIDES) if is_pair else ("question",)  # two pairs may share a question
-    key = (location, *(getattr(row, name).strip() for name in texts))
+    key = (*context, *(getattr(row, name).strip() for name in texts))
     earlier = places_of_questions.setdefault(key, where)
     if earlier != where:
         why = f"the video and {'pair' if is_pair else 'question'} are the same as at {earlier}"
@@ -120,7 +147,7 @@ def _used_before(
 
 def folder_of_videos(path: pathlib.Path, video_root: str | pathlib.Path | None) -> pathlib.Path:
     """What the relative videos of a file are relative to: `video_root`, or else the folder of the file."""
-    return pathlib.Path(video_root) if video_root is not None else path.parent
+    return pathlib.Path(video_root) if video_root is not None else folder_of(path)
 
 
 def no_rows(path: pathlib.Path) -> RowError:

@@ -1,8 +1,12 @@
 """The rows of a data file, one JSON object per line, and the rules that each row must keep on its own.
 
-    example      {"id", "video", "question", "answer", ["options", "category", "caption", "answer_type"]}
+    example      {"id", "video", "question", "answer", ["options", "category", "caption", "answer_type", "system", "turns", "fps",
+                 "clip", "videos", "images"]}
     preference   the same, and {"chosen", "rejected", ["chosen_score", "rejected_score", "chosen_phrases",
                  "rejected_phrases", "chosen_win_rate", "rejected_win_rate"]}
+
+What a row shows is `video`, or `videos` and `images`. A video is a file, or a folder or list of images with `fps`; `clip` bounds it.
+`system` and `turns` are the conversation before the question. `vidalign.data.shown` makes names of what is shown.
 
 A row that has `chosen` or `rejected` is a preference row. Phrases are spans [start, end) of characters in their response.
 """
@@ -11,29 +15,49 @@ from __future__ import annotations
 
 import pathlib
 import re
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Any
 
 import pydantic
 import pydantic_core
 
 from vidalign import special_tokens
+from vidalign.data import shown
 from vidalign.data.answers import ANSWER_TYPES, AnswerType, fits, is_correct
+from vidalign.data.fields import (
+    FORMS,
+    AnyVideo,
+    ClipRow,
+    FramesPerSecond,
+    OneVideo,
+    Span,
+    Text,
+    TurnRow,
+    Unicode,
+    Video,
+    WinRate,
+)
 from vidalign.data.words import normalise
 from vidalign.errors import RowError
 from vidalign.special_tokens import KNOWN_ONLY, SpecialTokens
 from vidalign.types import Example
 
 TAG = special_tokens.MEDIA
-NO_TEXT = frozenset({"id", "video", "videos", "category", "answer_type"})  # fields that are never put into a chat template
+NO_TEXT = frozenset(
+    {"id", "video", "videos", "images", "category", "answer_type"}
+)  # fields that are never put into a chat template
 SIDES = ("chosen", "rejected")
 _WORD = re.compile(r"\w+")
 _LETTER = re.compile(r"\(?[a-z][.:)]+\s*")
 _FIXES = {
     "id": "give the row its own id, in quotes",
-    "video": "give the path of the row's one video, or remove the row",
+    "video": "give the path of the row's video, or name several with videos or images; text alone is not learned from",
+    "videos": 'write a list of videos, each a path, a list of images, or {"video": …, "fps": …, "clip": …}, or leave the field out',
+    "images": "write a list of paths of images, or leave the field out",
+    "fps": "write how many frames of the folder or list there are for one second, such as 2, or leave the field out",
+    "clip": 'write {"start": seconds, "end": seconds} with 0 <= start < end, or leave the field out',
+    "system": "write a text, or leave the field out",
+    "turns": 'write a list of {"role": "user" or "assistant", "content": text}, the user first, the assistant last',
     "question": "write the question, or remove the row",
     "answer": "write the right answer, or remove the row",
     "options": "write a list of texts, or leave the field out",
@@ -51,58 +75,25 @@ _FIXES = {
 }
 
 
-def _encodable(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise pydantic_core.PydanticCustomError("surrogate", "holds half of a character (an unpaired surrogate)") from error
-    return text
-
-
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise pydantic_core.PydanticCustomError("blank", "is empty")
-    return text
-
-
-def _nameable(video: str) -> str:
-    try:
-        path = local_path(video)
-    except ValueError as error:
-        raise pydantic_core.PydanticCustomError("uri", "is not a uri") from error
-    if path is not None and "\0" in path:
-        raise pydantic_core.PydanticCustomError("null", "holds a null character, which no path can have")
-    return video
-
-
-def local_path(video: str) -> str | None:
-    """The path of a video that is named by a path or a file: uri; None for any other uri. Raises `ValueError`."""
-    if "://" not in video:
-        return video
-    parts = urllib.parse.urlsplit(video)
-    return urllib.request.url2pathname(parts.path) if parts.scheme == "file" else None
-
-
-Unicode = Annotated[str, pydantic.AfterValidator(_encodable)]
-Text = Annotated[Unicode, pydantic.AfterValidator(_not_blank)]
-Video = Annotated[Text, pydantic.AfterValidator(_nameable)]
-WinRate = Annotated[float, pydantic.Field(ge=0, le=1)]
-Span = Annotated[list[int], pydantic.Field(min_length=2, max_length=2)]
-
-
 class ExampleRow(pydantic.BaseModel):
     """A question about a video and its ground truth. Unknown fields are kept in `model_extra`."""
 
     model_config = pydantic.ConfigDict(strict=True, extra="allow", frozen=True)
 
     id: Text
-    video: Video
+    video: OneVideo | None = None
     question: Text
     answer: Text
     options: list[Text] = []
     category: Unicode = ""
     caption: Unicode = ""
     answer_type: AnswerType | None = None
+    system: Unicode = ""
+    turns: list[TurnRow] = []
+    fps: FramesPerSecond | None = None
+    clip: ClipRow | None = None
+    videos: list[AnyVideo] = []
+    images: list[Video] = []
 
 
 class PreferenceRow(ExampleRow):
@@ -125,19 +116,26 @@ def parse_row(fields: dict[str, Any]) -> tuple[ExampleRow | None, list[RowError]
     """
     present = {name: value for name, value in fields.items() if value is not None}
     kind = PreferenceRow if any(side in present for side in SIDES) else ExampleRow
+    unseen = [RowError("video", "is missing or null", _FIXES["video"])] if shown.shows_nothing(present) else []
     try:
         row = kind.model_validate(present)
     except pydantic.ValidationError as error:
-        return None, [_explain(item) for item in error.errors(include_url=False)]
-    return row, list(_broken_rules(row))
+        return None, unseen + [_explain(item) for item in error.errors(include_url=False)]
+    return (None, unseen) if unseen else (row, list(_broken_rules(row)))
 
 
 def to_example(row: ExampleRow, root: pathlib.Path) -> Example:
-    """The example of a row. A relative video path becomes an absolute path below `root`; a uri is kept."""
+    """The example of a row. A relative path becomes an absolute path below `root`; a uri is kept."""
+    videos, images = shown.names(row, root)
+    turns, question = shown.conversation(row)
     return Example(
         id=row.id,
-        video=row.video if "://" in row.video else str((root / row.video).absolute()),
-        question=row.question,
+        video=videos[0] if videos else "",
+        videos=videos if len(videos) > 1 else (),
+        images=images,
+        system=row.system,
+        turns=turns,
+        question=question,
         answer=row.answer,
         options=tuple(row.options),
         category=row.category,
@@ -147,13 +145,13 @@ def to_example(row: ExampleRow, root: pathlib.Path) -> Example:
 
 
 def _explain(item: pydantic_core.ErrorDetails) -> RowError:
-    name, *inside = item["loc"]
+    name, *inside = (step for step in item["loc"] if step not in FORMS)
     why = item["msg"][0].lower() + item["msg"][1:]
     if item["type"] == "missing":
         why = "is missing or null"
     elif item["type"] != "blank":
         why += f", got {_short(item['input'])}"
-    place = "".join(f"[{step}]" for step in inside)
+    place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in inside)
     return RowError(f"{name}{place}", why, _FIXES[str(name)])
 
 
@@ -163,10 +161,9 @@ def _short(value: Any) -> str:
 
 
 def _broken_rules(row: ExampleRow) -> Iterator[RowError]:
-    for name in ("question", "answer", *SIDES):
-        yield from _literal_tags(name, getattr(row, name, ""))
-    for number, option in enumerate(row.options):
-        yield from _literal_tags(f"options[{number}]", option)
+    yield from shown.broken_rules(row)
+    for name, text in texts_of(row):
+        yield from _literal_tags(name, text)
     yield from special_token_errors(row)
     if row.options and not holds_answer(row.options, row.answer):
         yield RowError(
@@ -183,6 +180,18 @@ def _broken_rules(row: ExampleRow) -> Iterator[RowError]:
             yield from _bad_phrases(f"{side}_phrases", getattr(row, f"{side}_phrases"), getattr(row, side))
 
 
+def texts_of(row: ExampleRow) -> Iterator[tuple[str, str]]:
+    """The fields of a row that become text of a prompt or response, by name, without the places of videos and images."""
+    yield "system", row.system
+    for number, turn in enumerate(row.turns):
+        yield f"turns[{number}]", shown.PLACE.sub("", turn.content) if turn.role == "user" else turn.content
+    yield "question", shown.PLACE.sub("", row.question)
+    for name in ("answer", *SIDES):
+        yield name, getattr(row, name, "")
+    for number, option in enumerate(row.options):
+        yield f"options[{number}]", option
+
+
 def special_token_errors(row: ExampleRow, special: SpecialTokens = KNOWN_ONLY) -> Iterator[RowError]:
     """An error for each text of a row that holds special tokens: of known families or, with a model's `special`, also of that.
 
@@ -195,7 +204,9 @@ def special_token_errors(row: ExampleRow, special: SpecialTokens = KNOWN_ONLY) -
 
 def _special_tokens(place: str, value: Any, special: SpecialTokens) -> Iterator[RowError]:
     if isinstance(value, str):
-        if found := [token for token in special.found(value) if not TAG.fullmatch(token)]:
+        with_places = place == "question" or place.startswith("turns")
+        text = shown.PLACE.sub("", value) if with_places else value
+        if found := [token for token in special.found(text) if not TAG.fullmatch(token)]:
             yield RowError(place, special_tokens.why(found), special_tokens.FIX)
     elif isinstance(value, pydantic.BaseModel | dict):
         for name, inside in dict(value).items():
@@ -208,8 +219,8 @@ def _special_tokens(place: str, value: Any, special: SpecialTokens) -> Iterator[
 def _literal_tags(name: str, text: str) -> Iterator[RowError]:
     tags = TAG.findall(text)
     if tags:
-        why = f"holds {len(tags)} literal {'tag' if len(tags) == 1 else 'tags'} ({', '.join(tags)}) for the row's one video"
-        yield RowError(name, why, "remove them from the text: the model's chat template puts the video before the question")
+        why = f"holds {len(tags)} literal {'tag' if len(tags) == 1 else 'tags'} ({', '.join(tags)})"
+        yield RowError(name, why, "remove them from the text: <video> and <image> have a place only in the user's texts")
 
 
 def _bad_phrases(name: str, spans: list[list[int]], text: str) -> Iterator[RowError]:

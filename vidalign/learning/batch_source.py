@@ -15,7 +15,9 @@ from vidalign.learning.sequences import TrainingGroup, TrainingResponse
 from vidalign.model import vision_features
 from vidalign.model.batch import Batch, Prompt, collate, collate_packed
 from vidalign.model.rendering import render_prompt, response_ids
+from vidalign.records import Context
 from vidalign.video.frame_cache import load_clip
+from vidalign.video.scene import shown
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class BatchSource:
-    """Renders groups. `frames` maps a video uri to its clip in the frame cache.
+    """Renders groups. `frames` maps the name of a video or image to its clip in the frame cache.
 
     A batch holds the first response of every group, in the order of the groups, then every second one, and so on: for pairs, all
     chosen responses and then all rejected ones. With `number`, which gives the positions of a prompt's tokens
@@ -41,7 +43,7 @@ class BatchSource:
     number: Callable[[Prompt], torch.Tensor] | None = None
     features: Mapping[str, pathlib.Path] = dataclasses.field(default_factory=dict)
     cache_bytes: int = 512 << 20
-    _kept: dict[tuple[str, str], Prompt] = dataclasses.field(default_factory=dict, repr=False)
+    _kept: dict[tuple[Context, str], Prompt] = dataclasses.field(default_factory=dict, repr=False)
 
     def batch(self, groups: Sequence[TrainingGroup], *, keep: bool = False) -> Batch:
         """The prompts and responses of these groups, which all have the same number of responses."""
@@ -54,10 +56,10 @@ class BatchSource:
         return collate([(prompt, responses[side]) for side in sides for prompt, responses in rows], pad_id=self._pad_id)
 
     def clips(self, groups: Iterable[TrainingGroup]) -> Iterator[tuple[Prompt, str]]:
-        """A prompt for each different clip of these groups, and the clip's file."""
+        """A prompt for each different clip of these groups, and the clip's file. Every group shows one video."""
         seen: set[str] = set()
         for group in groups:
-            clip = self.frames[group.video]
+            [clip] = [self.frames[name] for name in group.context.visuals]
             if clip not in seen:
                 seen.add(clip)
                 yield self._prompt(group, keep=False), clip
@@ -79,19 +81,19 @@ class BatchSource:
         return response.token_ids or _response_ids(self.processor, response.text)
 
     def _prompt(self, group: TrainingGroup, keep: bool) -> Prompt:
-        key = group.video, group.question
+        key = group.context, group.question
         prompt = self._kept.pop(key, None) or self._render(*key)
         if keep and sum(kept.num_bytes for kept in self._kept.values()) + prompt.num_bytes <= self.cache_bytes:
             self._kept[key] = prompt
         return prompt
 
-    def _render(self, video: str, question: str) -> Prompt:
+    def _render(self, context: Context, question: str) -> Prompt:
         text = prompts.fill(self.plain_prompt, question=question)
-        clip = self.frames[video]
-        if (features := self.features.get(clip)) is not None:
-            prompt = vision_features.render(self.processor, text, features)
+        clips = [self.frames[name] for name in context.visuals]
+        if (features := self.features.get(clips[0])) is not None and len(clips) == 1:
+            prompt = vision_features.render(self.processor, text, features, context)
         else:
-            prompt = render_prompt(self.processor, text, load_clip(clip))
+            prompt = render_prompt(self.processor, text, shown(context, tuple(map(load_clip, clips))))
         return prompt if self.number is None else dataclasses.replace(prompt, positions=self.number(prompt))
 
     def _check_length(self, longest: int) -> None:

@@ -11,6 +11,8 @@ import dataclasses
 import math
 from typing import Literal, TypeAlias
 
+from vidalign.prompts import ONE_VIDEO
+from vidalign.records import Context
 from vidalign.types import Example, PreferencePair
 
 Role: TypeAlias = Literal["chosen", "rejected", "member", "truth"]
@@ -27,7 +29,7 @@ class TrainingResponse:
         token_ids: the exact tokens that a policy sampled, including the end-of-turn token; empty if only the text is known.
         marks: (start, end) character spans of key phrases in `text`.
         weight: how much it counts in its group. advantage: how much better than its group it was; None if unknown.
-        win_rate: how often it is estimated to beat a response of the policy to the same prompt; NaN if unknown.
+        win_rate: how often it is estimated to beat a response of the policy to the same prompt; None if unknown.
         behaviour_logps: log-probabilities of `token_ids` under the policy that sampled them, which is `policy_version`.
     """
 
@@ -38,7 +40,7 @@ class TrainingResponse:
     marks: tuple[tuple[int, int], ...] = ()
     weight: float = 1.0
     advantage: float | None = None
-    win_rate: float = math.nan
+    win_rate: float | None = None
     behaviour_logps: tuple[float, ...] = ()
     policy_version: str = ""
 
@@ -49,12 +51,17 @@ class TrainingResponse:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingGroup:
-    """One prompt and its responses, in the order in which a batch holds them."""
+    """One prompt and its responses, in the order in which a batch holds them. `context`: by default, `video` and nothing else."""
 
     id: str
     video: str
     question: str
     responses: tuple[TrainingResponse, ...]
+    context: Context = ONE_VIDEO
+
+    def __post_init__(self) -> None:
+        if self.context is ONE_VIDEO:
+            object.__setattr__(self, "context", Context(videos=(self.video,)))
 
     def only(self, *roles: Role) -> TrainingGroup:
         """The group with only its responses of these roles."""
@@ -65,7 +72,7 @@ def pair_group(pair: PreferencePair) -> TrainingGroup:
     """A pair as a group: chosen, then rejected. A pair without a rejected response is a group of one."""
     sides = [
         TrainingResponse(
-            group=pair.id, role="chosen", text=pair.chosen, marks=pair.chosen_marks, win_rate=pair.chosen_win_rate
+            group=pair.id, role="chosen", text=pair.chosen, marks=pair.chosen_marks, win_rate=_known(pair.chosen_win_rate)
         )
     ]
     if pair.rejected:
@@ -75,13 +82,19 @@ def pair_group(pair: PreferencePair) -> TrainingGroup:
                 role="rejected",
                 text=pair.rejected,
                 marks=pair.rejected_marks,
-                win_rate=pair.rejected_win_rate,
+                win_rate=_known(pair.rejected_win_rate),
             )
         )
-    return TrainingGroup(id=pair.id, video=pair.video, question=pair.question, responses=tuple(sides))
+    return TrainingGroup(id=pair.id, video=pair.video, question=pair.question, responses=tuple(sides), context=pair.context)
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def truth_group(example: Example) -> TrainingGroup:
     """The ground truth of an example, as a group of one."""
     truth = TrainingResponse(group=example.id, role="truth", text=example.answer)
-    return TrainingGroup(id=example.id, video=example.video, question=example.question, responses=(truth,))
+    return TrainingGroup(
+        id=example.id, video=example.video, question=example.question, responses=(truth,), context=example.context
+    )

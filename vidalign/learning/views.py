@@ -9,6 +9,7 @@ A view of whole groups reads the same rows and the same groups; it has the same 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -58,7 +59,11 @@ class PairView:
         if not self.objective.takes_win_rates:
             return pairs
         won, lost = (
-            torch.tensor([each.win_rate for g in groups for each in g.only(side).responses], device=device) for side in SIDES
+            torch.tensor(
+                [math.nan if each.win_rate is None else each.win_rate for g in groups for each in g.only(side).responses],
+                device=device,
+            )
+            for side in SIDES
         )
         return dataclasses.replace(pairs, chosen_win_rate=won, rejected_win_rate=lost)
 

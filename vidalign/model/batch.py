@@ -77,7 +77,7 @@ class Batch:
 
 
 def collate(rows: Sequence[tuple[Prompt, Sequence[int]]], *, pad_id: int) -> Batch:
-    """Join (prompt, response token ids) rows into one padded batch; each row brings its own video."""
+    """Join (prompt, response token ids) rows into one padded batch; each row brings its own videos and images."""
     width = max(prompt.length + len(response) for prompt, response in rows)
     labels = torch.full((len(rows), width), IGNORED, dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
@@ -137,8 +137,8 @@ def _join_vision(prompts: Sequence[Prompt]) -> dict[str, Any]:
     Videos [1, F, C, H, W] of unequal length stay a list, and the model takes them one by one (`vidalign.model.videos`).
     """
     joined: dict[str, Any] = {}
-    for name in prompts[0].vision:
-        tensors = [prompt.vision[name] for prompt in prompts]
+    for name in dict.fromkeys(name for prompt in prompts for name in prompt.vision):  # not every prompt has images
+        tensors = [prompt.vision[name] for prompt in prompts if name in prompt.vision]
         axis = prompts[0].video_axis if name == PIXELS else 0
         unequal = name == PIXELS and tensors[0].ndim == STACKED and len({tensor.shape[1:] for tensor in tensors}) > 1
         joined[name] = tensors if unequal else torch.cat(tensors, dim=axis)

@@ -106,6 +106,11 @@ def read_headers(files: Sequence[pathlib.Path]) -> dict[str, tuple[str, tuple[in
     return found
 
 
+def stored_shapes(folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of every stored tensor. Raises `ModelError` as `weight_files` and `read_headers` do."""
+    return {name: shape for name, (_, shape) in read_headers(weight_files(folder)).items()}
+
+
 def _header(path: pathlib.Path) -> dict[str, Any]:
     """Read a safetensors header. The format is a little-endian 64-bit length, that many bytes of JSON, then the data."""
     with path.open("rb") as file:

@@ -10,11 +10,14 @@ import dataclasses
 import math
 from typing import Any
 
-from vidalign.config.run import TrainConfig
+from vidalign.config.training import TrainConfig
 from vidalign.model.logps import CHUNK_SIZE
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-PROBE_TOKENS = 16
+PROBE_TOKENS = 64  # a multiple of the chunks of linear attention
+WIDTHS = 30  # of a layer's hidden state that autograd keeps for a token, where a model cannot be asked; Qwen2.5-VL keeps 29
+BUCKET = 500_000_000  # DeepSpeed's reduce_bucket_size and allgather_bucket_size, in elements
+LIVE_PARAMETERS = 1_000_000_000  # its stage3_max_live_parameters
 ADAM_STATES = 12  # bytes a parameter: two moments and a copy of the weight, in float32
 LOGITS_COPIES = 4  # of a chunk of float32 logits: themselves, their exponentials, their gradient, and one on the way
 VISION_COPIES = 12  # widths of a patch's hidden state that a frozen tower holds at once: a layer's q, k, v, and MLP
@@ -74,6 +77,14 @@ def train_memory(count: ParameterCount, train: TrainConfig, dtype: str) -> Train
     )
 
 
+def communication_bytes(count: ParameterCount, train: TrainConfig, dtype: str) -> int:
+    """Bytes of DeepSpeed's buffers at its defaults: two buckets, and at stage 3 the parameters that are whole at a time."""
+    if train.num_workers == 1:
+        return 0
+    buckets = 2 * min(BUCKET, count.trainable)
+    return (buckets + (min(LIVE_PARAMETERS, count.total) if train.zero_stage == 3 else 0)) * BYTES[dtype]
+
+
 def checkpoint_bytes(count: ParameterCount, dtype: str) -> int:
     """Bytes of one training checkpoint: optimizer states and trained weights, of all workers together."""
     return count.trainable * (ADAM_STATES + BYTES[dtype])
@@ -87,7 +98,7 @@ class Activations:
         per_token: kept for the backward pass by all layers of the language model, for one token.
         per_layer: of one layer.
         num_layers, width, vocabulary: of the language model.
-        vision_width, patches_per_token: of the vision tower, whose frozen layers keep nothing; 0 where that is not known.
+        vision_width, vision_layers, patches_per_token: of the vision tower; 0 where that is not known.
         size: bytes of a number.
     """
 
@@ -97,16 +108,21 @@ class Activations:
     width: int
     vocabulary: int
     vision_width: int
+    vision_layers: int
     patches_per_token: int
     size: int
 
-    def training(self, num_tokens: int, num_vision_tokens: int, *, checkpointing: bool) -> int:
+    def training(self, num_tokens: int, num_vision_tokens: int, *, checkpointing: bool, trains_vision: bool = False) -> int:
         """Bytes at the peak of a forward and backward pass over so many tokens.
 
-        With gradient checkpointing each layer keeps its input, and one layer at a time is computed again.
+        With gradient checkpointing each layer keeps its input, and one layer at a time is computed again. A frozen vision tower keeps
+        nothing.
         """
         kept = self.num_layers * self.width * self.size + self.per_layer if checkpointing else self.per_token
-        return num_tokens * kept + self._logits(num_tokens) + self._vision(num_vision_tokens)
+        vision = self._vision(num_vision_tokens)
+        if trains_vision:
+            vision *= 1 if checkpointing else WIDTHS * self.vision_layers // VISION_COPIES
+        return num_tokens * kept + self._logits(num_tokens) + vision
 
     def inference(self, num_tokens: int, num_vision_tokens: int) -> int:
         """Bytes at the peak of a forward pass that keeps nothing."""
@@ -127,24 +143,27 @@ def activations(model: Any, dtype: str) -> Activations:
     text, vision = config.get_text_config(), getattr(config, "vision_config", None)
     decoder = families.decoder(model)
     layers, size = int(text.num_hidden_layers), BYTES[dtype]
-    # Attention on the meta device keeps its [T, T] weights, which fused kernels do not: they are what grows with the square.
-    one, two = (
-        _saved_bytes(decoder, text.hidden_size, PROBE_TOKENS),
-        _saved_bytes(decoder, text.hidden_size, 2 * PROBE_TOKENS),
-    )
-    per_token = (4 * one - two) // (2 * PROBE_TOKENS)
+    try:
+        # Attention on the meta device keeps its [T, T] weights, which fused kernels do not: they are what grows with the square.
+        one, two = (_saved_bytes(decoder, text.hidden_size, times * PROBE_TOKENS) for times in (1, 2))
+        per_token = (4 * one - two) // (2 * PROBE_TOKENS)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError):  # some models look into their tensors
+        per_token = WIDTHS * layers * text.hidden_size * size
     return Activations(
         per_token=per_token,
         per_layer=per_token // layers,
         num_layers=layers,
         width=text.hidden_size,
         vocabulary=model.get_output_embeddings().weight.shape[0],
-        vision_width=next(
-            (getattr(vision, name) for name in ("embed_dim", "hidden_size") if getattr(vision, name, None)), 0
-        ),
+        vision_width=_first(vision, "embed_dim", "hidden_size"),
+        vision_layers=_first(vision, "depth", "num_hidden_layers"),
         patches_per_token=(getattr(vision, "spatial_merge_size", None) or 1) ** 2,
         size=size,
     )
+
+
+def _first(config: Any, *names: str) -> int:
+    return next((getattr(config, name) for name in names if getattr(config, name, None)), 0)
 
 
 def _saved_bytes(decoder: Any, width: int, num_tokens: int) -> int:
@@ -164,9 +183,10 @@ def _saved_bytes(decoder: Any, width: int, num_tokens: int) -> int:
     flags = [each.requires_grad for each in decoder.parameters()]
     decoder.requires_grad_(True)
     inputs = torch.zeros((1, num_tokens, width), dtype=parameter.dtype, device=parameter.device, requires_grad=True)
+    mask = inputs.new_zeros((1, 1, num_tokens, num_tokens)).detach()  # one that is made is not looked into
     try:
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            output = decoder(inputs_embeds=inputs, use_cache=False)
+            output = decoder(inputs_embeds=inputs, attention_mask=mask, use_cache=False)
             total = sum(storage.nbytes() for storage in kept.values())
             del output
     finally:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from vidalign.config.run import ModelConfig, TrainConfig
+from vidalign.config.run import ModelConfig
+from vidalign.config.training import TrainConfig
 from vidalign.errors import ConfigError
 from vidalign.model import families, shared_prefix, vision_features
 from vidalign.model.batch import IGNORED
@@ -105,7 +106,14 @@ def add_adapter(model: nn.Module, config: TrainConfig) -> nn.Module:
         target_modules=list(adapter_targets(model, config.lora.targets)),
         bias="none",
     )
-    return peft.get_peft_model(model, lora)  # type: ignore[arg-type]
+    # peft 0.21 takes the names of linear layers beside experts for those of experts, and moves their adapters onto the experts. It
+    # goes by the type of the model.
+    config_of_model: Any = model.config
+    config_of_model.model_type = ""
+    try:
+        return peft.get_peft_model(model, lora)  # type: ignore[arg-type]
+    finally:
+        del config_of_model.model_type
 
 
 def prepare_training(model: nn.Module, config: TrainConfig) -> nn.Module:

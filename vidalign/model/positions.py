@@ -18,7 +18,7 @@ import torch
 from vidalign.errors import ModelError
 from vidalign.model.families import FAMILIES, GENERAL, family_of
 
-TEXT = 0
+TEXT, IMAGE, VIDEO = 0, 1, 2  # kinds of tokens, as processors number them
 VLLM_TABLE = 4  # times max_position_embeddings: the rows of vLLM's table for M-RoPE
 
 
@@ -119,17 +119,19 @@ def correct_positions(model: Any) -> None:
         attention_mask: torch.Tensor | None = None,
         **_: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:  # positions [3, B, T], and by how much they fall short of the token index [B, 1]
-        assert image_grid_thw is None, "vidalign renders only videos"
-        grids = iter(video_grid_thw.tolist() if video_grid_thw is not None else [])
+        grids = {
+            kind: iter([] if grid is None else grid.tolist())
+            for kind, grid in ((IMAGE, image_grid_thw), (VIDEO, video_grid_thw))
+        }
         seconds = iter([] if second_per_grid_ts is None else [float(value) for value in second_per_grid_ts])
         positions = torch.zeros((3, *input_ids.shape), dtype=torch.long)
         deltas = []
         for row, types in enumerate(mm_token_type_ids.cpu()):
             real = slice(None) if attention_mask is None else attention_mask[row].bool().cpu()
             kinds = types[real].tolist()
-            num_videos = sum(kind != TEXT for kind, _ in itertools.groupby(kinds))
-            steps = [next(seconds, 1.0 / rate) * rate for _ in range(num_videos)]
-            made = mrope_positions(kinds, [next(grids) for _ in range(num_videos)], steps, merge_size)
+            runs = [kind for kind, _ in itertools.groupby(kinds) if kind != TEXT]
+            steps = [next(seconds, 1.0 / rate) * rate if kind == VIDEO else 1.0 for kind in runs]
+            made = mrope_positions(kinds, [next(grids[kind]) for kind in runs], steps, merge_size)
             positions[:, row, real] = made
             deltas.append(int(made.max()) + 1 - len(kinds))
         device = input_ids.device

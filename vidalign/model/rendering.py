@@ -21,8 +21,10 @@ from vidalign.model.batch import Prompt
 from vidalign.model.families import family_of_processor
 from vidalign.model.folder import missing_package, model_folder
 from vidalign.model.turns import turns_of
+from vidalign.records import Context
 from vidalign.special_tokens import FIX, why
 from vidalign.video.clip import Clip
+from vidalign.video.scene import Shown, scene_of
 
 
 def load_processor(path: str, *, trust_remote_code: bool = False) -> Any:
@@ -45,13 +47,13 @@ def load_processor(path: str, *, trust_remote_code: bool = False) -> Any:
     return processor
 
 
-def prompt_text(processor: Any, text: str) -> str:
-    """The chat-formatted prompt with one unexpanded video placeholder, ready for the response; exactly one bos, if the model has any.
+def prompt_text(processor: Any, text: str, context: Context = prompts.ONE_VIDEO) -> str:
+    """The chat-formatted prompt with its videos and images unexpanded, ready for the response; exactly one bos, if the model has any.
 
     Raises:
         ModelError: the text holds a special token, which would end its turn or forge another.
     """
-    turns, messages = turns_of(processor), prompts.chat(text)
+    turns, messages = turns_of(processor), prompts.chat(text, context)
     for part in (part for message in messages for part in message["content"] if part["type"] == "text"):
         _check_plain(processor, part["text"], "a prompt")
     return turns.bos + processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -63,10 +65,10 @@ def _check_plain(processor: Any, text: str, what: str) -> None:
         raise ModelError(f"{what} {why(found)}: {text[max(0, at - 40) : at + 40]!r}; {FIX}")
 
 
-def prompt_ids(processor: Any, text: str, prefix: str = "") -> list[int]:
-    """Token ids of the prompt with its video placeholder unexpanded, and of the beginning of a response after it."""
+def prompt_ids(processor: Any, text: str, prefix: str = "", context: Context = prompts.ONE_VIDEO) -> list[int]:
+    """Token ids of the prompt with its videos and images unexpanded, and of the beginning of a response after it."""
     begun = turns_of(processor).reply(prefix)[0] if prefix else ""
-    return processor.tokenizer(prompt_text(processor, text) + begun, add_special_tokens=False)["input_ids"]
+    return processor.tokenizer(prompt_text(processor, text, context) + begun, add_special_tokens=False)["input_ids"]
 
 
 def response_ids(processor: Any, text: str) -> list[int]:
@@ -85,31 +87,52 @@ def _text_options(processor: Any) -> dict[str, bool]:
     return {"add_special_tokens": False} if turns_of(processor).adds else {}
 
 
-def render_prompt(processor: Any, text: str, clip: Clip) -> Prompt:
-    """Render one prompt with its video expanded to placeholder tokens. Frames are uint8 [F, H, W, 3]."""
+def render_prompt(processor: Any, text: str, shown: Shown) -> Prompt:
+    """Render one prompt with its videos and images expanded to placeholder tokens. Frames are uint8 [F, H, W, 3]."""
+    scene = scene_of(shown)
+    options = {**_text_options(processor), **_videos(scene.videos)}
+    if scene.images:
+        options["images"] = [image(clip) for clip in scene.images]
+    text = prompt_text(processor, text, scene.context)
+    return _prompt(processor, processor(text=[text], return_tensors="pt", **options))
+
+
+def _videos(clips: Sequence[Clip]) -> dict[str, Any]:
+    """What a processor is told of a prompt's videos."""
     from transformers.video_utils import VideoMetadata
 
-    metadata = clip.metadata()
-    metadata.pop("do_sample_frames")
+    if not clips:
+        return {}
     known = {field.name for field in dataclasses.fields(VideoMetadata)}
-    inputs = processor(
-        text=[prompt_text(processor, text)],
-        videos=[np.ascontiguousarray(clip.frames.transpose(0, 3, 1, 2))],
-        video_metadata=[VideoMetadata(**{name: value for name, value in metadata.items() if name in known})],
-        do_sample_frames=False,
-        return_tensors="pt",
-        **_text_options(processor),
-    )
-    return _prompt(processor, inputs)
+    told = [{name: value for name, value in clip.metadata().items() if name in known} for clip in clips]
+    return {
+        "videos": [np.ascontiguousarray(clip.frames.transpose(0, 3, 1, 2)) for clip in clips],
+        "video_metadata": [VideoMetadata(**metadata) for metadata in told],
+        "do_sample_frames": False,
+    }
 
 
-def render_without_pixels(processor: Any, text: str, num_video_tokens: int, vision: dict[str, torch.Tensor]) -> Prompt:
-    """The prompt of `render_prompt`, but with the given vision tensors and without pixels.
+def image(clip: Clip) -> Any:
+    """The image that a clip of one frame holds, as processors and vLLM take it."""
+    import PIL.Image
+
+    [frame] = clip.frames
+    return PIL.Image.fromarray(frame)
+
+
+def render_without_pixels(
+    processor: Any,
+    text: str,
+    num_video_tokens: int,
+    vision: dict[str, torch.Tensor],
+    context: Context = prompts.ONE_VIDEO,
+) -> Prompt:
+    """The prompt of `render_prompt` for one video, but with the given vision tensors and without pixels.
 
     It suits a processor that expands a video into `num_video_tokens` equal tokens.
     """
     video_token = processor.video_token
-    expanded = prompt_text(processor, text).replace(video_token, video_token * num_video_tokens, 1)
+    expanded = prompt_text(processor, text, context).replace(video_token, video_token * num_video_tokens, 1)
     inputs = processor(text=[expanded], return_tensors="pt", **_text_options(processor))
     return dataclasses.replace(_prompt(processor, inputs), vision=vision)
 
@@ -129,18 +152,18 @@ def _prompt(processor: Any, inputs: Mapping[str, Any]) -> Prompt:
     return Prompt(tokens=tokens, vision=vision, video_axis=family_of_processor(processor).video_axis)
 
 
-def difference(processor: Any, trained: Sequence[int], generated: Sequence[int], video: Sequence[bool]) -> str:
+def difference(processor: Any, trained: Sequence[int], generated: Sequence[int], visual: Sequence[bool]) -> str:
     """Where the prompt that training sees is not the one that an engine generates from, as the rest of a sentence; empty if nowhere.
 
-    The placeholder tokens of a video's embeddings (`video` is true) may differ, as embeddings replace them; their places may not.
+    Tokens that stand in for embeddings (`visual`, as the engine places them) may differ; their places may not.
     """
-    tokenizer = processor.tokenizer
     if len(trained) != len(generated):
         return f"training sees {len(trained):,} tokens and the engine {len(generated):,}"
-    stand_ins = {token for token, shown in zip(trained, video, strict=True) if shown}
-    for place, (ours, theirs, shown) in enumerate(zip(trained, generated, video, strict=True)):
-        if (not shown and ours != theirs) or (shown and len(stand_ins) > 1):
-            one, other = (tokenizer.decode(ids[max(0, place - 3) : place + 3]) for ids in (trained, generated))
+    words = {token for token, embedded in zip(trained, visual, strict=True) if not embedded}
+    for place, (ours, theirs, embedded) in enumerate(zip(trained, generated, visual, strict=True)):
+        if ours in words if embedded else ours != theirs:
+            around = slice(max(0, place - 3), place + 3)
+            one, other = (processor.tokenizer.decode(ids[around]) for ids in (trained, generated))
             return f"at token {place:,} of {len(trained):,}, training sees {one!r} and the engine {other!r}"
     return ""
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vidalign.model.batch import Prompt
 
 ATTENTION = "vidalign_shared_prefix"
+GRIDS = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")  # what the positions of vision tokens depend on
 
 
 def obstacle(model: Any) -> str:
@@ -37,12 +38,10 @@ def obstacle(model: Any) -> str:
     A family packs if it was tested against separate sequences (`Family.packs`). A model of such a family packs if every layer
     attends to all earlier tokens: a window would be counted along the packed row.
     """
-    if not family_of(model).packs:
-        return "is not known to compute a pair in one sequence"
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     if other := sorted(kinds - {"full_attention"}):
         return f"has layers of {', '.join(other)}, which do not attend to all earlier tokens"
-    return ""
+    return "" if family_of(model).packs else "is not known to compute a pair in one sequence"
 
 
 def wanted(model: Any, switched_on: bool) -> bool:
@@ -107,6 +106,6 @@ def numbering(model: Any) -> Callable[[Prompt], torch.Tensor]:
 def _positions(get_rope_index: Callable[..., Any] | None, prompt: Prompt) -> torch.Tensor:
     if get_rope_index is None:
         return torch.arange(prompt.length)[None]
-    vision = {name: value for name, value in prompt.vision.items() if name in ("video_grid_thw", "second_per_grid_ts")}
+    vision = {name: value for name, value in prompt.vision.items() if name in GRIDS}
     tokens = {name: values[None] for name, values in prompt.tokens.items() if name in ("input_ids", "mm_token_type_ids")}
     return get_rope_index(**tokens, **vision)[0][:, 0]

@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import functools
+import types
 from typing import Any
 
 import torch
@@ -18,21 +20,25 @@ from vidalign.model.families import family_of
 def correct_videos(model: Any) -> None:
     """Make a model's `get_video_features` take what `vidalign.model.batch` gives its forward."""
     inner = model.base_model
-    compute = getattr(inner, "get_video_features", None)
-    if compute is None:
-        return
-    one_call = family_of(model).one_tower_call
+    if hasattr(inner, "get_video_features"):
+        one_call = family_of(model).one_tower_call
+        # A bound method, and no closure over the model: a copy of the model must not compute with the tower of the original.
+        inner.get_video_features = types.MethodType(_in_one_call if one_call else _one_by_one, inner)
 
-    def get_video_features(pixel_values_videos: Any, *given: Any, **options: Any) -> Any:
-        if isinstance(pixel_values_videos, list):
-            made = [compute(video, *given, **options) for video in pixel_values_videos]
-            made[0].pooler_output = _joined([each.pooler_output for each in made])
-            return made[0]
-        if one_call and len(given) < 2 and options.get("num_frames_per_video") is None:
-            options["num_frames_per_video"] = torch.tensor([len(pixel_values_videos)])
+
+def _one_by_one(self: Any, pixel_values_videos: Any, *given: Any, **options: Any) -> Any:
+    compute = functools.partial(type(self).get_video_features, self)
+    if not isinstance(pixel_values_videos, list):
         return compute(pixel_values_videos, *given, **options)
+    made = [compute(video, *given, **options) for video in pixel_values_videos]
+    made[0].pooler_output = _joined([each.pooler_output for each in made])
+    return made[0]
 
-    inner.get_video_features = get_video_features
+
+def _in_one_call(self: Any, pixel_values_videos: torch.Tensor, *given: Any, **options: Any) -> Any:
+    if len(given) < 2 and options.get("num_frames_per_video") is None:
+        options["num_frames_per_video"] = torch.tensor([len(pixel_values_videos)])
+    return type(self).get_video_features(self, pixel_values_videos, *given, **options)
 
 
 def _joined(videos: list[Any]) -> Any:

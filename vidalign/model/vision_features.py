@@ -17,7 +17,10 @@ from vidalign.model import families
 from vidalign.model.batch import PIXELS, Prompt
 from vidalign.model.rendering import render_without_pixels
 from vidalign.model.tensor_cache import TensorCache, read_tensors, write_tensors
+from vidalign.prompts import ONE_VIDEO
+from vidalign.records import Context
 from vidalign.types import stable_hash
+from vidalign.video.naming import short
 
 NAME = "video_features"  # the name among a prompt's vision tensors, in place of pixels
 
@@ -30,6 +33,16 @@ def check(model: Any) -> None:
             f"train.cache_vision_features works only for {', '.join(fitting)}, but this model is {model.config.model_type}; set "
             "it to false"
         )
+
+
+def check_shown(contexts: Iterable[Context]) -> None:
+    """Raises `ConfigError` for a prompt that shows several videos, or images: their features are not kept."""
+    for context in contexts:
+        if len(context.visuals) != 1 or context.images:
+            raise ConfigError(
+                "train.cache_vision_features keeps the features of prompts with one video, but a row shows "
+                f"{', '.join(map(short, context.visuals))}; set it to false, or leave such rows out"
+            )
 
 
 def tower_hash(model: Any, processor: Any) -> str:
@@ -80,20 +93,20 @@ def compute(model: Any, videos: Iterable[tuple[Prompt, pathlib.Path]], device: t
         taken = {name: value.to(device) for name, value in prompt.vision.items() if name != "second_per_grid_ts"}
         taken[PIXELS] = taken[PIXELS].to(dtype)
         made = backbone.get_video_features(**taken, return_dict=True).pooler_output
-        features = made.flatten(0, 1) if isinstance(made, torch.Tensor) and made.ndim == 3 else torch.cat(tuple(made))
+        features = torch.cat([video.flatten(0, -2) for video in made])  # of a tuple, or of [1, T, D]
         beside = {name: value for name, value in prompt.vision.items() if name != PIXELS}
         write_tensors(target, {NAME: features, **beside})
         count += 1
     return count
 
 
-def render(processor: Any, text: str, file: pathlib.Path) -> Prompt:
+def render(processor: Any, text: str, file: pathlib.Path, context: Context = ONE_VIDEO) -> Prompt:
     """The prompt of `rendering.render_prompt` for this text and the clip whose features are in `file`, which replace the pixels.
 
     No frame is read: the processors of these families expand a video into as many tokens as it has embeddings.
     """
     vision = read_tensors(file)
-    return render_without_pixels(processor, text, len(vision[NAME]), vision)
+    return render_without_pixels(processor, text, len(vision[NAME]), vision, context)
 
 
 def model_inputs(inputs: dict[str, Any], family: families.Family) -> dict[str, Any]:

@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from vidalign.types import Example, Response
-from vidalign.video.clip import Clip
+from vidalign.video.scene import Shown
 
 SPECIAL_TOKEN = "special_token"  # finish reason of a reply in whose text special tokens were spelled out
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """One prompt to sample a reply to. `prompt` is the user's text, before the chat template.
+    """One prompt to sample a reply to. `prompt` is the user's text, before the chat template; `clip` is what the prompt shows.
 
     `prefix` is the beginning of the reply: it is continued, and it is not part of the completion.
     """
 
     prompt: str
-    clip: Clip
+    clip: Shown
     seed: int
     temperature: float
     top_p: float
@@ -48,7 +48,7 @@ class Engine(Protocol):
         """Sample one reply to each request, in the order of `requests`."""
         ...
 
-    def score(self, rows: Sequence[tuple[str, Clip, str]]) -> list[tuple[float, ...]]:
+    def score(self, rows: Sequence[tuple[str, Shown, str]]) -> list[tuple[float, ...]]:
         """Log-probs (nats) of given replies, including their end-of-turn token, for rows (prompt, clip, reply)."""
         ...
 
@@ -60,4 +60,4 @@ class Engine(Protocol):
 class Respond(Protocol):
     """What a recipe does with an engine: sample and score every response to a chunk of examples."""
 
-    def __call__(self, engine: Engine, examples: list[Example], clips: list[Clip]) -> list[Response]: ...
+    def __call__(self, engine: Engine, examples: list[Example], clips: list[Shown]) -> list[Response]: ...

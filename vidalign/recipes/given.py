@@ -1,4 +1,4 @@
-"""Recipe given: pairs that the rows already hold, or only answers, for supervised fine-tuning."""
+"""Recipe given: pairs that the rows already hold (a run's own among them), or only answers, for supervised fine-tuning."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ def given_pair(row: DataRow) -> PreferencePair:
     """The pair of a row. If the row marks no phrase, the words in which its two sides differ are marked.
 
     A row without responses becomes a pair of its answer and an empty rejected response, which only objective sft can train on.
+    A row that a run wrote is that run's pair, with its id, marks, scores and provenance.
     """
+    if row.pair is not None:
+        return dataclasses.replace(row.pair, video=row.example.video, videos=row.example.videos, images=row.example.images)
     example, fields = row.example, row.row
     chosen, rejected = example.answer, ""
     scores: tuple[float | None, float | None] = (None, None)
@@ -63,7 +66,7 @@ def given_pair(row: DataRow) -> PreferencePair:
     return PreferencePair(
         id=stable_hash([example.id, chosen, rejected]),
         example_id=example.id,
-        video=example.video,
+        **example.context_fields(),
         question=example.question,
         answer=example.answer,
         category=example.category,

@@ -24,7 +24,10 @@ def decode(
     height: int | None = FrameSpec.height,
     width: int | None = FrameSpec.width,
     max_pixels: int | None = FrameSpec.max_pixels,
+    total_pixels: int | None = FrameSpec.total_pixels,
     snap_to_keyframes: bool = FrameSpec.snap_to_keyframes,
+    square_pixels: bool = FrameSpec.square_pixels,
+    hdr_to_sdr: bool = FrameSpec.hdr_to_sdr,
     max_duration_s: float = FrameSpec.max_duration_s,
     max_pixels_decoded: int = FrameSpec.max_pixels_decoded,
     backend: Backend = DEFAULT_BACKEND,
@@ -39,7 +42,7 @@ def decode(
 
     Raises:
         ConfigError: both or neither of num_frames and fps, or a value out of its range.
-        VideoError: the file cannot be used; `reason` is one of `vidalign.types.QUARANTINE_REASONS`.
+        VideoError: the file cannot be used; `reason` is one of `vidalign.errors.QUARANTINE_REASONS`.
     """
     if (num_frames is None) == (fps is None):
         raise ConfigError(
@@ -54,7 +57,10 @@ def decode(
         "height": height,
         "width": width,
         "max_pixels": max_pixels,
+        "total_pixels": total_pixels,
         "snap_to_keyframes": snap_to_keyframes,
+        "square_pixels": square_pixels,
+        "hdr_to_sdr": hdr_to_sdr,
         "max_duration_s": max_duration_s,
         "max_pixels_decoded": max_pixels_decoded,
         "backend": backend,

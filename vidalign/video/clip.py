@@ -13,7 +13,7 @@ MS_PER_S = 1000.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Clip:
-    """Sampled frames of one video, with where they were taken from.
+    """Sampled frames of one video, with where they were taken from. Of a part of a video, the part counts as the whole video.
 
     Attributes:
         frames: uint8 [F, H, W, 3], RGB, C-contiguous.

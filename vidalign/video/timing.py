@@ -9,12 +9,15 @@ A header's frame rate is believed as long as every frame is shown within half a 
 from __future__ import annotations
 
 import dataclasses
+import math
 from fractions import Fraction
 
 import numpy as np
 
+from vidalign.errors import VideoError
 from vidalign.types import FrameSpec
 
+END_SLACK_S = 1.0  # by how much a clip may end after its video: annotations are rounded
 MAX_LAST_S = 60.0  # for how long the last frame may claim to be shown
 COPIED_LAST_S = 1.0  # up to here it is shown as long as the frame before it; few containers say it
 ROUNDING_S = 1e-6
@@ -42,6 +45,47 @@ class Timing:
     def times_s(self, indices: list[int]) -> tuple[float, ...] | None:
         """When these frames are shown; None where that is index / fps."""
         return None if self.starts_s is None else tuple(self.starts_s[indices].tolist())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """The frames of a video that are on screen in a part of it: `count` of them from number `first`, and their own clock.
+
+    The clock counts from the start of the part. At a constant frame rate that is its first frame, which may have come on screen less
+    than one frame before.
+    """
+
+    first: int
+    count: int
+    timing: Timing
+
+
+def part_of(name: str, total: int, timing: Timing, start_s: float, end_s: float | None) -> Part:
+    """The part of a video of `total` frames from `start_s` to `end_s`, or to its end. An end of up to END_SLACK_S too late is the end.
+
+    Raises:
+        VideoError: with reason out_of_bounds.
+    """
+    duration = timing.duration_s
+    wrong = f"begins at {start_s:g} s" if start_s >= duration - ROUNDING_S else ""
+    if end_s is not None and end_s > duration + END_SLACK_S:
+        wrong = wrong or f"ends at {end_s:g} s"
+    if wrong:
+        raise VideoError(
+            "out_of_bounds",
+            f"{name} is {duration:,.2f} s long, and its clip {wrong}; correct the clip, or leave the row out",
+        )
+    end = duration if end_s is None else min(end_s, duration)
+    if timing.starts_s is None:
+        first = math.floor((start_s + ROUNDING_S) * timing.fps)
+        count = max(1, math.ceil((end - ROUNDING_S) * timing.fps) - first)
+        count = min(count, total - first)
+        return Part(first=first, count=count, timing=Timing(fps=timing.fps, duration_s=count / timing.fps))
+    first = int(np.searchsorted(timing.starts_s, start_s + ROUNDING_S, side="right")) - 1
+    count = max(1, int(np.searchsorted(timing.starts_s, end - ROUNDING_S, side="left")) - first)
+    starts = np.maximum(timing.starts_s[first : first + count] - start_s, 0.0)
+    length = end - start_s
+    return Part(first=first, count=count, timing=Timing(fps=count / length, duration_s=length, starts_s=starts))
 
 
 def timing(ticks: np.ndarray, time_base: Fraction, header_fps: float, last: int) -> Timing:

@@ -21,14 +21,25 @@ IMPORTERS: Mapping[str, Converter] = {
     "hound": hound.to_row,
     "rrpo": rrpo.to_row,
 }
-EXPORTERS: Mapping[str, Converter] = {"rrpo": rrpo.from_row}
+EXPORTERS: Mapping[str, Converter] = {
+    "trl": trl.from_row,
+    "llamafactory": llamafactory.from_row,
+    "ms-swift": ms_swift.from_row,
+    "nemo-rl": nemo_rl.from_row,
+    "rrpo": rrpo.from_row,
+}
 
 
 def importer(name: str) -> Converter:
     """The importer called `name`, or the one at "package.module:attribute". Raises `ConfigError`."""
-    return resolve(name, IMPORTERS, what="import format")
+    return resolve(_known(name), IMPORTERS, what="import format")
 
 
 def exporter(name: str) -> Converter:
     """The exporter called `name`, or the one at "package.module:attribute". Raises `ConfigError`."""
-    return resolve(name, EXPORTERS, what="export format")
+    return resolve(_known(name), EXPORTERS, what="export format")
+
+
+def _known(name: str) -> str:
+    """The name as the tables write it: ms_swift is ms-swift."""
+    return name.replace("_", "-") if ":" not in name else name

@@ -2,7 +2,8 @@
 
     id, video, prompt, answer, chosen, rejected, chosen_score, rejected_score
 
-The scores are a judge's, from 1 to 5. The videos are published as folders of frames, but a vidalign row names a video file.
+The scores are a judge's, from 1 to 5. The videos are published as folders of frames; how many there are for one second is said to
+the import.
 """
 
 from __future__ import annotations

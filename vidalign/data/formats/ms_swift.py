@@ -9,25 +9,33 @@ Videos are in the column `videos`, and a literal <video> tag in the text says wh
 
 from __future__ import annotations
 
-from vidalign.data.formats.chat import SourceRow, Turn, response_text, split_conversation
-from vidalign.data.formats.fields import Fields, Notes, has_content, refuse_history, refuse_worse_only
+from vidalign.data.formats.chat import SourceRow
+from vidalign.data.formats.exporting import conversation, more_columns
+from vidalign.data.formats.fields import Fields, Notes, has_content, refuse_worse_only
+from vidalign.data.formats.media import Kind, medium
+from vidalign.data.formats.messages import Turn, response_text, split_conversation
 from vidalign.errors import RowError
+
+_AGAIN: tuple[tuple[str, Kind], ...] = (("rejected_videos", "video"), ("rejected_images", "image"))
 
 
 def to_row(fields: Fields, notes: Notes) -> Fields:
     """One vidalign row; what it uses is taken out of `fields`. Raises `RowError`."""
     row = SourceRow(fields, notes)
     name, prompt, answer = _conversation(row)
-    prompt = row.with_system(prompt)
+    prompt = row.with_context(prompt)
     rejected = _rejected(row, prompt)
     if rejected is None:
         refuse_worse_only(fields, "label")
         return row.example(prompt, name, answer)
-    again = fields.pop("rejected_videos", row.videos)
-    if again not in (row.videos, row.videos[0] if row.videos else ""):
-        raise RowError(
-            "rejected_videos", "differ from the row's videos", "a pair has one video for both responses: remove the row"
-        )
+    for name, kind in _AGAIN:
+        again = fields.pop(name, None)
+        listed = again if isinstance(again, list) else [again]
+        shown = [item for item in row.media if item.kind == kind]
+        if has_content(again) and [medium(item, name, notes, kind) for item in listed] != shown:
+            raise RowError(
+                name, f"differ from the row's {kind}s", "a pair shows the same for both responses: remove the row"
+            )
     return row.pair(prompt, name, answer, rejected)
 
 
@@ -38,7 +46,6 @@ def _conversation(row: SourceRow) -> tuple[str, list[Turn], str]:
             return name, *split_conversation(row.turns(name), name)
     if "query" not in row.fields:
         raise row.unknown_columns("a row has messages, and for a pair rejected_response")
-    refuse_history(row.fields)
     return "query", row.turns("query"), row.response("response")
 
 
@@ -54,3 +61,17 @@ def _rejected(row: SourceRow, prompt: list[Turn]) -> str | None:
     if "rejected_messages" in row.fields:
         return row.response("rejected_messages", prompt)
     return None
+
+
+def from_row(row: Fields, notes: Notes) -> Fields:
+    """A vidalign row as messages that end with the response, and for a pair rejected_response. Raises `RowError`."""
+    asked = conversation(row, notes)
+    said = [
+        *([("system", asked.system)] if asked.system else []),
+        *asked.turns,
+        ("assistant", row.get("chosen") or row["answer"]),
+    ]
+    theirs: Fields = {"messages": [{"role": role, "content": text} for role, text in said]}
+    if "chosen" in row:
+        theirs["rejected_response"] = row["rejected"]
+    return theirs | asked.media_columns() | more_columns(row, notes)

@@ -13,8 +13,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from vidalign.data.formats.chat import Turn, make_row, response_text
-from vidalign.data.formats.fields import Fields, Notes, media_path
+from vidalign.data.formats.chat import SourceRow
+from vidalign.data.formats.fields import Fields, Notes, has_content
+from vidalign.data.formats.media import media_path
+from vidalign.data.formats.messages import Turn, response_text
 from vidalign.errors import RowError
 
 OPEN, CLOSE = "<MASK>", "</MASK>"
@@ -32,11 +34,12 @@ def to_row(fields: Fields, notes: Notes) -> Fields:
     for name, side in _SOURCES.items():
         masked = fields.pop(f"{name}_masked", texts[side])
         marks[f"{side}_phrases"] = phrases_of(masked, texts[side], f"{name}_masked", notes)
-    asked = Turn("user", fields.pop("question"))
+    asked = Turn.of("user", fields.pop("question"))
     for theirs, ours in (("sample_id", "id"), ("src", "category")):
         if theirs in fields and ours not in fields:
             fields[ours] = fields.pop(theirs)
-    row = make_row(fields, asked, [_video(fields, notes)], notes, answer=texts["chosen"], **texts)
+    fields["video"] = _video(fields, notes)
+    row = SourceRow(fields, notes).pair([asked], "question", **texts, answer=texts["chosen"])
     if not any(marks.values()):
         notes["no mark in either response; the row is kept, but objectives on key phrases learn nothing from it"] += 1
         return row
@@ -104,6 +107,14 @@ def _without_marks(masked: str, field: str) -> tuple[str, list[tuple[int, int]]]
 
 def from_row(row: Fields, notes: Notes) -> Fields:
     """A vidalign pair as a row of RRPO's authors. Raises `RowError` if a response already contains their tags."""
+    for name in ("turns", "videos", "images", "clip"):
+        if has_content(row.get(name)):
+            why = "is part of the prompt, which RRPO's rows cannot hold"
+            raise RowError(name, why, "export to another format, or leave the row out with --skip-errors")
+    if isinstance(row["video"], list):
+        raise RowError("video", "is a list of frames, which RRPO's rows cannot hold", "join them into a file (ffmpeg)")
+    if "chosen" not in row:
+        raise RowError("chosen", "is missing: the row is an example, not a pair", "export only files of pairs")
     if row["answer"] != row["chosen"]:
         notes["answer, where it is not the chosen response"] += 1
     for name in sorted(set(row) - _EXPORTED):

@@ -12,8 +12,10 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from vidalign.data.formats.chat import SourceRow, Turn, split_conversation, turns_of
+from vidalign.data.formats.chat import SourceRow
+from vidalign.data.formats.exporting import conversation, more_columns, parts_of, response
 from vidalign.data.formats.fields import Fields, Notes, refuse_worse_only
+from vidalign.data.formats.messages import Turn, split_conversation, turns_of
 from vidalign.data.rows import SIDES
 from vidalign.errors import RowError
 
@@ -28,7 +30,7 @@ def to_row(fields: Fields, notes: Notes) -> Fields:
         prompt, answer = split_conversation(row.turns("messages"), "messages")
     elif "prompt" in fields and "completion" in fields:
         prompt = row.turns("prompt")
-        answer = _stripped(row.response("completion", prompt), notes)
+        answer = _response(row, "completion", prompt)
     else:
         raise row.unknown_columns("a row has prompt, chosen and rejected; or prompt and completion; or messages")
     return row.example(prompt, "prompt", answer)
@@ -40,7 +42,7 @@ def _pair(row: SourceRow) -> Fields:
         if f"score_{side}" in fields and f"{side}_score" not in fields:  # the name in TRL's own data sets
             fields[f"{side}_score"] = fields.pop(f"score_{side}")
     prompt = row.turns("prompt") if "prompt" in fields else _shared_prompt(*(fields.get(side) for side in SIDES))
-    chosen, rejected = (_stripped(text, row.notes) for text in row.responses(prompt))
+    chosen, rejected = (_response(row, side, prompt) for side in SIDES)
     return row.pair(prompt, "prompt", chosen, rejected)
 
 
@@ -48,14 +50,35 @@ def _shared_prompt(chosen: Any, rejected: Any) -> list[Turn]:
     """The turns before the first response, with which both conversations begin."""
     if not isinstance(chosen, list) or not isinstance(rejected, list):
         raise RowError("prompt", "is missing", "add it: two texts do not show where the prompt ends")
-    both = zip(turns_of(chosen, "chosen", "", Notes()), turns_of(rejected, "rejected", "", Notes()), strict=False)
-    return [
-        turn for turn, other in itertools.takewhile(lambda pair: pair[0] == pair[1] and pair[0].role != "assistant", both)
-    ]
+    ours, theirs = turns_of(chosen, "chosen", "", Notes()), turns_of(rejected, "rejected", "", Notes())
+    if ours[:-1] == theirs[:-1]:
+        return ours[:-1]
+    same = itertools.takewhile(
+        lambda pair: pair[0] == pair[1] and pair[0].role != "assistant", zip(ours, theirs, strict=False)
+    )
+    return [turn for turn, _ in same]
 
 
-def _stripped(text: str, notes: Notes) -> str:
-    """In TRL's standard format, a response continues its prompt and begins with a space; in a chat it does not."""
-    if text != text.strip():
-        notes["white space around a response, which was removed"] += 1
-    return text.strip()
+def _response(row: SourceRow, name: str, prompt: list[Turn]) -> str:
+    """A response. One that is a text continues its prompt and begins with a space, which in a chat it does not."""
+    is_text = isinstance(row.fields.get(name), str)
+    text = row.response(name, prompt)
+    if is_text and text != text.strip():
+        row.notes["white space around a response, which was removed"] += 1
+    return text.strip() if is_text else text
+
+
+def from_row(row: Fields, notes: Notes) -> Fields:
+    """A vidalign row in TRL's conversational format: a preference, or a prompt with its completion. Raises `RowError`.
+
+    As with TRL's images, the content has places and a column names the files: {"type": "video"} and `videos`. Every part of a
+    message has the same two keys, or `datasets` would fill in others as null.
+    """
+    asked = conversation(row, notes)
+    said = [*([("system", asked.system)] if asked.system else []), *asked.turns]
+    theirs: Fields = {"prompt": [{"role": role, "content": parts_of(text)} for role, text in said]}
+    if "chosen" in row:
+        theirs |= {side: response(row[side]) for side in SIDES}
+    else:
+        theirs["completion"] = response(row["answer"])
+    return theirs | asked.media_columns() | more_columns(row, notes)
