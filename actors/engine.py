@@ -85,7 +85,7 @@ class VllmEngine:
             for request in requests
         ]
         inputs = [_Input(shown=request.clip, prompt=request.prompt, prefix=request.prefix) for request in requests]
-        return [_completion(output.outputs[0], self._turns.special) for output in self._run(inputs, params)]
+        return [completion_of(output.outputs[0], self._turns.special) for output in self._run(inputs, params)]
 
     def score(self, rows: Sequence[tuple[str, Shown, str]]) -> list[tuple[float, ...]]:
         """Log-probs (nats) of given replies, including their end-of-turn token, for rows (prompt, clip, reply)."""
@@ -235,7 +235,7 @@ class _Input:
     reply_ids: tuple[int, ...] = ()
 
 
-def _completion(reply: Any, special: SpecialTokens) -> Completion:
+def completion_of(reply: Any, special: SpecialTokens) -> Completion:
     """vLLM's reply as a `Completion`. What spells out special tokens is taken out of its text, and its finish reason says so."""
     steps = zip(reply.token_ids, reply.logprobs, strict=True)
     spelled = bool(special.found(reply.text))

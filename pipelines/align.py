@@ -4,6 +4,7 @@
                                     pairs     judge, pair, lint                       pipelines/stages/pairs.py
                                     train     objective, checkpoints, exported policy pipelines/stages/train.py
                    then:            evaluate  base and aligned behind one endpoint    pipelines/stages/evaluate.py
+                                              which answers are right, and by whom    pipelines/stages/scores.py
                                     report    summary.json and report/index.html      pipelines/report.py
 
 Every step is idempotent by its manifest: running the same command again continues a run that was stopped anywhere.
@@ -57,6 +58,7 @@ def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = 
             if "evaluate" in stages and config.data.eval:
                 with clock.stage("evaluate"):
                     endpoint = once(rounds.evaluate())["endpoint"]
+                    once(rounds.scores())
     aligned = exported_or_none(run, config.rounds - 1)
     summary = write_summary(config, run, base=base, aligned=aligned, wall_s=clock.seconds, endpoint=endpoint)
     if "report" in stages:

@@ -31,7 +31,7 @@ from pipelines.stages.base import BEGUN, MANIFEST
 from vidalign import recipes
 from vidalign.config.loading import dump_config
 from vidalign.config.run import DataConfig, ObjectiveConfig, RunConfig, TrainConfig
-from vidalign.errors import ConfigError
+from vidalign.errors import ConfigError, ModelError
 from vidalign.files import RunFolder
 from vidalign.learning import objectives
 from vidalign.learning.views import view_of
@@ -126,6 +126,7 @@ def before(config: RunConfig, stages: Sequence[str], *, here: bool = True) -> In
         VidalignError: the first thing that cannot work.
     """
     check_objective(config.objective, config.train)
+    check_judges(config)
     inputs = read_inputs(config.data, config.recipe, splits=splits_read(stages))
     if "rollout" in stages:
         recipes.build(config.recipe).check_data(inputs.train, source=config.data.train)
@@ -212,6 +213,16 @@ def check_objective(config: ObjectiveConfig, train: TrainConfig) -> None:
             f"train.uncertainty smooths labels, which objective.name={config.name} does not have; choose one of "
             f"{', '.join(fitting)}, or set train.uncertainty to null"
         )
+
+
+def check_judges(config: RunConfig) -> None:
+    """Raises `ModelError` for a judge whose model folder is not there."""
+    for key, judge in (("recipe.judge", recipes.build(config.recipe).judge), ("evaluate.judge", config.evaluate.judge)):
+        if judge is not None and judge.kind == "vllm" and not (pathlib.Path(judge.model) / "config.json").is_file():
+            raise ModelError(
+                f"{key}.model={judge.model!r} is no model folder (no config.json there); set it to a folder on this machine, or set "
+                f"{key}.kind to openai for a model at an endpoint"
+            )
 
 
 def render(report: CheckReport) -> str:

@@ -18,6 +18,7 @@ from vidalign.config.run import EvaluateConfig, ModelConfig, VideoConfig
 from vidalign.errors import ModelError, VideoError
 from vidalign.model import estimate
 from vidalign.model.clip_check import TRIED_FRAMES, ClipCheck, measure_tokens, obstacle, template_tokens
+from vidalign.model.turns import turns_of
 from vidalign.recipes.base import Asked, Recipe
 from vidalign.types import FrameSpec
 from vidalign.video.clip import Clip
@@ -159,18 +160,20 @@ def longest_prompt(asked: Sequence[Asked], processor: Any) -> tuple[int, str, in
     """
     frame = template_tokens(processor)
     best = (0, "", 0)
+    turns = turns_of(processor)
     for kind in asked:
         examples = [example for example in kind.examples if example.context.is_plain]  # others: `pipelines.check_shapes`
         texts = [prompts.fill(kind.template, question=e.question, answer=e.answer) for e in examples]
-        answers = _num_tokens(processor, [e.answer for e in examples])
-        for example, length, answer in zip(examples, _num_tokens(processor, texts), answers, strict=True):
-            after = max(kind.reply, answer + 1)
+        answers = num_tokens(processor, [turns.reply(e.answer)[0] for e in examples])
+        for example, length, answer in zip(examples, num_tokens(processor, texts), answers, strict=True):
+            after = max(kind.reply, answer + len(turns.end))
             if frame + length + kind.quoted + after > best[0] + best[2]:
                 best = (frame + length + kind.quoted, f"{kind.kind} prompt of example {example.id}", after)
     return best
 
 
-def _num_tokens(processor: Any, texts: list[str]) -> list[int]:
+def num_tokens(processor: Any, texts: list[str]) -> list[int]:
+    """The number of tokens of each text alone."""
     if not texts:
         return []
     return [len(ids) for ids in processor.tokenizer(texts, add_special_tokens=False)["input_ids"]]

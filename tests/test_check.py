@@ -24,6 +24,8 @@ from vidalign.model.clip_check import black, measure_tokens
 from vidalign.model.estimate import VisionCost
 from vidalign.model.folder import read_headers, weight_files
 from vidalign.model.memory import ParameterCount
+from vidalign.types import FrameSpec
+from vidalign.video.readers import target_size
 
 TWO_CORES = Machines(resources=ClusterResources(num_cpus=2))
 QWEN = VisionCost(min_pixels=3136, max_pixels=12_845_056)
@@ -115,6 +117,23 @@ def test_the_shared_budget_agrees_with_the_processor(copied_model):
     processor = rendering.load_processor(str(copied_model))
     assert cost.max_video_tokens == 200
     assert cost.tokens(16, 240, 320) == measure_tokens(processor, black(16, 240, 320))
+
+
+@pytest.mark.parametrize("num_frames", [8, 64, 128, 768])
+@pytest.mark.parametrize(("height", "width"), [(720, 1280), (1080, 1920), (240, 320), (480, 854), (1920, 1080)])
+def test_frames_within_a_total_budget_are_what_the_processor_would_make_of_them(num_frames, height, width):
+    """Qwen3-VL's processor spreads its budget over all frames. With the same total_pixels, it is left with rounding to its blocks."""
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
+
+    budget, block = 24_576 * 32 * 32, 32
+    decoded = target_size(height, width, FrameSpec(num_frames=num_frames, total_pixels=budget), num_frames)
+    assert num_frames * decoded[0] * decoded[1] <= budget
+    own, ours = (
+        smart_resize(num_frames, *size, factor=block, min_pixels=128 * block**2, max_pixels=budget)
+        for size in ((height, width), decoded)
+    )
+    assert num_frames * ours[0] * ours[1] <= budget
+    assert max(abs(a - b) for a, b in zip(own, ours, strict=True)) <= block
 
 
 def test_a_context_that_is_too_short_names_both_ways_out():

@@ -59,7 +59,6 @@ def start():
             gc.collect()
             cleanup_dist_env_and_memory()
 
-    begin.stop = stop
     yield begin
     stop()
     os.environ.clear()
@@ -139,6 +138,23 @@ def test_rollouts_are_those_of_the_model_that_is_trained(name, checkpoints, star
     passed(said(name, difference))
 
 
+@pytest.mark.parametrize("name", named(WRITERS))
+def test_the_dry_run_says_what_the_run_says(name, checkpoints, cell):
+    passed = cell(name, "dry run")
+    config = ModelConfig(path=checkpoints(name), dtype="float32", max_model_len=768)
+    if name in NOT_SERVED:
+        with pytest.raises(ModelError, match=FAMILIES[name].not_served):
+            check_model.inspect(config)
+        passed(f"no: {FAMILIES[name].not_served}")
+        return
+    facts = check_model.inspect(config)
+    assert facts.config.model_type == name
+    assert sum(parameter.numel() for parameter in facts.outline.parameters()) == sum(
+        math.prod(shape) for shape in stored_shapes(pathlib.Path(config.path)).values()
+    )
+    passed()
+
+
 @pytest.mark.parametrize("name", named(name for name in WRITERS if name not in NOT_SERVED))
 def test_an_exported_model_is_read_by_vllm(name, checkpoints, start, cell, tmp_path):
     passed = cell(name, "export, read by vLLM")
@@ -157,23 +173,6 @@ def test_an_exported_model_is_read_by_vllm(name, checkpoints, start, cell, tmp_p
     difference = largest_difference(start(name, folder), Trained(folder), tolerance)
     assert difference < tolerance
     passed(said(name, difference))
-
-
-@pytest.mark.parametrize("name", named(WRITERS))
-def test_the_dry_run_says_what_the_run_says(name, checkpoints, cell):
-    passed = cell(name, "dry run")
-    config = ModelConfig(path=checkpoints(name), dtype="float32", max_model_len=768)
-    if name in NOT_SERVED:
-        with pytest.raises(ModelError, match=FAMILIES[name].not_served):
-            check_model.inspect(config)
-        passed(f"no: {FAMILIES[name].not_served}")
-        return
-    facts = check_model.inspect(config)
-    assert facts.config.model_type == name
-    assert sum(parameter.numel() for parameter in facts.outline.parameters()) == sum(
-        math.prod(shape) for shape in stored_shapes(pathlib.Path(config.path)).values()
-    )
-    passed()
 
 
 def test_families_that_vllm_does_not_read_are_known():

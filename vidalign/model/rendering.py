@@ -21,8 +21,8 @@ from vidalign.model.batch import Prompt
 from vidalign.model.families import family_of_processor
 from vidalign.model.folder import missing_package, model_folder
 from vidalign.model.turns import turns_of
+from vidalign.records import Context
 from vidalign.special_tokens import FIX, why
-from vidalign.types import Context
 from vidalign.video.clip import Clip
 from vidalign.video.scene import Shown, scene_of
 

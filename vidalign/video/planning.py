@@ -37,8 +37,8 @@ def planned(name: str, spec: FrameSpec) -> Clip | None:
 def _stills(name: str, visual: Visual, path: str, spec: FrameSpec) -> Clip:
     """Frames in files, or one image."""
     paths = images_in(path) if visual.kind == "folder" else [path]
-    height, width = target_size(*shown_size(paths[0]), spec)
     if visual.kind == "image":
+        height, width = target_size(*shown_size(paths[0]), spec, 1)
         return Clip(
             frames=np.zeros((1, height, width, 3), np.uint8), fps=1.0, total_num_frames=1, duration_s=1.0, indices=(0,)
         )
@@ -51,6 +51,7 @@ def _stills(name: str, visual: Visual, path: str, spec: FrameSpec) -> Clip:
     if part.count < spec.min_frames:
         raise VideoError("too_few_frames", f"{name} has {part.count} frames, but video.min_frames is {spec.min_frames}")
     indices = sampled(part.count, part.timing, spec)
+    height, width = target_size(*shown_size(paths[0]), spec, len(indices))
     return Clip(
         frames=np.zeros((len(indices), height, width, 3), np.uint8),
         fps=part.timing.fps,
