@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from vidalign import files
@@ -101,8 +102,9 @@ def kept_paths(
     dtype: str,
     plain_prompt: str,
     parts: Sequence[str],
+    turns: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, str]:
-    """The file for the policy's outputs of each pair: {pair id: path}.
+    """The file for the policy's outputs of each pair: {pair id: path}. `turns`: `vidalign.model.turns.Turns.key`.
 
     A clip's own file name is a hash of the video's bytes and its FrameSpec.
     """
@@ -111,6 +113,7 @@ def kept_paths(
             cache.path(
                 {
                     "policy": policy_version,
+                    **turns,
                     "dtype": dtype,
                     "prompt": plain_prompt,
                     **_shown(pair.context, frames),

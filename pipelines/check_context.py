@@ -18,6 +18,7 @@ from vidalign.errors import VideoError
 from vidalign.model import estimate, rendering
 from vidalign.recipes.base import Asked, Recipe
 from vidalign.types import FrameSpec
+from vidalign.video import display
 from vidalign.video.clip import Clip
 from vidalign.video.decoding import frame_indices
 from vidalign.video.naming import Visual, images_in, local_path, visual_of
@@ -129,25 +130,27 @@ def size_of(name: str, spec: FrameSpec) -> tuple[int, int, int] | None:
     if path is None:
         return None
     try:
-        total, fps, height, width = _stills(visual, path) if visual.kind != "video" else _header(path)
+        total, fps, height, width = _stills(visual, path) if visual.kind != "video" else _header(path, spec)
         if visual.is_part:
             part = part_of(path, total, Timing(fps=fps, duration_s=total / fps), visual.start_s, visual.end_s)
             total = part.count
-        height, width = target_size(height, width, spec)
+        count = len(frame_indices(total, fps, spec)) if total else 1
+        height, width = target_size(height, width, spec, 1 if visual.kind == "image" else count)
     except (av.error.FFmpegError, IndexError, ValueError, VideoError, OSError):
         return None
     if visual.kind == "image":
         return 1, height, width
-    return (len(frame_indices(total, fps, spec)), height, width) if total >= spec.min_frames and height and width else None
+    return (count, height, width) if total >= spec.min_frames and height and width else None
 
 
-def _header(path: str) -> tuple[int, float, int, int]:
-    """(frames, frames a second, height, width) of a video file."""
+def _header(path: str, spec: FrameSpec) -> tuple[int, float, int, int]:
+    """(frames, frames a second, height, width as shown) of a video file."""
     with av.open(path) as container:
         stream = container.streams.video[0]
         fps = float(stream.average_rate or stream.guessed_rate or 25)
         seconds = float((container.duration or 0) / av.time_base)
-        return stream.frames or round(seconds * fps), fps, stream.height, stream.width
+        size = display.shown_size((stream.height, stream.width), display.pixel_aspect(stream, spec))
+        return stream.frames or round(seconds * fps), fps, *size
 
 
 def _stills(visual: Visual, path: str) -> tuple[int, float, int, int]:

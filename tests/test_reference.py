@@ -143,6 +143,7 @@ def test_files_are_kept_by_all_that_they_depend_on(source, pairs, tmp_path):
         {"dtype": "bfloat16"},
         {"plain_prompt": "Q: {question}"},
         {"parts": []},
+        {"turns": {"turns": [[2], "", "<think>"]}},
         {"frames": {name: f"{path}.other" for name, path in source.frames.items()}},
         {"pairs": [dataclasses.replace(pair, chosen=f"{pair.chosen} ") for pair in pairs]},
         {"pairs": [dataclasses.replace(pair, rejected=f"{pair.rejected} ") for pair in pairs]},

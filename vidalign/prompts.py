@@ -44,6 +44,19 @@ is an error, however well it is written. First explain in one or two sentences. 
 Score: N
 where N is a whole number: 5 right in everything, 4 right with a small flaw, 3 right in the main, 2 mostly wrong, 1 wrong."""
 
+JUDGE_SEEING = """\
+You judge an answer to a question about the video that you see.
+
+Question: {question}
+Reference answer: {answer}
+Answer to judge: {response}
+
+Judge by the video whether the answer is relevant to the question, accurate, clear, and complete. What the video contradicts is an
+error, however well it is written; what says the same as the reference answer in other words is right. First explain in one or two
+sentences. Then write one last line, in this form:
+Score: N
+where N is a whole number: 5 right in everything, 4 right with a small flaw, 3 right in the main, 2 mostly wrong, 1 wrong."""
+
 PLACEHOLDERS = {
     "plain_prompt": ("{question}",),
     "hint_prompt": ("{question}", "{answer}"),

@@ -1,5 +1,4 @@
 """The nouns of vidalign: frozen records that cross processes and files. This module imports nothing heavy.
-
 Every record turns into a plain dict (`to_row`) and back (`from_row`); JSONL and Parquet files use the same names.
 """
 
@@ -15,24 +14,28 @@ from vidalign.records import Prompted, Record, Turn
 
 Backend: TypeAlias = Literal["pyav", "decord"]  # what decodes videos, see vidalign.video.readers
 DEFAULT_BACKEND: Backend = "pyav"
+MODEL_IDS = ("base", "aligned", "blind")  # whose answers an evaluation holds; blind: the base, with noise for videos
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrameSpec(Record):
     """One sampling contract for rollouts, training, evaluation and serving.
 
-    Exactly one of `num_frames` (uniform over the whole video) and `fps` (frames per second of video, at most `max_frames`)
+        Exactly one of `num_frames` (uniform over the whole video) and `fps` (frames per second of video, at most `max_frames`)
     is set. Size: `height` and `width` together resize exactly; `max_pixels` keeps the aspect ratio and shrinks to at most
-    that many pixels per frame; without any of the three, the video keeps its own size. A video with fewer than `min_frames`
-    decodable frames is quarantined. A `num_frames` larger than the video's frame count repeats indices and is never an error.
+    that many pixels per frame, and `total_pixels` to at most that many for all frames together; without any of these, the video
+    keeps its own size. A video with fewer than `min_frames` decodable frames is quarantined. A `num_frames` larger than the video's
+    frame count repeats indices and is never an error.
 
-    `snap_to_keyframes` moves each frame to the nearest keyframe at or before it, so that nothing else is decoded. Where two
-    different frames would move to the same keyframe, or a frame has no keyframe before it, the video is sampled as if the option
-    were off (`vidalign.video.decoding.snapped`).
+        `snap_to_keyframes` moves each frame to the nearest keyframe at or before it, so that nothing else is decoded. Where two
+        different frames would move to the same keyframe, or a frame has no keyframe before it, the video is sampled as if the option
+        were off (`vidalign.video.decoding.snapped`).
 
-    What a file claims is bounded before it is believed: a video of more than `max_duration_s` seconds is quarantined, and one
-    whose frames take more than `max_pixels_decoded` pixels to hold, sampled and resized, or while a decoder works
-    (`vidalign.video.bounds`).
+        `square_pixels` makes pixels square, as players do, and `hdr_to_sdr` makes SDR of HDR; without them, frames are as stored.
+
+        What a file claims is bounded before it is believed: a video of more than `max_duration_s` seconds is quarantined, and one
+        whose frames take more than `max_pixels_decoded` pixels to hold, sampled and resized, or while a decoder works
+        (`vidalign.video.bounds`).
     """
 
     num_frames: int | None = 8
@@ -42,13 +45,23 @@ class FrameSpec(Record):
     height: int | None = None
     width: int | None = None
     max_pixels: int | None = None
+    total_pixels: int | None = None
     snap_to_keyframes: bool = False
+    square_pixels: bool = True
+    hdr_to_sdr: bool = True
     max_duration_s: float = 21_600.0
     max_pixels_decoded: int = 2**30
 
     def to_row(self) -> dict[str, Any]:
         row = super().to_row()
-        for name in ("snap_to_keyframes", "max_duration_s", "max_pixels_decoded"):
+        for name in (
+            "total_pixels",
+            "snap_to_keyframes",
+            "square_pixels",
+            "hdr_to_sdr",
+            "max_duration_s",
+            "max_pixels_decoded",
+        ):
             if row[name] == getattr(FrameSpec, name):
                 del row[name]  # at their defaults they leave the keys of frames and runs as they were before they existed
         return row
@@ -184,7 +197,12 @@ class PolicyVersion(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalAnswer(Prompted):
-    """The answer of one served model to one held-out question. `model_id` is "base", "aligned" or "blind"."""
+    """The answer of one served model to one held-out question. `model_id` is "base", "aligned" or "blind".
+
+    `correct` is None where no scorer could tell. `scorer` says which one did ("rules", "exact", "f1", "judge" or your own), `kind`
+    is the answer's kind, `score` the scorer's value (1-5 of a judge, else in [0, 1]), `f1` the overlap of words with a short or free
+    ground truth, `judge` the judge and the version of its prompt.
+    """
 
     example_id: str
     category: str
@@ -192,7 +210,7 @@ class EvalAnswer(Prompted):
     question: str
     answer: str
     text: str
-    correct: bool
+    correct: bool | None
     model_id: str
     policy_version: str
     latency_s: float
@@ -200,6 +218,12 @@ class EvalAnswer(Prompted):
     images: tuple[str, ...] = ()
     system: str = ""
     turns: tuple[Turn, ...] = ()
+    kind: str = ""
+    scorer: str = ""
+    score: float | None = None
+    f1: float | None = None
+    judge: str = ""
+    explanation: str = ""
 
 
 def stable_hash(value: Any, length: int = 16) -> str:

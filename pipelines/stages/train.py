@@ -106,9 +106,9 @@ class Train(Stage):
                 pair_ids=[pair.id for pair in usable],
                 seed=self.seed,
             )
-            once(stage)
+            left_out = once(stage).get("dropped", {})
             doubt, num_kept = str(stage.path), len(files.read_json(stage.path))
-            dropped |= {"voted_against": len(usable) - num_kept} if num_kept < len(usable) else {}
+            dropped |= {reason: count for reason, count in left_out.items() if count}
         facts = win_rate_facts(usable, objective)
         if facts.get("win_rates", {}).get("hard"):
             progress.warn(

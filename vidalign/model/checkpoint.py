@@ -63,6 +63,7 @@ def export_policy(
     import torch.distributed as dist
 
     from vidalign.model.rendering import load_processor
+    from vidalign.model.turns import turns_of
     from vidalign.model.weights import unwrapped, write_weights
 
     writes = not dist.is_initialized() or dist.get_rank() == 0
@@ -75,7 +76,9 @@ def export_policy(
         whole = _gathered if zero_stage == 3 else contextlib.nullcontext
         write_weights(model, made if writes else None, whole=whole, max_shard_bytes=max_shard_bytes)
     if writes:
-        load_processor(base, trust_remote_code=trust_remote_code).save_pretrained(made)
+        processor = load_processor(base, trust_remote_code=trust_remote_code)
+        processor.save_pretrained(made)
+        stop_at(made, turns_of(processor).end[-1])
         card = {
             "version": policy_version(made, parent).version,
             "parent": parent,
@@ -86,6 +89,16 @@ def export_policy(
         _replace(folder, made)
     if dist.is_initialized():
         dist.barrier()
+
+
+def stop_at(folder: pathlib.Path, token: int) -> None:
+    """Let generation stop at the id that ends a turn wherever the folder is served, by its generation config."""
+    path = folder / "generation_config.json"
+    config = files.read_json(path) if path.is_file() else {}
+    known = config.get("eos_token_id")
+    ids = known if isinstance(known, list) else [] if known is None else [known]
+    if token not in ids:
+        files.write_json(path, {**config, "eos_token_id": [*ids, token] if ids else token})
 
 
 def _gathered(parameters: Sequence[Any]) -> AbstractContextManager[Any]:

@@ -35,7 +35,7 @@ class Turns:
     Attributes:
         bos: what the tokenizer puts before a text and the template does not, as text and ids; usually empty.
         adds: whether the tokenizer, left alone, puts special tokens around a text.
-        end: ids that close a reply; generation stops at the last of them.
+        end: ids that close a reply; generation stops at the last of them. eos: what the tokenizer itself calls the end.
         opened: the reasoning block that the generation prompt opens, such as "<think>\\n"; usually empty.
         special: what no text may hold.
         notes: what a user should know, in sentences.
@@ -44,9 +44,15 @@ class Turns:
     bos: str
     adds: bool
     end: tuple[int, ...]
+    eos: int | None
     opened: str
     special: SpecialTokens
     notes: tuple[str, ...]
+
+    def key(self) -> dict[str, Any]:
+        """For the keys of what is kept: nothing where a reply ends with eos and nothing is added, as was once taken for granted."""
+        usual = self.end == (self.eos,) and not self.bos and not self.opened
+        return {} if usual else {"turns": [list(self.end), self.bos, self.opened]}
 
     def reply(self, text: str) -> tuple[str, int]:
         """A reply as it stands after the generation prompt, and by how many characters that moved its text.
@@ -109,6 +115,7 @@ def turns_of(processor: Any) -> Turns:
         bos="" if written == before else "".join(tokenizer.convert_ids_to_tokens(before)),
         adds=bool(before or after),
         end=end,
+        eos=tokenizer.eos_token_id,
         opened=opened,
         special=SpecialTokens(_special_texts(processor) + _headings(tokenizer, pieces, specials)),
         notes=tuple(notes),
