@@ -11,7 +11,7 @@ TORCH_TIMEOUT ?= 5
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO := runs/shapes
 
-.PHONY: help setup setup-dev demo test check format shapes-data shapes-model clean
+.PHONY: help setup setup-dev demo test test-videos check format shapes-data shapes-model clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -53,6 +53,9 @@ check: setup-dev ## format, lint, types and unit tests
 
 test: check ## set-up and all tests
 	$(BIN)/python -m pytest -q -m heavy
+
+test-videos: setup-dev ## both video backends against FFmpeg's command on the whole corpus, and its table in docs/videos.md
+	$(BIN)/python -m pytest -q tests/all_videos.py
 
 format: setup-dev ## format the code
 	$(BIN)/ruff format .

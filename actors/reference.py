@@ -18,7 +18,8 @@ from vidalign.config.run import ModelConfig
 from vidalign.learning.batch_source import BatchSource
 from vidalign.learning.sequences import pair_group
 from vidalign.model.tensor_cache import TensorCache, write_tensors
-from vidalign.types import Context, PreferencePair
+from vidalign.records import Context
+from vidalign.types import PreferencePair
 
 PARTS = ("hidden", "features")  # in addition to the log-probs, if requested
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cluster.resources import ServePlan
-from vidalign.config.recipes import JudgeConfig
+from vidalign.config.judging import JudgeConfig
 from vidalign.config.run import ModelConfig, ServeConfig
 
 CPU_BLOCK_SIZE = 32  # tokens; the CPU attention kernels need a multiple of it

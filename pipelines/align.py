@@ -4,6 +4,7 @@
                                     pairs     judge, pair, lint                       pipelines/stages/pairs.py
                                     train     objective, checkpoints, exported policy pipelines/stages/train.py
                    then:            evaluate  base and aligned behind one endpoint    pipelines/stages/evaluate.py
+                                              which answers are right, and by whom    pipelines/stages/scores.py
                                     report    summary.json and report/index.html      pipelines/report.py
 
 Every step is idempotent by its manifest: running the same command again continues a run that was stopped anywhere.
@@ -18,7 +19,7 @@ from typing import Any
 
 from cluster.resources import ResourcePlan
 from cluster.session import connect, local_resources
-from pipelines.check import check_inputs, check_objective
+from pipelines.check import check_inputs, check_judges, check_objective
 from pipelines.inputs import Inputs, SplitName, read_inputs
 from pipelines.progress import StageClock
 from pipelines.rounds import Rounds, exported_or_none, resource_plan
@@ -36,6 +37,7 @@ STAGES = ("rollout", "train", "evaluate", "report")
 def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = False) -> dict[str, Any]:
     """Run the given stages in order and return the summary. Raises a `VidalignError` for what the user can fix."""
     check_objective(config.objective, config.train)
+    check_judges(config)
     inputs = read_inputs(config.data, config.recipe, splits=splits_read(stages))
     if "rollout" in stages:
         recipes.build(config.recipe).check_data(inputs.train, source=config.data.train)  # before anything is started
@@ -59,6 +61,7 @@ def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = 
             if "evaluate" in stages and config.data.eval:
                 with clock.stage("evaluate"):
                     endpoint = once(rounds.evaluate())["endpoint"]
+                    once(rounds.scores())
     aligned = exported_or_none(run, config.rounds - 1)
     summary = write_summary(config, run, base=base, aligned=aligned, wall_s=clock.seconds, endpoint=endpoint)
     if "report" in stages:

@@ -25,7 +25,7 @@ from pipelines.rounds import resource_plan
 from vidalign import recipes
 from vidalign.config.loading import dump_config
 from vidalign.config.run import DataConfig, ModelConfig, ObjectiveConfig, RunConfig, TrainConfig
-from vidalign.errors import ClusterError, ConfigError
+from vidalign.errors import ClusterError, ConfigError, ModelError
 from vidalign.learning import objectives
 from vidalign.learning.views import view_of
 from vidalign.model import estimate, policy
@@ -66,6 +66,7 @@ def check(
         VidalignError: the first thing that cannot work.
     """
     check_objective(config.objective, config.train)
+    check_judges(config)
     named = config.cluster.address or os.environ.get("RAY_ADDRESS")
     elsewhere = resources is None and named is not None and named != "local"
     made = resource_plan(config, resources or local_resources(config.cluster))
@@ -128,6 +129,16 @@ def check_objective(config: ObjectiveConfig, train: TrainConfig) -> None:
             f"train.uncertainty smooths labels, which objective.name={config.name} does not have; choose one of "
             f"{', '.join(fitting)}, or set train.uncertainty to null"
         )
+
+
+def check_judges(config: RunConfig) -> None:
+    """Raises `ModelError` for a judge whose model folder is not there."""
+    for key, judge in (("recipe.judge", recipes.build(config.recipe).judge), ("evaluate.judge", config.evaluate.judge)):
+        if judge is not None and judge.kind == "vllm" and not (pathlib.Path(judge.model) / "config.json").is_file():
+            raise ModelError(
+                f"{key}.model={judge.model!r} is no model folder (no config.json there); set it to a folder on this machine, or set "
+                f"{key}.kind to openai for a model at an endpoint"
+            )
 
 
 def render(report: CheckReport) -> str:

@@ -19,6 +19,7 @@ from vidalign.model import estimate, rendering
 from vidalign.model.turns import turns_of
 from vidalign.recipes.base import Asked, Recipe
 from vidalign.types import FrameSpec
+from vidalign.video import display
 from vidalign.video.clip import Clip
 from vidalign.video.decoding import frame_indices
 from vidalign.video.naming import Visual, images_in, local_path, visual_of
@@ -95,15 +96,16 @@ def longest_prompt(asked: Sequence[Asked], processor: Any) -> tuple[int, str, in
     for kind in asked:
         examples = [example for example in kind.examples if example.context.is_plain]  # others: `pipelines.check_shapes`
         texts = [prompts.fill(kind.template, question=e.question, answer=e.answer) for e in examples]
-        answers = _num_tokens(processor, [turns.reply(e.answer)[0] for e in examples])
-        for example, length, answer in zip(examples, _num_tokens(processor, texts), answers, strict=True):
+        answers = num_tokens(processor, [turns.reply(e.answer)[0] for e in examples])
+        for example, length, answer in zip(examples, num_tokens(processor, texts), answers, strict=True):
             after = max(kind.reply, answer + len(turns.end))
             if frame + length + kind.quoted + after > best[0] + best[2]:
                 best = (frame + length + kind.quoted, f"{kind.kind} prompt of example {example.id}", after)
     return best
 
 
-def _num_tokens(processor: Any, texts: list[str]) -> list[int]:
+def num_tokens(processor: Any, texts: list[str]) -> list[int]:
+    """The number of tokens of each text alone."""
     if not texts:
         return []
     return [len(ids) for ids in processor.tokenizer(texts, add_special_tokens=False)["input_ids"]]
@@ -130,25 +132,27 @@ def size_of(name: str, spec: FrameSpec) -> tuple[int, int, int] | None:
     if path is None:
         return None
     try:
-        total, fps, height, width = _stills(visual, path) if visual.kind != "video" else _header(path)
+        total, fps, height, width = _stills(visual, path) if visual.kind != "video" else _header(path, spec)
         if visual.is_part:
             part = part_of(path, total, Timing(fps=fps, duration_s=total / fps), visual.start_s, visual.end_s)
             total = part.count
-        height, width = target_size(height, width, spec)
+        count = len(frame_indices(total, fps, spec)) if total else 1
+        height, width = target_size(height, width, spec, 1 if visual.kind == "image" else count)
     except (av.error.FFmpegError, IndexError, ValueError, VideoError, OSError):
         return None
     if visual.kind == "image":
         return 1, height, width
-    return (len(frame_indices(total, fps, spec)), height, width) if total >= spec.min_frames and height and width else None
+    return (count, height, width) if total >= spec.min_frames and height and width else None
 
 
-def _header(path: str) -> tuple[int, float, int, int]:
-    """(frames, frames a second, height, width) of a video file."""
+def _header(path: str, spec: FrameSpec) -> tuple[int, float, int, int]:
+    """(frames, frames a second, height, width as shown) of a video file."""
     with av.open(path) as container:
         stream = container.streams.video[0]
         fps = float(stream.average_rate or stream.guessed_rate or 25)
         seconds = float((container.duration or 0) / av.time_base)
-        return stream.frames or round(seconds * fps), fps, stream.height, stream.width
+        size = display.shown_size((stream.height, stream.width), display.pixel_aspect(stream, spec))
+        return stream.frames or round(seconds * fps), fps, *size
 
 
 def _stills(visual: Visual, path: str) -> tuple[int, float, int, int]:
@@ -180,4 +184,4 @@ def measure_tokens(processor: Any, height: int, width: int, num_frames: int) -> 
 
 def _frame_tokens(processor: Any) -> int:
     """Tokens of the chat template around a prompt; its one video placeholder becomes the video and does not count."""
-    return _num_tokens(processor, [rendering.prompt_text(processor, "")])[0] - 1
+    return num_tokens(processor, [rendering.prompt_text(processor, "")])[0] - 1

@@ -36,9 +36,11 @@ def test_summary_says_what_the_run_folder_holds(finished_run):
     expected = scipy.stats.spearmanr([r.reward for r in responses], [r.trust for r in responses]).statistic
     assert summary["reward_trust_correlation"] == pytest.approx(expected)
     for model_id in ("base", "aligned", "blind"):
-        answers = files.read_table(finished_run / f"rounds/0/eval/{model_id}.parquet", EvalAnswer)
+        answers = files.read_table(finished_run / f"rounds/0/scores/{model_id}.parquet", EvalAnswer)
         assert len(answers) == summary["accuracy"]["num_examples"] == 24
-        assert summary["accuracy"][model_id] == pytest.approx(sum(a.correct for a in answers) / 24)
+        scored = [answer.correct for answer in answers if answer.correct is not None]
+        assert summary["accuracy"]["scored"][model_id] == len(scored) > 12
+        assert summary["accuracy"][model_id] == pytest.approx(sum(scored) / len(scored))
         version = summary["policy"]["aligned" if model_id == "aligned" else "base"]
         assert {answer.policy_version for answer in answers} == {version}
     assert summary["policy"]["base"] != summary["policy"]["aligned"]
@@ -131,3 +133,40 @@ def test_training_that_was_killed_continues_as_if_it_never_stopped(finished_run,
     weights, expected = (load_file(r / "rounds/0/model/model.safetensors") for r in (run, finished_run))
     for name, value in expected.items():
         np.testing.assert_allclose(weights[name], value, rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_a_suite_is_asked_of_base_and_aligned(finished_run, shapes, tmp_path):
+    """TVBench's form over the held-out videos: their own question about motion, with the right option among four."""
+    rows = [json.loads(line) for line in (shapes / "heldout.jsonl").read_text().splitlines()]
+    ways = {way: f"It moves {way}." for way in ("left", "right", "up", "down")}
+    moved = [row for row in rows if row["category"] == "motion" and any(f" {way}" in row["answer"] for way in ways)][:6]
+    published = [
+        {
+            "video": pathlib.Path(row["video"]).name,
+            "question": row["question"],
+            "candidates": list(ways.values()),
+            "answer": next(text for way, text in ways.items() if f" {way}" in row["answer"]),
+        }
+        for row in moved
+    ]
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json" / "moving_direction.json").write_text(json.dumps([*published, {**published[0], "video": "gone.mp4"}]))
+    (tmp_path / "video").mkdir()
+    (tmp_path / "video" / "moving_direction").symlink_to(shapes / "videos")
+    command = ["evaluate", str(finished_run), "--suite", "tvbench", "--data", str(tmp_path)]
+    done = vidalign(*command)
+    assert done.returncode == 0, done.stderr[-4000:]
+    folder = finished_run / "rounds/0/suites/tvbench"
+    scores = files.read_json(folder / "scores.json")
+    assert {name: model["num_answers"] for name, model in scores["models"].items()} == {
+        "base": len(moved),
+        "aligned": len(moved),
+    }
+    assert [pathlib.Path(video).name for video in scores["missing_videos"]] == ["gone.mp4"]
+    assert scores["difference"]["scores"][0]["n"] == len(moved)
+    assert "| overall |" in (folder / "table.md").read_text()
+    replies = [mark["reply"] for mark in files.read_jsonl(folder / "aligned-marks.jsonl")]
+    assert all(replies)
+    again = vidalign(*command)  # nothing is served for it
+    assert again.stdout == done.stdout
+    assert "start endpoint" not in again.stderr

@@ -104,6 +104,7 @@ def test_files_go_there_and_back(tmp_path, name):
         {**PAIR, "id": "b", "video": "f", "fps": 2},
         {**PAIR, "id": "c", "clip": {"start": 1}},
         {**PAIR, "id": "d", "video": "/abs/v.mp4", "note": 1},
+        {**PAIR, "id": "e", "video": "v.mp4", "videos": ["v.mp4", "w.mp4"]},
     )
     out = tmp_path / "sub" / "theirs.json"
     done = export_file(source, exporter(name), out=out)
@@ -120,6 +121,8 @@ def test_files_go_there_and_back(tmp_path, name):
         {**PAIR, "video": str(tmp_path / "v.mp4"), "turns": TURNS, "system": "Be brief."},
         {**PAIR, "id": "b", "video": frames, "fps": 2},
         {**PAIR, "id": "d", "video": "/abs/v.mp4"},
+        {name: value for name, value in PAIR.items() if name != "video"}
+        | {"id": "e", "videos": [str(tmp_path / "v.mp4"), str(tmp_path / "w.mp4")]},
     ]
 
 
@@ -147,6 +150,13 @@ def test_pairs_and_examples_do_not_mix(tmp_path, capsys):
     source = write(tmp_path / "e.jsonl", ROW)
     assert main(["data", "export", "--to", "trl", str(source), "--out", out, "--only", "pairs"]) == 2
     assert "nothing was written; no row is of the kind that --only asks for" in capsys.readouterr().err
+
+
+def test_options_that_other_projects_would_not_show_are_counted(tmp_path):
+    options = {"answer": "left", "chosen": "left", "rejected": "right", "options": ["left", "right"]}
+    listed = {**PAIR, **options, "id": "b", "question": "Which way? A. left B. right"}
+    done = export_file(write(tmp_path / "d.jsonl", {**PAIR, **options}, listed), exporter("trl"), out=tmp_path / "o")
+    assert done.notes == {"options that the question does not list, kept in a column that other projects do not read": 1}
 
 
 def test_rrpo_refuses_what_its_rows_cannot_hold():

@@ -11,7 +11,7 @@ from cluster.engines import (
 )
 from cluster.resources import ServePlan
 from serving.video_loader import NAME, media_io_kwargs
-from vidalign.config.recipes import JudgeConfig
+from vidalign.config.judging import JudgeConfig
 from vidalign.config.run import ModelConfig, ServeConfig
 from vidalign.types import DEFAULT_BACKEND, FrameSpec
 

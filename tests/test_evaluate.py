@@ -22,7 +22,8 @@ from serving.refusals import unusable_message
 from vidalign import files
 from vidalign.config.run import EvaluateConfig
 from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
-from vidalign.types import EvalAnswer, Example, FrameSpec, Turn
+from vidalign.records import Turn
+from vidalign.types import EvalAnswer, Example, FrameSpec
 from vidalign.video import decoding
 
 CONFIG = EvaluateConfig(concurrency=3, max_new_tokens=8, request_timeout_s=10)
@@ -261,6 +262,5 @@ def test_video_urls(tmp_path):
     assert video_url(str(clip), None) == "data:video/mp4;base64,YWJj"
     assert video_url(str(clip), str(tmp_path / "elsewhere")) == "data:video/mp4;base64,YWJj"
     assert video_url(clip.as_uri(), None) == "data:video/mp4;base64,YWJj"
-    assert video_url("https://example.org/a.mp4", str(tmp_path)) == "https://example.org/a.mp4"
     with pytest.raises(VideoError, match="no file at"):
         video_url(str(tmp_path / "none.mp4"), None)

@@ -7,13 +7,15 @@ import pytest
 from test_pairing import data_row
 
 from vidalign import recipes
+from vidalign.config.judging import JudgeConfig
 from vidalign.config.loading import dump_config, load_config, parse_config
-from vidalign.config.recipes import GivenRecipe, HoundRecipe, JudgeConfig, LeanpoRecipe, RrpoRecipe
+from vidalign.config.recipes import GivenRecipe, HoundRecipe, LeanpoRecipe, RrpoRecipe
 from vidalign.errors import ConfigError, DataError
 from vidalign.recipes.engine import Completion
 from vidalign.recipes.kinds import KINDS, kind_of, kinds_on
 from vidalign.recipes.sampling import request_seed
-from vidalign.types import Context, Example, Turn
+from vidalign.records import Context, Turn
+from vidalign.types import Example
 from vidalign.video.clip import Clip
 from vidalign.video.scene import Scene
 
@@ -179,7 +181,7 @@ def test_rrpo_has_a_judge_score_and_rewrite_where_it_is_told_to():
     assert by_trust.rewrite(EXAMPLES, made, []) is None
     by_judge = recipes.build(RrpoRecipe(wrong_by="judge", judge=JUDGE))
     assert [json.loads(row)["response"] for row in by_judge.judge_rows(EXAMPLES, made).rows] == ["wrong", "wrong"]
-    rewriter = recipes.build(RrpoRecipe(rewrite="judge", judge=JUDGE))
+    rewriter = recipes.build(RrpoRecipe(rewrite="judge", judge=JUDGE, trust="exact"))
     task = rewriter.rewrite(EXAMPLES, made, [])
     assert [json.loads(row)["wrong"] for row in task.rows] == [[{"candidate": 0, "text": "wrong"}]] * 2
     assert set(task.asked_with) == {"differences_prompt", "rewrite_prompt"}

@@ -18,7 +18,8 @@ from vidalign.model.policy import ResponseScorer, add_adapter, load_policy, set_
 from vidalign.model.rendering import cached_processor
 from vidalign.model.tensor_cache import TensorCache, missing, read_tensors
 from vidalign.recipes.phrases import differing_marks
-from vidalign.types import FrameSpec, PreferencePair, Turn
+from vidalign.records import Turn
+from vidalign.types import FrameSpec, PreferencePair
 from vidalign.video.frame_cache import FrameCache
 
 TOLERANCE = 1e-5

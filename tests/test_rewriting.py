@@ -5,7 +5,8 @@ from test_judge import config
 from test_pairing import TRUTH, pair, response
 
 from vidalign import recipes
-from vidalign.config.recipes import JudgeConfig, RrpoRecipe
+from vidalign.config.judging import JudgeConfig
+from vidalign.config.recipes import RrpoRecipe
 from vidalign.recipes.rewriting import rewrite_rows
 from vidalign.types import Judgement
 
@@ -76,8 +77,9 @@ def test_a_judge_decides_what_is_wrong_and_an_unjudged_reply_is_not_known_to_be(
         text: Judgement(example_id="e", response=text, score=score, explanation="", judge="j")
         for text, score in (("fine words", 5.0), ("false words", 1.0))
     }
-    assert [r.text for r in recipes.build(recipe).wrong_ones(replies, verdicts)] == ["false words"]
-    assert recipes.build(recipe).wrong_ones(replies) == []
+    asked = recipes.build(recipe)
+    assert [r.text for r in asked.wrong_ones(TRUTH, replies, verdicts)] == ["false words"]
+    assert asked.wrong_ones(TRUTH, replies) == []
     assert pair(recipe, TRUTH, replies, verdicts).rejected == "false words"
     assert pair(recipe, TRUTH, replies[2:], verdicts) == "no_wrong_reply"
 

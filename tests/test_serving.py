@@ -22,6 +22,9 @@ from conftest import add_bos, write_video
 from cluster.resources import ServePlan
 from pipelines.asking import evaluate
 from pipelines.serve import describe, find_target
+from pipelines.suites import models
+from pipelines.suites.run import evaluate_suite
+from pipelines.suites.task import read_task
 from serving.app import Endpoint, bounded, check_can_start, endpoint
 from serving.frames import FrameSpecLoader
 from serving.proxy import proxy_environment
@@ -30,6 +33,7 @@ from serving.refusals import unusable_message, unusable_video
 from serving.spec import EndpointSpec
 from serving.video_loader import media_io_kwargs
 from vidalign.config.run import ClusterConfig, EvaluateConfig, ModelConfig, ServeConfig
+from vidalign.data.suites.base import Request
 from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
 from vidalign.model.checkpoint import CARD, policy_version
 from vidalign.types import Example, FrameSpec, PolicyVersion
@@ -613,3 +617,43 @@ def test_evaluation_through_the_endpoint(running, client, media, tmp_path):
     blind = evaluate(examples, running, model_id="base", blind=True, **options)
     assert len(blind.answers) == 4  # noise stands in for the broken video too
     assert {answer.model_id for answer in blind.answers} == {"blind"}
+
+
+@pytest.mark.heavy
+def test_two_suites_are_asked_of_a_running_endpoint(running, client, media, tmp_path):
+    right = _ask(client, "base", (media / "two.mp4").as_uri()).choices[0].message.content
+    row = {"question": QUESTION, "candidates": [right, "Nowhere at all."], "answer": right}
+    _publish(tmp_path / "TVBench", "json/moving_direction.json", [{**row, "video": "two.mp4"}, {**row, "video": "cut.mp4"}])
+    _publish(tmp_path / "TVBench", "json/action_sequence.json", [{**row, "video": "two.mp4", "start": 1.0, "end": 2.5}])
+    pair = {side: {"video": "two.mp4", "question": QUESTION, "answer": "yes"} for side in ("basic", "hallucination")}
+    _publish(tmp_path / "VideoHallucer", "temporal/temporal.json", [pair])
+    for link in ("TVBench/video/moving_direction", "TVBench/video/action_sequence", "VideoHallucer/temporal/videos"):
+        (tmp_path / link).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / link).symlink_to(media)
+    asked = models.of_endpoint(
+        running.base_url, overrides=["evaluate.max_new_tokens=12"], media_root=str(media), out=str(tmp_path / "out")
+    )
+    assert (asked.versions, asked.frame_spec) == (running.versions, SPEC)
+    tables = {}
+    for name, folder in (("tvbench", "TVBench"), ("videohallucer", "VideoHallucer")):
+        task = read_task(name, Request(folder=tmp_path / folder, frame_spec=asked.frame_spec), asked)
+        tables[name] = evaluate_suite(task, asked)
+        logs = {
+            path: path.stat().st_mtime_ns for path in (tmp_path / "out" / name).glob("*.jsonl") if "marks" not in path.name
+        }
+        assert evaluate_suite(task, asked) == tables[name]
+        assert {path: path.stat().st_mtime_ns for path in logs} == logs
+    base = tables["tvbench"]["models"]["base"]
+    assert (base["num_answers"], [row["reason"] for row in base["unusable_videos"]]) == (2, ["truncated"])
+    assert {score["measure"]: score["n"] for score in base["scores"]} == {
+        "overall": 2,
+        "task: action_sequence": 1,
+        "task: moving_direction": 1,
+    }
+    assert tables["videohallucer"]["models"]["base"]["scores"][0]["n"] == 1
+    assert (tables["tvbench"]["difference"] is None) == (len(running.versions) == 1)
+
+
+def _publish(folder: pathlib.Path, name: str, rows: list) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(rows))

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, TypeVar
 
 from vidalign.errors import ConfigError, DataError
-from vidalign.types import Record
+from vidalign.records import Record
 
 RecordT = TypeVar("RecordT", bound=Record)
 

@@ -23,7 +23,7 @@ from examples.shapes import make_videos, rule_judge
 from pipelines.stages.judge import judgements_of
 from pipelines.stages.pairs import reward_trust_correlation
 from vidalign import files, recipes
-from vidalign.config.recipes import JudgeConfig
+from vidalign.config.judging import JudgeConfig
 from vidalign.data.reading import DataRow, read_rows
 from vidalign.model.checkpoint import policy_version
 from vidalign.recipes.engine import Engine
@@ -103,7 +103,7 @@ def make_pairs_of(
     if (task := recipe.judge_rows(examples, responses)) is not None:
         assert recipe.judge is not None
         judged = ask_rules(recipe.judge, task, folder / "judgements")
-        judgements, facts["judge"] = judgements_of(judged, task, recipe, responses)
+        judgements, facts["judge"] = judgements_of(judged, task, recipe, examples)
     pairs, dropped = make_pairs(rows, responses, recipe, judgements, decoded=data.frames, seed=seed)
     facts |= {
         "kept": len(pairs),

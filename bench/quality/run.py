@@ -33,7 +33,7 @@ from bench.quality.arms import ARMS, edit_pairs
 from bench.quality.data import Data, prepare
 from examples.shapes.evaluate_base import reply
 from vidalign import files, prompts
-from vidalign.config.recipes import PerturbConfig
+from vidalign.config.degrading import PerturbConfig
 from vidalign.config.run import ObjectiveConfig, TrainConfig
 from vidalign.data.answers import is_correct
 from vidalign.learning import objectives

@@ -29,7 +29,7 @@ from vidalign.errors import DataError
 from vidalign.recipes.base import Recipe
 from vidalign.types import Example, PolicyVersion, QuarantineRow, Response, stable_hash
 
-Decoded = Mapping[str, Mapping[str, str]]  # video uri ─► {video, frames_path, reason, message}
+Decoded = Mapping[str, Mapping[str, str]]  # video uri ─► {video, frames_path, reason, message, backend}
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -81,9 +81,9 @@ class Rollout(Stage):
         return {
             "policy": self.policy.version,
             "seed": self.engine_seed,
-            "model": self.model.model_dump(mode="json", exclude={"path"}),
+            "model": self.model.recorded(exclude={"path"}),
             "video": self.video.frame_spec().to_row(),
-            "recipe": recipe.model_dump(mode="json", exclude=set(recipe.PAIRING | recipe.NEUTRAL)),
+            "recipe": recipe.recorded(exclude=set(recipe.PAIRING | recipe.NEUTRAL)),
             "examples": [example.to_row() for example in [*self.train, *self.probe]],
             "chunk": self.rollout.batch_size,
         }
@@ -194,7 +194,7 @@ class Rollout(Stage):
         decoded: dict[str, Mapping[str, str]] = {}
         with progress.bar(label, len(videos), "video") if label else contextlib.nullcontext() as shown:
             for row in rows:
-                decoded[row["video"]] = {name: str(row[name]) for name in ("video", "frames_path", "reason", "message")}
+                decoded[row["video"]] = {name: str(value) for name, value in row.items()}
                 if shown is not None:
                     shown.update(1)
         return decoded
@@ -236,9 +236,15 @@ def media_limits(examples: Sequence[Example]) -> dict[str, int]:
 
 
 def count_videos(decoded: Decoded) -> dict[str, Any]:
-    """{total, decoded, quarantined {reason: n}} of distinct videos and images."""
+    """{total, decoded, quarantined {reason: n}, backends {what decoded them: n}} of distinct videos and images."""
     reasons = collections.Counter(row["reason"] for row in decoded.values() if not row["frames_path"])
-    return {"total": len(decoded), "decoded": len(decoded) - sum(reasons.values()), "quarantined": dict(reasons)}
+    backends = collections.Counter(row.get("backend") or "not noted" for row in decoded.values() if row["frames_path"])
+    return {
+        "total": len(decoded),
+        "decoded": len(decoded) - sum(reasons.values()),
+        "quarantined": dict(reasons),
+        "backends": dict(backends),
+    }
 
 
 def read_frames(folder: pathlib.Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import pydantic
 
+from vidalign.config.judging import ScoringSection
 from vidalign.config.recipes import LeanpoRecipe, RecipeConfig
 from vidalign.config.section import Section
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
@@ -25,9 +26,9 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """JSONL files of rows {"id", "video", "question", "answer", ["options", "category", "caption"]}.
+    """Files of rows {"id", "video", "question", "answer", ["options", "category", "caption", …]}; `vidalign.data.source` reads them.
 
-    `video` is relative to `video_root`, which defaults to the folder of the JSONL file. `probe` rows are never trained on; the
+    `video` is relative to `video_root`, which defaults to the folder of the file. `probe` rows are never trained on; the
     likelihood of their ground truth is logged. Without `eval`, no evaluation is run.
     """
 
@@ -49,7 +50,10 @@ class VideoConfig(Section):
     height: int | None = pydantic.Field(None, ge=1)
     width: int | None = pydantic.Field(None, ge=1)
     max_pixels: int | None = pydantic.Field(None, ge=1)
+    total_pixels: int | None = pydantic.Field(None, ge=1)
     snap_to_keyframes: bool = False
+    square_pixels: bool = True
+    hdr_to_sdr: bool = True
     max_duration_s: float = pydantic.Field(FrameSpec.max_duration_s, gt=0)
     max_pixels_decoded: int = pydantic.Field(FrameSpec.max_pixels_decoded, ge=1)
     backend: Backend = DEFAULT_BACKEND
@@ -68,10 +72,9 @@ class VideoConfig(Section):
             raise ValueError(
                 f"height and width go together, got height={self.height} and width={self.width}; set both, or set both to null"
             )
-        if self.height is not None and self.max_pixels is not None:
-            raise ValueError(
-                "height and width fix the size, so max_pixels must be null; set height and width, or max_pixels"
-            )
+        for name in ("max_pixels", "total_pixels"):
+            if self.height is not None and getattr(self, name) is not None:
+                raise ValueError(f"height and width fix the size, so {name} must be null; set height and width, or {name}")
         return self
 
     def frame_spec(self) -> FrameSpec:
@@ -207,10 +210,14 @@ class ServeConfig(Section):
     start_timeout_s: float = pydantic.Field(900.0, gt=0)
 
 
-class EvaluateConfig(Section):
-    """Evaluation through the HTTP endpoint. `blind` asks the base model the same questions about videos of noise."""
+class EvaluateConfig(ScoringSection):
+    """Evaluation through the HTTP endpoint, and who says which answers are right (`ScoringSection`).
 
-    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"concurrency", "request_timeout_s"})
+    `blind` asks the base model the same questions about videos of noise.
+    """
+
+    # How answers are scored does not change them; the stage that scores records it.
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"concurrency", "request_timeout_s", *ScoringSection.model_fields})
 
     concurrency: int = pydantic.Field(16, ge=1)
     max_new_tokens: int = pydantic.Field(256, ge=1)

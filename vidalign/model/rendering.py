@@ -20,8 +20,8 @@ from vidalign import prompts
 from vidalign.errors import ModelError
 from vidalign.model.batch import Prompt
 from vidalign.model.turns import turns_of
+from vidalign.records import Context
 from vidalign.special_tokens import FIX, why
-from vidalign.types import Context
 from vidalign.video.clip import Clip
 from vidalign.video.scene import Shown, scene_of
 

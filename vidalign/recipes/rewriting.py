@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vidalign import prompts
-from vidalign.config.recipes import JudgeConfig
+from vidalign.config.judging import JudgeConfig
 from vidalign.recipes.judging import Chat, Messages
 from vidalign.recipes.phrases import differs_only_in, parse_differences
 

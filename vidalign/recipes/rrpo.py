@@ -30,7 +30,7 @@ from vidalign.recipes.base import Asked, Evidence, Recipe, responses_by_example,
 from vidalign.recipes.engine import Engine, Request
 from vidalign.recipes.judging import JudgeTask, scoring_task
 from vidalign.recipes.kinds import is_cut, spells_special_token
-from vidalign.recipes.pairing import Side, build_pair, side
+from vidalign.recipes.pairing import Side, build_pair, is_known_wrong, side
 from vidalign.recipes.phrases import differing_marks, parse_differences
 from vidalign.recipes.rewriting import is_usable, rewrite_rows
 from vidalign.recipes.sampling import Chunk, unsampled
@@ -48,7 +48,7 @@ class Rrpo(Recipe[RrpoRecipe]):
         self, engine: Engine, examples: Sequence[Example], clips: Sequence[Shown], *, policy_version: str, seed: int
     ) -> list[Response]:
         """Sample and score the responses to these examples, with the ground truths and the policy's rewrites."""
-        chunk = Chunk(engine, examples, clips, policy_version, seed)
+        chunk = Chunk(engine, examples, clips, policy_version, seed, self.config.trust)
 
         def on_perturbed(row: int, candidate: int) -> Request:
             draw = chunk.request_seed(row, "perturbed", candidate)
@@ -73,7 +73,7 @@ class Rrpo(Recipe[RrpoRecipe]):
     def _rewrites(self, chunk: Chunk, replies: Sequence[Response]) -> list[Response]:
         """For each example, lists of differences and rewrites for its wrong responses, until one rewrite is usable."""
         by_example = responses_by_example(replies)
-        left = [(row, self.wrong_ones(by_example.get(e.id, []))) for row, e in enumerate(chunk.examples)]
+        left = [(row, self.wrong_ones(e, by_example.get(e.id, []))) for row, e in enumerate(chunk.examples)]
         made: list[Response] = []
         for number in range(self.config.rewrite_tries):
             left = [(row, wrong) for row, wrong in left if number < len(wrong)]
@@ -108,7 +108,9 @@ class Rrpo(Recipe[RrpoRecipe]):
         return chunk.ask(kind, asked)
 
     def judge_rows(self, examples: Sequence[Example], responses: Sequence[Response]) -> JudgeTask | None:
-        return scoring_task(examples, responses, "perturbed") if self.config.wrong_by == "judge" else None
+        if self.config.wrong_by == "judge" and self.judge is not None:
+            return scoring_task(examples, responses, {"perturbed"}, self.judge)
+        return super().judge_rows(examples, responses)
 
     def rewrite(
         self, examples: Sequence[Example], responses: Sequence[Response], judgements: Sequence[Judgement]
@@ -119,7 +121,8 @@ class Rrpo(Recipe[RrpoRecipe]):
         scores, by_example = scores_by_example(judgements), responses_by_example(responses)
         rows = []
         for example in examples:
-            wrong = self.wrong_ones(by_example.get(example.id, []), scores.get(example.id, {}))
+            judged = scores.get(example.id, {})
+            wrong = self.wrong_ones(example, self.trusted(by_example.get(example.id, []), judged), judged)
             if wrong:
                 row = {
                     "example_id": example.id,
@@ -153,14 +156,17 @@ class Rrpo(Recipe[RrpoRecipe]):
     def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
         """One pair with the likeliest wrong response that can be used, or why there is none.
 
-        no_wrong_reply, cut_by_length, no_rewrite, rewrite_differs_elsewhere, no_key_phrase: where several were tried, what was wrong
-        with the first.
+        no_wrong_reply, trust_unclear (some replies may be right or wrong), cut_by_length, no_rewrite, rewrite_differs_elsewhere,
+        no_key_phrase: where several were tried, what was wrong with the first.
         """
         example, config = row.example, self.config
-        wrong = self.wrong_ones(responses, evidence.judgements)
+        wrong = self.wrong_ones(example, responses, evidence.judgements)
         if not wrong:
             perturbed = [r for r in responses if r.kind == "perturbed"]
-            return "cut_by_length" if any(map(is_cut, perturbed)) else "no_wrong_reply"
+            if any(map(is_cut, perturbed)):
+                return "cut_by_length"
+            unclear = config.wrong_by == "trust" and any(self._is_unclear(r, example) for r in perturbed if r.text.strip())
+            return "trust_unclear" if unclear else "no_wrong_reply"
         tries = wrong[: 1 if config.rewrite == "none" else config.rewrite_tries]
         found = [self._rejected(example, each, responses) for each in tries]
         used = next((at for at, rejected in enumerate(found) if not isinstance(rejected, str)), None)
@@ -197,16 +203,18 @@ class Rrpo(Recipe[RrpoRecipe]):
             return side(rewritten, wrong_reply=wrong.text.strip())
         return side(wrong) if is_usable(example.answer, wrong.text, listed) else None
 
-    def wrong_ones(self, responses: Sequence[Response], judgements: Mapping[str, Judgement] | None = None) -> list[Response]:
+    def wrong_ones(
+        self, example: Example, responses: Sequence[Response], judgements: Mapping[str, Judgement] | None = None
+    ) -> list[Response]:
         """The wrong responses to the perturbed video, likeliest first as the policy finds them given the clean one; each text once.
 
-        A reply that only says less than the ground truth is not wrong with `wrong_by: trust`, and one without a judgement is not with
-        `wrong_by: judge`: nothing is known of them. A reply that was cut off is not taken.
+        A reply of which nothing is known is not wrong: one that no rule can judge (`trust` null), that only says less than the ground
+        truth, or, with `wrong_by: judge`, that has no judgement. A reply that was cut off is not taken.
         """
 
         def is_wrong(response: Response) -> bool:
             if self.config.wrong_by == "trust":
-                return response.trust <= self.config.max_trust and not AGREES <= response.trust < 1
+                return response.trust <= self.config.max_trust and not self._is_unclear(response, example)
             judgement = (judgements or {}).get(response.text.strip())
             return judgement is not None and judgement.score < self.config.threshold
 
@@ -214,6 +222,13 @@ class Rrpo(Recipe[RrpoRecipe]):
         wrong = [r for r in whole if r.kind == "perturbed" and r.text.strip() and is_wrong(r)]
         ordered = sorted(wrong, key=lambda r: (-r.reward, r.candidate))
         return list({r.text.strip(): r for r in reversed(ordered)}.values())[::-1]
+
+    def _is_unclear(self, response: Response, example: Example) -> bool:
+        """Whether trust cannot tell if a response is wrong."""
+        scorer, trust = self.config.trust, response.trust
+        if scorer is None and trust < 1:
+            return not is_known_wrong(response, example)
+        return math.isnan(trust) or (scorer == "f1" and AGREES <= trust < 1)
 
     def asked(self, rows: Sequence[DataRow]) -> list[Asked]:
         plain, config, length = super().asked(rows), self.config, self.config.max_new_tokens

@@ -4,11 +4,10 @@
 
 The probe finds what is wrong with a file before a decoder can hide it: decoders conceal missing frames, hand out garbage
 after a cut, and trust an index that promises more than the bytes hold. Frames do not depend on the backend: indices come from the
-probe, both backends give the same RGB pixels (to the bit for H.264 and VP9; MPEG-4 part 2 leaves the last bit of a pixel to
-the decoder), and resizing is always Pillow's antialiased bicubic. decord's bundled FFmpeg is old, so where it cannot open a
-video, fails on it, counts other frames than the probe, or is known to be wrong, PyAV decodes that video, and what PyAV says is
-final; `Clip.backend` says which of the two it was. One gap is left: a frame damaged inside an otherwise whole file and concealed
-by the decoder is noticed only by PyAV, because decord does not report concealment.
+probe, both backends give the same RGB pixels, and resizing is always Pillow's antialiased bicubic. decord's bundled FFmpeg is old:
+what it does not decode exactly (`vidalign.video.exact`), cannot open, fails on, or counts other frames of than the probe is decoded
+by PyAV, and what PyAV says is final; `Clip.backend` says which of the two it was. One gap is left: a frame damaged inside an
+otherwise whole file and concealed by the decoder is noticed only by PyAV, because decord does not report concealment.
 
 Decoding can hang on hostile files: run `decode` where it can be killed (`vidalign.video.decode_child`).
 """
@@ -26,7 +25,7 @@ import numpy as np
 
 from vidalign.errors import VideoError
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
-from vidalign.video import bounds, probing, readers
+from vidalign.video import bounds, display, exact, probing, readers
 from vidalign.video.clip import Clip
 from vidalign.video.hash_index import HashIndex
 from vidalign.video.timing import Part, Timing, part_of, sampled
@@ -99,6 +98,22 @@ def decode_bytes(
     return _decode(name, data[:16], lambda: io.BytesIO(data), spec, backend, (start_s, end_s))
 
 
+def frame_times_s(path: str | os.PathLike[str], spec: FrameSpec) -> tuple[float, ...]:
+    """When the frames that `spec` takes of a local video file are shown, in seconds; nothing is decoded. Raises as `decode` does."""
+    _check_file(path)
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise _cannot_read(name, error) from error
+    with probing.open_whole(name, head, lambda: name) as container:
+        probe = probing.probe(name, head, lambda: name, container)
+    whole = Part(first=0, count=probe.num_frames, timing=probe.timing)
+    indices = _sampled(name, probe, whole, spec)
+    return probe.timing.times_s(indices) or tuple(index / probe.timing.fps for index in indices)
+
+
 def _decode(
     name: str,
     head: bytes,
@@ -114,11 +129,12 @@ def _decode(
             part = part_of(name, probe.num_frames, probe.timing, *bounds_s)
         indices = [part.first + index for index in _sampled(name, probe, part, spec)]
         stream = probing.video_stream(name, container)
-        size = stream.height, stream.width
-        bounds.check_size(name, size, readers.target_size(*size, spec), len(indices), spec)
+        size, aspect = (stream.height, stream.width), display.pixel_aspect(stream, spec)
+        kept = readers.target_size(*display.shown_size(size, aspect), spec, len(indices))
+        bounds.check_size(name, size, kept, len(indices), spec)
         frames = None
-        if backend == "decord" and readers.is_exact_in_decord(name, source, probe):
-            frames = readers.read_decord(source, indices, probe.num_frames, spec)
+        if backend == "decord" and (turn := exact.in_decord(name, source, probe)) is not None:
+            frames = readers.read_decord(source, indices, probe.num_frames, spec, turn=turn, aspect=aspect)
         used = "pyav" if frames is None else "decord"
         if frames is None:
             frames = readers.read_pyav(name, source, container, indices, probe.times, spec)

@@ -19,11 +19,11 @@ import numpy as np
 NUM_FRAMES, SIDE = 8, 8
 SHAPE = (NUM_FRAMES, SIDE, SIDE, 3)
 MIN_ALIKE = 0.95  # correlation of what stays, and of what moves
+MIN_STILLS_ALIKE = 0.99  # correlation of what stays where nothing moves
 STILL = 2.0  # standard deviation over time, in grey levels of 255, below which nothing moves but the noise of encoding
 FLAT = 2.0  # standard deviation over the picture below which there is nothing to compare
 # Luma, and the two colour differences at half weight: encoders halve their resolution, so copies differ most in them.
 COLOURS = np.array([[0.299, 0.587, 0.114], [0.3505, -0.2935, -0.057], [-0.1495, -0.2935, 0.443]], np.float32)
-BLOCK = 1024  # videos compared at a time
 
 
 def signature(frames: np.ndarray) -> np.ndarray:
@@ -79,14 +79,13 @@ class Signatures:
 
     def alike(self, other: Signatures) -> Iterator[tuple[int, int]]:
         """(index here, index there) of every two videos that look alike."""
-        for start in range(0, len(self.stays), BLOCK):
-            mine = slice(start, start + BLOCK)
-            same_scene = self.stays[mine] @ other.stays.T >= MIN_ALIKE
-            same_scene &= ~self.flat[mine, None] & ~other.flat[None]
-            both_still = np.outer(~self.moves[mine].any(axis=1), ~other.moves.any(axis=1))
-            same_motion = (self.moves[mine] @ other.moves.T >= MIN_ALIKE) | both_still
-            for row, column in np.argwhere(same_scene & same_motion):
-                yield start + int(row), int(column)
+        scene = self.stays @ other.stays.T
+        motion = self.moves @ other.moves.T
+        both_still = np.outer(~self.moves.any(axis=1), ~other.moves.any(axis=1))
+        same = ((scene >= MIN_ALIKE) & (motion >= MIN_ALIKE)) | (both_still & (scene >= MIN_STILLS_ALIKE))
+        same &= ~np.logical_or.outer(self.flat, other.flat)
+        for row, column in np.argwhere(same):
+            yield int(row), int(column)
 
 
 def _units(vectors: np.ndarray) -> np.ndarray:

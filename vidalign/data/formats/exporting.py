@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from vidalign.data.formats.chat import EXAMPLE_FIELDS, PAIR_FIELDS
 from vidalign.data.formats.fields import Fields, Notes, has_content
@@ -53,8 +52,8 @@ class Conversation:
 
 def conversation(row: Fields, notes: Notes) -> Conversation:
     """The prompt of a row. Raises `RowError` for a clip, which no other format holds."""
-    forms = [_form(item) for item in [*([row["video"]] if row.get("video") else []), *row.get("videos", ())]]
-    if row.get("video"):
+    forms = [video if isinstance(video, dict) else {"video": video} for video in row.get("videos", ())]
+    if has_content(row.get("video")):
         forms = [{name: row[name] for name in ("video", "fps", "clip") if has_content(row.get(name))}]
     if any(form.get("clip") for form in forms):
         fix = "cut the part into a file of its own (ffmpeg -ss -to), or leave the row out with --skip-errors"
@@ -69,10 +68,6 @@ def conversation(row: Fields, notes: Notes) -> Conversation:
         role, text = turns[0]
         turns[0] = role, PLACES["video"] * len(videos) + PLACES["image"] * len(images) + text
     return Conversation(row.get("system", ""), turns, videos, rates, images)
-
-
-def _form(video: Any) -> Fields:
-    return video if isinstance(video, dict) else {"video": video}
 
 
 def more_columns(row: Fields, notes: Notes) -> Fields:
