@@ -186,15 +186,16 @@ class Rrpo(Recipe[RrpoRecipe]):
     def _rejected(self, example: Example, wrong: Response, responses: Sequence[Response]) -> Side | str:
         """The rejected side that is made of a wrong response, or why none can be made."""
         if self.config.rewrite == "none":
-            rejected: Side | None = side(wrong)
+            rejected = side(wrong)
         else:
             rewritten = next((r for r in responses if r.kind == "rewritten" and r.candidate == wrong.candidate), None)
             listed = next((r for r in responses if r.kind == "differences" and r.candidate == wrong.candidate), None)
             if rewritten is None or listed is None or not rewritten.text.strip():
                 return "no_rewrite"
-            rejected = self._parallel(example, wrong, rewritten, listed.text)
-            if rejected is None:
+            parallel = self._parallel(example, wrong, rewritten, listed.text)
+            if parallel is None:
                 return "cut_by_length" if is_cut(rewritten) else "rewrite_differs_elsewhere"
+            rejected = parallel
         return rejected if any(differing_marks(example.answer.strip(), rejected.text)) else "no_key_phrase"
 
     def _parallel(self, example: Example, wrong: Response, rewritten: Response, listed: str) -> Side | None:
