@@ -167,7 +167,7 @@ def test_what_spelled_a_special_token_out_is_on_neither_side_whatever_the_recipe
     [pair], dropped = make([*spelled, response("hinted", "Right.", candidate=1, trust=1.0)], recipe)
     assert (pair.chosen, dropped) == ("Right.", {})
     rrpo = recipes.build(RrpoRecipe())
-    assert rrpo.wrong_ones([response("perturbed", "wrong", finish=SPECIAL_TOKEN)]) == []
+    assert rrpo.wrong_ones(EXAMPLE, [response("perturbed", "wrong", finish=SPECIAL_TOKEN)]) == []
 
 
 def test_a_text_that_a_judge_wrote_with_a_special_token_gives_no_pair():
