@@ -90,7 +90,7 @@ def make_pairs_of(
     data: Data, engine: Engine, name: str, seed: int, version: str
 ) -> tuple[list[PreferencePair], dict[str, Any]]:
     """Roll out one recipe of `RECIPES` with one seed; keep its pairs, and what is to be said of them."""
-    began, folder = time.monotonic(), data.root / "pairs" / name / str(seed)
+    began, folder = time.process_time(), data.root / "pairs" / name / str(seed)
     rows, recipe = data.rows["train"], recipes.build(RECIPES[name])
     examples = data.examples("train")
     responses: list[Response] = []
@@ -109,7 +109,7 @@ def make_pairs_of(
         "kept": len(pairs),
         "dropped": dropped,
         "reward_trust_correlation": reward_trust_correlation(responses, recipe),
-        "seconds": time.monotonic() - began,
+        "seconds": time.process_time() - began,
     }
     files.write_table(folder / "pairs.parquet", pairs)
     files.write_json(folder / "facts.json", facts)

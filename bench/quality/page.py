@@ -120,7 +120,7 @@ def _accuracy_table(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
         "Absent object claimed: share of questions on an object that is not in the video that are not answered with no. "
         "Perturbed video: a black square on the centre and frames shuffled locally, as in RRPO's rollout. KL to base: "
         "KL(base ‖ model) over the full vocabulary, summed over the tokens of the base's own answers; where the base "
-        "is wrong, a method that corrects it must move. Seconds: one thread, "
+        "is wrong, a method that corrects it must move. Seconds: of CPU time, one thread, "
         "training with its measurements.",
     ]
 
