@@ -64,6 +64,8 @@ def row_of(pair: PreferencePair, row_id: str) -> dict[str, Any]:
     for side in ("chosen", "rejected"):
         score = getattr(pair, f"{side}_reward")
         row[f"{side}_score"] = score if math.isfinite(score) else None
+        rate = getattr(pair, f"{side}_win_rate")
+        row[f"{side}_win_rate"] = rate if math.isfinite(rate) else None
         row[f"{side}_phrases"] = [list(span) for span in getattr(pair, f"{side}_marks")]
     if not pair.rejected:
         row = {name: value for name, value in row.items() if not name.startswith(("chosen", "rejected"))}
