@@ -16,7 +16,7 @@ from pipelines.suites import models, tables
 from pipelines.suites.run import evaluate_suite
 from pipelines.suites.task import describe, read_task
 from vidalign import files
-from vidalign.config.recipes import JudgeConfig
+from vidalign.config.judging import JudgeConfig
 from vidalign.data.suites import SUITES
 from vidalign.data.suites.base import Request
 from vidalign.data.suites.question import SuiteQuestion
@@ -186,6 +186,17 @@ def test_suites_that_cannot_be_asked(server, tvbench, tmp_path):
         ConfigError, match=r"MSVD-QA is scored by a judge, and evaluate\.judge is not set; set its kind and model$"
     ):
         run(tmp_path, asked, "msvd-qa")
+    sees = [
+        "evaluate.judge.kind=openai",
+        "evaluate.judge.model=m",
+        "evaluate.judge.base_url=http://x/v1",
+        "evaluate.judge.sees=video",
+    ]
+    seeing = models.of_endpoint(server.url, overrides=sees, out=str(tmp_path / "out"))
+    with pytest.raises(
+        ConfigError, match=r"MSVD-QA is scored by a judge of texts, and evaluate\.judge has kind=openai and sees=video"
+    ):
+        run(tmp_path, seeing, "msvd-qa")
     questions = tmp_path / "questions"
     questions.mkdir()
     choice = {"question": "What?\nA. x\nB. y", "answer": "A. x"}
