@@ -331,7 +331,7 @@ def test_broken_videos_are_left_to_the_decode_stage(make_config, tmp_path):
 
 
 def test_a_report_of_what_fits(make_config):
-    report = check(make_config(), machines=Machines(machines=TWO_CORES.resources, host_memory=2**40), ask_vllm=False)
+    report = check(make_config(), machines=Machines(resources=TWO_CORES.resources, host_memory=2**40), ask_vllm=False)
     assert report.warnings == ()
     text = render(report)
     for expected in (
@@ -364,7 +364,7 @@ def test_a_prompt_beyond_the_context(make_config, tmp_path):
 
 
 def test_training_that_exceeds_the_device(make_config):
-    machines = Machines(machines=TWO_CORES.resources, host_memory=2**20)
+    machines = Machines(resources=TWO_CORES.resources, host_memory=2**20)
     with pytest.raises(ClusterError, match=r"training holds .* but the machine has 1.0 MiB; .* or set train.lora"):
         check(make_config(recipe={"name": "given"}, objective={"name": "sft"}), machines=machines, ask_vllm=False)
     with pytest.raises(ClusterError, match=r"rollout holds 1.0 GiB .* but the machine has 1.0 MiB; use a smaller model"):
