@@ -1,6 +1,7 @@
 """The generator's part of a chunk: what the model does not take is quarantined, and the others are responded to."""
 
 import json
+import types
 
 import pytest
 
@@ -15,7 +16,8 @@ from vidalign.video.frame_cache import FrameCache
 def made(monkeypatch, model_path, tmp_path):
     """A generator without an engine, and the ids of the examples that it responds to."""
     asked = []
-    monkeypatch.setattr(generator, "VllmEngine", lambda *_, **__: None)
+    engine = types.SimpleNamespace(take_seconds=lambda: {"waiting": 0.0, "working": 0.0})
+    monkeypatch.setattr(generator, "VllmEngine", lambda *_, **__: engine)
 
     def respond(engine, examples, clips):
         asked.extend(example.id for example in examples)
@@ -23,7 +25,14 @@ def made(monkeypatch, model_path, tmp_path):
 
     def make(**options):
         config = ModelConfig(path=model_path, max_model_len=512).model_dump(mode="json")
-        own = {"num_gpus": 0, "seed": 0, "engine_args": {}, "limits": {"video": 1}, "parts": str(tmp_path / "parts")}
+        own = {
+            "num_gpus": 0,
+            "seed": 0,
+            "engine_args": {},
+            "limits": {"video": 1},
+            "parts": str(tmp_path / "parts"),
+            "num_examples": 1,
+        }
         return generator.Generator(config, model_path, respond=respond, **own, **options), asked
 
     return make
