@@ -162,11 +162,11 @@ def test_a_reply_that_spells_a_special_token_out_is_stored_without_it():
 def test_what_spelled_a_special_token_out_is_on_neither_side_whatever_the_recipe():
     spelled = [response("hinted", "right", trust=1.0, finish=SPECIAL_TOKEN), response("augmented", "wrong")]
     make = functools.partial(make_pairs, [data_row(EXAMPLE)], decoded={"v.mp4"})
-    recipe = recipes.build(LeanpoRecipe(trust="f1"))
+    recipe = recipes.build(LeanpoRecipe())
     assert make(spelled, recipe) == ([], {"special_token": 1})
-    [pair], dropped = make([*spelled, response("hinted", "right, too", candidate=1, trust=0.9)], recipe)
-    assert (pair.chosen, dropped) == ("right, too", {})
-    rrpo = recipes.build(RrpoRecipe(trust="exact"))
+    [pair], dropped = make([*spelled, response("hinted", "Right.", candidate=1, trust=1.0)], recipe)
+    assert (pair.chosen, dropped) == ("Right.", {})
+    rrpo = recipes.build(RrpoRecipe())
     assert rrpo.wrong_ones(EXAMPLE, [response("perturbed", "wrong", finish=SPECIAL_TOKEN)]) == []
 
 
