@@ -2,10 +2,14 @@
 
 import contextlib
 import json
+import pathlib
+import shutil
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from conftest import vidalign
 
 from pipelines import cli
 from pipelines.suites import models, tables
@@ -17,6 +21,7 @@ from vidalign.data.suites import SUITES
 from vidalign.data.suites.base import Request
 from vidalign.data.suites.question import SuiteQuestion
 from vidalign.errors import ClusterError, ConfigError, DataError
+from vidalign.model.checkpoint import CARD
 from vidalign.recipes.suite_judging import judge_suite_rows, suite_rows
 from vidalign.statistics import wilson_interval
 from vidalign.types import FrameSpec
@@ -335,3 +340,58 @@ def test_replies_are_judged_once_by_the_model_behind_an_endpoint(server, tmp_pat
     assert num_asked == 3 + 3 + 1  # three questions, three verdicts, and one verdict that was asked for again
     assert evaluate_suite(task, asked) == scores
     assert len(server.asked) == num_asked
+
+
+@pytest.mark.heavy
+def test_a_suite_is_asked_of_base_and_aligned_of_a_run(shapes, model_path, tmp_path):
+    """TVBench's form over the held-out videos, with a part of a video; the aligned policy is the base under another version."""
+    run_folder, data = tmp_path / "run", tmp_path / "data"
+    aligned = run_folder / "rounds" / "0" / "model"
+    shutil.copytree(model_path, aligned)
+    (aligned / CARD).write_text(json.dumps({"version": "aligned-version", "parent": ""}))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    raw = {
+        "run_dir": str(run_folder),
+        "model": {"path": model_path, "dtype": "float32", "max_model_len": 512},
+        "data": {"train": "none.jsonl"},
+        "video": {"num_frames": 8, "height": 56, "width": 56},
+        "evaluate": {"max_new_tokens": 16},
+        "serve": {"port": port},
+    }
+    (run_folder / "config.yaml").write_text(json.dumps(raw))
+    held_out = [json.loads(line) for line in (shapes / "heldout.jsonl").read_text().splitlines()]
+    ways = [f"It moves {way}." for way in ("left", "right", "up", "down")]
+    row = {"question": held_out[0]["question"], "candidates": ways, "answer": ways[0]}
+    names = list(dict.fromkeys(pathlib.Path(held["video"]).name for held in held_out))[:4]
+    published = {
+        "moving_direction": [{**row, "video": name} for name in [*names, "gone.mp4"]],
+        "action_sequence": [{**row, "video": names[0], "start": 0.5, "end": 1.5}],
+    }
+    for task, rows in published.items():
+        (data / "json").mkdir(parents=True, exist_ok=True)
+        (data / "json" / f"{task}.json").write_text(json.dumps(rows))
+        (data / "video").mkdir(exist_ok=True)
+        (data / "video" / task).symlink_to(shapes / "videos")
+    command = ["evaluate", str(run_folder), "--suite", "tvbench", "--data", str(data)]
+    done = vidalign(*command)
+    assert done.returncode == 0, done.stderr[-4000:]
+    folder = run_folder / "rounds" / "0" / "suites" / "tvbench"
+    scores = files.read_json(folder / "scores.json")
+    assert {name: (m["policy_version"], m["num_answers"]) for name, m in scores["models"].items() if name == "aligned"} == {
+        "aligned": ("aligned-version", 5)
+    }
+    assert scores["models"]["base"]["num_answers"] == 5
+    assert [pathlib.Path(video).name for video in scores["missing_videos"]] == ["gone.mp4"]
+    assert scores["difference"]["scores"][0]["value"] == 0.0
+    replies = {
+        name: {mark["video"]: mark["reply"] for mark in files.read_jsonl(folder / f"{name}-marks.jsonl")}
+        for name in ("base", "aligned")
+    }
+    assert replies["base"] == replies["aligned"]
+    assert all(replies["base"].values())
+    assert sum("#t=0.5,1.5" in video for video in replies["base"]) == 1
+    again = vidalign(*command)  # nothing is served for it
+    assert again.stdout == done.stdout
+    assert "start endpoint" not in again.stderr

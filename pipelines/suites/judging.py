@@ -13,7 +13,7 @@ from pipelines.stages.base import once
 from pipelines.stages.judge import Judging
 from pipelines.suites.models import AskedModels
 from vidalign import files
-from vidalign.config.recipes import JudgeConfig
+from vidalign.config.judging import JudgeConfig
 from vidalign.data.suites.base import Suite
 from vidalign.data.suites.question import SuiteQuestion
 from vidalign.recipes.judging import JudgeTask

@@ -71,6 +71,11 @@ def read_task(name: str, request: Request, asked: AskedModels) -> Task:
         way_out = f", or choose other tasks with {' '.join(f'--task {task}' for task in others)}" if others else ""
         which = f"tasks {', '.join(judged)} of {suite.title} are" if any(judged) else f"{suite.title} is"
         raise ConfigError(f"{which} scored by a judge, and evaluate.judge is not set; set its kind and model{way_out}")
+    if judged and asked.evaluate.judge is not None and asked.evaluate.judge.sees_video:
+        raise ConfigError(
+            f"{suite.title} has its judge read texts alone, and evaluate.judge.sees is {asked.evaluate.judge.sees}; set it to caption "
+            "(and kind to vllm or openai)"
+        )
     if asked.running is not None and asked.frame_spec is None:
         _refuse_parts(suite, questions)
     return Task(name=name, suite=suite, request=request, questions=questions, present=present)

@@ -185,9 +185,8 @@ class Rrpo(Recipe[RrpoRecipe]):
 
     def _rejected(self, example: Example, wrong: Response, responses: Sequence[Response]) -> Side | str:
         """The rejected side that is made of a wrong response, or why none can be made."""
-        if self.config.rewrite == "none":
-            rejected = side(wrong)
-        else:
+        rejected = side(wrong)
+        if self.config.rewrite != "none":
             rewritten = next((r for r in responses if r.kind == "rewritten" and r.candidate == wrong.candidate), None)
             listed = next((r for r in responses if r.kind == "differences" and r.candidate == wrong.candidate), None)
             if rewritten is None or listed is None or not rewritten.text.strip():
