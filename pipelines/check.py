@@ -25,7 +25,7 @@ from pipelines.rounds import resource_plan
 from vidalign import recipes
 from vidalign.config.loading import dump_config
 from vidalign.config.run import DataConfig, ModelConfig, ObjectiveConfig, RunConfig, TrainConfig
-from vidalign.errors import ClusterError, ConfigError, ModelError
+from vidalign.errors import ClusterError, ConfigError
 from vidalign.learning import objectives
 from vidalign.learning.views import view_of
 from vidalign.model import estimate, policy
@@ -134,11 +134,8 @@ def check_objective(config: ObjectiveConfig, train: TrainConfig) -> None:
 def check_judges(config: RunConfig) -> None:
     """Raises `ModelError` for a judge whose model folder is not there."""
     for key, judge in (("recipe.judge", recipes.build(config.recipe).judge), ("evaluate.judge", config.evaluate.judge)):
-        if judge is not None and judge.kind == "vllm" and not (pathlib.Path(judge.model) / "config.json").is_file():
-            raise ModelError(
-                f"{key}.model={judge.model!r} is no model folder (no config.json there); set it to a folder on this machine, or set "
-                f"{key}.kind to openai for a model at an endpoint"
-            )
+        if judge is not None:
+            check_model.check_judge(judge, key)
 
 
 def render(report: CheckReport) -> str:

@@ -9,6 +9,7 @@ import os
 import pathlib
 from typing import Any
 
+from vidalign.config.judging import JudgeConfig
 from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
 from vidalign.files import read_json
@@ -90,6 +91,15 @@ def find_folder(path: str) -> pathlib.Path | None:
         return pathlib.Path(huggingface_hub.snapshot_download(path, local_files_only=True))
     except (huggingface_hub.errors.LocalEntryNotFoundError, OSError, ValueError):
         return None
+
+
+def check_judge(judge: JudgeConfig, key: str) -> None:
+    """Raises `ModelError` for a judge in an engine whose model folder is not there; `key` is where the config has it."""
+    if judge.kind == "vllm" and not (pathlib.Path(judge.model) / "config.json").is_file():
+        raise ModelError(
+            f"{key}.model={judge.model!r} is no model folder (no config.json there); set it to a folder on this machine, or set "
+            f"{key}.kind to openai for a model at an endpoint"
+        )
 
 
 def check_weights(folder: pathlib.Path) -> None:
