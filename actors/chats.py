@@ -1,7 +1,7 @@
 """How a judge is talked to: an OpenAI-compatible endpoint, a text model in vLLM, or a video model in vLLM.
 
 Each function opens one and returns (a chat, the model's name). A chat takes conversations and gives the next reply to each, greedily.
-The first message of a conversation may name a video, by its uri; `frames` says where its decoded clip is.
+The first message of a conversation may name videos and images; `frames` says where the decoded clip of each is.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import io
 import mimetypes
 import os
 import pathlib
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,13 +20,17 @@ from cluster.engines import actor_environment, judge_options
 from vidalign.config.judging import JudgeConfig
 from vidalign.errors import ConfigError, DataError, ModelError
 from vidalign.recipes.judging import Chat, Messages
+from vidalign.video.naming import local_path, short, visual_of
 
 
-def open_chat(config: JudgeConfig, frames: Mapping[str, str], key: str) -> tuple[Chat, str]:
-    """The chat of a judge and its model's name. `key`: the option that holds the config, for messages."""
+def open_chat(config: JudgeConfig, frames: Mapping[str, str], limits: Mapping[str, int], key: str) -> tuple[Chat, str]:
+    """The chat of a judge and its model's name.
+
+    `limits`: how many videos and images a prompt shows at most. `key`: the option that holds the config, for messages.
+    """
     if config.kind == "openai":
         return openai_chat(config, frames, key)
-    return seeing_chat(config, frames, key) if config.sees_video else vllm_chat(config, key)
+    return seeing_chat(config, frames, limits, key) if config.sees_video else vllm_chat(config, key)
 
 
 def openai_chat(config: JudgeConfig, frames: Mapping[str, str], key: str) -> tuple[Chat, str]:
@@ -45,14 +47,15 @@ def openai_chat(config: JudgeConfig, frames: Mapping[str, str], key: str) -> tup
     )
     images = functools.lru_cache(maxsize=2 * config.concurrency)(jpegs)
 
-    def parts(message: dict[str, str]) -> dict[str, Any]:
-        if "video" not in message:
+    def parts(message: dict[str, Any]) -> dict[str, Any]:
+        if "videos" not in message:
             return dict(message)
+        names = [*message["videos"], *message["images"]]
         if config.sees == "video":
-            shown = [{"type": "video_url", "video_url": {"url": data_url(message["video"])}}]
+            urls = [(f"{kind}_url", data_url(name, key)) for kind in ("video", "image") for name in message[f"{kind}s"]]
         else:
-            urls = images(frames[message["video"]])
-            shown = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+            urls = [("image_url", url) for name in names for url in images(frames[name])]
+        shown = [{"type": kind, kind: {"url": url}} for kind, url in urls]
         return {"role": message["role"], "content": [*shown, {"type": "text", "text": message["content"]}]}
 
     def reply(messages: Messages) -> str:
@@ -108,7 +111,7 @@ def vllm_chat(config: JudgeConfig, key: str) -> tuple[Chat, str]:
     return chat, policy_version(config.model).version
 
 
-def seeing_chat(config: JudgeConfig, frames: Mapping[str, str], key: str) -> tuple[Chat, str]:
+def seeing_chat(config: JudgeConfig, frames: Mapping[str, str], limits: Mapping[str, int], key: str) -> tuple[Chat, str]:
     """A chat with a video model's folder in a vLLM engine of this process, and its content hash. It sees the clips of `frames`.
 
     The engine takes one message a request, so what a judge is reminded of follows its earlier reply in that message.
@@ -120,24 +123,32 @@ def seeing_chat(config: JudgeConfig, frames: Mapping[str, str], key: str) -> tup
     from vidalign.config.run import ModelConfig
     from vidalign.model.checkpoint import policy_version
     from vidalign.recipes.engine import Request
+    from vidalign.records import Context
     from vidalign.video.frame_cache import load_clip
+    from vidalign.video.scene import Shown, shown
 
     version = policy_version(config.model).version
     remote = bool(config.engine_args.get("trust_remote_code", False))
     model = ModelConfig(path=config.model, dtype=config.dtype, max_model_len=config.max_model_len, trust_remote_code=remote)
-    engine = VllmEngine(model, config.model, num_gpus=config.num_gpus, seed=0, engine_args=dict(config.engine_args))
+    own = dict(config.engine_args)
+    engine = VllmEngine(model, config.model, num_gpus=config.num_gpus, seed=0, engine_args=own, limits=limits)
+    names = {"videos", "images"}
 
     def chat(conversations: Sequence[Messages]) -> list[str]:
-        clips = {
-            path: load_clip(pathlib.Path(path)) for path in {frames[messages[0]["video"]] for messages in conversations}
-        }
+        seen = {frames[name] for messages in conversations for kind in names for name in messages[0][kind]}
+        clips = {path: load_clip(pathlib.Path(path)) for path in seen}
+
+        def what(message: Mapping[str, Any]) -> Shown:
+            context = Context(videos=tuple(message["videos"]), images=tuple(message["images"]))
+            return shown(context, tuple(clips[frames[name]] for name in context.visuals))
+
         requests = [
             Request(
                 prompt="\n\n".join(
                     message["content"] if message["role"] == "user" else f"Your reply was:\n{message['content']}"
                     for message in messages
                 ),
-                clip=clips[frames[messages[0]["video"]]],
+                clip=what(messages[0]),
                 seed=0,
                 temperature=0.0,
                 top_p=1.0,
@@ -167,15 +178,26 @@ def jpegs(clip_path: str) -> tuple[str, ...]:
     return tuple(urls)
 
 
-def data_url(video: str) -> str:
-    """A local video file as a data url; a url of another machine as it is. Raises `DataError` where the file cannot be read."""
-    if "://" in video and not video.startswith("file://"):
-        return video
-    path = pathlib.Path(urllib.request.url2pathname(urllib.parse.urlsplit(video).path) if "://" in video else video)
+def data_url(name: str, key: str) -> str:
+    """A local video or image file as a data url; a url of another machine as it is.
+
+    Raises:
+        DataError: the file cannot be read, or the name is that of a part of a video or of frames, which an endpoint would not know.
+    """
+    visual = visual_of(name)
+    if visual.kind not in ("video", "image") or visual.is_part:
+        raise DataError(
+            f"{short(name)} is a part of a video or frames in files, which {key}.sees=video cannot show an endpoint; set {key}.sees "
+            "to frames"
+        )
+    path = local_path(visual.uris[0])
+    if path is None:
+        return visual.uris[0]
     try:
-        data = path.read_bytes()
+        data = pathlib.Path(path).read_bytes()
     except OSError as error:
         raise DataError(
             f"{path} cannot be read for the judge: {error.strerror}; restore the file, then run again"
         ) from error
-    return f"data:{mimetypes.guess_type(path.name)[0] or 'video/mp4'};base64,{base64.b64encode(data).decode()}"
+    kind = mimetypes.guess_type(path)[0] or ("image/jpeg" if visual.kind == "image" else "video/mp4")
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cluster.engines import ONE_VIDEO, actor_environment, generator_options
+from cluster.engines import ONE_VIDEO, actor_environment, generator_options, takes_video
 from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
 from vidalign.recipes.engine import SPECIAL_TOKEN, Completion, Request
@@ -45,21 +45,27 @@ class VllmEngine:
             os.environ.setdefault(name, value)
         import vllm
 
-        from vidalign.model.rendering import load_processor
+        from vidalign.model.engine_rules import engine_rules
+        from vidalign.model.loading import read_config
+        from vidalign.model.rendering import cached_processor
         from vidalign.model.turns import turns_of
 
         self.path = path
         self.max_model_len = model.max_model_len
         self._hashes: weakref.WeakKeyDictionary[Clip, str] = weakref.WeakKeyDictionary()
         self._grids: dict[str, tuple[Any, Any]] = {}  # hash of a clip → its grid, and the seconds that a step of it takes
-        self._processor = load_processor(path, trust_remote_code=model.trust_remote_code)
+        self._processor = cached_processor(path, model.trust_remote_code)
         self._turns = turns_of(self._processor)
+        self._compared = False
+        config = read_config(path, trust_remote_code=model.trust_remote_code)
+        rules = engine_rules(self._processor, config, max_model_len=model.max_model_len, on_cpu=num_gpus == 0, limits=limits)
+        own = {**rules, **(engine_args or {})}
+        options = generator_options(model, num_gpus, seed=seed, limits=limits, engine_args=own)
         try:
-            self.llm = vllm.LLM(
-                model=path, **generator_options(model, num_gpus, seed=seed, limits=limits, engine_args=engine_args)
-            )
-        except (ValueError, RuntimeError, OSError, KeyError) as error:
+            self.llm = vllm.LLM(model=path, **options)
+        except Exception as error:  # a model that vLLM cannot load fails in whatever way its code meets first
             raise ModelError(f"vLLM cannot serve {path}: {' '.join(str(error).split())[:600]}") from error
+        takes_video(self.llm.llm_engine.model_config, path)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Sample one reply to each request, in the order of `requests`."""
@@ -79,7 +85,7 @@ class VllmEngine:
             for request in requests
         ]
         inputs = [_Input(shown=request.clip, prompt=request.prompt, prefix=request.prefix) for request in requests]
-        return [_completion(output.outputs[0], self._turns.special) for output in self._run(inputs, params)]
+        return [completion_of(output.outputs[0], self._turns.special) for output in self._run(inputs, params)]
 
     def score(self, rows: Sequence[tuple[str, Shown, str]]) -> list[tuple[float, ...]]:
         """Log-probs (nats) of given replies, including their end-of-turn token, for rows (prompt, clip, reply)."""
@@ -126,6 +132,8 @@ class VllmEngine:
 
         engine = self.llm.llm_engine
         render = self._renderer()
+        if not self._compared:
+            self._compare(inputs[0], render)
         added: list[str] = []
         try:
             for one, chosen in zip(inputs, params, strict=True):
@@ -142,6 +150,26 @@ class VllmEngine:
                 f"vLLM refused a prompt at max_model_len={self.max_model_len:,}: {' '.join(str(error).split())[:400]}. "
                 "Lower video.num_frames, the frame size or recipe.max_new_tokens, or raise model.max_model_len"
             ) from error
+
+    def _compare(self, one: _Input, render: Callable[[_Input], Any]) -> None:
+        """Raise `ModelError` if vLLM generates from another prompt than training sees. Done once, for the first prompt."""
+        from vidalign.model.rendering import difference, render_prompt
+
+        made = render(_Input(shown=one.shown, prompt=one.prompt))
+        ids = made["prompt_token_ids"]
+        visual = [False] * len(ids)
+        for place in (place for places in made["mm_placeholders"].values() for place in places):
+            embedded = [True] * place.length if place.is_embed is None else place.is_embed.tolist()
+            visual[place.offset : place.offset + place.length] = embedded
+        trained = render_prompt(self._processor, one.prompt, one.shown).tokens["input_ids"].tolist()
+        if found := difference(self._processor, trained, ids, visual):
+            raise ModelError(
+                f"training would not see the prompts that {self.path} replies to in vLLM: {found}. docs/models.md lists the families "
+                "of which both see the same"
+            )
+        if one.prefix or one.reply_ids:  # then this rendering is not sent, but vLLM would take its videos for sent
+            self.llm.llm_engine.reset_mm_cache()
+        self._compared = True
 
     def _check_positions(self, scene: Scene, rendered: Any, max_new_tokens: int) -> None:
         """Raise `ModelError` for a rendered prompt whose positions run out of vLLM's table. Only videos count time."""
@@ -207,7 +235,7 @@ class _Input:
     reply_ids: tuple[int, ...] = ()
 
 
-def _completion(reply: Any, special: SpecialTokens) -> Completion:
+def completion_of(reply: Any, special: SpecialTokens) -> Completion:
     """vLLM's reply as a `Completion`. What spells out special tokens is taken out of its text, and its finish reason says so."""
     steps = zip(reply.token_ids, reply.logprobs, strict=True)
     spelled = bool(special.found(reply.text))

@@ -24,6 +24,7 @@ class Judge:
     """Ray Data `map` callable: one row is one batch of the task's rows; what is made of them is on disk before it returns.
 
     `frames`: where the decoded clip of each video is, for a judge that sees them. `key`: the option that holds the config.
+    `limits`: how many videos and images a prompt shows at most.
     """
 
     def __init__(
@@ -33,19 +34,21 @@ class Judge:
         work: Work,
         frames: Mapping[str, str] | None = None,
         key: str = "recipe.judge",
+        limits: Mapping[str, int] | None = None,
     ) -> None:
         self._config = JudgeConfig(**config)
         self._parts = pathlib.Path(parts)
         self._work = work
         self._frames = frames or {}
         self._key = key
+        self._limits = limits or {}
         self._chat: Chat | None = None
         self._name = ""
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Columns: part (int), rows (JSON list of the task's rows)."""
         if self._chat is None:
-            self._chat, model = open_chat(self._config, self._frames, self._key)
+            self._chat, model = open_chat(self._config, self._frames, self._limits, self._key)
             self._name = f"{self._config.kind}:{model}:{judging.prompt_version(self._config.prompt)}"
         rows = json.loads(row["rows"])
         made = self._work(rows, self._config, self._chat, self._name)

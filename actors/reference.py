@@ -43,6 +43,7 @@ class Reference:
         kept: str,
         parts: Sequence[str] = (),
         packed: bool = True,
+        float32_head: bool = False,
     ) -> None:
         """`kept` is a JSON file {pair id: the file for its tensors}; `parts` are those of `PARTS` that are wanted."""
         import torch
@@ -56,7 +57,7 @@ class Reference:
         self._dtype = getattr(torch, config.dtype)
         policy = load_policy(config, path)
         packed = shared_prefix.wanted(policy, packed)
-        self._scorer = ResponseScorer(policy, packed=packed).to(self._device).eval()
+        self._scorer = ResponseScorer(policy, packed=packed, float32_head=float32_head).to(self._device).eval()
         self._groups = [pair_group(pair) for pair in files.read_table(pathlib.Path(pairs), PreferencePair)]
         self._source = BatchSource(
             frames=files.read_json(pathlib.Path(frames)),
@@ -103,6 +104,7 @@ def kept_paths(
     plain_prompt: str,
     parts: Sequence[str],
     turns: Mapping[str, Any] = MappingProxyType({}),
+    float32_head: bool = False,
 ) -> dict[str, str]:
     """The file for the policy's outputs of each pair: {pair id: path}. `turns`: `vidalign.model.turns.Turns.key`.
 
@@ -121,6 +123,7 @@ def kept_paths(
                     "chosen": pair.chosen,
                     "rejected": pair.rejected,
                     "parts": sorted(parts),
+                    **({"float32_head": True} if float32_head else {}),
                 }
             )
         )

@@ -11,10 +11,10 @@ import jinja2
 import numpy as np
 
 from pipelines import check_model
-from pipelines.check_context import num_tokens, size_of, vision_tokens
+from pipelines.check_context import num_tokens, vision_tokens
 from vidalign import prompts
 from vidalign.config.run import TrainConfig, VideoConfig
-from vidalign.errors import ConfigError, ModelError
+from vidalign.errors import ConfigError, ModelError, VideoError
 from vidalign.model import rendering, vision_features
 from vidalign.model.families import FAMILIES, GENERAL
 from vidalign.recipes.base import Asked
@@ -22,6 +22,7 @@ from vidalign.records import Context
 from vidalign.types import Example, FrameSpec
 from vidalign.video.clip import Clip
 from vidalign.video.naming import visual_of
+from vidalign.video.planning import planned
 from vidalign.video.scene import Scene
 
 Row: TypeAlias = tuple[Asked, Example]
@@ -55,7 +56,7 @@ def check_shapes(
     """
     rich = [(kind, example) for kind in asked for example in kind.examples if not example.context.is_plain]
     for _, example in rich:
-        _check_family(example, str(model.config.get("model_type")))
+        _check_family(example, model.config.model_type)
     if not rich:
         return [], []
     tokens_of = _Tokens(model, video.frame_spec())
@@ -113,21 +114,26 @@ class _Tokens:
 
     def __init__(self, model: check_model.ModelFacts, spec: FrameSpec) -> None:
         self._model, self._spec = model, spec
-        self._video = functools.cache(functools.partial(vision_tokens, model))
         self._image = functools.cache(functools.partial(image_tokens, model.processor))
         self._known: dict[str, int] = {}
         self.unseen: set[str] = set()
 
     def __call__(self, name: str) -> int:
         if name not in self._known:
-            found = size_of(name, self._spec) if len(self._known) < MAX_PROBED else None
-            if found is None:
+            clip = self._planned(name) if len(self._known) < MAX_PROBED else None
+            if clip is None:
                 self.unseen.add(name)
                 return 0
-            num_frames, height, width = found
+            height, width = clip.frames.shape[1:3]
             is_image = visual_of(name).kind == "image"
-            self._known[name] = self._image(height, width) if is_image else self._video(height, width)(num_frames)
+            self._known[name] = self._image(height, width) if is_image else vision_tokens(self._model, clip)
         return self._known[name]
+
+    def _planned(self, name: str) -> Clip | None:
+        try:
+            return planned(name, self._spec)
+        except VideoError:
+            return None
 
 
 def image_tokens(processor: Any, height: int, width: int) -> int:
@@ -164,11 +170,10 @@ def _need(kind: Asked, example: Example, processor: Any, tokens_of: _Tokens) -> 
     text = prompts.fill(kind.template, question=example.question, answer=example.answer)
     written = _written(processor, text, example)
     num_tokens = len(processor.tokenizer(written, add_special_tokens=False)["input_ids"]) - len(context.visuals)
-    answer = len(processor.tokenizer(example.answer, add_special_tokens=False)["input_ids"])
     return Need(
         text=num_tokens + kind.quoted,
         vision=sum(map(tokens_of, context.visuals)),
-        reply=max(kind.reply, answer + 1),
+        reply=max(kind.reply, len(rendering.response_ids(processor, example.answer))),
         where=f"{kind.kind} prompt of example {example.id}",
     )
 

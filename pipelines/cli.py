@@ -34,6 +34,7 @@ examples:
   vidalign align my.yaml train.learning_rate=1e-6 seed=3        with overrides, section.key=value
   vidalign align my.yaml --dry-run                              check config, data, model and resources; start nothing
   vidalign evaluate runs/shapes --suite mvbench --data MVBench  a published suite, base beside aligned
+  vidalign align my.yaml --dry-run --on 8x80                    the same for a node with 8 GPUs of 80 GB, from any machine
   vidalign serve runs/shapes                                    base and aligned behind an OpenAI endpoint
   vidalign data import --from trl pairs.jsonl --out mine.jsonl  other projects' preference data; then data validate
   ray job submit --working-dir . -- vidalign align my.yaml      the same on a cluster
@@ -107,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--dry-run", action="store_true", help="check config, data, model and resources; start no engine"
         )
+        command.add_argument(
+            "--on", metavar="GPUSxGB", help="with --dry-run: plan for a cluster such as 8x80 or 2x8x80 (nodes x GPUs x GB)"
+        )
         command.add_argument("--verbose", action="store_true", help="show what Ray and its workers print")
         command.set_defaults(run=_run_evaluate if name == "evaluate" else _run_stages)
     command = commands.add_parser("serve", help="serve a model folder, or a run's base and aligned models")
@@ -126,11 +130,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run_stages(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.overrides)
-    if arguments.dry_run:
-        return _dry_run(config)
+    if arguments.on and not arguments.dry_run:
+        raise ConfigError(f"--on={arguments.on} describes a cluster for --dry-run; add --dry-run, or leave it out")
     from pipelines import align
 
     stages = align.STAGES if arguments.command == "align" else (arguments.command,)
+    if arguments.dry_run:
+        return _dry_run(config, stages, arguments.on)
     summary = align.align(config, stages, verbose=arguments.verbose)
     print(_ending(summary, config.run_dir))
     return 0
@@ -148,10 +154,11 @@ def _ending(summary: dict[str, Any], run_dir: str) -> str:
     return "\n".join([summary_table(summary), "", f"report   {report}", f"serve    vidalign serve {run_dir}"])
 
 
-def _dry_run(config: RunConfig) -> int:
+def _dry_run(config: RunConfig, stages: Sequence[str], on: str | None) -> int:
+    from cluster.described import described
     from pipelines import check
 
-    print(check.render(check.check(config)))
+    print(check.render(check.check(config, stages, machines=described(on) if on else None)))
     return 0
 
 

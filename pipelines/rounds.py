@@ -33,13 +33,17 @@ StageT = TypeVar("StageT", bound=Stage)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rounds:
-    """Makes the stage objects of a run. `base`: the policy that the first round starts from."""
+    """Makes the stage objects of a run.
+
+    `base`: the policy that the first round starts from. `text_tokens`: of the longest prompt and its reply without the video.
+    """
 
     config: RunConfig
     run: RunFolder
     plan: ResourcePlan
     inputs: Inputs
     base: PolicyVersion
+    text_tokens: int = 0
 
     @functools.cached_property
     def recipe(self) -> Recipe[Any]:
@@ -96,6 +100,8 @@ class Rounds:
                 decoders=self.plan.decoders,
                 engines=self.plan.engines,
                 engine_seed=config.seed,
+                float32_head=config.train.float32_head,
+                text_tokens=self.text_tokens,
             ),
             lambda rounds: rounds.rollout(index),
         )

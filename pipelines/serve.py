@@ -20,6 +20,7 @@ from vidalign.config.run import RunConfig, ServingConfig
 from vidalign.errors import ConfigError, ModelError
 from vidalign.files import RunFolder
 from vidalign.model.checkpoint import CARD, policy_version, read_card
+from vidalign.model.folder import model_folder
 from vidalign.types import FrameSpec, PolicyVersion
 
 
@@ -105,15 +106,17 @@ def _run_target(folder: pathlib.Path, overrides: Sequence[str]) -> Target:
 def models_of(run: RunFolder, config: RunConfig) -> tuple[dict[str, PolicyVersion], tuple[str, ...]]:
     """A run's base and the policy that its last finished round exported, as far as they are there, and notes on what is not."""
     models, notes = {}, []
-    base = pathlib.Path(config.model.path)
-    if base.is_dir():
-        models["base"] = policy_version(base)
-    else:
+    base = config.model.path
+    try:
+        model_folder(base)
+    except ModelError:
         notes.append(
             f"the base model {base} is not there, so only the aligned policy is served (set model.path=… to add it)"
         )
+    else:
+        models["base"] = policy_version(base)
     exported = [run.stage("model", index) for index in range(config.rounds)]
-    finished = [model for model in exported if (model / CARD).is_file()]
+    finished = [model for model in exported if read_card(model) is not None]
     if finished:
         models["aligned"] = _exported(finished[-1])
     else:
@@ -158,6 +161,11 @@ def _model_defaults(folder: pathlib.Path) -> dict[str, Any]:
     if dtype in ("float32", "bfloat16", "float16"):
         model["dtype"] = dtype
     longest = text.get("max_position_embeddings")
+    if longest is None and stored.get("model_type") and not stored.get("auto_map"):  # what is left out is at its default
+        from vidalign.model.estimate import position_limit
+        from vidalign.model.loading import read_config
+
+        longest = position_limit(read_config(str(folder)))
     if isinstance(longest, int):
         model["max_model_len"] = min(longest, 4096)
     return model

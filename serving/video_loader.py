@@ -3,8 +3,8 @@
     video_url, image_url ── MediaConnector "vidalign" (which urls are read at all, serving/media.py)
               ── video loader "vidalign" (bytes → frames by the endpoint's FrameSpec, with vidalign.video) ── processor
 
-The entry point `vllm.general_plugins` in pyproject.toml names `register`. It only adds two entries to vLLM's registries; the
-decoder is imported with the first video.
+The entry point `vllm.general_plugins` in pyproject.toml names `register`, which runs in the processes of rollouts too. It only adds
+entries to vLLM's registries; the decoder is imported with the first video.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from serving.frames import ANY, FrameSpecLoader
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 
 NAME = "vidalign"  # the name of both entries
+CORRECTED_MODELS = {"LlavaOnevisionForConditionalGeneration": "cluster.vllm_models:LlavaOnevisionForConditionalGeneration"}
 
 
 def register() -> None:
-    """Add the video loader and the media connector to vLLM's registries. Called by vLLM, possibly more than once."""
+    """Add video loader, media connector and corrected models to vLLM's registries. Called by vLLM, possibly more than once."""
+    import vllm
     from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
     from vllm.multimodal.video import VIDEO_LOADER_REGISTRY
 
@@ -26,6 +28,8 @@ def register() -> None:
 
     VIDEO_LOADER_REGISTRY.register(NAME)(FrameSpecLoader)
     MEDIA_CONNECTOR_REGISTRY.register(NAME)(PolicyMediaConnector)
+    for architecture, place in CORRECTED_MODELS.items():
+        vllm.ModelRegistry.register_model(architecture, place)
 
 
 def media_io_kwargs(spec: FrameSpec, decoder: Backend = DEFAULT_BACKEND) -> dict[str, dict[str, Any]]:

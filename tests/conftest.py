@@ -73,6 +73,47 @@ def add_bos(folder: pathlib.Path, *, in_template: bool = False) -> None:
         template.write_text("{{ bos_token }}" + template.read_text())
 
 
+def pytest_addoption(parser):
+    parser.addoption("--record-families", action="store_true", help="write what these tests found to docs/models.json")
+
+
+def pytest_sessionfinish(session, exitstatus):
+    found = getattr(session.config, "_families", {})
+    if exitstatus == pytest.ExitCode.INTERRUPTED:  # what has not passed did not fail
+        found = {
+            family: {column: value for column, value in row.items() if value != "failed"} for family, row in found.items()
+        }
+    if session.config.getoption("--record-families") and found:
+        from bench import families
+
+        families.record(found)
+
+
+@pytest.fixture
+def cell(request):
+    """A function (family, column) of the table in docs/models.md; it returns the function to be called once the test has passed.
+
+    That one takes what stands in the cell, "yes" by default.
+    """
+    found = request.config.__dict__.setdefault("_families", {})
+
+    def begin(family: str, column: str) -> Callable[..., None]:
+        row = found.setdefault(family, {})
+        row[column] = "failed"
+        return lambda value="yes": row.__setitem__(column, value)
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory) -> Callable[[str], str]:
+    """The folder of a family's tiny checkpoint (tests/tiny_families.py), by the family's name."""
+    from tiny_families import checkpoint
+
+    root = tmp_path_factory.mktemp("families")
+    return lambda name: str(checkpoint(name, root))
+
+
 @pytest.fixture(autouse=True)
 def _in_project_root(monkeypatch):
     """Configs name files relative to the project's root."""

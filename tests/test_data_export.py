@@ -12,8 +12,9 @@ from pipelines.cli import main
 from vidalign.data.formats import exporter, importer, llamafactory
 from vidalign.data.formats.convert import import_file
 from vidalign.data.formats.export import export_file
+from vidalign.data.formats.exporting import more_columns
 from vidalign.data.formats.fields import Notes
-from vidalign.data.rows import parse_row
+from vidalign.data.rows import ExampleRow, PreferenceRow, parse_row
 from vidalign.errors import DataError, RowError
 
 FORMATS = ["trl", "llamafactory", "ms-swift", "nemo-rl"]
@@ -76,6 +77,8 @@ def our_rows(draw) -> dict:
         row |= {"chosen": chosen, "rejected": rejected}
         if draw(st.booleans()):
             row |= {"chosen_score": draw(st.sampled_from([5, 4.5])), "rejected_score": -1.25, "chosen_phrases": [[0, 2]]}
+        if draw(st.booleans()):
+            row |= {"chosen_win_rate": 0.75, "rejected_win_rate": 0.25}
     return row
 
 
@@ -91,6 +94,15 @@ def test_there_and_back_is_the_same_row(name, row):
     assert importer(name)(left, back) == row
     assert not any(value not in (None, [], "") for value in left.values()), left
     assert not [note for note in back if not note.startswith("earlier response")]
+
+
+def test_no_field_of_a_row_is_unknown_to_the_exports():
+    notes = Notes()
+    more_columns(dict.fromkeys(PreferenceRow.model_fields, "x"), notes)
+    more_columns(dict.fromkeys(ExampleRow.model_fields, "x"), notes)
+    assert not notes
+    assert more_columns({"answer": "x", "id": "a", "chosen_score": 1, "note": 2}, notes) == {"id": "a"}
+    assert notes == {"'chosen_score'": 1, "'note'": 1}
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -242,4 +242,4 @@ def test_an_empty_caption_of_the_policy_is_counted_and_nothing_else_takes_its_pl
     assert inputs_of(example, ["  "], "A dog.", "A dog.", "A cow.") == ([], {"empty_caption": 2})
     seeing = config(sees="video")
     rows, quarantined = inputs_of(example, ["  "], "A dog.", judge=seeing)
-    assert (rows[0]["video"], quarantined) == ("a.mp4", {})
+    assert (rows[0]["videos"], rows[0]["images"], quarantined) == (["a.mp4"], [], {})

@@ -16,7 +16,7 @@ from conftest import write_video
 from actors.chats import data_url
 from actors.judge import Judge
 from cluster.resources import Workers
-from pipelines.stages.judge import Judging
+from pipelines.stages.judge import Judging, limits_of
 from vidalign import prompts
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.recipes import HoundRecipe
@@ -109,6 +109,20 @@ def test_an_endpoint_gets_the_frames_that_the_policy_sees_as_images(endpoint, vi
     assert "caption" not in seen.contents[0][-1]["text"]
 
 
+def test_every_video_and_image_of_a_prompt_is_shown(endpoint, videos, tmp_path):
+    url, seen = endpoint
+    seen.contents.clear()
+    example = Example(
+        id="a", question="Which is red?", answer="?", video=videos["red"][0], videos=tuple(v for v, _ in videos.values())
+    )
+    row = judging.judged_row(example, "red", "", config(url))
+    Judge(config(url).model_dump(), str(tmp_path), judging.judge_rows, dict(videos.values()))(
+        {"part": 0, "rows": f"[{row}]"}
+    )
+    assert [part["type"] for part in seen.contents[0]] == ["image_url"] * 6 + ["text"]
+    assert limits_of([row]) == {"video": 2, "image": 0}
+
+
 def test_an_endpoint_that_takes_videos_gets_the_file_itself(endpoint, videos, tmp_path):
     url, seen = endpoint
     seen.contents.clear()
@@ -121,9 +135,11 @@ def test_an_endpoint_that_takes_videos_gets_the_file_itself(endpoint, videos, tm
 
 
 def test_a_video_of_another_machine_is_named_and_a_missing_file_is_an_error(tmp_path):
-    assert data_url("https://example.org/a.mp4") == "https://example.org/a.mp4"
+    assert data_url("https://example.org/a.mp4", "recipe.judge") == "https://example.org/a.mp4"
     with pytest.raises(DataError, match="cannot be read for the judge"):
-        data_url(str(tmp_path / "none.mp4"))
+        data_url(str(tmp_path / "none.mp4"), "recipe.judge")
+    with pytest.raises(DataError, match=r"is a part of a video.*set recipe\.judge\.sees to frames"):
+        data_url(f"file://{tmp_path}/a.mp4#t=1,2", "recipe.judge")
 
 
 @pytest.mark.parametrize(

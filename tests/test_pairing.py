@@ -4,10 +4,12 @@ import dataclasses
 import json
 import math
 import re
+import types
 
 import pytest
 from test_files import RESPONSE
 
+from pipelines.stages.pairs import Pairs
 from vidalign import files, recipes
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.loading import parse_config
@@ -167,6 +169,18 @@ def test_a_rewrite_must_differ_from_the_truth_in_the_listed_phrases_only(listed,
         assert json.loads(pair.provenance)["rejected"]["wrong_reply"] == "Blue thing."
 
 
+def test_a_wrong_reply_that_is_parallel_to_the_truth_needs_no_rewrite():
+    """The rewrite did not change anything, but the reply itself differs from the truth in what was listed of it, and only in that."""
+    responses = [
+        response("perturbed", "A blue circle moves left.", candidate=1, trust=0.8),
+        response("differences", "red => blue", candidate=1),
+        response("rewritten", TRUTH.answer, candidate=1),
+    ]
+    pair = pair_rrpo(TRUTH, responses, RrpoRecipe(rewrite="policy"))
+    assert pair.rejected == "A blue circle moves left."
+    assert json.loads(pair.provenance)["rejected"]["kind"] == "perturbed"
+
+
 @pytest.mark.parametrize(
     ("responses", "reason"),
     [
@@ -308,6 +322,24 @@ def test_what_no_rule_can_tell_goes_to_the_judge_where_it_is_told_to(recipe):
     assert pair.rejected_trust == (0.25 if recipe is RrpoRecipe else 0.0)
     pairs, dropped = make_pairs([data_row(TRUTH)], [responses[0], *responses[2:]], made, [], decoded={"v.mp4"})
     assert (pairs, dropped) == ([], {"trust_unclear": 1})  # nothing was judged
+
+
+def test_what_the_judge_said_in_earlier_rounds_is_the_trust_of_what_is_replayed(tmp_path):
+    run, recipe = (
+        RunFolder.open(str(tmp_path)),
+        recipes.build(LeanpoRecipe(negatives="replayed", trust="judge", judge=JUDGE)),
+    )
+    made = [response("replayed", text, candidate=n, trust=math.nan) for n, text in enumerate(("A disc falls.", "A disc."))]
+    judgement = Judgement(example_id="e", response="A disc falls.", score=2.0, explanation="", judge="j")
+    files.write_table(run.stage("responses", 0) / "responses.parquet", made)
+    files.write_table(run.stage("pairs", 0) / "pairs.parquet", [])
+    files.write_table(run.stage("pairs", 0) / "judgements.parquet", [judgement])
+    rollout = types.SimpleNamespace(round_index=1, recipe=recipe)
+    replays = Pairs(run_folder=run, rollout=rollout, rows=[], engines=None)._replays().responses
+    assert [(r.text, r.trust) for r in replays if not math.isnan(r.trust)] == [("A disc falls.", 0.25)]
+    winner = response("hinted", TRUTH.answer, trust=1.0)
+    assert pair_leanpo(TRUTH, [winner, *replays], recipe.config).rejected == "A disc falls."
+    assert pair_leanpo(TRUTH, [winner, made[1]], recipe.config) == "trust_unclear"
 
 
 def half_right(reply, example):

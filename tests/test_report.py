@@ -145,6 +145,9 @@ def make_summary(answers, num_pairs):
             "num_examples": len(answers["base"]),
             "by_category": categories,
             "intervals": {"base": [0.47, 0.72], "aligned": [0.57, 0.8], "blind": [0.2, 0.43]},
+            "scored_by": {name: {"short": {"rules": 7, "judge": 2, "": 1}} for name in answers},
+            "f1": {name: {"mean": 0.625, "total": 10} for name in answers},
+            "judge": {"name": "openai:rules:12345678", "judged": 6, "quarantined": {"unparsable_judgement": 1}},
         },
         "log_likelihood": {
             "chosen": {"start": -0.9, "end": -0.7},
@@ -227,7 +230,9 @@ def test_every_section_is_present_with_its_figures(full):
     for expected in ("trust gap below 0.1", "/videos/train/broken.mp4", "2 of 8 frames decode", "3 min 00 s", "2.13.0",
                      "learning_rate: 5.0e-07", "Rank correlation of the two over all candidates: 0.61", "18.0 %",
                      "kind reflected, candidate 2, turn 1, seed 7", "rejected −1.10 → −1.60", "20 training pairs",
-                     "circlerejected0.0 %100.0 %0.0 %", "differ in length"):  # fmt: skip
+                     "circlerejected0.0 %100.0 %0.0 %", "differ in length",
+                     "shortrules777", "shortjudge222", "anynobody: in no accuracy111", "Judge: openai:rules:12345678, right from",
+                     "1 unparsable_judgement", "base 0.62, aligned 0.62, blind 0.62"):  # fmt: skip
         assert expected in words, expected
     for title in ("Average log-likelihood", "Change of log-likelihood", "Margin", "Share of pairs", "Reward of candidates"):
         assert title in words

@@ -26,7 +26,7 @@ from pipelines.suites import models
 from pipelines.suites.run import evaluate_suite
 from pipelines.suites.task import read_task
 from serving.app import Endpoint, bounded, check_can_start, endpoint
-from serving.frames import FrameSpecLoader
+from serving.frames import FrameSpecLoader, model_variable, taken_by_the_model
 from serving.proxy import proxy_environment
 from serving.readiness import failure_reason
 from serving.refusals import unusable_message, unusable_video
@@ -112,6 +112,26 @@ def test_the_loader_gives_the_frames_of_vidalign_video(media, spec):
     np.testing.assert_array_equal(frames, expected.frames)
     assert metadata == expected.metadata()
     assert metadata["do_sample_frames"] is False
+
+
+def test_an_endpoint_refuses_videos_that_its_processor_does_not_take(model_path, tmp_path, monkeypatch):
+    model = ModelConfig(path=model_path, dtype="float32", max_model_len=512)
+    [(name, value)] = model_variable(model_path, model).items()
+    monkeypatch.setenv(name, value)
+    taken_by_the_model.cache_clear()
+    options = media_io_kwargs(FrameSpec(num_frames=4))["video"]
+    options.pop("video_backend")
+    try:
+        for size, refused in (((56, 56), False), ((2, 2024), True)):
+            data = write_video(tmp_path / "v.mp4", [np.full((*size, 3), shade, np.uint8) for shade in range(8)]).read_bytes()
+            if not refused:
+                assert FrameSpecLoader().load_bytes(data, **options)[0].shape == (4, *size, 3)
+                continue
+            with pytest.raises(ValueError, match=r"cannot be used \(unfit\)") as caught:
+                FrameSpecLoader().load_bytes(data, **options)
+            assert unusable_video(str(caught.value)).reason == "unfit"
+    finally:
+        taken_by_the_model.cache_clear()
 
 
 def test_an_endpoint_refuses_videos_that_are_too_long_for_the_models_positions():

@@ -422,7 +422,7 @@ def test_marks_move_with_the_text_that_they_mark():
             "{%- for message in messages -%}{{ message.content }}{{ '<|im_end|>' }}{%- endfor -%}",
             "it must take a content of parts",
         ),
-        (chatml(""), r"writes <\|video_pad\|> 0 times"),
+        (chatml(""), r"has no place for a video: it writes no <\|video_pad\|>"),
     ],
 )
 def test_templates_that_cannot_be_used_are_refused(template, says):

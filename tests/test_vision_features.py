@@ -20,7 +20,7 @@ from vidalign.model.positions import correct_positions
 from vidalign.model.rendering import load_processor
 from vidalign.model.tensor_cache import TensorCache, read_tensors
 
-TAKES_FEATURES = [name for name, family in FAMILIES.items() if family.takes_features is not None]
+TAKES_FEATURES = [name for name, family in FAMILIES.items() if family.takes_features is not None and name in ARCHITECTURES]
 
 
 @pytest.mark.parametrize("name", TAKES_FEATURES)

@@ -21,21 +21,21 @@ MODEL_IDS = ("base", "aligned", "blind")  # whose answers an evaluation holds; b
 class FrameSpec(Record):
     """One sampling contract for rollouts, training, evaluation and serving.
 
-        Exactly one of `num_frames` (uniform over the whole video) and `fps` (frames per second of video, at most `max_frames`)
+    Exactly one of `num_frames` (uniform over the whole video) and `fps` (frames per second of video, at most `max_frames`)
     is set. Size: `height` and `width` together resize exactly; `max_pixels` keeps the aspect ratio and shrinks to at most
     that many pixels per frame, and `total_pixels` to at most that many for all frames together; without any of these, the video
-    keeps its own size. A video with fewer than `min_frames` decodable frames is quarantined. A `num_frames` larger than the video's
-    frame count repeats indices and is never an error.
+    keeps its own size. A video with fewer than `min_frames` decodable frames is quarantined. A `num_frames` larger than the
+    video's frame count repeats indices and is never an error.
 
-        `snap_to_keyframes` moves each frame to the nearest keyframe at or before it, so that nothing else is decoded. Where two
-        different frames would move to the same keyframe, or a frame has no keyframe before it, the video is sampled as if the option
-        were off (`vidalign.video.decoding.snapped`).
+    `snap_to_keyframes` moves each frame to the nearest keyframe at or before it, so that nothing else is decoded. Where two
+    different frames would move to the same keyframe, or a frame has no keyframe before it, the video is sampled as if the option
+    were off (`vidalign.video.decoding.snapped`).
 
-        `square_pixels` makes pixels square, as players do, and `hdr_to_sdr` makes SDR of HDR; without them, frames are as stored.
+    `square_pixels` makes pixels square, as players do, and `hdr_to_sdr` makes SDR of HDR; without them, frames are as stored.
 
-        What a file claims is bounded before it is believed: a video of more than `max_duration_s` seconds is quarantined, and one
-        whose frames take more than `max_pixels_decoded` pixels to hold, sampled and resized, or while a decoder works
-        (`vidalign.video.bounds`).
+    What a file claims is bounded before it is believed: a video of more than `max_duration_s` seconds is quarantined, and one
+    whose frames take more than `max_pixels_decoded` pixels to hold, sampled and resized, or while a decoder works
+    (`vidalign.video.bounds`).
     """
 
     num_frames: int | None = 8

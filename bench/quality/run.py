@@ -82,7 +82,7 @@ def run_folder(root: pathlib.Path, arm_name: str, seed: int, learning_rate: floa
 
 
 def train(data: Data, folder: pathlib.Path, arm_name: str, seed: int, learning_rate: float) -> dict[str, Any]:
-    """Train into folder/model. Returns pairs, steps, displacement (first and last measurement), seconds of CPU time and peak memory."""
+    """Train into folder/model. Returns pairs, steps, displacement (first and last measured), seconds of CPU time, peak memory."""
     arm = ARMS[arm_name]
     objective = objectives.build(arm.objective, arm.params)
     pairs, _ = usable_pairs(edit_pairs(arm, data.pairs(arm.recipe, seed)), objective)

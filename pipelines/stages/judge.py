@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -106,12 +107,19 @@ class Judging(Stage):
                 "parts": str(parts),
                 "work": self.task.work,
                 "frames": dict(self.frames) if judge.needs_frames else {},
+                "limits": limits_of(self.task.rows) if judge.needs_frames else {},
                 "key": self.key,
             },
             compute=ray.data.ActorPoolStrategy(size=min(max(1, num_judges), len(todo))),
             num_cpus=self.engines.cpus if judge.kind == "vllm" else min(1.0, self.engines.cpus),
             num_gpus=num_gpus,
         )
+
+
+def limits_of(rows: Sequence[str]) -> dict[str, int]:
+    """How many videos and images a row of a judge's task shows at most, as vLLM's limit_mm_per_prompt."""
+    shown = [json.loads(row) for row in rows]
+    return {kind: max((len(row.get(f"{kind}s", ())) for row in shown), default=0) for kind in ("video", "image")}
 
 
 def judgements_of(

@@ -52,6 +52,7 @@ def reference_files(stage: Training, usable: Sequence[PreferencePair], objective
         plain_prompt=stage.plain_prompt,
         parts=parts,
         turns=turns_of(cached_processor(stage.policy.path, stage.model.trust_remote_code)).key(),
+        float32_head=stage.train.float32_head,
     )
     index_path = stage.run_folder.stage("reference", stage.round_index) / "files.json"
     files.write_json(index_path, kept)
@@ -81,6 +82,7 @@ def _stream(stage: Training, todo: set[str], index_path: pathlib.Path, parts: Se
             "kept": str(index_path),
             "parts": parts,
             "packed": stage.train.shared_prefix,
+            "float32_head": stage.train.float32_head,
         },
         batch_size=stage.train.micro_batch_size,
         compute=ray.data.ActorPoolStrategy(size=stage.workers.num),

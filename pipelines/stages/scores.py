@@ -90,7 +90,8 @@ class Scores(Stage):
         open_ones = [
             answer for made in answers.values() for answer in made if answer.correct is None and answer.text.strip()
         ]
-        frames = self._frames({answer.video for answer in open_ones}) if judge.needs_frames else {}
+        shown = {name for answer in open_ones for name in answer.context.visuals} if judge.needs_frames else set()
+        frames = self._frames(shown) if shown else {}
         stage = Judging(
             folder=self.folder / "judgements",
             judge=judge,
@@ -144,7 +145,7 @@ def judge_task(
     rows: dict[str, None] = {}
     for answer in answers:
         example = examples[answer.example_id]
-        if not judge.needs_frames or example.video in frames:
+        if not judge.needs_frames or all(name in frames for name in example.context.visuals):
             rows[judged_row(example, answer.text.strip(), example.caption or example.answer, judge)] = None
     return JudgeTask(rows=list(rows), work=judge_rows)
 

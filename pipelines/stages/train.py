@@ -80,8 +80,8 @@ class Train(Stage):
         return {
             "pairs": identity_v1(self.pairs),
             "policy": self.policy.version,
-            "objective": self.objective.model_dump(mode="json"),
-            "train": self.train.model_dump(mode="json"),
+            "objective": self.objective.recorded(),
+            "train": self.train.recorded(),
             "dtype": self.model.dtype,
             "seed": self.run_seed,
         }

@@ -104,7 +104,7 @@ class ScoringSection(Section):
 
     `scorer` (`vidalign.data.scorers`): null by the rules of the answer's kind, "exact", "f1", "judge", or `package.module:attribute`.
     What it cannot tell goes to `judge`, if there is one, and is otherwise counted apart. An answer is right from `min_score` in
-    [0, 1] on, and by the judge from `threshold` on, of 1-5.
+    [0, 1] on, and by the judge from `threshold` on, of 1-5. The judge also scores replies to suites' questions that only a judge can.
     """
 
     scorer: str | None = None

@@ -129,7 +129,10 @@ class TrainConfig(Section):
     a forward pass end to end without padding, where the architecture allows it. `cache_vision_features` keeps what a frozen
     vision tower computes for each video on disk, so that the tower runs once per video and not once per epoch or round.
     `cache_dir` is where these features and the reference's outputs are kept, by content; null means the run's folder.
+    `float32_head` computes logits in float32 in a model of another type: in rollouts, for the reference and in training.
     """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"float32_head"})
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset(
         {
@@ -166,6 +169,7 @@ class TrainConfig(Section):
     shared_prefix: bool = True
     cache_vision_features: bool = False
     cache_dir: str | None = None
+    float32_head: bool = False
     train_vision_tower: bool = False
     train_projector: bool = False
     lora: LoraConfig | None = None

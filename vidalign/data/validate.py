@@ -165,7 +165,9 @@ def _check_split(
         if not opened and any(local_path(uri) is None for visual in shown for uri in visual.uris):
             remarks.add("the video is a remote uri and was not checked", where)
         _remark(remarks, row, shown, where)
-        if checked.pair is None:  # a run's scores are rewards, by which it need not have chosen
+        if checked.pair is None and isinstance(
+            row, PreferenceRow
+        ):  # a run's scores are rewards, by which it need not choose
             _remark_scores(remarks, row, where)
         for name in checked.names:
             problem = look(name)
@@ -240,9 +242,8 @@ def _remark(remarks: _Remarks, row: ExampleRow, shown: Sequence[Visual], where: 
             remarks.add(f"'{side}' begins or ends with white space, which will be trained on", where)
 
 
-def _remark_scores(remarks: _Remarks, row: ExampleRow, where: str) -> None:
-    chosen, rejected = (getattr(row, f"{side}_score", None) for side in SIDES)
-    if chosen is not None and rejected is not None and chosen <= rejected:
+def _remark_scores(remarks: _Remarks, row: PreferenceRow, where: str) -> None:
+    if row.chosen_score is not None and row.rejected_score is not None and row.chosen_score <= row.rejected_score:
         remarks.add("'chosen_score' is not higher than 'rejected_score'", where)
 
 

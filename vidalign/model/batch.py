@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 IGNORED = -1  # label of a position that is not a response token
+PIXELS = "pixel_values_videos"  # what most processors call the frames of videos
+STACKED = 5  # axes of videos that are stacked as they are, [B, F, C, H, W], and not cut into patches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +26,15 @@ class Group:
 class Prompt:
     """One rendered prompt.
 
-    `tokens` holds per-token arrays [T], `vision` holds tensors that concatenate along their first axis. `positions` [axes, T] says
-    where the model sees the tokens (`vidalign.model.shared_prefix.numbering`); only packed rows need it.
+    `tokens` holds per-token arrays [T], `vision` holds tensors that concatenate along their first axis; only for
+    `pixel_values_videos` it is `video_axis`. `positions` [axes, T] says where the model sees the tokens
+    (`vidalign.model.shared_prefix.numbering`); only packed rows need it.
     """
 
     tokens: dict[str, torch.Tensor]
     vision: dict[str, torch.Tensor]
     positions: torch.Tensor | None = None
+    video_axis: int = 0
 
     @property
     def length(self) -> int:
@@ -59,12 +63,15 @@ class Batch:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """The batch on a device, its pixels as `dtype`."""
-        moved = {
-            name: value.to(device, dtype if value.is_floating_point() and name.startswith("pixel_values") else None)
-            if isinstance(value, torch.Tensor)
-            else value
-            for name, value in self.inputs.items()
-        }
+
+        def move(name: str, value: Any) -> Any:
+            if isinstance(value, list):
+                return [move(name, each) for each in value]
+            if not isinstance(value, torch.Tensor):
+                return value
+            return value.to(device, dtype if value.is_floating_point() and name.startswith("pixel_values") else None)
+
+        moved = {name: move(name, value) for name, value in self.inputs.items()}
         sources = None if self.sources is None else self.sources.to(device)
         return Batch(inputs=moved, labels=self.labels.to(device), sources=sources)
 
@@ -85,9 +92,7 @@ def collate(rows: Sequence[tuple[Prompt, Sequence[int]]], *, pad_id: int) -> Bat
         labels[index, start - 1 : end - 1] = torch.as_tensor(response)
         mask[index, :end] = 1
     inputs["attention_mask"] = mask
-    for name in dict.fromkeys(name for prompt, _ in rows for name in prompt.vision):  # not every prompt has images
-        inputs[name] = torch.cat([prompt.vision[name] for prompt, _ in rows if name in prompt.vision])
-    return Batch(inputs=inputs, labels=labels)
+    return Batch(inputs={**inputs, **_join_vision([prompt for prompt, _ in rows])}, labels=labels)
 
 
 def collate_packed(rows: Sequence[tuple[Prompt, Sequence[Sequence[int]]]]) -> Batch:
@@ -122,9 +127,22 @@ def collate_packed(rows: Sequence[tuple[Prompt, Sequence[Sequence[int]]]]) -> Ba
         positions.append(packed_positions(prompt.positions, group.responses))
     numbered = torch.cat(positions, dim=1)
     inputs["position_ids"] = numbered[:, None] if len(numbered) > 1 else numbered  # [3, 1, T] or [1, T]
-    for name in dict.fromkeys(name for prompt, _ in rows for name in prompt.vision):  # not every prompt has images
-        inputs[name] = torch.cat([prompt.vision[name] for prompt, _ in rows if name in prompt.vision])
+    inputs |= _join_vision([prompt for prompt, _ in rows])
     return Batch(inputs=inputs, labels=labels, sources=sources)
+
+
+def _join_vision(prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """The vision tensors of all prompts, end to end.
+
+    Videos [1, F, C, H, W] of unequal length stay a list, and the model takes them one by one (`vidalign.model.videos`).
+    """
+    joined: dict[str, Any] = {}
+    for name in dict.fromkeys(name for prompt in prompts for name in prompt.vision):  # not every prompt has images
+        tensors = [prompt.vision[name] for prompt in prompts if name in prompt.vision]
+        axis = prompts[0].video_axis if name == PIXELS else 0
+        unequal = name == PIXELS and tensors[0].ndim == STACKED and len({tensor.shape[1:] for tensor in tensors}) > 1
+        joined[name] = tensors if unequal else torch.cat(tensors, dim=axis)
+    return joined
 
 
 def packed_positions(prompt: torch.Tensor, responses: Sequence[int]) -> torch.Tensor:

@@ -40,6 +40,14 @@ class Family:
         takes_features: how its forward takes the embeddings [T, D] of all videos of a batch, end to end, in place of pixels. None
             if a video's embeddings are more than one tensor, or if this was never tested (`vidalign.model.vision_features`).
         mrope: its positions follow `vidalign.model.positions`, where transformers differs.
+        processors: its processor classes, by name, where something else than the general rule holds for them.
+        video_axis: the axis of a processor's `pixel_values_videos` along which the videos of a batch lie end to end.
+        stated: what its text_config must say, (name, value), because vLLM asks for it or takes something else for granted, while
+            transformers always goes by this value.
+        not_served: why vLLM 0.32 does not read its checkpoints, as a clause; empty if it does.
+        videos_as_images: vLLM gives the frames of its videos to the image processor, and loads the vision tower only for images.
+        one_tower_call: its forward loses the number of frames of each video on the way to the vision tower, and needs no such
+            number as long as all videos of a batch are computed in one call (`vidalign.model.videos`).
         mixes: prompts of several videos and images were tested to be the same in vLLM and transformers.
         counted_processors: processors whose vision tokens follow the closed form of `vidalign.model.estimate.VisionCost`.
     """
@@ -49,6 +57,12 @@ class Family:
     packs: bool = False
     takes_features: Callable[[torch.Tensor], Any] | None = None
     mrope: bool = False
+    processors: tuple[str, ...] = ()
+    video_axis: int = 0
+    stated: tuple[tuple[str, Any], ...] = ()
+    not_served: str = ""
+    videos_as_images: bool = False
+    one_tower_call: bool = False
     mixes: bool = False
     counted_processors: tuple[str, ...] = ()
 
@@ -67,16 +81,23 @@ FAMILIES: dict[str, Family] = {
     # Its processors are those of Qwen2-VL.
     "qwen2_5_vl": Family(projectors=("merger",), packs=True, takes_features=one_per_video, mrope=True, mixes=True),
     "qwen3_vl": Family(projectors=("merger", "deepstack_merger_list"), packs=True),
-    "qwen3_vl_moe": Family(projectors=("merger", "deepstack_merger_list")),
+    "qwen3_vl_moe": Family(projectors=("merger", "deepstack_merger_list"), packs=True, stated=(("norm_topk_prob", True),)),
     "qwen3_5": Family(projectors=("merger",)),
     "qwen3_5_moe": Family(projectors=("merger",)),
     "llava_onevision": Family(packs=True, takes_features=one_batch),
+    "llava_next_video": Family(packs=True, takes_features=one_per_video),
+    "internvl": Family(packs=True),
     "video_llava": Family(towers=("video_tower",)),  # in addition to image_tower, which the model names
-    "glm4v": Family(projectors=("merger",)),
-    "glm4v_moe": Family(projectors=("merger",)),
+    "glm4v": Family(projectors=("merger",), packs=True, stated=(("attention_bias", True),)),
+    "glm4v_moe": Family(projectors=("merger",), packs=True, stated=(("use_qk_norm", False),)),
     "glm46v": Family(projectors=("merger",)),
     "glm5_next": Family(projectors=("merger",)),
     "glmga": Family(projectors=("merger",)),
+    "gemma4": Family(one_tower_call=True),
+    "minicpmv4_6": Family(processors=("MiniCPMV4_6Processor",), video_axis=-1, videos_as_images=True),
+    "ernie4_5_vl_moe": Family(
+        packs=True, not_served="vLLM 0.32 reads an older layout of its config.json, which transformers 5 does not read"
+    ),
     "cosmos3_omni": Family(projectors=("merger", "deepstack_merger_list")),
     "exaone4_5": Family(projectors=("merger",)),
     "hyperclovax_vision_v2": Family(projectors=("merger",)),
@@ -86,6 +107,12 @@ FAMILIES: dict[str, Family] = {
 def family_of(model: Any) -> Family:
     """The table's row for a model, or the general rule."""
     return FAMILIES.get(model.config.model_type, GENERAL)
+
+
+def family_of_processor(processor: Any) -> Family:
+    """The row that names a processor's class, or the general rule."""
+    name = type(processor).__name__
+    return next((family for family in FAMILIES.values() if name in family.processors), GENERAL)
 
 
 def parts(model: Any) -> dict[str, Part]:

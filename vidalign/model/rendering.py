@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,8 @@ import torch
 from vidalign import prompts
 from vidalign.errors import ModelError
 from vidalign.model.batch import Prompt
+from vidalign.model.families import family_of_processor
+from vidalign.model.folder import missing_package, model_folder
 from vidalign.model.turns import turns_of
 from vidalign.records import Context
 from vidalign.special_tokens import FIX, why
@@ -30,10 +31,11 @@ def load_processor(path: str, *, trust_remote_code: bool = False) -> Any:
     """The model folder's Hugging Face processor. Raises `ModelError` if it or its chat template is missing."""
     from transformers import AutoProcessor
 
-    if not pathlib.Path(path).is_dir() and path.startswith((".", "/", "~")):
-        raise ModelError(f"no model folder at {path}; model.path must name a Hugging Face folder or hub name")
+    folder = str(model_folder(path, weights=False))
     try:
-        processor = AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except ImportError as error:
+        raise ModelError(missing_package(path, error)) from error
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{path} has no processor that transformers can load: {' '.join(str(error).split())}") from error
     if not hasattr(processor, "video_processor"):
@@ -92,7 +94,7 @@ def render_prompt(processor: Any, text: str, shown: Shown) -> Prompt:
     if scene.images:
         options["images"] = [image(clip) for clip in scene.images]
     text = prompt_text(processor, text, scene.context)
-    return _prompt(processor(text=[text], return_tensors="pt", **options))
+    return _prompt(processor, processor(text=[text], return_tensors="pt", **options))
 
 
 def _videos(clips: Sequence[Clip]) -> dict[str, Any]:
@@ -132,10 +134,10 @@ def render_without_pixels(
     video_token = processor.video_token
     expanded = prompt_text(processor, text, context).replace(video_token, video_token * num_video_tokens, 1)
     inputs = processor(text=[expanded], return_tensors="pt", **_text_options(processor))
-    return dataclasses.replace(_prompt(inputs), vision=vision)
+    return dataclasses.replace(_prompt(processor, inputs), vision=vision)
 
 
-def _prompt(inputs: Mapping[str, Any]) -> Prompt:
+def _prompt(processor: Any, inputs: Mapping[str, Any]) -> Prompt:
     """The tensors that a processor made from one prompt, told apart by shape."""
     ids = inputs["input_ids"]
     tokens, vision = {}, {}
@@ -147,7 +149,23 @@ def _prompt(inputs: Mapping[str, Any]) -> Prompt:
             tokens[name] = tensor[0]
         else:
             vision[name] = tensor
-    return Prompt(tokens=tokens, vision=vision)
+    return Prompt(tokens=tokens, vision=vision, video_axis=family_of_processor(processor).video_axis)
+
+
+def difference(processor: Any, trained: Sequence[int], generated: Sequence[int], visual: Sequence[bool]) -> str:
+    """Where the prompt that training sees is not the one that an engine generates from, as the rest of a sentence; empty if nowhere.
+
+    Tokens that stand in for embeddings (`visual`, as the engine places them) may differ; their places may not.
+    """
+    if len(trained) != len(generated):
+        return f"training sees {len(trained):,} tokens and the engine {len(generated):,}"
+    words = {token for token, embedded in zip(trained, visual, strict=True) if not embedded}
+    for place, (ours, theirs, embedded) in enumerate(zip(trained, generated, visual, strict=True)):
+        if ours in words if embedded else ours != theirs:
+            around = slice(max(0, place - 3), place + 3)
+            one, other = (processor.tokenizer.decode(ids[around]) for ids in (trained, generated))
+            return f"at token {place:,} of {len(trained):,}, training sees {one!r} and the engine {other!r}"
+    return ""
 
 
 @functools.lru_cache(maxsize=4)

@@ -38,12 +38,10 @@ def obstacle(model: Any) -> str:
     A family packs if it was tested against separate sequences (`Family.packs`). A model of such a family packs if every layer
     attends to all earlier tokens: a window would be counted along the packed row.
     """
-    if not family_of(model).packs:
-        return "is not known to compute a pair in one sequence"
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     if other := sorted(kinds - {"full_attention"}):
         return f"has layers of {', '.join(other)}, which do not attend to all earlier tokens"
-    return ""
+    return "" if family_of(model).packs else "is not known to compute a pair in one sequence"
 
 
 def wanted(model: Any, switched_on: bool) -> bool:

@@ -14,7 +14,7 @@ import torch
 
 from vidalign.errors import ConfigError
 from vidalign.model import families
-from vidalign.model.batch import Prompt
+from vidalign.model.batch import PIXELS, Prompt
 from vidalign.model.rendering import render_without_pixels
 from vidalign.model.tensor_cache import TensorCache, read_tensors, write_tensors
 from vidalign.prompts import ONE_VIDEO
@@ -22,7 +22,6 @@ from vidalign.records import Context
 from vidalign.types import stable_hash
 from vidalign.video.naming import short
 
-PIXELS = "pixel_values_videos"
 NAME = "video_features"  # the name among a prompt's vision tensors, in place of pixels
 
 
@@ -89,7 +88,7 @@ def compute(model: Any, videos: Iterable[tuple[Prompt, pathlib.Path]], device: t
         taken = {name: value.to(device) for name, value in prompt.vision.items() if name != "second_per_grid_ts"}
         taken[PIXELS] = taken[PIXELS].to(dtype)
         made = backbone.get_video_features(**taken, return_dict=True).pooler_output
-        features = made.flatten(0, 1) if isinstance(made, torch.Tensor) and made.ndim == 3 else torch.cat(tuple(made))
+        features = torch.cat([video.flatten(0, -2) for video in made])  # of a tuple, or of [1, T, D]
         beside = {name: value for name, value in prompt.vision.items() if name != PIXELS}
         write_tensors(target, {NAME: features, **beside})
         count += 1

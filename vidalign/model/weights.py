@@ -52,6 +52,7 @@ def write_weights(
     *,
     whole: Callable[[Sequence[Tensor]], AbstractContextManager[Any]],
     max_shard_bytes: int,
+    like: Mapping[str, tuple[int, ...]] | None = None,
 ) -> None:
     """Write a model's safetensors into a folder; adapters (LoRA) are merged, the model stays as it is.
 
@@ -62,11 +63,13 @@ def write_weights(
         folder: None on a rank that only takes part in making parameters whole.
         whole: a context in which parameters are whole on this rank. Collective where they are spread over ranks.
         max_shard_bytes: of a file; a larger tensor has a file of its own.
+        like: shapes, by name, of the checkpoint that the model was loaded from. transformers 5.19 turns experts that are stored as
+            [experts, in, out] when it reads them, and not back when it writes them; what reads that checkpoint reads this one.
     """
     from safetensors.torch import save_file
 
     sources = tensors_of(model)
-    plan = plan_files(unwrapped(model), sources, max_shard_bytes)
+    plan = plan_files(unwrapped(model), sources, max_shard_bytes, like or {})
     waiting, ready = dict(plan.shards), dict[str, Tensor]()
     for group in plan.groups:
         read = {}
@@ -133,8 +136,10 @@ def _merged(layer: Any) -> Callable[[], Tensor]:
     return read
 
 
-def plan_files(base: Any, sources: Mapping[str, Source], max_shard_bytes: int) -> Plan:
-    """What `save_pretrained` would write of this model, without adapters and without its weights."""
+def plan_files(
+    base: Any, sources: Mapping[str, Source], max_shard_bytes: int, like: Mapping[str, tuple[int, ...]] | None = None
+) -> Plan:
+    """What `save_pretrained` would write of this model, without adapters and without its weights; `like`: see `write_weights`."""
     from huggingface_hub import split_torch_state_dict_into_shards
     from transformers.core_model_loading import revert_weight_conversion
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
@@ -152,7 +157,8 @@ def plan_files(base: Any, sources: Mapping[str, Source], max_shard_bytes: int) -
     }
 
     def convert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return revert_weight_conversion(outline, tensors)
+        reverted = revert_weight_conversion(outline, tensors)
+        return {name: _turned(tensor, (like or {}).get(name)) for name, tensor in reverted.items()}
 
     shapes = remove_tied_weights_from_state_dict(shapes, outline)
     made = convert(dict(shapes))
@@ -169,6 +175,14 @@ def plan_files(base: Any, sources: Mapping[str, Source], max_shard_bytes: int) -
         index=index if split.is_sharded else None,
         convert=convert,
     )
+
+
+def _turned(tensor: Tensor, shape: tuple[int, ...] | None) -> Tensor:
+    """A tensor, its last two axes exchanged if only that gives it this shape."""
+    if shape is None or tensor.ndim < 3 or tuple(tensor.shape) == shape:
+        return tensor
+    other = tensor.transpose(-1, -2)
+    return other.contiguous() if tuple(other.shape) == shape else tensor
 
 
 def _groups(

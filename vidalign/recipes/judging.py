@@ -18,7 +18,7 @@ from vidalign.data.answers import verdict
 from vidalign.data.final_answer import without_reasoning
 from vidalign.types import Example, Judgement, Response, stable_hash
 
-Messages: TypeAlias = list[dict[str, str]]  # of one with a video, the first has its uri as "video"
+Messages: TypeAlias = list[dict[str, Any]]  # for a judge that sees, the first has the names of "videos" and "images"
 Chat: TypeAlias = Callable[[Sequence[Messages]], list[str]]  # conversations ─► the next reply to each, greedy
 
 
@@ -44,6 +44,7 @@ class JudgeTask:
     quarantined: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
+SHOWN = ("videos", "images")
 REMINDER = (
     'Your reply had no line of the form "Score: N" with one number from 1 to 5. Write that line now, and nothing else.'
 )
@@ -116,7 +117,7 @@ def judge_rows(rows: Sequence[dict[str, Any]], config: JudgeConfig, chat: Chat, 
                     response=row["response"],
                     max_response_chars=config.max_response_chars,
                 ),
-                **({"video": row["video"]} if "video" in row else {}),
+                **{name: row[name] for name in SHOWN if name in row},
             }
         ]
         for row in rows
@@ -183,7 +184,7 @@ def scoring_task(
 
 
 def judged_row(example: Example, response: str, caption: str, config: JudgeConfig) -> str:
-    """One row of a scoring task as JSON; with the video's uri where the judge sees the video."""
+    """One row of a scoring task as JSON; with the names of the videos and images where the judge sees them."""
     row = {
         "example_id": example.id,
         "question": prompts.conversation(example),
@@ -191,9 +192,8 @@ def judged_row(example: Example, response: str, caption: str, config: JudgeConfi
         "response": response,
         "caption": caption,
     }
-    if config.sees_video:
-        row["video"] = example.video
-    return json.dumps(row, ensure_ascii=False)
+    shown = {name: list(getattr(example.context, name)) for name in SHOWN} if config.sees_video else {}
+    return json.dumps({**row, **shown}, ensure_ascii=False)
 
 
 def trust_of(score: float) -> float:

@@ -147,8 +147,8 @@ class Leanpo(Recipe[LeanpoRecipe]):
             rng = np.random.default_rng(int(stable_hash([evidence.seed, row.example.id, "replay"], 8), 16))
             losers.append(draw(replayed, evidence.times_drawn, rng))
         if not winners or not losers:
-            missing = CHOSEN if not winners else {"augmented"}
-            if any(r.kind in missing for r in said):
+            missing = CHOSEN if not winners else {"augmented", "replayed"}
+            if any(r.kind in missing and math.isnan(r.trust) for r in said):
                 return "trust_unclear"
             return "cut_by_length" if any(r.kind in missing and is_cut(r) for r in responses) else "empty_response"
         if self.config.pair_rule != "best_vs_worst":

@@ -14,9 +14,9 @@ from vidalign.recipes.judging import Chat, Messages
 from vidalign.recipes.phrases import differs_only_in, parse_differences
 
 
-def is_usable(answer: str, rewritten: str, listed: str) -> bool:
-    """Whether a rewrite differs from the answer in the phrases of the list of differences, and in nothing else."""
-    return bool(rewritten.strip()) and differs_only_in(answer, rewritten, parse_differences(listed))
+def is_usable(answer: str, text: str, listed: str) -> bool:
+    """Whether a text differs from the answer in the phrases of the list of differences, and in nothing else."""
+    return bool(text.strip()) and differs_only_in(answer, text, parse_differences(listed))
 
 
 def rewrite_rows(
@@ -30,7 +30,7 @@ def rewrite_rows(
 ) -> list[dict[str, Any]]:
     """Rewrite the ground truth of each row {example_id, question, answer, wrong: [{candidate, text}, …]}.
 
-    The wrong responses of a row are tried in their order until one gives a usable rewrite.
+    The wrong responses of a row are tried in their order until one gives a usable rewrite, or is parallel to the answer itself.
 
     Returns:
         A row {example_id, candidate, differences, rewritten ("" if no difference was listed), judge: its name} for each try.

@@ -7,8 +7,9 @@
     score        truth and rewrite                                      ─► rewards
     pair         chosen = the ground truth; rejected = the wrong response that the policy finds likeliest, or its rewrite
 
-The steps from "differences" on are greedy. A rewrite that differs in phrases other than the listed ones cannot be used, and the next
-likeliest wrong response is tried, up to `rewrite_tries` of them.
+The steps from "differences" on are greedy. A rewrite that differs in phrases other than the listed ones cannot be used. Then the wrong
+response takes its place, if that differs from the truth in the listed phrases only, or else the next likeliest one is tried, up to
+`rewrite_tries` of them.
 """
 
 from __future__ import annotations
@@ -80,10 +81,11 @@ class Rrpo(Recipe[RrpoRecipe]):
             usable = [(row, r) for (row, _), r in zip(left, listed, strict=True) if parse_differences(r.text)]
             rewritten = self._ask(chunk, usable, "rewritten")
             made += [*listed, *rewritten]
+            found = {row: (r, differences.text) for (row, differences), r in zip(usable, rewritten, strict=True)}
             done = {
                 row
-                for (row, differences), r in zip(usable, rewritten, strict=True)
-                if not is_cut(r) and is_usable(chunk.examples[row].answer, r.text, differences.text)
+                for row, wrong in left
+                if row in found and self._parallel(chunk.examples[row], wrong[number], *found[row]) is not None
             }
             left = [(row, wrong) for row, wrong in left if row not in done]
         return made
@@ -189,12 +191,17 @@ class Rrpo(Recipe[RrpoRecipe]):
             listed = next((r for r in responses if r.kind == "differences" and r.candidate == wrong.candidate), None)
             if rewritten is None or listed is None or not rewritten.text.strip():
                 return "no_rewrite"
-            if is_cut(rewritten):
-                return "cut_by_length"
-            if not is_usable(example.answer, rewritten.text, listed.text):
-                return "rewrite_differs_elsewhere"
-            rejected = side(rewritten, wrong_reply=wrong.text.strip())
+            parallel = self._parallel(example, wrong, rewritten, listed.text)
+            if parallel is None:
+                return "cut_by_length" if is_cut(rewritten) else "rewrite_differs_elsewhere"
+            rejected = parallel
         return rejected if any(differing_marks(example.answer.strip(), rejected.text)) else "no_key_phrase"
+
+    def _parallel(self, example: Example, wrong: Response, rewritten: Response, listed: str) -> Side | None:
+        """The rewrite, or else the wrong response, if it differs from the truth only in what is listed; None if neither does."""
+        if not is_cut(rewritten) and is_usable(example.answer, rewritten.text, listed):
+            return side(rewritten, wrong_reply=wrong.text.strip())
+        return side(wrong) if is_usable(example.answer, wrong.text, listed) else None
 
     def wrong_ones(
         self, example: Example, responses: Sequence[Response], judgements: Mapping[str, Judgement] | None = None

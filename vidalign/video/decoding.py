@@ -19,6 +19,7 @@ import io
 import os
 import stat
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,23 @@ def decode(
     return _decode(name, head, lambda: name, spec, backend, (start_s, end_s))
 
 
+def planned(path: str | os.PathLike[str], spec: FrameSpec, *, start_s: float = 0.0, end_s: float | None = None) -> Clip:
+    """The clip that `decode` gives, with black frames, of which nothing is decoded. Raises `VideoError` as `decode` does."""
+    _check_file(path)
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise _cannot_read(name, error) from error
+    with probing.open_whole(name, head, lambda: name) as container:
+        probe = probing.probe(name, head, lambda: name, container)
+        part, indices = _taken(name, probe, spec, (start_s, end_s))
+        size, _ = _checked_size(name, container, len(indices), spec)
+    frames = np.zeros((len(indices), *size, 3), np.uint8)  # memory that is never touched is never taken
+    return _clip(frames, "pyav", part, indices)
+
+
 def decode_bytes(
     data: bytes,
     spec: FrameSpec,
@@ -124,27 +142,43 @@ def _decode(
 ) -> Clip:
     with probing.open_whole(name, head, source) as container:
         probe = probing.probe(name, head, source, container)
-        part = Part(first=0, count=probe.num_frames, timing=probe.timing)
-        if bounds_s != (0.0, None):
-            part = part_of(name, probe.num_frames, probe.timing, *bounds_s)
-        indices = [part.first + index for index in _sampled(name, probe, part, spec)]
-        stream = probing.video_stream(name, container)
-        size, aspect = (stream.height, stream.width), display.pixel_aspect(stream, spec)
-        kept = readers.target_size(*display.shown_size(size, aspect), spec, len(indices))
-        bounds.check_size(name, size, kept, len(indices), spec)
+        part, indices = _taken(name, probe, spec, bounds_s)
+        _, aspect = _checked_size(name, container, len(indices), spec)
         frames = None
         if backend == "decord" and (turn := exact.in_decord(name, source, probe)) is not None:
             frames = readers.read_decord(source, indices, probe.num_frames, spec, turn=turn, aspect=aspect)
         used = "pyav" if frames is None else "decord"
         if frames is None:
             frames = readers.read_pyav(name, source, container, indices, probe.times, spec)
+    return _clip(frames, used, part, indices)
+
+
+def _taken(name: str, probe: probing.Probe, spec: FrameSpec, bounds_s: tuple[float, float | None]) -> tuple[Part, list[int]]:
+    """The part of a video that is shown, and which of the video's frames are taken."""
+    part = Part(first=0, count=probe.num_frames, timing=probe.timing)
+    if bounds_s != (0.0, None):
+        part = part_of(name, probe.num_frames, probe.timing, *bounds_s)
+    return part, [part.first + index for index in _sampled(name, probe, part, spec)]
+
+
+def _checked_size(name: str, container: Any, num_frames: int, spec: FrameSpec) -> tuple[tuple[int, int], Fraction]:
+    """(height, width) of the frames that are kept, if they and the file's are not too large, and its pixels' aspect."""
+    stream = probing.video_stream(name, container)
+    stored, aspect = (stream.height, stream.width), display.pixel_aspect(stream, spec)
+    size = readers.target_size(*display.shown_size(stored, aspect), spec, num_frames)
+    bounds.check_size(name, stored, size, num_frames, spec)
+    return size, aspect
+
+
+def _clip(frames: np.ndarray, backend: str, part: Part, indices: Sequence[int]) -> Clip:
+    shown = [index - part.first for index in indices]
     return Clip(
         frames=frames,
         fps=part.timing.fps,
         total_num_frames=part.count,
         duration_s=part.timing.duration_s,
-        indices=tuple(shown := [index - part.first for index in indices]),
-        backend=used,
+        indices=tuple(shown),
+        backend=backend,
         times=part.timing.times_s(shown),
     )
 

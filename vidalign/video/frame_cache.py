@@ -87,6 +87,16 @@ def load_clip(path: str | os.PathLike[str]) -> Clip:
     )
 
 
+def read_shape(path: str | os.PathLike[str]) -> tuple[tuple[int, ...], float]:
+    """The shape [F, H, W, 3] of a stored clip's frames, and the source's seconds. Reads the header alone; raises `DataError`."""
+    try:
+        with open(path, "rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return tuple(header["frames"]["shape"]), float(json.loads(header["__metadata__"]["clip"])["duration"])
+    except (OSError, TypeError, KeyError, ValueError) as error:
+        raise DataError(f"{os.fspath(path)} is not a complete frame file ({error}); decode the video again") from error
+
+
 def load_signature(path: str | os.PathLike[str]) -> np.ndarray | None:
     """The signature of a clip (`vidalign.video.signature`), read without its frames; None of a file that has none or is damaged."""
     try:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeAlias
 
 from vidalign.data.formats.convert import Conversion
-from vidalign.data.formats.fields import Fields, Notes, has_content
+from vidalign.data.formats.fields import Fields, Notes, has_content, without_column
 from vidalign.data.formats.places import map_paths, relocate, spelled_out, with_listed_frames
 from vidalign.data.reading import CheckedRow, check_rows, folder_of_videos, no_rows
 from vidalign.data.rows import PreferenceRow, to_example
@@ -57,7 +57,8 @@ def export_file(
             seen["folder of frames, which is written as the list of its images"] += num_folders
         try:
             made = from_row(map_paths(row, lambda path: relocate(path, root, out.parent)), seen)
-        except RowError as error:
+        except (RowError, KeyError) as error:
+            error = without_column(error) if isinstance(error, KeyError) else error
             result.errors.append(error.at(checked.where))
             continue
         result.rows.append(made)

@@ -14,8 +14,7 @@ from vidalign.data.formats.fields import Fields, Notes, has_content
 from vidalign.data.shown import PLACE, PLACES
 from vidalign.errors import RowError
 
-_MORE = ("answer", *PAIR_FIELDS)
-_HELD = {"video", "videos", "images", "fps", "clip", "system", "turns", "question", "chosen", "rejected", *_MORE}
+_PROMPT = {"video", "videos", "images", "fps", "clip", "system", "turns", "question", "chosen", "rejected"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +70,10 @@ def conversation(row: Fields, notes: Notes) -> Conversation:
 
 
 def more_columns(row: Fields, notes: Notes) -> Fields:
-    """The row's other fields under their own names. Fields that no row of vidalign has are counted and left out."""
-    for name in sorted(set(row) - _HELD):
+    """The row's other fields under their own names. Fields that no row of its kind has are counted and left out."""
+    names = ("answer", *PAIR_FIELDS) if "chosen" in row else tuple(EXAMPLE_FIELDS)
+    for name in sorted(set(row) - _PROMPT - {"answer", *names}):
         notes[f"'{name}'"] += 1
-    names = _MORE if "chosen" in row else EXAMPLE_FIELDS
     return {name: row[name] for name in names if has_content(row.get(name))}
 
 

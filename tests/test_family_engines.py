@@ -1,0 +1,199 @@
+"""Every family in vLLM: the prompts, replies and log-probs of rollouts are those of training, for a checkpoint and for its export."""
+
+import functools
+import gc
+import math
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from test_family_training import TRAINING, processor_of
+from tiny_families import QUESTIONS, WRITERS, clip, clips
+
+from actors.engine import VllmEngine
+from pipelines import check_model
+from vidalign import files
+from vidalign.config.run import ModelConfig, TrainConfig
+from vidalign.errors import ModelError
+from vidalign.model.batch import IGNORED, collate
+from vidalign.model.checkpoint import export_policy
+from vidalign.model.families import FAMILIES
+from vidalign.model.folder import stored_shapes
+from vidalign.model.policy import ResponseScorer, load_policy, prepare_training
+from vidalign.model.rendering import render_prompt, response_ids
+from vidalign.recipes.engine import Request
+from vidalign.types import FrameSpec
+
+pytestmark = pytest.mark.heavy
+
+ALWAYS = ("qwen3_vl", "llava_onevision")  # in every run of the heavy tests; `make test-families` runs all
+NOT_SERVED = {"ernie4_5_vl_moe": "spatial_conv_size"}  # what vLLM misses
+STATE_SPACE = ("qwen3_5", "minicpmv4_6")
+TOLERANCE = 1e-4  # nats
+BFLOAT16 = 5e-2  # nats; vLLM's CPU kernel for linear attention takes nothing else, and training is compared in float32
+ANSWER = "A red circle moves left."
+
+
+def named(names):
+    return [pytest.param(name, marks=[] if name in ALWAYS else pytest.mark.families) for name in names]
+
+
+@pytest.fixture
+def start():
+    """Starts an engine in this process; it is gone after the test, and so is what it set in the environment."""
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    before, running = dict(os.environ), []
+
+    def begin(name, folder):
+        dtype = "bfloat16" if name in STATE_SPACE else "float32"
+        running.append(VllmEngine(ModelConfig(path=folder, dtype=dtype, max_model_len=768), folder, num_gpus=0, seed=0))
+        return running[-1]
+
+    def stop():
+        while running:
+            running.pop().llm.llm_engine.engine_core.shutdown()
+            gc.collect()
+            cleanup_dist_env_and_memory()
+
+    yield begin
+    stop()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def asked(question, shown, **changes):
+    settings = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 8, "seed": 0, **changes}
+    return Request(prompt=question, clip=shown, **settings)
+
+
+class Trained:
+    """The training side: what transformers says in float32."""
+
+    def __init__(self, folder):
+        self.processor = processor_of(folder)
+        self.scorer = ResponseScorer(load_policy(ModelConfig(path=folder, dtype="float32"))).eval()
+
+    def logps(self, question, shown, tokens):
+        batch = collate([(render_prompt(self.processor, question, shown), tokens)], pad_id=0)
+        with torch.no_grad():
+            logps, _ = self.scorer(batch.inputs, batch.labels)
+        return logps[batch.labels != IGNORED].numpy()
+
+    def likeliest(self, question, shown, tokens):
+        """The token that greedy decoding takes at each of these places, and the lead of the best one over the second."""
+        batch = collate([(render_prompt(self.processor, question, shown), tokens)], pad_id=0)
+        with torch.no_grad():
+            logits = self.scorer.model.get_output_embeddings()(self.scorer.hidden(batch.inputs, batch.labels))
+        best = logits.topk(2)
+        return best.indices[:, 0].tolist(), (best.values[:, 0] - best.values[:, 1]).tolist()
+
+
+def largest_difference(engine, trained, tolerance):
+    """Of log-probs, over greedy replies one by one, sampled replies to videos of unequal length in one batch, and given replies."""
+    found = [0.0]
+    for question, shown in zip(QUESTIONS, clips(), strict=True):
+        [reply] = engine.generate([asked(question, shown)])
+        tokens, lead = trained.likeliest(question, shown, reply.token_ids)
+        sure = [place for place, margin in enumerate(lead) if margin > tolerance]
+        assert [tokens[place] for place in sure] == [reply.token_ids[place] for place in sure]
+        found.append(np.abs(trained.logps(question, shown, reply.token_ids) - reply.log_probs).max())
+    together = [asked(question, shown, temperature=1.0, seed=5) for shown in fresh() for question in QUESTIONS]
+    special = set(trained.processor.tokenizer.all_special_ids)
+    for request, reply in zip(together, engine.generate(together), strict=True):
+        tokens = [token for token in reply.token_ids if token not in special]
+        if len(tokens) == len(reply.token_ids):  # transformers puts a video's embeddings in the place of its token anywhere
+            found.append(np.abs(trained.logps(request.prompt, request.clip, tokens) - reply.log_probs).max())
+    assert len(found) > 4
+    rows = [(question, shown, ANSWER) for question, shown in zip(QUESTIONS, clips(), strict=True)]
+    ids = response_ids(trained.processor, ANSWER)
+    for (question, shown, _), score in zip(rows, engine.score(rows), strict=True):
+        found.append(np.abs(trained.logps(question, shown, ids) - score).max())
+    return max(found)
+
+
+@functools.cache
+def fresh():
+    """Clips of unequal length that no engine has seen."""
+    return clip(8, 11), clip(4, 12), clip(6, 13, 64, 96)
+
+
+def said(name, difference):
+    return f"{difference:.0e}" if name not in STATE_SPACE else f"{difference:.0e}: {KERNEL}"
+
+
+KERNEL = "in bfloat16, against transformers in float32: vLLM's CPU kernel for linear attention takes only that"
+
+
+@pytest.mark.parametrize("name", named(name for name in WRITERS if name not in NOT_SERVED))
+def test_rollouts_are_those_of_the_model_that_is_trained(name, checkpoints, start, cell):
+    passed = cell(name, "rollout")
+    folder = checkpoints(name)
+    tolerance = BFLOAT16 if name in STATE_SPACE else TOLERANCE
+    difference = largest_difference(start(name, folder), Trained(folder), tolerance)
+    assert difference < tolerance
+    passed(said(name, difference))
+
+
+@pytest.mark.parametrize("name", named(WRITERS))
+def test_the_dry_run_says_what_the_run_says(name, checkpoints, cell):
+    passed = cell(name, "dry run")
+    config = ModelConfig(path=checkpoints(name), dtype="float32", max_model_len=768)
+    if name in NOT_SERVED:
+        with pytest.raises(ModelError, match=FAMILIES[name].not_served):
+            check_model.inspect(config)
+        passed(f"no: {FAMILIES[name].not_served}")
+        return
+    facts = check_model.inspect(config)
+    assert facts.config.model_type == name
+    assert sum(parameter.numel() for parameter in facts.outline.parameters()) == sum(
+        math.prod(shape) for shape in stored_shapes(pathlib.Path(config.path)).values()
+    )
+    passed()
+
+
+@pytest.mark.parametrize("name", named(name for name in WRITERS if name not in NOT_SERVED))
+def test_an_exported_model_is_read_by_vllm(name, checkpoints, start, cell, tmp_path):
+    passed = cell(name, "export, read by vLLM")
+    base, folder = checkpoints(name), str(tmp_path / "model")
+    torch.manual_seed(0)
+    model = load_policy(ModelConfig(path=base, dtype="float32"))
+    trained = prepare_training(model, TrainConfig(**TRAINING["LoRA"], gradient_checkpointing=False))
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.1)
+    export_policy(
+        trained, tmp_path / "model", base=base, parent="", frame_spec=FrameSpec(), prompt="{question}", zero_stage=0
+    )
+    tolerance = BFLOAT16 if name in STATE_SPACE else TOLERANCE
+    difference = largest_difference(start(name, folder), Trained(folder), tolerance)
+    assert difference < tolerance
+    passed(said(name, difference))
+
+
+def test_families_that_vllm_does_not_read_are_known():
+    assert set(NOT_SERVED) == {name for name, family in FAMILIES.items() if family.not_served}
+
+
+@pytest.mark.families
+@pytest.mark.parametrize("name", NOT_SERVED)
+def test_a_family_that_vllm_does_not_read_is_refused_in_a_sentence(name, checkpoints, start, cell):
+    passed = cell(name, "rollout")
+    with pytest.raises(ModelError, match=NOT_SERVED[name]):
+        start(name, checkpoints(name))
+    passed(f"no: {FAMILIES[name].not_served}")
+
+
+@pytest.mark.families
+def test_a_processor_that_differs_between_images_and_videos_is_refused_where_vllm_knows_one(checkpoints, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoints("minicpmv4_6"), folder)
+    raw = files.read_json(folder / "processor_config.json")
+    raw["image_processor"]["image_mean"] = [0.1, 0.2, 0.3]
+    files.write_json(folder / "processor_config.json", raw)
+    with pytest.raises(ModelError, match="normalizes a video of MiniCPMV4_6Processor as it does images"):
+        VllmEngine(ModelConfig(path=str(folder), dtype="bfloat16", max_model_len=768), str(folder), num_gpus=0, seed=0)

@@ -1,0 +1,110 @@
+"""A whole `vidalign align` for a family: rollout, pairs, training, export, endpoint and evaluation, through real parts."""
+
+import pathlib
+import socket
+
+import pytest
+import torch
+import yaml
+from conftest import vidalign
+from test_family_engines import NOT_SERVED, STATE_SPACE
+from tiny_families import WRITERS
+
+from vidalign import files
+from vidalign.config.run import ModelConfig
+from vidalign.data.reading import read_examples
+from vidalign.model.batch import collate
+from vidalign.model.policy import ResponseScorer, load_policy
+from vidalign.model.rendering import load_processor, render_prompt
+from vidalign.model.turns import turns_of
+from vidalign.types import EvalAnswer, FrameSpec, PreferencePair, Response
+from vidalign.video.decoding import decode
+
+pytestmark = pytest.mark.heavy
+
+ALWAYS = ("qwen3_vl",)  # in every run of the heavy tests
+NUM_TOKENS = 6
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    """8 training questions, 3 held-out ones and 2 for the probe, on videos of unequal length."""
+    from examples.shapes.make_videos import make
+
+    folder = tmp_path_factory.mktemp("questions")
+    make(folder, {"train": 8, "heldout": 3, "probe": 2}, 0)
+    return folder
+
+
+def config_of(name, model, data, folder):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    raw = {
+        "run_dir": str(folder / "run"),
+        "model": {
+            "path": model,
+            "dtype": "bfloat16" if name in STATE_SPACE else "float32",
+            "max_model_len": 768,
+        },
+        "data": {
+            key: str(data / f"{file}.jsonl") for key, file in (("train", "train"), ("eval", "heldout"), ("probe", "probe"))
+        },
+        "video": {"num_frames": 4},
+        "recipe": {"name": "rrpo", "num_candidates": 4, "max_new_tokens": 32},
+        "objective": {"name": "dpo"},
+        "train": {"learning_rate": 1e-3, "batch_size": 2, "micro_batch_size": 2, "num_monitored": 2, "log_every": 1},
+        "evaluate": {"max_new_tokens": NUM_TOKENS},
+        "serve": {"port": port},
+    }
+    path = folder / "align.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path, folder / "run"
+
+
+def greedy(folder, example):
+    """What transformers says to an example, token by token, up to the end of its turn."""
+    processor = load_processor(str(folder))
+    scorer = ResponseScorer(load_policy(ModelConfig(path=str(folder), dtype="float32"))).eval()
+    prompt = render_prompt(processor, example.question, decode(pathlib.Path(example.video), FrameSpec(num_frames=4)))
+    tokens: list[int] = []
+    with torch.no_grad():
+        while len(tokens) < NUM_TOKENS:
+            batch = collate([(prompt, [*tokens, 0])], pad_id=0)
+            last = scorer.hidden(batch.inputs, batch.labels)[-1]
+            tokens.append(int(scorer.model.get_output_embeddings()(last).argmax()))
+            if tokens[-1] == turns_of(processor).end[-1]:
+                break
+    return processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in ALWAYS else pytest.mark.families) for name in WRITERS if name not in NOT_SERVED],
+)
+def test_a_whole_run(name, checkpoints, questions, cell, tmp_path):
+    passed = {column: cell(name, column) for column in ("pairs", "align", "serve", "evaluate")}
+    base = checkpoints(name)
+    path, run = config_of(name, base, questions, tmp_path)
+    done = vidalign("align", str(path))
+    assert done.returncode == 0, done.stderr[-4000:]
+    passed["align"]()
+
+    responses = files.read_table(run / "rounds/0/responses/responses.parquet", Response)
+    pairs = files.read_table(run / "rounds/0/pairs/pairs.parquet", PreferencePair)
+    assert pairs
+    assert {pair.rejected for pair in pairs} <= {response.text.strip() for response in responses}
+    passed["pairs"](f"{len(pairs)} of 8")
+
+    aligned = run / "rounds/0/model"
+    examples = {example.id: example for example in read_examples(questions / "heldout.jsonl")}
+    for model_id, folder in (("base", base), ("aligned", aligned)):
+        answers = files.read_table(run / f"rounds/0/eval/{model_id}.parquet", EvalAnswer)
+        assert {answer.example_id for answer in answers} == examples.keys()
+        if name not in STATE_SPACE:  # which round differently in vLLM
+            assert [answer.text.strip() for answer in answers] == [greedy(folder, examples[a.example_id]) for a in answers]
+    summary = files.read_json(run / "summary.json")
+    assert summary["policy"]["base"] != summary["policy"]["aligned"]
+    assert summary["endpoint"] == {"model_ids": ["base", "aligned"]}
+    passed["serve"]()
+    passed["evaluate"]()

@@ -1,0 +1,50 @@
+"""How a Hugging Face model takes the videos of a batch, where transformers 5.19 takes less than processors give.
+
+- Videos of unequal length that are not cut into patches (LLaVA) cannot be one tensor: they come as a list of [1, F, C, H, W], and
+  the tower computes one after the other.
+- Gemma 4's forward does not pass on the number of frames of each video, which its `get_video_features` asks for; that only splits
+  what the forward joins again (`Family.one_tower_call`).
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from typing import Any
+
+import torch
+
+from vidalign.model.families import family_of
+
+
+def correct_videos(model: Any) -> None:
+    """Make a model's `get_video_features` take what `vidalign.model.batch` gives its forward."""
+    inner = model.base_model
+    if hasattr(inner, "get_video_features"):
+        one_call = family_of(model).one_tower_call
+        # A bound method, and no closure over the model: a copy of the model must not compute with the tower of the original.
+        inner.get_video_features = types.MethodType(_in_one_call if one_call else _one_by_one, inner)
+
+
+def _one_by_one(self: Any, pixel_values_videos: Any, *given: Any, **options: Any) -> Any:
+    compute = functools.partial(type(self).get_video_features, self)
+    if not isinstance(pixel_values_videos, list):
+        return compute(pixel_values_videos, *given, **options)
+    made = [compute(video, *given, **options) for video in pixel_values_videos]
+    made[0].pooler_output = _joined([each.pooler_output for each in made])
+    return made[0]
+
+
+def _in_one_call(self: Any, pixel_values_videos: torch.Tensor, *given: Any, **options: Any) -> Any:
+    if len(given) < 2 and options.get("num_frames_per_video") is None:
+        options["num_frames_per_video"] = torch.tensor([len(pixel_values_videos)])
+    return type(self).get_video_features(self, pixel_values_videos, *given, **options)
+
+
+def _joined(videos: list[Any]) -> Any:
+    """The embeddings of all videos: [1, T, D] each, or a tuple of tensors each."""
+    return (
+        torch.cat(videos, dim=1)
+        if isinstance(videos[0], torch.Tensor)
+        else tuple(part for parts in videos for part in parts)
+    )
