@@ -32,13 +32,12 @@ from vidalign import recipes
 from vidalign.config.loading import dump_config
 from vidalign.config.run import DataConfig, ObjectiveConfig, RunConfig
 from vidalign.config.training import TrainConfig
-from vidalign.errors import ConfigError, ModelError
+from vidalign.errors import ConfigError
 from vidalign.files import RunFolder
 from vidalign.learning import objectives
 from vidalign.learning.views import view_of
 from vidalign.model import vision_features
 from vidalign.model.checkpoint import policy_version
-from vidalign.model.folder import model_folder
 from vidalign.model.turns import turns_of
 from vidalign.types import Example, PolicyVersion
 
@@ -220,15 +219,8 @@ def check_objective(config: ObjectiveConfig, train: TrainConfig) -> None:
 def check_judges(config: RunConfig) -> None:
     """Raises `ModelError` for a judge whose model is not there: neither a folder nor a hub's."""
     for key, judge in (("recipe.judge", recipes.build(config.recipe).judge), ("evaluate.judge", config.evaluate.judge)):
-        if judge is None or judge.kind != "vllm":
-            continue
-        way_out = f"set {key}.model to a model's folder, or {key}.kind to openai for a model at an endpoint"
-        try:
-            folder = model_folder(judge.model, weights=False)
-        except ModelError as error:
-            raise ModelError(f"{key}.model={judge.model!r}: {error}; {way_out}") from error
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"{key}.model={judge.model!r} is no model folder (no config.json there); {way_out}")
+        if judge is not None:
+            check_model.check_judge(judge, key)
 
 
 def render(report: CheckReport) -> str:

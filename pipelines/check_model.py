@@ -9,6 +9,7 @@ import pathlib
 from typing import Any
 
 from cluster.engines import takes_video
+from vidalign.config.judging import JudgeConfig
 from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
 from vidalign.files import read_json
@@ -99,6 +100,15 @@ def _has_weights(folder: pathlib.Path) -> bool:
         return bool(weight_files(folder))
     except ModelError:
         return False
+
+
+def check_judge(judge: JudgeConfig, key: str) -> None:
+    """Raises `ModelError` for a judge in an engine whose model folder is not there; `key` is where the config has it."""
+    if judge.kind == "vllm" and not (pathlib.Path(judge.model) / "config.json").is_file():
+        raise ModelError(
+            f"{key}.model={judge.model!r} is no model folder (no config.json there); set it to a folder on this machine, or set "
+            f"{key}.kind to openai for a model at an endpoint"
+        )
 
 
 def check_architecture(architecture: str, folder: pathlib.Path, *, trust_remote_code: bool = False) -> None:

@@ -20,7 +20,7 @@ from vidalign.config.judging import JudgeConfig
 from vidalign.data.suites import SUITES
 from vidalign.data.suites.base import Request
 from vidalign.data.suites.question import SuiteQuestion
-from vidalign.errors import ClusterError, ConfigError, DataError
+from vidalign.errors import ClusterError, ConfigError, DataError, ModelError
 from vidalign.model import rendering
 from vidalign.model.checkpoint import CARD
 from vidalign.recipes.suite_judging import judge_suite_rows, suite_rows
@@ -188,6 +188,9 @@ def test_suites_that_cannot_be_asked(server, tvbench, tmp_path):
         ConfigError, match=r"MSVD-QA is scored by a judge, and evaluate\.judge is not set; set its kind and model$"
     ):
         run(tmp_path, asked, "msvd-qa")
+    absent = ["evaluate.judge.kind=vllm", f"evaluate.judge.model={tmp_path}/none"]
+    with pytest.raises(ModelError, match=r"evaluate\.judge\.model='.*/none' is no model folder"):
+        run(tmp_path, models.of_endpoint(server.url, overrides=absent), "msvd-qa")
     sees = [
         "evaluate.judge.kind=openai",
         "evaluate.judge.model=m",

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines import asking, progress
+from pipelines import asking, check_model, progress
 from pipelines.suites.models import AskedModels
 from vidalign.config.judging import JudgeConfig
 from vidalign.data.suites import find_suite
@@ -50,6 +50,7 @@ def read_task(name: str, request: Request, asked: AskedModels) -> Task:
 
     Raises:
         ConfigError: an unknown suite or task; questions that need a judge, a package or an endpoint that is not there.
+        ModelError: the judge's model folder is not there.
         DataError: rows of another form; an id that is used twice; none of the videos is there.
     """
     suite = find_suite(name)
@@ -73,9 +74,12 @@ def read_task(name: str, request: Request, asked: AskedModels) -> Task:
 
 
 def _check_judge(suite: Suite, questions: Sequence[SuiteQuestion], judge: JudgeConfig | None) -> None:
-    """Raises `ConfigError` where questions are scored by a judge, and there is none, or one that is shown more than texts."""
+    """Raises `ConfigError` or `ModelError` where questions are scored by a judge that is not set, not there, or not of texts."""
     judged = dict.fromkeys(question.task for question in questions if suite.is_judged(question))
-    if not judged or (judge is not None and judge.kind != "policy" and judge.sees == "caption"):
+    if not judged:
+        return
+    if judge is not None and judge.kind != "policy" and judge.sees == "caption":
+        check_model.check_judge(judge, "evaluate.judge")
         return
     others = [task for task in suite.tasks if task not in judged]
     way_out = f", or choose other tasks with {' '.join(f'--task {task}' for task in others)}" if others else ""
