@@ -1,5 +1,6 @@
 """Sampling, decoding with both backends, every quarantine reason from a really broken file, and the frame cache."""
 
+import gc
 import hashlib
 import os
 import pathlib
@@ -181,6 +182,19 @@ def test_rotation_tag_turns_the_frames_upright(folder, good, degrees):
     turned = [decode_bytes(bytes(data), spec, backend).frames for backend in BACKENDS]
     np.testing.assert_array_equal(turned[0], turned[1])
     np.testing.assert_array_equal(turned[0], np.rot90(decode(good, spec).frames, -degrees // 90, axes=(1, 2)))
+
+
+def test_decoding_leaves_no_frames_to_the_garbage_collector(good):
+    """A frame in a cycle keeps its buffers until a collection that may not come before many of them have piled up."""
+    decode(good, FrameSpec(num_frames=2))
+    gc.collect()
+    gc.disable()
+    try:
+        decode(good, FrameSpec(num_frames=NUM_FRAMES))
+        left = gc.collect()
+    finally:
+        gc.enable()
+    assert left < NUM_FRAMES / 2
 
 
 def test_bytes_give_what_the_file_gives(good):

@@ -63,15 +63,35 @@ def shown_size(size: tuple[int, int], aspect: Fraction) -> tuple[int, int]:
     return (height, round(width * aspect)) if aspect >= 1 else (round(height / aspect), width)
 
 
-def upright(frame: VideoFrame, converter: VideoReformatter, spec: FrameSpec) -> np.ndarray:
-    """RGB uint8 [H, W, 3] of a frame as players show it, but for pixels that are not square."""
-    # Bicubic is what fills in missing chroma where FFmpeg has no quick way: with more than 8 bits, for example.
-    pixels = converter.reformat(frame, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1).to_ndarray()
-    if frame.color_trc in tone.HDR and spec.hdr_to_sdr:
-        pixels = tone.to_sdr(pixels, int(frame.color_trc))
-    turn = orientation(frame)
-    if turn.exchanged:
-        pixels = pixels.transpose(1, 0, 2)
-    if turn.mirrored:
-        pixels = pixels[:, ::-1]
-    return pixels[::-1] if turn.flipped else pixels
+class Presenter:
+    """Shows the frames of one video as players do. `aspect`: of the pixels that are stored."""
+
+    def __init__(self, spec: FrameSpec, aspect: Fraction) -> None:
+        self._spec, self._aspect = spec, aspect
+        self._converter = VideoReformatter()  # one for a video: making one takes longer than using it
+        self._turns: dict[int, Orientation] = {}
+
+    def picture(self, frame: VideoFrame) -> np.ndarray:
+        """RGB uint8 [H, W, 3], upright; pixels that are not square stay so."""
+        # Bicubic is what fills in missing chroma where FFmpeg has no quick way: with more than 8 bits, for example.
+        converted = self._converter.reformat(frame, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1)
+        pixels = converted.to_ndarray()
+        if frame.color_trc in tone.HDR and self._spec.hdr_to_sdr:
+            pixels = tone.to_sdr(pixels, int(frame.color_trc))
+        turn = self._turn(frame)
+        if turn.exchanged:
+            pixels = pixels.transpose(1, 0, 2)
+        if turn.mirrored:
+            pixels = pixels[:, ::-1]
+        return pixels[::-1] if turn.flipped else pixels
+
+    def size(self, frame: VideoFrame) -> tuple[int, int]:
+        """(height, width) of a frame, upright and with square pixels."""
+        height, width = shown_size(size_of(frame), self._aspect)
+        return (width, height) if self._turn(frame).exchanged else (height, width)
+
+    def _turn(self, frame: VideoFrame) -> Orientation:
+        """The frame's orientation, read once for each rotation: PyAV's side data and their frame hold one another in memory."""
+        if frame.rotation not in self._turns:
+            self._turns[frame.rotation] = orientation(frame)
+        return self._turns[frame.rotation]

@@ -25,13 +25,12 @@ import numpy as np
 import PIL.Image
 from av.container import InputContainer
 from av.video.frame import PictureType, VideoFrame
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from vidalign.errors import VideoError
 from vidalign.types import FrameSpec
 from vidalign.video import bounds
-from vidalign.video.display import Orientation, orientation, pixel_aspect, shown_size, size_of, upright
+from vidalign.video.display import Orientation, Presenter, pixel_aspect, shown_size, size_of
 from vidalign.video.packets import FrameTimes
 from vidalign.video.probing import open_container, video_stream
 
@@ -128,8 +127,7 @@ def by_seeking(
     """The wanted frames in order, with one seek for each group of them that follows the same keyframe."""
     places = np.searchsorted(times.keyframes, wanted, side="right") - 1
     pts = times.pts[list(wanted)].tolist()
-    converter = VideoReformatter()  # one for a video: making one takes longer than using it
-    size, aspect = (stream.height, stream.width), pixel_aspect(stream, spec)  # now: the decoder changes them with the frames
+    size, presenter = (stream.height, stream.width), Presenter(spec, pixel_aspect(stream, spec))  # the decoder changes both
     for place, group in itertools.groupby(zip(places.tolist(), pts, strict=True), key=lambda pair: pair[0]):
         if place < 0:
             raise NotAsExpectedError  # the first frames depend on a frame that is not shown
@@ -138,7 +136,7 @@ def by_seeking(
         for frame in _from_keyframe(container, stream, key, [moment for _, moment in group]):
             if size_of(frame) != size:
                 raise NotAsExpectedError  # which size is the first frame's is found out in order
-            yield upright(frame, converter, spec), _shown(frame, aspect)
+            yield presenter.picture(frame), presenter.size(frame)
 
 
 def _from_keyframe(container: InputContainer, stream: VideoStream, key: int, moments: Sequence[int]) -> Iterator[VideoFrame]:
@@ -170,12 +168,6 @@ def _from_keyframe(container: InputContainer, stream: VideoStream, key: int, mom
     raise NotAsExpectedError
 
 
-def _shown(frame: VideoFrame, aspect: Fraction) -> tuple[int, int]:
-    """(height, width) at which players show this frame."""
-    height, width = shown_size(size_of(frame), aspect)
-    return (width, height) if orientation(frame).exchanged else (height, width)
-
-
 def _bounded(name: str, pictures: Iterator[Picture], count: int, spec: FrameSpec) -> Iterator[Picture]:
     """The same pictures, unless they are larger than the header said and than is allowed."""
     for pixels, shown in pictures:
@@ -186,16 +178,16 @@ def _bounded(name: str, pictures: Iterator[Picture], count: int, spec: FrameSpec
 def _in_order(
     name: str, container: InputContainer, stream: VideoStream, wanted: Sequence[int], spec: FrameSpec
 ) -> Iterator[Picture]:
-    remaining, converter = iter(wanted), VideoReformatter()
-    target, number, shown, aspect = next(remaining), -1, None, pixel_aspect(stream, spec)
+    remaining, presenter = iter(wanted), Presenter(spec, pixel_aspect(stream, spec))
+    target, number, shown = next(remaining), -1, None
     try:
         for number, frame in enumerate(container.decode(stream)):
-            shown = shown or _shown(frame, aspect)
+            shown = shown or presenter.size(frame)
             if number != target:
                 continue
             if frame.is_corrupt:
                 raise VideoError("truncated", f"{name} is damaged: frame {number} cannot be decoded whole")
-            yield upright(frame, converter, spec), shown
+            yield presenter.picture(frame), shown
             following = next(remaining, None)
             if following is None:
                 return
