@@ -51,7 +51,7 @@ def config_of(name, model, data, folder):
             key: str(data / f"{file}.jsonl") for key, file in (("train", "train"), ("eval", "heldout"), ("probe", "probe"))
         },
         "video": {"num_frames": 4},
-        "recipe": {"name": "rrpo", "num_candidates": 4, "max_new_tokens": 32},
+        "recipe": {"name": "rrpo", "num_candidates": 8, "max_new_tokens": 96},
         "objective": {"name": "dpo"},
         "train": {"learning_rate": 1e-3, "batch_size": 2, "micro_batch_size": 2, "num_monitored": 2, "log_every": 1},
         "evaluate": {"max_new_tokens": NUM_TOKENS},
