@@ -11,7 +11,7 @@ TORCH_TIMEOUT ?= 5
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO := runs/shapes
 
-.PHONY: help setup setup-dev demo test test-families check format shapes-data shapes-model clean
+.PHONY: help setup setup-dev demo test test-families test-videos check format shapes-data shapes-model clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -56,6 +56,9 @@ test: check ## set-up and all tests but the long ones of test-families
 
 test-families: setup-dev ## the tests of every model family, which write docs/models.md (half an hour)
 	$(BIN)/python -m pytest -q --record-families tests/test_family_training.py tests/test_family_engines.py tests/test_family_runs.py
+
+test-videos: setup-dev ## both video backends against FFmpeg's command on the whole corpus, and its table in docs/videos.md
+	$(BIN)/python -m pytest -q tests/all_videos.py
 
 format: setup-dev ## format the code
 	$(BIN)/ruff format .

@@ -51,6 +51,7 @@ def to_columns(rows: list[DecodedVideo]) -> dict[str, Any]:
         "frames_path": np.array([row.frames_path for row in rows], dtype=object),
         "reason": np.array([row.reason for row in rows], dtype=object),
         "message": np.array([row.message for row in rows], dtype=object),
+        "backend": np.array([row.backend for row in rows], dtype=object),
     }
 
 
@@ -66,7 +67,7 @@ def decode_videos(
 ) -> ray.data.Dataset:
     """A lazy data set with one row for each distinct uri, in order of first appearance if Ray Data preserves order.
 
-    Rows are `DecodedVideo` records: video, frames_path ("" if quarantined), reason, message. Consume it with
+    Rows are `DecodedVideo` records: video, frames_path ("" if quarantined), reason, message, backend. Consume it with
     `iter_batches` (streaming) or `take_all`; `DecodedVideo.from_row` reads a row.
     """
     distinct = list(dict.fromkeys(uris))

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cluster.engines import ONE_VIDEO, actor_environment, generator_options
+from cluster.engines import ONE_VIDEO, actor_environment, generator_options, takes_video
 from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
 from vidalign.recipes.engine import SPECIAL_TOKEN, Completion, Request
@@ -43,31 +43,29 @@ class VllmEngine:
     ) -> None:
         for name, value in actor_environment(num_gpus).items():
             os.environ.setdefault(name, value)
-        import transformers
         import vllm
 
         from vidalign.model.engine_rules import engine_rules
-        from vidalign.model.rendering import load_processor
+        from vidalign.model.loading import read_config
+        from vidalign.model.rendering import cached_processor
         from vidalign.model.turns import turns_of
 
         self.path = path
         self.max_model_len = model.max_model_len
         self._hashes: weakref.WeakKeyDictionary[Clip, str] = weakref.WeakKeyDictionary()
         self._grids: dict[str, tuple[Any, Any]] = {}  # hash of a clip → its grid, and the seconds that a step of it takes
-        self._processor = load_processor(path, trust_remote_code=model.trust_remote_code)
+        self._processor = cached_processor(path, model.trust_remote_code)
         self._turns = turns_of(self._processor)
         self._compared = False
+        config = read_config(path, trust_remote_code=model.trust_remote_code)
+        rules = engine_rules(self._processor, config, max_model_len=model.max_model_len, on_cpu=num_gpus == 0, limits=limits)
+        own = {**rules, **(engine_args or {})}
+        options = generator_options(model, num_gpus, seed=seed, limits=limits, engine_args=own)
         try:
-            config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
-            rules = engine_rules(
-                self._processor, config, max_model_len=model.max_model_len, on_cpu=num_gpus == 0, limits=limits
-            )
-            own = {**rules, **(engine_args or {})}
-            self.llm = vllm.LLM(model=path, **generator_options(model, num_gpus, seed=seed, limits=limits, engine_args=own))
-        except ModelError:
-            raise
+            self.llm = vllm.LLM(model=path, **options)
         except Exception as error:  # a model that vLLM cannot load fails in whatever way its code meets first
             raise ModelError(f"vLLM cannot serve {path}: {' '.join(str(error).split())[:600]}") from error
+        takes_video(self.llm.llm_engine.model_config, path)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Sample one reply to each request, in the order of `requests`."""
@@ -87,7 +85,7 @@ class VllmEngine:
             for request in requests
         ]
         inputs = [_Input(shown=request.clip, prompt=request.prompt, prefix=request.prefix) for request in requests]
-        return [_completion(output.outputs[0], self._turns.special) for output in self._run(inputs, params)]
+        return [completion_of(output.outputs[0], self._turns.special) for output in self._run(inputs, params)]
 
     def score(self, rows: Sequence[tuple[str, Shown, str]]) -> list[tuple[float, ...]]:
         """Log-probs (nats) of given replies, including their end-of-turn token, for rows (prompt, clip, reply)."""
@@ -169,6 +167,8 @@ class VllmEngine:
                 f"training would not see the prompts that {self.path} replies to in vLLM: {found}. docs/models.md lists the families "
                 "of which both see the same"
             )
+        if one.prefix or one.reply_ids:  # then this rendering is not sent, but vLLM would take its videos for sent
+            self.llm.llm_engine.reset_mm_cache()
         self._compared = True
 
     def _check_positions(self, scene: Scene, rendered: Any, max_new_tokens: int) -> None:
@@ -235,7 +235,7 @@ class _Input:
     reply_ids: tuple[int, ...] = ()
 
 
-def _completion(reply: Any, special: SpecialTokens) -> Completion:
+def completion_of(reply: Any, special: SpecialTokens) -> Completion:
     """vLLM's reply as a `Completion`. What spells out special tokens is taken out of its text, and its finish reason says so."""
     steps = zip(reply.token_ids, reply.logprobs, strict=True)
     spelled = bool(special.found(reply.text))

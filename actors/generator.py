@@ -17,6 +17,7 @@ from typing import Any
 from actors.engine import VllmEngine
 from vidalign import files
 from vidalign.config.run import ModelConfig
+from vidalign.model.clip_check import ClipCheck, quarantined
 from vidalign.recipes.engine import Respond
 from vidalign.types import Example, Response
 from vidalign.video.frame_cache import load_clip
@@ -42,10 +43,19 @@ class Generator:
         respond: Respond,
         parts: str,
         limits: dict[str, int],
+        reserved_tokens: int = 0,
     ) -> None:
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        config = ModelConfig(**model)
         self._engine = self._thread.submit(
-            VllmEngine, ModelConfig(**model), path, num_gpus=num_gpus, seed=seed, engine_args=engine_args, limits=limits
+            VllmEngine, config, path, num_gpus=num_gpus, seed=seed, engine_args=engine_args, limits=limits
+        )
+        self._takes = self._thread.submit(
+            ClipCheck,
+            path,
+            max_model_len=config.max_model_len,
+            trust_remote_code=config.trust_remote_code,
+            reserved_tokens=reserved_tokens,
         )
         self._respond = respond
         self._parts = pathlib.Path(parts)
@@ -55,9 +65,9 @@ class Generator:
         """Columns: chunk (int), and what `actors.decoder.ChunkDecoder` gives: examples and decoded (JSON lists of rows)."""
         began = time.monotonic()
         waited = 0.0 if self._free_since is None else began - self._free_since
-        engine = self._engine.result()
+        engine, takes = self._engine.result(), self._takes.result()
         started = time.monotonic()
-        chunk, decoded = int(row["chunk"]), json.loads(row["decoded"])
+        chunk, decoded = int(row["chunk"]), quarantined(json.loads(row["decoded"]), takes)
         frames = {video["video"]: video["frames_path"] for video in decoded if video["frames_path"]}
         asked = [Example.from_row(example) for example in json.loads(row["examples"])]
         examples = [example for example in asked if all(name in frames for name in example.context.visuals)]

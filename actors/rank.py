@@ -44,7 +44,9 @@ class Rank:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(auto_mpi_discovery=False)
         self._engine, *_ = deepspeed.initialize(
-            model=ResponseScorer(model, packed=packed, compares=compares, chunk_size=chunk_size),
+            model=ResponseScorer(
+                model, packed=packed, compares=compares, float32_head=train.float32_head, chunk_size=chunk_size
+            ),
             model_parameters=[p for p in model.parameters() if p.requires_grad],
             lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(
                 optimizer,

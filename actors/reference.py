@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from vidalign import files
@@ -17,7 +18,8 @@ from vidalign.config.run import ModelConfig
 from vidalign.learning.batch_source import BatchSource
 from vidalign.learning.sequences import pair_group
 from vidalign.model.tensor_cache import TensorCache, write_tensors
-from vidalign.types import Context, PreferencePair
+from vidalign.records import Context
+from vidalign.types import PreferencePair
 
 PARTS = ("hidden", "features")  # in addition to the log-probs, if requested
 
@@ -41,6 +43,7 @@ class Reference:
         kept: str,
         parts: Sequence[str] = (),
         packed: bool = True,
+        float32_head: bool = False,
     ) -> None:
         """`kept` is a JSON file {pair id: the file for its tensors}; `parts` are those of `PARTS` that are wanted."""
         import torch
@@ -54,7 +57,7 @@ class Reference:
         self._dtype = getattr(torch, config.dtype)
         policy = load_policy(config, path)
         packed = shared_prefix.wanted(policy, packed)
-        self._scorer = ResponseScorer(policy, packed=packed).to(self._device).eval()
+        self._scorer = ResponseScorer(policy, packed=packed, float32_head=float32_head).to(self._device).eval()
         self._groups = [pair_group(pair) for pair in files.read_table(pathlib.Path(pairs), PreferencePair)]
         self._source = BatchSource(
             frames=files.read_json(pathlib.Path(frames)),
@@ -100,8 +103,10 @@ def kept_paths(
     dtype: str,
     plain_prompt: str,
     parts: Sequence[str],
+    turns: Mapping[str, Any] = MappingProxyType({}),
+    float32_head: bool = False,
 ) -> dict[str, str]:
-    """The file for the policy's outputs of each pair: {pair id: path}.
+    """The file for the policy's outputs of each pair: {pair id: path}. `turns`: `vidalign.model.turns.Turns.key`.
 
     A clip's own file name is a hash of the video's bytes and its FrameSpec.
     """
@@ -110,6 +115,7 @@ def kept_paths(
             cache.path(
                 {
                     "policy": policy_version,
+                    **turns,
                     "dtype": dtype,
                     "prompt": plain_prompt,
                     **_shown(pair.context, frames),
@@ -117,6 +123,7 @@ def kept_paths(
                     "chosen": pair.chosen,
                     "rejected": pair.rejected,
                     "parts": sorted(parts),
+                    **({"float32_head": True} if float32_head else {}),
                 }
             )
         )

@@ -157,8 +157,8 @@ class Cached:
         self.name, self.folder, self.frames_path = name, tempfile.mkdtemp(prefix="vidalign-bench-"), ""
 
     def __call__(self, path: str, num_frames: int) -> np.ndarray:
-        from vidalign.video.decode_child import decode_into_cache
         from vidalign.video.frame_cache import load_clip
+        from vidalign.video.into_cache import decode_into_cache
 
         if self.name != "cache_read" or not self.frames_path:
             self.frames_path = decode_into_cache(path, spec_of(num_frames), self.folder)["frames_path"]

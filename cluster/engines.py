@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from cluster.resources import ServePlan
-from vidalign.config.recipes import JudgeConfig
+from vidalign.config.judging import JudgeConfig
 from vidalign.config.run import ModelConfig, ServeConfig
+from vidalign.errors import ModelError
 
 CPU_BLOCK_SIZE = 32  # tokens; the CPU attention kernels need a multiple of it
 CPU_KV_CACHE_BYTES = 2**30  # for a served replica
@@ -22,7 +23,8 @@ def engine_options(
     dtype: str, max_model_len: int, num_gpus: int, own: Mapping[str, Any], engine_args: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Keyword arguments of `vllm.LLM`: those of all engines, then this engine's `own`, then the user's; later ones win."""
-    options: dict[str, Any] = {"dtype": dtype, "max_model_len": max_model_len}
+    # By itself, vLLM would load pickled weights where a folder has no others.
+    options: dict[str, Any] = {"dtype": dtype, "max_model_len": max_model_len, "load_format": "safetensors"}
     if num_gpus == 0:
         options["enforce_eager"] = True
     if num_gpus > 1:
@@ -52,6 +54,12 @@ def generator_options(
         # With vLLM's default of 128, short prompts fill no whole block, and the prefix cache finds only whole blocks.
         own["block_size"] = CPU_BLOCK_SIZE
     return engine_options(model.dtype, model.max_model_len, num_gpus, own, engine_args or {})
+
+
+def with_float32_head(engine_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Engine arguments with which vLLM computes logits in float32, as training does with `train.float32_head`."""
+    given = engine_args.get("hf_overrides") or {}
+    return {**engine_args, "hf_overrides": {"head_dtype": "float32", **given}}
 
 
 def judge_options(config: JudgeConfig) -> dict[str, Any]:
@@ -113,3 +121,18 @@ def replica_environment(plan: ServePlan, media_connector: str, *, logging_level:
         "HF_HUB_OFFLINE": "1",  # checkpoints are local folders
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # HTTP and engine client share an event loop, as in vLLM's server
     }
+
+
+def takes_video(model_config: Any, path: str) -> None:
+    """Raise `ModelError` where vLLM serves a model without videos. `model_config`: vLLM's own of the model folder `path`."""
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+
+    limits: Mapping[str, int | None] = {}
+    if model_config.is_multimodal_model:
+        limits = MULTIMODAL_REGISTRY.get_processing_info(model_config).supported_mm_limits
+    if limits.get("video", 0) == 0:
+        what = f"only {' and '.join(f'{name}s' for name in limits)}" if limits else "only text"
+        raise ModelError(
+            f"vLLM takes {what} for {path} ({', '.join(model_config.architectures)}), and no videos; use a model of another family, "
+            "for example Qwen2.5-VL, Qwen3-VL or LLaVA-OneVision"
+        )

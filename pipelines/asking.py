@@ -14,7 +14,7 @@ import json
 import pathlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import openai
@@ -26,8 +26,10 @@ from serving.refusals import unusable_video
 from vidalign import files, prompts
 from vidalign.config.run import EvaluateConfig
 from vidalign.data.answers import is_correct
-from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
-from vidalign.types import Context, EvalAnswer, Example, QuarantineRow, stable_hash
+from vidalign.errors import ClusterError, ConfigError, DataError, ModelError, VideoError
+from vidalign.records import Context
+from vidalign.types import EvalAnswer, Example, QuarantineRow, stable_hash
+from vidalign.video.fetching import is_node_fault
 from vidalign.video.naming import short
 
 MAX_ATTEMPTS = 5
@@ -53,14 +55,17 @@ def evaluate(
     prompt: str = prompts.PLAIN,
     blind: bool = False,
     progress: bool = True,
+    is_right: Callable[[str, Example], bool] = is_correct,
+    made_from: Mapping[str, Any] | None = None,
 ) -> Evaluation:
-    """Ask every example at temperature 0, score by `is_correct`, and write `stage/{model_id}.parquet`.
+    """Ask every example at temperature 0, score by `is_right`, and write `stage/{model_id}.parquet`.
 
     Args:
         model_id: one of `endpoint.model_ids`.
         stage: the run's eval folder.
         prompt: template with {question}, the same as in training.
         blind: noise instead of each example's video; the results are filed under the name "blind".
+        made_from: what else decides the answers, where no manifest of a stage says it.
 
     Raises:
         ClusterError: the endpoint does not answer, or answers with another policy version than it announced.
@@ -73,9 +78,10 @@ def evaluate(
     contexts = {example.id: example.context for example in examples}
     if blind:
         contexts = {id_: in_noise(id_, context, stage / "noise") for id_, context in contexts.items()}
-    asker = _Asker(endpoint=endpoint, model_id=model_id, name=name, version=version, config=config, prompt=prompt)
-    settings = {"policy_version": version, "prompt": prompt, "max_new_tokens": config.max_new_tokens, "blind": blind}
-    log = _Log.open(stage / f"{name}.jsonl", settings)
+    asker = _Asker(
+        endpoint=endpoint, model_id=model_id, name=name, version=version, config=config, prompt=prompt, is_right=is_right
+    )
+    log = _Log.open(stage / f"{name}.jsonl", _settings(version, prompt, config, blind=blind) | dict(made_from or {}))
     todo = [example for example in examples if not log.holds(example)]
     if todo:
         asyncio.run(asker.ask_all(todo, contexts, log, _bar(name, len(examples), len(examples) - len(todo), progress)))
@@ -84,6 +90,28 @@ def evaluate(
     files.write_table(stage / f"{name}.parquet", answers)
     bad = {result.uri: result for result in found if isinstance(result, QuarantineRow)}
     return Evaluation(answers=answers, quarantined=list(bad.values()))
+
+
+def num_unanswered(
+    examples: Sequence[Example],
+    *,
+    model_id: str,
+    version: str,
+    stage: pathlib.Path,
+    config: EvaluateConfig,
+    prompt: str = prompts.PLAIN,
+    made_from: Mapping[str, Any] | None = None,
+) -> int:
+    """How many of the examples `evaluate` would still have to ask. Raises `ConfigError` as it does."""
+    path = stage / f"{model_id}.jsonl"
+    if not path.is_file():
+        return len(examples)
+    log = _Log.open(path, _settings(version, prompt, config, blind=False) | dict(made_from or {}))
+    return sum(not log.holds(example) for example in examples)
+
+
+def _settings(version: str, prompt: str, config: EvaluateConfig, *, blind: bool) -> dict[str, Any]:
+    return {"policy_version": version, "prompt": prompt, "max_new_tokens": config.max_new_tokens, "blind": blind}
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -128,7 +156,7 @@ class _Log:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Asker:
-    """One model's questions; the answers are filed under `name`, and each must name `version` as its policy."""
+    """One model's questions; the answers are filed under `name`, and each must name `version` as its policy, if that is known."""
 
     endpoint: Endpoint
     model_id: str
@@ -136,6 +164,7 @@ class _Asker:
     version: str
     config: EvaluateConfig
     prompt: str
+    is_right: Callable[[str, Example], bool]
 
     async def ask_all(self, examples: Sequence[Example], contexts: dict[str, Context], log: _Log, bar: tqdm.tqdm) -> None:
         slots = asyncio.Semaphore(self.config.concurrency)
@@ -162,7 +191,7 @@ class _Asker:
         video = ", ".join(map(short, context.visuals))
         text = prompts.fill(self.prompt, question=example.question)
         try:
-            asked = messages(text, context, self.endpoint.media_root)
+            asked = await self._messages(text, context)
         except VideoError as error:
             return QuarantineRow(uri=video, reason=error.reason, message=error.message)
         try:
@@ -174,7 +203,7 @@ class _Asker:
                     f"example {example.id}: {self.model_id} refuses the request ({error.status_code}): {_short(error)}"
                 ) from error
             return QuarantineRow(uri=video, reason=problem.reason, message=problem.message)
-        if completion.system_fingerprint != self.version:
+        if self.version and completion.system_fingerprint != self.version:
             raise ClusterError(
                 f"example {example.id}: {self.model_id} answered as policy {completion.system_fingerprint}, expected "
                 f"{self.version}; was the endpoint restarted with another model?"
@@ -187,11 +216,27 @@ class _Asker:
             question=example.question,
             answer=example.answer,
             text=text,
-            correct=is_correct(text, example),
+            correct=self.is_right(text, example),
             model_id=self.name,
             policy_version=self.version,
             latency_s=latency_s,
         )
+
+    async def _messages(self, text: str, context: Context) -> list[Any]:
+        """The messages of a prompt. A store that does not answer is asked again; what it says of a video is raised."""
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                return await asyncio.to_thread(messages, text, context, self.endpoint.media_root)
+            except VideoError as error:
+                if not is_node_fault(error):
+                    raise
+                if attempt == MAX_ATTEMPTS:
+                    raise DataError(
+                        f"{error.message} ({MAX_ATTEMPTS} attempts). That is no fault of the video: look at the store and the "
+                        "network, and start the evaluation again: it continues"
+                    ) from error
+                await asyncio.sleep(FIRST_BACKOFF_S * 2 ** (attempt - 1))
+        raise AssertionError("unreachable")
 
     async def _complete(self, client: openai.AsyncOpenAI, example: Example, asked: list[Any]) -> tuple[Any, float]:
         """The completion and its latency in seconds; waits and asks again where the endpoint is busy or restarting."""

@@ -1,6 +1,8 @@
-"""What `--dry-run` finds out before anything is started: does the config fit the data, the model, the context, the cluster?
+"""What is found out before anything is started: does the config fit the data, the model, the context, the cluster?
 
-    resource plan ─► data files ─► model folder ─► longest prompt + largest video against the context ─► memory
+    before          objective, data, recipe, folders, port
+    check_inputs    model folder ─► longest prompt + largest video against the context       the same three in a run and in a dry run,
+    check_plan      resource plan ─► earlier stages of the run folder ─► memory ─► disk      in which nothing else happens
 
 Starts no engine and no Ray, loads no weights. What cannot work raises a `VidalignError` of one sentence; what is merely worth
 knowing is a line or a warning of the report.
@@ -9,30 +11,36 @@ knowing is a line or a warning of the report.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import pathlib
 from collections.abc import Sequence
 
+from cluster.described import Machines
+from cluster.launcher import with_growth
 from cluster.resources import ClusterResources, ResourcePlan, Workers
-from cluster.session import local_device_memory, local_resources
+from cluster.session import local_device_memory, local_resources, total_memory
 from pipelines import check_model
-from pipelines.check_context import check_tokens, prompts_asked
+from pipelines.check_context import Tokens, check_tokens, prompts_asked
+from pipelines.check_memory import check_memory
+from pipelines.check_places import check_disk, check_places
 from pipelines.check_shapes import check_shapes, check_training
 from pipelines.check_texts import check_texts
-from pipelines.inputs import Inputs, read_inputs
-from pipelines.rounds import resource_plan
+from pipelines.inputs import Inputs, SplitName, read_inputs
+from pipelines.rounds import Rounds, resource_plan
+from pipelines.stages.base import BEGUN, MANIFEST
 from vidalign import recipes
 from vidalign.config.loading import dump_config
-from vidalign.config.run import DataConfig, ModelConfig, ObjectiveConfig, RunConfig, TrainConfig
-from vidalign.errors import ClusterError, ConfigError
+from vidalign.config.run import DataConfig, ObjectiveConfig, RunConfig, TrainConfig
+from vidalign.errors import ConfigError, ModelError
+from vidalign.files import RunFolder
 from vidalign.learning import objectives
 from vidalign.learning.views import view_of
-from vidalign.model import estimate, policy
+from vidalign.model import vision_features
+from vidalign.model.checkpoint import policy_version
 from vidalign.model.turns import turns_of
-from vidalign.types import Example
+from vidalign.types import Example, PolicyVersion
 
-GIB = 2**30
+STAGES = ("rollout", "train", "evaluate", "report")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,74 +56,151 @@ class CheckReport:
     warnings: tuple[str, ...]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What `check_inputs` knows of model and context.
+
+    `num_tokens`: of the longest prompt with its video and reply, 0 if unknown; `text_tokens`: without the video.
+    """
+
+    model: check_model.ModelFacts
+    tokens: tuple[str, ...] = ()
+    num_tokens: int = 0
+    text_tokens: int = 0
+    warnings: tuple[str, ...] = ()
+
+
 def check(
-    config: RunConfig,
-    *,
-    resources: ClusterResources | None = None,
-    device_memory: int | None = None,
-    ask_vllm: bool = True,
+    config: RunConfig, stages: Sequence[str] = STAGES, *, machines: Machines | None = None, ask_vllm: bool = True
 ) -> CheckReport:
-    """Check everything that can be known without starting anything.
+    """The dry run of these stages: everything that can be known without starting anything.
 
     Args:
-        resources: the cluster to plan for; None: this machine, and its own memory.
-        device_memory: bytes of one GPU (or of the machine, on CPUs) against which training is checked; None: not checked.
+        machines: the cluster to plan for; None: this machine, grown as `cluster.max_num_gpus` says.
         ask_vllm: also ask vLLM whether it serves the architecture, which costs the seconds of importing it.
 
     Raises:
         VidalignError: the first thing that cannot work.
     """
-    check_objective(config.objective, config.train)
+    planned_for = machines or this_machine(config)
+    inputs = before(config, stages, here=planned_for.here)
+    found = check_inputs(config, inputs, stages, ask_vllm=ask_vllm, fetch=False)
+    made, memory = check_plan(config, stages, inputs, found, planned_for)
     named = config.cluster.address or os.environ.get("RAY_ADDRESS")
-    elsewhere = resources is None and named is not None and named != "local"
-    made = resource_plan(config, resources or local_resources(config.cluster))
-    if resources is None and not elsewhere and device_memory is None:
-        device_memory = local_device_memory(made.use_gpu)
-    inputs = read_inputs(config.data, config.recipe)
-    recipes.build(config.recipe).check_data(inputs.train, source=config.data.train)
-    model, tokens, warnings = check_inputs(config, inputs, ask_vllm=ask_vllm)
-    if elsewhere:
-        warnings.append(f"planned for this machine, because a dry run does not connect to the cluster at {named}")
-    memory = check_memory(config.model, config.train, made, model, device_memory) if model.shapes else []
+    warnings = [*found.warnings, *([planned_for.note] if planned_for.note else [])]
+    if machines is None and named not in (None, "local"):
+        warnings.append(
+            f"planned for this machine, because a dry run does not connect to the cluster at {named}; describe it with --on, "
+            "such as --on 8x80"
+        )
     return CheckReport(
         config=dump_config(config),
-        resources=tuple(_plan_lines(made, resources or local_resources(config.cluster))),
+        resources=tuple(_plan_lines(made, planned_for.resources)),
         data=tuple(_data_lines(config.data, inputs)),
-        model=tuple(model.lines),
-        tokens=tuple(tokens),
+        model=tuple(found.model.lines),
+        tokens=found.tokens,
         memory=tuple(memory),
         warnings=tuple(warnings),
     )
 
 
-def check_inputs(
-    config: RunConfig, inputs: Inputs, *, ask_vllm: bool = False
-) -> tuple[check_model.ModelFacts, list[str], list[str]]:
-    """What can be known of model and context without a cluster: facts of the model, lines about tokens, warnings.
+def this_machine(config: RunConfig) -> Machines:
+    """This machine's resources and memory, as far as the cluster of which it is the head may grow."""
+    here = local_resources(config.cluster)
+    grown = with_growth(here, config.cluster)
+    if grown.total_gpus == here.num_gpus:
+        gpu_memory = local_device_memory(True) if here.num_gpus else None
+        return Machines(resources=grown, gpu_memory=gpu_memory, host_memory=total_memory())
+    return Machines(
+        resources=grown,
+        host_memory=total_memory(),
+        note=f"planned for a cluster that grows to {grown.total_gpus} GPUs, whose memory is not known here; describe it with --on, "
+        "such as --on 8x80, to check that as well. A Ray that is started on this machine does not grow",
+    )
+
+
+def before(config: RunConfig, stages: Sequence[str], *, here: bool = True) -> Inputs:
+    """Check what needs neither model nor cluster, and read the data of these stages. `here`: the run's driver is on this machine.
 
     Raises:
         VidalignError: the first thing that cannot work.
     """
-    model = check_model.inspect(config.model, ask_vllm=ask_vllm)
+    check_objective(config.objective, config.train)
+    check_judges(config)
+    inputs = read_inputs(config.data, config.recipe, splits=splits_read(stages))
+    if "rollout" in stages:
+        recipes.build(config.recipe).check_data(inputs.train, source=config.data.train)
+    if here:
+        check_places(config, stages)
+    return inputs
+
+
+def splits_read(stages: Sequence[str]) -> Sequence[SplitName]:
+    """The data files that these stages read."""
+    if "rollout" in stages:
+        return "train", "eval", "probe"
+    return ("eval",) if "evaluate" in stages else ()
+
+
+def check_inputs(
+    config: RunConfig, inputs: Inputs, stages: Sequence[str] = STAGES, *, ask_vllm: bool = False, fetch: bool = True
+) -> Findings:
+    """What can be known of model and context without a cluster. `ask_vllm` and `fetch`: see `pipelines.check_model.inspect`.
+
+    Raises:
+        ModelError, ConfigError: the first thing that cannot work.
+    """
+    model = check_model.inspect(config.model, ask_vllm=ask_vllm, fetch=fetch)
+    if "train" in stages and config.train.cache_vision_features:
+        vision_features.check(model.outline)
     warnings = list(model.warnings)
     if inputs.missing:
         warnings.append(
             f"{len(inputs.missing):,} of {len(inputs.missing) + len(inputs.present):,} videos are missing and will be "
             f"quarantined, first {inputs.missing[0]}"
         )
-    tokens: list[str] = []
-    if model.processor is not None:
-        check_texts(inputs, config.recipe, turns_of(model.processor).special)
-        asked = prompts_asked(inputs, recipes.build(config.recipe), config.evaluate)
-        plain = {name for example in inputs.examples if example.context.is_plain for name in example.context.videos}
-        if plain:
-            videos = [video for video in inputs.present if video in plain]
-            tokens, more = check_tokens(asked, videos, config.video, model, config.model.max_model_len)
-            warnings += more
-        lines, more = check_shapes(asked, config.video, model, config.model.max_model_len)
-        tokens, warnings = tokens + lines, warnings + more
+    check_texts(inputs, config.recipe, turns_of(model.processor).special)
+    asked = prompts_asked(inputs, recipes.build(config.recipe), config.evaluate)
+    plain = {name for example in inputs.examples if example.context.is_plain for name in example.context.videos}
+    tokens = Tokens()
+    if plain:
+        videos = [video for video in inputs.present if video in plain]
+        tokens = check_tokens(asked, videos, config.video, model, config.model)
+    lines, more = check_shapes(asked, config.video, model, config.model.max_model_len)
     check_training(config.train, [*(row.example for row in inputs.train), *inputs.probe])
-    return model, tokens, warnings
+    return Findings(
+        model=model,
+        tokens=(*tokens.lines, *lines),
+        num_tokens=tokens.needed,
+        text_tokens=tokens.text,
+        warnings=(*warnings, *tokens.warnings, *more),
+    )
+
+
+def check_plan(
+    config: RunConfig,
+    stages: Sequence[str],
+    inputs: Inputs,
+    found: Findings,
+    machines: Machines,
+    *,
+    base: PolicyVersion | None = None,
+) -> tuple[ResourcePlan, list[str]]:
+    """The resource plan, and lines about memory. `base`: the policy, if its version is known already.
+
+    Raises:
+        ClusterError: something does not fit the cluster or its memory.
+        ConfigError: a stage of the run folder was made with another configuration, or a disk is too small.
+    """
+    made = resource_plan(config, machines.resources)
+    run = RunFolder.at(config.run_dir)
+    if any(run.root.glob(f"rounds/*/*/{name}") for name in (BEGUN, MANIFEST)):
+        version = base or policy_version(config.model.path)
+        Rounds(config=config, run=run, plan=made, inputs=inputs, base=version).accept(stages)
+    memory = check_memory(config, made, found.model, machines, num_tokens=found.num_tokens, stages=stages)
+    if machines.here:
+        check_disk(config, found.model, stages)
+    return made, memory
 
 
 def check_objective(config: ObjectiveConfig, train: TrainConfig) -> None:
@@ -130,51 +215,21 @@ def check_objective(config: ObjectiveConfig, train: TrainConfig) -> None:
         )
 
 
+def check_judges(config: RunConfig) -> None:
+    """Raises `ModelError` for a judge whose model folder is not there."""
+    for key, judge in (("recipe.judge", recipes.build(config.recipe).judge), ("evaluate.judge", config.evaluate.judge)):
+        if judge is not None and judge.kind == "vllm" and not (pathlib.Path(judge.model) / "config.json").is_file():
+            raise ModelError(
+                f"{key}.model={judge.model!r} is no model folder (no config.json there); set it to a folder on this machine, or set "
+                f"{key}.kind to openai for a model at an endpoint"
+            )
+
+
 def render(report: CheckReport) -> str:
     """The report as text for the console."""
     parts = [("configuration", report.config.rstrip().splitlines())]
     parts += [(name, list(getattr(report, name))) for name in ("resources", "data", "model", "tokens", "memory", "warnings")]
     return "\n\n".join("\n".join([name, *(f"  {line}" for line in lines)]) for name, lines in parts if lines)
-
-
-def check_memory(
-    config: ModelConfig, train: TrainConfig, made: ResourcePlan, model: check_model.ModelFacts, device_memory: int | None
-) -> list[str]:
-    """Model states of training and of an engine. Raises `ClusterError` when training's states alone exceed the device."""
-    dtype = config.dtype
-    outline = policy.outline(str(model.folder), trust_remote_code=config.trust_remote_code)
-    count = estimate.count_parameters(outline, train)
-    states = estimate.train_memory(count, train, dtype)
-    devices = int(made.engines.gpus) or 1
-    engine = estimate.engine_memory(
-        sum(math.prod(shape) for shape in model.shapes.values()),
-        model.config,
-        dtype=dtype,
-        num_devices=devices,
-        max_model_len=config.max_model_len,
-    )
-    on_device = states.total * (1 if made.use_gpu else train.num_workers)
-    if device_memory is not None and on_device > device_memory:
-        ways_out = ["set train.lora"] if train.lora is None else []
-        if train.zero_stage < 3 and train.num_workers > 1:
-            ways_out.append("raise train.zero_stage to 3")
-        if made.use_gpu:
-            ways_out.append("add train.num_workers with train.zero_stage=3")
-        raise ClusterError(
-            f"training {count.trainable:,} of {count.total:,} parameters in {dtype} with train.zero_stage={train.zero_stage} "
-            f"on {train.num_workers} worker(s) holds {_gib(on_device)} before activations but "
-            f"{'a GPU' if made.use_gpu else 'the machine'} has {_gib(device_memory)}; {' or '.join(ways_out) or 'use a smaller model'}"
-        )
-    return [
-        f"training: {count.trainable:,} of {count.total:,} parameters change; each worker holds {_gib(states.total)} = weights "
-        f"{_gib(states.weights)} + gradients {_gib(states.gradients)} + optimizer {_gib(states.optimizer)}, before activations",
-        f"generation: each {'GPU of an' if devices > 1 else ''} engine holds {_gib(engine.weights)} of weights, and "
-        f"{_gib(engine.kv_per_sequence)} of key-value cache for a sequence of model.max_model_len".replace("  ", " "),
-    ]
-
-
-def _gib(size: float) -> str:
-    return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"
 
 
 def _plan_lines(made: ResourcePlan, resources: ClusterResources) -> list[str]:
@@ -203,7 +258,7 @@ def _data_lines(config: DataConfig, inputs: Inputs) -> list[str]:
     lines = [
         f"{name}: {len(examples):,} examples on {_num_shown(examples):,} videos ({pathlib.Path(path)})"
         for name, (path, examples) in splits.items()
-        if path
+        if path and examples
     ]
     return [*lines, f"videos: {len(inputs.present):,} present, {len(inputs.missing):,} missing"]
 

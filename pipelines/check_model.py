@@ -4,49 +4,49 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import os
 import pathlib
 from typing import Any
 
+from cluster.engines import takes_video
 from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
 from vidalign.files import read_json
-from vidalign.model import estimate, rendering
+from vidalign.model import loading, rendering, weight_checks
+from vidalign.model.checkpoint import generation_faults
 from vidalign.model.engine_rules import engine_rules
 from vidalign.model.families import FAMILIES, GENERAL
+from vidalign.model.folder import model_folder, weight_files
 from vidalign.model.turns import turns_of
 
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+MAX_SCANNED_S = 60.0  # of reading weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What the folder says. `processor` is None and `shapes` empty when the model is a hub name that is not on this machine."""
+    """What the folder says. `config` is its config.json as transformers reads it; `outline` is the model on the meta device."""
 
     folder: pathlib.Path
-    config: dict[str, Any]
+    config: Any
     processor: Any
-    shapes: dict[str, tuple[int, ...]]
+    outline: Any
     lines: list[str]
     warnings: list[str]
 
 
-def inspect(config: ModelConfig, *, ask_vllm: bool = True) -> ModelFacts:
+def inspect(config: ModelConfig, *, ask_vllm: bool = True, fetch: bool = True) -> ModelFacts:
     """Check config.json, weights, processor and chat template of `model.path`.
 
+    Args:
+        ask_vllm: also ask vLLM whether it serves the architecture with videos, which costs the seconds of importing it.
+        fetch: fetch the weights of a hub's model that are not on this machine; otherwise they are not checked.
+
     Raises:
-        ModelError: no folder, an architecture that vLLM does not serve, no or pickled or incomplete weights, no processor, no
-            chat template, no video input; a chat template that cannot be used (`vidalign.model.turns`).
+        ModelError: no folder, an architecture that cannot be trained or served, no or pickled or incomplete weights or others than
+            the architecture's, no processor, no chat template or one that cannot be used (`vidalign.model.turns`), no video
+            input, another model's tokenizer.
     """
-    folder = find_folder(config.path)
-    if folder is None:
-        warning = (
-            f"model.path={config.path} is not on this machine; it will be fetched from the hub, and is not checked here"
-        )
-        return ModelFacts(
-            folder=pathlib.Path(config.path), config={}, processor=None, shapes={}, lines=[], warnings=[warning]
-        )
+    folder = model_folder(config.path, weights=fetch)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json; model.path must name a complete Hugging Face model folder")
     raw = read_json(folder / "config.json")
@@ -55,9 +55,6 @@ def inspect(config: ModelConfig, *, ask_vllm: bool = True) -> ModelFacts:
         raise ModelError(
             f'{folder}/config.json names no architecture; add the list "architectures", as save_pretrained does'
         )
-    check_weights(folder)
-    if ask_vllm:
-        check_architecture(architecture, folder)
     if why := FAMILIES.get(raw.get("model_type", ""), GENERAL).not_served:
         raise ModelError(
             f"{folder} is a {architecture}: {why}; use a model of another family, such as those in docs/models.md"
@@ -67,70 +64,45 @@ def inspect(config: ModelConfig, *, ask_vllm: bool = True) -> ModelFacts:
             f"{folder} brings its own Python code (auto_map in config.json), which is not run unless you trust it; read the code "
             "and set model.trust_remote_code=true, or use a stock architecture"
         )
-    from transformers import AutoConfig
-
+    there = fetch or pathlib.Path(config.path).expanduser().is_dir() or _has_weights(folder)
+    outline = loading.outline(str(folder), trust_remote_code=config.trust_remote_code, dtype=config.dtype, weights=there)
     processor = rendering.load_processor(str(folder), trust_remote_code=config.trust_remote_code)
+    weight_checks.check_vocabulary(str(folder), outline, processor.tokenizer)
     engine_rules(
-        processor,
-        AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code),
-        max_model_len=config.max_model_len,
-        on_cpu=False,
-        limits={"video": 1},
-    )
-    shapes = estimate.read_parameter_shapes(folder)
-    total = sum(math.prod(shape) for shape in shapes.values())
-    lines = [f"{architecture}, {total:,} parameters in {len(shapes):,} tensors ({folder})"]
+        processor, outline.config, max_model_len=config.max_model_len, on_cpu=False, limits={"video": 1}
+    )  # it refuses what an engine cannot be told
+    if ask_vllm:
+        check_architecture(architecture, folder, trust_remote_code=config.trust_remote_code)
+    parameters = dict(outline.named_parameters())
+    total = sum(parameter.numel() for parameter in parameters.values())
+    lines = [f"{architecture}, {total:,} parameters in {len(parameters):,} tensors ({folder})"]
     lines.append(f"processor {type(processor).__name__}, vocabulary of {len(processor.tokenizer):,}")
     lines += turns_of(processor).notes
-    return ModelFacts(folder=folder, config=raw, processor=processor, shapes=shapes, lines=lines, warnings=[])
-
-
-def find_folder(path: str) -> pathlib.Path | None:
-    """The local folder of a path or of a hub name in the local cache; None for a hub name that is not there.
-
-    Raises:
-        ModelError: `path` looks like a path and is no folder.
-    """
-    folder = pathlib.Path(path).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.is_file():
-        raise ModelError(f"model.path={path} is a file; give the folder that holds it")
-    if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise ModelError(f"no model folder at {path}; model.path names a Hugging Face folder or a hub name like owner/model")
-    import huggingface_hub
-    import huggingface_hub.errors
-
-    try:
-        return pathlib.Path(huggingface_hub.snapshot_download(path, local_files_only=True))
-    except (huggingface_hub.errors.LocalEntryNotFoundError, OSError, ValueError):
-        return None
-
-
-def check_weights(folder: pathlib.Path) -> None:
-    """Safetensors, all shards of them. Raises `ModelError`; pickled weights can run code when loaded and are refused."""
-    if not any(folder.glob("*.safetensors")):
-        pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
-        if pickled:
-            raise ModelError(
-                f"{folder} holds only pickled weights ({pickled[0]}), which can run code when loaded; convert them with "
-                "save_pretrained(..., safe_serialization=True) in a place that you trust"
+    warnings = generation_faults(folder)
+    if there:
+        seen, size = weight_checks.check_stored_numbers(folder, seconds=MAX_SCANNED_S)
+        if seen < 0.99 * size:
+            lines.append(
+                f"looked for NaN and infinity in {seen / size:.0%} of the weights in {MAX_SCANNED_S:g} s; training looks at all"
             )
-        raise ModelError(
-            f"{folder} holds no *.safetensors weights; model.path must name a complete Hugging Face model folder"
+    else:
+        warnings.append(
+            f"the weights of {config.path} are not on this machine; the run fetches them, and they are not checked here"
         )
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        wanted = sorted(set(read_json(index)["weight_map"].values()))
-        absent = [name for name in wanted if not (folder / name).is_file()]
-        if absent:
-            raise ModelError(
-                f"{folder} lacks {len(absent)} of its {len(wanted)} weight files, first {absent[0]}; download the rest"
-            )
+    return ModelFacts(
+        folder=folder, config=outline.config, processor=processor, outline=outline, lines=lines, warnings=warnings
+    )
 
 
-def check_architecture(architecture: str, folder: pathlib.Path) -> None:
-    """Raises `ModelError` when vLLM's registry does not know the architecture."""
+def _has_weights(folder: pathlib.Path) -> bool:
+    try:
+        return bool(weight_files(folder))
+    except ModelError:
+        return False
+
+
+def check_architecture(architecture: str, folder: pathlib.Path, *, trust_remote_code: bool = False) -> None:
+    """Raises `ModelError` when vLLM does not know the architecture, or takes no videos for it."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     import vllm
 
@@ -142,3 +114,10 @@ def check_architecture(architecture: str, folder: pathlib.Path) -> None:
             f"{folder} is a {architecture}, which vLLM {vllm.__version__} does not serve; {hint}; use a model of a supported "
             "family, for example Qwen2.5-VL, Qwen3-VL or LLaVA-OneVision"
         )
+    from vllm.config import ModelConfig as Served
+
+    try:
+        served = Served(model=str(folder), trust_remote_code=trust_remote_code)
+    except (ValueError, OSError, KeyError) as error:
+        raise ModelError(f"vLLM cannot serve {folder}: {' '.join(str(error).split())[:600]}") from error
+    takes_video(served, str(folder))

@@ -5,24 +5,28 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jinja2
 import numpy as np
 
 from pipelines import check_model
-from pipelines.check_context import size_of, vision_tokens
+from pipelines.check_context import num_tokens, vision_tokens
 from vidalign import prompts
 from vidalign.config.run import TrainConfig, VideoConfig
-from vidalign.errors import ConfigError, ModelError
+from vidalign.errors import ConfigError, ModelError, VideoError
 from vidalign.model import rendering, vision_features
 from vidalign.model.families import FAMILIES, GENERAL
 from vidalign.recipes.base import Asked
-from vidalign.types import Context, Example, FrameSpec
+from vidalign.records import Context
+from vidalign.types import Example, FrameSpec
 from vidalign.video.clip import Clip
 from vidalign.video.naming import visual_of
+from vidalign.video.planning import planned
 from vidalign.video.scene import Scene
 
+Row: TypeAlias = tuple[Asked, Example]
+MAX_WRITTEN = 64  # of the largest prompts
 MAX_PROBED = 256  # videos and images whose headers are read
 ONE_IMAGE = Context(videos=(), images=("",))
 
@@ -52,11 +56,14 @@ def check_shapes(
     """
     rich = [(kind, example) for kind in asked for example in kind.examples if not example.context.is_plain]
     for _, example in rich:
-        _check_family(example, str(model.config.get("model_type")))
+        _check_family(example, model.config.model_type)
     if not rich:
         return [], []
     tokens_of = _Tokens(model, video.frame_spec())
-    largest = max((_need(kind, example, model.processor, tokens_of) for kind, example in rich), key=lambda need: need.total)
+    written = _to_write(rich, model.processor, tokens_of)
+    largest = max(
+        (_need(kind, example, model.processor, tokens_of) for kind, example in written), key=lambda need: need.total
+    )
     if largest.total > max_model_len:
         raise ModelError(
             f"the {largest.where} needs {largest.total:,} tokens ({largest.text:,} of text, {largest.vision:,} of what it shows, "
@@ -107,21 +114,26 @@ class _Tokens:
 
     def __init__(self, model: check_model.ModelFacts, spec: FrameSpec) -> None:
         self._model, self._spec = model, spec
-        self._video = functools.cache(functools.partial(vision_tokens, model))
         self._image = functools.cache(functools.partial(image_tokens, model.processor))
         self._known: dict[str, int] = {}
         self.unseen: set[str] = set()
 
     def __call__(self, name: str) -> int:
         if name not in self._known:
-            found = size_of(name, self._spec) if len(self._known) < MAX_PROBED else None
-            if found is None:
+            clip = self._planned(name) if len(self._known) < MAX_PROBED else None
+            if clip is None:
                 self.unseen.add(name)
                 return 0
-            num_frames, height, width = found
+            height, width = clip.frames.shape[1:3]
             is_image = visual_of(name).kind == "image"
-            self._known[name] = self._image(height, width) if is_image else self._video(height, width)(num_frames)
+            self._known[name] = self._image(height, width) if is_image else vision_tokens(self._model, clip)
         return self._known[name]
+
+    def _planned(self, name: str) -> Clip | None:
+        try:
+            return planned(name, self._spec)
+        except VideoError:
+            return None
 
 
 def image_tokens(processor: Any, height: int, width: int) -> int:
@@ -132,17 +144,36 @@ def image_tokens(processor: Any, height: int, width: int) -> int:
     return length - len(rendering.prompt_ids(processor, "", context=ONE_IMAGE)) + 1
 
 
+def _to_write(rich: Sequence[Row], processor: Any, tokens_of: _Tokens) -> list[Row]:
+    """The rows that are looked at as the chat template writes them: the largest by their texts alone, and one of each shape."""
+    said = [[example.context.system, *(turn.content for turn in example.turns)] for _, example in rich]
+    filled = [prompts.fill(kind.template, question=example.question, answer=example.answer) for kind, example in rich]
+    lengths = num_tokens(processor, ["\n".join([*before, text]) for before, text in zip(said, filled, strict=True)])
+    answers = num_tokens(processor, [example.answer for _, example in rich])
+    sizes = [
+        length + kind.quoted + max(kind.reply, answer + 1) + sum(map(tokens_of, example.context.visuals))
+        for (kind, example), length, answer in zip(rich, lengths, answers, strict=True)
+    ]
+    largest = sorted(range(len(rich)), key=lambda number: -sizes[number])[:MAX_WRITTEN]
+    shapes = {(kind.kind, shape_of(example.context)): number for number, (kind, example) in enumerate(rich)}
+    return [rich[number] for number in sorted({*largest, *shapes.values()})]
+
+
+def shape_of(context: Context) -> tuple[int, int, bool, int]:
+    """What a chat template may write in another way: numbers of videos, images and turns, and whether there is a system text."""
+    return len(context.videos), len(context.images), bool(context.system), len(context.turns)
+
+
 def _need(kind: Asked, example: Example, processor: Any, tokens_of: _Tokens) -> Need:
     """What one prompt of an example needs. Raises `ModelError` where the chat template does not write it."""
     context = example.context
     text = prompts.fill(kind.template, question=example.question, answer=example.answer)
     written = _written(processor, text, example)
     num_tokens = len(processor.tokenizer(written, add_special_tokens=False)["input_ids"]) - len(context.visuals)
-    answer = len(processor.tokenizer(example.answer, add_special_tokens=False)["input_ids"])
     return Need(
         text=num_tokens + kind.quoted,
         vision=sum(map(tokens_of, context.visuals)),
-        reply=max(kind.reply, answer + 1),
+        reply=max(kind.reply, len(rendering.response_ids(processor, example.answer))),
         where=f"{kind.kind} prompt of example {example.id}",
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines import data
+from pipelines.suites import command as suites
 from vidalign import __version__
 from vidalign.config.loading import load_config
 from vidalign.config.run import RunConfig
@@ -22,6 +23,7 @@ BENCHES = {
     "train": "train_step",
     "serve": "serve",
     "growth": "growth",
+    "long": "long_videos",
     "memory": "driver_memory",
     "start": "start",
 }
@@ -31,6 +33,8 @@ examples:
   vidalign align examples/shapes/align.yaml                     the whole run, or the rest of one that was stopped
   vidalign align my.yaml train.learning_rate=1e-6 seed=3        with overrides, section.key=value
   vidalign align my.yaml --dry-run                              check config, data, model and resources; start nothing
+  vidalign evaluate runs/shapes --suite mvbench --data MVBench  a published suite, base beside aligned
+  vidalign align my.yaml --dry-run --on 8x80                    the same for a node with 8 GPUs of 80 GB, from any machine
   vidalign serve runs/shapes                                    base and aligned behind an OpenAI endpoint
   vidalign data import --from trl pairs.jsonl --out mine.jsonl  other projects' preference data; then data validate
   ray job submit --working-dir . -- vidalign align my.yaml      the same on a cluster
@@ -96,13 +100,19 @@ def _parser() -> argparse.ArgumentParser:
         ("report", "write the report of what a run has so far"),
     ):
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("config", help="YAML file; see examples/shapes/align.yaml")
+        if name == "evaluate":
+            suites.add_arguments(command)
+        else:
+            command.add_argument("config", help="YAML file; see examples/shapes/align.yaml")
         command.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides of the config")
         command.add_argument(
             "--dry-run", action="store_true", help="check config, data, model and resources; start no engine"
         )
+        command.add_argument(
+            "--on", metavar="GPUSxGB", help="with --dry-run: plan for a cluster such as 8x80 or 2x8x80 (nodes x GPUs x GB)"
+        )
         command.add_argument("--verbose", action="store_true", help="show what Ray and its workers print")
-        command.set_defaults(run=_run_stages)
+        command.set_defaults(run=_run_evaluate if name == "evaluate" else _run_stages)
     command = commands.add_parser("serve", help="serve a model folder, or a run's base and aligned models")
     command.add_argument("target", help="a run folder or a model folder")
     command.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides, for example serve.port=8080")
@@ -120,14 +130,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run_stages(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.overrides)
-    if arguments.dry_run:
-        return _dry_run(config)
+    if arguments.on and not arguments.dry_run:
+        raise ConfigError(f"--on={arguments.on} describes a cluster for --dry-run; add --dry-run, or leave it out")
     from pipelines import align
 
     stages = align.STAGES if arguments.command == "align" else (arguments.command,)
+    if arguments.dry_run:
+        return _dry_run(config, stages, arguments.on)
     summary = align.align(config, stages, verbose=arguments.verbose)
     print(_ending(summary, config.run_dir))
     return 0
+
+
+def _run_evaluate(arguments: argparse.Namespace) -> int:
+    return suites.run_command(arguments) if arguments.suite else _run_stages(suites.without_suite(arguments))
 
 
 def _ending(summary: dict[str, Any], run_dir: str) -> str:
@@ -138,10 +154,11 @@ def _ending(summary: dict[str, Any], run_dir: str) -> str:
     return "\n".join([summary_table(summary), "", f"report   {report}", f"serve    vidalign serve {run_dir}"])
 
 
-def _dry_run(config: RunConfig) -> int:
+def _dry_run(config: RunConfig, stages: Sequence[str], on: str | None) -> int:
+    from cluster.described import described
     from pipelines import check
 
-    print(check.render(check.check(config)))
+    print(check.render(check.check(config, stages, machines=described(on) if on else None)))
     return 0
 
 

@@ -16,12 +16,12 @@ import io
 import mimetypes
 import pathlib
 import urllib.parse
-import urllib.request
 from typing import Any
 
 from vidalign import files, prompts
 from vidalign.errors import VideoError
-from vidalign.types import Context, stable_hash
+from vidalign.records import Context
+from vidalign.types import stable_hash
 from vidalign.video import naming
 
 NUM_NOISE_CLIPS = 4
@@ -84,16 +84,13 @@ def video_url(video: str, media_root: str | None, default: str = "video/mp4") ->
     Raises:
         VideoError: a local file that is missing or cannot be read.
     """
-    if "://" in video:
-        parsed = urllib.parse.urlsplit(video)
-        if parsed.scheme != "file":
-            return video
-        video = urllib.request.url2pathname(parsed.path)
-    if url := _below(video, media_root):
+    if url := _below(naming.local_path(video), media_root):
         return url
-    path = pathlib.Path(video).resolve()
-    kind = mimetypes.guess_type(path.name)[0] or default
-    return f"data:{kind};base64,{base64.b64encode(_bytes_of(path)).decode()}"
+    from vidalign.video.fetching import local_file
+
+    kind = mimetypes.guess_type(urllib.parse.urlsplit(video).path if "://" in video else video)[0] or default
+    with local_file(video) as (path, _):  # a remote one is fetched here: an endpoint reads no stores
+        return f"data:{kind};base64,{base64.b64encode(_bytes_of(pathlib.Path(path).resolve())).decode()}"
 
 
 def _bytes_of(path: pathlib.Path) -> bytes:

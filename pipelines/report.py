@@ -20,13 +20,16 @@ import jinja2
 
 from pipelines.report_examples import Thumbnails, answer_changes, drawn_pairs
 from pipelines.report_figures import Metrics, candidate_plots, curve_plots, pair_plots
-from pipelines.report_tables import MODEL_IDS, accuracy_view, duration, filled, likelihood_view, number, percent, points
+from pipelines.report_tables import accuracy_view, duration, filled, likelihood_view, number, percent, points
+from pipelines.suites import tables as suites
+from pipelines.summary import scored_answers
 from vidalign import recipes
 from vidalign.config.loading import dump_config
 from vidalign.config.run import RunConfig, TrainConfig
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, read_json, read_jsonl, read_table, write_bytes_atomic
-from vidalign.types import EvalAnswer, PreferencePair, QuarantineRow, Record
+from vidalign.records import Record
+from vidalign.types import PreferencePair, QuarantineRow
 
 NUM_QUARANTINE_ROWS = 40
 MAX_CHARACTERS = 3000  # of one text on the page
@@ -68,7 +71,7 @@ def view(run: RunFolder, config: RunConfig, summary: Mapping[str, Any], rounds: 
     last = rounds[-1] if rounds else 0
     metrics = {index: read_metrics(run.stage("train", index) / "metrics.jsonl") for index in rounds}
     pairs = _read(run.stage("pairs", last) / "pairs.parquet", PreferencePair)
-    answers = {name: _read(run.stage("eval", last) / f"{name}.parquet", EvalAnswer) for name in MODEL_IDS}
+    answers = scored_answers(run, last)
     quarantine = [row for i in rounds for row in _read(run.stage("quarantine", i) / "quarantine.parquet", QuarantineRow)]
     quarantine = list({(row.uri, row.reason): row for row in quarantine}.values())  # one video fails in every round
     draw = random.Random(config.seed)
@@ -90,6 +93,7 @@ def view(run: RunFolder, config: RunConfig, summary: Mapping[str, Any], rounds: 
         "seed": summary.get("seed", config.seed),
         "stages": _stages(summary.get("wall_s") or {}),
         "accuracy": accuracy_view(summary.get("accuracy")),
+        "suites": suites.views([run.stage("suites", index) for index in rounds]),
         "changes": changes,
         "curves": [(i, curve_plots(rows, i, _num_monitored(run, i, config.train))) for i, rows in metrics.items() if rows],
         "candidates": candidate_plots(run.stage("responses", last) / "responses.parquet", recipe.kinds),

@@ -17,7 +17,8 @@ from pipelines import report_plots
 from vidalign.config.run import VideoConfig
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, read_json
-from vidalign.types import Context, EvalAnswer, PreferencePair
+from vidalign.records import Context
+from vidalign.types import EvalAnswer, PreferencePair
 from vidalign.video.decode_child import ChildDecoder
 from vidalign.video.frame_cache import load_clip
 
@@ -76,9 +77,10 @@ def thumbnails(context: Context, strip: Strip) -> dict[str, Any]:
 
 
 def answer_changes(answers: Mapping[str, list[EvalAnswer]], strip: Strip, draw: random.Random) -> dict[str, Any] | None:
-    """What became right and what became wrong, question by question; None unless both models answered."""
-    aligned = {answer.example_id: answer for answer in answers["aligned"]}
-    both = [(base, aligned[base.example_id]) for base in answers["base"] if base.example_id in aligned]
+    """What became right and what became wrong, question by question; None unless answers of both were scored."""
+    aligned = {answer.example_id: answer for answer in answers.get("aligned", ())}
+    answered = [(base, aligned[base.example_id]) for base in answers.get("base", ()) if base.example_id in aligned]
+    both = [pair for pair in answered if None not in (pair[0].correct, pair[1].correct)]
     if not both:
         return None
     counts = collections.Counter((base.correct, after.correct) for base, after in both)
@@ -92,6 +94,7 @@ def answer_changes(answers: Mapping[str, list[EvalAnswer]], strip: Strip, draw: 
 
     return {
         "n": n,
+        "unscored": len(answered) - n,
         "kept_right": counts[True, True],
         "kept_wrong": counts[False, False],
         "gained": gained,

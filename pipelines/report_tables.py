@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vidalign.statistics import wilson_interval
-
-MODEL_IDS = ("base", "aligned", "blind")
+from vidalign.types import MODEL_IDS
 
 
 def summary_table(summary: Mapping[str, Any]) -> str:
@@ -27,7 +26,22 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         )
     intervals = table["rows"][0]["intervals"]
     known = [f"{name} {100 * low:.1f} to {100 * high:.1f} %" for name, (low, high) in intervals.items()]
-    return "\n".join([*lines, *(["95 % intervals: " + ", ".join(known)] if known else [])])
+    return "\n".join([*lines, *(["95 % intervals: " + ", ".join(known)] if known else []), *scoring_lines(table)])
+
+
+def scoring_lines(table: Mapping[str, Any]) -> list[str]:
+    """Who scored the answers and how many nobody could score, in sentences."""
+    lines = []
+    for row in table["scoring"]:
+        counts = ", ".join(f"{name} {row['counts'][name]:,}" for name in MODEL_IDS if name in row["counts"])
+        lines.append(f"{row['kind']} answers scored by {row['scorer']}: {counts}")
+    if any(table["unscored"].values()):
+        counts = ", ".join(f"{name} {count:,} of {table['n']:,}" for name, count in table["unscored"].items())
+        lines.append(f"in no accuracy, because nothing could tell whether they are right: {counts}")
+    overlaps = [f"{name} {row['mean']:.2f}" for name, row in table["f1"].items() if row.get("mean") is not None]
+    if overlaps:
+        lines.append("overlap with short and free ground truths (token F1, no judge): " + ", ".join(overlaps))
+    return lines
 
 
 def accuracy_view(accuracy: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -37,18 +51,44 @@ def accuracy_view(accuracy: Mapping[str, Any] | None) -> dict[str, Any] | None:
     rows = [_accuracy_row("all", accuracy, accuracy.get("intervals"))]
     for name, part in sorted((accuracy.get("by_category") or {}).items()):
         rows.append(_accuracy_row(name or "(no category)", part, None))
-    return {"rows": rows, "n": accuracy["num_examples"]}
+    return {
+        "rows": rows,
+        "n": accuracy["num_examples"],
+        "f1": accuracy.get("f1") or {},
+        "judge": accuracy.get("judge"),
+        **_scoring(accuracy.get("scored_by") or {}),
+    }
+
+
+def _scoring(scored_by: Mapping[str, Mapping[str, Mapping[str, int]]]) -> dict[str, Any]:
+    """Rows {kind, scorer, counts by model}, and by model how many answers nobody could score, from {model: {kind: {scorer: n}}}."""
+    kinds = dict.fromkeys(
+        (kind, scorer) for table in scored_by.values() for kind, counts in table.items() for scorer in counts
+    )
+    rows = [
+        {
+            "kind": kind,
+            "scorer": scorer,
+            "counts": {name: table[kind][scorer] for name, table in scored_by.items() if scorer in table.get(kind, {})},
+        }
+        for kind, scorer in sorted(kinds)
+        if kind and scorer
+    ]
+    unscored = {name: sum(counts.get("", 0) for counts in table.values()) for name, table in scored_by.items()}
+    return {"scoring": rows, "unscored": unscored}
 
 
 def _accuracy_row(name: str, part: Mapping[str, Any], intervals: Mapping[str, Any] | None) -> dict[str, Any]:
     n = part.get("num_examples") or 0
     shares = {model: part.get(model) for model in MODEL_IDS}
+    scored = {model: (part.get("scored") or {}).get(model, n) for model in MODEL_IDS}
     if intervals is None:
-        intervals = {model: wilson_interval(round(s * n), n) for model, s in shares.items() if s is not None and n}
+        counts = {model: scored[model] for model, share in shares.items() if share is not None and scored[model]}
+        intervals = {model: wilson_interval(round(shares[model] * count), count) for model, count in counts.items()}
     base, aligned = shares["base"], shares["aligned"]
     change = None if base is None or aligned is None else aligned - base
     known = {model: tuple(bounds) for model, bounds in intervals.items() if model in MODEL_IDS and bounds}
-    return {"name": name, "n": n, **shares, "change": change, "intervals": known}
+    return {"name": name, "n": n, "scored": scored, **shares, "change": change, "intervals": known}
 
 
 def likelihood_view(part: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pipelines.stages.base import MANIFEST, Stage
 from pipelines.stages.evaluate import Evaluate
 from pipelines.stages.pairs import Pairs
 from pipelines.stages.rollout import Rollout
+from pipelines.stages.scores import Scores
 from pipelines.stages.train import Train, exported
 from vidalign import recipes
 from vidalign.config.loading import load_config
@@ -32,13 +33,17 @@ StageT = TypeVar("StageT", bound=Stage)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rounds:
-    """Makes the stage objects of a run. `base`: the policy that the first round starts from."""
+    """Makes the stage objects of a run.
+
+    `base`: the policy that the first round starts from. `text_tokens`: of the longest prompt and its reply without the video.
+    """
 
     config: RunConfig
     run: RunFolder
     plan: ResourcePlan
     inputs: Inputs
     base: PolicyVersion
+    text_tokens: int = 0
 
     @functools.cached_property
     def recipe(self) -> Recipe[Any]:
@@ -70,6 +75,8 @@ class Rounds:
         last = self.config.rounds - 1
         if "evaluate" in names and self.config.data.eval and exported_or_none(self.run, last) is not None:
             stages_base.check(self.evaluate())
+            if (self.run.stage("eval", last) / MANIFEST).is_file():
+                stages_base.check(self.scores())
 
     def policy(self, index: int) -> PolicyVersion:
         """The policy that a round starts from. Raises `DataError` where the round before it has not been trained."""
@@ -93,6 +100,8 @@ class Rounds:
                 decoders=self.plan.decoders,
                 engines=self.plan.engines,
                 engine_seed=config.seed,
+                float32_head=config.train.float32_head,
+                text_tokens=self.text_tokens,
             ),
             lambda rounds: rounds.rollout(index),
         )
@@ -135,6 +144,24 @@ class Rounds:
                 plan=self.plan.serve,
             ),
             lambda rounds: rounds.evaluate(),
+        )
+
+    def scores(self) -> Scores:
+        config, last = self.config, self.config.rounds - 1
+        return self._with_earlier(
+            Scores(
+                folder=self.run.stage("scores", last),
+                answers=self.run.stage("eval", last),
+                evaluate=config.evaluate,
+                examples=self.inputs.eval,
+                policy=self.base,
+                model=config.model,
+                video=config.video,
+                cache=cache_folder(config.video.cache_dir, self.run.frames),
+                decoders=self.plan.decoders,
+                engines=self.plan.engines,
+            ),
+            lambda rounds: rounds.scores(),
         )
 
     def _with_earlier(self, stage: StageT, same: Callable[[Rounds], Stage]) -> StageT:

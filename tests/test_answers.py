@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import vidalign
 from vidalign.data.answers import AGREES, is_correct, kind_of, token_f1, trust, verdict
 from vidalign.data.rows import parse_row
+from vidalign.data.scorers import WORDED
 from vidalign.types import Example, stable_hash
 
 CASES = pathlib.Path(__file__).parent / "cases"
@@ -41,6 +42,20 @@ def test_multiple_choice_accepts_letter_text_and_both(text):
 )
 def test_multiple_choice_refuses_other_options_and_hedging(text):
     assert not is_correct(text, CHOICE)
+
+
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [(("five", "twice", "two"), "two"), (("do not sit", "stand"), "do not sit"), (("run", "does not run"), "does not run")],
+)
+def test_a_letter_with_the_whole_text_of_its_option_names_it_whatever_the_text_says(options, answer):
+    example = Example(id="x", video="v", question="?", answer=answer, options=options)
+    letter = "ABC"[options.index(answer)]
+    assert all(
+        is_correct(text, example)
+        for text in (f"({letter}) {answer}", f"{letter}. {answer}", f"{letter}: {answer.capitalize()}.")
+    )
+    assert not is_correct(f"({'BCA'[options.index(answer)]}) {answer}", example)
 
 
 def test_the_text_of_an_option_wins_over_a_letter():
@@ -238,7 +253,9 @@ def test_a_short_answer_is_right_wrong_or_unknown(question, answer, reply, right
     assert told(question, answer, reply) is right
 
 
-@pytest.mark.parametrize("case", cases("replies.jsonl"), ids=lambda case: f"{case['question']} {case['answer']}")
+@pytest.mark.parametrize(
+    "case", [*cases("replies.jsonl"), *cases("forms.jsonl")], ids=lambda case: f"{case['question']} {case['answer']}"
+)
 def test_rows_of_every_kind_with_right_wrong_and_unknown_replies(case):
     for right, replies in ((True, case["right"]), (False, case["wrong"]), (None, case["unknown"])):
         judged = [told(case["question"], case["answer"], reply, options=tuple(case["options"])) for reply in replies]
@@ -317,6 +334,17 @@ EXAMPLES = [
     (Example(id="n", video="v", question="How many dots are there?", answer="No dots."), ["0", "none", "3", "two"]),
     (Example(id="3", video="v", question="How many dots are there?", answer="3"), ["3", "three", "4", "thirteen"]),
     (Example(id="w", video="v", question="How many times?", answer="twelve"), ["12", "twelve", "twenty", "2"]),
+    (OPEN, ["left", "To the left.", "right", "not to the left"]),
+    (
+        Example(id="r", video="v", question="What colour is the car?", answer="red"),
+        ["red", "The car is red", "blue", "not red"],
+    ),
+    (Example(id="z", video="v", question="这是什么颜色？", answer="红色"), ["红色", "它是红色的", "蓝色", "不是红色"]),
+    (
+        Example(id="zc", video="v", question="哪个？", answer="C", options=("A. 红色", "B. 蓝色", "C. 绿色")),
+        ["C", "绿色", "选C", "A", "蓝色", "不是C"],
+    ),
+    (Example(id="zn", video="v", question="有几只猫？", answer="3"), ["三只", "3", "共有3只", "两只", "13"]),
 ]
 FORMS = [
     str.upper,
@@ -331,6 +359,20 @@ FORMS = [
     lambda text: f'"{text}"',
     lambda text: f"{text}.",
     lambda text: f"{text}!",
+    lambda text: f"{{{text}}}",
+    lambda text: f"__{text}__",
+    lambda text: f"> {text}",
+    lambda text: f"- {text}",
+    lambda text: f"```\n{text}\n```",
+    lambda text: f"【{text}】",
+    lambda text: f"Final answer: {text}",
+    lambda text: f"**Answer:** {text}",
+    lambda text: f"Based on the video, the answer is {text}.",
+    lambda text: f"<thinking>Is it one or the other?</thinking>\n\n{text}",
+    lambda text: f"I looked at every frame.</think>{text}",
+    lambda text: json.dumps({"answer": text}, ensure_ascii=False),
+    lambda text: f"{text} <|im_end|>",
+    lambda text: f"\\text{{{text}}}",
     lambda text: f"The answer is {text}",
     lambda text: f"Answer: {text}",
     lambda text: f"The correct answer is: {text}.",
@@ -369,5 +411,12 @@ def test_a_wrong_letter_never_becomes_right(letter, form, rest):
 @settings(deadline=None)
 @given(st.text(max_size=60), st.sampled_from(EXAMPLES))
 def test_any_text_gets_a_verdict_on_choice_yes_no_and_number(text, example):
-    assert verdict(text, example[0]) in (True, False)
+    assert verdict(text, example[0]) in ((True, False, None) if kind_of(example[0]) in WORDED else (True, False))
     assert 0.0 <= trust(text, example[0]) <= 1.0
+
+
+def test_the_public_door_takes_the_kind_where_the_row_does_not_show_it():
+    asked = {"question": "What is on the shirt?", "answer": "seven stars"}
+    assert vidalign.judge_reply("7", **asked) is None
+    assert vidalign.judge_reply("7", **asked, answer_type="number") is True
+    assert vidalign.judge_reply("8", **asked, answer_type="number") is False

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidalign.config.recipes import AugmentConfig
+from vidalign.config.degrading import AugmentConfig
 from vidalign.video.augment import Augmentation, apply, augment, draw
 from vidalign.video.clip import Clip
 

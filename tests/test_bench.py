@@ -20,6 +20,7 @@ from bench import (
     driver_memory,
     growth,
     growth_page,
+    long_videos,
     pages,
     processes,
     seeds,
@@ -116,10 +117,13 @@ def page_of(name, recorded):
         return growth_page.page(growth_rows(recorded))
     if name in ("rollout", "train_step"):
         return importlib.import_module(f"bench.{name}_page").page(recorded)
-    return {"decode": decode_page, "driver_memory": driver_memory, "serve": serve_page, "start": start}[name].page(recorded)
+    by_name = {"decode": decode_page, "driver_memory": driver_memory, "long_videos": long_videos}
+    return {**by_name, "serve": serve_page, "start": start}[name].page(recorded)
 
 
-@pytest.mark.parametrize("name", ["decode", "driver_memory", "growth", "rollout", "serve", "start", "train_step"])
+@pytest.mark.parametrize(
+    "name", ["decode", "driver_memory", "growth", "long_videos", "rollout", "serve", "start", "train_step"]
+)
 def test_recorded_figures_still_give_their_tables(name):
     made = page_of(name, files.read_json(RECORDED / f"{name}.json"))
     assert table(made) == table((RECORDED / f"{name}.md").read_text())

@@ -5,22 +5,29 @@ import shutil
 
 import numpy as np
 import pytest
+import transformers
 from conftest import write_video
 
+from cluster.described import Machines
 from cluster.resources import ClusterResources
 from pipelines import check_model
 from pipelines.check import check, render
-from pipelines.check_context import measure_tokens, probe_videos
+from pipelines.check_context import probe_videos
 from pipelines.cli import main
 from pipelines.inputs import read_inputs
 from vidalign import prompts
 from vidalign.config.loading import parse_config
 from vidalign.config.run import TrainConfig
 from vidalign.errors import ClusterError, ConfigError, DataError, ModelError
-from vidalign.model import estimate, rendering
-from vidalign.model.estimate import ParameterCount, VisionCost
+from vidalign.model import estimate, memory, rendering
+from vidalign.model.clip_check import black, measure_tokens
+from vidalign.model.estimate import VisionCost
+from vidalign.model.folder import read_headers, weight_files
+from vidalign.model.memory import ParameterCount
+from vidalign.types import FrameSpec
+from vidalign.video.readers import target_size
 
-TWO_CORES = ClusterResources(num_cpus=2)
+TWO_CORES = Machines(resources=ClusterResources(num_cpus=2))
 QWEN = VisionCost(min_pixels=3136, max_pixels=12_845_056)
 
 
@@ -95,7 +102,7 @@ def test_the_formula_agrees_with_the_processor(copied_model, height, width, num_
     (copied_model / "processor_config.json").write_text(json.dumps(raw))
     cost = estimate.read_vision_cost(copied_model)
     processor = rendering.load_processor(str(copied_model))
-    assert cost.tokens(num_frames, height, width) == measure_tokens(processor, height, width, num_frames)
+    assert cost.tokens(num_frames, height, width) == measure_tokens(processor, black(num_frames, height, width))
 
 
 def test_the_shared_budget_agrees_with_the_processor(copied_model):
@@ -109,7 +116,24 @@ def test_the_shared_budget_agrees_with_the_processor(copied_model):
     cost = estimate.read_vision_cost(copied_model)
     processor = rendering.load_processor(str(copied_model))
     assert cost.max_video_tokens == 200
-    assert cost.tokens(16, 240, 320) == measure_tokens(processor, 240, 320, 16)
+    assert cost.tokens(16, 240, 320) == measure_tokens(processor, black(16, 240, 320))
+
+
+@pytest.mark.parametrize("num_frames", [8, 64, 128, 768])
+@pytest.mark.parametrize(("height", "width"), [(720, 1280), (1080, 1920), (240, 320), (480, 854), (1920, 1080)])
+def test_frames_within_a_total_budget_are_what_the_processor_would_make_of_them(num_frames, height, width):
+    """Qwen3-VL's processor spreads its budget over all frames. With the same total_pixels, it is left with rounding to its blocks."""
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
+
+    budget, block = 24_576 * 32 * 32, 32
+    decoded = target_size(height, width, FrameSpec(num_frames=num_frames, total_pixels=budget), num_frames)
+    assert num_frames * decoded[0] * decoded[1] <= budget
+    own, ours = (
+        smart_resize(num_frames, *size, factor=block, min_pixels=128 * block**2, max_pixels=budget)
+        for size in ((height, width), decoded)
+    )
+    assert num_frames * ours[0] * ours[1] <= budget
+    assert max(abs(a - b) for a, b in zip(own, ours, strict=True)) <= block
 
 
 def test_a_context_that_is_too_short_names_both_ways_out():
@@ -152,34 +176,40 @@ def test_a_context_that_just_fits():
 )
 def test_training_memory_by_zero_stage(dtype, stage, workers, weights, gradients, optimizer):
     train = TrainConfig(num_workers=workers, batch_size=workers, zero_stage=stage)  # type: ignore[call-arg]
-    made = estimate.train_memory(ParameterCount(total=1000, trainable=1000), train, dtype)
+    made = memory.train_memory(ParameterCount(total=1000, trainable=1000), train, dtype)
     assert (made.weights, made.gradients, made.optimizer) == (weights, gradients, optimizer)
 
 
 def test_parameters_are_counted_as_the_policy_freezes_them(tiny_model):
     from vidalign.config.run import ModelConfig
-    from vidalign.model.policy import add_adapter, load_policy, outline, set_trainable
+    from vidalign.model.loading import outline
+    from vidalign.model.policy import add_adapter, load_policy, set_trainable
 
-    shapes = estimate.read_parameter_shapes(tiny_model)
+    shapes = read_headers(weight_files(tiny_model))
     empty = outline(str(tiny_model))
     model = load_policy(ModelConfig(path=str(tiny_model), dtype="float32"))  # type: ignore[call-arg]
-    assert sum(int(np.prod(shape)) for shape in shapes.values()) == sum(p.numel() for p in model.parameters())
+    assert sum(int(np.prod(shape)) for _, shape in shapes.values()) == sum(p.numel() for p in model.parameters())
     for options in ({}, {"train_projector": True}, {"train_vision_tower": True, "train_projector": True}):
         train = TrainConfig(**options)
         set_trainable(model, vision_tower=train.train_vision_tower, projector=train.train_projector)
         expected = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        assert estimate.count_parameters(empty, train).trainable == expected, options
+        assert memory.count_parameters(empty, train).trainable == expected, options
     train = TrainConfig(lora={"rank": 8, "alpha": 16})  # type: ignore[arg-type]
     adapted = add_adapter(model, train)
     expected = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    assert estimate.count_parameters(empty, train).trainable == expected
+    assert memory.count_parameters(empty, train).trainable == expected
 
 
 def test_engine_memory_by_hand():
     text = {"num_attention_heads": 8, "num_key_value_heads": 4, "hidden_size": 64, "num_hidden_layers": 3}
-    made = estimate.engine_memory(1000, {"text_config": text}, dtype="bfloat16", num_devices=2, max_model_len=10)
+    options = {"dtype": "bfloat16", "num_devices": 2, "max_model_len": 10}
+    made = memory.engine_memory(1000, transformers.Qwen2_5_VLConfig(text_config=text), **options)
     assert made.weights == 1000
     assert made.kv_per_sequence == 10 * (2 * 3 * 2 * 8 * 2)
+    mixed = {**text, "layer_types": ["full_attention", "sliding_attention", "sliding_attention"], "sliding_window": 4}
+    mixed |= {"use_sliding_window": True}
+    made = memory.engine_memory(1000, transformers.Qwen2_5_VLConfig(text_config=mixed), **options)
+    assert made.kv_per_sequence == (10 + 4 + 4) * (2 * 2 * 8 * 2)
 
 
 # --- the model folder ---
@@ -189,10 +219,10 @@ def test_a_cut_weight_file(copied_model):
     data = (copied_model / "model.safetensors").read_bytes()
     (copied_model / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(ModelError, match="is cut: its header promises"):
-        estimate.read_parameter_shapes(copied_model)
+        read_headers(weight_files(copied_model))
     (copied_model / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     with pytest.raises(ModelError, match="Git LFS pointer"):
-        estimate.read_parameter_shapes(copied_model)
+        read_headers(weight_files(copied_model))
 
 
 def break_folder(folder, what):
@@ -248,6 +278,20 @@ def test_vllm_is_asked_whether_it_serves_the_architecture(tiny_model):
         check_model.check_architecture("Qwen9VLForNothing", tiny_model)
 
 
+@pytest.mark.heavy
+def test_vllm_is_asked_whether_it_takes_videos(tiny_model, tmp_path):
+    """SmolVLM takes videos in transformers, and images alone in vLLM."""
+    config = transformers.SmolVLMConfig()
+    config.architectures = ["SmolVLMForConditionalGeneration"]
+    config.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_model / name, tmp_path)
+    with pytest.raises(
+        ModelError, match=r"vLLM takes only images for .* \(SmolVLMForConditionalGeneration\), and no videos"
+    ):
+        check_model.check_architecture("SmolVLMForConditionalGeneration", tmp_path)
+
+
 # --- data ---
 
 
@@ -267,7 +311,7 @@ def test_a_copy_of_a_training_video_is_refused(make_config, tmp_path):
 
 def test_missing_videos_are_counted(make_config, tmp_path):
     rows = write_rows(tmp_path / "some.jsonl", "a.mp4", "gone.mp4", "gone too.mp4")
-    report = check(make_config(data={"train": rows}), resources=TWO_CORES, ask_vllm=False)
+    report = check(make_config(data={"train": rows}), machines=TWO_CORES, ask_vllm=False)
     assert report.data[-1] == "videos: 2 present, 2 missing"
     assert report.warnings[0].startswith("2 of 4 videos are missing and will be quarantined, first ")
     none = write_rows(tmp_path / "none.jsonl", "gone.mp4")
@@ -277,17 +321,17 @@ def test_missing_videos_are_counted(make_config, tmp_path):
 
 def test_broken_videos_are_left_to_the_decode_stage(make_config, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
-    found = probe_videos(
-        [str(tmp_path / "broken.mp4"), str(tmp_path / "a.mp4"), "s3://x/y.mp4"], make_config().video.frame_spec()
-    )
-    assert found == [(str(tmp_path / "a.mp4"), 8, 64, 48)]
+    videos = [str(tmp_path / "broken.mp4"), str(tmp_path / "a.mp4"), "s3://x/y.mp4"]
+    found, refused = probe_videos(videos, make_config().video.frame_spec(), lambda *_: None)
+    assert [(video, *clip.frames.shape[:3]) for video, clip in found] == [(str(tmp_path / "a.mp4"), 8, 64, 48)]
+    assert [error.reason for error in refused] == ["not_a_video"]
 
 
 # --- the whole ---
 
 
 def test_a_report_of_what_fits(make_config):
-    report = check(make_config(), resources=TWO_CORES, device_memory=2**40, ask_vllm=False)
+    report = check(make_config(), machines=Machines(resources=TWO_CORES.resources, host_memory=2**40), ask_vllm=False)
     assert report.warnings == ()
     text = render(report)
     for expected in (
@@ -306,7 +350,7 @@ def test_the_longest_prompt_is_the_one_the_processor_renders(make_config, tmp_pa
         recipe={"num_turns": 1, "max_new_tokens": 10},
         evaluate={"max_new_tokens": 10},
     )
-    report = check(config, resources=TWO_CORES, ask_vllm=False)
+    report = check(config, machines=TWO_CORES, ask_vllm=False)
     processor = rendering.load_processor(config.model.path)
     hint = prompts.fill(config.recipe.hint_prompt, question=question, answer="It moves left.")
     text = len(processor.tokenizer(rendering.prompt_text(processor, hint))["input_ids"]) - 1
@@ -316,17 +360,20 @@ def test_the_longest_prompt_is_the_one_the_processor_renders(make_config, tmp_pa
 def test_a_prompt_beyond_the_context(make_config, tmp_path):
     rows = write_rows(tmp_path / "long.jsonl", "a.mp4", question="Why? " * 2000)
     with pytest.raises(ModelError, match=r"reflection prompt of example long-0, .* but max_model_len=1,024; shorten"):
-        check(make_config(data={"train": rows}), resources=TWO_CORES, ask_vllm=False)
+        check(make_config(data={"train": rows}), machines=TWO_CORES, ask_vllm=False)
 
 
 def test_training_that_exceeds_the_device(make_config):
-    with pytest.raises(ClusterError, match=r"holds .* before activations but the machine has 1.0 MiB; set train.lora"):
-        check(make_config(), resources=TWO_CORES, device_memory=2**20, ask_vllm=False)
+    machines = Machines(resources=TWO_CORES.resources, host_memory=2**20)
+    with pytest.raises(ClusterError, match=r"training holds .* but the machine has 1.0 MiB; .* or set train.lora"):
+        check(make_config(recipe={"name": "given"}, objective={"name": "sft"}), machines=machines, ask_vllm=False)
+    with pytest.raises(ClusterError, match=r"rollout holds 1.0 GiB .* but the machine has 1.0 MiB; use a smaller model"):
+        check(make_config(), machines=machines, ask_vllm=False)
 
 
 def test_long_videos_are_warned_of(make_config, tmp_path):
     config = make_config(video={"num_frames": None, "fps": 1.0, "max_frames": 1000})
-    report = check(config, resources=TWO_CORES, ask_vllm=False)
+    report = check(config, machines=TWO_CORES, ask_vllm=False)
     assert any("a video long enough for video.max_frames=1000" in warning for warning in report.warnings)
 
 
@@ -346,7 +393,7 @@ def test_a_models_own_special_token_in_a_row_is_refused_as_known_ones_are(
     path = tmp_path / f"{split}.jsonl"
     write_rows(path, "a.mp4" if split == "train" else "b.mp4", question="Which way?<turn:end> Sure?")
     with pytest.raises(DataError) as refused:
-        check(config, resources=TWO_CORES, ask_vllm=False)
+        check(config, machines=TWO_CORES, ask_vllm=False)
     assert str(refused.value).startswith(f"{path}:1: question: holds the special token <turn:end>; write the plain text")
     assert main(["data", "validate", str(path)]) == 0
     assert main(["data", "validate", str(path), "--model", str(folder)]) == 2
@@ -358,7 +405,7 @@ def test_a_models_own_special_token_in_a_prompt_of_the_recipe_is_refused(make_co
         model={"path": str(model_with_own_token(copied_model))}, recipe={"hint_prompt": "{question}<turn:end>{answer}"}
     )
     with pytest.raises(ConfigError, match=r"recipe\.hint_prompt holds the special token <turn:end>"):
-        check(config, resources=TWO_CORES, ask_vllm=False)
+        check(config, machines=TWO_CORES, ask_vllm=False)
 
 
 def test_a_template_that_cannot_be_used_is_found_and_an_unusual_end_of_turn_is_said(make_config, copied_model):
@@ -369,9 +416,9 @@ def test_a_template_that_cannot_be_used_is_found_and_an_unusual_end_of_turn_is_s
     )
     config = make_config(model={"path": str(copied_model)})
     assert "a reply ends with '<|im_end|>', as in the chat template, not with '<|endoftext|>'" in render(
-        check(config, resources=TWO_CORES, ask_vllm=False)
+        check(config, machines=TWO_CORES, ask_vllm=False)
     )
     template = copied_model / "chat_template.jinja"
     template.write_text(template.read_text().replace("part.text", "part.text | upper"))
     with pytest.raises(ModelError, match="does not keep the text of a question as it is"):
-        check(config, resources=TWO_CORES, ask_vllm=False)
+        check(config, machines=TWO_CORES, ask_vllm=False)

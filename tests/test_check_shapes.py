@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
 import PIL.Image
 import pytest
+import tiny_families
 from test_check import TWO_CORES, copied_model, make_config, tiny_model, write_shades  # noqa: F401 (fixtures)
 
 from pipelines.check import check
-from pipelines.check_context import size_of
 from pipelines.inputs import read_inputs
 from vidalign import prompts
-from vidalign.errors import ConfigError, DataError, ModelError
-from vidalign.files import read_json
+from vidalign.errors import ConfigError, DataError, ModelError, VideoError
 from vidalign.model import rendering
 from vidalign.types import FrameSpec
 from vidalign.video import visuals
+from vidalign.video.planning import planned
 from vidalign.video.scene import shown
 
 TURNS = [{"role": "user", "content": "What moves?"}, {"role": "assistant", "content": "A circle."}]
@@ -46,7 +47,7 @@ def write_image(path, height, width):
 
 def test_the_largest_prompt_is_the_one_the_processor_renders(media, make_config):  # noqa: F811
     config = make_config(data=rows(media / "d.jsonl", {"video": "a.mp4"}, RICH))
-    report = check(config, resources=TWO_CORES, ask_vllm=False)
+    report = check(config, machines=TWO_CORES, ask_vllm=False)
     [line] = [line for line in report.tokens if line.startswith("largest prompt with a conversation")]
     recipe = config.recipe
     example = read_inputs(config.data).train[1].example
@@ -61,17 +62,16 @@ def test_the_largest_prompt_is_the_one_the_processor_renders(media, make_config)
     with pytest.raises(
         ModelError, match=rf"reflection prompt of example r0 needs {needed:,} tokens .* raise it to {needed},"
     ):
-        check(config, resources=TWO_CORES, ask_vllm=False)
+        check(config, machines=TWO_CORES, ask_vllm=False)
 
 
-def test_a_family_that_takes_one_video_is_named(media, make_config, copied_model):  # noqa: F811
-    raw = read_json(copied_model / "config.json") | {"model_type": "llava_onevision"}
-    (copied_model / "config.json").write_text(json.dumps(raw))
-    config = make_config(data=rows(media / "d.jsonl", {"videos": ["a.mp4", "a.mp4"]}), model={"path": str(copied_model)})
+def test_a_family_that_takes_one_video_is_named(media, make_config, tmp_path):  # noqa: F811
+    model = {"path": str(tiny_families.checkpoint("llava_onevision", tmp_path)), "max_model_len": 1024}
+    config = make_config(data=rows(media / "d.jsonl", {"videos": ["a.mp4", "a.mp4"]}), model=model)
     with pytest.raises(
         ModelError, match=r"example r0 shows 2 videos and 0 images, and models of type llava_onevision .* qwen2_5_vl"
     ):
-        check(config, resources=TWO_CORES, ask_vllm=False)
+        check(config, machines=TWO_CORES, ask_vllm=False)
 
 
 @pytest.mark.parametrize(
@@ -86,11 +86,11 @@ def test_a_family_that_takes_one_video_is_named(media, make_config, copied_model
     ],
 )
 def test_a_template_that_cannot_write_a_row_is_named(media, make_config, copied_model, template, fields, says):  # noqa: F811
-    shipped = (rendering.pathlib.Path(__file__).parents[1] / "examples/shapes/model/chat_template.jinja").read_text()
+    shipped = (pathlib.Path(__file__).parents[1] / "examples/shapes/model/chat_template.jinja").read_text()
     (copied_model / "chat_template.jinja").write_text(template + shipped)
     config = make_config(data=rows(media / "d.jsonl", fields), model={"path": str(copied_model)})
     with pytest.raises(ModelError) as caught:
-        check(config, resources=TWO_CORES, ask_vllm=False)
+        check(config, machines=TWO_CORES, ask_vllm=False)
     assert "the chat template cannot write the prompt of example r0" in str(caught.value)
     assert says in str(caught.value)
 
@@ -98,10 +98,10 @@ def test_a_template_that_cannot_write_a_row_is_named(media, make_config, copied_
 def test_training_that_cannot_take_the_rows(media, make_config):  # noqa: F811
     data = rows(media / "d.jsonl", {"video": "a.mp4"}, {"videos": ["a.mp4"], "images": ["i.png"]})
     with pytest.raises(ConfigError, match="cache_vision_features keeps the features of prompts with one video"):
-        check(make_config(data=data, train={"cache_vision_features": True}), resources=TWO_CORES, ask_vllm=False)
+        check(make_config(data=data, train={"cache_vision_features": True}), machines=TWO_CORES, ask_vllm=False)
     with pytest.raises(ConfigError, match=r"r0 and r1 differ\. Lower train.zero_stage to 2"):
-        check(make_config(data=data, train={"zero_stage": 3, "num_workers": 2}), resources=TWO_CORES, ask_vllm=False)
-    check(make_config(data=data, train={"zero_stage": 3, "num_workers": 1}), resources=TWO_CORES, ask_vllm=False)
+        check(make_config(data=data, train={"zero_stage": 3, "num_workers": 2}), machines=TWO_CORES, ask_vllm=False)
+    check(make_config(data=data, train={"zero_stage": 3, "num_workers": 1}), machines=TWO_CORES, ask_vllm=False)
 
 
 def test_missing_files_and_shared_ones_of_every_shape(media, make_config):  # noqa: F811
@@ -124,6 +124,13 @@ def test_sizes_are_those_that_decoding_gives(media):
     spec = FrameSpec(num_frames=None, fps=2.0, max_pixels=3000)
     video, folder = (media / "a.mp4").as_uri(), (media / "f").as_uri()
     for name in (f"{video}#t=0.5,1.5", f"{folder}#fps=2", f"{folder}#fps=2&t=0,2", f"{(media / 'i.png').as_uri()}#image"):
-        assert size_of(name, spec) == visuals.decode(name, spec).frames.shape[:3], name
-    assert size_of("s3://b/v.mp4#t=1,2", spec) is None
-    assert size_of(f"{video}#t=5,6", spec) is None
+        clip, decoded = planned(name, spec), visuals.decode(name, spec)
+        assert clip is not None
+        assert clip.frames.shape == decoded.frames.shape, name
+        assert clip.metadata() | {"video_backend": ""} == decoded.metadata() | {"video_backend": ""}, name
+    assert planned("s3://b/v.mp4#t=1,2", spec) is None
+    with pytest.raises(VideoError, match="its clip begins at 5 s"):
+        planned(f"{video}#t=5,6", spec)
+    with pytest.raises(VideoError) as caught:
+        planned(f"{(media / 'gone.png').as_uri()}#image", spec)
+    assert caught.value.reason == "unreadable"

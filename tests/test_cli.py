@@ -32,7 +32,7 @@ def config(tmp_path):
         ([], ["objective.name=leanp"], "did you mean leanpo?"),
         ([], ["objective.params={bta: 1}"], "did you mean beta?"),
         ([], ["objective.name=dpo", "train.uncertainty={}"], "choose one of leanpo, simpo, cdpo"),
-        ([{"id": "a", "video": "v", "question": "q", "answer": "a"}], ["model.path=nowhere"], "config.json is missing"),
+        ([{"id": "a", "video": "v", "question": "q", "answer": "a"}], ["model.path=nowhere"], "no model folder at nowhere"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(config, rows, overrides, says, capsys, monkeypatch):

@@ -96,6 +96,9 @@ def test_the_video_section_and_frame_spec_agree_on_names_and_defaults():
         "num_frames": 3,
         "max_pixels": 1000,
         "snap_to_keyframes": True,
+        "total_pixels": 100_000,
+        "square_pixels": False,
+        "hdr_to_sdr": False,
         "max_duration_s": 9.0,
         "max_pixels_decoded": 10**6,
     }

@@ -12,8 +12,9 @@ from pipelines.cli import main
 from vidalign.data.formats import exporter, importer, llamafactory
 from vidalign.data.formats.convert import import_file
 from vidalign.data.formats.export import export_file
+from vidalign.data.formats.exporting import more_columns
 from vidalign.data.formats.fields import Notes
-from vidalign.data.rows import parse_row
+from vidalign.data.rows import ExampleRow, PreferenceRow, parse_row
 from vidalign.errors import DataError, RowError
 
 FORMATS = ["trl", "llamafactory", "ms-swift", "nemo-rl"]
@@ -76,6 +77,8 @@ def our_rows(draw) -> dict:
         row |= {"chosen": chosen, "rejected": rejected}
         if draw(st.booleans()):
             row |= {"chosen_score": draw(st.sampled_from([5, 4.5])), "rejected_score": -1.25, "chosen_phrases": [[0, 2]]}
+        if draw(st.booleans()):
+            row |= {"chosen_win_rate": 0.75, "rejected_win_rate": 0.25}
     return row
 
 
@@ -93,6 +96,15 @@ def test_there_and_back_is_the_same_row(name, row):
     assert not [note for note in back if not note.startswith("earlier response")]
 
 
+def test_no_field_of_a_row_is_unknown_to_the_exports():
+    notes = Notes()
+    more_columns(dict.fromkeys(PreferenceRow.model_fields, "x"), notes)
+    more_columns(dict.fromkeys(ExampleRow.model_fields, "x"), notes)
+    assert not notes
+    assert more_columns({"answer": "x", "id": "a", "chosen_score": 1, "note": 2}, notes) == {"id": "a"}
+    assert notes == {"'chosen_score'": 1, "'note'": 1}
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_files_go_there_and_back(tmp_path, name):
     (tmp_path / "f").mkdir()
@@ -104,6 +116,7 @@ def test_files_go_there_and_back(tmp_path, name):
         {**PAIR, "id": "b", "video": "f", "fps": 2},
         {**PAIR, "id": "c", "clip": {"start": 1}},
         {**PAIR, "id": "d", "video": "/abs/v.mp4", "note": 1},
+        {**PAIR, "id": "e", "video": "v.mp4", "videos": ["v.mp4", "w.mp4"]},
     )
     out = tmp_path / "sub" / "theirs.json"
     done = export_file(source, exporter(name), out=out)
@@ -120,6 +133,8 @@ def test_files_go_there_and_back(tmp_path, name):
         {**PAIR, "video": str(tmp_path / "v.mp4"), "turns": TURNS, "system": "Be brief."},
         {**PAIR, "id": "b", "video": frames, "fps": 2},
         {**PAIR, "id": "d", "video": "/abs/v.mp4"},
+        {name: value for name, value in PAIR.items() if name != "video"}
+        | {"id": "e", "videos": [str(tmp_path / "v.mp4"), str(tmp_path / "w.mp4")]},
     ]
 
 
@@ -147,6 +162,13 @@ def test_pairs_and_examples_do_not_mix(tmp_path, capsys):
     source = write(tmp_path / "e.jsonl", ROW)
     assert main(["data", "export", "--to", "trl", str(source), "--out", out, "--only", "pairs"]) == 2
     assert "nothing was written; no row is of the kind that --only asks for" in capsys.readouterr().err
+
+
+def test_options_that_other_projects_would_not_show_are_counted(tmp_path):
+    options = {"answer": "left", "chosen": "left", "rejected": "right", "options": ["left", "right"]}
+    listed = {**PAIR, **options, "id": "b", "question": "Which way? A. left B. right"}
+    done = export_file(write(tmp_path / "d.jsonl", {**PAIR, **options}, listed), exporter("trl"), out=tmp_path / "o")
+    assert done.notes == {"options that the question does not list, kept in a column that other projects do not read": 1}
 
 
 def test_rrpo_refuses_what_its_rows_cannot_hold():

@@ -655,6 +655,11 @@ def test_a_format_of_ones_own_is_one_file(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "o.json").read_text()) == [{"clip": V, "better": A, "worse": B}]
     assert main(["data", "import", "--from", "own_format:to_row", str(lines(source, {"q": Q})), "--out", str(out)]) == 2
     assert "d.jsonl:1: video: is missing or null" in capsys.readouterr().err
+    assert main(["data", "import", "--from", "own_format:to_row", str(lines(source, {"clip": V})), "--out", str(out)]) == 2
+    assert "d.jsonl:1: q: is missing, and the format asks for it" in capsys.readouterr().err
+    examples = lines(tmp_path / "e.jsonl", {"id": "x", **EXAMPLE})
+    assert main(["data", "export", "--to", "own_format:from_row", str(examples), "--out", str(tmp_path / "o.json")]) == 2
+    assert "e.jsonl:1: chosen: is missing, and the format asks for it" in capsys.readouterr().err
 
 
 def test_names_of_formats_are_resolved():

@@ -6,7 +6,6 @@ import pathlib
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 
@@ -18,7 +17,7 @@ from actors.decoder import ChunkDecoder
 from vidalign.errors import DataError
 from vidalign.types import Example, FrameSpec
 from vidalign.video import decode_child, decoding
-from vidalign.video.decode_child import ChildDecoder, DecodedVideo, decode_into_cache
+from vidalign.video.decode_child import ChildDecoder, DecodedVideo
 from vidalign.video.frame_cache import load_clip
 
 SPEC = FrameSpec(num_frames=4)
@@ -126,18 +125,6 @@ def test_remote_video_is_fetched(child, good):
     assert child.decode(str(good)).frames_path == row.frames_path
     assert version_of(row.frames_path) == made
     assert child.decode("local:///no/such/video.mp4").reason == "missing"
-
-
-def test_only_a_fetched_video_takes_a_temporary_folder_and_it_does_not_stay(good, tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
-    reply = decode_into_cache(str(good), SPEC, str(tmp_path / "frames"))
-    assert reply["reason"] == ""
-    with pytest.raises(FileNotFoundError):
-        decode_into_cache(f"local://{good}", SPEC, str(tmp_path / "frames"))
-    (tmp_path / "some").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "some"))
-    assert decode_into_cache(f"local://{good}", SPEC, str(tmp_path / "frames")) == reply
-    assert not list((tmp_path / "some").iterdir())
 
 
 def test_hang_is_killed_at_the_deadline_and_the_next_video_decodes(child, good, tmp_path):

@@ -11,7 +11,7 @@ from cluster.engines import (
 )
 from cluster.resources import ServePlan
 from serving.video_loader import NAME, media_io_kwargs
-from vidalign.config.recipes import JudgeConfig
+from vidalign.config.judging import JudgeConfig
 from vidalign.config.run import ModelConfig, ServeConfig
 from vidalign.types import DEFAULT_BACKEND, FrameSpec
 
@@ -21,6 +21,7 @@ SPEC = FrameSpec(num_frames=8, height=56, width=56)
 GENERATOR = {
     "dtype": "float16",
     "max_model_len": 512,
+    "load_format": "safetensors",
     "trust_remote_code": True,
     "limit_mm_per_prompt": {"video": 1, "image": 0},
     "seed": 3,
@@ -32,10 +33,11 @@ GENERATOR_CPU = {
     "max_num_batched_tokens": 4096,
     "block_size": 32,
 }
-JUDGE = {"dtype": "bfloat16", "max_model_len": 256, "disable_log_stats": True}
+JUDGE = {"dtype": "bfloat16", "max_model_len": 256, "load_format": "safetensors", "disable_log_stats": True}
 REPLICA = {
     "dtype": "float16",
     "max_model_len": 512,
+    "load_format": "safetensors",
     "trust_remote_code": True,
     "limit_mm_per_prompt": {"video": 1, "image": 0},
     "media_io_kwargs": {"video": {"video_backend": "vidalign", "decoder": DEFAULT_BACKEND, **SPEC.to_row()}},

@@ -21,8 +21,9 @@ from serving.app import Endpoint
 from serving.refusals import unusable_message
 from vidalign import files
 from vidalign.config.run import EvaluateConfig
-from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
-from vidalign.types import EvalAnswer, Example, FrameSpec, Turn
+from vidalign.errors import ClusterError, ConfigError, DataError, ModelError, VideoError
+from vidalign.records import Turn
+from vidalign.types import EvalAnswer, Example, FrameSpec
 from vidalign.video import decoding
 
 CONFIG = EvaluateConfig(concurrency=3, max_new_tokens=8, request_timeout_s=10)
@@ -261,6 +262,57 @@ def test_video_urls(tmp_path):
     assert video_url(str(clip), None) == "data:video/mp4;base64,YWJj"
     assert video_url(str(clip), str(tmp_path / "elsewhere")) == "data:video/mp4;base64,YWJj"
     assert video_url(clip.as_uri(), None) == "data:video/mp4;base64,YWJj"
-    assert video_url("https://example.org/a.mp4", str(tmp_path)) == "https://example.org/a.mp4"
     with pytest.raises(VideoError, match="no file at"):
         video_url(str(tmp_path / "none.mp4"), None)
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """Answers with each of `statuses` in turn, and with the last one for ever."""
+    monkeypatch.setenv("VIDALIGN_VIDEOS", str(tmp_path / "kept"))
+    monkeypatch.setattr(asking, "FIRST_BACKOFF_S", 0.001)
+    statuses: list[int] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status = statuses.pop(0) if len(statuses) > 1 else statuses[0]
+            self.send_response(status)
+            self.send_header("Content-Length", "3" if status == 200 else "0")
+            self.end_headers()
+            if status == 200:
+                self.wfile.write(b"abc")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Keep the test's output clean."""
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{http.server_port}/a.mp4", statuses
+    http.shutdown()
+    http.server_close()
+
+
+def test_remote_videos_are_fetched_and_sent(served, tmp_path, store):
+    uri, statuses = store
+    statuses += [503, 429, 200]
+    example = dataclasses.replace(_example(0, "say left", tmp_path), video=uri)
+    found = _evaluate(served, [example], tmp_path / "eval")
+    assert [answer.correct for answer in found.answers] == [True]
+    assert served.requests[0]["messages"][-1]["content"][0]["video_url"]["url"] == "data:video/mp4;base64,YWJj"
+
+
+def test_a_store_that_does_not_answer_ends_an_evaluation_and_quarantines_nothing(served, tmp_path, store):
+    uri, statuses = store
+    statuses.append(503)
+    example = dataclasses.replace(_example(0, "say left", tmp_path), video=uri)
+    with pytest.raises(DataError, match=rf"503.*\({MAX_ATTEMPTS} attempts\)\. That is no fault of the video"):
+        _evaluate(served, [example], tmp_path / "eval")
+    statuses[0] = 200
+    assert [answer.correct for answer in _evaluate(served, [example], tmp_path / "eval").answers] == [True]
+
+
+def test_what_a_store_does_not_have_is_quarantined(served, tmp_path, store):
+    uri, statuses = store
+    statuses.append(404)
+    found = _evaluate(served, [dataclasses.replace(_example(0, "say left", tmp_path), video=uri)], tmp_path / "eval")
+    assert [row.reason for row in found.quarantined] == ["missing"]

@@ -3,7 +3,9 @@
 import functools
 import gc
 import itertools
+import math
 import os
+import pathlib
 import shutil
 
 import numpy as np
@@ -19,8 +21,8 @@ from vidalign.config.run import ModelConfig, TrainConfig
 from vidalign.errors import ModelError
 from vidalign.model.batch import IGNORED, collate
 from vidalign.model.checkpoint import export_policy
-from vidalign.model.estimate import read_parameter_shapes
 from vidalign.model.families import FAMILIES
+from vidalign.model.folder import stored_shapes
 from vidalign.model.policy import ResponseScorer, load_policy, prepare_training
 from vidalign.model.rendering import render_prompt, response_ids
 from vidalign.recipes.engine import Request
@@ -162,8 +164,10 @@ def test_the_dry_run_says_what_the_run_says(name, checkpoints, cell):
         passed(f"no: {FAMILIES[name].not_served}")
         return
     facts = check_model.inspect(config)
-    assert facts.config["model_type"] == name
-    assert facts.shapes == read_parameter_shapes(config.path)
+    assert facts.config.model_type == name
+    assert sum(parameter.numel() for parameter in facts.outline.parameters()) == sum(
+        math.prod(shape) for shape in stored_shapes(pathlib.Path(config.path)).values()
+    )
     passed()
 
 

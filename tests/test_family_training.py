@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import pathlib
 
 import pytest
 import torch
@@ -14,8 +15,8 @@ from vidalign.errors import ConfigError
 from vidalign.model import shared_prefix, vision_features
 from vidalign.model.batch import IGNORED, Prompt, collate, collate_packed
 from vidalign.model.checkpoint import export_policy
-from vidalign.model.estimate import read_parameter_shapes
 from vidalign.model.families import family_of, parts
+from vidalign.model.folder import stored_shapes
 from vidalign.model.policy import ResponseScorer, load_policy, prepare_training
 from vidalign.model.rendering import load_processor, render_prompt, response_ids
 from vidalign.model.tensor_cache import read_tensors
@@ -139,7 +140,7 @@ def test_an_exported_model_is_read_back_and_named_as_it_was(name, checkpoints, c
     expected = logps_of(ResponseScorer(trained).eval(), batch)
     torch.testing.assert_close(logps_of(ResponseScorer(again).eval(), batch), expected, atol=1e-5, rtol=0)
     assert float((expected - alone(folder)[: len(expected)]).abs().max()) > 1e-3  # it was trained at all
-    assert read_parameter_shapes(tmp_path / "model") == read_parameter_shapes(folder)
+    assert stored_shapes(tmp_path / "model") == stored_shapes(pathlib.Path(folder))
     prompt = render_prompt(load_processor(str(tmp_path / "model")), QUESTIONS[0], clips()[0])
     assert torch.equal(prompt.tokens["input_ids"], prompts[0].tokens["input_ids"])
     passed()

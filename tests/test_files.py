@@ -85,7 +85,8 @@ def test_run_dir_must_be_a_path():
 def test_frame_spec_keys_differ_by_every_field():
     others = {
         "num_frames": 9, "fps": 2.0, "max_frames": 9, "min_frames": 9, "height": 56, "width": 56, "max_pixels": 9,
-        "snap_to_keyframes": True, "max_duration_s": 9.0, "max_pixels_decoded": 9,
+        "snap_to_keyframes": True, "max_duration_s": 9.0, "max_pixels_decoded": 9, "square_pixels": False,
+        "hdr_to_sdr": False, "total_pixels": 99,
     }  # fmt: skip
     assert others.keys() == {field.name for field in dataclasses.fields(FrameSpec)}
     keys = [FrameSpec(**{name: value}).key() for name, value in others.items()]

@@ -19,7 +19,8 @@ from cluster.resources import Workers
 from pipelines.stages import judge as judge_stage
 from pipelines.stages import rollout as rollout_stage
 from vidalign import files, recipes
-from vidalign.config.recipes import JudgeConfig, LeanpoRecipe
+from vidalign.config.judging import JudgeConfig
+from vidalign.config.recipes import LeanpoRecipe
 from vidalign.config.run import ModelConfig, RolloutConfig, VideoConfig
 from vidalign.data.reading import read_examples
 from vidalign.recipes.judging import JudgeTask, judge_rows
@@ -85,10 +86,10 @@ class GeneratorOnAGpu(OnAGpu, Generator):
 
 
 class JudgeOnAGpu(OnAGpu, Judge):
-    def __init__(self, config, parts, work):
+    def __init__(self, config, parts, work, **more):
         assert config["num_gpus"] == 1
         self.enter(pathlib.Path(parts))
-        super().__init__(config, parts, work)
+        super().__init__(config, parts, work, **more)
         self._chat, self._name = (lambda conversations: ["Score: 5"] * len(conversations)), "stand-in"
 
     def __call__(self, row):

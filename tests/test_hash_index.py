@@ -15,8 +15,8 @@ from conftest import real_videos
 
 from vidalign.types import FrameSpec
 from vidalign.video import decoding
-from vidalign.video.decode_child import decode_into_cache
 from vidalign.video.hash_index import MIN_BYTES, RACY_S, HashIndex, is_settled
+from vidalign.video.into_cache import decode_into_cache
 
 
 def a_minute_later() -> float:

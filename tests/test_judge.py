@@ -12,7 +12,8 @@ from test_files import RESPONSE
 from actors.judge import Judge
 from examples.shapes import rule_judge, world
 from vidalign import prompts
-from vidalign.config.recipes import HoundRecipe, JudgeConfig
+from vidalign.config.judging import JudgeConfig
+from vidalign.config.recipes import HoundRecipe
 from vidalign.errors import ConfigError
 from vidalign.recipes import judging
 from vidalign.types import Example, Judgement
@@ -187,26 +188,22 @@ def test_the_rule_judge_gives_every_true_answer_full_marks():
             assert judging.parse_score(rule_judge.judge(prompt)) == 5.0
 
 
-def test_agreement_compares_the_judges_verdicts_with_the_truth():
-    example = Example(id="a", video="v", question="q", answer="right")
-    responses = [
-        dataclasses.replace(RESPONSE, example_id="a", kind="plain", text=text, trust=float(text == example.answer))
-        for text in ("right", "wrong", "false", "off")
-    ]
-    responses.append(spoken(example, "caption", "right"))  # without a trust
+def test_agreement_compares_the_judges_verdicts_with_those_of_the_rules_where_they_can_tell():
+    example = Example(id="a", video="v", question="Which way does it go?", answer="left")
     judged = [
         Judgement(example_id="a", response=text, score=score, explanation="", judge="j")
-        for text, score in (("right", 5), ("wrong", 4), ("false", 1), ("off", 2))
+        for text, score in (("left", 5), ("right", 4), ("up", 1), ("down", 2), ("home", 5))
     ]
-    shares = judging.agreement(judged, responses, lambda score: score >= 3)
+    shares = judging.agreement(judged, [example], lambda score: score >= 3)
     assert shares == {
         "agreement": 0.75,
         "accepted_right": 0.25,
         "accepted_wrong": 0.25,
         "rejected_right": 0.0,
         "rejected_wrong": 0.5,
+        "compared": 4,
     }
-    assert judging.agreement([], responses, lambda score: score >= 3) is None
+    assert judging.agreement(judged[4:], [example], lambda score: score >= 3) is None
 
 
 def test_the_rule_judge_gives_no_score_where_the_caption_does_not_answer():
@@ -222,9 +219,9 @@ def test_the_rule_judge_gives_no_score_where_the_caption_does_not_answer():
         assert judging.parse_score(rule_judge.judge(prompt)) is None
 
 
-def inputs_of(example, captions, *texts):
+def inputs_of(example, captions, *texts, judge=None):
     responses = [spoken(example, "plain", text) for text in texts] + [spoken(example, "caption", text) for text in captions]
-    task = judging.scoring_task([example], responses, "plain")
+    task = judging.scoring_task([example], responses, {"plain"}, judge or config())
     return [json.loads(row) for row in task.rows], task.quarantined
 
 
@@ -243,3 +240,6 @@ def test_each_distinct_response_is_judged_once_by_the_best_caption_there_is():
 def test_an_empty_caption_of_the_policy_is_counted_and_nothing_else_takes_its_place():
     example = Example(id="a", video="a.mp4", question="What?", answer="A cat.", caption="A cat sleeps.")
     assert inputs_of(example, ["  "], "A dog.", "A dog.", "A cow.") == ([], {"empty_caption": 2})
+    seeing = config(sees="video")
+    rows, quarantined = inputs_of(example, ["  "], "A dog.", judge=seeing)
+    assert (rows[0]["videos"], rows[0]["images"], quarantined) == (["a.mp4"], [], {})

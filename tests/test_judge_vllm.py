@@ -109,7 +109,7 @@ def test_a_judge_in_vllm_scores_and_what_it_leaves_open_is_quarantined(judge_fol
     engines = Workers(num=1, cpus=1)
     stage = Judging(folder=tmp_path / "judgements", judge=recipe.judge, task=task, engines=engines, label="judge")
     once(stage)
-    judged, facts = judgements_of(stage.rows(), task, made, responses)
+    judged, facts = judgements_of(stage.rows(), task, made, examples)
     assert {(j.example_id, j.response): j.score for j in judged} == {
         (example.id, colour): 5.0 if colour == example.id else 1.0 for example in examples for colour in COLOURS
     }

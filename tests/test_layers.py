@@ -19,6 +19,7 @@ BELOW = {
 }
 BASE = {
     "types",
+    "records",
     "errors",
     "prompts",
     "files",

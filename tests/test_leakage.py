@@ -44,9 +44,19 @@ def test_every_name_of_a_local_video_is_one_location(folder):
 
 @pytest.mark.parametrize(
     ("name", "is_copy"),
-    [("a.mp4", False), ("link.mp4", False), ("file://{}/a.mp4", False), ("sub/../a.mp4", False), ("copy.mp4", True)],
+    [
+        ("a.mp4", False),
+        ("link.mp4", False),
+        ("file://{}/a.mp4", False),
+        ("FILE://localhost{}/%61.mp4", False),
+        ("file://{}/a.mp4#t=1,2", False),
+        (".//sub/../a.mp4", False),
+        ("copy.mp4", True),
+        ("hard.mp4", True),
+    ],
 )
 def test_a_shared_video(folder, name, is_copy):
+    (folder / "hard.mp4").hardlink_to(folder / "a.mp4")
     (leak,) = find_leaks([split(folder, "b.mp4", "a.mp4"), split(folder, "c.mp4", name.format(folder))])
     assert (leak.split, leak.where, leak.other_split, leak.other_where) == (1, "row 2", 0, "row 2")
     assert leak.other == str(folder / "a.mp4")
@@ -56,6 +66,10 @@ def test_a_shared_video(folder, name, is_copy):
 def test_uris_and_missing_files_are_compared_by_name(folder):
     (leak,) = find_leaks([split(folder, "s3://b/a.mp4", "b.mp4"), split(folder, "s3://b/a.mp4", "c.mp4")])
     assert leak.video == "s3://b/a.mp4"
+    for other in ("HTTPS://Host.org/a%20b.mp4#t=1,2", "https://host.org:443/a b.mp4", "https://host.org/./x/../a%20b.mp4"):
+        (leak,) = find_leaks([split(folder, "https://host.org/a%20b.mp4"), split(folder, other)])
+        assert leak.other == "https://host.org/a%20b.mp4"
+    assert not find_leaks([split(folder, "https://host.org/a.mp4?v=1"), split(folder, "https://host.org/a.mp4?v=2")])
     (leak,) = find_leaks([split(folder, "gone.mp4"), split(folder, "gone.mp4", "gone too.mp4")])
     assert leak.video == str(folder / "gone.mp4")
 

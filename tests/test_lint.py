@@ -98,3 +98,10 @@ def test_lengths_and_duplicates_are_filtered_to_the_bounds():
 def test_no_pairs_are_no_error():
     report = lint([], CONFIG)
     assert (report.num_pairs, report.words, report.num_duplicates) == (0, (), 0)
+
+
+def test_a_word_of_a_text_without_spaces_gives_a_side_away_too():
+    pairs = [
+        pair(n, f"红色的方块向左移动{n}", f"黑白画面里的方块向左移动{n}", answer="红色的方块向左移动") for n in range(20)
+    ]
+    assert {tale.word for tale in lint(pairs, CONFIG).words if tale.side == "rejected"} == {"黑白", "画面", "里"}

@@ -22,14 +22,16 @@ from test_video_times import VIDEOS
 from vidalign.errors import ClusterError, DataError, VideoError
 from vidalign.types import FrameSpec
 from vidalign.video import decode_child, decoding
-from vidalign.video.decode_child import ChildDecoder, decode_into_cache, was_killed
+from vidalign.video.decode_child import ChildDecoder, was_killed
 from vidalign.video.fetching import is_node_fault
 from vidalign.video.frame_cache import load_clip
+from vidalign.video.into_cache import decode_into_cache
 
 
 @pytest.fixture
 def child(tmp_path, monkeypatch) -> Iterator[ChildDecoder]:
     monkeypatch.setattr(decode_child, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setenv("VIDALIGN_VIDEOS", str(tmp_path / "kept"))
     decoder = ChildDecoder(SPEC, str(tmp_path / "frames"), deadline_s=PATIENT_S)
     yield decoder
     decoder.close()

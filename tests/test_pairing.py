@@ -2,16 +2,23 @@
 
 import dataclasses
 import json
+import math
+import re
+import types
 
 import pytest
 from test_files import RESPONSE
 
+from pipelines.stages.pairs import Pairs
 from vidalign import files, recipes
+from vidalign.config.judging import JudgeConfig
 from vidalign.config.loading import parse_config
-from vidalign.config.recipes import HoundRecipe, JudgeConfig, LeanpoRecipe, RrpoRecipe
+from vidalign.config.recipes import HoundRecipe, LeanpoRecipe, RrpoRecipe
 from vidalign.data.answers import trust as trust_of
 from vidalign.data.reading import DataRow
 from vidalign.data.rows import ExampleRow
+from vidalign.data.scorers import trust_by
+from vidalign.errors import ConfigError
 from vidalign.files import RunFolder
 from vidalign.recipes.base import Evidence, Recipe
 from vidalign.recipes.pairing import make_pairs
@@ -78,9 +85,22 @@ def test_hinted_vs_augmented_takes_the_first_candidate_and_its_last_turn():
             response("augmented", "loser", trust=0.5),
             response("augmented", "worse", candidate=1, trust=0.0),
         ],
-        LeanpoRecipe(pair_rule="hinted_vs_augmented"),
+        LeanpoRecipe(pair_rule="hinted_vs_augmented", trust="f1"),
     )
     assert (pair.chosen, pair.rejected) == ("turn 2", "loser")
+
+
+@pytest.mark.parametrize(("rejected", "outcome"), [("right", "no_trust_gap"), ("close ", "identical_responses")])
+def test_the_authors_rule_can_be_had_without_our_filter(rejected, outcome):
+    trust = {"right": 1.0, "loser": 0.0, "close ": 0.3}[rejected]
+    replies = [response("hinted", "close", trust=0.3), response("augmented", rejected, trust=trust)]
+    assert pair_leanpo(EXAMPLE, replies, LeanpoRecipe(pair_rule="hinted_vs_augmented")) == outcome
+    unfiltered = pair_leanpo(EXAMPLE, replies, LeanpoRecipe(pair_rule="hinted_vs_augmented_unfiltered"))
+    if outcome == "identical_responses":
+        assert unfiltered == outcome
+    else:
+        assert (unfiltered.chosen, unfiltered.rejected) == ("close", rejected)
+        assert json.loads(unfiltered.provenance)["rule"] == "hinted_vs_augmented_unfiltered"
 
 
 @pytest.mark.parametrize(
@@ -149,6 +169,18 @@ def test_a_rewrite_must_differ_from_the_truth_in_the_listed_phrases_only(listed,
         assert json.loads(pair.provenance)["rejected"]["wrong_reply"] == "Blue thing."
 
 
+def test_a_wrong_reply_that_is_parallel_to_the_truth_needs_no_rewrite():
+    """The rewrite did not change anything, but the reply itself differs from the truth in what was listed of it, and only in that."""
+    responses = [
+        response("perturbed", "A blue circle moves left.", candidate=1, trust=0.8),
+        response("differences", "red => blue", candidate=1),
+        response("rewritten", TRUTH.answer, candidate=1),
+    ]
+    pair = pair_rrpo(TRUTH, responses, RrpoRecipe(rewrite="policy"))
+    assert pair.rejected == "A blue circle moves left."
+    assert json.loads(pair.provenance)["rejected"]["kind"] == "perturbed"
+
+
 @pytest.mark.parametrize(
     ("responses", "reason"),
     [
@@ -158,7 +190,15 @@ def test_a_rewrite_must_differ_from_the_truth_in_the_listed_phrases_only(listed,
     ],
 )
 def test_rrpo_says_why_there_is_no_pair(responses, reason):
-    assert pair_rrpo(TRUTH, responses, RRPO) == reason
+    assert pair_rrpo(TRUTH, responses, RrpoRecipe(trust="f1")) == reason
+
+
+def test_rrpo_takes_no_reply_for_wrong_that_may_be_right():
+    paraphrase = response("perturbed", "Leftwards goes the crimson disc.", trust=0.0)
+    assert pair_rrpo(TRUTH, [paraphrase], RRPO) == "trust_unclear"
+    wrong = response("perturbed", "A red circle moves up.", candidate=1, reward=-9.0, trust=0.8)
+    assert pair_rrpo(TRUTH, [paraphrase, wrong], RRPO).rejected == wrong.text
+    assert pair_rrpo(TRUTH, [paraphrase, wrong], RrpoRecipe(trust="f1")).rejected == paraphrase.text  # as it was told to
 
 
 def judged(*scores):
@@ -225,7 +265,8 @@ MOVES = Example(id="e", video="v.mp4", question="What happens?", answer="The cir
 @pytest.mark.parametrize(
     ("chosen", "rejected"),
     [
-        ("The circle moves to the right side, then it stops.", "Leftwards."),  # long and wrong, short and right
+        ("The circle moves to the right side, then it halts.", "Leftwards."),  # long and wrong, short and right
+        ("He turns to the left side, then stays.", "It goes right and on."),
         ("The circle moves left, then stops.", "The circle moves left"),  # one holds the other
         ("The circle moves left and stops.", "the circle MOVES left, and it stops"),  # one form and another
     ],
@@ -236,12 +277,109 @@ def test_a_pair_that_overlap_alone_cannot_order_is_dropped_and_counted(chosen, r
     assert (pairs, dropped) == ([], {"trust_unclear": 1})
 
 
-def test_replies_of_like_length_are_still_ordered_by_overlap():
+def test_a_long_wrong_reply_never_wins_over_a_short_right_one_in_several_clauses():
+    right, wrong = "He goes left and stops.", "The circle moves to the right side, then it stops."
+    for chosen, rejected in ((right, wrong), (wrong, right)):
+        made = [
+            response("hinted", chosen, trust=trust_of(chosen, MOVES)),
+            response("augmented", rejected, trust=trust_of(rejected, MOVES)),
+        ]
+        assert pair_leanpo(MOVES, made, LeanpoRecipe(min_trust_gap=0)) in ("all_wrong", "no_trust_gap")
+    sure = response("hinted", right, trust=0.97)  # known of the two is only that the other one is wrong
+    assert pair_leanpo(MOVES, [sure, made[0]], LeanpoRecipe()) == "empty_response"
+    loser = dataclasses.replace(made[0], kind="augmented")
+    assert pair_leanpo(MOVES, [sure, loser], LeanpoRecipe(min_trust_gap=0)).rejected == wrong
+
+
+def test_replies_of_like_length_are_ordered_by_overlap_where_the_config_says_so():
     made = [
         response("hinted", "The circle moves to the left side, then it vanishes.", trust=0.9),
         response("augmented", "The square moves to the right side, then it grows.", trust=0.5),
     ]
-    assert pair_leanpo(MOVES, made, LeanpoRecipe()).rejected == made[1].text
+    assert pair_leanpo(MOVES, made, LeanpoRecipe()) == "trust_unclear"
+    assert pair_leanpo(MOVES, made, LeanpoRecipe(trust="f1")).rejected == made[1].text
+
+
+@pytest.mark.parametrize("recipe", [LeanpoRecipe, RrpoRecipe])
+def test_what_no_rule_can_tell_goes_to_the_judge_where_it_is_told_to(recipe):
+    kind = "perturbed" if recipe is RrpoRecipe else "augmented"
+    made = recipes.build(recipe(trust="judge", judge=JUDGE))
+    texts = {"It is the crimson disc that heads left.": 5.0, "A crimson disc falls.": 2.0, "A disc.": None}
+    responses = [
+        response("hinted", TRUTH.answer, trust=1.0),
+        response(kind, "A red circle moves up.", trust=0.0, reward=-9.0),
+    ]
+    responses += [response(kind, text, candidate=n + 1, trust=math.nan) for n, text in enumerate(texts)]
+    task = made.judge_rows([TRUTH], responses)
+    assert [json.loads(row)["response"] for row in task.rows] == list(texts)
+    judgements = [
+        Judgement(example_id="e", response=text, score=score, explanation="", judge="j")
+        for text, score in texts.items()
+        if score
+    ]
+    [pair], _ = make_pairs([data_row(TRUTH)], responses, made, judgements, decoded={"v.mp4"})
+    assert pair.rejected == ("A crimson disc falls." if recipe is RrpoRecipe else "A red circle moves up.")
+    assert pair.rejected_trust == (0.25 if recipe is RrpoRecipe else 0.0)
+    pairs, dropped = make_pairs([data_row(TRUTH)], [responses[0], *responses[2:]], made, [], decoded={"v.mp4"})
+    assert (pairs, dropped) == ([], {"trust_unclear": 1})  # nothing was judged
+
+
+def test_what_the_judge_said_in_earlier_rounds_is_the_trust_of_what_is_replayed(tmp_path):
+    run, recipe = (
+        RunFolder.open(str(tmp_path)),
+        recipes.build(LeanpoRecipe(negatives="replayed", trust="judge", judge=JUDGE)),
+    )
+    made = [response("replayed", text, candidate=n, trust=math.nan) for n, text in enumerate(("A disc falls.", "A disc."))]
+    judgement = Judgement(example_id="e", response="A disc falls.", score=2.0, explanation="", judge="j")
+    files.write_table(run.stage("responses", 0) / "responses.parquet", made)
+    files.write_table(run.stage("pairs", 0) / "pairs.parquet", [])
+    files.write_table(run.stage("pairs", 0) / "judgements.parquet", [judgement])
+    rollout = types.SimpleNamespace(round_index=1, recipe=recipe)
+    replays = Pairs(run_folder=run, rollout=rollout, rows=[], engines=None)._replays().responses
+    assert [(r.text, r.trust) for r in replays if not math.isnan(r.trust)] == [("A disc falls.", 0.25)]
+    winner = response("hinted", TRUTH.answer, trust=1.0)
+    assert pair_leanpo(TRUTH, [winner, *replays], recipe.config).rejected == "A disc falls."
+    assert pair_leanpo(TRUTH, [winner, made[1]], recipe.config) == "trust_unclear"
+
+
+def half_right(reply, example):
+    return None if "unknown" in reply else 0.5 if example.answer.split()[-1] in reply else False
+
+
+def test_a_scorer_of_your_own_says_what_is_trusted():
+    config = LeanpoRecipe(trust=f"{__name__}:half_right", min_trust_gap=0.5)
+    made = [response(kind, text) for kind, text in (("hinted", "left."), ("augmented", "up"), ("augmented", "unknown"))]
+    made = [dataclasses.replace(r, trust=trust_by(config.trust, r.text, TRUTH)) for r in made]
+    assert pair_leanpo(TRUTH, made, config).rejected == "up"
+    assert pair_leanpo(TRUTH, [made[0], made[2]], config) == "trust_unclear"
+    wrong = dataclasses.replace(made[0], trust=0.4)
+    assert pair_leanpo(TRUTH, [wrong, made[1]], LeanpoRecipe(trust=config.trust)) == "all_wrong"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "raw", "message"),
+    [
+        ("leanpo", {"trust": "bleu"}, "unknown recipe.trust 'bleu'"),
+        ("leanpo", {"trust": "no.such.module:x"}, "there is no module"),
+        ("leanpo", {"trust": "json:__name__"}, "cannot be called"),
+        ("leanpo", {"trust": "judge"}, "trust=judge needs recipe.judge"),
+        ("leanpo", {"judge": JUDGE.model_dump()}, "nothing uses it; set trust to judge"),
+        ("rrpo", {"trust": "judge", "wrong_by": "judge", "judge": JUDGE.model_dump()}, "set one of the two"),
+        ("rrpo", {"trust": "judge", "rewrite": "policy", "judge": JUDGE.model_dump()}, "trust=judge decides after"),
+        ("hound", {"trust": "judge", "judge": JUDGE.model_dump()}, "pairs by its judge's scores already"),
+        ("given", {"trust": "exact"}, "unknown key recipe.trust"),
+    ],
+)
+def test_a_trust_that_cannot_work_is_refused_when_the_config_is_loaded(recipe, raw, message):
+    config = {"run_dir": "r", "model": {"path": "m"}, "data": {"train": "t.jsonl"}, "recipe": {"name": recipe, **raw}}
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse_config(config)
+
+
+def test_without_trust_and_judge_a_recipe_is_recorded_as_before_they_existed():
+    assert not {"trust", "judge"} & LeanpoRecipe().deciding().keys()
+    assert LeanpoRecipe(trust="f1").deciding()["trust"] == "f1"
+    assert "sees" not in JUDGE.deciding()
 
 
 @pytest.mark.parametrize(
@@ -281,7 +419,7 @@ def test_a_reply_that_is_known_to_be_wrong_is_never_chosen_however_much_of_it_ov
 
 def test_a_reply_that_only_says_less_is_not_a_wrong_one():
     short = response("perturbed", "Leftwards.", trust=0.97)
-    assert pair_rrpo(EXAMPLE, [short], RrpoRecipe()) == "no_wrong_reply"
+    assert [pair_rrpo(TRUTH, [short], RrpoRecipe(trust=name)) for name in (None, "f1")] == ["trust_unclear"] * 2
 
 
 # Replies cut off at their limit of tokens
@@ -303,8 +441,9 @@ def test_a_reply_that_was_cut_off_is_on_neither_side():
 
 def test_rrpo_and_hound_leave_out_what_was_cut_off():
     cut, whole = response("perturbed", "wrong, and", finish="length"), response("perturbed", "off", candidate=1, reward=-9.0)
-    assert pair_rrpo(EXAMPLE, [cut], RrpoRecipe()) == "cut_by_length"
-    assert pair_rrpo(EXAMPLE, [cut, whole], RrpoRecipe()).rejected == "off"
+    config = RrpoRecipe(trust="exact")
+    assert pair_rrpo(EXAMPLE, [cut], config) == "cut_by_length"
+    assert pair_rrpo(EXAMPLE, [cut, whole], config).rejected == "off"
     config = HoundRecipe(judge=JUDGE)
     made = [response("plain", "good", finish="length"), response("plain", "bad", candidate=1)]
     scores = {

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_augment import make_clip
 
-from vidalign.config.recipes import PerturbConfig
+from vidalign.config.degrading import PerturbConfig
 from vidalign.errors import ConfigError
 from vidalign.video.perturb import frame_order, mask_centre, perturb
 

@@ -6,7 +6,7 @@ from transformers import AutoProcessor
 from vidalign.errors import DataError
 from vidalign.learning.phrase_tokens import phrase_ids
 from vidalign.model.rendering import response_ids
-from vidalign.recipes.phrases import check_marks, differing_marks
+from vidalign.recipes.phrases import check_marks, differing_marks, differs_only_in
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +25,11 @@ def words(text, marks):
         ("A red circle.", "A big red circle.", [], ["big"]),  # insert-only
         ("A red circle, then a cross.", "A red circle.", [", then a cross"], []),
         ("Yes, there is one.", "No, there is none.", ["Yes", "one"], ["No", "none"]),
-        ("Ein rötes Dreieck 漢字 🙂", "Ein grünes Dreieck 漢 🙂", ["rötes", "字"], ["grünes"]),
-        ("红色的方块向左移动", "红色的方块向右移动", ["左"], ["右"]),
-        ("赤い円が左に動く。", "赤い円が右に動く。", ["左"], ["右"]),
+        ("Ein rötes Dreieck 漢字 🙂", "Ein grünes Dreieck 漢 🙂", ["rötes", "漢字"], ["grünes", "漢"]),
+        ("红色的方块向左移动", "红色的方块向右移动", ["向左"], ["向右"]),
+        ("🙂红色的方块", "🙂蓝色的方块", ["红色"], ["蓝色"]),
+        ("赤い円が左に動く。", "青い円が左に動く。", ["赤い"], ["青い"]),
+        ("สี่เหลี่ยมสีแดงเคลื่อนไปทางซ้าย", "สี่เหลี่ยมสีเขียวเคลื่อนไปทางซ้าย", ["แดง"], ["เขียว"]),
         ("left", "right", ["left"], ["right"]),
         ("same words", "same  words", [], []),
     ],
@@ -38,6 +40,21 @@ def test_the_words_that_differ_are_marked_on_both_sides(chosen, rejected, in_cho
     assert words(rejected, marks[1]) == in_rejected
     assert differing_marks(rejected, chosen) == marks[::-1]
     assert check_marks(chosen, marks[0]) == marks[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "rewritten", "listed", "fits"),
+    [
+        ("红色的方块向左移动", "红色的方块向右移动", [("向左", "向右")], True),
+        ("红色的方块向左移动", "红色的方块向右移动", [("左", "右")], True),  # within a word
+        ("红色的方块向左移动", "蓝色的方块向右移动", [("左", "右")], False),
+        ("红色的方块向左移动", "红色的方块向左移动", [("左", "右")], False),
+        ("A cat sleeps.", "A caterpillar sleeps.", [("cat", "caterpillar")], True),
+        ("A concatenation.", "A condogenation.", [("cat", "dog")], False),
+    ],
+)
+def test_a_rewrite_may_differ_in_listed_phrases_only_also_without_spaces(answer, rewritten, listed, fits):
+    assert differs_only_in(answer, rewritten, listed) is fits
 
 
 def test_a_frequent_word_in_a_long_text_is_no_junk():

@@ -25,7 +25,8 @@ from vidalign.model.batch import IGNORED, Batch, collate
 from vidalign.model.policy import ResponseScorer, load_policy
 from vidalign.model.rendering import cached_processor, prompt_ids, render_prompt, response_ids
 from vidalign.recipes.engine import Request
-from vidalign.types import Context, Example, FrameSpec, PreferencePair, Turn
+from vidalign.records import Context, Turn
+from vidalign.types import Example, FrameSpec, PreferencePair
 from vidalign.video import visuals
 from vidalign.video.clip import Clip
 from vidalign.video.frame_cache import FrameCache

@@ -7,13 +7,15 @@ import pytest
 from test_pairing import data_row
 
 from vidalign import recipes
+from vidalign.config.judging import JudgeConfig
 from vidalign.config.loading import dump_config, load_config, parse_config
-from vidalign.config.recipes import GivenRecipe, HoundRecipe, JudgeConfig, LeanpoRecipe, RrpoRecipe
+from vidalign.config.recipes import GivenRecipe, HoundRecipe, LeanpoRecipe, RrpoRecipe
 from vidalign.errors import ConfigError, DataError
 from vidalign.recipes.engine import Completion
 from vidalign.recipes.kinds import KINDS, kind_of, kinds_on
 from vidalign.recipes.sampling import request_seed
-from vidalign.types import Context, Example, Turn
+from vidalign.records import Context, Turn
+from vidalign.types import Example
 from vidalign.video.clip import Clip
 from vidalign.video.scene import Scene
 
@@ -150,6 +152,28 @@ def test_rrpo_rewrites_the_likeliest_wrong_reply_only():
     assert recipe.pair(data_row(EXAMPLES[0]), own, recipes.base.Evidence()).rejected == "A blue circle moves left."
 
 
+@pytest.mark.parametrize(
+    ("tries", "rejected"), [(1, "rewrite_differs_elsewhere"), (2, "A red circle moves up."), (3, "A red circle moves up.")]
+)
+def test_rrpo_tries_further_wrong_replies_where_a_rewrite_cannot_be_used(tries, rejected):
+    """The likeliest wrong reply is the shortest; what is listed of it is not what the rewrite changes."""
+
+    def answer(request):
+        if "List what" in request.prompt:
+            return "red => blue" if "Blue." in request.prompt else "left => up"
+        if "Swap in" in request.prompt:
+            return "A blue cross moves left." if "blue" in request.prompt else "A red circle moves up."
+        return ("Blue.", "Blue. ", "It moves upwards.", "It goes up and up.")[request.seed % 4]
+
+    config = RrpoRecipe(num_candidates=12, rewrite="policy", rewrite_tries=tries)
+    engine, made = respond(config, answer, EXAMPLES[:1], CLIPS[:1])
+    steps = [request.prompt for request in engine.requests if "List what" in request.prompt]
+    assert len(steps) == min(tries, 2)  # a usable rewrite is the last
+    assert sum("Blue." in step for step in steps) == 1  # a text is tried once
+    outcome = recipes.build(config).pair(data_row(EXAMPLES[0]), made, recipes.base.Evidence())
+    assert (outcome if isinstance(outcome, str) else outcome.rejected) == rejected
+
+
 def test_rrpo_has_a_judge_score_and_rewrite_where_it_is_told_to():
     by_trust = recipes.build(RrpoRecipe())
     _, made = respond(RrpoRecipe(num_candidates=1), lambda request: "wrong")
@@ -157,9 +181,9 @@ def test_rrpo_has_a_judge_score_and_rewrite_where_it_is_told_to():
     assert by_trust.rewrite(EXAMPLES, made, []) is None
     by_judge = recipes.build(RrpoRecipe(wrong_by="judge", judge=JUDGE))
     assert [json.loads(row)["response"] for row in by_judge.judge_rows(EXAMPLES, made).rows] == ["wrong", "wrong"]
-    rewriter = recipes.build(RrpoRecipe(rewrite="judge", judge=JUDGE))
+    rewriter = recipes.build(RrpoRecipe(rewrite="judge", judge=JUDGE, trust="exact"))
     task = rewriter.rewrite(EXAMPLES, made, [])
-    assert [json.loads(row)["wrong"] for row in task.rows] == ["wrong", "wrong"]
+    assert [json.loads(row)["wrong"] for row in task.rows] == [[{"candidate": 0, "text": "wrong"}]] * 2
     assert set(task.asked_with) == {"differences_prompt", "rewrite_prompt"}
     rows = [{"example_id": "a", "candidate": 0, "differences": "red => blue", "rewritten": " ", "judge": "j"}]
     assert kinds(rewriter.rewritten(rows)) == [("a", "differences", 0, 0)]

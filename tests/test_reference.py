@@ -18,7 +18,8 @@ from vidalign.model.policy import ResponseScorer, add_adapter, load_policy, set_
 from vidalign.model.rendering import cached_processor
 from vidalign.model.tensor_cache import TensorCache, missing, read_tensors
 from vidalign.recipes.phrases import differing_marks
-from vidalign.types import FrameSpec, PreferencePair, Turn
+from vidalign.records import Turn
+from vidalign.types import FrameSpec, PreferencePair
 from vidalign.video.frame_cache import FrameCache
 
 TOLERANCE = 1e-5
@@ -142,6 +143,7 @@ def test_files_are_kept_by_all_that_they_depend_on(source, pairs, tmp_path):
         {"dtype": "bfloat16"},
         {"plain_prompt": "Q: {question}"},
         {"parts": []},
+        {"turns": {"turns": [[2], "", "<think>"]}},
         {"frames": {name: f"{path}.other" for name, path in source.frames.items()}},
         {"pairs": [dataclasses.replace(pair, chosen=f"{pair.chosen} ") for pair in pairs]},
         {"pairs": [dataclasses.replace(pair, rejected=f"{pair.rejected} ") for pair in pairs]},

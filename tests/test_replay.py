@@ -18,6 +18,13 @@ def test_a_cut_loses_nothing_and_its_segment_is_never_empty(text, seed):
     assert not parts.before.endswith((" ", "\n"))
 
 
+def test_a_text_without_spaces_is_cut_between_its_words():
+    found = {replay.cut("红色的方块向左移动。", np.random.default_rng(seed)).segment for seed in range(400)}
+    assert len(found) == 21  # 6 words: 红色 的 方 块 向左 移动。
+    assert {"红色", "向左", "移动。", "红色的方块向左移动。"} <= found
+    assert not {"红", "左", "向"} & found
+
+
 def test_a_segment_that_ends_the_reply_drops_what_followed():
     parts = replay.Cut("A red", " circle", " moves left.")
     assert parts.with_segment(" square", ended=False) == "A red square moves left."

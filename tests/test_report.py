@@ -22,7 +22,8 @@ from vidalign.config.run import RunConfig
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, write_json, write_table, write_text_atomic
 from vidalign.recipes.lint import lint
-from vidalign.types import Context, EvalAnswer, FrameSpec, PreferencePair, QuarantineRow, Response
+from vidalign.records import Context
+from vidalign.types import EvalAnswer, FrameSpec, PreferencePair, QuarantineRow, Response
 from vidalign.video.clip import Clip
 from vidalign.video.frame_cache import FrameCache
 
@@ -144,6 +145,9 @@ def make_summary(answers, num_pairs):
             "num_examples": len(answers["base"]),
             "by_category": categories,
             "intervals": {"base": [0.47, 0.72], "aligned": [0.57, 0.8], "blind": [0.2, 0.43]},
+            "scored_by": {name: {"short": {"rules": 7, "judge": 2, "": 1}} for name in answers},
+            "f1": {name: {"mean": 0.625, "total": 10} for name in answers},
+            "judge": {"name": "openai:rules:12345678", "judged": 6, "quarantined": {"unparsable_judgement": 1}},
         },
         "log_likelihood": {
             "chosen": {"start": -0.9, "end": -0.7},
@@ -226,7 +230,9 @@ def test_every_section_is_present_with_its_figures(full):
     for expected in ("trust gap below 0.1", "/videos/train/broken.mp4", "2 of 8 frames decode", "3 min 00 s", "2.13.0",
                      "learning_rate: 5.0e-07", "Rank correlation of the two over all candidates: 0.61", "18.0 %",
                      "kind reflected, candidate 2, turn 1, seed 7", "rejected −1.10 → −1.60", "20 training pairs",
-                     "circlerejected0.0 %100.0 %0.0 %", "differ in length"):  # fmt: skip
+                     "circlerejected0.0 %100.0 %0.0 %", "differ in length",
+                     "shortrules777", "shortjudge222", "anynobody: in no accuracy111", "Judge: openai:rules:12345678, right from",
+                     "1 unparsable_judgement", "base 0.62, aligned 0.62, blind 0.62"):  # fmt: skip
         assert expected in words, expected
     for title in ("Average log-likelihood", "Change of log-likelihood", "Margin", "Share of pairs", "Reward of candidates"):
         assert title in words
@@ -438,3 +444,47 @@ def test_every_kind_of_response_is_in_the_histograms_of_its_side(tmp_path):
         ("aligned", "no hint, clean video", "median −5.00, n = 1"),
         ("truth", "ground truth", "median −6.00, n = 1"),
     )
+
+
+def test_suites_have_their_tables_and_say_what_they_left_out(tmp_path):
+    run = make_run(tmp_path / "run", num_pairs=2, num_questions=10)
+    config = make_config(run.root)
+    assert "Published suites" not in report.write_report(run, config).read_text()
+    score = {"measure": "overall", "value": 0.5, "low": 0.2, "high": 0.8, "n": 6, "counts": "pairs", "top": 1.0}
+    model = {
+        "policy_version": "v1",
+        "num_answers": 6,
+        "num_unread": 1,
+        "num_unjudged": 0,
+        "judge": None,
+        "unusable_videos": [],
+        "scores": [score],
+    }
+    scores = {
+        "title": f"VideoHallucer {ATTACK}",
+        "rule": "both right",
+        "source": "its repository",
+        "data": "/data",
+        "tasks": ["temporal"],
+        "subtitles": False,
+        "max_new_tokens": 16,
+        "num_questions": 14,
+        "without_answer": ["temporal-0007"],
+        "num_missing": 2,
+        "missing_videos": ["/data/gone.mp4"],
+        "models": {"base": model, "aligned": model},
+        "difference": {"scores": [{**score, "value": -0.1, "low": None, "high": None}]},
+    }
+    write_json(run.stage("suites", 0) / "videohallucer" / "scores.json", scores)
+    page = report.write_report(run, config).read_text()
+    assert "Published suites" in page
+    assert ATTACK not in page
+    for text in (
+        "6 pairs",
+        "published without a right option, counted as wrong: 1 (temporal-0007)",
+        "50.0 % (20.0 to 80.0)",
+        "−10.0 pt",
+        "videos that are not there: 1 (/data/gone.mp4); questions on them, not asked: 2",
+    ):
+        assert text in page, text
+    assert "replies of aligned in which no answer is read, counted as wrong: 1" in page

@@ -5,15 +5,17 @@ from test_judge import config
 from test_pairing import TRUTH, pair, response
 
 from vidalign import recipes
-from vidalign.config.recipes import JudgeConfig, RrpoRecipe
+from vidalign.config.judging import JudgeConfig
+from vidalign.config.recipes import RrpoRecipe
 from vidalign.recipes.rewriting import rewrite_rows
 from vidalign.types import Judgement
 
 JUDGE = JudgeConfig(kind="openai", model="judge", base_url="http://127.0.0.1:1/v1")
 
 
-def row(wrong, candidate=0):
-    return {"example_id": "e", "candidate": candidate, "question": "Q?", "answer": "A red circle.", "wrong": wrong}
+def row(*wrong, example="e"):
+    texts = [{"candidate": number, "text": text} for number, text in enumerate(wrong)]
+    return {"example_id": example, "question": "Q?", "answer": "A red circle.", "wrong": texts}
 
 
 def test_only_what_was_listed_is_asked_to_be_swapped():
@@ -26,7 +28,7 @@ def test_only_what_was_listed_is_asked_to_be_swapped():
         return ["A blue circle."]
 
     rows = rewrite_rows(
-        [row("It is blue."), row("Odd.", candidate=1)],
+        [row("It is blue."), row("Odd.", example="f")],
         config(),
         chat,
         "me",
@@ -34,7 +36,34 @@ def test_only_what_was_listed_is_asked_to_be_swapped():
         rewrite_prompt="swap {answer}|{previous}",
     )
     assert asked == [["list A red circle.|It is blue.", "list A red circle.|Odd."], ["swap A red circle.|- red => blue"]]
-    assert [(r["candidate"], r["rewritten"], r["judge"]) for r in rows] == [(0, "A blue circle.", "me"), (1, "", "me")]
+    assert [(r["example_id"], r["rewritten"], r["judge"]) for r in rows] == [("e", "A blue circle.", "me"), ("f", "", "me")]
+
+
+def test_the_next_wrong_reply_is_tried_where_a_rewrite_cannot_be_used():
+    asked = []
+
+    def chat(conversations):
+        asked.append([messages[0]["content"] for messages in conversations])
+        return [
+            {
+                "list none": "I see none.",
+                "list blue": "red => blue",
+                "list green": "red => green",
+                "swap red => blue": "A blue cross.",
+            }.get(text, "A green circle.")
+            for text in asked[-1]
+        ]
+
+    templates = {"differences_prompt": "list {previous}", "rewrite_prompt": "swap {previous}"}
+    rows = rewrite_rows([row("none", "blue", "green"), row("green", "blue", example="f")], config(), chat, "me", **templates)
+    assert [(r["example_id"], r["candidate"], r["rewritten"]) for r in rows] == [
+        ("e", 0, ""),
+        ("f", 0, "A green circle."),
+        ("e", 1, "A blue cross."),
+        ("e", 2, "A green circle."),
+    ]
+    assert asked[2:] == [["list blue"], ["swap red => blue"], ["list green"], ["swap red => green"]]
+    assert rewrite_rows([], config(), chat, "me", **templates) == []
 
 
 def test_a_judge_decides_what_is_wrong_and_an_unjudged_reply_is_not_known_to_be():
@@ -48,10 +77,9 @@ def test_a_judge_decides_what_is_wrong_and_an_unjudged_reply_is_not_known_to_be(
         text: Judgement(example_id="e", response=text, score=score, explanation="", judge="j")
         for text, score in (("fine words", 5.0), ("false words", 1.0))
     }
-    found = recipes.build(recipe).likeliest_wrong(replies, verdicts)
-    assert found is not None
-    assert found.text == "false words"
-    assert recipes.build(recipe).likeliest_wrong(replies) is None
+    asked = recipes.build(recipe)
+    assert [r.text for r in asked.wrong_ones(TRUTH, replies, verdicts)] == ["false words"]
+    assert asked.wrong_ones(TRUTH, replies) == []
     assert pair(recipe, TRUTH, replies, verdicts).rejected == "false words"
     assert pair(recipe, TRUTH, replies[2:], verdicts) == "no_wrong_reply"
 

@@ -11,7 +11,8 @@ from vidalign import files
 from vidalign.data.reading import read_rows
 from vidalign.data.rows import parse_row, to_example
 from vidalign.data.validate import validate
-from vidalign.types import Example, PreferencePair, Turn, stable_hash
+from vidalign.records import Turn
+from vidalign.types import Example, PreferencePair, stable_hash
 from vidalign.video import naming
 from vidalign.video.naming import Visual, name_of, visual_of
 

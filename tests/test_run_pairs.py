@@ -57,7 +57,7 @@ def pairs_in(folder: pathlib.Path) -> list[PreferencePair]:
         for example, text in ((plain, "It moves right."), (plain, "It moves up."), (clip, "Down."), (talk, "Nothing moves."))
     ]
     prompt = {"videos": talk.videos, "images": talk.images, "system": talk.system, "turns": talk.turns}
-    made[-1] = dataclasses.replace(made[-1], **prompt)
+    made[-1] = dataclasses.replace(made[-1], **prompt, chosen_win_rate=2 / 3, rejected_win_rate=0.125)
     taught = dataclasses.replace(made[0], id="f00", example_id="d", question="Why?", rejected="", rejected_marks=())
     return [*made, taught]
 
@@ -91,7 +91,7 @@ def test_recipe_given_trains_on_the_pairs_themselves(run, tmp_path, name):
     assert not dropped
     assert filter_pairs(made, lint(made, recipe.config.lint), recipe.config.lint)[0] == made
     assert [pair_group(pair) for pair in made] == [pair_group(pair) for pair in stored]
-    assert stable_hash([pair.to_row() for pair in made[:1]]) == stable_hash([pair.to_row() for pair in stored[:1]])
+    assert stable_hash([pair.to_row() for pair in made]) == stable_hash([pair.to_row() for pair in stored])
 
 
 def test_rows_go_by_their_examples_and_further_pairs_of_one_by_their_own_ids(run, tmp_path):
@@ -102,6 +102,7 @@ def test_rows_go_by_their_examples_and_further_pairs_of_one_by_their_own_ids(run
     assert (rows[3].example.context, rows[3].example.turns[0].content) == (stored[3].context, "What moves?")
     assert rows[0].row.chosen_score == -1 / 3
     assert rows[0].row.rejected_score is None
+    assert (rows[3].row.chosen_win_rate, rows[3].row.rejected_win_rate) == (2 / 3, 0.125)
     assert rows[4].row.answer == "left"
     report = validate([run])
     assert not report.errors

@@ -22,14 +22,18 @@ from conftest import add_bos, write_video
 from cluster.resources import ServePlan
 from pipelines.asking import evaluate
 from pipelines.serve import describe, find_target
+from pipelines.suites import models
+from pipelines.suites.run import evaluate_suite
+from pipelines.suites.task import read_task
 from serving.app import Endpoint, bounded, check_can_start, endpoint
-from serving.frames import FrameSpecLoader
+from serving.frames import FrameSpecLoader, model_variable, taken_by_the_model
 from serving.proxy import proxy_environment
 from serving.readiness import failure_reason
 from serving.refusals import unusable_message, unusable_video
 from serving.spec import EndpointSpec
 from serving.video_loader import media_io_kwargs
 from vidalign.config.run import ClusterConfig, EvaluateConfig, ModelConfig, ServeConfig
+from vidalign.data.suites.base import Request
 from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
 from vidalign.model.checkpoint import CARD, policy_version
 from vidalign.types import Example, FrameSpec, PolicyVersion
@@ -108,6 +112,26 @@ def test_the_loader_gives_the_frames_of_vidalign_video(media, spec):
     np.testing.assert_array_equal(frames, expected.frames)
     assert metadata == expected.metadata()
     assert metadata["do_sample_frames"] is False
+
+
+def test_an_endpoint_refuses_videos_that_its_processor_does_not_take(model_path, tmp_path, monkeypatch):
+    model = ModelConfig(path=model_path, dtype="float32", max_model_len=512)
+    [(name, value)] = model_variable(model_path, model).items()
+    monkeypatch.setenv(name, value)
+    taken_by_the_model.cache_clear()
+    options = media_io_kwargs(FrameSpec(num_frames=4))["video"]
+    options.pop("video_backend")
+    try:
+        for size, refused in (((56, 56), False), ((2, 2024), True)):
+            data = write_video(tmp_path / "v.mp4", [np.full((*size, 3), shade, np.uint8) for shade in range(8)]).read_bytes()
+            if not refused:
+                assert FrameSpecLoader().load_bytes(data, **options)[0].shape == (4, *size, 3)
+                continue
+            with pytest.raises(ValueError, match=r"cannot be used \(unfit\)") as caught:
+                FrameSpecLoader().load_bytes(data, **options)
+            assert unusable_video(str(caught.value)).reason == "unfit"
+    finally:
+        taken_by_the_model.cache_clear()
 
 
 def test_an_endpoint_refuses_videos_that_are_too_long_for_the_models_positions():
@@ -613,3 +637,43 @@ def test_evaluation_through_the_endpoint(running, client, media, tmp_path):
     blind = evaluate(examples, running, model_id="base", blind=True, **options)
     assert len(blind.answers) == 4  # noise stands in for the broken video too
     assert {answer.model_id for answer in blind.answers} == {"blind"}
+
+
+@pytest.mark.heavy
+def test_two_suites_are_asked_of_a_running_endpoint(running, client, media, tmp_path):
+    right = _ask(client, "base", (media / "two.mp4").as_uri()).choices[0].message.content
+    row = {"question": QUESTION, "candidates": [right, "Nowhere at all."], "answer": right}
+    _publish(tmp_path / "TVBench", "json/moving_direction.json", [{**row, "video": "two.mp4"}, {**row, "video": "cut.mp4"}])
+    _publish(tmp_path / "TVBench", "json/action_sequence.json", [{**row, "video": "two.mp4", "start": 1.0, "end": 2.5}])
+    pair = {side: {"video": "two.mp4", "question": QUESTION, "answer": "yes"} for side in ("basic", "hallucination")}
+    _publish(tmp_path / "VideoHallucer", "temporal/temporal.json", [pair])
+    for link in ("TVBench/video/moving_direction", "TVBench/video/action_sequence", "VideoHallucer/temporal/videos"):
+        (tmp_path / link).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / link).symlink_to(media)
+    asked = models.of_endpoint(
+        running.base_url, overrides=["evaluate.max_new_tokens=12"], media_root=str(media), out=str(tmp_path / "out")
+    )
+    assert (asked.versions, asked.frame_spec) == (running.versions, SPEC)
+    tables = {}
+    for name, folder in (("tvbench", "TVBench"), ("videohallucer", "VideoHallucer")):
+        task = read_task(name, Request(folder=tmp_path / folder, frame_spec=asked.frame_spec), asked)
+        tables[name] = evaluate_suite(task, asked)
+        logs = {
+            path: path.stat().st_mtime_ns for path in (tmp_path / "out" / name).glob("*.jsonl") if "marks" not in path.name
+        }
+        assert evaluate_suite(task, asked) == tables[name]
+        assert {path: path.stat().st_mtime_ns for path in logs} == logs
+    base = tables["tvbench"]["models"]["base"]
+    assert (base["num_answers"], [row["reason"] for row in base["unusable_videos"]]) == (2, ["truncated"])
+    assert {score["measure"]: score["n"] for score in base["scores"]} == {
+        "overall": 2,
+        "task: action_sequence": 1,
+        "task: moving_direction": 1,
+    }
+    assert tables["videohallucer"]["models"]["base"]["scores"][0]["n"] == 1
+    assert (tables["tvbench"]["difference"] is None) == (len(running.versions) == 1)
+
+
+def _publish(folder: pathlib.Path, name: str, rows: list) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(rows))

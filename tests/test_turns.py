@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from vidalign.errors import ModelError
 from vidalign.learning.batch_source import BatchSource
 from vidalign.learning.phrase_tokens import phrase_ids
 from vidalign.learning.sequences import TrainingResponse
+from vidalign.model.checkpoint import stop_at
 from vidalign.model.rendering import prompt_ids, prompt_text, render_prompt, render_without_pixels, response_ids
 from vidalign.model.turns import turns_of
 from vidalign.video.clip import Clip
@@ -354,6 +356,24 @@ def test_what_differs_from_the_usual_is_said():
     assert notes["qwen3_vl"] == notes["llava_onevision"] == notes["minicpm_v"] == ()
 
 
+def test_what_was_kept_before_is_found_again_where_nothing_differs():
+    keys = {name: turns_of(each.processor()).key() for name, each in FAMILIES.items()}
+    assert {name for name, key in keys.items() if not key} == {"qwen3_vl", "llava_onevision", "minicpm_v"}
+    assert keys["llava_next_video"]["turns"][1] == "<s>"
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [({"eos_token_id": 2}, 2), ({"eos_token_id": 0}, [0, 2]), ({"eos_token_id": [0, 1]}, [0, 1, 2]), ({}, 2), (None, 2)],
+)
+def test_an_exported_policy_stops_at_the_end_of_turn_wherever_it_is_served(tmp_path, config, expected):
+    path = tmp_path / "generation_config.json"
+    if config is not None:
+        path.write_text(json.dumps({"do_sample": False, **config}))
+    stop_at(tmp_path, 2)
+    assert json.loads(path.read_text())["eos_token_id"] == expected
+
+
 # --- templates that open a reasoning block, and templates that cannot be used ---
 
 
@@ -402,7 +422,7 @@ def test_marks_move_with_the_text_that_they_mark():
             "{%- for message in messages -%}{{ message.content }}{{ '<|im_end|>' }}{%- endfor -%}",
             "it must take a content of parts",
         ),
-        (chatml(""), r"writes <\|video_pad\|> 0 times"),
+        (chatml(""), r"has no place for a video: it writes no <\|video_pad\|>"),
     ],
 )
 def test_templates_that_cannot_be_used_are_refused(template, says):

@@ -61,7 +61,7 @@ def test_hound_compares_by_the_judges_scores():
 
 def test_rrpo_compares_the_truth_with_the_wrong_replies():
     replies = [response("perturbed", "wrong", trust=0.2), response("truth", "right", trust=1.0)]
-    pair = made(RrpoRecipe(), replies)
+    pair = made(RrpoRecipe(trust="f1"), replies)
     assert pair.chosen_win_rate == pytest.approx((0.5 + 1 / 1.2) / 2)
     assert pair.chosen_win_rate + pair.rejected_win_rate == pytest.approx(1)
 

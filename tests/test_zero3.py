@@ -139,6 +139,18 @@ def test_ranks_with_other_data_train_like_one(folder, model_path, tmp_path):
         assert figures(made[name]) == pytest.approx(figures(expected[name]), abs=1e-5, rel=1e-5), name
 
 
+def test_an_output_layer_in_float32_is_gathered_as_any_other(folder, model_path, tmp_path):
+    """It is partitioned in bfloat16 and computes in float32, also for the KL; rounding alone sets the two apart."""
+    made = {}
+    for name, count, options in (("one", 1, {"zero_stage": 2}), ("two", 2, {"zero_stage": 3, "num_workers": 2})):
+        settings = job(folder, model_path, float32_head=True, **options)
+        settings["model"]["dtype"] = "bfloat16"
+        jobs = {"only": {"job": settings, "chunk_size": CHUNK_SIZE}}
+        made[name] = gloo_ranks.run(jobs, tmp_path / name, count=count)["only"]
+    assert made["two"]["losses"] == pytest.approx(made["one"]["losses"], abs=0.05)
+    assert figures(made["two"]) == pytest.approx(figures(made["one"]), abs=0.1, rel=0.05)
+
+
 def test_export_is_whole_and_no_rank_ever_held_it(folder, model_path, tmp_path):
     """The files are those of `save_pretrained` on the gathered model; what was whole at one time is bounded."""
     shard = 10**6

@@ -52,6 +52,7 @@ QUARANTINE_REASONS = (
     "too_few_frames",  # fewer frames than FrameSpec.min_frames
     "too_long",  # longer, or of more pixels, than FrameSpec.max_duration_s and max_pixels_decoded allow, or than its frames carry
     "out_of_bounds",  # the row's clip begins or ends outside of the video
+    "unfit",  # the model's processor takes no frames of this size or number
     "timeout",  # not decoded within the deadline; the decoding process was killed
     "crashed",  # the decoding process died
 )

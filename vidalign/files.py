@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, TypeVar
 
 from vidalign.errors import ConfigError, DataError
-from vidalign.types import Record
+from vidalign.records import Record
 
 RecordT = TypeVar("RecordT", bound=Record)
 
@@ -29,15 +29,20 @@ class RunFolder:
 
     @classmethod
     def open(cls, run_dir: str) -> RunFolder:
-        """Raises `ConfigError` for a uri: give the path under which the shared file system is mounted."""
+        """The folder, made unless it is there. Raises `ConfigError` as `at` does."""
+        folder = cls.at(run_dir)
+        folder.root.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @classmethod
+    def at(cls, run_dir: str) -> RunFolder:
+        """The folder, which need not be there. Raises `ConfigError` for a uri: give the path of the shared file system's mount."""
         if "://" in run_dir:
             raise ConfigError(
                 f"run_dir must be a path that every node can read and write, got the uri {run_dir!r}; mount the bucket or "
                 "share and give its mount point"
             )
-        root = pathlib.Path(run_dir).absolute()
-        root.mkdir(parents=True, exist_ok=True)
-        return cls(root)
+        return cls(pathlib.Path(run_dir).absolute())
 
     @property
     def config(self) -> pathlib.Path:

@@ -14,7 +14,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
-from vidalign.types import Context, Example
+from vidalign.records import Context
+from vidalign.types import Example
 
 OptionsStyle: TypeAlias = Literal["letters", "texts"]
 
@@ -40,6 +41,19 @@ Answer to judge: {response}
 
 Judge whether the answer is relevant to the question, accurate by the caption, clear, and complete. What the caption contradicts
 is an error, however well it is written. First explain in one or two sentences. Then write one last line, in this form:
+Score: N
+where N is a whole number: 5 right in everything, 4 right with a small flaw, 3 right in the main, 2 mostly wrong, 1 wrong."""
+
+JUDGE_SEEING = """\
+You judge an answer to a question about the video that you see.
+
+Question: {question}
+Reference answer: {answer}
+Answer to judge: {response}
+
+Judge by the video whether the answer is relevant to the question, accurate, clear, and complete. What the video contradicts is an
+error, however well it is written; what says the same as the reference answer in other words is right. First explain in one or two
+sentences. Then write one last line, in this form:
 Score: N
 where N is a whole number: 5 right in everything, 4 right with a small flaw, 3 right in the main, 2 mostly wrong, 1 wrong."""
 

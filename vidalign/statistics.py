@@ -1,14 +1,15 @@
-"""Correlation, win rates, confidence intervals and shares of correct answers. Needs no torch."""
+"""Correlation, win rates, confidence intervals (of single and clustered observations), shares of correct answers. Needs no torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vidalign.types import EvalAnswer
 
 _Z_95 = 1.959963984540054  # standard normal quantile at 0.975
+_RESAMPLES, _AT_ONCE = 2000, 100
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
@@ -63,20 +64,61 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     return low, high
 
 
-def accuracy_table(answers: Sequence[EvalAnswer]) -> dict[str, Any]:
-    """Accuracy overall and by category.
+def cluster_bootstrap(sums: Any, statistic: Callable[[Any], Any], *, seed: int = 0) -> tuple[float, float] | None:
+    """95 % interval of a statistic of sums, by resampling clusters of observations that are not independent (percentile bootstrap).
+
+    Args:
+        sums: float64 [C, K], one row a cluster.
+        statistic: sums [..., K] ─► values [...]; NaN where it is not defined, which is then left out.
 
     Returns:
-        {"accuracy", "correct", "total", "low", "high", "by_category": {name: the same five keys}}; categories in
-        alphabetical order; "accuracy" is None when there are no answers; low and high bound the 95 % Wilson interval.
+        (low, high); None with fewer than two clusters, where nothing can be resampled. The same numbers every time.
+    """
+    import numpy as np
+
+    count = len(sums)
+    if count < 2:
+        return None
+    draw = np.random.default_rng(seed)
+    shares = np.full(count, 1 / count)
+    values = [statistic(draw.multinomial(count, shares, size=_AT_ONCE) @ sums) for _ in range(_RESAMPLES // _AT_ONCE)]
+    known = np.concatenate(values)
+    known = known[np.isfinite(known)]
+    if not len(known):
+        return None
+    low, high = np.percentile(known, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def accuracy_table(answers: Sequence[EvalAnswer]) -> dict[str, Any]:
+    """Accuracy overall and by category, of the answers that were scored, and which scorer that was.
+
+    Returns:
+        {"accuracy", "correct", "total", "asked", "low", "high", "by_category": {name: the same six keys}, "scored_by", "f1"};
+        categories in alphabetical order; "total" counts the scored answers and "asked" all; "accuracy" is None when none was
+        scored; low and high bound the 95 % Wilson interval. "scored_by": {kind: {scorer: how many}}, "" for answers that none
+        could score. "f1": {"mean", "total"} over short and free answers, whoever scored them.
     """
     groups: dict[str, list[EvalAnswer]] = {}
     for answer in answers:
         groups.setdefault(answer.category, []).append(answer)
-    return {**_row(answers), "by_category": {name: _row(groups[name]) for name in sorted(groups)}}
+    scored_by: dict[str, dict[str, int]] = {}
+    for answer in answers:
+        counts = scored_by.setdefault(answer.kind, {})
+        scorer = "" if answer.correct is None else answer.scorer or "not recorded"
+        counts[scorer] = counts.get(scorer, 0) + 1
+    overlaps = [answer.f1 for answer in answers if answer.f1 is not None]
+    return {
+        **_row(answers),
+        "by_category": {name: _row(groups[name]) for name in sorted(groups)},
+        "scored_by": {kind: scored_by[kind] for kind in sorted(scored_by)},
+        "f1": {"mean": math.fsum(overlaps) / len(overlaps) if overlaps else None, "total": len(overlaps)},
+    }
 
 
 def _row(answers: Sequence[EvalAnswer]) -> dict[str, Any]:
-    correct, total = sum(answer.correct for answer in answers), len(answers)
+    scored = [answer.correct for answer in answers if answer.correct is not None]
+    correct, total = sum(scored), len(scored)
     low, high = wilson_interval(correct, total)
-    return {"accuracy": correct / total if total else None, "correct": correct, "total": total, "low": low, "high": high}
+    share = correct / total if total else None
+    return {"accuracy": share, "correct": correct, "total": total, "asked": len(answers), "low": low, "high": high}

@@ -1,5 +1,4 @@
 """The nouns of vidalign: frozen records that cross processes and files. This module imports nothing heavy.
-
 Every record turns into a plain dict (`to_row`) and back (`from_row`); JSONL and Parquet files use the same names.
 """
 
@@ -9,31 +8,13 @@ import dataclasses
 import hashlib
 import json
 import math
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from vidalign.records import Prompted, Record, Turn
 
 Backend: TypeAlias = Literal["pyav", "decord"]  # what decodes videos, see vidalign.video.readers
 DEFAULT_BACKEND: Backend = "pyav"
-
-
-class Record:
-    """Conversion between a frozen dataclass and the plain dict that is stored."""
-
-    def to_row(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_row(cls, row: dict[str, Any]) -> Self:
-        names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        return cls(**{name: _plain(value) for name, value in row.items() if name in names})
-
-
-def _plain(value: Any) -> Any:
-    """Turn what Parquet gives back (NumPy arrays and scalars) into lists and Python scalars."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, list):
-        return tuple(_plain(item) for item in value)
-    return value
+MODEL_IDS = ("base", "aligned", "blind")  # whose answers an evaluation holds; blind: the base, with noise for videos
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,12 +23,15 @@ class FrameSpec(Record):
 
     Exactly one of `num_frames` (uniform over the whole video) and `fps` (frames per second of video, at most `max_frames`)
     is set. Size: `height` and `width` together resize exactly; `max_pixels` keeps the aspect ratio and shrinks to at most
-    that many pixels per frame; without any of the three, the video keeps its own size. A video with fewer than `min_frames`
-    decodable frames is quarantined. A `num_frames` larger than the video's frame count repeats indices and is never an error.
+    that many pixels per frame, and `total_pixels` to at most that many for all frames together; without any of these, the video
+    keeps its own size. A video with fewer than `min_frames` decodable frames is quarantined. A `num_frames` larger than the
+    video's frame count repeats indices and is never an error.
 
     `snap_to_keyframes` moves each frame to the nearest keyframe at or before it, so that nothing else is decoded. Where two
     different frames would move to the same keyframe, or a frame has no keyframe before it, the video is sampled as if the option
     were off (`vidalign.video.decoding.snapped`).
+
+    `square_pixels` makes pixels square, as players do, and `hdr_to_sdr` makes SDR of HDR; without them, frames are as stored.
 
     What a file claims is bounded before it is believed: a video of more than `max_duration_s` seconds is quarantined, and one
     whose frames take more than `max_pixels_decoded` pixels to hold, sampled and resized, or while a decoder works
@@ -61,13 +45,23 @@ class FrameSpec(Record):
     height: int | None = None
     width: int | None = None
     max_pixels: int | None = None
+    total_pixels: int | None = None
     snap_to_keyframes: bool = False
+    square_pixels: bool = True
+    hdr_to_sdr: bool = True
     max_duration_s: float = 21_600.0
     max_pixels_decoded: int = 2**30
 
     def to_row(self) -> dict[str, Any]:
         row = super().to_row()
-        for name in ("snap_to_keyframes", "max_duration_s", "max_pixels_decoded"):
+        for name in (
+            "total_pixels",
+            "snap_to_keyframes",
+            "square_pixels",
+            "hdr_to_sdr",
+            "max_duration_s",
+            "max_pixels_decoded",
+        ):
             if row[name] == getattr(FrameSpec, name):
                 del row[name]  # at their defaults they leave the keys of frames and runs as they were before they existed
         return row
@@ -75,69 +69,6 @@ class FrameSpec(Record):
     def key(self) -> str:
         """Short stable hash; half of the frame cache's key."""
         return stable_hash(self.to_row())
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Turn(Record):
-    """One message of a conversation before its question."""
-
-    role: Literal["user", "assistant"]
-    content: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Context:
-    """What a prompt holds beside its question: a system text, earlier turns, and the names of what it shows.
-
-    Where a video or image stands is said by `<video>` and `<image>` in the texts of the user, in order; without them, all videos
-    and then all images come before the first of these texts (`vidalign.prompts.messages`). Names: `vidalign.video.naming`.
-    """
-
-    videos: tuple[str, ...]
-    images: tuple[str, ...] = ()
-    system: str = ""
-    turns: tuple[Turn, ...] = ()
-
-    @property
-    def visuals(self) -> tuple[str, ...]:
-        """The names of all videos, then of all images."""
-        return self.videos + self.images
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is one video and nothing else."""
-        return len(self.videos) == 1 and not (self.images or self.system or self.turns)
-
-
-class Prompted(Record):
-    """A record of a question in its context. Fields that are empty are not stored: rows and hashes are as they were before them."""
-
-    video: str
-    videos: tuple[str, ...]
-    images: tuple[str, ...]
-    system: str
-    turns: tuple[Turn, ...]
-    OMITTED: ClassVar[tuple[str, ...]] = ("videos", "images", "system", "turns")
-
-    @property
-    def context(self) -> Context:
-        """Everything that the prompt holds beside the question."""
-        videos = self.videos or ((self.video,) if self.video else ())
-        return Context(videos=videos, images=self.images, system=self.system, turns=self.turns)
-
-    def context_fields(self) -> dict[str, Any]:
-        """The fields of `context` and `video`, for another record of the same prompt."""
-        return {name: getattr(self, name) for name in ("video", *Prompted.OMITTED)}
-
-    def to_row(self) -> dict[str, Any]:
-        return {name: value for name, value in super().to_row().items() if value or name not in self.OMITTED}
-
-    @classmethod
-    def from_row(cls, row: dict[str, Any]) -> Self:
-        given = {name: value for name, value in row.items() if value is not None or name not in cls.OMITTED}
-        if "turns" in given:
-            given["turns"] = [Turn.from_row(turn) for turn in given["turns"]]
-        return super().from_row(given)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -266,7 +197,12 @@ class PolicyVersion(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalAnswer(Prompted):
-    """The answer of one served model to one held-out question. `model_id` is "base", "aligned" or "blind"."""
+    """The answer of one served model to one held-out question. `model_id` is "base", "aligned" or "blind".
+
+    `correct` is None where no scorer could tell. `scorer` says which one did ("rules", "exact", "f1", "judge" or your own), `kind`
+    is the answer's kind, `score` the scorer's value (1-5 of a judge, else in [0, 1]), `f1` the overlap of words with a short or free
+    ground truth, `judge` the judge and the version of its prompt.
+    """
 
     example_id: str
     category: str
@@ -274,7 +210,7 @@ class EvalAnswer(Prompted):
     question: str
     answer: str
     text: str
-    correct: bool
+    correct: bool | None
     model_id: str
     policy_version: str
     latency_s: float
@@ -282,6 +218,12 @@ class EvalAnswer(Prompted):
     images: tuple[str, ...] = ()
     system: str = ""
     turns: tuple[Turn, ...] = ()
+    kind: str = ""
+    scorer: str = ""
+    score: float | None = None
+    f1: float | None = None
+    judge: str = ""
+    explanation: str = ""
 
 
 def stable_hash(value: Any, length: int = 16) -> str:

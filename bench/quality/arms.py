@@ -10,7 +10,8 @@ import dataclasses
 from typing import Any
 
 from vidalign import prompts
-from vidalign.config.recipes import HoundRecipe, JudgeConfig, LeanpoRecipe, RecipeSection, RrpoRecipe
+from vidalign.config.judging import JudgeConfig
+from vidalign.config.recipes import HoundRecipe, LeanpoRecipe, RecipeSection, RrpoRecipe
 from vidalign.types import PreferencePair
 
 GRID = (3e-5, 1e-4, 3e-4, 1e-3)
@@ -22,7 +23,7 @@ RECIPES: dict[str, RecipeSection] = {
     "leanpo": LeanpoRecipe(num_turns=2, **SAMPLING),
     "leanpo_one_turn": LeanpoRecipe(num_turns=1, **SAMPLING),
     "leanpo_unhinted": LeanpoRecipe(num_turns=1, hints=False, **SAMPLING),
-    "rrpo": RrpoRecipe(rewrite="policy", **{**SAMPLING, "max_new_tokens": 48}),
+    "rrpo": RrpoRecipe(rewrite="policy", trust="f1", **{**SAMPLING, "max_new_tokens": 48}),
     "hound": HoundRecipe(
         judge=JudgeConfig(kind="openai", model="rules", base_url="http://127.0.0.1/v1", prompt=prompts.JUDGE), **SAMPLING
     ),

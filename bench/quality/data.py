@@ -23,7 +23,7 @@ from examples.shapes import make_videos, rule_judge
 from pipelines.stages.judge import judgements_of
 from pipelines.stages.pairs import reward_trust_correlation
 from vidalign import files, recipes
-from vidalign.config.recipes import JudgeConfig
+from vidalign.config.judging import JudgeConfig
 from vidalign.data.reading import DataRow, read_rows
 from vidalign.model.checkpoint import policy_version
 from vidalign.recipes.engine import Engine
@@ -90,7 +90,7 @@ def make_pairs_of(
     data: Data, engine: Engine, name: str, seed: int, version: str
 ) -> tuple[list[PreferencePair], dict[str, Any]]:
     """Roll out one recipe of `RECIPES` with one seed; keep its pairs, and what is to be said of them."""
-    began, folder = time.monotonic(), data.root / "pairs" / name / str(seed)
+    began, folder = time.process_time(), data.root / "pairs" / name / str(seed)
     rows, recipe = data.rows["train"], recipes.build(RECIPES[name])
     examples = data.examples("train")
     responses: list[Response] = []
@@ -103,13 +103,13 @@ def make_pairs_of(
     if (task := recipe.judge_rows(examples, responses)) is not None:
         assert recipe.judge is not None
         judged = ask_rules(recipe.judge, task, folder / "judgements")
-        judgements, facts["judge"] = judgements_of(judged, task, recipe, responses)
+        judgements, facts["judge"] = judgements_of(judged, task, recipe, examples)
     pairs, dropped = make_pairs(rows, responses, recipe, judgements, decoded=data.frames, seed=seed)
     facts |= {
         "kept": len(pairs),
         "dropped": dropped,
         "reward_trust_correlation": reward_trust_correlation(responses, recipe),
-        "seconds": time.monotonic() - began,
+        "seconds": time.process_time() - began,
     }
     files.write_table(folder / "pairs.parquet", pairs)
     files.write_json(folder / "facts.json", facts)

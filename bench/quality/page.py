@@ -68,9 +68,10 @@ def _head(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
         "",
         f"Written by `python -m bench.quality`, from {seeds} seeds of each arm. A seed changes what is sampled, the pairs and the "
         f"order of training. {SIZES['heldout']} held-out questions on videos that no run trained on or chose a learning rate by, "
-        "answered greedily, exact match. Every arm trains for the same number of epochs with the same batch; the learning rate "
-        f"of each method is the best of {', '.join(f'{rate:g}' for rate in GRID)} on a dev split. Values are means over seeds "
-        "± half of the 95 % interval of that mean.",
+        "answered greedily, each answer scored by the rule of its kind (docs/evaluation.md): the option, yes or no, or the words "
+        "that it says; what no rule can tell counts as wrong. Every arm trains for the same number of epochs with the same "
+        f"batch; the learning rate of each method is the best of {', '.join(f'{rate:g}' for rate in GRID)} on a dev split. "
+        "Values are means over seeds ± half of the 95 % interval of that mean.",
         "",
         "Everything ran on CPUs, with a model of 2.5M parameters and short answers: it shows what each loss does, not what it is "
         "worth on a large model. Hound's judge is an exact rule on the true caption, because no judge model fits: an upper bound.",
@@ -119,7 +120,7 @@ def _accuracy_table(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
         "Absent object claimed: share of questions on an object that is not in the video that are not answered with no. "
         "Perturbed video: a black square on the centre and frames shuffled locally, as in RRPO's rollout. KL to base: "
         "KL(base ‖ model) over the full vocabulary, summed over the tokens of the base's own answers; where the base "
-        "is wrong, a method that corrects it must move. Seconds: one thread, "
+        "is wrong, a method that corrects it must move. Seconds: of CPU time, one thread, "
         "training with its measurements.",
     ]
 

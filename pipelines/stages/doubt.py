@@ -1,4 +1,4 @@
-"""Doubt: how likely it is that a pair's order is wrong, from features that the reference left (`vidalign.learning.uncertainty`)."""
+"""Doubt: how likely it is that a pair's order is wrong, from what the reference left of it (`vidalign.learning.uncertainty`)."""
 
 from __future__ import annotations
 
@@ -51,28 +51,43 @@ class DoubtStage(Stage):
         import ray
 
         made = ray.remote(estimate_doubt).remote(str(self.reference), list(self.pair_ids), self.uncertainty, self.seed)
-        smoothing = ray.get(made)
+        smoothing, facts = ray.get(made)
         if not smoothing:
             raise DataError(
                 f"train.uncertainty dropped all {len(self.pair_ids)} pairs: the heads vote against every order; set "
                 "train.uncertainty.drop_disagreeing to false, or look at the pairs"
             )
         files.write_json(self.path, smoothing)
-        return {}
+        return facts
 
 
-def estimate_doubt(kept: str, pair_ids: Sequence[str], config: UncertaintyConfig, seed: int) -> dict[str, float]:
-    """{pair id: label smoothing} from the features that `actors.reference.Reference` left; `kept`: its JSON file of files."""
+def estimate_doubt(
+    kept: str, pair_ids: Sequence[str], config: UncertaintyConfig, seed: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """{pair id: label smoothing} of the pairs that are kept, and facts for the manifest.
+
+    `kept`: the JSON file of the files that `actors.reference.Reference` left.
+    """
     import torch
 
     from vidalign.learning import uncertainty
 
     paths = files.read_json(pathlib.Path(kept))
-    means = torch.stack([read_tensors(paths[pair_id])["features"] for pair_id in pair_ids])  # [P, 2, D]
-    doubt = uncertainty.estimate(means[:, 0], means[:, 1], num_passes=config.num_passes, dropout=config.dropout, seed=seed)
-    smoothing = doubt.smoothing(config.max_smoothing).tolist()
-    return {
-        pair_id: value
-        for pair_id, value, vote in zip(pair_ids, smoothing, doubt.vote.tolist(), strict=True)
-        if vote > 0.5 or not config.drop_disagreeing
+    tensors = [read_tensors(paths[pair_id]) for pair_id in pair_ids]
+    hidden = torch.stack([each["features"] for each in tensors])  # [P, 2, D]
+    likelihood = torch.stack(
+        [torch.stack([uncertainty.likelihood_features(each[side]) for side in ("chosen", "rejected")]) for each in tensors]
+    )
+    doubt = uncertainty.estimate(hidden, likelihood, num_passes=config.num_passes, dropout=config.dropout, seed=seed)
+    smoothing = doubt.smoothing(config.max_smoothing)
+    agreed = [at for at, vote in enumerate(doubt.vote.tolist()) if vote > 0.5 or not config.drop_disagreeing]
+    drawn = agreed
+    if config.sampled_share is not None and agreed:
+        count = max(1, round(config.sampled_share * len(agreed)))
+        drawn = [agreed[at] for at in uncertainty.draw(doubt.bald[agreed], count, seed=seed)]
+    facts = {
+        "label_noise": round(doubt.noise, 3),
+        "mean_smoothing": round(float(smoothing[drawn].mean()), 4) if drawn else None,
+        "dropped": {"voted_against": len(pair_ids) - len(agreed), "not_drawn": len(agreed) - len(drawn)},
     }
+    return {pair_ids[at]: float(smoothing[at]) for at in drawn}, facts

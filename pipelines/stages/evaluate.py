@@ -47,7 +47,7 @@ class Evaluate(Stage):
         return {
             "policies": [policy.version for policy in self.policies.values()],
             "examples": [example.to_row() for example in self.examples],
-            "evaluate": self.evaluate.model_dump(mode="json", include={"max_new_tokens", "blind"}),
+            "evaluate": self.evaluate.recorded(include={"max_new_tokens", "blind"}),
             "video": self.video.frame_spec().to_row(),
             "prompt": self.prompt,
         }
@@ -82,12 +82,14 @@ class Evaluate(Stage):
             return {"endpoint": {"model_ids": list(running.model_ids)}}
 
 
-def common_folder(examples: Sequence[Example]) -> str:
+def common_folder(examples: Sequence[Example]) -> str | None:
     """The deepest folder that holds every local video and image of these examples: what the endpoint may read files from.
 
-    Frames in a list do not count, since they are sent.
+    Frames in a list do not count, since they are sent. None where no folder but the root of the file system holds them all, or there
+    are none: then everything is sent.
     """
     shown = {visual_of(name) for example in examples for name in example.context.visuals}
     paths = [local_path(visual.uris[0]) for visual in shown if visual.kind != "list"]
     folders = [str(pathlib.Path(path).parent) for path in paths if path is not None]
-    return os.path.commonpath(folders) if folders else "."
+    common = os.path.commonpath(folders) if folders else os.sep
+    return None if common == os.path.dirname(common) else common

@@ -28,11 +28,11 @@ def lookalike_warning(
         }
         for examples in (held, train)
     ]
-    found = alike(*seen)
-    if not found:
+    pairs = alike(*seen)
+    if not pairs:
         return None
-    video, other = found[0]
-    count = len({video for video, _ in found})
+    video, other = pairs[0]
+    count = len({video for video, _ in pairs})
     alikes = f"{count:,} of {len(seen[0]):,} videos of data.{split} look like videos of data.train"
     return (
         f"{alikes}, first {short(video)} like {short(other)}; if they are copies, what is measured on them has been trained on "

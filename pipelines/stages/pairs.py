@@ -18,7 +18,7 @@ from vidalign.config.recipes import RecipeSection
 from vidalign.data.reading import DataRow
 from vidalign.errors import DataError
 from vidalign.files import RunFolder
-from vidalign.recipes.base import Recipe, Replays
+from vidalign.recipes.base import Recipe, Replays, responses_by_example, scores_by_example
 from vidalign.recipes.judging import JudgeTask
 from vidalign.recipes.kinds import is_cut, kind_of
 from vidalign.recipes.lint import filter_pairs, lint
@@ -27,6 +27,8 @@ from vidalign.statistics import rank_correlation
 from vidalign.types import Judgement, PreferencePair, Response, stable_hash
 
 MAX_CUT_SHARE = 0.05
+MAX_UNCLEAR_SHARE = 0.2
+JUDGEMENTS = "judgements.parquet"  # of a round, for the rounds after it
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -64,7 +66,7 @@ class Pairs(Stage):
         config = self.recipe.config
         return {
             "responses": self.rollout.inputs_v1(),
-            "pairing": config.model_dump(mode="json", include=set(config.PAIRING)),
+            "pairing": config.recorded(include=set(config.PAIRING)),
             "given": [pair.id for pair in self.recipe.given(self.rows)],
         }
 
@@ -84,8 +86,8 @@ class Pairs(Stage):
         )
         if not pairs:
             raise DataError(
-                f"no preference pair was made from {len(self.rows)} examples ({dropped}); raise recipe.num_candidates or "
-                "the temperature, loosen the recipe's pair rule, or look at the responses of this run"
+                f"no preference pair was made from {len(self.rows)} examples ({dropped}); "
+                f"{unclear_warning(dropped, len(self.rows)) or NO_PAIRS}"
             )
         report = lint(pairs, recipe.config.lint)
         pairs, filtered = filter_pairs(pairs, report, recipe.config.lint)
@@ -96,10 +98,15 @@ class Pairs(Stage):
             )
         files.write_json(self.folder / "lint.json", report.to_row())
         files.write_table(self.folder / "pairs.parquet", pairs)
+        if recipe.trusts_judge:
+            files.write_table(self.folder / JUDGEMENTS, judgements)
         facts |= cut_facts(responses, recipe)
         if (warning := cut_warning(facts, recipe.config)) is not None:
             progress.warn(warning)
-        correlation = reward_trust_correlation([*responses, *rewritten], recipe)
+        if (warning := unclear_warning(dropped, len(self.rows))) is not None:
+            progress.warn(warning)
+        trusted = self._trusted(responses, judgements)
+        correlation = reward_trust_correlation([*trusted, *rewritten], recipe)
         return {"kept": len(pairs), "dropped": dropped | filtered, "reward_trust_correlation": correlation, **facts}
 
     def _judged(self, responses: Sequence[Response]) -> tuple[list[Judgement], list[Response], dict[str, Any]]:
@@ -109,7 +116,7 @@ class Pairs(Stage):
         rewritten: list[Response] = []
         facts: dict[str, Any] = {}
         if (task := self.recipe.judge_rows(examples, responses)) is not None:
-            judgements, judge = judgements_of(self._ask("judgements", "judge", task), task, self.recipe, responses)
+            judgements, judge = judgements_of(self._ask("judgements", "judge", task), task, self.recipe, examples)
             facts["judge"] = judge
         if (task := self.recipe.rewrite(examples, responses, judgements)) is not None:
             rewritten = self.recipe.rewritten(self._ask("rewrites", "rewrite", task))
@@ -124,21 +131,50 @@ class Pairs(Stage):
             task=task,
             engines=self.engines,
             label=f"{label}, round {index}",
+            frames=read_frames(self.rollout.folder),
+            policy=self.rollout.policy,
+            model=self.rollout.model,
         )
         once(stage)
         return stage.rows()
+
+    def _responses(self, index: int) -> list[Response]:
+        """An earlier round's responses, with the trust that its judge gave them."""
+        responses = read_responses(self.run_folder.stage("responses", index))
+        path = self.run_folder.stage("pairs", index) / JUDGEMENTS
+        return self._trusted(responses, files.read_table(path, Judgement)) if path.is_file() else responses
+
+    def _trusted(self, responses: Sequence[Response], judgements: Sequence[Judgement]) -> list[Response]:
+        scores, by_example = scores_by_example(judgements), responses_by_example(responses)
+        return [r for id_, made in by_example.items() for r in self.recipe.trusted(made, scores.get(id_, {}))]
 
     def _replays(self) -> Replays:
         if not self.recipe.keeps_replays:
             return Replays()
         rounds = [
             (
-                read_responses(self.run_folder.stage("responses", index)),
+                self._responses(index),
                 files.read_table(self.run_folder.stage("pairs", index) / "pairs.parquet", PreferencePair),
             )
             for index in range(self.rollout.round_index)
         ]
         return self.recipe.replays(rounds)
+
+
+NO_PAIRS = (
+    "raise recipe.num_candidates or the temperature, loosen the recipe's pair rule, or look at the responses of this run"
+)
+
+
+def unclear_warning(dropped: Mapping[str, int], num_examples: int) -> str | None:
+    """A sentence with the ways out where more than `MAX_UNCLEAR_SHARE` of the examples gave no pair because trust could not tell."""
+    count = dropped.get("trust_unclear", 0)
+    if count <= MAX_UNCLEAR_SHARE * num_examples:
+        return None
+    return (
+        f"{count:,} of {num_examples:,} examples gave no pair because no rule can tell which of their replies are right; set "
+        "recipe.trust=judge with recipe.judge for a model that can, or recipe.trust=f1 to go by the overlap of words"
+    )
 
 
 def cut_facts(responses: Sequence[Response], recipe: Recipe[Any]) -> dict[str, Any]:

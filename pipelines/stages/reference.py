@@ -17,7 +17,9 @@ from vidalign import files
 from vidalign.config.run import ModelConfig, TrainConfig
 from vidalign.files import RunFolder
 from vidalign.learning.objectives.base import Objective
+from vidalign.model.rendering import cached_processor
 from vidalign.model.tensor_cache import TensorCache, missing
+from vidalign.model.turns import turns_of
 from vidalign.types import PolicyVersion, PreferencePair
 
 
@@ -49,6 +51,8 @@ def reference_files(stage: Training, usable: Sequence[PreferencePair], objective
         dtype=stage.model.dtype,
         plain_prompt=stage.plain_prompt,
         parts=parts,
+        turns=turns_of(cached_processor(stage.policy.path, stage.model.trust_remote_code)).key(),
+        float32_head=stage.train.float32_head,
     )
     index_path = stage.run_folder.stage("reference", stage.round_index) / "files.json"
     files.write_json(index_path, kept)
@@ -78,6 +82,7 @@ def _stream(stage: Training, todo: set[str], index_path: pathlib.Path, parts: Se
             "kept": str(index_path),
             "parts": parts,
             "packed": stage.train.shared_prefix,
+            "float32_head": stage.train.float32_head,
         },
         batch_size=stage.train.micro_batch_size,
         compute=ray.data.ActorPoolStrategy(size=stage.workers.num),

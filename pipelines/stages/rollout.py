@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from actors.decoder import ChunkDecoder, decode_videos
 from actors.generator import Generator
+from cluster.engines import with_float32_head
 from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage
@@ -29,14 +30,15 @@ from vidalign.errors import DataError
 from vidalign.recipes.base import Recipe
 from vidalign.types import Example, PolicyVersion, QuarantineRow, Response, stable_hash
 
-Decoded = Mapping[str, Mapping[str, str]]  # video uri ─► {video, frames_path, reason, message}
+Decoded = Mapping[str, Mapping[str, str]]  # video uri ─► {video, frames_path, reason, message, backend}
 
 
 @dataclasses.dataclass(kw_only=True)
 class Rollout(Stage):
     """The responses of one round, and the decoded videos of its training and probe examples.
 
-    `cache`: the frame cache. `seed`: of the round; `engine_seed`: of the run.
+    `cache`: the frame cache. `seed`: of the round; `engine_seed`: of the run. `text_tokens`: what the context must have beside a
+    video; a video that leaves less is quarantined.
     """
 
     name: ClassVar[str] = "rollout"
@@ -55,6 +57,8 @@ class Rollout(Stage):
     decoders: Workers
     engines: Workers
     engine_seed: int
+    float32_head: bool = False
+    text_tokens: int = 0
     earlier: Callable[[], Stage | None] | None = None
 
     @property
@@ -71,6 +75,7 @@ class Rollout(Stage):
             "recipe": {name: value for name, value in recipe.deciding().items() if name not in recipe.PAIRING},
             "data.train": digest(self.train),
             "data.probe": digest(self.probe),
+            **({"train.float32_head": True} if self.float32_head else {}),
         }
 
     def layout(self) -> dict[str, Any]:
@@ -81,9 +86,9 @@ class Rollout(Stage):
         return {
             "policy": self.policy.version,
             "seed": self.engine_seed,
-            "model": self.model.model_dump(mode="json", exclude={"path"}),
+            "model": self.model.recorded(exclude={"path"}),
             "video": self.video.frame_spec().to_row(),
-            "recipe": recipe.model_dump(mode="json", exclude=set(recipe.PAIRING | recipe.NEUTRAL)),
+            "recipe": recipe.recorded(exclude=set(recipe.PAIRING | recipe.NEUTRAL)),
             "examples": [example.to_row() for example in [*self.train, *self.probe]],
             "chunk": self.rollout.batch_size,
         }
@@ -140,9 +145,12 @@ class Rollout(Stage):
             "path": self.policy.path,
             "num_gpus": int(self.engines.gpus),
             "seed": self.engine_seed,
-            "engine_args": dict(self.rollout.engine_args),
+            "engine_args": with_float32_head(self.rollout.engine_args)
+            if self.float32_head
+            else dict(self.rollout.engine_args),
             "respond": functools.partial(self.recipe.respond, policy_version=self.policy.version, seed=self.seed),
             "parts": str(parts),
+            "reserved_tokens": self.text_tokens,
             "limits": media_limits(self.train),
         }
         return (
@@ -191,10 +199,19 @@ class Rollout(Stage):
             num_decoders=self.decoders.num,
             num_cpus=self.decoders.cpus,
         ).iter_rows()
+        from vidalign.model.clip_check import ClipCheck, quarantined
+
+        takes = ClipCheck(
+            self.policy.path,
+            max_model_len=self.model.max_model_len,
+            trust_remote_code=self.model.trust_remote_code,
+            reserved_tokens=self.text_tokens,
+        )
         decoded: dict[str, Mapping[str, str]] = {}
         with progress.bar(label, len(videos), "video") if label else contextlib.nullcontext() as shown:
             for row in rows:
-                decoded[row["video"]] = {name: str(row[name]) for name in ("video", "frames_path", "reason", "message")}
+                texts = {name: str(value) for name, value in row.items()}
+                [decoded[row["video"]]] = quarantined([texts], takes)
                 if shown is not None:
                     shown.update(1)
         return decoded
@@ -236,9 +253,15 @@ def media_limits(examples: Sequence[Example]) -> dict[str, int]:
 
 
 def count_videos(decoded: Decoded) -> dict[str, Any]:
-    """{total, decoded, quarantined {reason: n}} of distinct videos and images."""
+    """{total, decoded, quarantined {reason: n}, backends {what decoded them: n}} of distinct videos and images."""
     reasons = collections.Counter(row["reason"] for row in decoded.values() if not row["frames_path"])
-    return {"total": len(decoded), "decoded": len(decoded) - sum(reasons.values()), "quarantined": dict(reasons)}
+    backends = collections.Counter(row.get("backend") or "not noted" for row in decoded.values() if row["frames_path"])
+    return {
+        "total": len(decoded),
+        "decoded": len(decoded) - sum(reasons.values()),
+        "quarantined": dict(reasons),
+        "backends": dict(backends),
+    }
 
 
 def read_frames(folder: pathlib.Path) -> dict[str, str]:

@@ -80,8 +80,8 @@ class Train(Stage):
         return {
             "pairs": identity_v1(self.pairs),
             "policy": self.policy.version,
-            "objective": self.objective.model_dump(mode="json"),
-            "train": self.train.model_dump(mode="json"),
+            "objective": self.objective.recorded(),
+            "train": self.train.recorded(),
             "dtype": self.model.dtype,
             "seed": self.run_seed,
         }
@@ -106,9 +106,9 @@ class Train(Stage):
                 pair_ids=[pair.id for pair in usable],
                 seed=self.seed,
             )
-            once(stage)
+            left_out = once(stage).get("dropped", {})
             doubt, num_kept = str(stage.path), len(files.read_json(stage.path))
-            dropped |= {"voted_against": len(usable) - num_kept} if num_kept < len(usable) else {}
+            dropped |= {reason: count for reason, count in left_out.items() if count}
         facts = win_rate_facts(usable, objective)
         if facts.get("win_rates", {}).get("hard"):
             progress.warn(

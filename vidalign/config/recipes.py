@@ -7,104 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import pydantic
 
 from vidalign import prompts
+from vidalign.config.degrading import AugmentConfig, PerturbConfig
+from vidalign.config.judging import JudgeConfig, check_scorer
 from vidalign.config.section import Section
+from vidalign.config.texts import plain_text
 from vidalign.errors import ConfigError
 from vidalign.plugins import resolve
-from vidalign.special_tokens import KNOWN_ONLY, MEDIA, why
-
-
-def plain_text(template: str) -> str:
-    """A prompt's template as it is. Raises `ValueError` for one that holds special tokens, or a tag for the video."""
-    if found := KNOWN_ONLY.found(template) or MEDIA.findall(template):
-        raise ValueError(
-            f"{why(found)}; write the plain text: the model's chat template adds its own tokens, and puts the video before the text"
-        )
-    return template
-
-
-class AugmentConfig(Section):
-    """How the video of a rejected response is degraded. Defaults: LeanPO, arXiv 2506.05260."""
-
-    crop_scale: tuple[float, float] = (0.08, 0.3)
-    brightness: float = pydantic.Field(0.4, ge=0)
-    contrast: float = pydantic.Field(0.4, ge=0)
-    saturation: float = pydantic.Field(0.2, ge=0)
-    hue: float = pydantic.Field(0.1, ge=0, le=0.5)
-    jitter_probability: float = pydantic.Field(0.8, ge=0, le=1)
-    grayscale_probability: float = pydantic.Field(0.2, ge=0, le=1)
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    blur_probability: float = pydantic.Field(0.5, ge=0, le=1)
-    flip_probability: float = pydantic.Field(0.5, ge=0, le=1)
-    num_frames: int = pydantic.Field(2, ge=2)
-
-    @pydantic.model_validator(mode="after")
-    def _ranges(self) -> AugmentConfig:
-        low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"crop_scale is [low, high] with 0 < low <= high <= 1 (shares of the area), got {[low, high]}")
-        low, high = self.blur_sigma
-        if not 0 <= low <= high:
-            raise ValueError(f"blur_sigma is [low, high] with 0 <= low <= high (pixels), got {[low, high]}")
-        return self
-
-
-class JudgeConfig(Section):
-    """The text model that scores responses 1-5 at temperature 0 (`actors/judge.py`).
-
-    kind "vllm": `model` is a model folder, in an engine of its own with `num_gpus`, `dtype`, `max_model_len`. kind "openai":
-    `model` is a name at the OpenAI-compatible endpoint `base_url`, whose key is in the environment variable `api_key_env`.
-    """
-
-    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"api_key_env", "concurrency", "timeout_s", "max_retries", "num_gpus"})
-
-    kind: Literal["openai", "vllm"]
-    model: str
-    base_url: str | None = None
-    api_key_env: str = "OPENAI_API_KEY"
-    concurrency: int = pydantic.Field(16, ge=1)
-    timeout_s: float = pydantic.Field(120.0, gt=0)
-    max_retries: int = pydantic.Field(4, ge=0)
-    num_gpus: int = pydantic.Field(1, ge=0)
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    max_model_len: int = pydantic.Field(4096, ge=16)
-    engine_args: dict[str, Any] = {}
-    prompt: str = prompts.JUDGE
-    max_response_chars: int = pydantic.Field(2000, ge=1)
-    max_new_tokens: int = pydantic.Field(256, ge=1)
-
-    _no_special_tokens = pydantic.field_validator("prompt")(plain_text)
-
-    @pydantic.model_validator(mode="after")
-    def _can_be_asked(self) -> JudgeConfig:
-        if self.kind == "openai" and not self.base_url:
-            raise ValueError("kind=openai needs base_url, for example http://127.0.0.1:8000/v1; or set kind=vllm")
-        if missing := prompts.missing_fields(self.prompt):
-            raise ValueError(f"prompt must contain {', '.join(f'{{{name}}}' for name in missing)}, got {self.prompt[:80]!r}")
-        return self
-
-
-class PerturbConfig(Section):
-    """How a video is perturbed to make RRPO's policy answer wrongly (arXiv 2504.12083).
-
-    One square masks the centre of every frame, and frames change places: all of them ("global"), or only within `num_segments`
-    equal parts ("local").
-    """
-
-    mask_area: tuple[float, float] | None = (0.25, 0.5)
-    shuffle: Literal["none", "local", "global"] = "local"
-    num_segments: int = pydantic.Field(4, ge=1)
-
-    @pydantic.model_validator(mode="after")
-    def _does_something(self) -> PerturbConfig:
-        if self.mask_area is not None:
-            low, high = self.mask_area
-            if not 0 < low <= high < 1:
-                raise ValueError(
-                    f"mask_area is [low, high] with 0 < low <= high < 1 (shares of the area), got {[low, high]}"
-                )
-        elif self.shuffle == "none":
-            raise ValueError("mask_area=null and shuffle=none leave the video unchanged; set at least one of the two")
-        return self
 
 
 class LintConfig(Section):
@@ -154,23 +62,49 @@ class RecipeSection(Section):
 
 
 class SamplingSection(RecipeSection):
-    """How many responses a recipe samples, and how."""
+    """How many responses a recipe samples, and how; and how far each agrees with the ground truth.
+
+    `trust` null: by the rules of the answer's kind, and where they cannot tell, no pair depends on it. "exact": right or wrong. "f1":
+    right, or overlap of words. "judge": what no rule can tell is scored by `judge`. `package.module:attribute`: a scorer of your own.
+    """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"trust"})
 
     num_candidates: int = pydantic.Field(4, ge=1)
     temperature: float = pydantic.Field(1.0, ge=0)
     top_p: float = pydantic.Field(0.9, gt=0, le=1)
     max_new_tokens: int = pydantic.Field(256, ge=1)
+    trust: str | None = None
+
+    @pydantic.field_validator("trust")
+    @classmethod
+    def _is_a_scorer(cls, name: str | None) -> str | None:
+        check_scorer(name, "recipe.trust")
+        return name
+
+    @pydantic.model_validator(mode="after")
+    def _has_a_judge(self) -> Self:
+        if self.trust == "judge" and getattr(self, "judge", None) is None:
+            raise ValueError(
+                "trust=judge needs recipe.judge, a model that judges (kind, model); or set trust to null, exact or f1"
+            )
+        return self
 
 
 class LeanpoRecipe(SamplingSection):
-    """LeanPO: hints and reflection for the chosen side, augmented videos for the rejected one. Defaults: arXiv 2506.05260.
+    """LeanPO (arXiv 2506.05260): hints and reflection for the chosen side, augmented videos for the rejected one.
+
+    Turns, temperature and top_p are the authors'. They sample one response a side and keep every pair: `num_candidates` 1 and
+    `pair_rule` "hinted_vs_augmented_unfiltered". Several candidates, "best_vs_worst" and `min_trust_gap` are ours, because a winner
+    that is not better than its loser teaches the wrong thing.
 
     Without `hints`, the first turn uses `plain_prompt` like everything else: the paper's ablation. `negatives` "replayed" takes
     ground truths with one segment resampled by the policy (`vidalign/recipes/replay.py`) and keeps up to `replay_buffer` of them
     for later rounds; "both" lets them compete with the augmented ones.
     """
 
-    PAIRING: ClassVar[frozenset[str]] = frozenset({"pair_rule", "min_trust_gap", "replay_buffer", "lint"})
+    PAIRING: ClassVar[frozenset[str]] = frozenset({"pair_rule", "min_trust_gap", "replay_buffer", "judge", "lint"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"trust", "judge"})
 
     name: Literal["leanpo"] = "leanpo"
     hints: bool = True
@@ -179,11 +113,18 @@ class LeanpoRecipe(SamplingSection):
     negatives: Literal["augmented", "replayed", "both"] = "augmented"
     replay_max_tokens: int = pydantic.Field(256, ge=1)
     replay_buffer: int = pydantic.Field(2000, ge=1)
-    pair_rule: Literal["best_vs_worst", "hinted_vs_augmented"] = "best_vs_worst"
+    pair_rule: Literal["best_vs_worst", "hinted_vs_augmented", "hinted_vs_augmented_unfiltered"] = "best_vs_worst"
     min_trust_gap: float = pydantic.Field(0.1, ge=0, le=1)
     hint_prompt: str = prompts.HINT
     reflect_prompt: str = prompts.REFLECT
     augment: AugmentConfig = AugmentConfig()
+    judge: JudgeConfig | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _judge_is_asked(self) -> LeanpoRecipe:
+        if self.judge is not None and self.trust != "judge":
+            raise ValueError("recipe.judge is set but nothing uses it; set trust to judge, or remove recipe.judge")
+        return self
 
 
 class RrpoRecipe(SamplingSection):
@@ -191,7 +132,8 @@ class RrpoRecipe(SamplingSection):
 
     A response is wrong by its trust (at most `max_trust`) or by the judge's score (below `threshold`). `rewrite` "none" takes the
     wrong response unchanged; "policy" and "judge" have that model list what the response gets wrong and swap only that into the
-    ground truth, and a rewrite that differs anywhere else is dropped.
+    ground truth, and a rewrite that differs anywhere else is dropped. Then the next likeliest wrong response is rewritten, up to
+    `rewrite_tries` of an example's responses. Writing by the policy and the tries are ours.
     """
 
     PAIRING: ClassVar[frozenset[str]] = frozenset({"wrong_by", "threshold", "judge", "lint"})
@@ -202,6 +144,7 @@ class RrpoRecipe(SamplingSection):
     max_trust: float = pydantic.Field(0.999, ge=0, lt=1)
     threshold: float = pydantic.Field(3.0, gt=1, le=5)
     rewrite: Literal["none", "policy", "judge"] = "none"
+    rewrite_tries: int = pydantic.Field(3, ge=1)
     differences_prompt: str = prompts.DIFFERENCES
     rewrite_prompt: str = prompts.REWRITE
     judge: JudgeConfig | None = None
@@ -213,13 +156,19 @@ class RrpoRecipe(SamplingSection):
                 f"wrong_by={self.wrong_by} and rewrite={self.rewrite} need recipe.judge, a text model (kind, model); "
                 "or set wrong_by to trust and rewrite to policy or none"
             )
-        if "judge" not in (self.wrong_by, self.rewrite) and self.judge is not None:
+        if "judge" not in (self.wrong_by, self.rewrite, self.trust) and self.judge is not None:
             raise ValueError(
-                "recipe.judge is set but nothing uses it; set wrong_by or rewrite to judge, or remove recipe.judge"
+                "recipe.judge is set but nothing uses it; set wrong_by, trust or rewrite to judge, or remove recipe.judge"
             )
-        if self.wrong_by == "judge" and self.rewrite == "policy":
+        if self.wrong_by == self.trust == "judge":
             raise ValueError(
-                "wrong_by=judge decides after the policy's rollout, too late for rewrite=policy; set rewrite to judge or none"
+                "wrong_by=judge has every reply scored, trust=judge only what no rule can tell; set one of the two, the other to its "
+                "default"
+            )
+        if "judge" in (self.wrong_by, self.trust) and self.rewrite == "policy":
+            decides = "wrong_by" if self.wrong_by == "judge" else "trust"
+            raise ValueError(
+                f"{decides}=judge decides after the policy's rollout, too late for rewrite=policy; set rewrite to judge or none"
             )
         return self
 
@@ -228,7 +177,7 @@ class HoundRecipe(SamplingSection):
     """LLaVA-Hound: the policy's own samples, scored 1-5 by a judge that reads a caption in place of the video (arXiv 2404.01258).
 
     Captions come from the data rows ("data": field `caption`) or from the policy ("policy"). The chosen response scores at
-    least `threshold`, the rejected one scores less, and the two are at least `min_score_gap` apart.
+    least `threshold`, the rejected one scores less, and the two are at least `min_score_gap` apart. The gap is ours.
     """
 
     PAIRING: ClassVar[frozenset[str]] = frozenset({"judge", "threshold", "min_score_gap", "lint"})
@@ -240,6 +189,17 @@ class HoundRecipe(SamplingSection):
     threshold: float = pydantic.Field(3.0, gt=1, le=5)
     min_score_gap: float = pydantic.Field(1.0, gt=0, le=4)
     judge: JudgeConfig
+
+    @pydantic.model_validator(mode="after")
+    def _judge_and_captions(self) -> HoundRecipe:
+        if self.trust == "judge":
+            raise ValueError("recipe hound pairs by its judge's scores already; set trust to null, exact or f1")
+        if self.captions == "policy" and not self.judge.reads_caption:
+            raise ValueError(
+                "captions=policy has the policy write captions, which judge.prompt does not quote; add {caption} to it, or set "
+                "captions to data"
+            )
+        return self
 
 
 class GivenRecipe(RecipeSection):

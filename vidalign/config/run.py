@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import pydantic
 
+from vidalign.config.judging import ScoringSection
 from vidalign.config.recipes import LeanpoRecipe, RecipeConfig
 from vidalign.config.section import Section
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
@@ -25,9 +26,9 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """JSONL files of rows {"id", "video", "question", "answer", ["options", "category", "caption"]}.
+    """Files of rows {"id", "video", "question", "answer", ["options", "category", "caption", …]}; `vidalign.data.source` reads them.
 
-    `video` is relative to `video_root`, which defaults to the folder of the JSONL file. `probe` rows are never trained on; the
+    `video` is relative to `video_root`, which defaults to the folder of the file. `probe` rows are never trained on; the
     likelihood of their ground truth is logged. Without `eval`, no evaluation is run.
     """
 
@@ -49,7 +50,10 @@ class VideoConfig(Section):
     height: int | None = pydantic.Field(None, ge=1)
     width: int | None = pydantic.Field(None, ge=1)
     max_pixels: int | None = pydantic.Field(None, ge=1)
+    total_pixels: int | None = pydantic.Field(None, ge=1)
     snap_to_keyframes: bool = False
+    square_pixels: bool = True
+    hdr_to_sdr: bool = True
     max_duration_s: float = pydantic.Field(FrameSpec.max_duration_s, gt=0)
     max_pixels_decoded: int = pydantic.Field(FrameSpec.max_pixels_decoded, ge=1)
     backend: Backend = DEFAULT_BACKEND
@@ -68,10 +72,9 @@ class VideoConfig(Section):
             raise ValueError(
                 f"height and width go together, got height={self.height} and width={self.width}; set both, or set both to null"
             )
-        if self.height is not None and self.max_pixels is not None:
-            raise ValueError(
-                "height and width fix the size, so max_pixels must be null; set height and width, or max_pixels"
-            )
+        for name in ("max_pixels", "total_pixels"):
+            if self.height is not None and getattr(self, name) is not None:
+                raise ValueError(f"height and width fix the size, so {name} must be null; set height and width, or {name}")
         return self
 
     def frame_spec(self) -> FrameSpec:
@@ -106,14 +109,16 @@ class LoraConfig(Section):
 class UncertaintyConfig(Section):
     """Label smoothing of each pair by its doubt (`vidalign/learning/uncertainty.py`), after UPO.
 
-    `max_smoothing` is the smoothing of the most doubtful pair; `drop_disagreeing` leaves out pairs whose order the heads vote
-    against.
+    A pair's smoothing is the estimated probability that its order is wrong, at most `max_smoothing`; `drop_disagreeing` leaves out
+    pairs whose order the heads vote against. `sampled_share` is the share of the pairs left that is drawn for training, half of it
+    by certainty and half by doubt; null takes all of them.
     """
 
     num_passes: int = pydantic.Field(10, ge=2)
     dropout: float = pydantic.Field(0.1, gt=0, lt=1)
     max_smoothing: float = pydantic.Field(0.4, ge=0, lt=0.5)
     drop_disagreeing: bool = True
+    sampled_share: float | None = pydantic.Field(None, gt=0, le=1)
 
 
 class TrainConfig(Section):
@@ -124,7 +129,10 @@ class TrainConfig(Section):
     a forward pass end to end without padding, where the architecture allows it. `cache_vision_features` keeps what a frozen
     vision tower computes for each video on disk, so that the tower runs once per video and not once per epoch or round.
     `cache_dir` is where these features and the reference's outputs are kept, by content; null means the run's folder.
+    `float32_head` computes logits in float32 in a model of another type: in rollouts, for the reference and in training.
     """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"float32_head"})
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset(
         {
@@ -161,6 +169,7 @@ class TrainConfig(Section):
     shared_prefix: bool = True
     cache_vision_features: bool = False
     cache_dir: str | None = None
+    float32_head: bool = False
     train_vision_tower: bool = False
     train_projector: bool = False
     lora: LoraConfig | None = None
@@ -205,10 +214,14 @@ class ServeConfig(Section):
     start_timeout_s: float = pydantic.Field(900.0, gt=0)
 
 
-class EvaluateConfig(Section):
-    """Evaluation through the HTTP endpoint. `blind` asks the base model the same questions about videos of noise."""
+class EvaluateConfig(ScoringSection):
+    """Evaluation through the HTTP endpoint, and who says which answers are right (`ScoringSection`).
 
-    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"concurrency", "request_timeout_s"})
+    `blind` asks the base model the same questions about videos of noise.
+    """
+
+    # How answers are scored does not change them; the stage that scores records it.
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"concurrency", "request_timeout_s", *ScoringSection.model_fields})
 
     concurrency: int = pydantic.Field(16, ge=1)
     max_new_tokens: int = pydantic.Field(256, ge=1)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import collections
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias, get_args
 
 from vidalign.data.choices import chosen_option
@@ -35,7 +35,8 @@ _SHORT = 5  # words
 _COUNTING = re.compile(
     r"\bhow (?:many|much|long|often|old|tall|far|fast|big|deep|high|wide|heavy)\b|\bnumber of\b|^count\b|"
     r"\b(?:what|which)(?:'s| is| was)?(?: the)? (?:total |exact |average )?(?:number|count|percentage|amount|total|score)\b|"
-    r"几|幾|多少|いくつ|何[個人回匹本枚]|몇"
+    r"几|幾|多少|いくつ|何[個人回匹本枚]|몇|cuánt[oa]s?|\bcombien\b|\bwie (?:viele?|oft|lange)\b|\bquant[aeios]\b|\bhoeveel\b|сколько|"
+    r"\bile\b|\bilu\b|\bkaç\b|\bberapa\b|كم"
 )
 _CLASSES = tuple(
     frozenset(map(stem, names.split()))
@@ -53,6 +54,16 @@ _CLASSES = tuple(
         "红 蓝 绿 黄 黑 白 紫",
     )
 )
+_SWAPPABLE = tuple(
+    group for group in _CLASSES if not group & {"first", "before"}
+)  # of these, another order may say the same
+_SWAPPED = frozenset().union(*_SWAPPABLE)
+_CUE = re.compile(r"\banswer(?: is\b|\s*:)[\s:]*|答案(?:是|为|:)\s*|答えは\s*")
+_SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|(?<=[。！？])|\n+")
+_TAKEN_BACK = re.compile(r"\b(?:no|not|wait|actually|sorry|correction|instead|rather|but|however|or)\b|n't\b|不|没|但|而是")
+_IN_BRACKETS = re.compile(r"^\s*[(\[{【〔「『]([^()\[\]{}【】〔〕「」『』]*)[)\]}】〕」』]\W*$")
+_SUBJECT = re.compile(r"\s*(?:the|this|that) (?:object|thing|item) (?:is|was)\b", re.IGNORECASE)  # says no more than "it is"
+_CONNECTIVES = ("and", "then", "but", "while", "also")
 
 
 def kind_of(example: Example) -> AnswerType:
@@ -121,24 +132,25 @@ def verdict(text: str, example: Example) -> bool | None:
     if kind == "number":
         number, stated = stated_number(example.answer, example.question), stated_number(part, example.question)
         return number is not None and stated is not None and stated.equals(number)
-    return _by_words(part, example)
+    part = _IN_BRACKETS.sub(r"\1", part)
+    found = _by_words(part, example)
+    return _by_sentences(part, example) if found is None and is_single_clause(example.answer) else found
 
 
 def is_correct(text: str, example: Example) -> bool:
-    """Whether evaluation counts `text` as right: only where `verdict` is True.
-
-    A short or free answer that no rule can judge counts as wrong here: it is right where it has the answer's own words.
-    """
+    """Whether `text` is known to be right: only where `verdict` is True."""
     return verdict(text, example) is True
 
 
 def _by_words(part: str, example: Example) -> bool | None:
     """A reply is right that says the answer and beyond it only what the question says, and wrong that says its opposite."""
-    if not is_single_clause(example.answer) or not is_single_clause(part):
-        return None
-    said, answer, question = content_words(part), content_words(example.answer), content_words(example.question)
+    said, answer, question = map(content_words, (_SUBJECT.sub("", part, count=1), example.answer, example.question))
     if not said or not answer:
         return None
+    if not is_single_clause(example.answer) or not is_single_clause(part):
+        if said == answer:
+            return True
+        return False if _swaps(said, answer, question) else None
     if set(said) & NEGATIONS != set(answer) & NEGATIONS:
         rest = [word for word in said if word not in NEGATIONS]
         return False if rest == [word for word in answer if word not in NEGATIONS] else None
@@ -154,6 +166,30 @@ def _by_words(part: str, example: Example) -> bool | None:
     return (
         True if core and _restates(core, said) and _restates(said, [*answer, *question]) and _in_order(core, said) else None
     )
+
+
+def _by_sentences(part: str, example: Example) -> bool | None:
+    """What the last "the answer is …" says, or the first sentence where no other one takes it back."""
+    cues = list(_CUE.finditer(prepared(part)))
+    if cues:
+        return _by_words(_SENTENCE_END.split(prepared(part)[cues[-1].end() :], maxsplit=1)[0], example)
+    first, *others = [sentence for sentence in _SENTENCE_END.split(part) if sentence.strip()] or [""]
+    if not others or any(_TAKEN_BACK.search(prepared(sentence)) for sentence in others):
+        return None
+    found = _by_words(first, example)
+    return found if all(_by_words(sentence, example) in (None, found) for sentence in others) else None
+
+
+def _swaps(said: Sequence[str], answer: Sequence[str], question: Sequence[str]) -> bool:
+    """Whether a reply is the answer with left for right or the like: all else that it says is the answer's or the question's."""
+    if not _restates((word for word in said if word not in _SWAPPED), [*answer, *question, *_CONNECTIVES]):
+        return False
+    for group in _SWAPPABLE:
+        mine = collections.Counter(word for word in said if word in group)
+        theirs = collections.Counter(word for word in answer if word in group)
+        if theirs - mine and set(mine - theirs) - set(question):
+            return set(said) & NEGATIONS == set(answer) & NEGATIONS
+    return False
 
 
 def _alternatives(question: str) -> set[str]:

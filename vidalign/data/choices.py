@@ -16,12 +16,13 @@ from vidalign.data.final_answer import answering_part
 from vidalign.data.numbers import find_numbers, prepared
 from vidalign.data.words import SPACELESS, normalise
 
-_OPEN, _CLOSE = r"[(\[{<\"'“‘«]*", r"[)\]}>\"'”’»]*"
+_OPEN, _CLOSE = r"[(\[{<\"'“‘«【〔「『]*", r"[)\]}>\"'”’»】〕」』]*"
 _WORD_AFTER = r"\s+(?!(?:but|or|and|nor|because|since|as|is|was|with)\b)[^\W\d_]"
 _LETTER = rf"(?:[b-hj-z]|[ai](?!{_WORD_AFTER}))"  # "a" and "i" before a word are words
 _NOUN = r"(?:(?:necessarily|the|answer|option|choice|letter|选项)\s*)*"
 _NOT = (
     r"(?:\b(?:not|never|neither|nor|except|instead of|rather than|other than|(?:anything|everything|all) but|no longer|without|"
+    r"(?:cannot|can not|can't|could not|couldn't) (?:possibly )?be|"
     r"(?:rules?|ruled|ruling) out|eliminat(?:e|es|ed|ing)|exclud(?:e|es|ed|ing)|reject(?:s|ed)?)|n't|不是|不选|并非|非|排除|不)"
 )
 _JOINED = r"(?:\s*(?:,?\s*(?:or|nor)\b|/)\s*"
@@ -36,16 +37,23 @@ _CUE = re.compile(
 _WEAK_CUE = re.compile(
     r"\b(?:option|choice|letter|choose|chose|pick|select|go with|going with|went with|it's|that's|must be|should be|would be|so|"
     r"therefore|thus|hence|(?:it|this|that|which) (?:is|must be|should be|would be))\b[,:]?\s*(?:(?:option|choice|letter) )?"
+    r"|(?:应该|应|而|就)?是(?=\s*[(\[【]?[a-z](?![a-z]))"
 )
 _HEDGE = re.compile(
     rf"\s*(?:or|and|/|,|&|\+|或|和)\s*(?:option\s+)?{_OPEN}[a-z]{_CLOSE}(?:\s*$|\s*[.,;:!)\n]|\s+(?:or|and)\b)"
 )
-_SEPARATOR = re.compile(r"\s*[.:,;、。．=)\]-]+|\s*\n|\s+[-–—]\s")
+_SEPARATOR = re.compile(r"\s*[.:,;!、。．=)\]-]+|\s*\n|\s+[-–—]\s")
 _RULED_OUT = re.compile(
     r"(?:\bnot|n't|\bnever|\bno|\bneither|\bnor|rather than|instead of|\bwithout|\bfrom|不|没|沒|非|不是|没有|并非)\s*"
     r"(?:(?:really|actually|moving|move|moves|going|go|goes|to|towards|the|an?|be|being|any|in|on|at|向|往|朝|在)\s*)*$"
 )
 _NO_ARTICLE = re.compile(r"(?:left|right|up|down|yes|no|true|false|red|blue|green|yellow|black|white|\d+)\b(?!\s)")
+_RIGHT = ("yes", "true", "correct", "right", "✓", "✔", "✅")
+_JUDGED_LINE = re.compile(
+    r"^\s*[(\[]?([a-z]|\d{1,2})[)\].:]+[^\n]*?[\s-]*"
+    r"(?<!\w)(yes|true|correct|right|no|false|incorrect|wrong|✓|✔|✅|✗|✘|❌)[\s.!\ufe0f]*$",
+    re.MULTILINE,
+)
 _HANGUL = re.compile(r"[가-힣]")  # endings follow a word without a space
 CONFLICT = -1  # what names more than one option, or none that exists
 
@@ -74,6 +82,9 @@ def chosen_option(reply: str, options: Sequence[str]) -> int | None:
     exact = _by_text_alone(part, listed)
     if exact is not None and not unfinished:
         return exact
+    verdicts = _by_verdicts(prepared(part), listed)
+    if verdicts is not None:
+        return None if verdicts == CONFLICT else verdicts
     text = _without_ruled_out(prepared(part), listed)
     stated = _last_statement(text, listed)
     if stated is None and not unfinished:
@@ -87,7 +98,20 @@ def _by_text_alone(part: str, listed: Options) -> int | None:
     text = normalise(part)
     if text in listed.texts:
         return listed.texts.index(text) if listed.texts.count(text) == 1 else None
+    labelled = re.fullmatch(rf"{_OPEN}([a-z]|\d{{1,2}}){_CLOSE}[.:、]?\s+(.+)", part.strip().casefold(), re.DOTALL)
+    if labelled and labelled[1] in listed.labels:
+        index = listed.labels.index(labelled[1])
+        return index if normalise(labelled[2]) == listed.texts[index] else None
     return None
+
+
+def _by_verdicts(text: str, listed: Options) -> int | None:
+    """The one option with a yes beside it, in a list of all of them with a yes or no each; None where a text is no such list."""
+    said = {match[1]: match[2] in _RIGHT for match in _JUDGED_LINE.finditer(text)}
+    if len(listed.labels) < 2 or set(said) != set(listed.labels) or {"yes", "true"} & set(listed.texts):
+        return None
+    right = [label for label in listed.labels if said[label]]
+    return listed.index(right[0]) if len(right) == 1 else CONFLICT
 
 
 def _label(listed: Options) -> str:
@@ -99,6 +123,7 @@ def _without_ruled_out(text: str, listed: Options) -> str:
     """The text without "not B", "B is wrong" and the like."""
     label = _label(listed)
     named = rf"{_OPEN}{label}{_ENDS}{_CLOSE}"
+    text = re.sub(rf"{named}\s*\?\s*no\b[,.:;]?", " ", text)
     text = re.sub(rf"{_NOT}\s*{_NOUN}{named}{_JOINED}{_NOUN}{named})*", " ", text)
     wrong = (
         r"(?:(?:is|was|are|(?:would|can|could|must|should) be|seems|looks)\s+(?:(?:clearly|definitely|also|all|both) )?"

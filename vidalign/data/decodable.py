@@ -18,6 +18,7 @@ from vidalign.video.decode_child import ChildDecoder
 from vidalign.video.frame_cache import load_signature
 from vidalign.video.signature import NUM_FRAMES, Signatures
 
+BLOCK = 4096  # videos compared at a time
 # As many frames as a signature compares, and small: they are only looked at, and thrown away.
 SPEC = FrameSpec(num_frames=NUM_FRAMES, max_pixels=128 * 128, min_frames=1)
 
@@ -92,6 +93,17 @@ def _decoders(count: int, deadline_s: float) -> Iterator[queue.Queue[ChildDecode
 
 def alike(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
     """(name in first, name in second) of videos that look alike, by their signatures; a video is not compared with itself."""
-    names, others = list(first), list(second)
-    found = Signatures.of(list(first.values())).alike(Signatures.of(list(second.values())))
-    return [(names[row], others[column]) for row, column in found if names[row] != others[column]]
+    found: list[tuple[str, str]] = []
+    for names, ours in _blocks(first):
+        for others, theirs in _blocks(second):
+            pairs = ((names[row], others[column]) for row, column in ours.alike(theirs))
+            found += [(name, other) for name, other in pairs if name != other]
+    return found
+
+
+def _blocks(signatures: Mapping[str, np.ndarray]) -> Iterator[tuple[list[str], Signatures]]:
+    """The signatures a bounded number at a time, with their names: as vectors they are four times as large."""
+    names = list(signatures)
+    for start in range(0, len(names), BLOCK):
+        block = names[start : start + BLOCK]
+        yield block, Signatures.of([signatures[name] for name in block])

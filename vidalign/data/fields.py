@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 import pydantic_core
 
-from vidalign.video.naming import local_path
+from vidalign.video.naming import local_path, mistyped
 
 
 def _encodable(text: str) -> str:
@@ -31,6 +31,8 @@ def _nameable(video: str) -> str:
         raise pydantic_core.PydanticCustomError("uri", "is not a uri") from error
     if path is not None and "\0" in path:
         raise pydantic_core.PydanticCustomError("null", "holds a null character, which no path can have")
+    if problem := mistyped(video):
+        raise pydantic_core.PydanticCustomError("uri", "{problem}", {"problem": problem})
     return video
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 import unicodedata
 
@@ -12,9 +14,17 @@ _CLOSING = re.compile(rf"</{_REASONING}>", re.IGNORECASE)
 _TAGGED = re.compile(
     r"<(?:final[_ ]?)?answer>(.*?)(?:</(?:final[_ ]?)?answer>|(?=<(?:final[_ ]?)?answer>)|\Z)", re.DOTALL | re.IGNORECASE
 )
-_SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?(?:p|br|span|response|output)\s*/?>", re.IGNORECASE)
+_SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?(?:p|br|span|response|output|(?:final[_ ]?)?answer)\s*/?>", re.IGNORECASE)
 _STYLED = re.compile(r"<(b|i|u|em|strong|code)>([^<>]*)</\1>", re.IGNORECASE)
-_LATEX = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|mathsf|operatorname|rm|bf)\s*\{([^{}]*)\}")
+_LATEX = re.compile(
+    r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|mathsf|operatorname|rm|bf)\s*\{((?:[^{}]|\{[^{}]*\})*)\}",
+    re.IGNORECASE,
+)
+_MEMBER = re.compile(
+    r"\{[^{}]*[\"'](?:final[_ ]?answer|answer|choice|option|prediction|pred|response|count|number|result)[\"']\s*:\s*"
+    r"(?:\"((?:[^\"\\]|\\.)*)\"|'((?:[^'\\]|\\.)*)'|([^\s,\"'{}\[\]]+))",
+    re.IGNORECASE,
+)
 _HEAD, _TAIL = 1000, 2000  # characters of a long reply in which an answer is looked for
 
 
@@ -26,7 +36,8 @@ def answering_part(text: str) -> tuple[str, bool]:
     text = re.split(r"<\|channel\|>\s*final\s*<\|message\|>", text)[-1]
     text, unfinished = without_reasoning(text)
     tagged = [part for part in _TAGGED.findall(text) if part.strip()]
-    text = _LATEX.sub(r"\1", _LATEX.sub(r"\1", tagged[-1] if tagged else text))
+    text = _json_answer(without_reasoning(tagged[-1])[0] if tagged else text)
+    text = _LATEX.sub(r"\1", _LATEX.sub(r"\1", text))
     boxed = _last_box(text)
     explicit = bool(tagged) or boxed is not None
     text = _plain(text if boxed is None else boxed)
@@ -35,9 +46,21 @@ def answering_part(text: str) -> tuple[str, bool]:
     return text, unfinished and not explicit
 
 
+def _json_answer(text: str) -> str:
+    """What a JSON object says under "answer" or the like; any other text as it is."""
+    found = _MEMBER.search(text)
+    if found is None:
+        return text
+    value = next(value for value in found.groups() if value is not None)
+    with contextlib.suppress(json.JSONDecodeError):
+        value = json.loads(f'"{value}"')
+    return _json_answer(value)
+
+
 def without_reasoning(text: str) -> tuple[str, bool]:
     """(a reply after its reasoning block, whether that block was never closed)."""
-    text = _CLOSED.sub(" ", text)
+    if _CLOSING.search(text):  # without one, every opening tag would be searched to the end
+        text = _CLOSED.sub(" ", text)
     text = _CLOSING.split(text)[-1]  # a template may hold the opening tag, so that the reply does not
     before, *inside = _OPENING.split(text, maxsplit=1)
     if inside and not before.strip():
@@ -47,7 +70,8 @@ def without_reasoning(text: str) -> tuple[str, bool]:
 
 def _last_box(text: str) -> str | None:
     """What the last \\boxed{…} holds, braces inside of it included."""
-    start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
+    lower = text.lower()
+    start = max(lower.rfind("\\boxed{"), lower.rfind("\\fbox{"))
     if start < 0:
         return None
     first = text.index("{", start) + 1

@@ -12,9 +12,13 @@ import hashlib
 import json
 import os
 import pathlib
+import posixpath
+import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 
 from vidalign.video import naming
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,14 +39,32 @@ class Leak:
 
 
 def locate(video: str, root: pathlib.Path) -> str:
-    """The real path of a local video, however it is named and whatever part of it; the uri of a remote one.
+    """The real path of a local video, however it is named and whatever part of it; the uri of a remote one, in one spelling.
 
     Frames in a list are one text that holds the place of each.
     """
     uris = naming.visual_of(video).uris
     paths = [(uri, naming.local_path(uri)) for uri in uris]
-    places = [uri if path is None else os.path.realpath(root / path) for uri, path in paths]
+    places = [plain_uri(uri) if path is None else os.path.realpath(root / path) for uri, path in paths]
     return places[0] if len(places) == 1 else naming.LISTED + json.dumps(places)
+
+
+def plain_uri(uri: str) -> str:
+    """A remote uri in one spelling. Only http has rules that make two spellings one: case of the host, port, escapes, dots, fragment.
+
+    Any other uri, and one that is broken, stays as it is.
+    """
+    try:
+        parts = urllib.parse.urlsplit(uri)
+        port = parts.port
+    except ValueError:
+        return uri
+    if parts.scheme not in DEFAULT_PORTS or "@" in parts.netloc:
+        return uri
+    host = parts.hostname or ""
+    place = host if port in (None, DEFAULT_PORTS[parts.scheme]) else f"{host}:{port}"
+    path = urllib.parse.quote(posixpath.normpath(urllib.parse.unquote(parts.path) or "/"))
+    return urllib.parse.urlunsplit((parts.scheme, place, path, parts.query, ""))
 
 
 def content_hash(path: str) -> str:

@@ -8,7 +8,8 @@ import math
 import re
 import unicodedata
 
-from vidalign.data.words import content_words, vocabulary
+from vidalign.data.number_words import foreign_number
+from vidalign.data.words import SPACELESS_RANGES, content_words, vocabulary
 
 _ONES = {
     word: value
@@ -51,7 +52,8 @@ _UNITS = {
 }
 
 _DIGITS = (
-    r"(?<![\w.,:/])[-+−]?(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?:'\d{3})+|\d{1,30})(?:\.\d{1,30})?(?:e[-+]?\d{1,2})?"
+    rf"(?<![^\W{SPACELESS_RANGES}가-힣])(?<![.,:/])[-+−]?"
+    r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?:'\d{3})+|\d{1,30})(?:\.\d{1,30})?(?:e[-+]?\d{1,2})?"
     r"(?:\s*[/⁄]\s*\d{1,9})?"
 )
 _NOT_AFTER = r"(?!\d|[.:,/]\d|(?:st|nd|rd|th|d)\b)"
@@ -75,6 +77,8 @@ _CUE = re.compile(
     r"\b(?:answer|count|result|total|sum)\b(?:\s+(?:is|are|was|of|number|count|be|would))*\s*[:=]?\s*(?:is\s+)?"
     r"|答案\s*(?:是|为|:)?\s*|=\s*|总共有?|一共有?|共有?"
 )
+_BOUNDED_AFTER = re.compile(r"(?:\s+[^\W\d]+)?\s+(?:at (?:most|least|minimum)|or (?:more|less|fewer))\b|以上|以下")
+_ENDS_STATEMENT = re.compile(r"[^\w\s,]*\s*(?:\n|$|[.:!)]|,?\s*(?:since|because|as|for)\b)")
 _TOTAL_AFTER = re.compile(r"^(?:\s+[^\W\d]+){0,3}\s+(?:in total|in all|altogether|total)\b")
 
 
@@ -131,7 +135,7 @@ def find_numbers(text: str) -> list[Number]:
                 match.start(),
                 match.end(),
                 weak=bool(match["weak"]) or match[0] in ("one", "一"),
-                hedged=bool(_HEDGED.search(before)),
+                hedged=bool(_HEDGED.search(before) or _BOUNDED_AFTER.match(text, match.end())),
             )
         )
     return [
@@ -208,6 +212,9 @@ def stated_number(text: str, question: str = "") -> Number | None:
     """
     text = prepared(text)
     every = find_numbers(text)
+    if not every and (foreign := foreign_number(text)) is not None:
+        value, start, end = foreign
+        return Number(float(value), "", start, end)
     strong = [number for number in every if not number.weak]
     usable = [number for number in every if not number.hedged]
     for cue in reversed(list(_CUE.finditer(text))):
@@ -245,5 +252,5 @@ def _leading(text: str, usable: list[Number]) -> list[Number]:
     return [
         number
         for number in usable[:1]
-        if not text[: number.start].strip(" *(\"'") and re.match(r"[^\w\s,]*\s*(?:\n|$|[.:!)])", text[number.end :])
+        if not text[: number.start].strip(" *(\"'") and _ENDS_STATEMENT.match(text[number.end :])
     ]

@@ -9,7 +9,7 @@ from vidalign.data.words import NEGATIONS, content_words, normalise
 
 _YES = "yes|yeah|yep|yup|oui|sí|sim|ja|да"
 _NO = "no|nope|nah|non|não|nein|nee|нет"
-_YES_ALONE = "true|correct|affirmative|indeed|right|si|certainly|absolutely|sure"
+_YES_ALONE = "true|correct|affirmative|indeed|right|si|certainly|absolutely|definitely|of course|sure"
 _NO_ALONE = "false|incorrect|negative|wrong"
 _YES_BEGINS = re.compile(r"(?:是的|是|对的|对|對|会|會|可以|はい|ええ|예|네|有(?!没有))")
 _NO_BEGINS = re.compile(r"(?:不是|不会|不|没有|没|沒有|沒|否|非|いいえ|いや|아니)")
@@ -38,7 +38,8 @@ _UNSURE = re.compile(
     r"\b(?:yes or no|yes and no|no and yes|no or yes|yes/no)\b|不确定|无法|不知道|不清楚"
 )
 _SHORT_YES = re.compile(
-    r"(?:it|they|he|she|there|this|that)\s+(?:is|are|does|do|did|was|were|has|have|can|will)(?:\s+indeed)?"
+    r"(?:it|they|he|she|there|this|that)\s+(?:(?:surely|certainly|definitely|really|clearly|indeed|probably) )?"
+    r"(?:is|are|does|do|did|was|were|has|have|can|will)(?:\s+indeed)?"
 )
 
 
@@ -82,6 +83,10 @@ def polarity(text: str, question: str = "") -> bool | None:
         return _means(first[1])
     if normalise(text) in ("y", "right", "sure", "si", "n", "wrong"):
         return normalise(text) not in ("n", "wrong")
+    if re.fullmatch(r"(?:that|this|it)(?:'s| is) (?:right|true|correct)", normalise(text)):
+        return True
+    if not re.search(r"\b(?:left|right)\b", prepared(question)):
+        text = re.sub(r"^right,\s*", "", text)
     if _NO_BEGINS.match(text) or re.match(r"(?:absolutely|certainly|definitely|of course|surely) not\b", text):
         return False
     if _YES_BEGINS.match(text):

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vidalign.errors import RowError
-from vidalign.types import Turn
+from vidalign.records import Turn
 from vidalign.video import naming
 from vidalign.video.naming import Visual
 

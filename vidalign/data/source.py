@@ -30,6 +30,7 @@ READERS: Mapping[str, Callable[[pathlib.Path], Iterator[Located]]] = {
     ".csv": read_csv,
     ".tsv": read_csv,
 }
+PACKED = frozenset({".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz"})
 TABLES = frozenset(READERS) | {".json"}
 PAIRS_FILE = "pairs.parquet"
 _NUMBERS = re.compile(r"\d+")
@@ -72,6 +73,8 @@ def folder_of(name: str | pathlib.Path) -> pathlib.Path:
 
 def _read_files(paths: list[pathlib.Path]) -> Iterator[Located]:
     for path in paths:
+        if path.suffix.lower() in PACKED:
+            raise DataError(f"{path} is compressed; unpack it first, and name what was in it")
         reader = READERS.get(path.suffix.lower())
         if reader is None:
             reader = read_array if is_array(path) else read_lines

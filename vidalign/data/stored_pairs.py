@@ -62,8 +62,8 @@ def row_of(pair: PreferencePair, row_id: str) -> dict[str, Any]:
     row["images"] = [visual_of(image).uris[0] for image in pair.images]
     row["turns"] = [turn.to_row() for turn in pair.turns]
     for side in ("chosen", "rejected"):
-        score = getattr(pair, f"{side}_reward")
-        row[f"{side}_score"] = score if math.isfinite(score) else None
+        for name, known in (("score", getattr(pair, f"{side}_reward")), ("win_rate", getattr(pair, f"{side}_win_rate"))):
+            row[f"{side}_{name}"] = known if math.isfinite(known) else None
         row[f"{side}_phrases"] = [list(span) for span in getattr(pair, f"{side}_marks")]
     if not pair.rejected:
         row = {name: value for name, value in row.items() if not name.startswith(("chosen", "rejected"))}

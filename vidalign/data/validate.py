@@ -116,7 +116,8 @@ def _undecodable(splits: Sequence[Split], looked: Mapping[str, Looked]) -> Itera
     for name, found in looked.items():
         if found.reason:
             where = next(split.names[name] for split in splits if name in split.names)
-            yield RowError("video", f"{found.reason}: {found.message}", "replace the file, or remove its rows", where)
+            why, _, fix = found.message.partition("; ")  # some messages name their own way out
+            yield RowError("video", f"{found.reason}: {why}", fix or "replace the file, or remove its rows", where)
 
 
 def _look_alikes(splits: Sequence[Split], looked: Mapping[str, Looked]) -> Iterator[str]:
@@ -164,6 +165,10 @@ def _check_split(
         if not opened and any(local_path(uri) is None for visual in shown for uri in visual.uris):
             remarks.add("the video is a remote uri and was not checked", where)
         _remark(remarks, row, shown, where)
+        if checked.pair is None and isinstance(
+            row, PreferenceRow
+        ):  # a run's scores are rewards, by which it need not choose
+            _remark_scores(remarks, row, where)
         for name in checked.names:
             problem = look(name)
             if problem:
@@ -235,6 +240,9 @@ def _remark(remarks: _Remarks, row: ExampleRow, shown: Sequence[Visual], where: 
     for side in SIDES:
         if getattr(row, side) != getattr(row, side).strip():
             remarks.add(f"'{side}' begins or ends with white space, which will be trained on", where)
+
+
+def _remark_scores(remarks: _Remarks, row: PreferenceRow, where: str) -> None:
     if row.chosen_score is not None and row.rejected_score is not None and row.chosen_score <= row.rejected_score:
         remarks.add("'chosen_score' is not higher than 'rejected_score'", where)
 

@@ -15,7 +15,7 @@ from vidalign.learning.sequences import TrainingGroup, TrainingResponse
 from vidalign.model import vision_features
 from vidalign.model.batch import Batch, Prompt, collate, collate_packed
 from vidalign.model.rendering import render_prompt, response_ids
-from vidalign.types import Context
+from vidalign.records import Context
 from vidalign.video.frame_cache import load_clip
 from vidalign.video.scene import shown
 

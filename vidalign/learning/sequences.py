@@ -12,7 +12,8 @@ import math
 from typing import Literal, TypeAlias
 
 from vidalign.prompts import ONE_VIDEO
-from vidalign.types import Context, Example, PreferencePair
+from vidalign.records import Context
+from vidalign.types import Example, PreferencePair
 
 Role: TypeAlias = Literal["chosen", "rejected", "member", "truth"]
 

@@ -1,4 +1,4 @@
-"""What a run will cost, computed from the model folder's small files: vision tokens, context, memory. Loads no weights.
+"""What a prompt will cost, computed from the model folder's small files: vision tokens and context. Loads no weights.
 
 Vision tokens follow transformers' own arithmetic for Qwen2-VL and Qwen2.5-VL (frames resized so that both sides are divisible by
 patch x merge, within the processor's pixel bounds; `temporal_patch` frames make one step in time). Other processors have no
@@ -8,20 +8,14 @@ closed form here (`Family.counted_processors`): `read_vision_cost` returns None,
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
-import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from vidalign.config.run import TrainConfig
 from vidalign.errors import ModelError
 from vidalign.files import read_json
 from vidalign.model.families import FAMILIES
-
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format itself
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,123 +146,6 @@ def frames_that_fit(tokens_of: Callable[[int], int], num_frames: int, budget: in
     return low
 
 
-def read_parameter_shapes(model_dir: str | pathlib.Path) -> dict[str, tuple[int, ...]]:
-    """The name and shape of every tensor, from the headers of the folder's safetensors files.
-
-    Raises:
-        ModelError: there is no safetensors file, or one has a broken header.
-    """
-    folder = pathlib.Path(model_dir)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        for name, entry in _header(path).items():
-            if name != "__metadata__":
-                shapes[name] = tuple(entry["shape"])
-    if not shapes:
-        raise ModelError(
-            f"{folder} holds no *.safetensors weights; save the model with save_pretrained(safe_serialization=True)"
-        )
-    return shapes
-
-
-def _header(path: pathlib.Path) -> dict[str, Any]:
-    """Read a safetensors header. The format is a little-endian 64-bit length, that many bytes of JSON, then the data."""
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 0 < length <= min(MAX_HEADER_BYTES, path.stat().st_size - 8):
-            raise ModelError(f"{path} is not a complete safetensors file (is it a Git LFS pointer?); download it again")
-        try:
-            header = json.loads(file.read(length))
-        except ValueError as error:
-            raise ModelError(f"{path} has a broken safetensors header; download it again") from error
-    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-    if path.stat().st_size < 8 + length + end:
-        raise ModelError(
-            f"{path} is cut: its header promises {8 + length + end:,} bytes, but it has {path.stat().st_size:,}; download it again"
-        )
-    return header
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ParameterCount:
-    """The number of all parameters, and of those that training changes (with LoRA, the adapter's)."""
-
-    total: int
-    trainable: int
-
-
-def count_parameters(model: Any, train: TrainConfig) -> ParameterCount:
-    """Count a model's parameters and those that `vidalign.model.policy` trains.
-
-    The model may be on the meta device (`vidalign.model.policy.outline`). Its `requires_grad` flags are changed.
-    """
-    from vidalign.model import policy
-
-    total = sum(parameter.numel() for parameter in model.parameters())
-    if train.lora is not None:
-        layers = policy.adapter_targets(model).values()
-        adapter = train.lora.rank * sum(layer.in_features + layer.out_features for layer in layers)
-        return ParameterCount(total=total + adapter, trainable=adapter)
-    policy.set_trainable(model, vision_tower=train.train_vision_tower, projector=train.train_projector)
-    return ParameterCount(total=total, trainable=sum(p.numel() for p in model.parameters() if p.requires_grad))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainMemory:
-    """Bytes that each worker holds between steps. Activations come on top; they depend on the kernels and are not estimated."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-
-    @property
-    def total(self) -> int:
-        """The sum of the three."""
-        return self.weights + self.gradients + self.optimizer
-
-
-def train_memory(count: ParameterCount, train: TrainConfig, dtype: str) -> TrainMemory:
-    """Bytes of model state per worker under ZeRO with AdamW.
-
-    Source: ZeRO, arXiv 1910.02054, section 3.1 and figure 1. Optimizer states are two float32 moments and a float32 copy of
-    the trained weights. Stage 1 divides them among the workers, stage 2 also the gradients, stage 3 also the weights. In float32
-    at stage 0 the weights need no copy.
-    """
-    size, workers = BYTES[dtype], train.num_workers
-    copies = 8 if train.zero_stage == 0 and dtype == "float32" else 12
-    return TrainMemory(
-        weights=math.ceil(count.total * size / (workers if train.zero_stage >= 3 else 1)),
-        gradients=math.ceil(count.trainable * size / (workers if train.zero_stage >= 2 else 1)),
-        optimizer=math.ceil(count.trainable * copies / (workers if train.zero_stage >= 1 else 1)),
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EngineMemory:
-    """Bytes per device of one vLLM engine: its share of the weights, and the key-value cache of one sequence."""
-
-    weights: int
-    kv_per_sequence: int
-
-
-def engine_memory(
-    num_parameters: int, model_config: Mapping[str, Any], *, dtype: str, num_devices: int, max_model_len: int
-) -> EngineMemory:
-    """Memory of an engine whose tensor parallelism divides weights and key-value heads. `model_config` is the folder's config.json."""
-    text = model_config.get("text_config") or model_config
-    heads = text["num_attention_heads"]
-    head_dim = text.get("head_dim") or text["hidden_size"] // heads
-    kv_heads = text.get("num_key_value_heads") or heads
-    per_device = max(1, math.ceil(kv_heads / num_devices))
-    per_token = 2 * text["num_hidden_layers"] * per_device * head_dim * BYTES[dtype]
-    return EngineMemory(
-        weights=math.ceil(num_parameters * BYTES[dtype] / num_devices),
-        kv_per_sequence=per_token * max_model_len,
-    )
-
-
-def position_limit(model_config: Mapping[str, Any]) -> int | None:
+def position_limit(model_config: Any) -> int | None:
     """The number of positions that the language model was made for, or None if its config does not say."""
-    text = model_config.get("text_config") or model_config
-    return text.get("max_position_embeddings")
+    return getattr(model_config.get_text_config(), "max_position_embeddings", None)

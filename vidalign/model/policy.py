@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-import pathlib
 from typing import Any
 
 import torch
 from torch import nn
 
 from vidalign.config.run import ModelConfig, TrainConfig
-from vidalign.errors import ModelError
 from vidalign.model import families, shared_prefix, vision_features
 from vidalign.model.batch import IGNORED
+from vidalign.model.head import compute_in_float32
+from vidalign.model.loading import load
 from vidalign.model.logps import CHUNK_SIZE, forward_kl, num_chunks, pad_to_mask, token_logps
 from vidalign.model.positions import correct_positions
 from vidalign.model.videos import correct_videos
@@ -20,50 +20,12 @@ from vidalign.model.weights import unwrapped
 
 
 def load_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
-    """Load a video language model from safetensors in the configured dtype.
-
-    Raises:
-        ModelError: the folder is missing, holds no safetensors, or fits no architecture of transformers.
-    """
-    from transformers import AutoModelForImageTextToText
-
+    """Load a video language model from safetensors in the configured dtype. Raises `ModelError`, see `vidalign.model.loading`."""
     path = path or config.path
-    folder = pathlib.Path(path)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{path} holds no *.safetensors weights; pickled weights are not loaded, convert them first")
-    try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            path,
-            dtype=getattr(torch, config.dtype),
-            trust_remote_code=config.trust_remote_code,
-            use_safetensors=True,
-            attn_implementation="sdpa",
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise _unloadable(path, error) from error
+    model = load(path, getattr(torch, config.dtype), trust_remote_code=config.trust_remote_code)
     correct_positions(model)
     correct_videos(model)
     return model
-
-
-def outline(path: str, *, trust_remote_code: bool = False) -> nn.Module:
-    """The model of a folder on the meta device: its modules and parameters by name and shape, without weights.
-
-    Raises:
-        ModelError: the folder's config fits no architecture of transformers.
-    """
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-        with torch.device("meta"):
-            return AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise _unloadable(path, error) from error
-
-
-def _unloadable(path: str, error: Exception) -> ModelError:
-    return ModelError(f"{path} cannot be loaded as a video language model: {' '.join(str(error).split())}")
 
 
 def set_trainable(model: nn.Module, *, vision_tower: bool, projector: bool) -> None:
@@ -155,13 +117,22 @@ class ResponseScorer(nn.Module):
         packed: whether all batches will be packed rows (`vidalign.model.shared_prefix`).
         compares: keep what a full-vocabulary KL to the present weights needs: a frozen copy of the output layer, unless that is
             frozen anyway (LoRA). The rest of the reference is its final hidden states, computed before training.
+        float32_head: see `vidalign.model.head`.
     """
 
     def __init__(
-        self, model: nn.Module, *, packed: bool = False, compares: bool = False, chunk_size: int = CHUNK_SIZE
+        self,
+        model: nn.Module,
+        *,
+        packed: bool = False,
+        compares: bool = False,
+        float32_head: bool = False,
+        chunk_size: int = CHUNK_SIZE,
     ) -> None:
         super().__init__()
         self.model = model
+        if float32_head:
+            compute_in_float32(self._head())
         if packed:
             shared_prefix.enable(unwrapped(self.model))
         self.chunk_size = chunk_size

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,9 +19,10 @@ from vidalign import prompts
 from vidalign.errors import ModelError
 from vidalign.model.batch import Prompt
 from vidalign.model.families import family_of_processor
+from vidalign.model.folder import missing_package, model_folder
 from vidalign.model.turns import turns_of
+from vidalign.records import Context
 from vidalign.special_tokens import FIX, why
-from vidalign.types import Context
 from vidalign.video.clip import Clip
 from vidalign.video.scene import Shown, scene_of
 
@@ -31,10 +31,11 @@ def load_processor(path: str, *, trust_remote_code: bool = False) -> Any:
     """The model folder's Hugging Face processor. Raises `ModelError` if it or its chat template is missing."""
     from transformers import AutoProcessor
 
-    if not pathlib.Path(path).is_dir() and path.startswith((".", "/", "~")):
-        raise ModelError(f"no model folder at {path}; model.path must name a Hugging Face folder or hub name")
+    folder = str(model_folder(path, weights=False))
     try:
-        processor = AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except ImportError as error:
+        raise ModelError(missing_package(path, error)) from error
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{path} has no processor that transformers can load: {' '.join(str(error).split())}") from error
     if not hasattr(processor, "video_processor"):

@@ -35,7 +35,7 @@ class Turns:
     Attributes:
         bos: what the tokenizer puts before a text and the template does not, as text and ids; usually empty.
         adds: whether the tokenizer, left alone, puts special tokens around a text.
-        end: ids that close a reply; generation stops at the last of them.
+        end: ids that close a reply; generation stops at the last of them. eos: what the tokenizer itself calls the end.
         opened: the reasoning block that the generation prompt opens, such as "<think>\\n"; usually empty.
         special: what no text may hold.
         notes: what a user should know, in sentences.
@@ -44,9 +44,15 @@ class Turns:
     bos: str
     adds: bool
     end: tuple[int, ...]
+    eos: int | None
     opened: str
     special: SpecialTokens
     notes: tuple[str, ...]
+
+    def key(self) -> dict[str, Any]:
+        """For the keys of what is kept: nothing where a reply ends with eos and nothing is added, as was once taken for granted."""
+        usual = self.end == (self.eos,) and not self.bos and not self.opened
+        return {} if usual else {"turns": [list(self.end), self.bos, self.opened]}
 
     def reply(self, text: str) -> tuple[str, int]:
         """A reply as it stands after the generation prompt, and by how many characters that moved its text.
@@ -109,6 +115,7 @@ def turns_of(processor: Any) -> Turns:
         bos="" if written == before else "".join(tokenizer.convert_ids_to_tokens(before)),
         adds=bool(before or after),
         end=end,
+        eos=tokenizer.eos_token_id,
         opened=opened,
         special=SpecialTokens(_special_texts(processor) + _headings(tokenizer, pieces, specials)),
         notes=tuple(notes),
@@ -128,16 +135,16 @@ def _render(processor: Any, messages: list[dict[str, Any]], *, generation: bool)
 
 
 def _check_question(processor: Any, asked: str) -> None:
-    video = getattr(processor, "video_token", None)
+    places = [token for name in MEDIA_TOKENS if isinstance(token := getattr(processor, name, None), str)]
     if QUESTION not in asked or "{'type'" in asked:
         raise ModelError(
             f"the chat template of {_name(processor)} does not keep the text of a question as it is; it must take a content of parts, "
             '[{"type": "video"}, {"type": "text", "text": …}], and write the text unchanged'
         )
-    if isinstance(video, str) and asked.count(video) != 1:
+    if places and not any(place in asked for place in places):
         raise ModelError(
-            f"the chat template of {_name(processor)} writes {video} {asked.count(video)} times for a question on one video; "
-            'correct how it writes a part {"type": "video"}'
+            f"the chat template of {_name(processor)} has no place for a video: it writes no {' and no '.join(places)} for a part "
+            '{"type": "video"}; correct it'
         )
 
 
@@ -172,14 +179,18 @@ def _end(tokenizer: Any, tail: str, specials: frozenset[int]) -> tuple[int, ...]
 
 
 def _special_ids(tokenizer: Any) -> frozenset[int]:
-    marked = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    marked = {number for number, token in _added_tokens(tokenizer).items() if token.special}
     return frozenset(marked | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
+
+
+def _added_tokens(tokenizer: Any) -> dict[int, Any]:
+    return getattr(tokenizer, "added_tokens_decoder", {})  # not every backend has them
 
 
 def _special_texts(processor: Any) -> tuple[str, ...]:
     """The model's special tokens as texts, without those that are ordinary words or signs (some tokenizers pad with "!")."""
     tokenizer = processor.tokenizer
-    texts = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    texts = [token.content for token in _added_tokens(tokenizer).values() if token.special]
     texts += [*tokenizer.all_special_tokens, *(getattr(processor, name, None) for name in MEDIA_TOKENS)]
     return tuple(
         sorted({text for text in texts if isinstance(text, str) and len(text) > 2 and not text.isalnum() and text.strip()})

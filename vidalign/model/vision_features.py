@@ -18,7 +18,8 @@ from vidalign.model.batch import PIXELS, Prompt
 from vidalign.model.rendering import render_without_pixels
 from vidalign.model.tensor_cache import TensorCache, read_tensors, write_tensors
 from vidalign.prompts import ONE_VIDEO
-from vidalign.types import Context, stable_hash
+from vidalign.records import Context
+from vidalign.types import stable_hash
 from vidalign.video.naming import short
 
 NAME = "video_features"  # the name among a prompt's vision tensors, in place of pixels

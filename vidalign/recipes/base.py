@@ -14,11 +14,13 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
-from vidalign.config.recipes import JudgeConfig, RecipeSection, SamplingSection
+from vidalign.config.judging import JudgeConfig
+from vidalign.config.recipes import RecipeSection, SamplingSection
 from vidalign.data.reading import DataRow
+from vidalign.data.scorers import JUDGE
 from vidalign.recipes.engine import Engine
-from vidalign.recipes.judging import JudgeTask
-from vidalign.recipes.kinds import KINDS, Kind
+from vidalign.recipes.judging import JudgeTask, scoring_task, trust_of
+from vidalign.recipes.kinds import KINDS, Kind, kind_of
 from vidalign.types import Example, Judgement, PreferencePair, Response
 from vidalign.video.scene import Shown
 
@@ -101,8 +103,31 @@ class Recipe(Generic[ConfigT]):
         raise NotImplementedError
 
     def judge_rows(self, examples: Sequence[Example], responses: Sequence[Response]) -> JudgeTask | None:
-        """What the judge is to score; None if no judgement is needed."""
-        return None
+        """What the judge is to score; None if no judgement is needed. By default: with `trust: judge`, what no rule could tell."""
+        if self.judge is None or not self.trusts_judge:
+            return None
+        unclear = [
+            r
+            for r in responses
+            if math.isnan(r.trust) and kind_of(r.kind, self.kinds).side in ("chosen", "plain", "rejected")
+        ]
+        return scoring_task(examples, unclear, {r.kind for r in unclear}, self.judge)
+
+    @property
+    def trusts_judge(self) -> bool:
+        """Whether the judge's scores are the trust of what no rule can tell."""
+        return getattr(self.config, "trust", None) == JUDGE
+
+    def trusted(self, responses: Sequence[Response], judgements: Mapping[str, Judgement]) -> Sequence[Response]:
+        """One example's responses; those that no rule could judge with the judge's scores as their trust, by response text."""
+        if not self.trusts_judge:
+            return responses
+        return [
+            dataclasses.replace(r, trust=trust_of(judgements[text].score))
+            if math.isnan(r.trust) and (text := r.text.strip()) in judgements
+            else r
+            for r in responses
+        ]
 
     def accepts(self, score: float) -> bool:
         """Whether a judge's score makes a response a good one."""
@@ -142,7 +167,8 @@ class Recipe(Generic[ConfigT]):
     def describe(self) -> str:
         """How the pairs are made, in one line."""
         if isinstance(self.config, SamplingSection):
-            return f"{self.config.name}: {self.config.num_candidates} candidates"
+            trust = f", trust by {self.config.trust}" if self.config.trust else ""
+            return f"{self.config.name}: {self.config.num_candidates} candidates{trust}"
         return self.config.name
 
 

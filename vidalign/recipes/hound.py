@@ -32,19 +32,22 @@ class Hound(Recipe[HoundRecipe]):
     Config = HoundRecipe
 
     def check_data(self, rows: Sequence[DataRow], *, source: str) -> None:
-        """Every row needs a caption, unless the policy writes them."""
+        """Every row needs a caption, unless the policy writes them or the judge reads none."""
+        if not self.config.judge.reads_caption:
+            return
         uncaptioned = [row.example.id for row in rows if not row.example.caption.strip()]
         if self.config.captions == "data" and uncaptioned:
             raise DataError(
                 f"recipe.captions=data needs a 'caption' in every row of {source}, but {len(uncaptioned)} of {len(rows)} rows "
-                f"have none, the first {uncaptioned[0]!r}; add captions, or set recipe.captions=policy to have the policy write them"
+                f"have none, the first {uncaptioned[0]!r}; add captions, set recipe.captions=policy to have the policy write them, or "
+                "recipe.judge.sees=video for a judge that sees the video"
             )
 
     def respond(
         self, engine: Engine, examples: Sequence[Example], clips: Sequence[Shown], *, policy_version: str, seed: int
     ) -> list[Response]:
         """Sample and score the responses to these examples, and caption their videos if the policy is to write the captions."""
-        chunk = Chunk(engine, examples, clips, policy_version, seed)
+        chunk = Chunk(engine, examples, clips, policy_version, seed, self.config.trust)
 
         def plain(row: int, candidate: int) -> Request:
             return Request(
@@ -77,7 +80,7 @@ class Hound(Recipe[HoundRecipe]):
         return chunk.ask("caption", asked)
 
     def judge_rows(self, examples: Sequence[Example], responses: Sequence[Response]) -> JudgeTask:
-        return scoring_task(examples, responses, "plain")
+        return scoring_task(examples, responses, {"plain"}, self.config.judge)
 
     def score(self, response: Response, evidence: Evidence) -> float:
         """The judge's score: a response one point better wins with probability sigmoid(1) = 0.73."""

@@ -1,4 +1,4 @@
-"""What a judge is asked and how its reply is read: a text model scores a response 1-5, with a caption in place of the video.
+"""What a judge is asked and how its reply is read: a model scores a response 1-5, by the video or by a caption in its place.
 
 Source: LLaVA-Hound-DPO, arXiv 2404.01258 (the wording is ours). A reply without one clear score gives no score; nothing is guessed.
 """
@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from vidalign import prompts
-from vidalign.config.recipes import JudgeConfig
+from vidalign.config.judging import JudgeConfig
+from vidalign.data.answers import verdict
 from vidalign.data.final_answer import without_reasoning
 from vidalign.types import Example, Judgement, Response, stable_hash
 
-Messages: TypeAlias = list[dict[str, str]]
+Messages: TypeAlias = list[dict[str, Any]]  # for a judge that sees, the first has the names of "videos" and "images"
 Chat: TypeAlias = Callable[[Sequence[Messages]], list[str]]  # conversations ─► the next reply to each, greedy
 
 
@@ -44,6 +44,7 @@ class JudgeTask:
     quarantined: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
+SHOWN = ("videos", "images")
 REMINDER = (
     'Your reply had no line of the form "Score: N" with one number from 1 to 5. Write that line now, and nothing else.'
 )
@@ -116,6 +117,7 @@ def judge_rows(rows: Sequence[dict[str, Any]], config: JudgeConfig, chat: Chat, 
                     response=row["response"],
                     max_response_chars=config.max_response_chars,
                 ),
+                **{name: row[name] for name in SHOWN if name in row},
             }
         ]
         for row in rows
@@ -155,11 +157,13 @@ def judge_rows(rows: Sequence[dict[str, Any]], config: JudgeConfig, chat: Chat, 
     ]
 
 
-def scoring_task(examples: Sequence[Example], responses: Sequence[Response], kind: str) -> JudgeTask:
-    """The task of scoring every distinct response of one kind with `judge_rows`, in the order of the responses.
+def scoring_task(
+    examples: Sequence[Example], responses: Sequence[Response], kinds: Collection[str], config: JudgeConfig
+) -> JudgeTask:
+    """The task of scoring every distinct response of these kinds with `judge_rows`, in the order of the responses.
 
     The caption is the policy's if it wrote one, else the row's, else the ground truth. A response to a video that the policy could
-    not caption is quarantined as "empty_caption".
+    not caption is quarantined as "empty_caption", unless the judge reads no caption.
     """
     by_id = {example.id: example for example in examples}
     captions = {r.example_id: r.text.strip() for r in responses if r.kind == "caption"}
@@ -167,40 +171,53 @@ def scoring_task(examples: Sequence[Example], responses: Sequence[Response], kin
     uncaptioned: set[tuple[str, str]] = set()
     for response in responses:
         text = response.text.strip()
-        if response.kind != kind or not text:
+        if response.kind not in kinds or not text:
             continue
         example = by_id[response.example_id]
         caption = captions.get(example.id, example.caption or example.answer)
-        if not caption:
+        if not caption and config.reads_caption:
             uncaptioned.add((example.id, text))
             continue
-        row = {
-            "example_id": example.id,
-            "question": prompts.conversation(example),
-            "answer": example.answer,
-            "response": text,
-            "caption": caption,
-        }
-        rows[json.dumps(row, ensure_ascii=False)] = None
+        rows[judged_row(example, text, caption, config)] = None
     quarantined = {"empty_caption": len(uncaptioned)} if uncaptioned else {}
     return JudgeTask(rows=list(rows), work=judge_rows, quarantined=quarantined)
 
 
-def agreement(
-    judged: Sequence[Judgement], responses: Sequence[Response], accepts: Callable[[float], bool]
-) -> dict[str, float] | None:
-    """How the judge's verdicts compare with the ground truth, as shares of all judged responses; None if there are none.
+def judged_row(example: Example, response: str, caption: str, config: JudgeConfig) -> str:
+    """One row of a scoring task as JSON; with the names of the videos and images where the judge sees them."""
+    row = {
+        "example_id": example.id,
+        "question": prompts.conversation(example),
+        "answer": example.answer,
+        "response": response,
+        "caption": caption,
+    }
+    shown = {name: list(getattr(example.context, name)) for name in SHOWN} if config.sees_video else {}
+    return json.dumps({**row, **shown}, ensure_ascii=False)
 
-    accepted_right, accepted_wrong, rejected_right, rejected_wrong: accepted by the judge's score or not, and right (trust 1, which
-    evaluation counts as correct) or not; agreement is the sum of the first and the last.
+
+def trust_of(score: float) -> float:
+    """A judge's score of 1-5 as trust in [0, 1]."""
+    return (score - 1) / 4
+
+
+def agreement(
+    judged: Sequence[Judgement], examples: Sequence[Example], accepts: Callable[[float], bool]
+) -> dict[str, float] | None:
+    """How the judge's verdicts compare with the rules', as shares of the judged responses that rules can judge; None without any.
+
+    accepted_right, accepted_wrong, rejected_right, rejected_wrong: accepted by the judge's score or not, and right or wrong by
+    `vidalign.data.answers.verdict`; agreement is the sum of the first and the last. compared: how many responses that is.
     """
-    if not judged:
-        return None
-    # A caption may have the same text as a judged response, but it has no trust.
-    right = {(r.example_id, r.text.strip()): r.trust == 1.0 for r in responses if not math.isnan(r.trust)}
+    by_id = {example.id: example for example in examples}
     counts = {"accepted_right": 0, "accepted_wrong": 0, "rejected_right": 0, "rejected_wrong": 0}
     for judgement in judged:
-        verdict = "accepted" if accepts(judgement.score) else "rejected"
-        counts[f"{verdict}_{'right' if right[judgement.example_id, judgement.response] else 'wrong'}"] += 1
-    shares = {name: count / len(judged) for name, count in counts.items()}
-    return {"agreement": shares["accepted_right"] + shares["rejected_wrong"], **shares}
+        right = verdict(judgement.response, by_id[judgement.example_id])
+        if right is not None:
+            accepted = "accepted" if accepts(judgement.score) else "rejected"
+            counts[f"{accepted}_{'right' if right else 'wrong'}"] += 1
+    compared = sum(counts.values())
+    if not compared:
+        return None
+    shares = {name: count / compared for name, count in counts.items()}
+    return {"agreement": shares["accepted_right"] + shares["rejected_wrong"], **shares, "compared": compared}

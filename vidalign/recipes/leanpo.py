@@ -9,8 +9,9 @@
     pair     best_vs_worst         chosen = highest trust x exp(reward) among hinted and reflected responses; rejected = lowest
                                    trust among augmented ones. On a tie the response that the policy finds likelier is rejected,
                                    as it is the error that the policy would really make. This rule is ours.
-             hinted_vs_augmented   chosen = last turn of candidate 0; rejected = augmented candidate 0. This is the rule of
-                                   LeanPO's authors, who sample one response per side.
+             hinted_vs_augmented   chosen = last turn of candidate 0; rejected = augmented candidate 0. These are the sides that
+                                   LeanPO's authors take, who sample one response per side; which pairs are kept is our rule.
+             …_unfiltered          the same, and every pair of two different texts is kept, as by the authors' script.
 
 Everything goes to one engine, so that the n candidates and the reflection turns share its prefix and vision caches.
 """
@@ -31,7 +32,7 @@ from vidalign.data.reading import DataRow
 from vidalign.recipes.base import Asked, Evidence, Recipe, Replays
 from vidalign.recipes.engine import Engine, Request
 from vidalign.recipes.kinds import is_cut, kinds_on
-from vidalign.recipes.pairing import build_pair, side, why_no_preference
+from vidalign.recipes.pairing import build_pair, is_known_wrong, side, why_no_preference
 from vidalign.recipes.replay import Cut, cut, draw
 from vidalign.recipes.sampling import Chunk
 from vidalign.types import Example, PreferencePair, Response, stable_hash
@@ -53,7 +54,7 @@ class Leanpo(Recipe[LeanpoRecipe]):
         self, engine: Engine, examples: Sequence[Example], clips: Sequence[Shown], *, policy_version: str, seed: int
     ) -> list[Response]:
         """Sample and score every candidate of both sides for these examples."""
-        chunk = Chunk(engine, examples, clips, policy_version, seed)
+        chunk = Chunk(engine, examples, clips, policy_version, seed, self.config.trust)
         responses = self.winners(chunk)
         if self.config.negatives != "replayed":
             responses += self._augmented(chunk)
@@ -137,24 +138,31 @@ class Leanpo(Recipe[LeanpoRecipe]):
 
     def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
         """One pair, or the reason why there is none: cut_by_length, empty_response, or one of `why_no_preference`."""
-        usable = [r for r in responses if not is_cut(r)]
-        winners = [r for r in usable if r.kind in CHOSEN and r.text.strip()]
-        losers = [r for r in usable if r.kind == "augmented" and r.text.strip()]
+        said = [r for r in responses if not is_cut(r) and r.text.strip()]
+        usable = [r for r in said if not math.isnan(r.trust)]
+        winners = [r for r in usable if r.kind in CHOSEN]
+        losers = [r for r in usable if r.kind == "augmented"]
         replayed = [r for r in responses if r.kind == "replayed" and r.text.strip() and r.trust < AGREES]
         if replayed:
             rng = np.random.default_rng(int(stable_hash([evidence.seed, row.example.id, "replay"], 8), 16))
             losers.append(draw(replayed, evidence.times_drawn, rng))
         if not winners or not losers:
-            missing = CHOSEN if not winners else {"augmented"}
+            missing = CHOSEN if not winners else {"augmented", "replayed"}
+            if any(r.kind in missing and math.isnan(r.trust) for r in said):
+                return "trust_unclear"
             return "cut_by_length" if any(r.kind in missing and is_cut(r) for r in responses) else "empty_response"
-        if self.config.pair_rule == "hinted_vs_augmented":
+        if self.config.pair_rule != "best_vs_worst":
             last_turn = max(r.turn for r in winners)
             chosen = min((r for r in winners if r.turn == last_turn), key=lambda r: r.candidate)
             rejected = min(losers, key=lambda r: r.candidate)
         else:
             chosen = max(winners, key=lambda r: (r.trust * math.exp(r.reward), r.turn, -r.candidate))
-            rejected = min(losers, key=lambda r: (r.trust, -r.reward, r.candidate))
-        if (reason := why_no_preference(chosen, rejected, row.example, self.config.min_trust_gap)) is not None:
+            known = [r for r in losers if is_known_wrong(r, row.example)] if self.config.trust is None else []
+            among = known if known and chosen.trust < 1.0 else losers
+            rejected = min(among, key=lambda r: (r.trust, -r.reward, r.candidate))
+        gap, scorer = self.config.min_trust_gap, self.config.trust
+        reason = why_no_preference(chosen, rejected, row.example, gap, scorer)
+        if reason is not None and (reason == "identical_responses" or not self.config.pair_rule.endswith("_unfiltered")):
             return reason
         return build_pair(row.example, side(chosen), side(rejected), recipe=self.config.name, rule=self.config.pair_rule)
 

@@ -19,9 +19,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vidalign.config.recipes import LintConfig
-from vidalign.types import Context, PreferencePair
+from vidalign.data.words import word_spans
+from vidalign.records import Context
+from vidalign.types import PreferencePair
 
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"\w")
 _SIGNIFICANT_WORD = 0.05  # two-sided, after Bonferroni correction over all words
 _SIGNIFICANT_LENGTH = 0.01  # two-sided
 _SMOOTHING = 0.5  # added to a share's count, so that a word that one side never says has a finite ratio
@@ -63,7 +65,7 @@ class LintReport:
 def lint(pairs: Sequence[PreferencePair], config: LintConfig) -> LintReport:
     """Look for the three signs of artefacts in pairs."""
     longer, differing = 0, 0
-    lengths: list[tuple[int, int]] = [(len(_WORD.findall(p.chosen)), len(_WORD.findall(p.rejected))) for p in pairs]
+    lengths: list[tuple[int, int]] = [(len(_words(p.chosen)), len(_words(p.rejected))) for p in pairs]
     for chosen, rejected in lengths:
         longer += chosen > rejected
         differing += chosen != rejected
@@ -92,7 +94,7 @@ def tell_tales(pairs: Sequence[PreferencePair], config: LintConfig) -> list[Tell
     which only one side has it).
     """
     total = len(pairs)
-    sides = {name: [_words(getattr(pair, name)) for pair in pairs] for name in ("chosen", "rejected", "answer")}
+    sides = {name: [set(_words(getattr(pair, name))) for pair in pairs] for name in ("chosen", "rejected", "answer")}
     counts = {name: collections.Counter(word for words in rows for word in words) for name, rows in sides.items()}
     vocabulary = set(counts["chosen"]) | set(counts["rejected"])
     found = []
@@ -134,9 +136,9 @@ def filter_pairs(
     dropped: collections.Counter[str] = collections.Counter()
     seen: collections.Counter[tuple[Context | str, ...]] = collections.Counter()
     for pair in pairs:
-        chosen, rejected = _words(pair.chosen), _words(pair.rejected)
+        chosen, rejected = set(_words(pair.chosen)), set(_words(pair.rejected))
         seen[_key(pair)] += 1
-        lengths = sorted((len(_WORD.findall(pair.chosen)), len(_WORD.findall(pair.rejected))))
+        lengths = sorted((len(_words(pair.chosen)), len(_words(pair.rejected))))
         if config.drop_tell_tales and ((chosen - rejected) & words["chosen"] or (rejected - chosen) & words["rejected"]):
             dropped["tell_tale_word"] += 1
         elif config.max_length_ratio is not None and lengths[1] > config.max_length_ratio * max(1, lengths[0]):
@@ -148,8 +150,9 @@ def filter_pairs(
     return kept, dict(dropped)
 
 
-def _words(text: str) -> set[str]:
-    return set(_WORD.findall(text.lower()))
+def _words(text: str) -> list[str]:
+    """The words of a text, without its punctuation."""
+    return [text[start:end].lower() for start, end in word_spans(text) if _WORD.match(text, start)]
 
 
 def _key(pair: PreferencePair) -> tuple[Context | str, ...]:

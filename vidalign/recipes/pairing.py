@@ -55,12 +55,13 @@ def make_pairs(
             continue
         evidence = Evidence(judgements=scores.get(example.id, {}), times_drawn=replays.times_drawn, seed=seed)
         made = by_example.get(example.id, [])
-        candidates = [r for r in made if not spells_special_token(r)]
+        plain = [r for r in made if not spells_special_token(r)]
+        candidates = recipe.trusted(plain, evidence.judgements)
         outcome = recipe.pair(row, candidates, evidence)
         known = not isinstance(outcome, str) and KNOWN_ONLY.found(
             f"{outcome.chosen}\n{outcome.rejected}"
         )  # a judge may write some
-        if known or (isinstance(outcome, str) and len(candidates) < len(made)):
+        if known or (isinstance(outcome, str) and len(plain) < len(made)):
             outcome = "special_token"
         if not isinstance(outcome, str) and _holds_cut_text(outcome, candidates, recipe):
             outcome = "cut_by_length"
@@ -90,11 +91,15 @@ def _holds_cut_text(pair: PreferencePair, candidates: Sequence[Response], recipe
     return not {pair.chosen, pair.rejected}.isdisjoint(cut - whole)
 
 
-def why_no_preference(chosen: Response, rejected: Response, example: Example, min_trust_gap: float) -> str | None:
+def why_no_preference(
+    chosen: Response, rejected: Response, example: Example, min_trust_gap: float, scorer: str | None = None
+) -> str | None:
     """Why trust does not prefer one response to the other; None where it does.
 
-    identical_responses. no_trust_gap: trusts closer than `min_trust_gap`. all_wrong: even the one with more overlap is
-    known to be wrong. trust_unclear: both trusts are overlaps, and the two texts differ in length or form more than in what they say.
+    identical_responses. no_trust_gap: trusts closer than `min_trust_gap`. all_wrong: even the trusted one is known to be wrong.
+    trust_unclear: it may be that the other response is the better one. By rules (`scorer` None) that is so unless the chosen one
+    is known to be right or the rejected one to be wrong; overlap of words ("f1") does not tell two responses apart that differ in
+    length or form more than in what they say. What a judge or a scorer of your own says is taken as it is.
     """
     if chosen.text.strip() == rejected.text.strip():
         return "identical_responses"
@@ -102,9 +107,18 @@ def why_no_preference(chosen: Response, rejected: Response, example: Example, mi
         return "no_trust_gap"
     if chosen.trust == 1.0:
         return None
+    if scorer not in (None, "f1"):
+        return "all_wrong" if chosen.trust < 0.5 else None
     if verdict(chosen.text, example) is False:
         return "all_wrong"
+    if scorer is None:
+        return None if is_known_wrong(rejected, example) else "trust_unclear"
     return "trust_unclear" if overlap_is_unclear(chosen.text, rejected.text, example) else None
+
+
+def is_known_wrong(response: Response, example: Example) -> bool:
+    """Whether a rule says that a response is wrong; that none says it is right does not make it so."""
+    return verdict(response.text, example) is False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

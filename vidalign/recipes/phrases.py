@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from vidalign.data.words import WORD_OR_MARK
+from vidalign.data.words import word_spans
 from vidalign.errors import DataError
 
 Mark: TypeAlias = tuple[int, int]
@@ -24,9 +24,13 @@ def differing_marks(chosen: str, rejected: str) -> tuple[tuple[Mark, ...], tuple
 
     Words are compared in order (difflib's longest matching blocks, without its junk heuristic, which ignores frequent words
     in long texts). Words that were only inserted are marked on the side that has them. Responses that differ in nothing but
-    white space give no mark. In scripts without spaces between words, every character is a word (`vidalign.data.words`).
+    white space give no mark. Scripts without spaces between words are divided into words by a dictionary (`vidalign.data.words`).
     """
-    words = [[match.span() for match in WORD_OR_MARK.finditer(text)] for text in (chosen, rejected)]
+    return _differing_marks(chosen, rejected, by_character=False)
+
+
+def _differing_marks(chosen: str, rejected: str, *, by_character: bool) -> tuple[tuple[Mark, ...], tuple[Mark, ...]]:
+    words = [word_spans(text, by_character=by_character) for text in (chosen, rejected)]
     spelled = [[text[start:end] for start, end in spans] for text, spans in zip((chosen, rejected), words, strict=True)]
     marks: tuple[list[Mark], list[Mark]] = ([], [])
     matcher = difflib.SequenceMatcher(None, spelled[0], spelled[1], autojunk=False)
@@ -68,20 +72,28 @@ def parse_differences(text: str) -> list[tuple[str, str]]:
 def differs_only_in(answer: str, rewritten: str, differences: Sequence[tuple[str, str]]) -> bool:
     """Whether a rewrite differs from the answer, and only in the listed phrases.
 
-    Every word that differs must be part of an occurrence of a listed phrase on its own side; case matters.
+    Every word that differs must be part of an occurrence of a listed phrase on its own side; case matters. In scripts without
+    spaces a phrase may end within a word, so there it is enough that every character that differs is part of one.
     """
-    marks = differing_marks(answer.strip(), rewritten.strip())
-    if not any(marks):
+    texts = answer.strip(), rewritten.strip()
+    if not any(differing_marks(*texts)):
         return False
-    return all(
-        _covered(text.strip(), spans, [pair[side] for pair in differences if pair[side]])
-        for side, (text, spans) in enumerate(zip((answer, rewritten), marks, strict=True))
+    return any(
+        all(
+            _covered(text, spans, [pair[side] for pair in differences if pair[side]], by_character=by_character)
+            for side, (text, spans) in enumerate(
+                zip(texts, _differing_marks(*texts, by_character=by_character), strict=True)
+            )
+        )
+        for by_character in (False, True)
     )
 
 
-def _covered(text: str, spans: Sequence[Mark], listed: Sequence[str]) -> bool:
+def _covered(text: str, spans: Sequence[Mark], listed: Sequence[str], *, by_character: bool) -> bool:
     places = [match.span() for phrase in listed for match in re.finditer(re.escape(phrase), text)]
     words = [
-        (start + word.start(), start + word.end()) for start, end in spans for word in WORD_OR_MARK.finditer(text[start:end])
+        (first, last)
+        for first, last in word_spans(text, by_character=by_character)
+        if any(start <= first and last <= end for start, end in spans)
     ]
     return all(any(first <= start and end <= last for first, last in places) for start, end in words)

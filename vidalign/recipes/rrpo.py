@@ -1,13 +1,15 @@
 """RRPO's data recipe (arXiv 2504.12083): the policy's own errors on a perturbed video, against the ground truth.
 
     perturbed    question alone, perturbed video                        ─► n responses
-    score        question alone, clean video                            ─► reward and trust; the likeliest wrong response is kept
+    score        question alone, clean video                            ─► reward and trust; wrong responses by likelihood
     differences  question, truth and wrong response (rewrite: policy)   ─► "right phrase => wrong phrase", one per line
     rewritten    truth with only those phrases swapped in               ─► the rejected response, parallel to the truth
     score        truth and rewrite                                      ─► rewards
     pair         chosen = the ground truth; rejected = the wrong response that the policy finds likeliest, or its rewrite
 
-The steps from "differences" on are greedy. A rewrite that differs in phrases other than the listed ones gives no pair.
+The steps from "differences" on are greedy. A rewrite that differs in phrases other than the listed ones cannot be used. Then the wrong
+response takes its place, if that differs from the truth in the listed phrases only, or else the next likeliest one is tried, up to
+`rewrite_tries` of them.
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ from vidalign.recipes.base import Asked, Evidence, Recipe, responses_by_example,
 from vidalign.recipes.engine import Engine, Request
 from vidalign.recipes.judging import JudgeTask, scoring_task
 from vidalign.recipes.kinds import is_cut, spells_special_token
-from vidalign.recipes.pairing import Side, build_pair, side
-from vidalign.recipes.phrases import differing_marks, differs_only_in, parse_differences
-from vidalign.recipes.rewriting import rewrite_rows
+from vidalign.recipes.pairing import Side, build_pair, is_known_wrong, side
+from vidalign.recipes.phrases import differing_marks, parse_differences
+from vidalign.recipes.rewriting import is_usable, rewrite_rows
 from vidalign.recipes.sampling import Chunk, unsampled
 from vidalign.types import Example, Judgement, PreferencePair, Response
 from vidalign.video.perturb import perturb
@@ -46,7 +48,7 @@ class Rrpo(Recipe[RrpoRecipe]):
         self, engine: Engine, examples: Sequence[Example], clips: Sequence[Shown], *, policy_version: str, seed: int
     ) -> list[Response]:
         """Sample and score the responses to these examples, with the ground truths and the policy's rewrites."""
-        chunk = Chunk(engine, examples, clips, policy_version, seed)
+        chunk = Chunk(engine, examples, clips, policy_version, seed, self.config.trust)
 
         def on_perturbed(row: int, candidate: int) -> Request:
             draw = chunk.request_seed(row, "perturbed", candidate)
@@ -69,15 +71,24 @@ class Rrpo(Recipe[RrpoRecipe]):
         return [*replies, *scored, *(r for r in rewrites if r.kind != "rewritten")]
 
     def _rewrites(self, chunk: Chunk, replies: Sequence[Response]) -> list[Response]:
+        """For each example, lists of differences and rewrites for its wrong responses, until one rewrite is usable."""
         by_example = responses_by_example(replies)
-        wrong = [
-            (row, found)
-            for row, example in enumerate(chunk.examples)
-            if (found := self.likeliest_wrong(by_example.get(example.id, []))) is not None
-        ]
-        listed = self._ask(chunk, wrong, "differences")
-        usable = [(row, r) for (row, _), r in zip(wrong, listed, strict=True) if parse_differences(r.text)]
-        return [*listed, *self._ask(chunk, usable, "rewritten")]
+        left = [(row, self.wrong_ones(e, by_example.get(e.id, []))) for row, e in enumerate(chunk.examples)]
+        made: list[Response] = []
+        for number in range(self.config.rewrite_tries):
+            left = [(row, wrong) for row, wrong in left if number < len(wrong)]
+            listed = self._ask(chunk, [(row, wrong[number]) for row, wrong in left], "differences")
+            usable = [(row, r) for (row, _), r in zip(left, listed, strict=True) if parse_differences(r.text)]
+            rewritten = self._ask(chunk, usable, "rewritten")
+            made += [*listed, *rewritten]
+            found = {row: (r, differences.text) for (row, differences), r in zip(usable, rewritten, strict=True)}
+            done = {
+                row
+                for row, wrong in left
+                if row in found and self._parallel(chunk.examples[row], wrong[number], *found[row]) is not None
+            }
+            left = [(row, wrong) for row, wrong in left if row not in done]
+        return made
 
     def _ask(self, chunk: Chunk, about: Sequence[tuple[int, Response]], kind: str) -> list[Response]:
         """One greedy reply about each (row, earlier response), which the prompt quotes."""
@@ -97,25 +108,29 @@ class Rrpo(Recipe[RrpoRecipe]):
         return chunk.ask(kind, asked)
 
     def judge_rows(self, examples: Sequence[Example], responses: Sequence[Response]) -> JudgeTask | None:
-        return scoring_task(examples, responses, "perturbed") if self.config.wrong_by == "judge" else None
+        if self.config.wrong_by == "judge" and self.judge is not None:
+            return scoring_task(examples, responses, {"perturbed"}, self.judge)
+        return super().judge_rows(examples, responses)
 
     def rewrite(
         self, examples: Sequence[Example], responses: Sequence[Response], judgements: Sequence[Judgement]
     ) -> JudgeTask | None:
-        """The judge's two steps for each example's likeliest wrong response."""
+        """The judge's two steps for each example's likeliest wrong responses."""
         if self.config.rewrite != "judge":
             return None
         scores, by_example = scores_by_example(judgements), responses_by_example(responses)
         rows = []
         for example in examples:
-            wrong = self.likeliest_wrong(by_example.get(example.id, []), scores.get(example.id, {}))
-            if wrong is not None:
+            judged = scores.get(example.id, {})
+            wrong = self.wrong_ones(example, self.trusted(by_example.get(example.id, []), judged), judged)
+            if wrong:
                 row = {
                     "example_id": example.id,
-                    "candidate": wrong.candidate,
                     "question": prompts.conversation(example),
                     "answer": example.answer,
-                    "wrong": wrong.text.strip(),
+                    "wrong": [
+                        {"candidate": r.candidate, "text": r.text.strip()} for r in wrong[: self.config.rewrite_tries]
+                    ],
                 }
                 rows.append(json.dumps(row, ensure_ascii=False))
         asked_with = {
@@ -139,49 +154,81 @@ class Rrpo(Recipe[RrpoRecipe]):
         ]
 
     def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
-        """One pair, or why there is none: no_wrong_reply, cut_by_length, no_rewrite, rewrite_differs_elsewhere, no_key_phrase."""
+        """One pair with the likeliest wrong response that can be used, or why there is none.
+
+        no_wrong_reply, trust_unclear (some replies may be right or wrong), cut_by_length, no_rewrite, rewrite_differs_elsewhere,
+        no_key_phrase: where several were tried, what was wrong with the first.
+        """
         example, config = row.example, self.config
-        wrong = self.likeliest_wrong(responses, evidence.judgements)
-        if wrong is None:
+        wrong = self.wrong_ones(example, responses, evidence.judgements)
+        if not wrong:
             perturbed = [r for r in responses if r.kind == "perturbed"]
-            return "cut_by_length" if any(map(is_cut, perturbed)) else "no_wrong_reply"
-        rejected = side(wrong)
-        if config.rewrite != "none":
-            rewritten = next((r for r in responses if r.kind == "rewritten" and r.candidate == wrong.candidate), None)
-            listed = next((r for r in responses if r.kind == "differences" and r.candidate == wrong.candidate), None)
-            if rewritten is None or listed is None or not rewritten.text.strip():
-                return "no_rewrite"
-            if is_cut(rewritten):
+            if any(map(is_cut, perturbed)):
                 return "cut_by_length"
-            if not differs_only_in(example.answer, rewritten.text, parse_differences(listed.text)):
-                return "rewrite_differs_elsewhere"
-            rejected = side(rewritten, wrong_reply=wrong.text.strip())
-        if not any(differing_marks(example.answer.strip(), rejected.text)):
-            return "no_key_phrase"
+            unclear = config.wrong_by == "trust" and any(self._is_unclear(r, example) for r in perturbed if r.text.strip())
+            return "trust_unclear" if unclear else "no_wrong_reply"
+        tries = wrong[: 1 if config.rewrite == "none" else config.rewrite_tries]
+        found = [self._rejected(example, each, responses) for each in tries]
+        used = next((at for at, rejected in enumerate(found) if not isinstance(rejected, str)), None)
+        if used is None:
+            assert isinstance(found[0], str)
+            return found[0]
+        rejected = found[used]
+        assert isinstance(rejected, Side)
         truth = next((r for r in responses if r.kind == "truth"), None)
         reward = truth.reward if truth else math.nan
         chosen = Side(text=example.answer.strip(), reward=reward, trust=1.0, source={"kind": "truth"})
         rule = f"rewrite={config.rewrite}"
-        return build_pair(example, chosen, rejected, recipe=config.name, rule=rule, policy_version=wrong.policy_version)
+        return build_pair(
+            example, chosen, rejected, recipe=config.name, rule=rule, policy_version=tries[used].policy_version
+        )
 
-    def likeliest_wrong(
-        self, responses: Sequence[Response], judgements: Mapping[str, Judgement] | None = None
-    ) -> Response | None:
-        """The wrong response to the perturbed video that the policy finds likeliest given the clean one; None if all are right.
+    def _rejected(self, example: Example, wrong: Response, responses: Sequence[Response]) -> Side | str:
+        """The rejected side that is made of a wrong response, or why none can be made."""
+        rejected = side(wrong)
+        if self.config.rewrite != "none":
+            rewritten = next((r for r in responses if r.kind == "rewritten" and r.candidate == wrong.candidate), None)
+            listed = next((r for r in responses if r.kind == "differences" and r.candidate == wrong.candidate), None)
+            if rewritten is None or listed is None or not rewritten.text.strip():
+                return "no_rewrite"
+            parallel = self._parallel(example, wrong, rewritten, listed.text)
+            if parallel is None:
+                return "cut_by_length" if is_cut(rewritten) else "rewrite_differs_elsewhere"
+            rejected = parallel
+        return rejected if any(differing_marks(example.answer.strip(), rejected.text)) else "no_key_phrase"
 
-        A reply that only says less than the ground truth is not wrong with `wrong_by: trust`, and one without a judgement is not with
-        `wrong_by: judge`: nothing is known of them. A reply that was cut off is not taken.
+    def _parallel(self, example: Example, wrong: Response, rewritten: Response, listed: str) -> Side | None:
+        """The rewrite, or else the wrong response, if it differs from the truth only in what is listed; None if neither does."""
+        if not is_cut(rewritten) and is_usable(example.answer, rewritten.text, listed):
+            return side(rewritten, wrong_reply=wrong.text.strip())
+        return side(wrong) if is_usable(example.answer, wrong.text, listed) else None
+
+    def wrong_ones(
+        self, example: Example, responses: Sequence[Response], judgements: Mapping[str, Judgement] | None = None
+    ) -> list[Response]:
+        """The wrong responses to the perturbed video, likeliest first as the policy finds them given the clean one; each text once.
+
+        A reply of which nothing is known is not wrong: one that no rule can judge (`trust` null), that only says less than the ground
+        truth, or, with `wrong_by: judge`, that has no judgement. A reply that was cut off is not taken.
         """
 
         def is_wrong(response: Response) -> bool:
             if self.config.wrong_by == "trust":
-                return response.trust <= self.config.max_trust and not AGREES <= response.trust < 1
+                return response.trust <= self.config.max_trust and not self._is_unclear(response, example)
             judgement = (judgements or {}).get(response.text.strip())
             return judgement is not None and judgement.score < self.config.threshold
 
         whole = [r for r in responses if not is_cut(r) and not spells_special_token(r)]
         wrong = [r for r in whole if r.kind == "perturbed" and r.text.strip() and is_wrong(r)]
-        return max(wrong, key=lambda r: (r.reward, -r.candidate), default=None)
+        ordered = sorted(wrong, key=lambda r: (-r.reward, r.candidate))
+        return list({r.text.strip(): r for r in reversed(ordered)}.values())[::-1]
+
+    def _is_unclear(self, response: Response, example: Example) -> bool:
+        """Whether trust cannot tell if a response is wrong."""
+        scorer, trust = self.config.trust, response.trust
+        if scorer is None and trust < 1:
+            return not is_known_wrong(response, example)
+        return math.isnan(trust) or (scorer == "f1" and AGREES <= trust < 1)
 
     def asked(self, rows: Sequence[DataRow]) -> list[Asked]:
         plain, config, length = super().asked(rows), self.config, self.config.max_new_tokens

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vidalign import prompts
-from vidalign.data.answers import trust
+from vidalign.data.scorers import trust_by
 from vidalign.recipes.engine import Completion, Engine, Request
 from vidalign.types import Example, Response, stable_hash
 from vidalign.video.scene import Shown
@@ -41,13 +41,14 @@ def unsampled(
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """Examples with their clips, and the engine that answers them together."""
+    """Examples with their clips, and the engine that answers them together; `trust`: the recipe's scorer of agreement."""
 
     engine: Engine
     examples: Sequence[Example]
     clips: Sequence[Shown]
     policy_version: str
     seed: int
+    trust: str | None = None
 
     def request_seed(self, row: int, *parts: Any) -> int:
         """The sampling seed of one example's request, see `request_seed`."""
@@ -81,7 +82,7 @@ class Chunk:
             dataclasses.replace(
                 r,
                 reward=reward.get((row_of[r.example_id], r.text.strip()), math.nan),
-                trust=trust(r.text, self.examples[row_of[r.example_id]]),
+                trust=trust_by(self.trust, r.text, self.examples[row_of[r.example_id]]),
             )
             for r in responses
         ]

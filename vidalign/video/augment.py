@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional
 
-from vidalign.config.recipes import AugmentConfig
+from vidalign.config.degrading import AugmentConfig
 from vidalign.video.clip import Clip
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)  # of the crop, relative to the frame's own; the usual range of a random resized crop

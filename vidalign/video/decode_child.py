@@ -1,7 +1,8 @@
 """The process that decodes, separate so that it can be killed: decoders hang and crash on hostile files.
 
     parent: ChildDecoder.decode(uri) ── one JSON line ──> child: main()     {"uri", "alarm_s"}
-                                     <── one JSON line ──                   {"frames_path", "reason", "message"}
+                                     <── "opened" ──                        of a remote uri: it is fetched, and now decoded
+                                     <── one JSON line ──                   {"frames_path", "reason", "message", "backend"}
 
 Only uris and paths cross; frames go straight into the frame cache. The child imports the decoders and nothing of Ray or
 torch. It is started once and reused, and replaced after a kill or a crash.
@@ -25,10 +26,11 @@ import tempfile
 import time
 from typing import IO
 
-from vidalign.errors import ClusterError, DataError, VideoError
-from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec, Record
+from vidalign.errors import ClusterError, DataError
+from vidalign.records import Record
+from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 from vidalign.video import visuals
-from vidalign.video.fetching import is_node_fault
+from vidalign.video.into_cache import decode_into_cache
 
 START_TIMEOUT_S = 120.0
 ALARM_AFTER_DEADLINE_S = 10.0
@@ -37,6 +39,8 @@ MAX_CRASHES = 2  # of one video
 MAX_TRIES = 10  # of one video, with pauses that grow to MAX_PAUSE_S: 21 seconds in all
 MAX_STARTS = 30  # of children for one video, those included that were killed before they were ready
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0
+FETCH_S = 600.0  # for a store to send a video: its time is no fault of the video
+OPENED = b"opened\n"
 VIDEOS_PER_CHILD = 500  # decoders leak a little with every reader: a fresh child now and then bounds it
 
 
@@ -44,13 +48,15 @@ VIDEOS_PER_CHILD = 500  # decoders leak a little with every reader: a fresh chil
 class DecodedVideo(Record):
     """Where the frames of one video are, or why there are none.
 
-    `frames_path` is "" if the video is quarantined; `reason` is then one of `vidalign.errors.QUARANTINE_REASONS`.
+    `frames_path` is "" if the video is quarantined; `reason` is then one of `vidalign.errors.QUARANTINE_REASONS`. `backend` is what
+    decoded it, which may be another than the one that was asked for.
     """
 
     video: str
     frames_path: str = ""
     reason: str = ""
     message: str = ""
+    backend: str = ""
 
 
 class _KilledError(Exception):
@@ -124,7 +130,14 @@ class ChildDecoder:
         assert self._stderr is not None
         self._stderr.truncate(0)
         request = {"uri": uri, "alarm_s": self.deadline_s + ALARM_AFTER_DEADLINE_S}
-        line = self._exchange(process, json.dumps(request).encode() + b"\n", time.monotonic() + self.deadline_s)
+        remote = visuals.has_remote(uri)
+        limit_s = FETCH_S if remote else self.deadline_s
+        line = self._exchange(process, json.dumps(request).encode() + b"\n", time.monotonic() + limit_s)
+        if remote and line is None:
+            self.close()
+            return DecodedVideo(video=uri, reason="again", message=f"{uri} was not fetched within {FETCH_S:g} s")
+        if line == OPENED:
+            line = self._read_line(process, time.monotonic() + self.deadline_s)
         self._num_decoded += 1
         if line is None:
             self.close()
@@ -223,35 +236,6 @@ def _describe_status(status: int) -> str:
     return f"exit code {status}"
 
 
-def decode_into_cache(uri: str, spec: FrameSpec, cache_dir: str, backend: Backend = DEFAULT_BACKEND) -> dict[str, str]:
-    """The child's work for one uri, as the fields of its reply. Frames that are already in the cache are not decoded again."""
-    from vidalign.video.frame_cache import FrameCache
-    from vidalign.video.hash_index import HashIndex
-
-    cache, index = FrameCache(cache_dir), HashIndex(pathlib.Path(cache_dir) / "hashes")
-    try:
-        with visuals.opened(uri) as local:
-            digest = local.content_hash(index)
-            if cache.holds(digest, spec):
-                return _reply(frames_path=str(cache.path(digest, spec)))
-            clip = local.decode(spec, backend)
-    except VideoError as error:
-        return _reply(reason="again" if is_node_fault(error) else error.reason, message=error.message)
-    except MemoryError as error:
-        return _reply(reason="again", message=f"{uri}: out of memory {error}".strip())
-    try:
-        return _reply(frames_path=str(cache.put(digest, spec, clip)))
-    except OSError as error:
-        message = (
-            f"decoded frames cannot be written to {cache_dir}: {error.strerror}; free some space or set video.cache_dir"
-        )
-        return _reply(reason="cache", message=message)
-
-
-def _reply(frames_path: str = "", reason: str = "", message: str = "") -> dict[str, str]:
-    return {"frames_path": frames_path, "reason": reason, "message": message}
-
-
 def main() -> None:
     """The child's loop: read a request, decode, reply."""
     settings = json.loads(sys.argv[1])
@@ -270,8 +254,16 @@ def main() -> None:
         request = json.loads(line)
         # The parent kills the child at the deadline. If the parent has died, the alarm keeps a hanging child from outliving it:
         # its default action ends the process, even inside a decoder's C code.
-        signal.setitimer(signal.ITIMER_REAL, request["alarm_s"])
-        reply = decode_into_cache(request["uri"], spec, settings["cache_dir"], settings["backend"])
+        uri, alarm_s = request["uri"], request["alarm_s"]
+        remote = visuals.has_remote(uri)
+        signal.setitimer(signal.ITIMER_REAL, FETCH_S + ALARM_AFTER_DEADLINE_S if remote else alarm_s)
+
+        def opened(remote: bool = remote, alarm_s: float = alarm_s) -> None:
+            signal.setitimer(signal.ITIMER_REAL, alarm_s)
+            if remote:
+                replies.write(OPENED)
+
+        reply = decode_into_cache(uri, spec, settings["cache_dir"], settings["backend"], opened)
         signal.setitimer(signal.ITIMER_REAL, 0)
         replies.write(json.dumps(reply).encode() + b"\n")
 

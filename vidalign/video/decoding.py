@@ -4,11 +4,10 @@
 
 The probe finds what is wrong with a file before a decoder can hide it: decoders conceal missing frames, hand out garbage
 after a cut, and trust an index that promises more than the bytes hold. Frames do not depend on the backend: indices come from the
-probe, both backends give the same RGB pixels (to the bit for H.264 and VP9; MPEG-4 part 2 leaves the last bit of a pixel to
-the decoder), and resizing is always Pillow's antialiased bicubic. decord's bundled FFmpeg is old, so where it cannot open a
-video, fails on it, counts other frames than the probe, or is known to be wrong, PyAV decodes that video, and what PyAV says is
-final; `Clip.backend` says which of the two it was. One gap is left: a frame damaged inside an otherwise whole file and concealed
-by the decoder is noticed only by PyAV, because decord does not report concealment.
+probe, both backends give the same RGB pixels, and resizing is always Pillow's antialiased bicubic. decord's bundled FFmpeg is old:
+what it does not decode exactly (`vidalign.video.exact`), cannot open, fails on, or counts other frames of than the probe is decoded
+by PyAV, and what PyAV says is final; `Clip.backend` says which of the two it was. One gap is left: a frame damaged inside an
+otherwise whole file and concealed by the decoder is noticed only by PyAV, because decord does not report concealment.
 
 Decoding can hang on hostile files: run `decode` where it can be killed (`vidalign.video.decode_child`).
 """
@@ -20,13 +19,14 @@ import io
 import os
 import stat
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from vidalign.errors import VideoError
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
-from vidalign.video import bounds, probing, readers
+from vidalign.video import bounds, display, exact, probing, readers
 from vidalign.video.clip import Clip
 from vidalign.video.hash_index import HashIndex
 from vidalign.video.timing import Part, Timing, part_of, sampled
@@ -84,6 +84,23 @@ def decode(
     return _decode(name, head, lambda: name, spec, backend, (start_s, end_s))
 
 
+def planned(path: str | os.PathLike[str], spec: FrameSpec, *, start_s: float = 0.0, end_s: float | None = None) -> Clip:
+    """The clip that `decode` gives, with black frames, of which nothing is decoded. Raises `VideoError` as `decode` does."""
+    _check_file(path)
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise _cannot_read(name, error) from error
+    with probing.open_whole(name, head, lambda: name) as container:
+        probe = probing.probe(name, head, lambda: name, container)
+        part, indices = _taken(name, probe, spec, (start_s, end_s))
+        size, _ = _checked_size(name, container, len(indices), spec)
+    frames = np.zeros((len(indices), *size, 3), np.uint8)  # memory that is never touched is never taken
+    return _clip(frames, "pyav", part, indices)
+
+
 def decode_bytes(
     data: bytes,
     spec: FrameSpec,
@@ -99,6 +116,22 @@ def decode_bytes(
     return _decode(name, data[:16], lambda: io.BytesIO(data), spec, backend, (start_s, end_s))
 
 
+def frame_times_s(path: str | os.PathLike[str], spec: FrameSpec) -> tuple[float, ...]:
+    """When the frames that `spec` takes of a local video file are shown, in seconds; nothing is decoded. Raises as `decode` does."""
+    _check_file(path)
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise _cannot_read(name, error) from error
+    with probing.open_whole(name, head, lambda: name) as container:
+        probe = probing.probe(name, head, lambda: name, container)
+    whole = Part(first=0, count=probe.num_frames, timing=probe.timing)
+    indices = _sampled(name, probe, whole, spec)
+    return probe.timing.times_s(indices) or tuple(index / probe.timing.fps for index in indices)
+
+
 def _decode(
     name: str,
     head: bytes,
@@ -109,26 +142,43 @@ def _decode(
 ) -> Clip:
     with probing.open_whole(name, head, source) as container:
         probe = probing.probe(name, head, source, container)
-        part = Part(first=0, count=probe.num_frames, timing=probe.timing)
-        if bounds_s != (0.0, None):
-            part = part_of(name, probe.num_frames, probe.timing, *bounds_s)
-        indices = [part.first + index for index in _sampled(name, probe, part, spec)]
-        stream = probing.video_stream(name, container)
-        size = stream.height, stream.width
-        bounds.check_size(name, size, readers.target_size(*size, spec), len(indices), spec)
+        part, indices = _taken(name, probe, spec, bounds_s)
+        _, aspect = _checked_size(name, container, len(indices), spec)
         frames = None
-        if backend == "decord" and readers.is_exact_in_decord(name, source, probe):
-            frames = readers.read_decord(source, indices, probe.num_frames, spec)
+        if backend == "decord" and (turn := exact.in_decord(name, source, probe)) is not None:
+            frames = readers.read_decord(source, indices, probe.num_frames, spec, turn=turn, aspect=aspect)
         used = "pyav" if frames is None else "decord"
         if frames is None:
             frames = readers.read_pyav(name, source, container, indices, probe.times, spec)
+    return _clip(frames, used, part, indices)
+
+
+def _taken(name: str, probe: probing.Probe, spec: FrameSpec, bounds_s: tuple[float, float | None]) -> tuple[Part, list[int]]:
+    """The part of a video that is shown, and which of the video's frames are taken."""
+    part = Part(first=0, count=probe.num_frames, timing=probe.timing)
+    if bounds_s != (0.0, None):
+        part = part_of(name, probe.num_frames, probe.timing, *bounds_s)
+    return part, [part.first + index for index in _sampled(name, probe, part, spec)]
+
+
+def _checked_size(name: str, container: Any, num_frames: int, spec: FrameSpec) -> tuple[tuple[int, int], Fraction]:
+    """(height, width) of the frames that are kept, if they and the file's are not too large, and its pixels' aspect."""
+    stream = probing.video_stream(name, container)
+    stored, aspect = (stream.height, stream.width), display.pixel_aspect(stream, spec)
+    size = readers.target_size(*display.shown_size(stored, aspect), spec, num_frames)
+    bounds.check_size(name, stored, size, num_frames, spec)
+    return size, aspect
+
+
+def _clip(frames: np.ndarray, backend: str, part: Part, indices: Sequence[int]) -> Clip:
+    shown = [index - part.first for index in indices]
     return Clip(
         frames=frames,
         fps=part.timing.fps,
         total_num_frames=part.count,
         duration_s=part.timing.duration_s,
-        indices=tuple(shown := [index - part.first for index in indices]),
-        backend=used,
+        indices=tuple(shown),
+        backend=backend,
         times=part.timing.times_s(shown),
     )
 

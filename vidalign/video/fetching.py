@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
-import tempfile
-import urllib.parse
+import re
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import av.error
 
-from vidalign.errors import VideoError
+from vidalign.video import naming
+from vidalign.video.kept import KeptVideos
 
 ASK_AGAIN = {408, 425, 429}  # HTTP: timeout, too early, too many requests; and everything from 500 on
 # Of memory, handles, room, and of network file systems and connections.
@@ -28,31 +28,33 @@ CONNECTION_ERRORS = {
     *("ClientConnectionError", "ClientPayloadError", "HTTPClientError", "ProtocolError", "MaxRetryError"),
     *("ServiceRequestError", "ServiceResponseError"),
 }
+# Arrow has no exceptions of its own for what S3 answers, only texts.
+ARROW_STATUS = re.compile(r"HTTP status (\d+)")
+ARROW_PASSING = re.compile(
+    r"(?:AWS Error|google::cloud::Status\() ?(?:NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|THROTTLING|"
+    r"REQUEST_TIMEOUT|REQUEST_EXPIRED|UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|INTERNAL)"
+)
 MAX_CAUSES = 10
 
 
 @contextlib.contextmanager
-def local_path(uri: str) -> Iterator[str]:
-    """A local file for a path, a file: uri, or any uri that fsspec can read; of the last, a copy that is removed afterwards."""
-    scheme = urllib.parse.urlsplit(uri).scheme if "://" in uri else ""
-    if not scheme:
-        yield uri
-        return
-    if scheme == "file":
-        yield urllib.parse.unquote(urllib.parse.urlsplit(uri).path)
-        return
-    import fsspec
+def local_file(uri: str) -> Iterator[tuple[str, str]]:
+    """A local file for a path or uri, and the SHA-256 of its bytes where that is known ("" of a local file).
 
-    with tempfile.TemporaryDirectory(prefix="vidalign-") as folder:
-        copy = os.path.join(folder, "video")
-        try:
-            filesystem, remote = fsspec.url_to_fs(uri)
-            filesystem.get_file(remote, copy)
-        except FileNotFoundError as error:
-            raise VideoError("missing", f"no file at {uri}") from error
-        except Exception as error:  # every protocol has its own exceptions; all mean that the bytes cannot be fetched
-            raise VideoError("unreadable", f"{uri} cannot be fetched: {type(error).__name__}: {error}") from error
-        yield copy
+    Raises:
+        VideoError: a remote file cannot be fetched.
+    """
+    path = naming.local_path(uri)
+    if path is not None:
+        yield path, ""
+        return
+    with KeptVideos.of_node().opened(uri) as found:
+        yield found
+
+
+def is_remote(uri: str) -> bool:
+    """Whether a uri has to be fetched."""
+    return naming.local_path(uri) is None
 
 
 def is_node_fault(error: BaseException) -> bool:
@@ -76,10 +78,14 @@ def _is_passing(error: BaseException) -> bool:
     # A disk or store that fails is EIO for the system; FFmpeg says it of damaged files as well.
     if isinstance(error, OSError) and error.errno == errno.EIO and not isinstance(error, av.error.FFmpegError):
         return True
+    if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:  # any other says that there is no such host
+        return True
     if any(kind.__name__ in CONNECTION_ERRORS for kind in type(error).__mro__):
         return True
-    status = _http_status(error)
-    return status in ASK_AGAIN or 500 <= status < 600
+    text = str(error) if isinstance(error, OSError) else ""
+    found = ARROW_STATUS.search(text)
+    status = int(found[1]) if found else _http_status(error)
+    return bool(ARROW_PASSING.search(text)) or status in ASK_AGAIN or 500 <= status < 600
 
 
 def _http_status(error: BaseException) -> int:

@@ -2,6 +2,8 @@
 
     <root>/ab/abcdef….<FrameSpec.key()>.<RULES>.safetensors      frames uint8 [F, H, W, 3] + where they were taken from
 
+Frames that are chosen by more than a FrameSpec, such as by a question, have the key of that choice after the FrameSpec's.
+
 Two videos with equal bytes share a file. A video that changed gets no stale frames, nor does one that an earlier version decoded
 otherwise (`RULES`). Files are written atomically and carry a checksum, which is verified at every read: a torn or damaged file
 counts as missing, is decoded again, and is never served.
@@ -29,7 +31,7 @@ from vidalign.types import FrameSpec
 from vidalign.video.clip import Clip
 from vidalign.video.signature import packed, signature, unpacked
 
-RULES = "t2"  # changed whenever some video gives other frames or times than before; "t2": by presentation times
+RULES = "t3"  # changed whenever some video gives other frames or times than before; "t3": square pixels, SDR
 PAGE_BYTES = 4096
 BLOCK_BYTES = 128 * PAGE_BYTES  # read and verified at a time, while it is still in the processor's cache
 
@@ -40,21 +42,28 @@ class FrameCache:
 
     root: str | os.PathLike[str]
 
-    def path(self, content_hash: str, spec: FrameSpec) -> pathlib.Path:
-        """Where the clip of a video with this content is stored, or would be."""
-        return pathlib.Path(self.root) / content_hash[:2] / f"{content_hash}.{spec.key()}.{RULES}.safetensors"
+    def path(self, content_hash: str, spec: FrameSpec, choice: str = "") -> pathlib.Path:
+        """Where the clip of a video with this content is stored, or would be.
 
-    def holds(self, content_hash: str, spec: FrameSpec) -> bool:
+        `choice`: a hash of what else decided which frames were taken; "" where the FrameSpec alone did.
+        """
+        keys = ".".join(filter(None, (content_hash, spec.key(), choice, RULES)))
+        return pathlib.Path(self.root) / content_hash[:2] / f"{keys}.safetensors"
+
+    def holds(self, content_hash: str, spec: FrameSpec, choice: str = "") -> bool:
         """Whether the clip is there and intact: all of it is read and verified, but nothing is kept."""
-        try:
-            _read(self.path(content_hash, spec), keep=False)
-        except DataError:
-            return False  # decoded again by the caller, and overwritten by `put`
-        return True
+        return bool(self.backend(content_hash, spec, choice))
 
-    def put(self, content_hash: str, spec: FrameSpec, clip: Clip) -> pathlib.Path:
+    def backend(self, content_hash: str, spec: FrameSpec, choice: str = "") -> str:
+        """What decoded the clip; "" where `holds` is false, and the caller decodes again, which `put` overwrites."""
+        try:
+            return str(_read(self.path(content_hash, spec, choice), keep=False)[1]["backend"])
+        except DataError:
+            return ""
+
+    def put(self, content_hash: str, spec: FrameSpec, clip: Clip, choice: str = "") -> pathlib.Path:
         """Store a clip. Raises `OSError` if the folder cannot be written."""
-        path = self.path(content_hash, spec)
+        path = self.path(content_hash, spec, choice)
         # Not durable: a torn file counts as missing.
         files.write_bytes_atomic(path, _header(clip), clip.frames.reshape(-1).data, durable=False)
         return path
@@ -76,6 +85,16 @@ def load_clip(path: str | os.PathLike[str]) -> Clip:
         backend=facts["backend"],
         times=tuple(facts["times"]) if "times" in facts else None,
     )
+
+
+def read_shape(path: str | os.PathLike[str]) -> tuple[tuple[int, ...], float]:
+    """The shape [F, H, W, 3] of a stored clip's frames, and the source's seconds. Reads the header alone; raises `DataError`."""
+    try:
+        with open(path, "rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return tuple(header["frames"]["shape"]), float(json.loads(header["__metadata__"]["clip"])["duration"])
+    except (OSError, TypeError, KeyError, ValueError) as error:
+        raise DataError(f"{os.fspath(path)} is not a complete frame file ({error}); decode the video again") from error
 
 
 def load_signature(path: str | os.PathLike[str]) -> np.ndarray | None:

@@ -28,6 +28,8 @@ _SECONDS = r"\d+(?:\.\d+)?"
 _FRAGMENT = re.compile(
     rf"(?P<image>image)|(?:fps=(?P<fps>{_SECONDS}))?(?:(?:^|&)t=(?P<start>{_SECONDS})?(?:,(?P<end>{_SECONDS}))?)?"
 )
+STORES = ("file", "http", "https", "s3", "gs", "gcs")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+")  # of two letters or more: C:\ is a drive
 _RUNS = re.compile(r"(\d+)")
 
 
@@ -126,6 +128,23 @@ def local_path(uri: str) -> str | None:
         return uri
     parts = urllib.parse.urlsplit(uri)
     return urllib.request.url2pathname(parts.path) if parts.scheme == "file" else None
+
+
+def mistyped(uri: str) -> str:
+    """What is wrong with the form of a path or uri, as the rest of a sentence; "" if nothing is. Its file is not looked for."""
+    scheme, colon, rest = uri.partition(":")
+    if not colon or not _SCHEME.fullmatch(scheme):
+        return ""
+    if not rest.startswith("//"):
+        return f"is no uri without two slashes ({scheme}://…)" if scheme.lower() in STORES and rest[:1] in "/\\" else ""
+    if scheme.lower() not in STORES:
+        import fsspec
+
+        if scheme.lower() not in fsspec.available_protocols():
+            return f"begins with {scheme}://, which is no store that is known; paths and {', '.join(STORES)} are"
+    if scheme.lower() != "file" and not urllib.parse.urlsplit(uri).netloc:
+        return f"names no host or bucket after {scheme}://"
+    return ""
 
 
 def short(name: str) -> str:

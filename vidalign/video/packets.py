@@ -62,8 +62,10 @@ class Packets:
         durations, keyframes = np.array(self.durations, np.int64), np.array(self.keyframes)
         dts = None if not num or None in self.dts else np.array(self.dts, np.int64)
         if dts is not None and (None in self.pts or (formats & ORDER_ONLY and (reorders or self.pts != self.dts))):
-            dts = _continuous(dts, dts, durations, float("inf"))
-            return Frames(shown=np.sort(dts), last=int(durations[np.argmax(dts)]))
+            # Xvid's encoder leaves a gap after the first frame, as long as its delay; the times made up do not have it.
+            made_up = np.array([] if None in self.pts else self.pts, np.int64)
+            times = made_up if is_even(made_up) and not is_even(dts) else _continuous(dts, dts, durations, float("inf"))
+            return Frames(shown=np.sort(times), last=int(durations[np.argmax(times)]))
         if not num or None in self.pts:
             return Frames(shown=None)
         pts = np.array(self.pts, np.int64)
@@ -83,6 +85,12 @@ def frames_of(pts: np.ndarray, durations: np.ndarray, keyframes: np.ndarray) -> 
     earliest = np.minimum.accumulate(pts[::-1])[::-1]  # of this frame and all that are decoded after it
     closed = bool((earliest == pts)[keyframes].all())
     return Frames(shown=shown, last=int(durations[order[-1]]), times=times, closed=closed)
+
+
+def is_even(times: np.ndarray) -> bool:
+    """Whether frames at these times, in any order, are all of one length."""
+    steps = np.diff(np.sort(times))
+    return len(steps) > 0 and steps[0] > 0 and bool((steps == steps[0]).all())
 
 
 def _continuous(times: np.ndarray, dts: np.ndarray, durations: np.ndarray, max_step: float) -> np.ndarray:

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from vidalign.config.recipes import PerturbConfig
+from vidalign.config.degrading import PerturbConfig
 from vidalign.video.clip import Clip
 
 

@@ -164,6 +164,8 @@ def _from_packets(name: str, container: InputContainer, stream: VideoStream, fps
     reorders = bool(context.has_b_frames) or context.name in REORDERING
     max_step = MAX_STEP_S / float(stream.time_base or 1)
     frames = packets.frames(container.format.name, reorders=reorders, max_step=max_step)
+    if frames.shown is None and stream.guessed_rate:  # a raw stream, whose container's rate is FFmpeg's default
+        fps = float(stream.guessed_rate)
     return _probe(stream, frames, num_frames, fps)
 
 

@@ -1,12 +1,13 @@
 """The backends: they read the wanted frames of a video and resize them one by one, so that full-size frames never pile up.
 
-decord   None where it would give other frames than PyAV (see `is_exact_in_decord`), where it fails, and where decord2 is
-         installed under its import name (see `is_trusted`).
+decord   None where it fails, and where decord2 is installed under its import name (see `is_trusted`). It is asked for videos that
+         it decodes exactly only (`vidalign.video.exact`).
 pyav     seeks to the keyframe before each wanted frame, and decodes from there only what the wanted ones refer to. Frames are
          told apart by their presentation times. Where a time is missing, a seek lands elsewhere, or anything unexpected comes
          out, it starts again and decodes the whole video in order, and what it finds then is final.
 
-Frames come out as players show them: turned and mirrored by the display matrix, and of one size, that of the video's first frame.
+Frames come out as players show them: turned and mirrored by the display matrix, with square pixels, and of one size, that of the
+video's first frame.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import collections
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from fractions import Fraction
+from typing import Any, TypeAlias
 
 import av
 import av.error
@@ -29,63 +31,40 @@ from av.video.stream import VideoStream
 from vidalign.errors import VideoError
 from vidalign.types import FrameSpec
 from vidalign.video import bounds
-from vidalign.video.display import orientation, size_of, upright
-from vidalign.video.packets import RESTARTING, FrameTimes
-from vidalign.video.probing import Probe, open_container, video_stream
+from vidalign.video.display import Orientation, orientation, pixel_aspect, shown_size, size_of, upright
+from vidalign.video.packets import FrameTimes
+from vidalign.video.probing import open_container, video_stream
+
+Picture: TypeAlias = tuple[np.ndarray, tuple[int, int]]  # RGB uint8 [H, W, 3], and the (height, width) of its video as shown
 
 CHUNK_FRAMES = 8  # full-size frames that decord holds at once
-RESIZABLE = ("vp8", "vp9")  # codecs of video calls, whose size changes with the line: their keyframes are looked at
 
 
 class NotAsExpectedError(Exception):
     """Seeking does not lead to the frames that the index promises."""
 
 
-def target_size(height: int, width: int, spec: FrameSpec) -> tuple[int, int]:
-    """(height, width) after resizing: as given, or the same aspect ratio within `max_pixels` (never enlarged), or unchanged."""
+def target_size(height: int, width: int, spec: FrameSpec, num_frames: int = 1) -> tuple[int, int]:
+    """(height, width) after resizing: as given, or the same aspect ratio within the bounds (never enlarged), or unchanged.
+
+    The bounds: `max_pixels`, and an even share of `total_pixels` for each of `num_frames`.
+    """
     if spec.height is not None and spec.width is not None:
         return spec.height, spec.width
-    if spec.max_pixels is None or height * width <= spec.max_pixels:
+    share = None if spec.total_pixels is None else max(1, spec.total_pixels // num_frames)
+    most = min((bound for bound in (spec.max_pixels, share) if bound is not None), default=height * width)
+    if height * width <= most:
         return height, width
-    scale = math.sqrt(spec.max_pixels / (height * width))
+    scale = math.sqrt(most / (height * width))
     # A side clipped up to one pixel must not push the other one past the bound.
-    new_height = min(max(1, math.floor(height * scale)), spec.max_pixels)
-    return new_height, min(max(1, math.floor(width * scale)), spec.max_pixels // new_height)
+    new_height = min(max(1, math.floor(height * scale)), most)
+    return new_height, min(max(1, math.floor(width * scale)), most // new_height)
 
 
-def is_exact_in_decord(name: str, source: Callable[[], Any], probe: Probe) -> bool:
-    """Whether decord gives the frames of this video that PyAV gives; the first frame is decoded to find out.
-
-    Its FFmpeg is of 2018. It takes one frame for another after a seek in open groups of pictures, in MPEG transport streams and
-    where times are missing, squeezes more than 8 bits wrongly, mixes the colours of interlaced lines, scales frames of another
-    size by another filter, and knows no mirroring.
-    """
-    if probe.times is None or not probe.closed:
-        return False
-    with open_container(source) as container:
-        if RESTARTING & set(container.format.name.split(",")):
-            return False
-        stream = video_stream(name, container)
-        context = stream.codec_context
-        if context.name in RESIZABLE:
-            context.skip_frame = "NONKEY"
-        try:
-            frames = container.decode(stream)
-            first = next(frames, None)
-            sizes = {size_of(frame) for frame in frames} if context.name in RESIZABLE else set()
-        except av.error.FFmpegError:
-            return False
-    return (
-        first is not None
-        and sizes <= {size_of(first)}
-        and not first.interlaced_frame
-        and all(component.bits == 8 for component in first.format.components)
-        and not orientation(first).mirrors
-    )
-
-
-def read_decord(source: Callable[[], Any], indices: Sequence[int], total: int, spec: FrameSpec) -> np.ndarray | None:
-    """Read frames with decord: uint8 [len(indices), H, W, 3], or None if decord cannot be trusted with this video."""
+def read_decord(
+    source: Callable[[], Any], indices: Sequence[int], total: int, spec: FrameSpec, *, turn: Orientation, aspect: Fraction
+) -> np.ndarray | None:
+    """Read frames with decord: uint8 [len(indices), H, W, 3], or None if decord fails. `aspect`: of the pixels that are stored."""
     import decord
     from decord._ffi.base import DECORDLimitReachedError
 
@@ -98,7 +77,9 @@ def read_decord(source: Callable[[], Any], indices: Sequence[int], total: int, s
             return None
         wanted = list(dict.fromkeys(indices))
         chunks = (wanted[at : at + CHUNK_FRAMES] for at in range(0, len(wanted), CHUNK_FRAMES))
-        return resized((frame for chunk in chunks for frame in reader.get_batch(chunk).asnumpy()), indices, spec)
+        upright_aspect = 1 / aspect if turn.exchanged else aspect
+        frames = (frame for chunk in chunks for frame in reader.get_batch(chunk).asnumpy())
+        return resized(((frame, shown_size(frame.shape[:2], upright_aspect)) for frame in frames), indices, spec)
     except (decord.DECORDError, DECORDLimitReachedError, RuntimeError, IndexError):
         return None  # PyAV decodes the video, or says what is wrong with it
 
@@ -132,23 +113,23 @@ def read_pyav(
         stream = video_stream(name, container)
         stream.codec_context.thread_count = 1
         try:
-            return resized(by_seeking(container, stream, wanted, times), indices, spec)
+            return resized(by_seeking(container, stream, wanted, times, spec), indices, spec)
         except (av.error.FFmpegError, NotAsExpectedError):
             pass
     with open_container(source) as afresh:
         stream = video_stream(name, afresh)
         stream.codec_context.thread_count = 1
-        return resized(_bounded(name, _in_order(name, afresh, stream, wanted), len(indices), spec), indices, spec)
+        return resized(_bounded(name, _in_order(name, afresh, stream, wanted, spec), len(indices), spec), indices, spec)
 
 
 def by_seeking(
-    container: InputContainer, stream: VideoStream, wanted: Sequence[int], times: FrameTimes
-) -> Iterator[np.ndarray]:
+    container: InputContainer, stream: VideoStream, wanted: Sequence[int], times: FrameTimes, spec: FrameSpec
+) -> Iterator[Picture]:
     """The wanted frames in order, with one seek for each group of them that follows the same keyframe."""
     places = np.searchsorted(times.keyframes, wanted, side="right") - 1
     pts = times.pts[list(wanted)].tolist()
     converter = VideoReformatter()  # one for a video: making one takes longer than using it
-    size = stream.height, stream.width  # now: the decoder changes them with the frames
+    size, aspect = (stream.height, stream.width), pixel_aspect(stream, spec)  # now: the decoder changes them with the frames
     for place, group in itertools.groupby(zip(places.tolist(), pts, strict=True), key=lambda pair: pair[0]):
         if place < 0:
             raise NotAsExpectedError  # the first frames depend on a frame that is not shown
@@ -157,7 +138,7 @@ def by_seeking(
         for frame in _from_keyframe(container, stream, key, [moment for _, moment in group]):
             if size_of(frame) != size:
                 raise NotAsExpectedError  # which size is the first frame's is found out in order
-            yield upright(frame, converter, size)
+            yield upright(frame, converter, spec), _shown(frame, aspect)
 
 
 def _from_keyframe(container: InputContainer, stream: VideoStream, key: int, moments: Sequence[int]) -> Iterator[VideoFrame]:
@@ -189,25 +170,32 @@ def _from_keyframe(container: InputContainer, stream: VideoStream, key: int, mom
     raise NotAsExpectedError
 
 
-def _bounded(name: str, frames: Iterator[np.ndarray], count: int, spec: FrameSpec) -> Iterator[np.ndarray]:
-    """The same frames, unless they are larger than the header said and than is allowed."""
-    for frame in frames:
-        size = frame.shape[0], frame.shape[1]
-        bounds.check_size(name, size, target_size(*size, spec), count, spec)
-        yield frame
+def _shown(frame: VideoFrame, aspect: Fraction) -> tuple[int, int]:
+    """(height, width) at which players show this frame."""
+    height, width = shown_size(size_of(frame), aspect)
+    return (width, height) if orientation(frame).exchanged else (height, width)
 
 
-def _in_order(name: str, container: InputContainer, stream: VideoStream, wanted: Sequence[int]) -> Iterator[np.ndarray]:
+def _bounded(name: str, pictures: Iterator[Picture], count: int, spec: FrameSpec) -> Iterator[Picture]:
+    """The same pictures, unless they are larger than the header said and than is allowed."""
+    for pixels, shown in pictures:
+        bounds.check_size(name, pixels.shape[:2], target_size(*shown, spec, count), count, spec)
+        yield pixels, shown
+
+
+def _in_order(
+    name: str, container: InputContainer, stream: VideoStream, wanted: Sequence[int], spec: FrameSpec
+) -> Iterator[Picture]:
     remaining, converter = iter(wanted), VideoReformatter()
-    target, number, size = next(remaining), -1, None
+    target, number, shown, aspect = next(remaining), -1, None, pixel_aspect(stream, spec)
     try:
         for number, frame in enumerate(container.decode(stream)):
-            size = size or size_of(frame)
+            shown = shown or _shown(frame, aspect)
             if number != target:
                 continue
             if frame.is_corrupt:
                 raise VideoError("truncated", f"{name} is damaged: frame {number} cannot be decoded whole")
-            yield upright(frame, converter, size)
+            yield upright(frame, converter, spec), shown
             following = next(remaining, None)
             if following is None:
                 return
@@ -217,11 +205,11 @@ def _in_order(name: str, container: InputContainer, stream: VideoStream, wanted:
     raise VideoError("truncated", f"{name} ends after {number + 1} decodable frames, before frame {target} of its index")
 
 
-def resized(frames: Iterator[np.ndarray], indices: Sequence[int], spec: FrameSpec) -> np.ndarray:
-    """Resize frames one by one into one array, uint8 [len(indices), H, W, 3]. `frames` has one frame for each different index."""
+def resized(pictures: Iterator[Picture], indices: Sequence[int], spec: FrameSpec) -> np.ndarray:
+    """Resize frames one by one into one array, uint8 [len(indices), H, W, 3]. `pictures` has one for each different index."""
     out, at = None, 0
-    for frame, times in zip(frames, collections.Counter(indices).values(), strict=True):
-        height, width = target_size(frame.shape[0], frame.shape[1], spec)
+    for (frame, shown), times in zip(pictures, collections.Counter(indices).values(), strict=True):
+        height, width = target_size(*shown, spec, len(indices))
         if out is None:
             out = np.empty((len(indices), height, width, 3), np.uint8)
         if frame.shape[:2] != (height, width):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from vidalign.prompts import ONE_VIDEO
-from vidalign.types import Context
+from vidalign.records import Context
 from vidalign.video.clip import Clip
 
 

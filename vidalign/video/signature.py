@@ -15,21 +15,23 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import PIL.Image
 
 NUM_FRAMES, SIDE = 8, 8
 SHAPE = (NUM_FRAMES, SIDE, SIDE, 3)
 MIN_ALIKE = 0.95  # correlation of what stays, and of what moves
+MIN_STILLS_ALIKE = 0.99  # correlation of what stays where nothing moves
 STILL = 2.0  # standard deviation over time, in grey levels of 255, below which nothing moves but the noise of encoding
 FLAT = 2.0  # standard deviation over the picture below which there is nothing to compare
 # Luma, and the two colour differences at half weight: encoders halve their resolution, so copies differ most in them.
 COLOURS = np.array([[0.299, 0.587, 0.114], [0.3505, -0.2935, -0.057], [-0.1495, -0.2935, 0.443]], np.float32)
-BLOCK = 1024  # videos compared at a time
 
 
 def signature(frames: np.ndarray) -> np.ndarray:
     """Colour means, uint8 [8, 8, 8, 3], of frames uint8 [F, H, W, 3]; fewer than 8 frames are repeated."""
     picked = frames[np.linspace(0, len(frames) - 1, NUM_FRAMES).round().astype(int)]
-    return np.stack([_thumbnail(frame) for frame in picked]).round().astype(np.uint8)
+    small = [PIL.Image.fromarray(frame).resize((SIDE, SIDE), PIL.Image.Resampling.BOX) for frame in picked]
+    return np.stack([np.asarray(frame) for frame in small])
 
 
 def packed(made: np.ndarray) -> str:
@@ -40,23 +42,6 @@ def packed(made: np.ndarray) -> str:
 def unpacked(text: str) -> np.ndarray:
     """The signature that `packed` made a text of. Raises `ValueError` for anything else."""
     return np.frombuffer(base64.b64decode(text, validate=True), np.uint8).reshape(SHAPE)
-
-
-def _thumbnail(frame: np.ndarray) -> np.ndarray:
-    """Means [8, 8, 3] of the cells of one frame; the cells of a size that 8 does not divide differ by a pixel."""
-    height, width, _ = frame.shape
-    rows = np.add.reduceat(frame.astype(np.float32), _edges(height), axis=0)
-    cells = np.add.reduceat(rows, _edges(width), axis=1)
-    return cells / np.outer(_sizes(height), _sizes(width))[:, :, None].astype(np.float32)
-
-
-def _edges(length: int) -> np.ndarray:
-    return np.arange(SIDE) * length // SIDE if length >= SIDE else np.minimum(np.arange(SIDE), length - 1)
-
-
-def _sizes(length: int) -> np.ndarray:
-    edges = _edges(length)
-    return np.maximum(np.diff(np.append(edges, length)), 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,14 +64,13 @@ class Signatures:
 
     def alike(self, other: Signatures) -> Iterator[tuple[int, int]]:
         """(index here, index there) of every two videos that look alike."""
-        for start in range(0, len(self.stays), BLOCK):
-            mine = slice(start, start + BLOCK)
-            same_scene = self.stays[mine] @ other.stays.T >= MIN_ALIKE
-            same_scene &= ~self.flat[mine, None] & ~other.flat[None]
-            both_still = np.outer(~self.moves[mine].any(axis=1), ~other.moves.any(axis=1))
-            same_motion = (self.moves[mine] @ other.moves.T >= MIN_ALIKE) | both_still
-            for row, column in np.argwhere(same_scene & same_motion):
-                yield start + int(row), int(column)
+        scene = self.stays @ other.stays.T
+        motion = self.moves @ other.moves.T
+        both_still = np.outer(~self.moves.any(axis=1), ~other.moves.any(axis=1))
+        same = ((scene >= MIN_ALIKE) & (motion >= MIN_ALIKE)) | (both_still & (scene >= MIN_STILLS_ALIKE))
+        same &= ~np.logical_or.outer(self.flat, other.flat)
+        for row, column in np.argwhere(same):
+            yield int(row), int(column)
 
 
 def _units(vectors: np.ndarray) -> np.ndarray:

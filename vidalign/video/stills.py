@@ -56,8 +56,8 @@ def decode_frames(
     indices = sampled(part.count, part.timing, spec)
     with _opened(*frames[0], spec) as image:
         size = _shown_size(image)
-    bounds.check_size(first_name, size, readers.target_size(*size, spec), len(indices), spec)
-    wanted = (_scaled(_read(*frames[part.first + index], spec), size) for index in dict.fromkeys(indices))
+    bounds.check_size(first_name, size, readers.target_size(*size, spec, len(indices)), len(indices), spec)
+    wanted = ((_read(*frames[part.first + index], spec), size) for index in dict.fromkeys(indices))
     return Clip(
         frames=readers.resized(wanted, indices, spec),
         fps=fps,
@@ -70,8 +70,9 @@ def decode_frames(
 
 def decode_image(name: str, source: Open, spec: FrameSpec) -> Clip:
     """An image as a clip of one frame. Raises `VideoError` as `decode_frames` does."""
-    pixels = readers.resized(iter([_read(name, source, spec)]), [0], spec)
-    return Clip(frames=pixels, fps=1.0, total_num_frames=1, duration_s=1.0, indices=(0,), backend=BACKEND)
+    pixels = _read(name, source, spec)
+    frames = readers.resized(iter([(pixels, (pixels.shape[0], pixels.shape[1]))]), [0], spec)
+    return Clip(frames=frames, fps=1.0, total_num_frames=1, duration_s=1.0, indices=(0,), backend=BACKEND)
 
 
 def from_file(path: str) -> Open:
@@ -149,11 +150,3 @@ def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
         white = PIL.Image.new("RGBA", shown.size, (255, 255, 255, 255))
         return PIL.Image.alpha_composite(white, shown).convert("RGB")
     return image.convert("RGB")
-
-
-def _scaled(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A frame in the size (height, width) of the first one."""
-    if frame.shape[:2] == size:
-        return frame
-    image = PIL.Image.fromarray(frame)
-    return np.asarray(image.resize((size[1], size[0]), PIL.Image.Resampling.BICUBIC))

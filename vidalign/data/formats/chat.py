@@ -42,6 +42,8 @@ PAIR_FIELDS: Mapping[str, Callable[[Any], bool]] = {
     **EXAMPLE_FIELDS,
     "chosen_score": _is_number,
     "rejected_score": _is_number,
+    "chosen_win_rate": _is_number,
+    "rejected_win_rate": _is_number,
     "chosen_phrases": _are_spans,
     "rejected_phrases": _are_spans,
 }

@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 from collections.abc import Callable
 
-from vidalign.data.formats.fields import Fields, Notes, has_content
+from vidalign.data.formats.fields import Fields, Notes, has_content, without_column
 from vidalign.data.formats.places import map_paths, paths_in, relocate, with_rate
 from vidalign.data.reading import no_rows
 from vidalign.data.rows import PreferenceRow, parse_row
@@ -80,7 +80,10 @@ def _import_row(fields: Fields | RowError, to_row: Callable[[Fields, Notes], Fie
     if isinstance(fields, RowError):
         raise fields
     left = {name: value for name, value in fields.items() if value is not None}
-    row = to_row(left, notes)
+    try:
+        row = to_row(left, notes)
+    except KeyError as error:
+        raise without_column(error) from error
     notes.update(f"column '{name}', which is not used" for name, value in left.items() if has_content(value))
     return row
 

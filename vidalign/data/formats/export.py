@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeAlias
 
 from vidalign.data.formats.convert import Conversion
-from vidalign.data.formats.fields import Fields, Notes, has_content
+from vidalign.data.formats.fields import Fields, Notes, has_content, without_column
 from vidalign.data.formats.places import map_paths, relocate, spelled_out, with_listed_frames
 from vidalign.data.reading import CheckedRow, check_rows, folder_of_videos, no_rows
-from vidalign.data.rows import PreferenceRow
+from vidalign.data.rows import PreferenceRow, to_example
 from vidalign.errors import DataError, RowError
+from vidalign.prompts import lists_options
 from vidalign.types import PreferencePair
 
 Only: TypeAlias = Literal["pairs", "examples"]
@@ -50,11 +51,14 @@ def export_file(
         row = spelled_out({name: value for name, value in row.items() if has_content(value)})
         row, num_folders = with_listed_frames(row, root)
         seen = Notes(_unsaid(checked.pair))
+        if checked.row.options and not lists_options(to_example(checked.row, root)):
+            seen["options that the question does not list, kept in a column that other projects do not read"] += 1
         if num_folders:
             seen["folder of frames, which is written as the list of its images"] += num_folders
         try:
             made = from_row(map_paths(row, lambda path: relocate(path, root, out.parent)), seen)
-        except RowError as error:
+        except (RowError, KeyError) as error:
+            error = without_column(error) if isinstance(error, KeyError) else error
             result.errors.append(error.at(checked.where))
             continue
         result.rows.append(made)

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from vidalign.data.formats.chat import EXAMPLE_FIELDS, PAIR_FIELDS
 from vidalign.data.formats.fields import Fields, Notes, has_content
 from vidalign.data.shown import PLACE, PLACES
 from vidalign.errors import RowError
 
-_MORE = ("answer", *PAIR_FIELDS)
-_HELD = {"video", "videos", "images", "fps", "clip", "system", "turns", "question", "chosen", "rejected", *_MORE}
+_PROMPT = {"video", "videos", "images", "fps", "clip", "system", "turns", "question", "chosen", "rejected"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +51,8 @@ class Conversation:
 
 def conversation(row: Fields, notes: Notes) -> Conversation:
     """The prompt of a row. Raises `RowError` for a clip, which no other format holds."""
-    forms = [_form(item) for item in [*([row["video"]] if row.get("video") else []), *row.get("videos", ())]]
-    if row.get("video"):
+    forms = [video if isinstance(video, dict) else {"video": video} for video in row.get("videos", ())]
+    if has_content(row.get("video")):
         forms = [{name: row[name] for name in ("video", "fps", "clip") if has_content(row.get(name))}]
     if any(form.get("clip") for form in forms):
         fix = "cut the part into a file of its own (ffmpeg -ss -to), or leave the row out with --skip-errors"
@@ -71,15 +69,11 @@ def conversation(row: Fields, notes: Notes) -> Conversation:
     return Conversation(row.get("system", ""), turns, videos, rates, images)
 
 
-def _form(video: Any) -> Fields:
-    return video if isinstance(video, dict) else {"video": video}
-
-
 def more_columns(row: Fields, notes: Notes) -> Fields:
-    """The row's other fields under their own names. Fields that no row of vidalign has are counted and left out."""
-    for name in sorted(set(row) - _HELD):
+    """The row's other fields under their own names. Fields that no row of its kind has are counted and left out."""
+    names = ("answer", *PAIR_FIELDS) if "chosen" in row else tuple(EXAMPLE_FIELDS)
+    for name in sorted(set(row) - _PROMPT - {"answer", *names}):
         notes[f"'{name}'"] += 1
-    names = _MORE if "chosen" in row else EXAMPLE_FIELDS
     return {name: row[name] for name in names if has_content(row.get(name))}
 
 

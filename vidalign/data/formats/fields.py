@@ -24,6 +24,13 @@ def kind_of(value: Any) -> str:
     return "nothing" if value is None else type(value).__name__
 
 
+def without_column(error: KeyError) -> RowError:
+    """The error for a row that lacks a column which a format's function takes without asking."""
+    return RowError(
+        str(error.args[0] if error.args else "row"), "is missing, and the format asks for it", "add it, or leave the row out"
+    )
+
+
 def refuse_worse_only(fields: Fields, name: str) -> None:
     """Raises `RowError` for a row that holds a single response, marked as bad."""
     if fields.get(name) is False:

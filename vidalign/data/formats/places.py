@@ -68,6 +68,8 @@ def spelled_out(row: Fields) -> Fields:
             else form
         )
 
+    if row.get("videos"):
+        row = {name: value for name, value in row.items() if name != "video"}  # which may only repeat the first of them
     row = map_videos(row, spelled)
     return row | ({"images": [visual_of(image).uris[0] for image in row["images"]]} if row.get("images") else {})
 

@@ -1,0 +1,73 @@
+"""Where a run writes and listens: folders that can be written, disks with room, a port that is free."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+
+from pipelines.check_memory import disk_needed, gib
+from pipelines.check_model import ModelFacts
+from pipelines.stages.base import MANIFEST
+from serving.app import check_address
+from vidalign.config.run import RunConfig
+from vidalign.errors import ConfigError
+from vidalign.files import RunFolder
+
+
+def check_places(config: RunConfig, stages: Sequence[str]) -> None:
+    """Find folders that cannot be written and a port that is taken, before anything is started.
+
+    Raises:
+        ConfigError: a folder that cannot be made or written.
+        ClusterError: the endpoint's port is taken, or its media root is no folder.
+    """
+    run = RunFolder.at(config.run_dir)
+    places = {"run_dir": str(run.root), "video.cache_dir": config.video.cache_dir, "train.cache_dir": config.train.cache_dir}
+    for key, place in places.items():
+        if place is not None:
+            _check_writable(key, pathlib.Path(place).absolute())
+    if "evaluate" in stages and config.data.eval and not (run.stage("eval", config.rounds - 1) / MANIFEST).is_file():
+        check_address(config.serve)
+
+
+def _check_writable(key: str, place: pathlib.Path) -> None:
+    there = _nearest(place)
+    if not there.is_dir():
+        raise ConfigError(f"{key}={place} cannot be made, because {there} is a file; choose another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{key}={place} cannot be written: {there} is not writable for this user; choose another folder")
+
+
+def _nearest(place: pathlib.Path) -> pathlib.Path:
+    """The place itself, or the first above it that exists."""
+    return next(each for each in (place, *place.parents) if each.exists())
+
+
+def check_disk(config: RunConfig, model: ModelFacts, stages: Sequence[str]) -> None:
+    """Raises `ConfigError` where the exported models and checkpoints of a run surely do not fit onto its disks."""
+    if "train" not in stages:
+        return
+    run = RunFolder.at(config.run_dir)
+    kept, at_a_time = disk_needed(config, model)
+    written = sum(_size_of(run.stage(name, index)) for index in range(config.rounds) for name in ("train", "model"))
+    free = shutil.disk_usage(_nearest(run.root)).free
+    if kept - written > free:
+        raise ConfigError(
+            f"run_dir={run.root} needs {gib(kept - written)} for exported models and {config.train.num_checkpoints_kept} checkpoints "
+            f"a round, and has {gib(free)} left; lower train.num_checkpoints_kept, set train.lora, or choose another disk"
+        )
+    temporary = pathlib.Path(tempfile.gettempdir())
+    free = shutil.disk_usage(temporary).free
+    if at_a_time > free:
+        raise ConfigError(
+            f"a checkpoint of {gib(at_a_time)} is written to {temporary} first, which has {gib(free)} left; set TMPDIR to a folder "
+            "with more room, or set train.lora"
+        )
+
+
+def _size_of(folder: pathlib.Path) -> int:
+    """Bytes of all files below a folder; 0 where there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0

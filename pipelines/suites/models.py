@@ -1,0 +1,157 @@
+"""Which models a suite's questions go to: those of a run or of a checkpoint, which are served for it, or of a running endpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import openai
+
+from pipelines.serve import Target, find_target, models_of, refuse_unused
+from serving.app import Endpoint
+from vidalign.config.loading import load_config, parse_section
+from vidalign.config.run import ClusterConfig, EvaluateConfig, RunConfig, ServingConfig
+from vidalign.config.section import Section
+from vidalign.errors import ClusterError, ConfigError, ModelError
+from vidalign.files import RunFolder
+from vidalign.types import FrameSpec
+
+USED = ("evaluate", "cluster")  # sections that matter in every case
+
+
+class AskingConfig(Section):
+    """What a suite needs where no run says it."""
+
+    evaluate: EvaluateConfig = EvaluateConfig()  # type: ignore[call-arg]
+    cluster: ClusterConfig = ClusterConfig()  # type: ignore[call-arg]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AskedModels:
+    """The models that are asked, and how.
+
+    Attributes:
+        versions: model id → policy version; "" where the endpoint does not say it.
+        folder: where the results of suites go.
+        frame_spec: how their frames are sampled; None where the endpoint does not say it.
+        serving: what is to be served for it; None where `running` is there already.
+    """
+
+    versions: Mapping[str, str]
+    folder: pathlib.Path
+    evaluate: EvaluateConfig
+    cluster: ClusterConfig
+    frame_spec: FrameSpec | None
+    serving: Target | None = None
+    running: Endpoint | None = None
+    notes: tuple[str, ...] = ()
+
+
+def of_target(target: str, overrides: Sequence[str] = (), *, out: str | None = None) -> AskedModels:
+    """The models of a run folder, of a config file's run, or of a checkpoint folder.
+
+    Raises:
+        ConfigError, ModelError: there is no such run or checkpoint, or it has no model to ask.
+    """
+    path = pathlib.Path(target)
+    if not path.is_file() and not (path / "config.yaml").is_file():
+        return _of_checkpoint(target, overrides, out)
+    refuse_unused(overrides, [*ServingConfig.model_fields, "evaluate", "rounds"], what="a suite")
+    config = load_config(path if path.is_file() else path / "config.yaml", overrides)
+    run = RunFolder(pathlib.Path(config.run_dir if path.is_file() else path).absolute())
+    models, notes = models_of(run, config)
+    if not models:
+        raise ModelError(f"{target} has neither its base model ({config.model.path}) nor an exported policy to ask")
+    serving = ServingConfig(model=config.model, video=config.video, serve=config.serve, cluster=config.cluster)
+    return AskedModels(
+        versions={name: policy.version for name, policy in models.items()},
+        folder=pathlib.Path(out) if out else _suites_of(run, config),
+        evaluate=config.evaluate,
+        cluster=config.cluster,
+        frame_spec=config.video.frame_spec(),
+        serving=Target(models=models, config=serving, frame_spec=config.video.frame_spec()),
+        notes=notes,
+    )
+
+
+def _suites_of(run: RunFolder, config: RunConfig) -> pathlib.Path:
+    """Beside the evaluation of the last round that exported a policy."""
+    exported = [index for index in range(config.rounds) if run.stage("model", index).is_dir()]
+    return run.stage("suites", exported[-1] if exported else config.rounds - 1)
+
+
+def _of_checkpoint(target: str, overrides: Sequence[str], out: str | None) -> AskedModels:
+    own = [item for item in overrides if item.partition(".")[0] in USED]
+    found = find_target(target, [item for item in overrides if item.partition(".")[0] != "evaluate"])
+    config = parse_section(AskingConfig, {}, own, source=f"asking {target}")
+    return AskedModels(
+        versions={name: policy.version for name, policy in found.models.items()},
+        folder=pathlib.Path(out or "runs/suites"),
+        evaluate=config.evaluate,
+        cluster=found.config.cluster,
+        frame_spec=found.frame_spec,
+        serving=found,
+        notes=found.notes,
+    )
+
+
+def of_endpoint(
+    url: str,
+    model_ids: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    *,
+    media_root: str | None = None,
+    out: str | None = None,
+) -> AskedModels:
+    """The models of a running endpoint: those named, or all of them in its order.
+
+    Args:
+        media_root: the folder below which the endpoint reads file: urls; other videos are sent with each question.
+
+    Raises:
+        ClusterError: the endpoint does not answer.
+        ConfigError: it has no such model, or an override concerns what is decided by the endpoint.
+    """
+    refuse_unused(overrides, list(USED), what="a suite at a running endpoint")
+    config = parse_section(AskingConfig, {}, overrides, source=f"asking {url}")
+    cards = _cards(url)
+    unknown = [name for name in model_ids if name not in cards]
+    if unknown:
+        raise ConfigError(f"{url} has no model {unknown[0]!r}; it has {', '.join(cards)}")
+    asked = {name: cards[name] for name in model_ids or cards}
+    versions = {name: str(card.get("policy_version") or "") for name, card in asked.items()}
+    return AskedModels(
+        versions=versions,
+        folder=pathlib.Path(out or "runs/suites"),
+        evaluate=config.evaluate,
+        cluster=config.cluster,
+        frame_spec=_common_frames(asked.values()),
+        running=Endpoint(base_url=url, versions=versions, media_root=media_root),
+        notes=()
+        if all(versions.values())
+        else (f"{url} does not name policy versions, so a change of model is not noticed",),
+    )
+
+
+def _cards(url: str) -> dict[str, dict[str, Any]]:
+    """What an endpoint says of each of its models beside its id: vidalign's names "policy_version" and "frame_spec"."""
+    try:
+        models = openai.OpenAI(base_url=url, api_key="none", timeout=30, max_retries=1).models.list().data
+    except openai.OpenAIError as error:
+        raise ClusterError(
+            f"no OpenAI endpoint answers at {url} ({' '.join(str(error).split())[:200]}); give its address up to /v1, such as "
+            "http://127.0.0.1:8000/v1"
+        ) from error
+    if not models:
+        raise ConfigError(f"{url} serves no model")
+    return {model.id: dict((model.model_extra or {}).get("metadata") or {}) for model in models}
+
+
+def _common_frames(cards: Iterable[Mapping[str, Any]]) -> FrameSpec | None:
+    """How all of the models sample frames, where all say it and say the same."""
+    specs = [card.get("frame_spec") for card in cards]
+    if not specs or not isinstance(specs[0], dict) or any(spec != specs[0] for spec in specs):
+        return None
+    return FrameSpec.from_row(specs[0])
