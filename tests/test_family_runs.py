@@ -20,9 +20,8 @@ from vidalign.model.turns import turns_of
 from vidalign.types import EvalAnswer, FrameSpec, PreferencePair, Response
 from vidalign.video.decoding import decode
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.heavy, pytest.mark.families]
 
-ALWAYS = ("qwen3_vl",)  # in every run of the heavy tests
 NUM_TOKENS = 6
 
 
@@ -78,10 +77,7 @@ def greedy(folder, example):
     return processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[] if name in ALWAYS else pytest.mark.families) for name in WRITERS if name not in NOT_SERVED],
-)
+@pytest.mark.parametrize("name", [name for name in WRITERS if name not in NOT_SERVED])
 def test_a_whole_run(name, checkpoints, questions, cell, tmp_path):
     passed = {column: cell(name, column) for column in ("pairs", "align", "serve", "evaluate")}
     base = checkpoints(name)
