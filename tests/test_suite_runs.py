@@ -189,7 +189,7 @@ def test_suites_that_cannot_be_asked(server, tvbench, tmp_path):
     ):
         run(tmp_path, asked, "msvd-qa")
     absent = ["evaluate.judge.kind=vllm", f"evaluate.judge.model={tmp_path}/none"]
-    with pytest.raises(ModelError, match=r"evaluate\.judge\.model='.*/none' is no model folder"):
+    with pytest.raises(ModelError, match=r"evaluate\.judge\.model='.*/none': no model folder at"):
         run(tmp_path, models.of_endpoint(server.url, overrides=absent), "msvd-qa")
     sees = [
         "evaluate.judge.kind=openai",
