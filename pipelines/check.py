@@ -30,8 +30,9 @@ from pipelines.rounds import Rounds, resource_plan
 from pipelines.stages.base import BEGUN, MANIFEST
 from vidalign import recipes
 from vidalign.config.loading import dump_config
-from vidalign.config.run import DataConfig, ObjectiveConfig, RunConfig, TrainConfig
-from vidalign.errors import ConfigError, ModelError
+from vidalign.config.run import DataConfig, ObjectiveConfig, RunConfig
+from vidalign.config.training import TrainConfig
+from vidalign.errors import ConfigError
 from vidalign.files import RunFolder
 from vidalign.learning import objectives
 from vidalign.learning.views import view_of
@@ -216,13 +217,10 @@ def check_objective(config: ObjectiveConfig, train: TrainConfig) -> None:
 
 
 def check_judges(config: RunConfig) -> None:
-    """Raises `ModelError` for a judge whose model folder is not there."""
+    """Raises `ModelError` for a judge whose model is not there: neither a folder nor a hub's."""
     for key, judge in (("recipe.judge", recipes.build(config.recipe).judge), ("evaluate.judge", config.evaluate.judge)):
-        if judge is not None and judge.kind == "vllm" and not (pathlib.Path(judge.model) / "config.json").is_file():
-            raise ModelError(
-                f"{key}.model={judge.model!r} is no model folder (no config.json there); set it to a folder on this machine, or set "
-                f"{key}.kind to openai for a model at an endpoint"
-            )
+        if judge is not None:
+            check_model.check_judge(judge, key)
 
 
 def render(report: CheckReport) -> str:

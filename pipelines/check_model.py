@@ -9,6 +9,7 @@ import pathlib
 from typing import Any
 
 from cluster.engines import takes_video
+from vidalign.config.judging import JudgeConfig
 from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
 from vidalign.files import read_json
@@ -99,6 +100,19 @@ def _has_weights(folder: pathlib.Path) -> bool:
         return bool(weight_files(folder))
     except ModelError:
         return False
+
+
+def check_judge(judge: JudgeConfig, key: str) -> None:
+    """Raises `ModelError` for a judge in an engine whose model is neither a folder nor a hub's; `key`: where the config has it."""
+    if judge.kind != "vllm":
+        return
+    way_out = f"set {key}.model to a model's folder, or {key}.kind to openai for a model at an endpoint"
+    try:
+        folder = model_folder(judge.model, weights=False)
+    except ModelError as error:
+        raise ModelError(f"{key}.model={judge.model!r}: {error}; {way_out}") from error
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{key}.model={judge.model!r} is no model folder (no config.json there); {way_out}")
 
 
 def check_architecture(architecture: str, folder: pathlib.Path, *, trust_remote_code: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import itertools
 import math
 import os
 import pathlib
@@ -16,7 +17,8 @@ from tiny_families import QUESTIONS, WRITERS, clip, clips
 from actors.engine import VllmEngine
 from pipelines import check_model
 from vidalign import files
-from vidalign.config.run import ModelConfig, TrainConfig
+from vidalign.config.run import ModelConfig
+from vidalign.config.training import TrainConfig
 from vidalign.errors import ModelError
 from vidalign.model.batch import IGNORED, collate
 from vidalign.model.checkpoint import export_policy
@@ -29,11 +31,14 @@ from vidalign.types import FrameSpec
 
 pytestmark = pytest.mark.heavy
 
-ALWAYS = ("qwen3_vl", "llava_onevision")  # in every run of the heavy tests; `make test-families` runs all
+ALWAYS = ("llava_onevision",)  # in every run of the heavy tests; `make test-families` runs all
 NOT_SERVED = {"ernie4_5_vl_moe": "spatial_conv_size"}  # what vLLM misses
 STATE_SPACE = ("qwen3_5", "minicpmv4_6")
 TOLERANCE = 1e-4  # nats
-BFLOAT16 = 5e-2  # nats; vLLM's CPU kernel for linear attention takes nothing else, and training is compared in float32
+BFLOAT16, BFLOAT16_MEAN = (
+    0.2,
+    0.03,
+)  # nats; in bfloat16 transformers itself differs from float32 by 0.02 to 0.1 in these models
 ANSWER = "A red circle moves left."
 
 
@@ -78,6 +83,8 @@ class Trained:
         self.scorer = ResponseScorer(load_policy(ModelConfig(path=folder, dtype="float32"))).eval()
 
     def logps(self, question, shown, tokens):
+        if not tokens:
+            return np.zeros(0)
         batch = collate([(render_prompt(self.processor, question, shown), tokens)], pad_id=0)
         with torch.no_grad():
             logps, _ = self.scorer(batch.inputs, batch.labels)
@@ -85,6 +92,8 @@ class Trained:
 
     def likeliest(self, question, shown, tokens):
         """The token that greedy decoding takes at each of these places, and the lead of the best one over the second."""
+        if not tokens:
+            return [], []
         batch = collate([(render_prompt(self.processor, question, shown), tokens)], pad_id=0)
         with torch.no_grad():
             logits = self.scorer.model.get_output_embeddings()(self.scorer.hidden(batch.inputs, batch.labels))
@@ -92,37 +101,48 @@ class Trained:
         return best.indices[:, 0].tolist(), (best.values[:, 0] - best.values[:, 1]).tolist()
 
 
-def largest_difference(engine, trained, tolerance):
+def differences(engine, trained):
     """Of log-probs, over greedy replies one by one, sampled replies to videos of unequal length in one batch, and given replies."""
-    found = [0.0]
-    for question, shown in zip(QUESTIONS, clips(), strict=True):
-        [reply] = engine.generate([asked(question, shown)])
-        tokens, lead = trained.likeliest(question, shown, reply.token_ids)
-        sure = [place for place, margin in enumerate(lead) if margin > tolerance]
-        assert [tokens[place] for place in sure] == [reply.token_ids[place] for place in sure]
-        found.append(np.abs(trained.logps(question, shown, reply.token_ids) - reply.log_probs).max())
+    found = []
+    one_by_one = [asked(question, shown) for question, shown in zip(QUESTIONS, clips(), strict=True)]
     together = [asked(question, shown, temperature=1.0, seed=5) for shown in fresh() for question in QUESTIONS]
-    special = set(trained.processor.tokenizer.all_special_ids)
-    for request, reply in zip(together, engine.generate(together), strict=True):
-        tokens = [token for token in reply.token_ids if token not in special]
-        if len(tokens) == len(reply.token_ids):  # transformers puts a video's embeddings in the place of its token anywhere
-            found.append(np.abs(trained.logps(request.prompt, request.clip, tokens) - reply.log_probs).max())
-    assert len(found) > 4
+    replies = [*(engine.generate([request])[0] for request in one_by_one), *engine.generate(together)]
+    for request, reply in zip([*one_by_one, *together], replies, strict=True):
+        tokens = plain(trained, reply.token_ids)
+        found.append(trained.logps(request.prompt, request.clip, tokens) - reply.log_probs[: len(tokens)])
+        if request.temperature == 0:
+            likeliest, lead = trained.likeliest(request.prompt, request.clip, tokens)
+            sure = [place for place, margin in enumerate(lead) if margin > 4 * np.abs(found[-1]).max()]
+            assert [likeliest[place] for place in sure] == [tokens[place] for place in sure]
     rows = [(question, shown, ANSWER) for question, shown in zip(QUESTIONS, clips(), strict=True)]
     ids = response_ids(trained.processor, ANSWER)
     for (question, shown, _), score in zip(rows, engine.score(rows), strict=True):
-        found.append(np.abs(trained.logps(question, shown, ids) - score).max())
-    return max(found)
+        found.append(trained.logps(question, shown, ids) - score)
+    assert len(np.concatenate(found)) > 40
+    return np.abs(np.concatenate(found))
+
+
+def plain(trained, tokens):
+    """Tokens up to the first special one: transformers puts a video's embeddings in the place of a reply's video token too."""
+    special = set(trained.processor.tokenizer.all_special_ids)
+    return list(itertools.takewhile(lambda token: token not in special, tokens))
+
+
+def check(name, engine, trained):
+    """What stands in a cell: the largest difference. Raises `AssertionError` if it is more than rounding."""
+    found = differences(engine, trained)
+    if name in STATE_SPACE:
+        assert found.mean() < BFLOAT16_MEAN
+        assert found.max() < BFLOAT16
+        return f"{found.max():.0e}: {KERNEL}"
+    assert found.max() < TOLERANCE
+    return f"{found.max():.0e}"
 
 
 @functools.cache
 def fresh():
     """Clips of unequal length that no engine has seen."""
     return clip(8, 11), clip(4, 12), clip(6, 13, 64, 96)
-
-
-def said(name, difference):
-    return f"{difference:.0e}" if name not in STATE_SPACE else f"{difference:.0e}: {KERNEL}"
 
 
 KERNEL = "in bfloat16, against transformers in float32: vLLM's CPU kernel for linear attention takes only that"
@@ -132,10 +152,7 @@ KERNEL = "in bfloat16, against transformers in float32: vLLM's CPU kernel for li
 def test_rollouts_are_those_of_the_model_that_is_trained(name, checkpoints, start, cell):
     passed = cell(name, "rollout")
     folder = checkpoints(name)
-    tolerance = BFLOAT16 if name in STATE_SPACE else TOLERANCE
-    difference = largest_difference(start(name, folder), Trained(folder), tolerance)
-    assert difference < tolerance
-    passed(said(name, difference))
+    passed(check(name, start(name, folder), Trained(folder)))
 
 
 @pytest.mark.parametrize("name", named(WRITERS))
@@ -169,10 +186,7 @@ def test_an_exported_model_is_read_by_vllm(name, checkpoints, start, cell, tmp_p
     export_policy(
         trained, tmp_path / "model", base=base, parent="", frame_spec=FrameSpec(), prompt="{question}", zero_stage=0
     )
-    tolerance = BFLOAT16 if name in STATE_SPACE else TOLERANCE
-    difference = largest_difference(start(name, folder), Trained(folder), tolerance)
-    assert difference < tolerance
-    passed(said(name, difference))
+    passed(check(name, start(name, folder), Trained(folder)))
 
 
 def test_families_that_vllm_does_not_read_are_known():

@@ -20,9 +20,8 @@ from vidalign.model.turns import turns_of
 from vidalign.types import EvalAnswer, FrameSpec, PreferencePair, Response
 from vidalign.video.decoding import decode
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.heavy, pytest.mark.families]
 
-ALWAYS = ("qwen3_vl",)  # in every run of the heavy tests
 NUM_TOKENS = 6
 
 
@@ -51,7 +50,7 @@ def config_of(name, model, data, folder):
             key: str(data / f"{file}.jsonl") for key, file in (("train", "train"), ("eval", "heldout"), ("probe", "probe"))
         },
         "video": {"num_frames": 4},
-        "recipe": {"name": "rrpo", "num_candidates": 4, "max_new_tokens": 32},
+        "recipe": {"name": "rrpo", "num_candidates": 8, "max_new_tokens": 96},
         "objective": {"name": "dpo"},
         "train": {"learning_rate": 1e-3, "batch_size": 2, "micro_batch_size": 2, "num_monitored": 2, "log_every": 1},
         "evaluate": {"max_new_tokens": NUM_TOKENS},
@@ -78,10 +77,7 @@ def greedy(folder, example):
     return processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[] if name in ALWAYS else pytest.mark.families) for name in WRITERS if name not in NOT_SERVED],
-)
+@pytest.mark.parametrize("name", [name for name in WRITERS if name not in NOT_SERVED])
 def test_a_whole_run(name, checkpoints, questions, cell, tmp_path):
     passed = {column: cell(name, column) for column in ("pairs", "align", "serve", "evaluate")}
     base = checkpoints(name)

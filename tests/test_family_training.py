@@ -10,7 +10,9 @@ import torch
 from test_shared_prefix import flat_logps
 from tiny_families import QUESTIONS, WRITERS, clips
 
-from vidalign.config.run import ModelConfig, TrainConfig
+from vidalign.config.run import ModelConfig
+from vidalign.config.training import TrainConfig
+from vidalign.errors import ConfigError
 from vidalign.model import shared_prefix, vision_features
 from vidalign.model.batch import IGNORED, Prompt, collate, collate_packed
 from vidalign.model.checkpoint import export_policy
@@ -151,7 +153,9 @@ def test_kept_vision_features_stand_in_for_pixels(name, checkpoints, cell, tmp_p
     folder = checkpoints(name)
     model, _, responses = loaded(folder)
     if family_of(model).takes_features is None:
-        passed("no: a video's embeddings stand among other tokens, or are more than one tensor")
+        with pytest.raises(ConfigError, match="works only for"):
+            vision_features.check(model)
+        passed("no: refused in a sentence; kept features were never tried for this family")
         return
     processor, clip = processor_of(folder), clips()[0]
     prompt = render_prompt(processor, QUESTIONS[0], clip)

@@ -101,7 +101,7 @@ def multimodal_rope(head_dim: int = 32, **more: Any) -> dict[str, Any]:
 def randomize(model: torch.nn.Module) -> None:
     """Give every weight a random value of a size that keeps activations finite."""
     torch.manual_seed(0)
-    embedded = 0.15 if model.config.tie_word_embeddings else 0.45  # tied ones are the output layer too
+    embedded = 0.06 if model.config.tie_word_embeddings else 0.45  # tied ones are the output layer too
     for name, parameter in model.named_parameters():
         if name.endswith(("A_log", "dt_bias")):
             parameter.add_(torch.randn_like(parameter) * 0.1)

@@ -123,4 +123,5 @@ class Hound(Recipe[HoundRecipe]):
 
     def describe(self) -> str:
         config = self.config
-        return f"{super().describe()}, judge {config.judge.model}, threshold {config.threshold:g}, captions from {config.captions}"
+        judge = config.judge.model or config.judge.kind
+        return f"{super().describe()}, judge {judge}, threshold {config.threshold:g}, captions from {config.captions}"
