@@ -29,8 +29,10 @@ $(VENV)/.vidalign-cpu: requirements/torch-cpu.lock requirements/cpu.lock pyproje
 	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.vidalign-gpu: pyproject.toml | $(VENV)/bin/python
-	$(PIP) -e '.[gpu]'
+$(VENV)/.vidalign-gpu: requirements/gpu.lock pyproject.toml | $(VENV)/bin/python
+	@echo "setting up $(VENV): CUDA builds of PyTorch and vLLM, and the locked packages (several gigabytes)"
+	$(PIP) --no-deps -r requirements/gpu.lock
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 setup-dev: $(VENV)/.vidalign-dev-$(EXTRA)
@@ -49,7 +51,7 @@ check: setup-dev ## format, lint, types and unit tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m "not heavy"
+	$(BIN)/python -m pytest -q -m "not heavy" -n auto --maxprocesses 4 --dist loadfile
 
 test: check ## set-up and all tests but the long ones of test-families
 	$(BIN)/python -m pytest -q -m "heavy and not families"

@@ -144,10 +144,7 @@ def seeing_chat(config: JudgeConfig, frames: Mapping[str, str], limits: Mapping[
 
         requests = [
             Request(
-                prompt="\n\n".join(
-                    message["content"] if message["role"] == "user" else f"Your reply was:\n{message['content']}"
-                    for message in messages
-                ),
+                prompt=in_one_message(messages),
                 clip=what(messages[0]),
                 seed=0,
                 temperature=0.0,
@@ -162,6 +159,14 @@ def seeing_chat(config: JudgeConfig, frames: Mapping[str, str], limits: Mapping[
             raise ModelError(f"the judge of {key}: {error}") from error
 
     return chat, version
+
+
+def in_one_message(messages: Messages) -> str:
+    """A conversation as one text of the user: its texts in order, and who wrote what the judge itself wrote."""
+    said = [
+        message["content"] if message["role"] == "user" else f"Your reply was:\n{message['content']}" for message in messages
+    ]
+    return "\n\n".join(said)
 
 
 def jpegs(clip_path: str) -> tuple[str, ...]:

@@ -6,10 +6,12 @@ import dataclasses
 import functools
 import hashlib
 import os
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from actors.engine_loop import EngineLoop
 from cluster.engines import ONE_VIDEO, actor_environment, generator_options, takes_video
 from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
@@ -55,6 +57,7 @@ class VllmEngine:
         self._hashes: weakref.WeakKeyDictionary[Clip, str] = weakref.WeakKeyDictionary()
         self._grids: dict[str, tuple[Any, Any]] = {}  # hash of a clip → its grid, and the seconds that a step of it takes
         self._processor = cached_processor(path, model.trust_remote_code)
+        self._tokenizing = threading.Lock()  # a tokenizer may be changed by what uses it
         self._turns = turns_of(self._processor)
         self._compared = False
         config = read_config(path, trust_remote_code=model.trust_remote_code)
@@ -62,10 +65,19 @@ class VllmEngine:
         own = {**rules, **(engine_args or {})}
         options = generator_options(model, num_gpus, seed=seed, limits=limits, engine_args=own)
         try:
-            self.llm = vllm.LLM(model=path, **options)
+            self._loop = EngineLoop(functools.partial(vllm.LLM, model=path, **options))
         except Exception as error:  # a model that vLLM cannot load fails in whatever way its code meets first
             raise ModelError(f"vLLM cannot serve {path}: {' '.join(str(error).split())[:600]}") from error
         takes_video(self.llm.llm_engine.model_config, path)
+
+    @property
+    def llm(self) -> Any:
+        """vLLM's own engine, which belongs to a thread of its own while a call is under way."""
+        return self._loop.llm
+
+    def take_seconds(self) -> dict[str, float]:
+        """The engine's seconds of "waiting" for prompts and of "working" since this was called before."""
+        return self._loop.take_seconds()
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Sample one reply to each request, in the order of `requests`."""
@@ -94,27 +106,40 @@ class VllmEngine:
 
         from vidalign.model.rendering import response_ids
 
-        replies = [response_ids(self._processor, reply) for _, _, reply in rows]
+        with self._tokenizing:
+            replies = [response_ids(self._processor, reply) for _, _, reply in rows]
         inputs = [
             _Input(shown=shown, prompt=prompt, reply_ids=tuple(ids))
             for (prompt, shown, _), ids in zip(rows, replies, strict=True)
         ]
-        lengths = [len(ids) for ids in replies]
-        # For prompt log-probs vLLM does not use its prefix cache, so each score computes its whole prompt; the processed video is
-        # cached.
-        params = vllm.SamplingParams(
-            max_tokens=1, temperature=0.0, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY
+        # vLLM has log-probs only of tokens that it computes, so by default it computes all of them anew. Only those of the reply are
+        # wanted here: the prompt may come from the cache, and a video with many replies is computed once.
+        cached, anew = (
+            vllm.SamplingParams(
+                max_tokens=1,
+                temperature=0.0,
+                prompt_logprobs=0,
+                detokenize=False,  # what vLLM reports of cached tokens is not even a token
+                output_kind=RequestOutputKind.FINAL_ONLY,
+                skip_reading_prefix_cache=skips,
+            )
+            for skips in (False, True)
         )
+        outputs = self._run(inputs, [cached] * len(inputs))
+        # A beginning of the reply was cached as well, because this reply or one that begins alike was seen before.
+        again = [place for place, output in enumerate(outputs) if _covers_reply(output, len(replies[place]))]
+        for place, output in zip(again, self._run([inputs[place] for place in again], [anew] * len(again)), strict=True):
+            outputs[place] = output
         scores = []
-        for output, length in zip(self._run(inputs, [params] * len(inputs)), lengths, strict=True):
-            ids = output.prompt_token_ids[-length:]
-            steps = output.prompt_logprobs[-length:]
-            scores.append(tuple(step[token].logprob for token, step in zip(ids, steps, strict=True)))
+        for output, reply in zip(outputs, replies, strict=True):
+            steps = output.prompt_logprobs[-len(reply) :]
+            scores.append(tuple(step[token].logprob for token, step in zip(reply, steps, strict=True)))
         return scores
 
     def num_tokens(self, text: str) -> int:
         """The number of tokens of a text alone, without any that a template adds."""
-        return len(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+        with self._tokenizing:
+            return len(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def counters(self) -> dict[str, float]:
         """vLLM's counters by name, such as vllm:prefix_cache_hits (tokens). Needs the engine argument disable_log_stats=False."""
@@ -130,38 +155,35 @@ class VllmEngine:
         """`LLM.generate` for prompts that may be equal: each distinct one is rendered once."""
         from vllm.exceptions import VLLMValidationError
 
-        engine = self.llm.llm_engine
         render = self._renderer()
-        if not self._compared:
-            self._compare(inputs[0], render)
-        added: list[str] = []
+
+        def rendered(one: _Input, max_new_tokens: int) -> Any:
+            made = render(one)
+            if not (self._compared or one.prefix or one.reply_ids):
+                self._compare(one, made)
+            self._check_positions(scene_of(one.shown), made, max_new_tokens)
+            return made
+
+        prompts = [functools.partial(rendered, one, chosen.max_tokens) for one, chosen in zip(inputs, params, strict=True)]
         try:
-            for one, chosen in zip(inputs, params, strict=True):
-                rendered = render(one)
-                self._check_positions(scene_of(one.shown), rendered, chosen.max_tokens)
-                added.append(engine.add_request(str(next(self.llm.request_counter)), rendered, chosen))
-            return self.llm.wait_for_completion(use_tqdm=False)
-        except ModelError:
-            engine.abort_request(added, internal=True)
-            raise
+            return self._loop.run(prompts, params)
         except (VLLMValidationError, ValueError) as error:
-            engine.abort_request(added, internal=True)
             raise ModelError(
                 f"vLLM refused a prompt at max_model_len={self.max_model_len:,}: {' '.join(str(error).split())[:400]}. "
                 "Lower video.num_frames, the frame size or recipe.max_new_tokens, or raise model.max_model_len"
             ) from error
 
-    def _compare(self, one: _Input, render: Callable[[_Input], Any]) -> None:
-        """Raise `ModelError` if vLLM generates from another prompt than training sees. Done once, for the first prompt."""
+    def _compare(self, one: _Input, made: Any) -> None:
+        """Raise `ModelError` if vLLM generates from another prompt than training sees. Done once, for the first plain prompt."""
         from vidalign.model.rendering import difference, render_prompt
 
-        made = render(_Input(shown=one.shown, prompt=one.prompt))
         ids = made["prompt_token_ids"]
         visual = [False] * len(ids)
         for place in (place for places in made["mm_placeholders"].values() for place in places):
             embedded = [True] * place.length if place.is_embed is None else place.is_embed.tolist()
             visual[place.offset : place.offset + place.length] = embedded
-        trained = render_prompt(self._processor, one.prompt, one.shown).tokens["input_ids"].tolist()
+        with self._tokenizing:
+            trained = render_prompt(self._processor, one.prompt, one.shown).tokens["input_ids"].tolist()
         if found := difference(self._processor, trained, ids, visual):
             raise ModelError(
                 f"training would not see the prompts that {self.path} replies to in vLLM: {found}. docs/models.md lists the families "
@@ -209,7 +231,8 @@ class VllmEngine:
         @functools.cache
         def render(one: _Input) -> Any:
             scene = scene_of(one.shown)
-            ids = [*ids_of(one.prompt, one.prefix, scene.context), *one.reply_ids]  # text would be given a second bos
+            with self._tokenizing:
+                ids = ids_of(one.prompt, one.prefix, scene.context)
             data: dict[str, list[Any]] = {}
             uuids: dict[str, list[str]] = {}
             if scene.videos:
@@ -218,7 +241,8 @@ class VllmEngine:
             if scene.images:
                 data["image"] = [image(clip) for clip in scene.images]
                 uuids["image"] = [f"image-{self._hash(clip)}" for clip in scene.images]
-            prompt = {"prompt_token_ids": ids, "multi_modal_data": data, "multi_modal_uuids": uuids}
+            tokens = [*ids, *one.reply_ids]  # text would be given a second bos
+            prompt = {"prompt_token_ids": tokens, "multi_modal_data": data, "multi_modal_uuids": uuids}
             [rendered] = self.llm.renderer.render_cmpl([prompt])
             return rendered
 
@@ -233,6 +257,11 @@ class _Input:
     prompt: str
     prefix: str = ""
     reply_ids: tuple[int, ...] = ()
+
+
+def _covers_reply(output: Any, length: int) -> bool:
+    """Whether a log-prob is missing: that of the first token of a reply comes from the last one of the prompt."""
+    return (output.num_cached_tokens or 0) >= len(output.prompt_token_ids) - length
 
 
 def completion_of(reply: Any, special: SpecialTokens) -> Completion:

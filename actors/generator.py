@@ -11,7 +11,9 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import pathlib
+import threading
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.engine import VllmEngine
@@ -21,16 +23,17 @@ from vidalign.model.clip_check import ClipCheck, quarantined
 from vidalign.recipes.engine import Respond
 from vidalign.types import Example, Response
 from vidalign.video.frame_cache import load_clip
-from vidalign.video.scene import shown
+from vidalign.video.scene import Shown, shown
 
 
 class Generator:
     """Ray Data `map` callable: one row is one chunk of examples; its responses are on disk before it returns.
 
-    A chunk is finished when its JSON file, which is written last, exists. The engine starts while the first videos are decoded, in
-    the thread that then does all its work; the first chunk waits for it and raises its errors, so that they reach the driver.
-    `engine_s` in that file says how long the chunk waited for the engine to start, how long the engine waited for the chunk (after
-    the previous one), and how long it worked on it.
+    A chunk is finished when its JSON file, which is written last, exists. The engine starts while the first videos are decoded; the
+    first chunk waits for it and raises its errors, so that they reach the driver. Each example is answered by a thread of its
+    own: its next turn is asked as soon as its own replies are there, and the examples of the next chunk, which is a call in another
+    thread, start as others finish. `engine_s` in a chunk's file says how long it waited for the engine to start, and how long the
+    engine waited for prompts and worked since a chunk was finished before.
     """
 
     def __init__(
@@ -42,15 +45,17 @@ class Generator:
         engine_args: dict[str, Any],
         respond: Respond,
         parts: str,
+        num_examples: int,
         limits: dict[str, int],
         reserved_tokens: int = 0,
     ) -> None:
-        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        """`num_examples`: how many are answered at the same time; a chunk has as many."""
         config = ModelConfig(**model)
-        self._engine = self._thread.submit(
+        starting = concurrent.futures.ThreadPoolExecutor(1)
+        self._engine = starting.submit(
             VllmEngine, config, path, num_gpus=num_gpus, seed=seed, engine_args=engine_args, limits=limits
         )
-        self._takes = self._thread.submit(
+        self._takes = starting.submit(
             ClipCheck,
             path,
             max_model_len=config.max_model_len,
@@ -59,28 +64,51 @@ class Generator:
         )
         self._respond = respond
         self._parts = pathlib.Path(parts)
-        self._free_since: float | None = None
+        self._first = threading.Lock()
+        self._answering = concurrent.futures.ThreadPoolExecutor(num_examples)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Columns: chunk (int), and what `actors.decoder.ChunkDecoder` gives: examples and decoded (JSON lists of rows)."""
-        began = time.monotonic()
-        waited = 0.0 if self._free_since is None else began - self._free_since
+        starting = self._seconds_of_start()
         engine, takes = self._engine.result(), self._takes.result()
-        started = time.monotonic()
         chunk, decoded = int(row["chunk"]), quarantined(json.loads(row["decoded"]), takes)
         frames = {video["video"]: video["frames_path"] for video in decoded if video["frames_path"]}
         asked = [Example.from_row(example) for example in json.loads(row["examples"])]
         examples = [example for example in asked if all(name in frames for name in example.context.visuals)]
-        responses: list[Response] = []
-        if examples:
-            contexts = [example.context for example in examples]
-            clips = [shown(context, tuple(load_clip(frames[name]) for name in context.visuals)) for context in contexts]
-            responses = self._thread.submit(self._respond, engine, examples, clips).result()
+        answers = [
+            self._answering.submit(self._respond, engine, [example], [_shown(example, frames)]) for example in examples
+        ]
+        try:
+            responses = in_turns([answer.result() for answer in answers])
+        finally:
+            for answer in answers:
+                answer.cancel()
         files.write_table(files.part_path(self._parts, chunk).with_suffix(".parquet"), responses)
-        self._free_since = time.monotonic()
-        seconds = {"waiting": waited, "starting": started - began, "working": self._free_since - started}
+        seconds = {"starting": starting, **engine.take_seconds()}
         files.write_json(
             files.part_path(self._parts, chunk),
             {"decoded": decoded, "num_responses": len(responses), "engine_s": {k: round(v, 3) for k, v in seconds.items()}},
         )
         return {"chunk": chunk, "num_examples": len(asked)}
+
+    def _seconds_of_start(self) -> float:
+        """Wait for the engine; how long, in the first call, and 0 in the others, which wait at the same time."""
+        if not self._first.acquire(blocking=False):
+            return 0.0
+        began = time.monotonic()
+        concurrent.futures.wait([self._engine])
+        return time.monotonic() - began
+
+
+def _shown(example: Example, frames: Mapping[str, str]) -> Shown:
+    """What an example shows, from the clips of its videos and images."""
+    return shown(example.context, tuple(load_clip(frames[name]) for name in example.context.visuals))
+
+
+def in_turns(answers: Sequence[Sequence[Response]]) -> list[Response]:
+    """The responses of each example as if all had been asked together: by kind and turn, as they first occur, then by example."""
+    flat = [(response, number) for number, answer in enumerate(answers) for response in answer]
+    place: dict[tuple[str, int], int] = {}
+    for response, _ in flat:
+        place.setdefault((response.kind, response.turn), len(place))
+    return [r for r, _ in sorted(flat, key=lambda row: (place[row[0].kind, row[0].turn], row[1]))]

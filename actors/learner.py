@@ -15,25 +15,27 @@ an uninterrupted one.
 
 from __future__ import annotations
 
+import functools
 import pathlib
-import tempfile
 import time
 from typing import Any
 
 import numpy as np
 import torch
 
+from actors import sharding
 from actors.metrics_log import MetricsLog
 from actors.monitor import Monitor
 from actors.rank import Rank
+from actors.reference import parts_of, write_missing
 from actors.train_job import TrainJob
 from actors.training_data import TrainingData, batch_source, with_features
 from vidalign.learning import objectives
 from vidalign.learning.batches import batch_order, micro_batches
 from vidalign.learning.views import view_of
-from vidalign.model import shared_prefix
+from vidalign.model import shared_prefix, vision_features
 from vidalign.model.checkpoint import export_policy
-from vidalign.model.policy import load_policy
+from vidalign.model.policy import load_policy, outline_policy
 from vidalign.model.tensor_cache import TensorCache
 
 
@@ -58,16 +60,20 @@ class Learner:
         view = view_of(self.objective)
         self.data = TrainingData.read(job, self.objective)
         torch.manual_seed(job.seed)
-        model = load_policy(job.model, job.policy_path)
+        load = load_policy if train.zero_stage < 3 or sharding.is_root() else outline_policy
+        model = load(job.model, job.policy_path)
         packed = shared_prefix.wanted(model, train.shared_prefix)
         self.source = batch_source(job, model, packed=packed)
         if train.cache_vision_features:
             cache, dtype = TensorCache(pathlib.Path(job.cache) / "vision"), getattr(torch, job.model.dtype)
             groups = [*self.data.groups, *self.data.probe]
+            if train.zero_stage == 3:
+                sharding.send(vision_features.modules(model), model, device)
             self.source = with_features(self.source, groups, model, cache, device=device, dtype=dtype)
         self.view = view(objective=self.objective, source=self.source, kept=self.data.kept, doubt=self.data.doubt)
         self.order = batch_order(len(self.data.groups), train.batch_size, train.num_epochs, job.seed)
         self.step_index = 0
+        self.saved_at = time.monotonic()
         self.window: list[float] = []
         self.rank = Rank(
             model,
@@ -78,6 +84,8 @@ class Learner:
             compares=self.objective.needs_kl,
             device=device,
         )
+        self.log = MetricsLog(pathlib.Path(job.stage)) if self.rank.index == 0 else None
+        self.refer()
         watched = self.data.groups[: train.num_monitored]
         self.monitor = Monitor(
             self.rank,
@@ -86,7 +94,21 @@ class Learner:
             probe=self.data.probe,
             size=train.micro_batch_size,
         )
-        self.log = MetricsLog(pathlib.Path(job.stage)) if self.rank.index == 0 else None
+
+    def refer(self) -> None:
+        """Compute what is missing of the reference's outputs, while the weights are still the reference's. Collective."""
+        if not self.data.reference:
+            return
+        train = self.job.train
+        write_missing(
+            self.rank,
+            self.source,
+            self.data.groups,
+            self.data.reference,
+            parts=parts_of(hidden=self.objective.needs_kl, features=train.uncertainty is not None),
+            size=train.micro_batch_size,
+            done=functools.partial(self.log.progress, "reference") if self.log else None,
+        )
 
     def run(self, report: Any) -> None:
         """Train to the end, then export."""
@@ -105,7 +127,7 @@ class Learner:
             if last or self.step_index % train.log_every == 0:
                 self.measure(loss=float(np.mean(self.window)), grad_norm=grad_norm)
                 self.window = []
-            if last or self.step_index % train.checkpoint_every == 0:
+            if self._checkpoint_is_due() and not last:  # the export follows the last step
                 self.checkpoint(report)
         export_policy(
             self.rank.model,
@@ -115,8 +137,17 @@ class Learner:
             frame_spec=self.job.frame_spec,
             prompt=self.job.plain_prompt,
             zero_stage=train.zero_stage,
+            keep_adapter=train.lora is not None and train.lora.export == "both",
             trust_remote_code=self.job.model.trust_remote_code,
         )
+
+    def _checkpoint_is_due(self) -> bool:
+        """Whether enough steps or minutes have passed since the last checkpoint, by rank 0's clock. Collective."""
+        every, minutes = self.job.train.checkpoint_every, self.job.train.checkpoint_minutes
+        if every is not None and self.step_index % every == 0:
+            return True
+        passed = time.monotonic() - self.saved_at
+        return minutes is not None and bool(self.rank.largest(self.rank.index == 0 and passed >= minutes * 60))
 
     def step(self, indices: np.ndarray) -> tuple[float, float | None, dict[str, float]]:
         """One optimizer step on a global batch of groups: (loss, gradient norm, objective metrics), means over the batch.
@@ -178,25 +209,28 @@ class Learner:
             )
 
     def checkpoint(self, report: Any) -> None:
-        """Write and report a checkpoint from which `restore` continues exactly. Collective."""
-        from ray.train import Checkpoint
+        """Write and report a checkpoint from which `restore` continues exactly. Collective.
+
+        It is written where Ray Train keeps checkpoints, so that none of its many gigabytes is copied.
+        """
+        from ray.train import Checkpoint, CheckpointUploadMode
 
         state = {
             "step_index": self.step_index,
             "start": self.monitor.start,
             "window": self.window,
             "objective_state": self.objective_state,
-            "torch_rng": torch.get_rng_state(),
         }
-        with tempfile.TemporaryDirectory(prefix="vidalign-checkpoint-") as folder:
-            self.rank.save(folder, state)
-            report(
-                {"step": self.step_index, "num_steps": len(self.order)},
-                checkpoint=Checkpoint.from_directory(folder),
-                checkpoint_dir_name=f"step-{self.step_index:06d}-{time.time_ns() // 1_000_000}"
-                if self.rank.count == 1
-                else None,
-            )
+        name = f"step-{self.step_index:06d}-{self.rank.largest(time.time_ns() // 1_000_000)}"
+        folder = pathlib.Path(self.job.checkpoints) / name
+        self.rank.save(folder, state)
+        report(
+            {"step": self.step_index, "num_steps": len(self.order)},
+            checkpoint=Checkpoint(str(folder)) if self.rank.index == 0 else None,
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+        )
+        self.saved_at = time.monotonic()
 
     def restore(self, checkpoint: Any) -> None:
         """Continue from a checkpoint; with None, start at step 0."""
@@ -208,4 +242,5 @@ class Learner:
         self.monitor.start = state["start"]
         self.window = state["window"]
         self.objective_state = state["objective_state"]
-        torch.set_rng_state(state["torch_rng"])
+        if "torch_rng" in state:  # of checkpoints that hold one random state for all ranks
+            torch.set_rng_state(state["torch_rng"])

@@ -30,12 +30,16 @@ class MetricsLog:
 
     def step(self, step: int, num_steps: int, values: dict[str, float | None]) -> None:
         """Record the progress and figures of one optimizer step."""
-        progress = json.dumps({"step": step, "num_steps": num_steps}).encode()
-        # Only people read it, so no step waits for the disk.
-        files.write_bytes_atomic(self._stage / "progress.json", progress, durable=False)
+        self.progress("train", step, num_steps)
         for name, value in values.items():
             if value is not None:
                 self._board.add_scalar(f"train/{name}", value, step)
+
+    def progress(self, phase: str, number: int, total: int) -> None:
+        """Say how far the "reference" (pairs) or "train" (optimizer steps) is."""
+        row = json.dumps({"phase": phase, "step": number, "num_steps": total}).encode()
+        # Only people read it, so no step waits for the disk.
+        files.write_bytes_atomic(self._stage / "progress.json", row, durable=False)
 
     def measurement(self, row: dict[str, Any]) -> None:
         """Append a row of figures to `metrics.jsonl`; it must have a "step"."""

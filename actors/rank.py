@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from vidalign.config.run import TrainConfig
+from actors import sharding
+from vidalign.config.training import TrainConfig
 from vidalign.learning.schedule import learning_rate_factor
 from vidalign.model.batch import IGNORED, Batch
 from vidalign.model.logps import CHUNK_SIZE, RowLogps
 from vidalign.model.policy import ResponseScorer, prepare_training
+from vidalign.model.tensor_cache import read_tensors, write_tensors
 
 TAG = "state"  # the folder of a checkpoint that DeepSpeed writes into
 
@@ -38,21 +41,28 @@ class Rank:
         self.index, self.count = dist.get_rank(), dist.get_world_size()
         self.device, self._dtype = device, getattr(torch, dtype)
         self._calls_gather = train.zero_stage == 3 and self.count > 1
-        model = prepare_training(model, train)
+        scorer = ResponseScorer(
+            prepare_training(model, train),
+            packed=packed,
+            compares=compares,
+            float32_head=train.float32_head,
+            chunk_size=chunk_size,
+        )
+        config = deepspeed_config(train, dtype, num_workers=self.count, device=device)
         # DeepSpeed's shared-memory all-reduce for inference on CPUs is never used in training. Compiling it takes most of a minute
         # at the first start and needs a C++ compiler, and a process killed in the middle leaves a lock that all later ones wait for.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(auto_mpi_discovery=False)
+        if self._calls_gather:
+            sharding.shard(scorer, config, dtype=self._dtype, device=device)
         self._engine, *_ = deepspeed.initialize(
-            model=ResponseScorer(
-                model, packed=packed, compares=compares, float32_head=train.float32_head, chunk_size=chunk_size
-            ),
-            model_parameters=[p for p in model.parameters() if p.requires_grad],
+            model=scorer,
+            model_parameters=[p for p in scorer.model.parameters() if p.requires_grad],
             lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(
                 optimizer,
                 lambda step: learning_rate_factor(step, num_steps, train.warmup_ratio, train.schedule),
             ),
-            config=deepspeed_config(train, dtype, num_workers=self.count),
+            config=config,
         )
 
     @property
@@ -75,6 +85,10 @@ class Rank:
 
         Collective under ZeRO stage 3: all ranks call the model's modules equally often, whatever their batches hold.
         """
+        return self.outputs(batch, reference_hidden)[0]
+
+    def outputs(self, batch: Batch, reference_hidden: torch.Tensor | None = None) -> tuple[RowLogps, torch.Tensor]:
+        """What `logps` returns, and the final hidden states [N, D] that predict the N response tokens. As collective as `logps`."""
         calls = (0, 0)
         if self._calls_gather:
             for_logps, for_kl = self._engine.module.num_calls(batch.labels, reference_hidden)
@@ -82,8 +96,8 @@ class Rank:
         batch = batch.to(self.device, self._dtype)
         if reference_hidden is not None:
             reference_hidden = reference_hidden.to(self.device)
-        logps, kl = self._engine(batch.inputs, batch.labels, reference_hidden, batch.sources, calls)
-        return RowLogps(logps=logps, mask=batch.labels != IGNORED, kl=kl)
+        logps, kl, hidden = self._engine(batch.inputs, batch.labels, reference_hidden, batch.sources, calls)
+        return RowLogps(logps=logps, mask=batch.labels != IGNORED, kl=kl), hidden
 
     def backward(self, value: torch.Tensor, *, last: bool) -> None:
         """Add to the gradients; `last` marks the last call of an optimizer step."""
@@ -105,37 +119,79 @@ class Rank:
         for value in values:
             dist.all_reduce(value)
 
+    def wait(self) -> None:
+        """Return once all ranks have come here."""
+        dist.barrier()
+
     def largest(self, number: int) -> int:
         """The largest of the ranks' numbers."""
         value = torch.tensor(number, device=self.device)
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return int(value)
 
-    def save(self, folder: str, state: dict[str, Any]) -> None:
-        """Write model, optimizer and scheduler, together with `state`."""
-        self._engine.save_checkpoint(folder, tag=TAG, client_state=state, exclude_frozen_parameters=True)
+    def save(self, folder: str | pathlib.Path, state: dict[str, Any]) -> None:
+        """Write model, optimizer, scheduler and this rank's random state into a folder that all ranks share, with `state`."""
+        self._engine.save_checkpoint(str(folder), tag=TAG, client_state=state, exclude_frozen_parameters=True)
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        write_tensors(self._random(folder), random)
+        self.wait()
 
     def load(self, folder: str | pathlib.Path) -> dict[str, Any]:
         """Continue from what `save` wrote; returns its `state`."""
-        _, state = self._engine.load_checkpoint(folder, tag=TAG, load_module_strict=False)
+        _, state = self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+        if self._random(folder).is_file():  # an older checkpoint has rank 0's in its state
+            random = read_tensors(self._random(folder))
+            torch.set_rng_state(random["cpu"])
+            if self.device.type == "cuda" and "cuda" in random:
+                torch.cuda.set_rng_state(random["cuda"], self.device)
         return state
 
+    def _random(self, folder: str | pathlib.Path) -> pathlib.Path:
+        return pathlib.Path(folder) / f"random-{self.index}.safetensors"
 
-def deepspeed_config(train: TrainConfig, dtype: str, *, num_workers: int) -> dict[str, Any]:
-    """The DeepSpeed configuration of a training job. The learner itself accumulates gradients over forward passes."""
-    return {
+
+def deepspeed_config(train: TrainConfig, dtype: str, *, num_workers: int, device: torch.device) -> dict[str, Any]:
+    """The DeepSpeed configuration of a training job, with `train.deepspeed` merged in last.
+
+    The learner itself accumulates gradients over forward passes: in float32, where there is more than one of them.
+    """
+    zero = {"stage": train.zero_stage, "overlap_comm": device.type == "cuda"}
+    adam: dict[str, Any] = {"lr": train.learning_rate, "weight_decay": train.weight_decay}
+    offloaded = (train.deepspeed.get("zero_optimization") or {}).get("offload_optimizer")
+    if not (
+        offloaded and offloaded.get("device", "none") != "none"
+    ):  # DeepSpeed has an Adam of its own for states on the host
+        adam["torch_adam"] = True
+        if device.type == "cuda":
+            adam["fused"] = True
+    accumulates = train.tokens_per_micro_batch is not None or train.micro_batch_size * num_workers < train.batch_size
+    mixed = dtype != "float32" and train.zero_stage > 0 and accumulates
+    config = {
         "train_batch_size": train.batch_size,
         "train_micro_batch_size_per_gpu": train.batch_size // num_workers,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": train.max_grad_norm,
         "optimizer": {
             "type": "AdamW",
-            "params": {"lr": train.learning_rate, "weight_decay": train.weight_decay, "torch_adam": True},
+            "params": adam,
         },
-        "zero_optimization": {"stage": train.zero_stage},
+        "zero_optimization": zero,
+        **({"data_types": {"grad_accum_dtype": "fp32"}} if mixed else {}),
         "bf16": {"enabled": dtype == "bfloat16"},
         "fp16": {"enabled": dtype == "float16"},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
+    return merged(config, train.deepspeed)
+
+
+def merged(config: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested configuration in which the values of `changes` replace others or are added."""
+    both = dict(config)
+    for name, value in changes.items():
+        inside = both.get(name)
+        both[name] = merged(inside, value) if isinstance(inside, dict) and isinstance(value, Mapping) else value
+    return both

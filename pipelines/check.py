@@ -30,7 +30,8 @@ from pipelines.rounds import Rounds, resource_plan
 from pipelines.stages.base import BEGUN, MANIFEST
 from vidalign import recipes
 from vidalign.config.loading import dump_config
-from vidalign.config.run import DataConfig, ObjectiveConfig, RunConfig, TrainConfig
+from vidalign.config.run import DataConfig, ObjectiveConfig, RunConfig
+from vidalign.config.training import TrainConfig
 from vidalign.errors import ConfigError, ModelError
 from vidalign.files import RunFolder
 from vidalign.learning import objectives

@@ -13,7 +13,8 @@ import numpy as np
 from pipelines import check_model
 from pipelines.check_context import num_tokens, vision_tokens
 from vidalign import prompts
-from vidalign.config.run import TrainConfig, VideoConfig
+from vidalign.config.run import VideoConfig
+from vidalign.config.training import TrainConfig
 from vidalign.errors import ConfigError, ModelError, VideoError
 from vidalign.model import rendering, vision_features
 from vidalign.model.families import FAMILIES, GENERAL
@@ -169,9 +170,9 @@ def _need(kind: Asked, example: Example, processor: Any, tokens_of: _Tokens) -> 
     context = example.context
     text = prompts.fill(kind.template, question=example.question, answer=example.answer)
     written = _written(processor, text, example)
-    num_tokens = len(processor.tokenizer(written, add_special_tokens=False)["input_ids"]) - len(context.visuals)
+    length = len(processor.tokenizer(written, add_special_tokens=False)["input_ids"]) - len(context.visuals)
     return Need(
-        text=num_tokens + kind.quoted,
+        text=length + kind.quoted,
         vision=sum(map(tokens_of, context.visuals)),
         reply=max(kind.reply, len(rendering.response_ids(processor, example.answer))),
         where=f"{kind.kind} prompt of example {example.id}",

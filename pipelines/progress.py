@@ -35,18 +35,25 @@ def waiting(description: str) -> Iterator[Callable[[float], None]]:
 
 
 @contextlib.contextmanager
-def follow_steps(description: str, stage: pathlib.Path) -> Iterator[None]:
-    """Show a bar that follows the `progress.json` that a training job writes in its stage folder."""
+def follow_steps(round_index: int, stage: pathlib.Path) -> Iterator[None]:
+    """Show a bar for each phase of the `progress.json` that a training job writes in its stage folder."""
     stop = threading.Event()
 
     def watch() -> None:
         shown: tqdm.tqdm | None = None
+        phase = ""
         while True:
             done = stop.wait(0.5)
             with contextlib.suppress(DataError):  # not written yet
                 progress = files.read_json(stage / "progress.json")
-                if shown is None:
-                    shown = bar(description, progress["num_steps"], "step")
+                if progress.get("phase", "train") != phase:
+                    phase = progress.get("phase", "train")
+                    if shown is not None:
+                        shown.update(shown.total - shown.n)
+                        shown.close()
+                    unit = "pair" if phase == "reference" else "step"
+                    shown = bar(f"{phase}, round {round_index}", progress["num_steps"], unit)
+                assert shown is not None
                 shown.n = progress["step"]
                 shown.refresh()
             if done:

@@ -25,7 +25,8 @@ from pipelines.suites import tables as suites
 from pipelines.summary import scored_answers
 from vidalign import recipes
 from vidalign.config.loading import dump_config
-from vidalign.config.run import RunConfig, TrainConfig
+from vidalign.config.run import RunConfig
+from vidalign.config.training import TrainConfig
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, read_json, read_jsonl, read_table, write_bytes_atomic
 from vidalign.records import Record

@@ -200,7 +200,7 @@ def _llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> di
     return {
         "model_loading_config": {"model_id": model_id, "model_source": str(pathlib.Path(policy.path).absolute())},
         "engine_kwargs": {**engine_kwargs, "fingerprint_mode": "custom", "fingerprint_value": policy.version},
-        "placement_group_config": {"bundle_per_worker": spec.plan.bundle()},
+        "placement_group_config": {"bundle_per_worker": spec.plan.bundle(), "strategy": "STRICT_PACK"},
         "deployment_config": deployment_config(spec.plan),
         "runtime_env": {"env_vars": environment},
         "callback_config": {"callback_class": "serving.engine.LocalCheckpoint"},

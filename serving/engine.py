@@ -7,12 +7,18 @@ and a single device can be driven from within the engine core.
 
 from __future__ import annotations
 
+import os
+import pathlib
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm.deployment import LLMServer
+
+from cluster.engines import SHARED_GPU
+from cluster.node_lock import alone
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -29,7 +35,19 @@ class LocalCheckpoint(CallbackBase):
 
 
 class LeanEngine(VLLMEngine):
-    """Runs a single CPU device inside vLLM's engine core instead of in its own process."""
+    """Runs a single CPU device inside vLLM's engine core instead of in its own process.
+
+    Engines that share a GPU start one after the other: vLLM measures how much memory is free before and after a trial run, and
+    another engine's weights, loaded in between, would count as its own.
+    """
+
+    async def start(self) -> None:
+        """Start the engine, once no other that could share its GPU is starting on this node."""
+        if os.environ.get(SHARED_GPU) != "1":
+            await super().start()
+            return
+        async with alone(pathlib.Path(tempfile.gettempdir()) / f"vidalign-engine-start-{os.getuid()}.lock"):
+            await super().start()
 
     def _prepare_engine_config(self, callback_ctx: Any) -> Any:
         engine_args, frontend_args, config = super()._prepare_engine_config(callback_ctx)

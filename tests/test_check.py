@@ -17,7 +17,7 @@ from pipelines.cli import main
 from pipelines.inputs import read_inputs
 from vidalign import prompts
 from vidalign.config.loading import parse_config
-from vidalign.config.run import TrainConfig
+from vidalign.config.training import TrainConfig
 from vidalign.errors import ClusterError, ConfigError, DataError, ModelError
 from vidalign.model import estimate, memory, rendering
 from vidalign.model.clip_check import black, measure_tokens

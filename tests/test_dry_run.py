@@ -245,7 +245,7 @@ def test_a_cluster_that_grows_is_planned_as_grown(raw, monkeypatch):
     assert found.resources.total_gpus == 8
     assert found.gpu_memory is None
     report = check(parse_config(raw), ask_vllm=False)
-    assert "engines: 8 x (1 CPU, 1 GPU)" in report.resources
+    assert "engines: 8 x (4 CPU, 1 GPU)" in report.resources
     assert any("grows to 8 GPUs, whose memory is not known here" in warning for warning in report.warnings)
 
 

@@ -1,5 +1,6 @@
 """vLLM and Hugging Face see the same prompt and say the same, from the same frames, in float32."""
 
+import concurrent.futures
 import dataclasses
 import json
 import os
@@ -71,14 +72,14 @@ def noise_clip(num_frames, seed):
 def prompt_ids(engine, monkeypatch):
     """The prompts of all requests so far, as vLLM says it computed them."""
     computed = []
-    finish = engine.llm.wait_for_completion
+    run = engine._loop.run
 
-    def recorded(**options):
-        outputs = finish(**options)
+    def recorded(*arguments):
+        outputs = run(*arguments)
         computed.extend(list(output.prompt_token_ids) for output in outputs)
         return outputs
 
-    monkeypatch.setattr(engine.llm, "wait_for_completion", recorded)
+    monkeypatch.setattr(engine._loop, "run", recorded)
     return computed
 
 
@@ -111,9 +112,50 @@ def test_scores_of_given_replies_are_those_that_training_computes(rows, engine, 
         ids = response_ids(processor, answer)
         batch = collate([(render_prompt(processor, question, clip), ids)], pad_id=0)
         with torch.no_grad():
-            logps, _ = scorer(batch.inputs, batch.labels)
+            logps, *_ = scorer(batch.inputs, batch.labels)
         assert len(score) == len(ids)
         np.testing.assert_allclose(score, logps[batch.labels != IGNORED], atol=TOLERANCE)
+
+
+def test_twelve_replies_to_a_video_are_scored_with_one_look_at_it(engine):
+    """What comes from the cache is the prompt, never a token of a reply: also not where a reply or its beginning was seen before."""
+    clip = noise_clip(32, 30)
+    words = ["red", "blue", "green", "a circle", "moves", "left", "up", "down", "square", "no", "yes", "slowly"]
+    long = "red circle moves left then up " * 8  # several blocks
+    rows = [("What moves?", clip, f"{word} then {word}") for word in words]
+    rows += [("What moves?", clip, long + "red"), ("What moves?", clip, long + "blue")]
+    expected = []
+    for row in rows:
+        engine.reset_caches()
+        expected += engine.score([row])
+    engine.reset_caches()
+    before = engine.counters()
+    made = engine.score(rows[:12])
+    spent = {name: value - before.get(name, 0) for name, value in engine.counters().items()}
+    one = spent["vllm:prefix_cache_queries"] / 12
+    assert spent["vllm:prefix_cache_hits"] >= 11 * 2 * CPU_BLOCK_SIZE, "of two blocks of video each, after the first"
+    assert one > 2 * CPU_BLOCK_SIZE
+    engine.generate([greedy("What moves?", clip, max_new_tokens=48)])
+    made += engine.score(rows[12:])
+    for row, found, alone in zip(rows, made, expected, strict=True):
+        np.testing.assert_allclose(found, alone, atol=TOLERANCE, err_msg=row[2])
+    again = engine.score(rows)
+    for found, alone in zip(again, expected, strict=True):
+        np.testing.assert_allclose(found, alone, atol=TOLERANCE)
+
+
+def test_callers_in_threads_are_served_together(rows, engine):
+    """As the generator asks: an example each, in threads of their own, and equal to asking for all at once."""
+    requests = [greedy(question, clip, seed=seed, temperature=1.0) for seed in range(4) for question, clip, _ in rows]
+    together = engine.generate(requests)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        apart = list(pool.map(lambda request: engine.generate([request])[0], requests))
+        scores = list(pool.map(lambda row: engine.score([row])[0], rows))
+    assert [reply.token_ids for reply in apart] == [reply.token_ids for reply in together]
+    for found, score in zip(scores, engine.score(rows), strict=True):
+        np.testing.assert_allclose(found, score, atol=TOLERANCE)
+    taken = engine.take_seconds()
+    assert taken["working"] > 0
 
 
 def test_candidates_differ_and_a_seed_repeats_them(rows, engine):

@@ -115,6 +115,7 @@ def test_a_replicas_engine(num_devices, bundle_gpus, more):
     assert replica_options(MODEL, ServeConfig(engine_args=given), made_for, media) == REPLICA | more | given
     assert replica_options(MODEL, ServeConfig(), made_for, media)["allowed_local_media_path"] == ""
     on_cpu = {} if bundle_gpus else {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    assert replica_environment(made_for, NAME) == REPLICA_ENVIRONMENT | on_cpu
+    shared = {"VIDALIGN_SHARED_GPU": "1"} if bundle_gpus == 0.5 else {}
+    assert replica_environment(made_for, NAME) == REPLICA_ENVIRONMENT | on_cpu | shared
     loud = replica_environment(made_for, NAME, logging_level="INFO")
-    assert loud == REPLICA_ENVIRONMENT | on_cpu | {"VLLM_LOGGING_LEVEL": "INFO"}
+    assert loud == REPLICA_ENVIRONMENT | on_cpu | shared | {"VLLM_LOGGING_LEVEL": "INFO"}

@@ -8,7 +8,7 @@ import torch
 import transformers
 from test_shared_prefix import ARCHITECTURES, assert_equal, flat_logps, llava_onevision
 
-from vidalign.config.run import TrainConfig
+from vidalign.config.training import TrainConfig
 from vidalign.errors import ConfigError, ModelError
 from vidalign.model import estimate, families, memory, shared_prefix, vision_features
 from vidalign.model.batch import collate, collate_packed
@@ -259,7 +259,7 @@ def one_step(make, **train):
     layer.register_full_backward_hook(lambda *_: count(1))
     scorer = ResponseScorer(model)
     for prompt in prompts:
-        logps, _ = scorer(*(lambda batch: (batch.inputs, batch.labels))(collate([(prompt, [20, 21, 1])], pad_id=0)))
+        logps, *_ = scorer(*(lambda batch: (batch.inputs, batch.labels))(collate([(prompt, [20, 21, 1])], pad_id=0)))
         logps.sum().backward()
     return counts, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 

@@ -17,7 +17,8 @@ from tiny_families import QUESTIONS, WRITERS, clip, clips
 from actors.engine import VllmEngine
 from pipelines import check_model
 from vidalign import files
-from vidalign.config.run import ModelConfig, TrainConfig
+from vidalign.config.run import ModelConfig
+from vidalign.config.training import TrainConfig
 from vidalign.errors import ModelError
 from vidalign.model.batch import IGNORED, collate
 from vidalign.model.checkpoint import export_policy

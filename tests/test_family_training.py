@@ -10,7 +10,8 @@ import torch
 from test_shared_prefix import flat_logps
 from tiny_families import QUESTIONS, WRITERS, clips
 
-from vidalign.config.run import ModelConfig, TrainConfig
+from vidalign.config.run import ModelConfig
+from vidalign.config.training import TrainConfig
 from vidalign.errors import ConfigError
 from vidalign.model import shared_prefix, vision_features
 from vidalign.model.batch import IGNORED, Prompt, collate, collate_packed

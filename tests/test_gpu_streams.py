@@ -72,11 +72,16 @@ class OnAGpu:
             file.write(json.dumps(line) + "\n")
 
 
+class Standing(FakeEngine):
+    def take_seconds(self):
+        return {"waiting": 0.0, "working": 0.0}
+
+
 class GeneratorOnAGpu(OnAGpu, Generator):
     def __init__(self, **settings):
         assert settings["num_gpus"] == 1
         self.enter(pathlib.Path(settings["parts"]))
-        actors.generator.VllmEngine = lambda *_, **__: FakeEngine(lambda request: f"reply to {request.prompt}")
+        actors.generator.VllmEngine = lambda *_, **__: Standing(lambda request: f"reply to {request.prompt}")
         super().__init__(**settings)
 
     def __call__(self, row):

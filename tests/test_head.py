@@ -7,7 +7,8 @@ import torch
 from test_shared_prefix import ARCHITECTURES
 
 from cluster.engines import with_float32_head
-from vidalign.config.run import ModelConfig, TrainConfig
+from vidalign.config.run import ModelConfig
+from vidalign.config.training import TrainConfig
 from vidalign.model import head
 from vidalign.model.batch import collate
 from vidalign.model.logps import token_logps
@@ -81,7 +82,7 @@ def test_training_and_reference_agree(monkeypatch):
     model, prompts = ARCHITECTURES["qwen2_5_vl"]()
     scorer = ResponseScorer(model.bfloat16(), float32_head=True).train()
     batch = collate([(prompt, [20, 21, 22, 1]) for prompt in prompts], pad_id=0).to(torch.device("cpu"), torch.bfloat16)
-    trained, _ = scorer(batch.inputs, batch.labels)
+    trained, *_ = scorer(batch.inputs, batch.labels)
     trained.sum().backward()
     with torch.inference_mode():
         hidden = scorer.hidden(batch.inputs, batch.labels)

@@ -23,6 +23,7 @@ from vidalign.config.recipes import HoundRecipe
 from vidalign.config.run import ModelConfig
 from vidalign.errors import DataError
 from vidalign.recipes import judging
+from vidalign.recipes.engine import Completion
 from vidalign.recipes.hound import Hound
 from vidalign.types import Example, FrameSpec, PolicyVersion
 from vidalign.video import decoding
@@ -91,10 +92,10 @@ def config(url="http://127.0.0.1:1/v1", **changes):
     return JudgeConfig(**{"kind": "openai", "model": "eyes", "base_url": url, "sees": "frames", **changes})
 
 
-def judged(config, videos, tmp_path, responses):
+def judged(config, videos, tmp_path, responses, limits=None):
     example = {name: Example(id=name, video=videos[name][0], question="What colour?", answer="?") for name in COLOURS}
     rows = [judging.judged_row(example[name], text, "", config) for name, text in responses]
-    judge = Judge(config.model_dump(), str(tmp_path), judging.judge_rows, dict(videos.values()), "evaluate.judge")
+    judge = Judge(config.model_dump(), str(tmp_path), judging.judge_rows, dict(videos.values()), "evaluate.judge", limits)
     judge({"part": 0, "rows": f"[{','.join(rows)}]"})
     return json.loads((tmp_path / "000000.json").read_text())
 
@@ -183,3 +184,37 @@ def test_the_policy_itself_is_the_judge_with_the_policys_own_settings(tmp_path):
     assert stage.inputs()["policy"] == "v7"
     assert served.needs_frames
     assert not config(sees="video").needs_frames
+
+
+def test_a_model_in_an_engine_gets_the_clips_and_is_reminded_in_one_message(videos, tmp_path, monkeypatch, model_path):
+    made = []
+
+    class Eyes:
+        def __init__(self, model, path, **options):
+            made.append((model, path, options))
+            self.asked = []
+
+        def generate(self, requests):
+            self.asked.append(requests)
+            done = len(self.asked) > 1
+            texts = ["Score: 4" if done or request.clip.frames[0, 0, 0, 0] > 128 else "Hm." for request in requests]
+            return [Completion(text=text, token_ids=(), log_probs=(), finish_reason="stop") for text in texts]
+
+    monkeypatch.setattr("actors.engine.VllmEngine", Eyes)
+    judge = JudgeConfig(kind="vllm", model=model_path, sees="video", max_model_len=77, num_gpus=0)
+    rows = judged(judge, videos, tmp_path, [("red", "red"), ("blue", "blue")], limits={"video": 1, "image": 0})
+    assert [row["score"] for row in rows] == [4.0, 4.0]
+    [(model, path, options)] = made
+    assert (model.max_model_len, path, options["limits"]) == (77, model_path, {"video": 1, "image": 0})
+    assert {row["judge"].split(":")[0] for row in rows} == {"vllm"}
+
+
+def test_a_reminder_follows_the_earlier_reply():
+    from actors.chats import in_one_message
+
+    talk = [
+        {"role": "user", "content": "Judge."},
+        {"role": "assistant", "content": "Hm."},
+        {"role": "user", "content": "A score!"},
+    ]
+    assert in_one_message(talk) == "Judge.\n\nYour reply was:\nHm.\n\nA score!"

@@ -101,3 +101,10 @@ def test_bfloat16_and_a_reference(trained):
     assert rows[1]["loss"] == pytest.approx(np.log(2), abs=0.05)
     assert rows[-1]["margin"] > rows[0]["margin"]
     assert (folder / "model.safetensors").is_file()
+
+
+def test_nothing_but_the_policy_and_its_figures_is_left(finished_run):
+    """Checkpoints hold the optimizer's states, several times the weights."""
+    folder = finished_run / "rounds/0/train"
+    assert not (folder / "ray").exists()
+    assert (folder / "metrics.jsonl").is_file()

@@ -14,7 +14,7 @@ from cluster.resources import ClusterResources
 from pipelines.check_memory import check_memory
 from pipelines.check_model import ModelFacts
 from vidalign.config.loading import parse_config
-from vidalign.config.run import TrainConfig
+from vidalign.config.training import TrainConfig
 from vidalign.errors import ClusterError
 from vidalign.model import families, loading, memory
 

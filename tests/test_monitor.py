@@ -26,7 +26,7 @@ class ModelAlone:
 
     def logps(self, batch):
         self.num_forwards += 1
-        logps, _ = self.scorer(batch.inputs, batch.labels, None, batch.sources)
+        logps, *_ = self.scorer(batch.inputs, batch.labels, None, batch.sources)
         return RowLogps(logps=logps, mask=batch.labels != IGNORED)
 
     def add_up(self, *values):

@@ -101,6 +101,8 @@ def test_the_authors_rule_can_be_had_without_our_filter(rejected, outcome):
     else:
         assert (unfiltered.chosen, unfiltered.rejected) == ("close", rejected)
         assert json.loads(unfiltered.provenance)["rule"] == "hinted_vs_augmented_unfiltered"
+        unknown = [dataclasses.replace(reply, trust=math.nan) for reply in replies]
+        assert pair_leanpo(EXAMPLE, unknown, LeanpoRecipe(pair_rule="hinted_vs_augmented_unfiltered")).chosen == "close"
 
 
 @pytest.mark.parametrize(

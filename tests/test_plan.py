@@ -50,8 +50,8 @@ def test_sixteen_cores_without_gpu():
 
 def test_one_gpu_is_shared_by_base_and_aligned():
     made = plan_of(run_config(), ClusterResources(num_cpus=8, num_gpus=1))
-    assert made.engines == Workers(num=1, cpus=1, gpus=1)
-    assert made.decoders == Workers(num=6, cpus=1)
+    assert made.engines == Workers(num=1, cpus=4, gpus=1)
+    assert made.decoders == Workers(num=3, cpus=1)
     assert made.train == Workers(num=1, cpus=4, gpus=1)
     assert made.serve.bundle() == {"CPU": 1.0, "GPU": 0.5}
     assert made.serve.gpu_memory_utilization == 0.45
@@ -66,15 +66,22 @@ def test_one_gpu_alone_serves_one_model():
 
 def test_eight_gpus_are_all_used():
     made = plan_of(run_config(train={"num_workers": 8}), ClusterResources(num_cpus=96, num_gpus=8))
-    assert made.engines == Workers(num=8, cpus=1, gpus=1)
-    assert made.decoders.num == 64  # 87 would fit
+    assert made.engines == Workers(num=8, cpus=4, gpus=1)
+    assert made.decoders.num == 63
     assert made.train == Workers(num=8, cpus=4, gpus=1)
     assert made.serve.total_gpus(1) == 2.0
 
 
 def test_tensor_parallel_engines():
     made = plan_of(run_config(rollout={"gpus_per_engine": 2}), ClusterResources(num_cpus=32, num_gpus=8))
-    assert made.engines == Workers(num=4, cpus=2, gpus=2)
+    assert made.engines == Workers(num=4, cpus=4, gpus=2)
+
+
+def test_an_engine_leaves_half_of_few_cpus_to_the_decoders():
+    made = plan_of(run_config(), ClusterResources(num_cpus=4, num_gpus=1))
+    assert (made.engines.cpus, made.decoders.num) == (2, 1)
+    made = plan_of(run_config(), ClusterResources(num_cpus=16, num_gpus=8))
+    assert (made.engines.cpus, made.decoders.num) == (1, 7)
 
 
 def test_a_tensor_parallel_engine_stays_on_one_node():

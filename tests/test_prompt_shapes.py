@@ -208,7 +208,7 @@ def test_a_batch_may_mix_shapes_and_learns_only_from_the_last_reply(folder, shap
 
 def logps_of(scorer: ResponseScorer, batch: Batch) -> list[torch.Tensor]:
     with torch.inference_mode():
-        logps, _ = scorer(batch.inputs, batch.labels, None, batch.sources)
+        logps, *_ = scorer(batch.inputs, batch.labels, None, batch.sources)
     return [row[labels != IGNORED] for row, labels in zip(logps, batch.labels, strict=True)]
 
 

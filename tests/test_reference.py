@@ -10,7 +10,8 @@ from test_augment import make_clip
 
 from actors.reference import Reference, kept_paths
 from vidalign import files
-from vidalign.config.run import ModelConfig, TrainConfig
+from vidalign.config.run import ModelConfig
+from vidalign.config.training import TrainConfig
 from vidalign.learning.batch_source import BatchSource
 from vidalign.learning.sequences import pair_group
 from vidalign.model.batch import IGNORED
@@ -176,7 +177,7 @@ def test_kl_from_kept_hidden_states_is_that_of_a_live_second_model(prepared, sou
     batch = source.batch(groups)
     hidden = torch.cat([computed[f"p{number}"]["hidden"] for number in range(3)])
     with torch.no_grad():
-        logps, kl = scorer(batch.inputs, batch.labels, hidden)
+        logps, kl, _ = scorer(batch.inputs, batch.labels, hidden)
     reference = live_logits(load_policy(prepared[0]).eval(), batch).log_softmax(-1)
     moved = live_logits(scorer.model, batch).log_softmax(-1)
     per_token = (reference.exp() * (reference - moved)).sum(-1)
@@ -193,7 +194,7 @@ def test_kl_to_itself_is_zero(prepared, source, groups, computed):
     scorer = ResponseScorer(load_policy(prepared[0]), compares=True).eval()
     batch = source.batch(groups[:1])
     with torch.no_grad():
-        _, kl = scorer(batch.inputs, batch.labels, computed["p0"]["hidden"])
+        _, kl, _ = scorer(batch.inputs, batch.labels, computed["p0"]["hidden"])
     assert abs(float(kl[0])) < TOLERANCE
 
 

@@ -64,8 +64,8 @@ def finish_model(rounds):
 
 
 def test_runs_of_format_1_are_recognised_by_the_hashes_that_they_hold(make):
-    """The hashes were computed by the code that wrote such runs."""
-    rounds = make()
+    """The hashes were computed by the code that wrote such runs; their config.yaml holds the defaults of then."""
+    rounds = make("train.checkpoint_every=50", "train.num_checkpoints_kept=2")
     finish_pairs(rounds)
     assert stable_hash(rounds.rollout(0).inputs_v1()) == "09daa686ea796eb1"
     assert stable_hash(rounds.pairs(0).inputs_v1()) == "5a6eeb5e4c85fd98"

@@ -5,27 +5,32 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import types
 
 import pytest
 from conftest import plan_of
 from test_judge import endpoint  # noqa: F401  (a fixture)
 
+from actors.judge import Judge
+from cluster.resources import Workers
 from pipelines import report_tables
 from pipelines.inputs import read_inputs
 from pipelines.rounds import Rounds
 from pipelines.stages.base import MANIFEST, check, once
-from pipelines.stages.scores import by_judge, judge_task, scored, unscored_warning
+from pipelines.stages.judge import Judging
+from pipelines.stages.scores import Scores, by_judge, judge_task, scored, unscored_warning
 from pipelines.summary import accuracy, scored_answers
 from vidalign import files
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.loading import load_config, parse_config
-from vidalign.config.run import EvaluateConfig
+from vidalign.config.run import EvaluateConfig, ModelConfig, VideoConfig
 from vidalign.data import scorers
 from vidalign.errors import ConfigError, ModelError
 from vidalign.files import RunFolder
 from vidalign.model.checkpoint import policy_version
+from vidalign.recipes.judging import prompt_version
 from vidalign.statistics import accuracy_table
-from vidalign.types import EvalAnswer, Example
+from vidalign.types import EvalAnswer, Example, PolicyVersion
 
 JUDGE = {"kind": "openai", "model": "rules", "base_url": "http://127.0.0.1:1/v1"}
 ROWS = {
@@ -194,6 +199,90 @@ def test_the_table_of_scorers_is_the_one_that_configs_know():
     from vidalign.config import judging
 
     assert set(judging.SCORERS) == set(scorers.SCORERS) - {scorers.RULES}
+
+
+CIRCLE = Example(
+    id="c",
+    video="c.mp4",
+    question="What colour is the circle?",
+    answer="red",
+    caption="A red circle moves left.",
+    category="colour",
+)
+
+
+@pytest.fixture
+def stage_of(monkeypatch, tmp_path, endpoint):  # noqa: F811
+    """Makes the scoring stage over two models' answers to one question; its judge is a real endpoint, asked from this process."""
+
+    def stream(self, todo, parts):
+        judge = Judge(self.served().model_dump(), str(parts), self.task.work, dict(self.frames), self.key)
+        batches = ({"part": number, "rows": f"[{','.join(batch)}]"} for number, batch in todo)
+        return types.SimpleNamespace(iter_rows=lambda: map(judge, batches))
+
+    monkeypatch.setattr(Judging, "_stream", stream)
+    folder = tmp_path / "eval"
+    for name, text in (("base", "crimson, I would say"), ("aligned", "The circle is red.")):
+        fields = {"category": "colour", "video": "c.mp4", "question": CIRCLE.question, "answer": "red", "text": text}
+        more = {"correct": False, "model_id": name, "policy_version": "p", "latency_s": 0.1}
+        files.write_table(folder / f"{name}.parquet", [EvalAnswer(example_id="c", **fields, **more)])
+    files.write_json(folder / MANIFEST, {"format": 2, "inputs": {"policy.base": "p"}})
+
+    def make(**options):
+        judge = {"judge": {**JUDGE, "base_url": endpoint}} if options.pop("judged", False) else {}
+        return Scores(
+            folder=tmp_path / "scores",
+            answers=folder,
+            evaluate=EvaluateConfig(**options, **judge),
+            examples=[CIRCLE],
+            policy=PolicyVersion(version="p", path="m"),
+            model=ModelConfig(path="m"),
+            video=VideoConfig(),
+            cache=tmp_path / "frames",
+            decoders=Workers(num=1, cpus=1),
+            engines=Workers(num=1, cpus=1),
+        )
+
+    return make
+
+
+def tables(stage):
+    return {name: files.read_table(stage.folder / f"{name}.parquet", EvalAnswer)[0] for name in ("base", "aligned")}
+
+
+def test_what_no_rule_can_tell_goes_to_the_judge_and_nothing_else(stage_of):
+    stage = stage_of(judged=True)
+    made = once(stage)
+    found = tables(stage)
+    assert (found["aligned"].correct, found["aligned"].scorer, found["aligned"].judge) == (True, "rules", "")
+    assert (found["base"].correct, found["base"].scorer, found["base"].score) == (False, "judge", 1.0)
+    assert found["base"].judge == made["judge"]["name"] == f"openai:rules:{prompt_version(stage.evaluate.judge.prompt)}"
+    assert found["base"].explanation.startswith("By the caption the answer is")
+    assert made["judge"] == {"name": found["base"].judge, "judged": 1, "quarantined": {}}
+    assert once(stage_of(judged=True)) == made
+
+
+def test_a_judge_may_score_everything_and_what_it_leaves_open_is_not_scored(stage_of):
+    stage = stage_of(judged=True, scorer="judge")
+    once(stage)
+    assert {name: (a.correct, a.scorer, a.score) for name, a in tables(stage).items()} == {
+        "base": (False, "judge", 1.0),
+        "aligned": (True, "judge", 5.0),
+    }
+    with pytest.raises(ConfigError, match=r"evaluate\.scorer was 'judge' and is now None"):
+        check(stage_of(judged=True))
+    shutil.rmtree(stage.folder)
+    blurred = dataclasses.replace(
+        stage_of(judged=True, scorer="judge"), examples=[dataclasses.replace(CIRCLE, caption="It moves.")]
+    )
+    assert once(blurred)["judge"]["quarantined"] == {"unparsable_judgement": 2}  # asked again, and then left open
+    assert {(a.correct, a.scorer, a.score) for a in tables(blurred).values()} == {(None, "", None)}
+
+
+def test_without_a_judge_it_is_counted_apart(stage_of):
+    stage = stage_of()
+    assert "judge" not in once(stage)
+    assert {name: a.correct for name, a in tables(stage).items()} == {"base": None, "aligned": True}
 
 
 # With the answers of a real run, a real judge endpoint, and the policy itself as the judge

@@ -19,7 +19,7 @@ from vidalign.types import Example
 
 
 def scored(scorer, batch, hidden=None):
-    logps, kl = scorer(batch.inputs, batch.labels, hidden, batch.sources)
+    logps, kl, _ = scorer(batch.inputs, batch.labels, hidden, batch.sources)
     return RowLogps(logps=logps, mask=batch.labels != IGNORED, kl=kl)
 
 

@@ -9,7 +9,7 @@ import torch
 from test_reference import groups, pairs, prepared, source  # noqa: F401 (fixtures)
 from tiny_families import WRITERS
 
-from vidalign.config.run import TrainConfig
+from vidalign.config.training import TrainConfig
 from vidalign.learning.batches import pack, split_further
 from vidalign.model import shared_prefix
 from vidalign.model.batch import IGNORED, Prompt, collate, collate_packed, packed_positions
@@ -40,7 +40,7 @@ def numbered(source, model_config):  # noqa: F811
 
 
 def flat_logps(model, batch):
-    logps, _ = model(batch.inputs, batch.labels, None, batch.sources)
+    logps, *_ = model(batch.inputs, batch.labels, None, batch.sources)
     return logps[batch.labels != IGNORED]
 
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import pathlib
+import time
 
 import numpy as np
 import pytest
@@ -181,6 +182,18 @@ def test_a_video_that_hangs_is_killed_and_named(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")  # opening it waits for a writer, and there is none
     looked = decodable.look([str(tmp_path / "pipe.mp4")], deadline_s=0.2)
     assert {video: found.reason for video, found in looked.items()} == {str(tmp_path / "pipe.mp4"): "timeout"}
+
+
+def test_stopping_waits_for_no_deadline(folder):
+    os.mkfifo(folder / "pipe.mp4")
+
+    def stop():
+        raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        decodable.look([str(folder / "a.mp4"), str(folder / "pipe.mp4")], num_decoders=2, deadline_s=300, on_done=stop)
+    assert time.monotonic() - began < 100, "it waited for the pipe's deadline"
 
 
 def test_nothing_is_left_behind_when_opening_stops(folder, monkeypatch):

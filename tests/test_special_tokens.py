@@ -164,10 +164,10 @@ def test_what_spelled_a_special_token_out_is_on_neither_side_whatever_the_recipe
     make = functools.partial(make_pairs, [data_row(EXAMPLE)], decoded={"v.mp4"})
     recipe = recipes.build(LeanpoRecipe())
     assert make(spelled, recipe) == ([], {"special_token": 1})
-    [pair], dropped = make([*spelled, response("hinted", "right, too", candidate=1, trust=0.9)], recipe)
-    assert (pair.chosen, dropped) == ("right, too", {})
+    [pair], dropped = make([*spelled, response("hinted", "Right.", candidate=1, trust=1.0)], recipe)
+    assert (pair.chosen, dropped) == ("Right.", {})
     rrpo = recipes.build(RrpoRecipe())
-    assert rrpo.wrong_ones([response("perturbed", "wrong", finish=SPECIAL_TOKEN)]) == []
+    assert rrpo.wrong_ones(EXAMPLE, [response("perturbed", "wrong", finish=SPECIAL_TOKEN)]) == []
 
 
 def test_a_text_that_a_judge_wrote_with_a_special_token_gives_no_pair():

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.stages.base import Stage, changes, check, flat, identity, identity_v1, manifest, once
 from vidalign import files
-from vidalign.config.run import TrainConfig
+from vidalign.config.training import TrainConfig
 from vidalign.errors import ConfigError, DataError
 from vidalign.types import stable_hash
 

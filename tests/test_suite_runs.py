@@ -16,15 +16,17 @@ from pipelines.suites import models, tables
 from pipelines.suites.run import evaluate_suite
 from pipelines.suites.task import describe, read_task
 from vidalign import files
-from vidalign.config.recipes import JudgeConfig
+from vidalign.config.judging import JudgeConfig
 from vidalign.data.suites import SUITES
 from vidalign.data.suites.base import Request
 from vidalign.data.suites.question import SuiteQuestion
 from vidalign.errors import ClusterError, ConfigError, DataError
+from vidalign.model import rendering
 from vidalign.model.checkpoint import CARD
 from vidalign.recipes.suite_judging import judge_suite_rows, suite_rows
 from vidalign.statistics import wilson_interval
 from vidalign.types import FrameSpec
+from vidalign.video.decoding import decode
 
 VERSIONS = {"base": "v1", "aligned": "v2"}
 JUDGED = {"(0)": "Correct: yes\nScore: 5", "(1)": "Correct: no\nScore: 0", "(2)": "I cannot say."}
@@ -186,6 +188,17 @@ def test_suites_that_cannot_be_asked(server, tvbench, tmp_path):
         ConfigError, match=r"MSVD-QA is scored by a judge, and evaluate\.judge is not set; set its kind and model$"
     ):
         run(tmp_path, asked, "msvd-qa")
+    sees = [
+        "evaluate.judge.kind=openai",
+        "evaluate.judge.model=m",
+        "evaluate.judge.base_url=http://x/v1",
+        "evaluate.judge.sees=video",
+    ]
+    seeing = models.of_endpoint(server.url, overrides=sees, out=str(tmp_path / "out"))
+    with pytest.raises(
+        ConfigError, match=r"MSVD-QA is scored by a judge of texts, and evaluate\.judge has kind=openai and sees=video"
+    ):
+        run(tmp_path, seeing, "msvd-qa")
     questions = tmp_path / "questions"
     questions.mkdir()
     choice = {"question": "What?\nA. x\nB. y", "answer": "A. x"}
@@ -247,6 +260,9 @@ def test_the_models_of_a_run_that_is_not_trained_and_of_a_checkpoint(model_path,
         ConfigError, match=r"a suite does not use train, only model, video, serve, cluster, evaluate and rounds"
     ):
         models.of_target(str(config), ["train.num_epochs=2"])
+    for refused in (models.of_target, models.of_endpoint):
+        with pytest.raises(ConfigError, match=r"a suite is scored by its own rule, which evaluate\.scorer does not change"):
+            refused(str(config), overrides=["evaluate.scorer=f1"])
     own = models.of_target(model_path, ["evaluate.max_new_tokens=8"], out=str(tmp_path / "mine"))
     assert (list(own.versions), own.folder, own.evaluate.max_new_tokens) == (["model"], tmp_path / "mine", 8)
 
@@ -340,6 +356,32 @@ def test_replies_are_judged_once_by_the_model_behind_an_endpoint(server, tmp_pat
     assert num_asked == 3 + 3 + 1  # three questions, three verdicts, and one verdict that was asked for again
     assert evaluate_suite(task, asked) == scores
     assert len(server.asked) == num_asked
+
+
+def test_prompts_that_do_not_fit_are_refused_before_anything_is_served(shapes, model_path, tmp_path, capsys):
+    """The number of tokens is that of the prompt as it is rendered for the model."""
+    videos = tmp_path / "video" / "moving_direction"
+    videos.mkdir(parents=True)
+    held_out = json.loads((shapes / "heldout.jsonl").read_text().splitlines()[0])
+    shutil.copy(shapes / held_out["video"], videos / "a.mp4")
+    row = {"video": "a.mp4", "question": "Which way?", "candidates": ["Left.", "Right."], "answer": "Left."}
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json" / "moving_direction.json").write_text(
+        json.dumps([row, {**row, "question": "Which way does it move?"}])
+    )
+    asked = models.of_target(model_path, out=str(tmp_path / "out"))
+    task = read_task("tvbench", Request(folder=tmp_path, frame_spec=asked.frame_spec), asked)
+    clip = decode(str(videos / "a.mp4"), asked.frame_spec)
+    processor = rendering.load_processor(model_path)
+    needed = rendering.render_prompt(processor, task.questions[1].prompt, clip).length + 16
+    dry = ["evaluate", model_path, "--suite", "tvbench", "--data", str(tmp_path), "--dry-run", "evaluate.max_new_tokens=16"]
+    assert cli.main([*dry, f"model.max_model_len={needed}"]) == 0
+    assert f"at most {needed:,} of model.max_model_len={needed:,} tokens" in capsys.readouterr().out
+    assert cli.main([*dry, f"model.max_model_len={needed - 1}"]) == 2
+    refused = capsys.readouterr()
+    assert f"raise model.max_model_len to {needed}" in refused.err
+    assert "moving_direction.json: row 2, " in refused.err
+    assert not refused.out
 
 
 @pytest.mark.heavy

@@ -7,7 +7,7 @@ import torch
 
 from pipelines.stages.doubt import estimate_doubt
 from vidalign import files
-from vidalign.config.run import UncertaintyConfig
+from vidalign.config.training import UncertaintyConfig
 from vidalign.learning.uncertainty import Doubt, calibrate, draw, entropy, estimate, likelihood_features, wrong_order
 from vidalign.model.tensor_cache import write_tensors
 

@@ -8,7 +8,8 @@ import torch
 import transformers
 from test_shared_prefix import ARCHITECTURES, TEXT
 
-from vidalign.config.run import ModelConfig, TrainConfig
+from vidalign.config.run import ModelConfig
+from vidalign.config.training import TrainConfig
 from vidalign.model import checkpoint, weights
 from vidalign.model.checkpoint import MAX_SHARD_BYTES
 from vidalign.model.policy import add_adapter, load_policy

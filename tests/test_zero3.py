@@ -9,6 +9,7 @@ import pathlib
 import re
 
 import gloo_ranks
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,7 +18,8 @@ from test_augment import make_clip
 from actors.reference import Reference
 from actors.train_job import TrainJob
 from vidalign import files
-from vidalign.config.run import ModelConfig, ObjectiveConfig, TrainConfig
+from vidalign.config.run import ModelConfig, ObjectiveConfig
+from vidalign.config.training import TrainConfig
 from vidalign.learning.batches import batch_order
 from vidalign.model.checkpoint import policy_version, read_card
 from vidalign.model.policy import load_policy
@@ -36,7 +38,12 @@ VARIANTS = {
     "token budget": {"tokens_per_micro_batch": 100},
     "checkpointing": {"micro_batch_size": 2, "gradient_checkpointing": True},
     "separate": {"shared_prefix": False, "tokens_per_micro_batch": 150, "gradient_checkpointing": True},
-    "lora": {"lora": {"rank": 4, "alpha": 8}, "micro_batch_size": 2, "gradient_checkpointing": True},
+    "lora": {
+        "lora": {"rank": 4, "alpha": 8, "targets": ["q_proj", "up_proj"]},
+        "micro_batch_size": 2,
+        "gradient_checkpointing": True,
+    },
+    "features": {"cache_vision_features": True, "micro_batch_size": 2},
 }
 
 
@@ -92,10 +99,14 @@ def refer(folder: pathlib.Path, model_path: str, pairs) -> None:
     actor({"index": list(range(len(pairs)))})
 
 
-def job(folder, model_path, *, objective="rrpo", **train) -> dict:
+def job(folder, model_path, *, objective="rrpo", dtype="float32", **train) -> dict:
     options = {"batch_size": BATCH_SIZE, "learning_rate": 1e-4, "warmup_ratio": 0, "num_monitored": 8}
+    if train.get("zero_stage") == 3:
+        options["deepspeed"] = {
+            "zero_optimization": {"stage3_param_persistence_threshold": 0}
+        }  # none is small enough to stay whole
     return TrainJob(
-        model=ModelConfig(path=model_path, dtype="float32", max_model_len=512),
+        model=ModelConfig(path=model_path, dtype=dtype, max_model_len=512),
         policy_path=model_path,
         policy_version="v",
         train=TrainConfig(**{**options, **train}),
@@ -109,8 +120,30 @@ def job(folder, model_path, *, objective="rrpo", **train) -> dict:
         reference=str(folder / "reference.json"),
         cache=str(folder / "cache"),
         stage=str(folder / "stage"),
+        checkpoints=str(folder / "checkpoints"),
         export=str(folder / "model"),
     ).to_dict()
+
+
+def test_sharded_ranks_compute_the_reference_of_a_whole_model(folder, model_path, tmp_path):
+    """Files that are missing are written before the first step, each rank its share; none that is there is written again."""
+    jobs = {}
+    for name, train in {"full": VARIANTS["micro batches"], "lora": VARIANTS["lora"]}.items():
+        kept = {f"p{number}": str(tmp_path / name / f"{number}.safetensors") for number in range(8)}
+        files.write_json(tmp_path / f"{name}.json", kept)
+        files.write_bytes_atomic(pathlib.Path(kept["p2"]), (folder / "kept" / "p2.safetensors").read_bytes())
+        shared = job(folder, model_path, zero_stage=3, num_workers=2, **train)
+        jobs[name] = {"job": shared | {"reference": str(tmp_path / f"{name}.json")}, "chunk_size": CHUNK_SIZE}
+    before = {name: (tmp_path / name / "2.safetensors").stat().st_mtime_ns for name in jobs}
+    gloo_ranks.run(jobs, tmp_path / "two", count=2)
+    for name in jobs:
+        assert (tmp_path / name / "2.safetensors").stat().st_mtime_ns == before[name]
+        for number in range(8):
+            made = load_file(tmp_path / name / f"{number}.safetensors")
+            whole = load_file(folder / "kept" / f"p{number}.safetensors")
+            assert made.keys() == whole.keys() == {"chosen", "rejected", "hidden"}
+            for key, tensor in whole.items():
+                torch.testing.assert_close(made[key], tensor, atol=1e-5, rtol=1e-5)
 
 
 def figures(made: dict) -> list[float]:
@@ -181,12 +214,40 @@ def test_export_is_whole_and_no_rank_ever_held_it(folder, model_path, tmp_path):
         assert card is not None
         assert card["version"] == policy_version(ours).version
         load_policy(ModelConfig(path=str(ours), dtype="float32"))
+        if name == "lora":
+            assert_adapter_gives(ours, model_path)
         largest, whole = max(tensor.nbytes for tensor in after.values()), sum(tensor.nbytes for tensor in after.values())
         peak = made[name]["peak_bytes"]
         # One tensor at a time; of an adapted layer, its adapter's two matrices as well.
         assert peak["device"] == largest if name == "all" else peak["device"] < 1.2 * largest, (name, peak)
         assert peak["host"] <= largest_block(after) + shard < whole / 2, (name, peak, whole)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def assert_adapter_gives(folder, model_path):
+    """The adapter beside the merged weights, put on the base by peft, is those weights."""
+    base, merged = (load_policy(ModelConfig(path=str(path), dtype="float32")) for path in (model_path, folder))
+    made = peft.PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload().state_dict()
+    for name, value in merged.state_dict().items():
+        torch.testing.assert_close(made[name], value, atol=1e-6, rtol=1e-6)
+
+
+def test_gradients_add_up_in_float32_at_every_stage(folder, model_path, tmp_path):
+    """bfloat16 weights, four micro-batches a step: all stages stay near the float32 training, none as far as a wrong sum is."""
+    train = {"objective": "dpo", "micro_batch_size": 1, "learning_rate": 1e-4}
+    plain = {"job": job(folder, model_path, **train, zero_stage=0), "chunk_size": CHUNK_SIZE}
+    jobs = {
+        str(stage): {
+            "job": job(folder, model_path, dtype="bfloat16", zero_stage=stage, num_workers=2, **train),
+            "chunk_size": CHUNK_SIZE,
+        }
+        for stage in (1, 2, 3)
+    }
+    expected = gloo_ranks.run({"float32": plain}, tmp_path / "one", count=1)["float32"]
+    made = gloo_ranks.run(jobs, tmp_path / "two", count=2)
+    for stage in jobs:
+        assert made[stage]["losses"] == pytest.approx(expected["losses"], abs=0.02), stage
+        assert made[stage]["measured"][1]["margin"] == pytest.approx(expected["measured"][1]["margin"], rel=0.1), stage
 
 
 def largest_block(tensors) -> int:

@@ -68,5 +68,8 @@ def why(found: Iterable[str]) -> str:
 @functools.lru_cache(maxsize=16)
 def _pattern(texts: tuple[str, ...]) -> re.Pattern[str]:
     """Longer texts first. A heading, such as "USER:", counts only where it does not continue a word."""
-    own = [(r"(?<!\w)" if text[0].isalnum() else "") + re.escape(text) for text in sorted(texts, key=len, reverse=True)]
+    rare = sorted(
+        (text for text in texts if not KNOWN.fullmatch(text)), key=len, reverse=True
+    )  # some have a thousand known ones
+    own = [(r"(?<!\w)" if text[0].isalnum() else "") + re.escape(text) for text in rare]
     return re.compile("|".join([*own, KNOWN.pattern]))

@@ -34,7 +34,8 @@ from bench.quality.data import Data, prepare
 from examples.shapes.evaluate_base import reply
 from vidalign import files, prompts
 from vidalign.config.degrading import PerturbConfig
-from vidalign.config.run import ObjectiveConfig, TrainConfig
+from vidalign.config.run import ObjectiveConfig
+from vidalign.config.training import TrainConfig
 from vidalign.data.answers import is_correct
 from vidalign.learning import objectives
 from vidalign.learning.batch_source import BatchSource

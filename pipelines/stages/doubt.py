@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from pipelines.stages.base import Stage
 from vidalign import files
-from vidalign.config.run import UncertaintyConfig
+from vidalign.config.training import UncertaintyConfig
 from vidalign.errors import DataError
 from vidalign.model.tensor_cache import read_tensors
 from vidalign.types import stable_hash
@@ -42,7 +42,7 @@ class DoubtStage(Stage):
     def inputs_v1(self) -> dict[str, Any]:
         return {
             "reference": stable_hash(files.read_json(self.reference)),
-            "uncertainty": self.uncertainty.model_dump(mode="json"),
+            "uncertainty": self.uncertainty.recorded(),
             "seed": self.seed,
         }
 

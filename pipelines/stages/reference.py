@@ -1,7 +1,9 @@
 """Reference: log-probs of a round's pairs under the policy that the round starts from, computed once and kept by content.
 
 There is no manifest. Each pair has one file, named by a hash of everything it depends on, so a run that was stopped continues, and
-another run with the same pairs computes nothing.
+another run with the same pairs computes nothing. What is missing is computed by the ranks of the training, whose weights may be
+sharded, before their first step (`actors.reference.write_missing`). Only `train.uncertainty`, which decides on which pairs is
+trained, needs it earlier.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from actors.reference import Reference, kept_paths, parts_of
 from cluster.resources import Workers
 from pipelines import progress
 from vidalign import files
-from vidalign.config.run import ModelConfig, TrainConfig
+from vidalign.config.run import ModelConfig
+from vidalign.config.training import TrainConfig
 from vidalign.files import RunFolder
 from vidalign.learning.objectives.base import Objective
 from vidalign.model.rendering import cached_processor
@@ -39,7 +42,10 @@ class Training(Protocol):
 
 
 def reference_files(stage: Training, usable: Sequence[PreferencePair], objective: Objective) -> pathlib.Path | None:
-    """JSON file {pair id: its reference file}, once all of these files exist; None if the objective needs no reference."""
+    """JSON file {pair id: its reference file}; None if the objective needs no reference.
+
+    With `train.uncertainty`, all of these files exist afterwards; without it, the training writes those that are missing.
+    """
     parts = parts_of(hidden=objective.needs_kl, features=stage.train.uncertainty is not None)
     if not (objective.needs_reference or parts):
         return None
@@ -57,7 +63,7 @@ def reference_files(stage: Training, usable: Sequence[PreferencePair], objective
     index_path = stage.run_folder.stage("reference", stage.round_index) / "files.json"
     files.write_json(index_path, kept)
     todo = missing(kept)
-    if todo:
+    if todo and "features" in parts:
         with progress.bar(f"reference, round {stage.round_index}", len(kept), "pair") as shown:
             shown.update(len(kept) - len(todo))
             for row in _stream(stage, todo, index_path, parts).iter_rows():

@@ -150,6 +150,7 @@ class Rollout(Stage):
             else dict(self.rollout.engine_args),
             "respond": functools.partial(self.recipe.respond, policy_version=self.policy.version, seed=self.seed),
             "parts": str(parts),
+            "num_examples": self.rollout.batch_size,
             "reserved_tokens": self.text_tokens,
             "limits": media_limits(self.train),
         }
@@ -164,7 +165,12 @@ class Rollout(Stage):
             .map(
                 Generator,
                 fn_constructor_kwargs=generator,
-                compute=ray.data.ActorPoolStrategy(size=min(self.engines.num, len(todo))),
+                # Two chunks at a time, so that an engine does not wait for the last replies of one.
+                compute=ray.data.ActorPoolStrategy(
+                    size=min(self.engines.num, len(todo)),
+                    enable_true_multi_threading=True,
+                    max_concurrent_calls_per_actor=2,
+                ),
                 num_cpus=self.engines.cpus,
                 num_gpus=self.engines.gpus,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
+import shutil
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -16,7 +17,8 @@ from pipelines.stages.base import Stage, identity, identity_v1, once
 from pipelines.stages.doubt import DoubtStage
 from pipelines.stages.reference import reference_files
 from vidalign import files
-from vidalign.config.run import ModelConfig, ObjectiveConfig, TrainConfig
+from vidalign.config.run import ModelConfig, ObjectiveConfig
+from vidalign.config.training import TrainConfig
 from vidalign.errors import DataError
 from vidalign.files import RunFolder
 from vidalign.learning import objectives
@@ -24,6 +26,8 @@ from vidalign.learning.objectives.base import Objective
 from vidalign.learning.pair_data import usable_pairs
 from vidalign.model.checkpoint import policy_version, read_card
 from vidalign.types import FrameSpec, PolicyVersion, PreferencePair
+
+CHECKPOINTS = "ray"  # what Ray Train keeps of a training, its checkpoints among it
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -117,6 +121,8 @@ class Train(Stage):
             )
         self._fit(reference, doubt)
         trained = exported(self.export)
+        if not self.train.keep_checkpoints:
+            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
         return {"policy": trained.version, "num_pairs": num_kept, "dropped": dropped, **facts}
 
     def _fit(self, reference: pathlib.Path | None, doubt: str) -> None:
@@ -139,6 +145,7 @@ class Train(Stage):
             doubt=doubt,
             cache=str(self.cache),
             stage=str(self.folder),
+            checkpoints=str(self.folder / CHECKPOINTS),
             export=str(self.export),
         )
         workers, use_gpu = self.workers, self.workers.gpus > 0
@@ -151,13 +158,13 @@ class Train(Stage):
                 resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if use_gpu else {})},
             ),
             run_config=ray.train.RunConfig(
-                name="ray",
+                name=CHECKPOINTS,
                 storage_path=str(self.folder),
                 failure_config=ray.train.FailureConfig(max_failures=self.train.max_failures),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=self.train.num_checkpoints_kept),
             ),
         )
-        with progress.follow_steps(f"train, round {self.round_index}", self.folder):
+        with progress.follow_steps(self.round_index, self.folder):
             trainer.fit()
 
 

@@ -68,6 +68,7 @@ def _judged(
         task=JudgeTask(rows=rows, work=judge_suite_rows),
         engines=_workers(judge, resources),
         label="judge replies",
+        key="evaluate.judge",
     )
     once(stage)
     made = stage.rows()

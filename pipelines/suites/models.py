@@ -19,6 +19,7 @@ from vidalign.files import RunFolder
 from vidalign.types import FrameSpec
 
 USED = ("evaluate", "cluster")  # sections that matter in every case
+OWN_RULE = ("scorer", "threshold", "min_score", "blind")  # what a suite decides itself
 
 
 class AskingConfig(Section):
@@ -55,6 +56,7 @@ def of_target(target: str, overrides: Sequence[str] = (), *, out: str | None = N
     Raises:
         ConfigError, ModelError: there is no such run or checkpoint, or it has no model to ask.
     """
+    _refuse_scoring(overrides)
     path = pathlib.Path(target)
     if not path.is_file() and not (path / "config.yaml").is_file():
         return _of_checkpoint(target, overrides, out)
@@ -74,6 +76,15 @@ def of_target(target: str, overrides: Sequence[str] = (), *, out: str | None = N
         serving=Target(models=models, config=serving, frame_spec=config.video.frame_spec()),
         notes=notes,
     )
+
+
+def _refuse_scoring(overrides: Sequence[str]) -> None:
+    """Raises `ConfigError` for an override of how the run's own evaluation is scored, which a suite never is."""
+    for override in overrides:
+        if (name := override.partition("=")[0]) in [f"evaluate.{option}" for option in OWN_RULE]:
+            raise ConfigError(
+                f"override {override!r}: a suite is scored by its own rule, which {name} does not change; leave it out"
+            )
 
 
 def _suites_of(run: RunFolder, config: RunConfig) -> pathlib.Path:
@@ -114,6 +125,7 @@ def of_endpoint(
         ClusterError: the endpoint does not answer.
         ConfigError: it has no such model, or an override concerns what is decided by the endpoint.
     """
+    _refuse_scoring(overrides)
     refuse_unused(overrides, list(USED), what="a suite at a running endpoint")
     config = parse_section(AskingConfig, {}, overrides, source=f"asking {url}")
     cards = _cards(url)

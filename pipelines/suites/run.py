@@ -18,6 +18,7 @@ from typing import Any
 from pipelines import asking, progress
 from pipelines.asking import Evaluation
 from pipelines.suites import tables
+from pipelines.suites.context import check_prompts
 from pipelines.suites.judging import verdicts
 from pipelines.suites.models import AskedModels
 from pipelines.suites.scores import difference, facts, scored
@@ -138,8 +139,9 @@ def run(
     request = Request(folder=pathlib.Path(folder), tasks=tuple(tasks), subtitles=subtitles, frame_spec=asked.frame_spec)
     task = read_task(name, request, asked)
     note_lengths(task, asked)
+    lines = check_prompts(task, asked)
     if dry_run:
-        print(describe(task, asked))
+        print("\n".join([describe(task, asked), *lines]))
         return
     print(tables.console(evaluate_suite(task, asked, verbose=verbose)))
     print(f"\ntable    {task.folder(asked) / 'table.md'}")

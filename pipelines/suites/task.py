@@ -11,6 +11,7 @@ from typing import Any
 
 from pipelines import asking, progress
 from pipelines.suites.models import AskedModels
+from vidalign.config.judging import JudgeConfig
 from vidalign.data.suites import find_suite
 from vidalign.data.suites.base import Request, Suite
 from vidalign.data.suites.question import SuiteQuestion
@@ -65,20 +66,26 @@ def read_task(name: str, request: Request, asked: AskedModels) -> Task:
             f"none of the {len({q.video for q in questions}):,} videos of {suite.title} is there, first {questions[0].video}; unpack "
             f"them below {request.folder}, as they are published"
         )
-    judged = dict.fromkeys(question.task for question in questions if suite.is_judged(question))
-    if judged and asked.evaluate.judge is None:
-        others = [task for task in suite.tasks if task not in judged]
-        way_out = f", or choose other tasks with {' '.join(f'--task {task}' for task in others)}" if others else ""
-        which = f"tasks {', '.join(judged)} of {suite.title} are" if any(judged) else f"{suite.title} is"
-        raise ConfigError(f"{which} scored by a judge, and evaluate.judge is not set; set its kind and model{way_out}")
-    if judged and asked.evaluate.judge is not None and asked.evaluate.judge.sees_video:
-        raise ConfigError(
-            f"{suite.title} has its judge read texts alone, and evaluate.judge.sees is {asked.evaluate.judge.sees}; set it to caption "
-            "(and kind to vllm or openai)"
-        )
+    _check_judge(suite, questions, asked.evaluate.judge)
     if asked.running is not None and asked.frame_spec is None:
         _refuse_parts(suite, questions)
     return Task(name=name, suite=suite, request=request, questions=questions, present=present)
+
+
+def _check_judge(suite: Suite, questions: Sequence[SuiteQuestion], judge: JudgeConfig | None) -> None:
+    """Raises `ConfigError` where questions are scored by a judge, and there is none, or one that is shown more than texts."""
+    judged = dict.fromkeys(question.task for question in questions if suite.is_judged(question))
+    if not judged or (judge is not None and judge.kind != "policy" and judge.sees == "caption"):
+        return
+    others = [task for task in suite.tasks if task not in judged]
+    way_out = f", or choose other tasks with {' '.join(f'--task {task}' for task in others)}" if others else ""
+    which = f"tasks {', '.join(judged)} of {suite.title} are" if any(judged) else f"{suite.title} is"
+    if judge is None:
+        raise ConfigError(f"{which} scored by a judge, and evaluate.judge is not set; set its kind and model{way_out}")
+    raise ConfigError(
+        f"{which} scored by a judge of texts, and evaluate.judge has kind={judge.kind} and sees={judge.sees}; set kind to openai or "
+        f"vllm and leave sees out{way_out}"
+    )
 
 
 def _refuse_parts(suite: Suite, questions: Sequence[SuiteQuestion]) -> None:

@@ -136,6 +136,7 @@ class RrpoRecipe(SamplingSection):
     `rewrite_tries` of an example's responses. Writing by the policy and the tries are ours.
     """
 
+    LATER: ClassVar[frozenset[str]] = SamplingSection.LATER | {"rewrite_tries"}
     PAIRING: ClassVar[frozenset[str]] = frozenset({"wrong_by", "threshold", "judge", "lint"})
 
     name: Literal["rrpo"] = "rrpo"

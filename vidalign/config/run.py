@@ -13,6 +13,7 @@ import pydantic
 from vidalign.config.judging import ScoringSection
 from vidalign.config.recipes import LeanpoRecipe, RecipeConfig
 from vidalign.config.section import Section
+from vidalign.config.training import TrainConfig
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 
 
@@ -96,109 +97,6 @@ class ObjectiveConfig(Section):
 
     name: str = "leanpo"
     params: dict[str, float | int | bool | str] = {}
-
-
-class LoraConfig(Section):
-    """Low-rank adapters on the language model's linear layers instead of full fine-tuning (peft)."""
-
-    rank: int = pydantic.Field(128, ge=1)
-    alpha: int = pydantic.Field(256, ge=1)
-    dropout: float = pydantic.Field(0.0, ge=0, lt=1)
-
-
-class UncertaintyConfig(Section):
-    """Label smoothing of each pair by its doubt (`vidalign/learning/uncertainty.py`), after UPO.
-
-    A pair's smoothing is the estimated probability that its order is wrong, at most `max_smoothing`; `drop_disagreeing` leaves out
-    pairs whose order the heads vote against. `sampled_share` is the share of the pairs left that is drawn for training, half of it
-    by certainty and half by doubt; null takes all of them.
-    """
-
-    num_passes: int = pydantic.Field(10, ge=2)
-    dropout: float = pydantic.Field(0.1, gt=0, lt=1)
-    max_smoothing: float = pydantic.Field(0.4, ge=0, lt=0.5)
-    drop_disagreeing: bool = True
-    sampled_share: float | None = pydantic.Field(None, gt=0, le=1)
-
-
-class TrainConfig(Section):
-    """The DeepSpeed job. `batch_size` counts pairs per optimizer step over all workers.
-
-    A forward pass takes `micro_batch_size` pairs or, with `tokens_per_micro_batch`, as many as fit into that many tokens (a
-    longer pair goes alone). `shared_prefix` computes the prompt and video of a pair once for both responses and lays the pairs of
-    a forward pass end to end without padding, where the architecture allows it. `cache_vision_features` keeps what a frozen
-    vision tower computes for each video on disk, so that the tower runs once per video and not once per epoch or round.
-    `cache_dir` is where these features and the reference's outputs are kept, by content; null means the run's folder.
-    `float32_head` computes logits in float32 in a model of another type: in rollouts, for the reference and in training.
-    """
-
-    LATER: ClassVar[frozenset[str]] = frozenset({"float32_head"})
-
-    NEUTRAL: ClassVar[frozenset[str]] = frozenset(
-        {
-            "num_workers",
-            "use_gpu",
-            "micro_batch_size",
-            "tokens_per_micro_batch",
-            "zero_stage",
-            "gradient_checkpointing",
-            "shared_prefix",
-            "cache_vision_features",
-            "cache_dir",
-            "log_every",
-            "num_monitored",
-            "checkpoint_every",
-            "num_checkpoints_kept",
-            "max_failures",
-        }
-    )
-
-    num_workers: int = pydantic.Field(1, ge=1)
-    use_gpu: bool | None = None
-    learning_rate: float = pydantic.Field(5e-7, gt=0)
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_ratio: float = pydantic.Field(0.1, ge=0, lt=1)
-    num_epochs: int = pydantic.Field(1, ge=1)
-    batch_size: int = pydantic.Field(16, ge=1)
-    micro_batch_size: int = pydantic.Field(1, ge=1)
-    tokens_per_micro_batch: int | None = pydantic.Field(None, ge=1)
-    weight_decay: float = pydantic.Field(0.0, ge=0)
-    max_grad_norm: float = pydantic.Field(1.0, gt=0)
-    zero_stage: int = pydantic.Field(2, ge=0, le=3)
-    gradient_checkpointing: bool = False
-    shared_prefix: bool = True
-    cache_vision_features: bool = False
-    cache_dir: str | None = None
-    float32_head: bool = False
-    train_vision_tower: bool = False
-    train_projector: bool = False
-    lora: LoraConfig | None = None
-    uncertainty: UncertaintyConfig | None = None
-    log_every: int = pydantic.Field(5, ge=1)
-    num_monitored: int = pydantic.Field(64, ge=1)
-    checkpoint_every: int = pydantic.Field(50, ge=1)
-    num_checkpoints_kept: int = pydantic.Field(2, ge=1)
-    max_failures: int = pydantic.Field(2, ge=-1)
-
-    @pydantic.model_validator(mode="after")
-    def _accumulation_is_whole(self) -> TrainConfig:
-        per_step = self.micro_batch_size * self.num_workers
-        if self.batch_size % per_step:
-            raise ValueError(
-                f"batch_size must be a multiple of micro_batch_size x num_workers, got batch_size={self.batch_size} and "
-                f"{self.micro_batch_size} x {self.num_workers} = {per_step}; "
-                f"set batch_size to {max(1, self.batch_size // per_step) * per_step} or lower micro_batch_size"
-            )
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _cached_features_are_frozen(self) -> TrainConfig:
-        if self.cache_vision_features and (self.train_vision_tower or self.train_projector) and self.lora is None:
-            raise ValueError(
-                "cache_vision_features needs a frozen vision tower and projector; set train_vision_tower and train_projector to "
-                "false, or cache_vision_features to false"
-            )
-        return self
 
 
 class ServeConfig(Section):

@@ -22,7 +22,7 @@ from vidalign.data.choices import chosen_option
 from vidalign.data.final_answer import answering_part
 from vidalign.data.numbers import find_numbers, prepared, stated_number
 from vidalign.data.polarity import asks_yes_or_no, leading_polarity, polarity
-from vidalign.data.words import NEGATIONS, content_words, is_single_clause, normalise, stem, words
+from vidalign.data.words import NEGATIONS, content_words, is_in_order, is_single_clause, normalise, stem, words
 from vidalign.types import Example
 
 AnswerType: TypeAlias = Literal["choice", "yes_no", "number", "short", "free"]
@@ -62,6 +62,8 @@ _CUE = re.compile(r"\banswer(?: is\b|\s*:)[\s:]*|答案(?:是|为|:)\s*|答え�
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|(?<=[。！？])|\n+")
 _TAKEN_BACK = re.compile(r"\b(?:no|not|wait|actually|sorry|correction|instead|rather|but|however|or)\b|n't\b|不|没|但|而是")
 _IN_BRACKETS = re.compile(r"^\s*[(\[{【〔「『]([^()\[\]{}【】〔〕「」『』]*)[)\]}】〕」』]\W*$")
+# Words that say no more than "is" where a place is asked for.
+_PLACED = tuple(map(stem, ("located", "placed", "situated", "positioned", "sitting", "standing", "lying", "found")))
 _SUBJECT = re.compile(r"\s*(?:the|this|that) (?:object|thing|item) (?:is|was)\b", re.IGNORECASE)  # says no more than "it is"
 _CONNECTIVES = ("and", "then", "but", "while", "also")
 
@@ -162,10 +164,9 @@ def _by_words(part: str, example: Example) -> bool | None:
         return False
     if said == answer:
         return True
+    known = [*answer, *question, *(_PLACED if stem("where") in question else ())]
     core = [word for word in answer if word not in question]
-    return (
-        True if core and _restates(core, said) and _restates(said, [*answer, *question]) and _in_order(core, said) else None
-    )
+    return True if core and _restates(core, said) and _restates(said, known) and is_in_order(core, said) else None
 
 
 def _by_sentences(part: str, example: Example) -> bool | None:
@@ -208,12 +209,6 @@ def _restates(part: Iterable[str], whole: Iterable[str]) -> bool:
     return set(part) <= set(whole)
 
 
-def _in_order(part: Iterable[str], whole: Iterable[str]) -> bool:
-    """Whether all words of one are in the other, in order."""
-    rest = iter(whole)
-    return all(word in rest for word in part)
-
-
 def token_f1(text: str, answer: str) -> float:
     """Overlap in [0, 1]: 1.0 on an exact match after normalisation, otherwise token-level F1, strictly below 1.0.
 
@@ -252,7 +247,7 @@ def agrees_in_part(text: str, example: Example) -> bool:
         return False
     said, answer = content_words(text), content_words(example.answer)
     new = set(answer) - set(content_words(example.question)) or set(answer)
-    return bool(set(said) & new) and set(said) & NEGATIONS == set(answer) & NEGATIONS and _in_order(said, answer)
+    return bool(set(said) & new) and set(said) & NEGATIONS == set(answer) & NEGATIONS and is_in_order(said, answer)
 
 
 def overlap_is_unclear(better: str, worse: str, example: Example) -> bool:
@@ -263,4 +258,4 @@ def overlap_is_unclear(better: str, worse: str, example: Example) -> bool:
     """
     first, second = (content_words(answering_part(text)[0]) for text in (better, worse))
     short, long = sorted((first, second), key=len)
-    return _in_order(short, long) or 2 * len(short) < len(long)
+    return is_in_order(short, long) or 2 * len(short) < len(long)

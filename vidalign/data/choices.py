@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from vidalign import prompts
 from vidalign.data.final_answer import answering_part
 from vidalign.data.numbers import find_numbers, prepared
-from vidalign.data.words import SPACELESS, normalise
+from vidalign.data.words import NEGATIONS, SPACELESS, content_words, is_in_order, normalise
 
 _OPEN, _CLOSE = r"[(\[{<\"'“‘«【〔「『]*", r"[)\]}>\"'”’»】〕」』]*"
 _WORD_AFTER = r"\s+(?!(?:but|or|and|nor|because|since|as|is|was|with)\b)[^\W\d_]"
@@ -53,6 +53,9 @@ _JUDGED_LINE = re.compile(
     r"^\s*[(\[]?([a-z]|\d{1,2})[)\].:]+[^\n]*?[\s-]*"
     r"(?<!\w)(yes|true|correct|right|no|false|incorrect|wrong|✓|✔|✅|✗|✘|❌)[\s.!\ufe0f]*$",
     re.MULTILINE,
+)
+_JUDGED_OPTION = re.compile(
+    r"\b(?:option|choice)\s+[(\[]?([a-z]|\d{1,2})[)\]]?\s*(?::|is|-)\s*(yes|true|correct|right|no|false|incorrect|wrong)\b"
 )
 _HANGUL = re.compile(r"[가-힣]")  # endings follow a word without a space
 CONFLICT = -1  # what names more than one option, or none that exists
@@ -106,7 +109,10 @@ def _by_text_alone(part: str, listed: Options) -> int | None:
 
 
 def _by_verdicts(text: str, listed: Options) -> int | None:
-    """The one option with a yes beside it, in a list of all of them with a yes or no each; None where a text is no such list."""
+    """The one option that is called right, in a list of verdicts on the options; None where a text is no such list."""
+    called = {match[1]: match[2] in _RIGHT for match in _JUDGED_OPTION.finditer(text)}
+    if len(called) > 1 and sum(called.values()) == 1:
+        return listed.index(next(label for label, right in called.items() if right))
     said = {match[1]: match[2] in _RIGHT for match in _JUDGED_LINE.finditer(text)}
     if len(listed.labels) < 2 or set(said) != set(listed.labels) or {"yes", "true"} & set(listed.texts):
         return None
@@ -139,7 +145,7 @@ def _last_statement(text: str, listed: Options) -> int | None:
     found: list[tuple[int, int]] = []
     for cue in _CUE.finditer(text):
         rest = text[cue.end() :]
-        index = _at_start(rest, listed)
+        index = _at_start(rest, listed, stated=True)
         if index is None:
             named = named_options(re.split(r"\n|[.!?。](?:\s|$)", rest, maxsplit=1)[0], listed)
             index = named.pop() if len(named) == 1 else None
@@ -169,8 +175,11 @@ def _by_lines(text: str, listed: Options) -> int | None:
     return _at_start("\n".join(lines), listed)
 
 
-def _at_start(text: str, listed: Options) -> int | None:
-    """The label that a text begins with; CONFLICT where it goes on with another label or with another option's text."""
+def _at_start(text: str, listed: Options, *, stated: bool = False) -> int | None:
+    """The label that a text begins with; CONFLICT where it goes on with another label or with another option's text.
+
+    `stated`: after "the answer is", so that another label on a later line takes nothing back, unless all options are listed.
+    """
     match = re.match(rf"\s*{_OPEN}(?:option\s+|choice\s+|选项\s*)?{_OPEN}([a-z]|\d{{1,2}}){_ENDS}{_CLOSE}", text)
     if match is None or (match[1].isdigit() and match[1] not in listed.labels):
         return None
@@ -190,7 +199,8 @@ def _at_start(text: str, listed: Options) -> int | None:
     if _HEDGE.match(after):
         return CONFLICT
     others = {listed.index(match[1]) for match in re.finditer(r"\n\s*[(\[]?([a-z]|\d{1,2})[)\].:]+\s", f"{after} ")}
-    if others - {index, CONFLICT}:
+    others -= {index, CONFLICT}
+    if others and (not stated or len(others) == len(listed.labels) - 1):
         return CONFLICT  # a list of options
     named = named_options(after, listed)
     return index if len(named) != 1 or index in named else CONFLICT
@@ -204,7 +214,20 @@ def _by_mention(text: str, listed: Options) -> int | None:
     named = named_options(text, listed)
     if len(labels) == 1 and (not named or labels <= named or len(named) > 1):
         return labels.pop()
+    if not labels and not named:
+        named = _inflected(text, listed)
     return named.pop() if len(named) == 1 and not labels else None
+
+
+def _inflected(text: str, listed: Options) -> set[int]:
+    """Indices of the options whose words a text says in order in any inflection ("closing" for "closes"), without denying anything."""
+    said = content_words(text)
+    found: dict[int, list[str]] = {}
+    for index, option in enumerate(listed.texts):
+        words = content_words(option)
+        if words and is_in_order(words, said) and set(said) & NEGATIONS <= set(words):
+            found[index] = words
+    return {index for index, words in found.items() if not any(set(words) < set(other) for other in found.values())}
 
 
 def named_options(text: str, listed: Options) -> set[int]:

@@ -51,7 +51,10 @@ def look(
         ClusterError: decoding processes are killed again and again.
     """
     workers = max(1, min(num_decoders or len(os.sched_getaffinity(0)), len(videos)))
-    with _decoders(workers, deadline_s) as idle, concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    with _decoders(workers, deadline_s) as decoders, concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        idle: queue.SimpleQueue[ChildDecoder] = queue.SimpleQueue()
+        for decoder in decoders:
+            idle.put(decoder)
 
         def one(video: str) -> Looked:
             decoder = idle.get()
@@ -73,19 +76,19 @@ def look(
                 on_done()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for decoder in decoders:  # so that nobody waits for a deadline to pass
+                decoder.deadline_s = 0
+                decoder.close()
             raise
     return {video: looked[video] for video in videos}
 
 
 @contextlib.contextmanager
-def _decoders(count: int, deadline_s: float) -> Iterator[queue.Queue[ChildDecoder]]:
+def _decoders(count: int, deadline_s: float) -> Iterator[list[ChildDecoder]]:
     with tempfile.TemporaryDirectory(prefix="vidalign-") as folder:
         made = [ChildDecoder(SPEC, folder, backend=DEFAULT_BACKEND, deadline_s=deadline_s) for _ in range(count)]
-        idle: queue.Queue[ChildDecoder] = queue.Queue()
-        for decoder in made:
-            idle.put(decoder)
         try:
-            yield idle
+            yield made
         finally:
             for decoder in made:
                 decoder.close()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from icu4py.breakers import WordBreaker
 
@@ -116,6 +117,12 @@ def stem(word: str) -> str:
             doubled = ending in ("ing", "ed") and len(rest) > 3 and rest[-1] == rest[-2] and rest[-1] not in "aeiouls"
             return rest[:-1] if doubled else rest.removesuffix("e")
     return word.removesuffix("e") if len(word) > 3 and word.isascii() else word
+
+
+def is_in_order(part: Iterable[str], whole: Iterable[str]) -> bool:
+    """Whether all words of one are in the other, in order."""
+    rest = iter(whole)
+    return all(word in rest for word in part)
 
 
 def is_single_clause(text: str) -> bool:

@@ -17,6 +17,7 @@ from vidalign.model.folder import model_folder, stored_shapes, weight_files
 from vidalign.types import FrameSpec, PolicyVersion
 
 CARD = "vidalign.json"
+ADAPTER = "adapter"
 GENERATION = "generation_config.json"
 PROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
 MAX_SHARD_BYTES = 5 * 10**9  # of one safetensors file
@@ -51,6 +52,7 @@ def export_policy(
     frame_spec: FrameSpec,
     prompt: str,
     zero_stage: int,
+    keep_adapter: bool = False,
     trust_remote_code: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
@@ -58,6 +60,7 @@ def export_policy(
 
     Rank 0 writes weights, config, generation config, processor and chat template, and finally the card `vidalign.json` with the
     version, its parent, and the FrameSpec and prompt it was trained with. The folder replaces an older one when it is complete.
+    With `keep_adapter`, an adapter is also there by itself, as peft stores it, in the folder `adapter`.
     Under ZeRO stage 3 the other ranks take part in making the parameters whole, a few at a time.
     """
     import torch.distributed as dist
@@ -78,6 +81,8 @@ def export_policy(
         write_weights(
             model, made if writes else None, whole=whole, max_shard_bytes=max_shard_bytes, like=_stored_shapes(base)
         )
+    if keep_adapter:
+        _write_adapter(model, made / ADAPTER if writes else None, gathers=zero_stage == 3)
     if writes:
         processor = load_processor(base, trust_remote_code=trust_remote_code)
         processor.save_pretrained(made)
@@ -110,6 +115,14 @@ def stop_at(folder: pathlib.Path, token: int) -> None:
 def _stored_shapes(base: str) -> dict[str, tuple[int, ...]]:
     """The shapes of a folder's tensors by name; none for a hub name."""
     return stored_shapes(pathlib.Path(base)) if pathlib.Path(base).is_dir() else {}
+
+
+def _write_adapter(model: Any, folder: pathlib.Path | None, *, gathers: bool) -> None:
+    """`folder`: None on a rank that only takes part in making parameters whole."""
+    parameters = {name: value for name, value in model.named_parameters() if ".lora_" in name}
+    with _gathered(list(parameters.values())) if gathers else contextlib.nullcontext():
+        if folder is not None:
+            model.save_pretrained(folder, state_dict={name: value.detach().cpu() for name, value in parameters.items()})
 
 
 def _gathered(parameters: Sequence[Any]) -> AbstractContextManager[Any]:

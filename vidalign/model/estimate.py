@@ -100,6 +100,7 @@ def check_context(
     max_new_tokens: int,
     max_model_len: int,
     model_limit: int | None = None,
+    reply_key: str = "recipe.max_new_tokens",
     where: str = "",
 ) -> int:
     """The number of tokens of the longest sequence (vision + text + response), if it fits into the context.
@@ -107,6 +108,7 @@ def check_context(
     Args:
         tokens_of: vision tokens as a function of the number of frames, not decreasing.
         frames_key: the config key that bounds the frames, for the message.
+        reply_key: the config key that bounds the response, for the message.
         model_limit: the number of positions the model was made for, which `max_model_len` cannot exceed.
         where: the video or the example with the largest need, for the message.
 
@@ -129,7 +131,7 @@ def check_context(
     if model_limit is None or needed <= model_limit:
         ways_out.append(f"raise model.max_model_len to {needed}")
     if not fits:
-        ways_out.append("shorten the prompts, lower recipe.max_new_tokens, or make the frames smaller with video.max_pixels")
+        ways_out.append(f"shorten the prompts, lower {reply_key}, or make the frames smaller with video.max_pixels")
     raise ModelError(
         f"{frames_key}={num_frames} needs {vision:,} vision tokens, plus {num_text_tokens:,} for the prompt and "
         f"{max_new_tokens:,} for the response{f' ({where})' if where else ''}, but max_model_len={max_model_len:,}; "

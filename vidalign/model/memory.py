@@ -10,7 +10,7 @@ import dataclasses
 import math
 from typing import Any
 
-from vidalign.config.run import TrainConfig
+from vidalign.config.training import TrainConfig
 from vidalign.model.logps import CHUNK_SIZE
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from vidalign.config.run import ModelConfig, TrainConfig
+from vidalign.config.run import ModelConfig
+from vidalign.config.training import TrainConfig
+from vidalign.errors import ConfigError
 from vidalign.model import families, shared_prefix, vision_features
 from vidalign.model.batch import IGNORED
 from vidalign.model.head import compute_in_float32
-from vidalign.model.loading import load
+from vidalign.model.loading import explained, load, read_config, trainable_class
 from vidalign.model.logps import CHUNK_SIZE, forward_kl, num_chunks, pad_to_mask, token_logps
 from vidalign.model.positions import correct_positions
 from vidalign.model.videos import correct_videos
@@ -23,6 +26,26 @@ def load_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
     """Load a video language model from safetensors in the configured dtype. Raises `ModelError`, see `vidalign.model.loading`."""
     path = path or config.path
     model = load(path, getattr(torch, config.dtype), trust_remote_code=config.trust_remote_code)
+    correct_positions(model)
+    correct_videos(model)
+    return model
+
+
+def outline_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
+    """What `load_policy` returns, with parameters on the meta device and with buffers; for ranks that are sent the weights.
+
+    Raises:
+        ModelError: see `load_policy`.
+    """
+    import accelerate
+
+    path = path or config.path
+    read = read_config(path, trust_remote_code=config.trust_remote_code)
+    with explained(path), accelerate.init_empty_weights(include_buffers=False):
+        model = trainable_class(path, read)._from_config(
+            read, dtype=getattr(torch, config.dtype), attn_implementation="sdpa"
+        )
+    model.tie_weights()
     correct_positions(model)
     correct_videos(model)
     return model
@@ -43,20 +66,32 @@ def set_trainable(model: nn.Module, *, vision_tower: bool, projector: bool) -> N
         parameter.requires_grad_(trained[part_of[name]])
 
 
-def adapter_targets(model: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers of the language model by name, without its output layer.
+def adapter_targets(model: nn.Module, wanted: Sequence[str] | None = None) -> dict[str, nn.Linear]:
+    """The linear layers of the language model by name, without its output layer; those whose last part is `wanted`, or all.
 
     Raises:
         ModelError: the vision tower cannot be told apart (`vidalign.model.families.parts`).
+        ConfigError: no layer has one of the wanted names.
     """
     families.parts(model)
     head = model.get_output_embeddings()  # type: ignore[operator]
     inside = set(families.decoder(model).modules())
-    return {
+    found = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module in inside and module is not head
     }
+    if wanted is None:
+        return found
+    by_last: dict[str, dict[str, nn.Linear]] = {}
+    for name, module in found.items():
+        by_last.setdefault(name.rpartition(".")[2], {})[name] = module
+    if unknown := [name for name in wanted if name not in by_last]:
+        raise ConfigError(
+            f"train.lora.targets names {', '.join(unknown)}, which no linear layer of the language model is called; choose of "
+            f"{', '.join(sorted(by_last))}"
+        )
+    return {name: module for last in wanted for name, module in by_last[last].items()}
 
 
 def add_adapter(model: nn.Module, config: TrainConfig) -> nn.Module:
@@ -68,7 +103,7 @@ def add_adapter(model: nn.Module, config: TrainConfig) -> nn.Module:
         r=config.lora.rank,
         lora_alpha=config.lora.alpha,
         lora_dropout=config.lora.dropout,
-        target_modules=list(adapter_targets(model)),
+        target_modules=list(adapter_targets(model, config.lora.targets)),
         bias="none",
     )
     # peft 0.21 takes the names of linear layers beside experts for those of experts, and moves their adapters onto the experts. It
@@ -147,7 +182,7 @@ class ResponseScorer(nn.Module):
         reference_hidden: torch.Tensor | None = None,
         sources: torch.Tensor | None = None,
         min_calls: tuple[int, int] = (0, 0),
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """Log-probs of the responses and, if `reference_hidden` is given, KL(reference || policy) of the first rows.
 
         Args:
@@ -156,14 +191,14 @@ class ResponseScorer(nn.Module):
             min_calls: the output layer is called at least so often for the log-probs and for the KL, see `num_calls`.
 
         Returns:
-            [R, T] float32 log-probs, 0 outside the response; and the KL [R] in nats, summed over each response's tokens and 0 for
-            rows that `reference_hidden` does not cover, or None without it.
+            [R, T] float32 log-probs, 0 outside the response; the KL [R] in nats, summed over each response's tokens and 0 for
+            rows that `reference_hidden` does not cover, or None without it; and the final hidden states [N, D], see `hidden`.
         """
         mask = labels != IGNORED
         hidden = self.hidden(inputs, labels, sources)
         logps = pad_to_mask(self.score(hidden, labels[mask], min_calls[0]), mask)
         if reference_hidden is None:
-            return logps, None
+            return logps, None, hidden
         count = len(reference_hidden)
         kl = forward_kl(
             hidden[:count],
@@ -174,7 +209,7 @@ class ResponseScorer(nn.Module):
             min_calls=min_calls[1],
         )
         uncovered = kl.new_zeros(len(hidden) - count)
-        return logps, pad_to_mask(torch.cat([kl, uncovered]), mask).sum(-1)
+        return logps, pad_to_mask(torch.cat([kl, uncovered]), mask).sum(-1), hidden
 
     def num_calls(self, labels: torch.Tensor, reference_hidden: torch.Tensor | None = None) -> tuple[int, int]:
         """How often `forward` calls the output layer for these labels' log-probs, and for the KL.

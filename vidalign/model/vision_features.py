@@ -70,6 +70,12 @@ def path(cache: TensorCache, tower: str, clip: str) -> pathlib.Path:
     return cache.path({"tower": tower, "clip": pathlib.Path(clip).name})
 
 
+def modules(model: Any) -> list[torch.nn.Module]:
+    """The parts of a model that make a video's features: all beside the language model."""
+    language = families.decoder(model)
+    return [child for child in model.base_model.children() if child is not language]
+
+
 @torch.no_grad()
 def compute(model: Any, videos: Iterable[tuple[Prompt, pathlib.Path]], device: torch.device, dtype: torch.dtype) -> int:
     """Write the features of these prompts' videos if their files are missing, and return how many were computed.
@@ -77,10 +83,9 @@ def compute(model: Any, videos: Iterable[tuple[Prompt, pathlib.Path]], device: t
     A file also holds what else a prompt says about its video: the grid and the seconds per step. The tower is moved to the device
     and stays there; the language model stays where it is.
     """
-    backbone, language = model.base_model, families.decoder(model)
-    for child in backbone.children():
-        if child is not language:
-            child.to(device)
+    backbone = model.base_model
+    for module in modules(model):
+        module.to(device)
     count = 0
     for prompt, target in videos:
         if target.is_file():

@@ -139,7 +139,8 @@ class Leanpo(Recipe[LeanpoRecipe]):
     def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
         """One pair, or the reason why there is none: cut_by_length, empty_response, or one of `why_no_preference`."""
         said = [r for r in responses if not is_cut(r) and r.text.strip()]
-        usable = [r for r in said if not math.isnan(r.trust)]
+        unfiltered = self.config.pair_rule.endswith("_unfiltered")
+        usable = said if unfiltered else [r for r in said if not math.isnan(r.trust)]
         winners = [r for r in usable if r.kind in CHOSEN]
         losers = [r for r in usable if r.kind == "augmented"]
         replayed = [r for r in responses if r.kind == "replayed" and r.text.strip() and r.trust < AGREES]
@@ -162,7 +163,7 @@ class Leanpo(Recipe[LeanpoRecipe]):
             rejected = min(among, key=lambda r: (r.trust, -r.reward, r.candidate))
         gap, scorer = self.config.min_trust_gap, self.config.trust
         reason = why_no_preference(chosen, rejected, row.example, gap, scorer)
-        if reason is not None and (reason == "identical_responses" or not self.config.pair_rule.endswith("_unfiltered")):
+        if reason is not None and (reason == "identical_responses" or not unfiltered):
             return reason
         return build_pair(row.example, side(chosen), side(rejected), recipe=self.config.name, rule=self.config.pair_rule)
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vidalign.config.recipes import JudgeConfig
+from vidalign.config.judging import JudgeConfig
 from vidalign.data.suites import find_suite
 from vidalign.data.suites.base import SuiteJudge
 from vidalign.data.suites.question import SuiteQuestion
