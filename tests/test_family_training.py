@@ -189,3 +189,16 @@ def test_the_model_inside_an_adapter_takes_a_list_of_videos_too(checkpoints):
     torch.testing.assert_close(
         logps_of(ResponseScorer(adapted), batch), alone(checkpoints("llava_next_video")), atol=1e-5, rtol=0
     )
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", *QUICK])
+def test_transformers_own_generation_sees_the_video(name, checkpoints):
+    """It asks the signature of `get_video_features` what to pass on; the first token is that of a plain forward."""
+    model, prompts, _ = loaded(checkpoints(name))
+    batch = collate([(prompts[0], [])], pad_id=0)
+    with torch.no_grad():
+        expected = model(**batch.inputs, use_cache=False).logits[0, -1]
+        made = model.generate(
+            **batch.inputs, max_new_tokens=1, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
+    torch.testing.assert_close(made.logits[0][0], expected, atol=1e-4, rtol=0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,9 +22,19 @@ def correct_videos(model: Any) -> None:
     """Make a model's `get_video_features` take what `vidalign.model.batch` gives its forward."""
     inner = model.base_model
     if hasattr(inner, "get_video_features"):
-        one_call = family_of(model).one_tower_call
+        corrected = _in_one_call if family_of(model).one_tower_call else _one_by_one
         # A bound method, and no closure over the model: a copy of the model must not compute with the tower of the original.
-        inner.get_video_features = types.MethodType(_in_one_call if one_call else _one_by_one, inner)
+        inner.get_video_features = types.MethodType(_with_signature(corrected, type(inner).get_video_features), inner)
+
+
+def _with_signature(function: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with the original's signature, by which `generate` decides what it passes on."""
+
+    @functools.wraps(original)
+    def made(self: Any, *given: Any, **options: Any) -> Any:
+        return function(self, *given, **options)
+
+    return made
 
 
 def _one_by_one(self: Any, pixel_values_videos: Any, *given: Any, **options: Any) -> Any:
