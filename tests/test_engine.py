@@ -289,5 +289,5 @@ def test_bos_and_end_of_turn_are_those_of_the_chat_template(rows, tmp_path_facto
     for ids, logps in ((reply.token_ids, reply.log_probs), (response_ids(processor, answer), score)):
         batch = collate([(prompt, ids)], pad_id=0)
         with torch.no_grad():
-            expected, _ = ResponseScorer(model)(batch.inputs, batch.labels)
+            expected, *_ = ResponseScorer(model)(batch.inputs, batch.labels)
         np.testing.assert_allclose(logps, expected[batch.labels != IGNORED], atol=TOLERANCE)

@@ -87,7 +87,7 @@ class Trained:
             return np.zeros(0)
         batch = collate([(render_prompt(self.processor, question, shown), tokens)], pad_id=0)
         with torch.no_grad():
-            logps, _ = self.scorer(batch.inputs, batch.labels)
+            logps, *_ = self.scorer(batch.inputs, batch.labels)
         return logps[batch.labels != IGNORED].numpy()
 
     def likeliest(self, question, shown, tokens):
