@@ -298,7 +298,7 @@ def scores_of(finished_run, small_config, local_ray, tmp_path):
         config = load_config(small_config, [f"run_dir={copy}", *options])
         plan, inputs = plan_of(config, local_ray), read_inputs(config.data, config.recipe)
         base = policy_version(config.model.path)
-        return Rounds(config=config, run=RunFolder.open(copy), plan=plan, inputs=inputs, base=base).scores()
+        return Rounds(config=config, run=RunFolder.open(str(copy)), plan=plan, inputs=inputs, base=base).scores()
 
     return make
 
