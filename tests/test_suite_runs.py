@@ -438,5 +438,5 @@ def test_a_suite_is_asked_of_base_and_aligned_of_a_run(shapes, model_path, tmp_p
     assert all(replies["base"].values())
     assert sum("#t=0.5,1.5" in video for video in replies["base"]) == 1
     again = vidalign(*command)  # nothing is served for it
-    assert again.stdout == done.stdout
+    assert again.stdout.splitlines() == [line for line in done.stdout.splitlines() if "(raylet)" not in line]  # Ray's own
     assert "start endpoint" not in again.stderr
