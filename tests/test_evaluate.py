@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
-import json
 import pathlib
 import threading
 from collections.abc import Callable
@@ -13,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from json_server import serving
 
 from pipelines import asking
 from pipelines.asking import MAX_ATTEMPTS, evaluate
@@ -78,26 +77,9 @@ class Server:
 def served():
     server = Server()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            status, reply = server.reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            data = json.dumps(reply).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            with contextlib.suppress(BrokenPipeError):
-                self.wfile.write(data)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Keep the test's output clean."""
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
-    server.endpoint = Endpoint(base_url=f"http://127.0.0.1:{http.server_port}/v1", versions={"base": "v1"})
-    yield server
-    http.shutdown()
-    http.server_close()
+    with serving(server.reply) as url:
+        server.endpoint = Endpoint(base_url=url, versions={"base": "v1"})
+        yield server
 
 
 def _example(index: int, question: str, tmp_path, answer: str = "left", video: str = "clip.mp4") -> Example:

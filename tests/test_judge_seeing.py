@@ -1,17 +1,15 @@
 """A judge that sees the video: what an endpoint gets (a small server that looks at the pixels), and what configs are refused."""
 
 import base64
-import contextlib
 import io
 import json
 import pathlib
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import PIL.Image
 import pytest
 from conftest import write_video
+from json_server import serving
 
 from actors.chats import data_url
 from actors.judge import Judge
@@ -44,36 +42,22 @@ def endpoint():
     """Scores by the colour of the first image; without one, by whether there are bytes of a video."""
     seen = Seen()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            content = body["messages"][0]["content"]
-            seen.contents.append(content)
-            text, first = content[-1]["text"], content[0]
-            if first["type"] == "image_url":
-                image = PIL.Image.open(io.BytesIO(base64.b64decode(first["image_url"]["url"].partition(",")[2])))
-                colour = "red" if np.asarray(image).mean((0, 1))[0] > 128 else "blue"
-                reply = f"It is {colour}.\nScore: {5 if f'judge: {colour}' in text else 1}"
-            else:
-                reply = f"Score: {3 if first['video_url']['url'].startswith('data:video/mp4;base64,') else 1}"
-            message = {"role": "assistant", "content": reply}
-            head = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"]}
-            data = json.dumps({**head, "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            with contextlib.suppress(BrokenPipeError):
-                self.wfile.write(data)
+    def answer(body: dict) -> tuple[int, dict]:
+        content = body["messages"][0]["content"]
+        seen.contents.append(content)
+        text, first = content[-1]["text"], content[0]
+        if first["type"] == "image_url":
+            image = PIL.Image.open(io.BytesIO(base64.b64decode(first["image_url"]["url"].partition(",")[2])))
+            colour = "red" if np.asarray(image).mean((0, 1))[0] > 128 else "blue"
+            reply = f"It is {colour}.\nScore: {5 if f'judge: {colour}' in text else 1}"
+        else:
+            reply = f"Score: {3 if first['video_url']['url'].startswith('data:video/mp4;base64,') else 1}"
+        message = {"role": "assistant", "content": reply}
+        head = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"]}
+        return 200, {**head, "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Keep the test's output clean."""
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
-    yield f"http://127.0.0.1:{http.server_port}/v1", seen
-    http.shutdown()
-    http.server_close()
+    with serving(answer) as url:
+        yield url, seen
 
 
 @pytest.fixture(scope="module")

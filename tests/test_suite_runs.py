@@ -1,15 +1,14 @@
 """A suite from the user's folder to its table, against a small server in place of an endpoint (a real one: test_serving.py)."""
 
-import contextlib
 import json
 import pathlib
 import shutil
 import socket
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from conftest import vidalign
+from json_server import serving
 
 from pipelines import cli
 from pipelines.suites import models, tables
@@ -66,31 +65,8 @@ class Server:
 def server():
     own = Server()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._send(own.models())
-
-        def do_POST(self) -> None:
-            self._send(own.reply(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
-
-        def _send(self, reply: dict) -> None:
-            data = json.dumps(reply).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            with contextlib.suppress(BrokenPipeError):
-                self.wfile.write(data)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Keep the test's output clean."""
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
-    own.url = f"http://127.0.0.1:{http.server_port}/v1"
-    yield own
-    http.shutdown()
-    http.server_close()
+    with serving(lambda body: (200, own.models() if body is None else own.reply(body))) as own.url:
+        yield own
 
 
 @pytest.fixture
