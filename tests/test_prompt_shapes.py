@@ -289,8 +289,11 @@ def engine(folder, model_path):
     """In this process, with the endpoint's way to read urls; what it sets in the environment must not reach later tests."""
     from actors.engine import VllmEngine
 
+    import vllm.envs
+
     before = dict(os.environ)
     os.environ["VLLM_MEDIA_CONNECTOR"] = NAME
+    vllm.envs.disable_envs_cache()  # the first engine of a process makes vLLM keep the variables as they are then
     options = {"media_io_kwargs": media_io_kwargs(SPEC), "allowed_local_media_path": str(folder)}
     config = ModelConfig(path=model_path, dtype="float32", max_model_len=512)
     yield VllmEngine(config, model_path, num_gpus=0, seed=0, engine_args=options, limits={"video": 2, "image": 2})
