@@ -53,7 +53,9 @@ class ChatRules:
     def apply(self, body: Any) -> None:
         """Set what vLLM does by default in another way than training does."""
         body.add_special_tokens = self.adds_bos
-        if self.stop is not None:
+        if self.stop is not None and not getattr(
+            body, "ignore_eos", False
+        ):  # who asks for that wants to go on past a turn's end
             body.stop_token_ids = list(dict.fromkeys([*(body.stop_token_ids or []), self.stop]))
 
 

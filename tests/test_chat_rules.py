@@ -65,3 +65,9 @@ def test_bos_and_end_of_turn_are_those_of_training(model_path, tmp_path, changed
     ids = prompt_ids(processor, "Which way?")
     assert ids[:2] == ([0, 1] if changed else [1, 378])
     assert ids.count(0) == int(changed)
+
+
+def test_a_client_may_ask_to_go_on_past_the_end_of_a_turn():
+    body = request(stop_token_ids=[7], ignore_eos=True)
+    ChatRules(stop=2).apply(body)
+    assert body.stop_token_ids == [7]
