@@ -287,9 +287,9 @@ def test_noise_takes_the_place_of_everything_that_is_shown(shapes, tmp_path):
 @pytest.fixture(scope="module")
 def engine(folder, model_path):
     """In this process, with the endpoint's way to read urls; what it sets in the environment must not reach later tests."""
-    from actors.engine import VllmEngine
-
     import vllm.envs
+
+    from actors.engine import VllmEngine
 
     before = dict(os.environ)
     os.environ["VLLM_MEDIA_CONNECTOR"] = NAME

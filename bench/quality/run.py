@@ -57,7 +57,7 @@ TRAIN: dict[str, Any] = {
     "batch_size": 16,
     "micro_batch_size": 16,
     "log_every": 20,
-    "checkpoint_every": 10**6,
+    "checkpoint_minutes": None,
 }
 PERTURB = PerturbConfig()
 NUM_KL = 300  # held-out questions on whose base answers the divergence from the base is measured
