@@ -259,7 +259,7 @@ def _host_lines(config: RunConfig, model: ModelFacts, machines: Machines) -> lis
         f"host memory: {count(ranks, 'rank')} of a node read {gib(ranks * weights)} of weights at the start of training, and the "
         f"export holds up to {gib(min(weights, MAX_SHARD_BYTES) + largest)}",
         f"disk: each exported model takes {gib(weights)}, each checkpoint {gib(checkpoint)}, of which run_dir keeps "
-        f"{config.train.num_checkpoints_kept} and the temporary folder one while it is written",
+        f"{config.train.num_checkpoints_kept}, and one more while that is written, until the export",
     ]
 
 
@@ -267,9 +267,9 @@ def gib(size: float) -> str:
     return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"
 
 
-def disk_needed(config: RunConfig, model: ModelFacts) -> tuple[int, int]:
-    """(bytes that a whole run surely leaves in run_dir, bytes that it puts into the temporary folder at a time)."""
+def disk_needed(config: RunConfig, model: ModelFacts) -> int:
+    """Bytes that a whole run surely has in run_dir at one time: exported models, and the checkpoints of a training."""
     weights = num_parameters(model.outline) * memory.BYTES[config.model.dtype]
     checkpoint = memory.checkpoint_bytes(memory.count_parameters(model.outline, config.train), config.model.dtype)
-    kept = config.rounds * (weights + config.train.num_checkpoints_kept * checkpoint)
-    return kept, checkpoint
+    rounds = config.rounds if config.train.keep_checkpoints else 1
+    return config.rounds * weights + rounds * config.train.num_checkpoints_kept * checkpoint

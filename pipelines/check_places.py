@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Sequence
 
 from pipelines.check_memory import disk_needed, gib
@@ -51,20 +50,13 @@ def check_disk(config: RunConfig, model: ModelFacts, stages: Sequence[str]) -> N
     if "train" not in stages:
         return
     run = RunFolder.at(config.run_dir)
-    kept, at_a_time = disk_needed(config, model)
+    kept = disk_needed(config, model)
     written = sum(_size_of(run.stage(name, index)) for index in range(config.rounds) for name in ("train", "model"))
     free = shutil.disk_usage(_nearest(run.root)).free
     if kept - written > free:
         raise ConfigError(
             f"run_dir={run.root} needs {gib(kept - written)} for exported models and {config.train.num_checkpoints_kept} checkpoints "
             f"a round, and has {gib(free)} left; lower train.num_checkpoints_kept, set train.lora, or choose another disk"
-        )
-    temporary = pathlib.Path(tempfile.gettempdir())
-    free = shutil.disk_usage(temporary).free
-    if at_a_time > free:
-        raise ConfigError(
-            f"a checkpoint of {gib(at_a_time)} is written to {temporary} first, which has {gib(free)} left; set TMPDIR to a folder "
-            "with more room, or set train.lora"
         )
 
 
