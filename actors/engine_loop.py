@@ -8,7 +8,6 @@ cache of processed videos has two halves that must see them in the same order.
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import dataclasses
 import queue
@@ -28,6 +27,7 @@ class _Job:
     params: Sequence[Any]
     outputs: list[Any]
     left: int
+    ids: list[str] = dataclasses.field(default_factory=list)  # the engine's own, of its requests
     made: concurrent.futures.Future[list[Any]] = dataclasses.field(default_factory=concurrent.futures.Future)
 
     def fail(self, error: BaseException) -> None:
@@ -51,7 +51,6 @@ class EngineLoop:
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._ready: queue.Queue[tuple[_Job, int, Any]] = queue.Queue(maxsize=NUM_READY)
         self._asked: dict[str, tuple[_Job, int]] = {}  # what the engine works on, by request id
-        self._ids: collections.defaultdict[int, list[str]] = collections.defaultdict(list)  # of a job: the engine's own ids
         self._clock = threading.Lock()
         self._seconds = {"waiting": 0.0, "working": 0.0}
         started: concurrent.futures.Future[Any] = concurrent.futures.Future()
@@ -138,12 +137,13 @@ class EngineLoop:
                 continue
             name = str(next(llm.request_counter))
             try:
-                self._ids[id(job)].append(engine.add_request(name, rendered, job.params[place]))
+                job.ids.append(engine.add_request(name, rendered, job.params[place]))
             except (ValueError, TypeError) as error:  # vLLM refused this one
                 job.fail(error)
                 continue
             self._asked[name] = job, place
         failed = {name: job for name, (job, _) in self._asked.items() if job.made.done()}
         for name, job in failed.items():
-            engine.abort_request(self._ids.pop(id(job), []), internal=True)
+            engine.abort_request(job.ids, internal=True)
+            job.ids = []
             del self._asked[name]

@@ -74,25 +74,13 @@ def decode(
         VideoError: with reason missing, unreadable, zero_byte, not_a_video, no_video_stream, truncated, too_few_frames,
             too_long or out_of_bounds.
     """
-    _check_file(path)
-    name = os.fspath(path)
-    try:
-        with open(name, "rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise _cannot_read(name, error) from error
+    name, head = _opened(path)
     return _decode(name, head, lambda: name, spec, backend, (start_s, end_s))
 
 
 def planned(path: str | os.PathLike[str], spec: FrameSpec, *, start_s: float = 0.0, end_s: float | None = None) -> Clip:
     """The clip that `decode` gives, with black frames, of which nothing is decoded. Raises `VideoError` as `decode` does."""
-    _check_file(path)
-    name = os.fspath(path)
-    try:
-        with open(name, "rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise _cannot_read(name, error) from error
+    name, head = _opened(path)
     with probing.open_whole(name, head, lambda: name) as container:
         probe = probing.probe(name, head, lambda: name, container)
         part, indices = _taken(name, probe, spec, (start_s, end_s))
@@ -118,13 +106,7 @@ def decode_bytes(
 
 def frame_times_s(path: str | os.PathLike[str], spec: FrameSpec) -> tuple[float, ...]:
     """When the frames that `spec` takes of a local video file are shown, in seconds; nothing is decoded. Raises as `decode` does."""
-    _check_file(path)
-    name = os.fspath(path)
-    try:
-        with open(name, "rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise _cannot_read(name, error) from error
+    name, head = _opened(path)
     with probing.open_whole(name, head, lambda: name) as container:
         probe = probing.probe(name, head, lambda: name, container)
     whole = Part(first=0, count=probe.num_frames, timing=probe.timing)
@@ -198,6 +180,17 @@ def _sampled(name: str, probe: probing.Probe, part: Part, spec: FrameSpec) -> li
         keyframes = probe.times.keyframes - part.first
         indices = snapped(indices, keyframes[(keyframes >= 0) & (keyframes < part.count)])
     return indices
+
+
+def _opened(path: str | os.PathLike[str]) -> tuple[str, bytes]:
+    """A local file's name and first bytes. Raises `VideoError` as `decode` does."""
+    _check_file(path)
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as file:
+            return name, file.read(16)
+    except OSError as error:
+        raise _cannot_read(name, error) from error
 
 
 def _check_file(path: str | os.PathLike[str]) -> None:
