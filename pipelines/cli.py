@@ -21,6 +21,7 @@ BENCHES = {
     "decode": "decode",
     "rollout": "rollout",
     "train": "train_step",
+    "prefetch": "prefetch",
     "serve": "serve",
     "growth": "growth",
     "long": "long_videos",
