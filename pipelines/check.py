@@ -241,12 +241,13 @@ def _plan_lines(made: ResourcePlan, resources: ClusterResources) -> list[str]:
 
     serve = made.serve
     gpus = f", {serve.bundle_gpus:g} GPU" if serve.bundle_gpus else ""
+    models = "each model after the other" if serve.in_turn else f"{serve.num_models} models"
     return [
         f"cluster: {resources.describe()} on {resources.num_nodes} node(s)",
         line("decoders", made.decoders),
         line("engines", made.engines),
         line("training workers", made.train),
-        f"serving: {serve.num_models} models x {serve.min_replicas} to {serve.max_replicas} replicas x ({serve.server_cpus:g} CPU "
+        f"serving: {models} x {serve.min_replicas} to {serve.max_replicas} replicas x ({serve.server_cpus:g} CPU "
         f"+ {serve.num_devices} x ({serve.bundle_cpus:g} CPU{gpus}))",
     ]
 
