@@ -77,6 +77,11 @@ def greedy(folder, example):
     return processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
 
+def whole(text):
+    """The text without a last character of which not all bytes came: vLLM waits for the others."""
+    return text.rstrip("\ufffd").strip()
+
+
 @pytest.mark.parametrize("name", [name for name in WRITERS if name not in NOT_SERVED])
 def test_a_whole_run(name, checkpoints, questions, cell, tmp_path):
     passed = {column: cell(name, column) for column in ("pairs", "align", "serve", "evaluate")}
@@ -98,7 +103,9 @@ def test_a_whole_run(name, checkpoints, questions, cell, tmp_path):
         answers = files.read_table(run / f"rounds/0/eval/{model_id}.parquet", EvalAnswer)
         assert {answer.example_id for answer in answers} == examples.keys()
         if name not in STATE_SPACE:  # which round differently in vLLM
-            assert [answer.text.strip() for answer in answers] == [greedy(folder, examples[a.example_id]) for a in answers]
+            assert [whole(answer.text) for answer in answers] == [
+                whole(greedy(folder, examples[a.example_id])) for a in answers
+            ]
     summary = files.read_json(run / "summary.json")
     assert summary["policy"]["base"] != summary["policy"]["aligned"]
     assert summary["endpoint"] == {"model_ids": ["base", "aligned"]}
