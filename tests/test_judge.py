@@ -252,5 +252,5 @@ def test_an_engine_is_given_the_folder_of_a_judge_however_it_is_written(tmp_path
     assert located(JudgeConfig(kind="vllm", model="~/judge")).model == str(tmp_path / "judge")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(tmp_path / "hub" / name))
     assert located(JudgeConfig(kind="vllm", model="owner/judge")).model == str(tmp_path / "hub/owner/judge")
-    with pytest.raises(ModelError, match="no model folder at ./none"):
+    with pytest.raises(ModelError, match=r"no model folder at \./none"):
         located(JudgeConfig(kind="vllm", model="./none"))
