@@ -5,6 +5,7 @@ With this one operator exchanged, everything else that vLLM computes of such a m
 
 from __future__ import annotations
 
+import typing
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ def allow_float32() -> None:
             _compute(layer, context.attn_metadata[layer.prefix], mixed_qkv, b, a, core_attn_out)
         return None
 
-    core.__annotations__ = kernel.__annotations__  # from which the operator's schema is made
+    core.__annotations__ = {**typing.get_type_hints(kernel), "return": None}  # from which the operator's schema is made
     core.takes_float32 = True  # type: ignore[attr-defined]
     theirs.cpu_gdn_attention_core = core
 
