@@ -6,7 +6,7 @@ import socket
 import pytest
 import torch
 import yaml
-from conftest import vidalign
+from conftest import vidalign, write_video
 from test_family_engines import NOT_SERVED, STATE_SPACE
 from tiny_families import WRITERS
 
@@ -23,15 +23,18 @@ from vidalign.video.decoding import decode
 pytestmark = [pytest.mark.heavy, pytest.mark.families]
 
 NUM_TOKENS = 6
+SPEC = FrameSpec(num_frames=None, fps=2.0)  # 4 frames of the longer videos, 3 of the shorter ones
 
 
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory):
-    """8 training questions, 3 held-out ones and 2 for the probe, on videos of unequal length."""
-    from examples.shapes.make_videos import make
+    """8 training questions, 3 held-out ones and 2 for the probe, on videos of 2 s and of 1.5 s in turn."""
+    from examples.shapes.make_videos import FPS, make
 
     folder = tmp_path_factory.mktemp("questions")
     make(folder, {"train": 8, "heldout": 3, "probe": 2}, 0)
+    for path in sorted((folder / "videos").glob("*.mp4"))[::2]:
+        write_video(path, decode(path, FrameSpec(num_frames=2 * FPS)).frames[: 3 * FPS // 2], codec="libx264", fps=FPS)
     return folder
 
 
@@ -49,7 +52,7 @@ def config_of(name, model, data, folder):
         "data": {
             key: str(data / f"{file}.jsonl") for key, file in (("train", "train"), ("eval", "heldout"), ("probe", "probe"))
         },
-        "video": {"num_frames": 4},
+        "video": {"num_frames": None, "fps": SPEC.fps},
         "recipe": {"name": "rrpo", "num_candidates": 8, "max_new_tokens": 96},
         "objective": {"name": "dpo"},
         "train": {"learning_rate": 1e-3, "batch_size": 2, "micro_batch_size": 2, "num_monitored": 2, "log_every": 1},
@@ -65,7 +68,7 @@ def greedy(folder, example):
     """What transformers says to an example, token by token, up to the end of its turn."""
     processor = load_processor(str(folder))
     scorer = ResponseScorer(load_policy(ModelConfig(path=str(folder), dtype="float32"))).eval()
-    prompt = render_prompt(processor, example.question, decode(pathlib.Path(example.video), FrameSpec(num_frames=4)))
+    prompt = render_prompt(processor, example.question, decode(pathlib.Path(example.video), SPEC))
     tokens: list[int] = []
     with torch.no_grad():
         while len(tokens) < NUM_TOKENS:
