@@ -183,10 +183,8 @@ def test_the_dry_run_says_what_the_run_says(name, checkpoints, cell):
     passed()
 
 
-@pytest.mark.parametrize("name", named(name for name in WRITERS if name not in NOT_SERVED))
-def test_an_exported_model_is_read_by_vllm(name, checkpoints, start, cell, tmp_path):
-    passed = cell(name, "export, read by vLLM")
-    base, folder = checkpoints(name), str(tmp_path / "model")
+def exported(base, folder):
+    """The export of a model with a random adapter merged."""
     torch.manual_seed(0)
     model = load_policy(ModelConfig(path=base, dtype="float32"))
     trained = prepare_training(model, TrainConfig(**TRAINING["LoRA"], gradient_checkpointing=False))
@@ -194,10 +192,14 @@ def test_an_exported_model_is_read_by_vllm(name, checkpoints, start, cell, tmp_p
         for parameter in trained.parameters():
             if parameter.requires_grad:
                 parameter.normal_(std=0.1)
-    export_policy(
-        trained, tmp_path / "model", base=base, parent="", frame_spec=FrameSpec(), prompt="{question}", zero_stage=0
-    )
-    passed(check(name, start, folder))
+    export_policy(trained, folder, base=base, parent="", frame_spec=FrameSpec(), prompt="{question}", zero_stage=0)
+    return str(folder)
+
+
+@pytest.mark.parametrize("name", named(name for name in WRITERS if name not in NOT_SERVED))
+def test_an_exported_model_is_read_by_vllm(name, checkpoints, start, cell, tmp_path):
+    passed = cell(name, "export, read by vLLM")
+    passed(check(name, start, exported(checkpoints(name), tmp_path / "model")))
 
 
 @torch.no_grad()
@@ -243,11 +245,13 @@ def test_families_that_vllm_does_not_read_are_known():
 
 @pytest.mark.families
 @pytest.mark.parametrize("name", NOT_SERVED)
-def test_a_family_that_vllm_does_not_read_is_refused_in_a_sentence(name, checkpoints, start, cell):
-    passed = cell(name, "rollout")
-    with pytest.raises(ModelError, match=NOT_SERVED[name]):
-        start(checkpoints(name))
-    passed(f"no: {FAMILIES[name].not_served}")
+def test_a_family_that_vllm_does_not_read_is_refused_in_a_sentence(name, checkpoints, start, cell, tmp_path):
+    passed = [cell(name, column) for column in ("rollout", "export, read by vLLM")]
+    for folder in (checkpoints(name), exported(checkpoints(name), tmp_path / "model")):
+        with pytest.raises(ModelError, match=NOT_SERVED[name]):
+            start(folder)
+    for each in passed:
+        each(f"no: {FAMILIES[name].not_served}")
 
 
 @pytest.mark.families

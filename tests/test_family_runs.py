@@ -14,6 +14,7 @@ from vidalign import files
 from vidalign.config.run import ModelConfig
 from vidalign.data.reading import read_examples
 from vidalign.model.batch import collate
+from vidalign.model.families import FAMILIES
 from vidalign.model.policy import ResponseScorer, load_policy
 from vidalign.model.rendering import load_processor, render_prompt
 from vidalign.model.turns import turns_of
@@ -23,6 +24,7 @@ from vidalign.video.decoding import decode
 pytestmark = [pytest.mark.heavy, pytest.mark.families]
 
 NUM_TOKENS = 6
+RUN = ("pairs", "align", "serve", "evaluate")  # the columns that a whole run fills
 SPEC = FrameSpec(num_frames=None, fps=2.0)  # 4 frames of the longer videos, 3 of the shorter ones
 
 
@@ -87,7 +89,7 @@ def whole(text):
 
 @pytest.mark.parametrize("name", [name for name in WRITERS if name not in NOT_SERVED])
 def test_a_whole_run(name, checkpoints, questions, cell, tmp_path):
-    passed = {column: cell(name, column) for column in ("pairs", "align", "serve", "evaluate")}
+    passed = {column: cell(name, column) for column in RUN}
     base = checkpoints(name)
     path, run = config_of(name, base, questions, tmp_path)
     done = vidalign("align", str(path))
@@ -114,3 +116,17 @@ def test_a_whole_run(name, checkpoints, questions, cell, tmp_path):
     assert summary["endpoint"] == {"model_ids": ["base", "aligned"]}
     passed["serve"]()
     passed["evaluate"]()
+
+
+@pytest.mark.parametrize("name", NOT_SERVED)
+def test_a_family_that_vllm_does_not_read_is_refused_before_anything_starts(name, checkpoints, questions, cell, tmp_path):
+    passed = [cell(name, column) for column in RUN]
+    path, run = config_of(name, checkpoints(name), questions, tmp_path)
+    for arguments in (["--dry-run"], []):
+        done = vidalign("align", str(path), *arguments)
+        assert done.returncode == 2
+        assert FAMILIES[name].not_served in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (run / "rounds").exists()
+    for each in passed:
+        each(f"no: {FAMILIES[name].not_served}")
