@@ -1,7 +1,7 @@
 """What is found out before anything is started: does the config fit the data, the model, the context, the cluster?
 
     before          objective, data, recipe, folders, port
-    check_inputs    model folder ─► longest prompt + largest video against the context       the same three in a run and in a dry run,
+    check_inputs    models, vLLM ─► longest prompt + largest video against the context       the same three in a run and in a dry run,
     check_plan      resource plan ─► earlier stages of the run folder ─► memory ─► disk      in which nothing else happens
 
 Starts no engine and no Ray, loads no weights. What cannot work raises a `VidalignError` of one sentence; what is merely worth
@@ -127,7 +127,6 @@ def before(config: RunConfig, stages: Sequence[str], *, here: bool = True) -> In
         VidalignError: the first thing that cannot work.
     """
     check_objective(config.objective, config.train)
-    check_judges(config)
     inputs = read_inputs(config.data, config.recipe, splits=splits_read(stages))
     if "rollout" in stages:
         recipes.build(config.recipe).check_data(inputs.train, source=config.data.train)
@@ -144,13 +143,14 @@ def splits_read(stages: Sequence[str]) -> Sequence[SplitName]:
 
 
 def check_inputs(
-    config: RunConfig, inputs: Inputs, stages: Sequence[str] = STAGES, *, ask_vllm: bool = False, fetch: bool = True
+    config: RunConfig, inputs: Inputs, stages: Sequence[str] = STAGES, *, ask_vllm: bool = True, fetch: bool = True
 ) -> Findings:
-    """What can be known of model and context without a cluster. `ask_vllm` and `fetch`: see `pipelines.check_model.inspect`.
+    """What can be known of models and context without a cluster. `ask_vllm` and `fetch`: see `pipelines.check_model.inspect`.
 
     Raises:
         ModelError, ConfigError: the first thing that cannot work.
     """
+    check_judges(config, ask_vllm=ask_vllm)
     model = check_model.inspect(config.model, ask_vllm=ask_vllm, fetch=fetch)
     if "train" in stages and config.train.cache_vision_features:
         vision_features.check(model.outline)
@@ -220,11 +220,11 @@ def check_objective(config: ObjectiveConfig, train: TrainConfig) -> None:
         )
 
 
-def check_judges(config: RunConfig) -> None:
-    """Raises `ModelError` for a judge whose model is not there: neither a folder nor a hub's."""
+def check_judges(config: RunConfig, *, ask_vllm: bool = True) -> None:
+    """Raises `ModelError` for a judge whose model cannot judge, see `pipelines.check_model.check_judge`."""
     for key, judge in (("recipe.judge", recipes.build(config.recipe).judge), ("evaluate.judge", config.evaluate.judge)):
         if judge is not None:
-            check_model.check_judge(judge, key)
+            check_model.check_judge(judge, key, ask_vllm=ask_vllm)
 
 
 def render(report: CheckReport) -> str:

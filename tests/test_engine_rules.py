@@ -6,7 +6,7 @@ import pytest
 import transformers
 
 from vidalign.errors import ModelError
-from vidalign.model.engine_rules import CPU_SEQUENCES, engine_rules
+from vidalign.model.engine_rules import CPU_SEQUENCES, engine_rules, with_head_dtype
 from vidalign.model.rendering import difference, load_processor
 
 OPTIONS = {"max_model_len": 512, "on_cpu": True, "limits": {"video": 1, "image": 0}}
@@ -85,3 +85,14 @@ VIDEO = [False, True, True, False]
 )
 def test_where_two_prompts_differ(trained, generated, said):
     assert difference(PROCESSOR, trained, generated, VIDEO) == said
+
+
+def test_the_type_of_logits_is_said_where_vllm_makes_the_language_model(model_path):
+    config = transformers.AutoConfig.from_pretrained(model_path)
+    given = {"head_dtype": "float32", "text_config": {"rope_theta": 1.0}}
+    assert with_head_dtype(given, config) == {
+        "head_dtype": "float32",
+        "text_config": {"head_dtype": "float32", "rope_theta": 1.0},
+    }
+    assert with_head_dtype({"a": 1}, config) == {"a": 1}
+    assert with_head_dtype({"head_dtype": "float32"}, config.get_text_config()) == {"head_dtype": "float32"}

@@ -16,7 +16,7 @@ from vidalign.errors import ConfigError
 from vidalign.model import shared_prefix, vision_features
 from vidalign.model.batch import IGNORED, Prompt, collate, collate_packed
 from vidalign.model.checkpoint import export_policy
-from vidalign.model.families import family_of, parts
+from vidalign.model.families import family_of, parts, vision_towers
 from vidalign.model.folder import stored_shapes
 from vidalign.model.policy import ResponseScorer, load_policy, prepare_training
 from vidalign.model.rendering import load_processor, render_prompt, response_ids
@@ -189,6 +189,21 @@ def test_the_model_inside_an_adapter_takes_a_list_of_videos_too(checkpoints):
     torch.testing.assert_close(
         logps_of(ResponseScorer(adapted), batch), alone(checkpoints("llava_next_video")), atol=1e-5, rtol=0
     )
+
+
+@pytest.mark.parametrize("name", ["llava_onevision", "llava_next_video"])
+def test_the_tower_is_called_once_for_videos_of_equal_and_unequal_length(name, checkpoints):
+    """Under ZeRO stage 3 all ranks call it equally often, whatever videos they have."""
+    model, prompts, responses = loaded(checkpoints(name))
+    (tower,) = vision_towers(model)
+    calls = []
+    hook = tower.register_forward_hook(lambda *_: calls.append(1))
+    for shown in (prompts, prompts[:1] * 2):
+        batch = collate([(prompt, responses[0]) for prompt in shown], pad_id=0)
+        assert isinstance(batch.inputs["pixel_values_videos"], list) == (shown is prompts)
+        logps_of(ResponseScorer(model).eval(), batch)
+    hook.remove()
+    assert calls == [1, 1]
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", *QUICK])

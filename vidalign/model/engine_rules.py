@@ -55,6 +55,21 @@ def engine_rules(
     return rules
 
 
+def with_head_dtype(overrides: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """`hf_overrides` of an engine, in which a `head_dtype` also reaches the language model.
+
+    vLLM makes the language model of most families from the text part of the config alone, and reads the type of its logits there.
+    """
+    if "head_dtype" not in overrides:
+        return dict(overrides)
+    text = config.get_text_config()
+    made = dict(overrides)
+    for name, part in vars(config).items():
+        if part is text:
+            made[name] = {"head_dtype": overrides["head_dtype"], **(overrides.get(name) or {})}
+    return made
+
+
 def normalization(processor: Any) -> list[Any]:
     """What an image or video processor does to the values of pixels."""
     found = [getattr(processor, name, None) for name in NORMALIZING]
