@@ -8,6 +8,7 @@ are left out, and said to be.
 
     facts      the device, and how fast it copies and multiplies
     numbers    log-probs and gradients on the device against the CPU's in float32
+    vision     a vision tower whose windows go through attention one by one, by size, and all at once
     step       a training step of packed rows against what trainers do otherwise (bench.train_step), at the shape of a 3B model
     training   the learner with DeepSpeed: seconds and memory of a step (against what --dry-run says), checkpoint, export
     engine     vLLM: its start, its log-probs against training's, how busy it is kept, scoring many replies of one video
@@ -33,8 +34,8 @@ from bench.gpu_page import page
 from bench.pages import PERFORMANCE, Output, add_arguments, publish
 
 NEEDS = {"training": ("deepspeed",), "engine": ("vllm",), "align": ("vllm", "ray", "deepspeed")}
-PARTS = ("facts", "numbers", "step", "training", "engine", "align")
-LIMITS_S = {"facts": 60, "numbers": 60, "step": 90, "training": 120, "engine": 180, "align": 240}
+PARTS = ("facts", "numbers", "vision", "step", "training", "engine", "align")
+LIMITS_S = {"facts": 60, "numbers": 60, "vision": 60, "step": 90, "training": 120, "engine": 180, "align": 240}
 LAST_WORDS = 700  # characters of what a failed part printed
 
 
@@ -156,6 +157,10 @@ def one(arguments: argparse.Namespace) -> None:
         from bench.gpu_parts.numbers import numbers
 
         processes.tell(numbers(work, device))
+    elif part == "vision":
+        from bench.gpu_parts.vision import vision
+
+        processes.tell(vision(work, device, quick=quick))
     elif part == "step":
         from bench.gpu_parts.steps import steps
 
