@@ -20,10 +20,12 @@ Writes bench/results/gpu.json and its part of docs/performance.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,6 +38,7 @@ from bench.pages import PERFORMANCE, Output, add_arguments, publish
 NEEDS = {"training": ("deepspeed",), "engine": ("vllm",), "align": ("vllm", "ray", "deepspeed")}
 PARTS = ("facts", "numbers", "vision", "step", "training", "engine", "align")
 LIMITS_S = {"facts": 60, "numbers": 60, "vision": 60, "step": 90, "training": 120, "engine": 180, "align": 240}
+GRACE_S = 20  # for a part that takes too long, to end what it started
 LAST_WORDS = 700  # characters of what a failed part printed
 
 
@@ -121,21 +124,21 @@ def run(arguments: argparse.Namespace, part: str, case: str, work: pathlib.Path)
             code: int | str = process.wait(LIMITS_S[part])
         except subprocess.TimeoutExpired:
             code = f"did not end in {LIMITS_S[part]} s"
+            end_session(process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
         finally:
-            end_session(process.pid)
+            end_session(process.pid, signal.SIGKILL)
     said = log.read_text(errors="replace")
     if code != 0:
         return {"failed": f"{f'code {code}' if isinstance(code, int) else code}: {said[-LAST_WORDS:]}"}
     return {"result": json.loads(said.rstrip().splitlines()[-1]), "wall_s": round(time.monotonic() - began, 1)}
 
 
-def end_session(leader: int) -> None:
-    """End what a part left running, such as an engine's process."""
-    import contextlib
-    import signal
-
+def end_session(leader: int, number: signal.Signals) -> None:
+    """Signal what a part left running, such as an engine's process."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(leader, signal.SIGKILL)
+        os.killpg(leader, number)
 
 
 def one(arguments: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 import shutil
 import types
 
@@ -182,6 +183,12 @@ def test_scoring_that_cannot_work_is_refused_when_the_config_is_loaded(evaluate,
         parse_config(raw)
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def test_a_judge_whose_folder_is_not_there_is_refused_by_dry_runs_and_runs_alike(tmp_path, model_path):
     from pipelines.align import align
     from pipelines.check import check as dry_run
@@ -197,6 +204,7 @@ def test_a_judge_whose_folder_is_not_there_is_refused_by_dry_runs_and_runs_alike
         "data": {"train": str(tmp_path / "t.jsonl"), "eval": str(tmp_path / "e.jsonl")},
         "recipe": {"max_new_tokens": 16},
         "evaluate": {"judge": judge},
+        "serve": {"port": free_port()},
     }
     for refuse in (dry_run, align):
         with pytest.raises(
