@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import socket
 import shutil
+import socket
 import types
 
 import pytest
@@ -208,7 +208,7 @@ def test_a_judge_whose_folder_is_not_there_is_refused_by_dry_runs_and_runs_alike
     }
     for refuse in (dry_run, align):
         with pytest.raises(
-            ModelError, match=r"evaluate\.judge\.model=.* is no model folder .*evaluate\.judge\.kind to openai"
+            ModelError, match=r"evaluate\.judge\.model=.* has no config\.json.*evaluate\.judge\.kind to openai"
         ):
             refuse(parse_config(raw))
 
