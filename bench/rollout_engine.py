@@ -1,5 +1,7 @@
 """One engine under the load of rollouts, in a process without Ray: how busy it is kept, what scores cost, what new weights cost.
 
+    vidalign bench engine [--rounds 3] [--quick]
+
     flow      an example a thread and two chunks in flight, as `actors.generator` asks: no reply is waited for but one's own
     barrier   a chunk at a time, each turn of all its examples before the next, and each score computes its prompt anew
 
@@ -9,18 +11,28 @@ their text are random words, so that random weights will do. The numbers of a re
 
 from __future__ import annotations
 
+import argparse
 import concurrent.futures
 import dataclasses
 import functools
-import statistics
+import os
+import pathlib
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
 import numpy as np
+import torch
 
 from actors.engine import VllmEngine
+from bench.built_in import MODEL
+from bench.pages import PERFORMANCE, Output, add_arguments, publish
 from bench.turns import results_in_turns, seconds_of
+from pipelines.summary import versions
 from vidalign.config.recipes import LeanpoRecipe
 from vidalign.config.run import ModelConfig
 from vidalign.recipes.engine import Completion, Request
@@ -32,6 +44,7 @@ from vidalign.video.scene import Shown
 WORDS = ("red", "blue", "green", "left", "right", "circle", "square", "moves")
 FEWEST, MOST = 10, 300  # tokens of a reply
 SCORED = 12  # replies of one prompt
+NUDGE = 0.05  # of the spread of a parameter's values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +77,39 @@ class Load:
         """Hinted candidates, one turn of reflection, candidates on augmented videos, and the scores of all."""
         section = LeanpoRecipe(num_candidates=self.num_candidates, num_turns=2, max_new_tokens=MOST)
         return functools.partial(Leanpo(section).respond, policy_version="bench", seed=0)
+
+
+BUILT_IN = Load(num_examples=128, chunk=32)
+LARGER = Load(num_examples=16, chunk=8, num_frames=32, side=112)
+LONG = Load(num_frames=32, side=224)  # a video of as many tokens as video LLMs usually have
+QUICK = {"num_examples": 4, "chunk": 2, "median_tokens": 12}
+
+
+def main() -> None:
+    from bench.rollout_engine_page import page
+    from bench.rollout_sides import make_larger_model
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--model", choices=("built-in", "36M"), help="measure one model; the other is kept as it was")
+    add_arguments(parser, quick="one turn of few examples, and short replies")
+    arguments = parser.parse_args()
+    rounds = 1 if arguments.quick else arguments.rounds
+    found = (arguments.out or Output()).found("rollout_engine") or {"rows": []}
+    rows = {row["model"]: row for row in found["rows"]}
+    with tempfile.TemporaryDirectory() as temporary:
+        work = pathlib.Path(temporary)
+        larger = make_larger_model(work / "larger")
+        for name, model, load, scored in (("built-in", MODEL, BUILT_IN, BUILT_IN), ("36M", larger, LARGER, LONG)):
+            if arguments.model not in (None, name):
+                continue
+            asked = dataclasses.replace(load, **QUICK) if arguments.quick else load
+            other = nudged(model.path, work / f"{name}-nudged")
+            made = measure(model, other, num_gpus=0, load=asked, scored=scored, rounds=rounds, compare=True)
+            rows[name] = {"model": name, **made}
+            print(rows[name], flush=True)
+    found = {"rounds": rounds, "rows": [rows[name] for name in sorted(rows, reverse=True)], "versions": versions()}
+    publish(arguments, PERFORMANCE, "rollout_engine", found, page(found))
 
 
 class LoadedEngine(VllmEngine):
@@ -101,23 +147,42 @@ def words(count: int, seed: int) -> str:
 
 
 def measure(
-    model: ModelConfig, other: str, *, num_gpus: int, load: Load, rounds: int = 3, **engine_args: Any
+    model: ModelConfig,
+    other: str,
+    *,
+    num_gpus: int,
+    load: Load,
+    scored: Load | None = None,
+    rounds: int = 3,
+    compare: bool = False,
+    **engine_args: Any,
 ) -> dict[str, Any]:
-    """Everything in one engine.
+    """Everything in one engine: {"load", "busy", "score", "weights"}, see `keep_busy`, `score` and `new_weights`.
 
     Args:
         other: a folder with other weights of the same shapes.
         num_gpus: 0 for a CPU. engine_args: of `vllm.LLM`.
+        scored: the video whose replies are scored, if it is not like those of `load`.
+        compare: also start an engine with the other weights, beside the first one, and compare what both say.
     """
     began = time.perf_counter()
     engine = LoadedEngine(model, load, num_gpus=num_gpus, **engine_args)
     started = time.perf_counter() - began
-    return {
+    found = {
         "load": dataclasses.asdict(load),
         "busy": keep_busy(engine, rounds=rounds),
-        "score": score(engine, rounds=rounds),
-        "weights": {"start_s": started, **new_weights(engine, other)},
+        "score": score(engine, scored or load, rounds=rounds),
+        "weights": {"start_s": started, **new_weights(engine, load, other)},
     }
+    reloaded = found["weights"].pop("other_scores")
+    if compare:
+        began = time.perf_counter()
+        fresh = LoadedEngine(model.model_copy(update={"path": other}), load, num_gpus=num_gpus, **engine_args)
+        found["weights"] |= {
+            "second_start_s": time.perf_counter() - began,
+            "to_started": apart(reloaded, scores_of(fresh, load)),
+        }
+    return found
 
 
 def keep_busy(engine: LoadedEngine, *, rounds: int) -> dict[str, Any]:
@@ -171,10 +236,10 @@ def barrier(engine: LoadedEngine, examples: Sequence[Example], clips: Sequence[S
     return made
 
 
-def score(engine: LoadedEngine, *, rounds: int) -> dict[str, Any]:
+def score(engine: VllmEngine, load: Load, *, rounds: int) -> dict[str, Any]:
     """Seconds for the scores of one reply and of `SCORED` replies to one video, with the prompt from the cache and anew."""
-    [clip] = dataclasses.replace(engine.load, num_examples=1).clips()
-    rows = [("What moves?", clip, words(engine.load.median_tokens, seed)) for seed in range(SCORED)]
+    [clip] = dataclasses.replace(load, num_examples=1).clips()
+    rows = [("What moves?", clip, words(load.median_tokens, seed)) for seed in range(SCORED)]
 
     def asked(count: int, *, anew: bool) -> float:
         engine.reset_caches()
@@ -188,32 +253,39 @@ def score(engine: LoadedEngine, *, rounds: int) -> dict[str, Any]:
     seconds = results_in_turns(variants, max(3, rounds))
     engine.reset_caches()
     cached, anew = engine.score(rows), engine.score(rows, anew=True)
-    apart = max(abs(a - b) for one, two in zip(cached, anew, strict=True) for a, b in zip(one, two, strict=True))
-    return {"num_replies": SCORED, "seconds": seconds, "largest_difference": apart}
+    difference = max(apart(one, two) for one, two in zip(cached, anew, strict=True))
+    shown = {"num_frames": load.num_frames, "side": load.side, "num_tokens": len(cached[0])}
+    return {**shown, "num_replies": SCORED, "seconds": seconds, "difference": difference}
 
 
-def new_weights(engine: LoadedEngine, other: str) -> dict[str, Any]:
-    """Give the engine the weights of `other` in place, and its own again: seconds, and whether its replies follow."""
-    first = greedy(engine)
+def new_weights(engine: VllmEngine, load: Load, other: str) -> dict[str, Any]:
+    """Give the engine the weights of `other` in place, and then its own again.
+
+    {"reload_s", "moved" and "returned": the largest differences of a score to the first ones, "other_scores"}
+    """
+    first = scores_of(engine, load)
     there = seconds_of(functools.partial(reload, engine, other))
-    changed = greedy(engine)
+    changed = scores_of(engine, load)
     back = seconds_of(functools.partial(reload, engine, engine.path))
+    returned = scores_of(engine, load)
     return {
         "reload_s": [there, back],
-        "replies_change": changed != first,
-        "replies_come_back": greedy(engine) == first,
-        "other_replies": changed,
+        "moved": apart(first, changed),
+        "returned": apart(first, returned),
+        "other_scores": changed,
     }
 
 
-def greedy(engine: LoadedEngine) -> list[list[int]]:
-    """Token ids of replies to a few videos, by the model alone."""
-    clips = dataclasses.replace(engine.load, num_examples=4).clips()
-    asked = [
-        Request(prompt="What moves?", clip=clip, seed=seed, temperature=0.0, top_p=1.0, max_new_tokens=MOST)
-        for seed, clip in enumerate(clips)
-    ]
-    return [list(reply.token_ids) for reply in VllmEngine.generate(engine, asked)]
+def scores_of(engine: VllmEngine, load: Load) -> list[float]:
+    """Log-probs of fixed replies to a few videos, all of them computed now."""
+    clips = dataclasses.replace(load, num_examples=4).clips()
+    rows = [("What moves?", clip, words(load.median_tokens, seed)) for seed, clip in enumerate(clips)]
+    return [value for row in engine.score(rows, anew=True) for value in row]
+
+
+def apart(one: Sequence[float], two: Sequence[float]) -> float:
+    """The largest difference, in nats."""
+    return max(abs(a - b) for a, b in zip(one, two, strict=True))
 
 
 def reload(engine: VllmEngine, path: str) -> None:
@@ -227,5 +299,23 @@ def busy_share(row: dict[str, Any]) -> float:
     return row["working_s"] / row["seconds"]
 
 
-def medians(seconds: dict[str, Sequence[float]]) -> dict[str, float]:
-    return {name: statistics.median(values) for name, values in seconds.items()}
+def nudged(path: str, folder: pathlib.Path) -> str:
+    """A model's folder in which some weights, those of its smallest file, are a little different, as after a round of training."""
+    from safetensors.torch import load_file, save_file
+
+    folder.mkdir()
+    for each in pathlib.Path(path).absolute().iterdir():
+        (folder / each.name).symlink_to(each)
+    smallest = min(folder.glob("*.safetensors"), key=lambda file: file.stat().st_size)
+    tensors, generator = load_file(smallest), torch.Generator().manual_seed(1)
+    for name, tensor in tensors.items():
+        if tensor.numel() > 1:
+            noise = torch.randn(tensor.shape, generator=generator)
+            tensors[name] = (tensor.float() + NUDGE * tensor.float().std() * noise).to(tensor.dtype)
+    smallest.unlink()
+    save_file(tensors, smallest, {"format": "pt"})
+    return str(folder)
+
+
+if __name__ == "__main__":
+    main()
