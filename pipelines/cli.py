@@ -22,6 +22,7 @@ BENCHES = {
     "rollout": "rollout",
     "engine": "rollout_engine",
     "train": "train_step",
+    "gpu": "gpu",
     "serve": "serve",
     "growth": "growth",
     "long": "long_videos",

@@ -120,7 +120,9 @@ class EvaluateConfig(ScoringSection):
     """
 
     # How answers are scored does not change them; the stage that scores records it.
-    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"concurrency", "in_turn", "request_timeout_s", *ScoringSection.model_fields})
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset(
+        {"concurrency", "in_turn", "request_timeout_s", *ScoringSection.model_fields}
+    )
 
     concurrency: int = pydantic.Field(16, ge=1)
     in_turn: bool | None = None
