@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from bench.engine_load import FEWEST, MOST, busy_share
 from bench.pages import versions_line
-from bench.rollout_engine import FEWEST, MOST, busy_share
 from bench.turns import Ratio
 
 BUSY, FASTER, SCORES = 0.95, 1.6, 2.0  # goals

@@ -131,7 +131,7 @@ def test_recorded_figures_still_give_their_tables(name):
 
 
 def test_a_load_has_lengths_of_its_own_and_words_of_these_lengths():
-    from bench.rollout_engine import FEWEST, MOST, Load, words
+    from bench.engine_load import FEWEST, MOST, Load, words
 
     load = Load(median_tokens=40)
     lengths = [load.num_tokens(seed) for seed in range(2000)]
@@ -145,7 +145,7 @@ def test_nudged_weights_are_those_of_the_smallest_file(tmp_path):
     import torch
     from safetensors.torch import load_file, save_file
 
-    from bench.rollout_engine import nudged
+    from bench.engine_load import nudged
 
     (tmp_path / "model").mkdir()
     for name, size in (("a", 8), ("b", 4)):
