@@ -20,6 +20,7 @@ from vidalign.files import RunFolder
 BENCHES = {
     "decode": "decode",
     "rollout": "rollout",
+    "engine": "rollout_engine",
     "train": "train_step",
     "gpu": "gpu",
     "prefetch": "prefetch",

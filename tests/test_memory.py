@@ -201,12 +201,14 @@ def test_weights_of_15_gb_on_12_gb_do_not_fit():
 
 def test_two_models_on_one_card():
     alone = {"num_workers": 1, "lora": {"rank": 128, "alpha": 256}}
+    small = {"train": alone, "objective": {"name": "sft"}}
+    assert any("evaluation: each GPU holds 15" in line for line in planned("1x24", **small)), "one model after the other"
     with pytest.raises(
-        ClusterError, match=r"evaluation, 2 models on one GPU holds 15.* a GPU has 24.0 GiB, of which 0.45 is"
+        ClusterError,
+        match=r"evaluation, 2 models on one GPU holds 15.* a GPU has 24.0 GiB, of which 0.45 is used; set evaluate.in_turn to null",
     ):
-        planned("1x24", train=alone, objective={"name": "sft"}, evaluate={"in_turn": False})
-    assert planned("1x24", train=alone, objective={"name": "sft"})  # one after the other
-    assert planned("1x48", train=alone, evaluate={"in_turn": False})
+        planned("1x24", **small, evaluate={"in_turn": False})
+    assert planned("1x48", train=alone)
 
 
 def test_long_prompts_take_activations():
