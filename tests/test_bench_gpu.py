@@ -93,7 +93,7 @@ def test_its_parts_run_on_the_cpu_in_a_quick_form(monkeypatch, tmp_path):
     training = found["training: tiny, LoRA"]["result"]
     assert training["num_trained"] < training["num_parameters"]
     assert training["checkpoint_bytes"] > 0 < training["export_bytes"]
-    assert found["engine"]["result"]["largest"] < 1e-4
+    assert max(found["engine"]["result"][name]["largest"] for name in ("float32", "own")) < 1e-4
     text = (tmp_path / "results/gpu.md").read_text()
     assert text in (tmp_path / "docs/performance.md").read_text()
     assert "| tiny, LoRA | " in text
