@@ -168,11 +168,11 @@ def train(job: TrainJob, device: torch.device, *, renders: bool, renderer: Any, 
             number=functools.partial(waiting, source.number) if renders else source.number,
         )
 
-    learner.batch_source, learner.Renderer = slow, renderer  # type: ignore[assignment]
+    learner.batch_source, learner.Renderer = slow, renderer  # type: ignore[assignment, misc]
     try:
         one = learner.Learner(job, device)
     finally:
-        learner.batch_source, learner.Renderer = made_source, Renderer
+        learner.batch_source, learner.Renderer = made_source, Renderer  # type: ignore[misc]
     if not measures:
         one.measure = lambda **_: None  # type: ignore[method-assign]
     began = time.perf_counter()
