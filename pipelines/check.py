@@ -36,7 +36,7 @@ from vidalign.errors import ConfigError
 from vidalign.files import RunFolder
 from vidalign.learning import objectives
 from vidalign.learning.views import view_of
-from vidalign.model import vision_attention, vision_features
+from vidalign.model import quantized, vision_attention, vision_features
 from vidalign.model.checkpoint import policy_version
 from vidalign.model.turns import turns_of
 from vidalign.types import Example, PolicyVersion
@@ -191,13 +191,15 @@ def check_plan(
 
     Raises:
         ClusterError: something does not fit the cluster or its memory.
-        ConfigError: a stage of the run folder was made with another configuration, a disk is too small, or flash attention is asked
-            for and cannot be.
+        ConfigError: a stage of the run folder was made with another configuration, a disk is too small, or flash attention or a
+            model in 4 bits is asked for and cannot be.
     """
     made = resource_plan(config, machines.resources)
     if "train" in stages:
         wanted, outline = config.model.vision_attention, found.model.outline
         vision_attention.check(wanted, outline, dtype=config.model.dtype, use_gpu=made.use_gpu, here=machines.here)
+        if machines.here:
+            quantized.check(config.train)
     run = RunFolder.at(config.run_dir)
     if any(run.root.glob(f"rounds/*/*/{name}") for name in (BEGUN, MANIFEST)):
         version = base or policy_version(config.model.path)

@@ -26,11 +26,7 @@ from vidalign.model.weights import unwrapped
 def load_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
     """Load a video language model from safetensors in the configured dtype. Raises `ModelError`, see `vidalign.model.loading`."""
     path = path or config.path
-    model = load(path, getattr(torch, config.dtype), trust_remote_code=config.trust_remote_code)
-    correct_positions(model)
-    correct_videos(model)
-    attend_by_windows(model, config.vision_attention)
-    return model
+    return corrected(load(path, getattr(torch, config.dtype), trust_remote_code=config.trust_remote_code), config)
 
 
 def outline_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
@@ -48,6 +44,11 @@ def outline_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
             read, dtype=getattr(torch, config.dtype), attn_implementation="sdpa"
         )
     model.tie_weights()
+    return corrected(model, config)
+
+
+def corrected(model: nn.Module, config: ModelConfig) -> nn.Module:
+    """A model of transformers that numbers its tokens, takes its videos and attends to them as this project has it."""
     correct_positions(model)
     correct_videos(model)
     attend_by_windows(model, config.vision_attention)
