@@ -19,6 +19,7 @@ from vidalign.model.checkpoint import generation_faults
 from vidalign.model.engine_rules import engine_rules
 from vidalign.model.families import FAMILIES, GENERAL
 from vidalign.model.folder import missing_package, model_folder, read_headers, weight_files
+from vidalign.model.head import check_logits
 from vidalign.model.turns import turns_of
 
 MAX_SCANNED_S = 60.0  # of reading weights
@@ -53,6 +54,7 @@ def inspect(config: ModelConfig, *, ask_vllm: bool = True, fetch: bool = True) -
     there = fetch or pathlib.Path(config.path).expanduser().is_dir() or _has_weights(folder)
     outline = loading.outline(str(folder), trust_remote_code=config.trust_remote_code, dtype=config.dtype, weights=there)
     processor = rendering.load_processor(str(folder), trust_remote_code=config.trust_remote_code)
+    check_logits(outline.config)
     weight_checks.check_vocabulary(str(folder), outline, processor.tokenizer)
     engine_rules(
         processor, outline.config, max_model_len=config.max_model_len, on_cpu=False, limits={"video": 1}
