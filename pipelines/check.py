@@ -38,6 +38,7 @@ from vidalign.learning import objectives
 from vidalign.learning.views import view_of
 from vidalign.model import vision_features
 from vidalign.model.checkpoint import policy_version
+from vidalign.model.engine_rules import check_on_cpu
 from vidalign.model.turns import turns_of
 from vidalign.types import Example, PolicyVersion
 
@@ -191,9 +192,13 @@ def check_plan(
 
     Raises:
         ClusterError: something does not fit the cluster or its memory.
+        ModelError: engines on CPUs do not compute this model.
         ConfigError: a stage of the run folder was made with another configuration, or a disk is too small.
     """
     made = resource_plan(config, machines.resources)
+    asks = "rollout" in stages and recipes.build(config.recipe).asks_policy and not made.engines.gpus
+    if asks or ("evaluate" in stages and config.data.eval and not made.serve.bundle_gpus):
+        check_on_cpu(found.model.config, config.model.dtype)
     run = RunFolder.at(config.run_dir)
     if any(run.root.glob(f"rounds/*/*/{name}") for name in (BEGUN, MANIFEST)):
         version = base or policy_version(config.model.path)

@@ -57,7 +57,7 @@ def inspect(config: ModelConfig, *, ask_vllm: bool = True, fetch: bool = True) -
     check_logits(outline.config)
     weight_checks.check_vocabulary(str(folder), outline, processor.tokenizer)
     engine_rules(
-        processor, outline.config, max_model_len=config.max_model_len, on_cpu=False, limits={"video": 1}
+        processor, outline.config, dtype=config.dtype, max_model_len=config.max_model_len, on_cpu=False, limits={"video": 1}
     )  # it refuses what an engine cannot be told
     if ask_vllm:
         check_architecture(architecture, folder, trust_remote_code=config.trust_remote_code)
@@ -135,7 +135,9 @@ def check_judge(judge: JudgeConfig, key: str, *, ask_vllm: bool = True) -> None:
                 loading.read_config(str(folder)),
             )
             turns_of(processor)
-            engine_rules(processor, config, max_model_len=judge.max_model_len, on_cpu=False, limits={"video": 1})
+            engine_rules(
+                processor, config, dtype=judge.dtype, max_model_len=judge.max_model_len, on_cpu=False, limits={"video": 1}
+            )
         else:
             _check_texts(folder, judge.engine_args, trust_remote_code=remote)
         if ask_vllm:

@@ -50,7 +50,7 @@ def named(names):
 
 
 @pytest.fixture
-def start():
+def start(monkeypatch):
     """Starts an engine in this process, in place of one before; it is gone after the test, and what it set in the environment."""
     from vllm.distributed import cleanup_dist_env_and_memory
 
@@ -58,7 +58,7 @@ def start():
 
     def begin(folder, dtype="float32", **options):
         stop()
-        linear_attention.allow_float32()
+        linear_attention.allow_float32(monkeypatch)
         model = ModelConfig(path=folder, dtype=dtype, max_model_len=768)
         running.append(VllmEngine(model, folder, num_gpus=0, seed=0, **options))
         return running[-1]
