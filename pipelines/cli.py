@@ -21,6 +21,7 @@ BENCHES = {
     "decode": "decode",
     "rollout": "rollout",
     "train": "train_step",
+    "gpu": "gpu",
     "serve": "serve",
     "growth": "growth",
     "long": "long_videos",
