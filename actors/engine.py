@@ -61,7 +61,14 @@ class VllmEngine:
         self._turns = turns_of(self._processor)
         self._compared = False
         config = read_config(path, trust_remote_code=model.trust_remote_code)
-        rules = engine_rules(self._processor, config, max_model_len=model.max_model_len, on_cpu=num_gpus == 0, limits=limits)
+        rules = engine_rules(
+            self._processor,
+            config,
+            dtype=model.dtype,
+            max_model_len=model.max_model_len,
+            on_cpu=num_gpus == 0,
+            limits=limits,
+        )
         own = {**rules, **(engine_args or {})}
         if own.get("hf_overrides"):
             own["hf_overrides"] = with_head_dtype(own["hf_overrides"], config)

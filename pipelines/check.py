@@ -38,6 +38,7 @@ from vidalign.learning import objectives
 from vidalign.learning.views import view_of
 from vidalign.model import quantized, vision_attention, vision_features
 from vidalign.model.checkpoint import policy_version
+from vidalign.model.engine_rules import check_on_cpu
 from vidalign.model.turns import turns_of
 from vidalign.types import Example, PolicyVersion
 
@@ -191,6 +192,7 @@ def check_plan(
 
     Raises:
         ClusterError: something does not fit the cluster or its memory.
+        ModelError: engines on CPUs do not compute this model.
         ConfigError: a stage of the run folder was made with another configuration, a disk is too small, or flash attention or a
             model in 4 bits is asked for and cannot be.
     """
@@ -200,6 +202,9 @@ def check_plan(
         vision_attention.check(wanted, outline, dtype=config.model.dtype, use_gpu=made.use_gpu, here=machines.here)
         if machines.here:
             quantized.check(config.train)
+    asks = "rollout" in stages and recipes.build(config.recipe).asks_policy and not made.engines.gpus
+    if asks or ("evaluate" in stages and config.data.eval and not made.serve.bundle_gpus):
+        check_on_cpu(found.model.config, config.model.dtype)
     run = RunFolder.at(config.run_dir)
     if any(run.root.glob(f"rounds/*/*/{name}") for name in (BEGUN, MANIFEST)):
         version = base or policy_version(config.model.path)

@@ -19,6 +19,7 @@ from vidalign.model.checkpoint import generation_faults
 from vidalign.model.engine_rules import engine_rules
 from vidalign.model.families import FAMILIES, GENERAL
 from vidalign.model.folder import missing_package, model_folder, read_headers, weight_files
+from vidalign.model.head import check_logits
 from vidalign.model.turns import turns_of
 
 MAX_SCANNED_S = 60.0  # of reading weights
@@ -53,9 +54,10 @@ def inspect(config: ModelConfig, *, ask_vllm: bool = True, fetch: bool = True) -
     there = fetch or pathlib.Path(config.path).expanduser().is_dir() or _has_weights(folder)
     outline = loading.outline(str(folder), trust_remote_code=config.trust_remote_code, dtype=config.dtype, weights=there)
     processor = rendering.load_processor(str(folder), trust_remote_code=config.trust_remote_code)
+    check_logits(outline.config)
     weight_checks.check_vocabulary(str(folder), outline, processor.tokenizer)
     engine_rules(
-        processor, outline.config, max_model_len=config.max_model_len, on_cpu=False, limits={"video": 1}
+        processor, outline.config, dtype=config.dtype, max_model_len=config.max_model_len, on_cpu=False, limits={"video": 1}
     )  # it refuses what an engine cannot be told
     if ask_vllm:
         check_architecture(architecture, folder, trust_remote_code=config.trust_remote_code)
@@ -133,7 +135,9 @@ def check_judge(judge: JudgeConfig, key: str, *, ask_vllm: bool = True) -> None:
                 loading.read_config(str(folder)),
             )
             turns_of(processor)
-            engine_rules(processor, config, max_model_len=judge.max_model_len, on_cpu=False, limits={"video": 1})
+            engine_rules(
+                processor, config, dtype=judge.dtype, max_model_len=judge.max_model_len, on_cpu=False, limits={"video": 1}
+            )
         else:
             _check_texts(folder, judge.engine_args, trust_remote_code=remote)
         if ask_vllm:

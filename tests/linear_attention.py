@@ -12,11 +12,12 @@ import torch
 from torch.nn import functional
 
 
-def allow_float32() -> None:
+def allow_float32(monkeypatch: Any) -> None:
     """Let vLLM in this process take linear attention in float32; in bfloat16 its own kernels compute as before.
 
-    Must be called before the first model with such layers is made, which registers the operator.
+    Must be called before the first model with such layers is made, which registers the operator for good.
     """
+    monkeypatch.setattr("vidalign.model.engine_rules.check_on_cpu", lambda config, dtype: None)
     from vllm.model_executor.layers.mamba.ops.cpu import gdn_attention as theirs
 
     kernel = theirs.cpu_gdn_attention_core

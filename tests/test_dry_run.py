@@ -151,6 +151,12 @@ def take_what_vllm_does_not_serve(raw, tmp_path):
     return "vLLM serves no Qwen9VLForNothing with videos"
 
 
+def compute_linear_attention_in_float32_on_cpus(raw, tmp_path):
+    raw["model"]["path"] = str(tmp_path / "qwen3_5")
+    tiny_families.WRITERS["qwen3_5"](tmp_path / "qwen3_5")
+    return "set model.dtype=bfloat16, or give the engines GPUs"
+
+
 def judge_by(raw, model, **changes):
     raw["evaluate"]["judge"] = {"kind": "vllm", "model": str(model), **changes}
     return "evaluate.judge.model="
@@ -241,6 +247,7 @@ BREAKS = (
     break_model_path,
     break_weights,
     take_what_vllm_does_not_serve,
+    compute_linear_attention_in_float32_on_cpus,
     judge_by_what_is_not_there,
     judge_by_what_vllm_does_not_serve,
     judge_by_what_vllm_does_not_serve_with_videos,

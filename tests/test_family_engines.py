@@ -33,10 +33,9 @@ from vidalign.types import FrameSpec
 
 pytestmark = pytest.mark.heavy
 
-ALWAYS = ("llava_onevision",)  # in every run of the heavy tests; `make test-families` runs all
 NOT_SERVED = {"ernie4_5_vl_moe": "spatial_conv_size"}  # what vLLM misses
 STATE_SPACE = ("qwen3_5", "minicpmv4_6")
-FLOAT32_HEADS = ("qwen3_vl", "llava_onevision", "glm4v")  # whose language models vLLM makes in other ways
+FLOAT32_HEADS = ("qwen2_5_vl", "qwen3_vl", "llava_onevision", "glm4v")  # whose language models vLLM makes in other ways
 TOLERANCE = 1e-4  # nats
 BFLOAT16, BFLOAT16_MEAN = (
     0.2,
@@ -45,12 +44,13 @@ BFLOAT16, BFLOAT16_MEAN = (
 ANSWER = "A red circle moves left."
 
 
-def named(names):
-    return [pytest.param(name, marks=[] if name in ALWAYS else pytest.mark.families) for name in names]
+def named(names, always=()):
+    """Families as parameters; those beside `always` are for `make test-families` alone."""
+    return [pytest.param(name, marks=[] if name in always else pytest.mark.families) for name in names]
 
 
 @pytest.fixture
-def start():
+def start(monkeypatch):
     """Starts an engine in this process, in place of one before; it is gone after the test, and what it set in the environment."""
     from vllm.distributed import cleanup_dist_env_and_memory
 
@@ -58,7 +58,7 @@ def start():
 
     def begin(folder, dtype="float32", **options):
         stop()
-        linear_attention.allow_float32()
+        linear_attention.allow_float32(monkeypatch)
         model = ModelConfig(path=folder, dtype=dtype, max_model_len=768)
         running.append(VllmEngine(model, folder, num_gpus=0, seed=0, **options))
         return running[-1]
@@ -220,7 +220,7 @@ def without_layers(folder, copy):
     return str(copy)
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", *(pytest.param(name, marks=pytest.mark.families) for name in FLOAT32_HEADS)])
+@pytest.mark.parametrize("name", named(FLOAT32_HEADS, always=["qwen2_5_vl"]))
 def test_an_output_layer_in_float32_gives_rollouts_the_log_probs_of_training(name, checkpoints, start, tmp_path):
     folder = without_layers(checkpoints(name), tmp_path / "model")
     engine = start(folder, "bfloat16", engine_args=with_float32_head({}))

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from conftest import vidalign, write_video
-from test_family_engines import NOT_SERVED, STATE_SPACE
+from test_family_engines import NOT_SERVED, STATE_SPACE, named
 from tiny_families import WRITERS
 
 from vidalign import files
@@ -21,7 +21,11 @@ from vidalign.model.turns import turns_of
 from vidalign.types import EvalAnswer, FrameSpec, PreferencePair, Response
 from vidalign.video.decoding import decode
 
-pytestmark = [pytest.mark.heavy, pytest.mark.families]
+pytestmark = pytest.mark.heavy
+
+# In every run of the heavy tests, because they differ most: patches on three axes of positions whose features enter several layers;
+# videos as stacks or lists of frames; frames as images, whose processor would sample them again. `make test-families` runs all.
+ALWAYS = ("qwen3_vl", "llava_onevision", "internvl")
 
 NUM_TOKENS = 6
 RUN = ("pairs", "align", "serve", "evaluate")  # the columns that a whole run fills
@@ -87,7 +91,7 @@ def whole(text):
     return text.rstrip("\ufffd").strip()
 
 
-@pytest.mark.parametrize("name", [name for name in WRITERS if name not in NOT_SERVED])
+@pytest.mark.parametrize("name", named((name for name in WRITERS if name not in NOT_SERVED), ALWAYS))
 def test_a_whole_run(name, checkpoints, questions, cell, tmp_path):
     passed = {column: cell(name, column) for column in RUN}
     base = checkpoints(name)
@@ -118,6 +122,7 @@ def test_a_whole_run(name, checkpoints, questions, cell, tmp_path):
     passed["evaluate"]()
 
 
+@pytest.mark.families
 @pytest.mark.parametrize("name", NOT_SERVED)
 def test_a_family_that_vllm_does_not_read_is_refused_before_anything_starts(name, checkpoints, questions, cell, tmp_path):
     passed = [cell(name, column) for column in RUN]

@@ -72,6 +72,18 @@ def test_a_padded_batch_says_what_each_sequence_says_alone(name, checkpoints, ce
     passed()
 
 
+@pytest.mark.parametrize("name", [name for name in WRITERS if name in (*QUICK, "gemma4")])
+def test_log_probs_are_those_of_the_models_own_logits(name, checkpoints):
+    model, prompts, responses = loaded(checkpoints(name))
+    batch = collate([(prompts[0], responses[0])], pad_id=0)
+    with torch.no_grad():
+        logits = model(**batch.inputs, use_cache=False).logits[batch.labels != IGNORED]
+    if family_of(model).suppresses:
+        logits[:, model.generation_config.suppress_tokens] = -torch.inf
+    expected = logits.log_softmax(-1).gather(-1, torch.tensor(responses[0])[:, None])[:, 0]
+    torch.testing.assert_close(logps_of(ResponseScorer(model).eval(), batch), expected, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_packed_row_says_what_each_sequence_says_alone(name, checkpoints, cell):
     passed = cell(name, "train, packed")
