@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from cluster.described import Machines
 from cluster.launcher import with_growth
+from cluster.lease import check_free
 from cluster.resources import ClusterResources, ResourcePlan, Workers
 from cluster.session import local_device_memory, local_resources, total_memory
 from pipelines import check_model
@@ -85,6 +86,8 @@ def check(
         VidalignError: the first thing that cannot work.
     """
     planned_for = machines or this_machine(config)
+    if planned_for.here and set(stages) - {"report"}:
+        check_free(RunFolder.at(config.run_dir).root)
     inputs = before(config, stages, here=planned_for.here)
     found = check_inputs(config, inputs, stages, ask_vllm=ask_vllm, fetch=False)
     made, memory = check_plan(config, stages, inputs, found, planned_for)
