@@ -110,8 +110,8 @@ def _training(results: dict[str, Any], parts: dict[str, Any]) -> Iterator[str]:
         share = f"{row['flops'] / row['step_s'] / speed:.0%}" if speed else ""
         said = sum(row["predicted"].values())
         yield (
-            f"| {name} | {row['step_s']:.2f} s | {rendering(row)} | {row['num_tokens'] / row['step_s']:,.0f} | {share} | {row['peak'] / GIB:.1f} GiB | "
-            f"{said / GIB:.1f} GiB ({said / row['peak'] - 1:+.0%}) | {row['start_s']:.0f} s |"
+            f"| {name} | {row['step_s']:.2f} s | {rendering(row)} | {row['num_tokens'] / row['step_s']:,.0f} | {share} | "
+            f"{row['peak'] / GIB:.1f} GiB | {said / GIB:.1f} GiB ({said / row['peak'] - 1:+.0%}) | {row['start_s']:.0f} s |"
         )
     kept = {name: row for name, row in results.items() if "export_s" in row}
     if kept:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from bench.built_in import MAX_NEW_TOKENS, make_run
+from bench.gpu_parts.facts import GIB
 from vidalign import files
 
 
@@ -19,7 +20,11 @@ def align(work: pathlib.Path, device: torch.device) -> dict[str, Any]:
     """Run it by its command, in a process as a user would."""
     folder = work / "align"
     shutil.rmtree(folder, ignore_errors=True)
-    args = {"enforce_eager": True, "gpu_memory_utilization": 0.3} if device.type == "cuda" else {}
+    args = (
+        {"enforce_eager": True, "gpu_memory_utilization": 0.3, "kv_cache_memory_bytes": 4 * GIB}
+        if device.type == "cuda"
+        else {}
+    )
     raw = make_run(
         folder,
         {"train": 48, "probe": 8, "heldout": 24},
