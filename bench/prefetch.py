@@ -19,10 +19,9 @@ import dataclasses
 import functools
 import os
 import pathlib
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +32,8 @@ from actors import learner
 from actors.rank import Rank
 from actors.train_job import TrainJob
 from bench.built_in import MODEL, SPEC
-from bench.pages import PERFORMANCE, add_arguments, publish, versions_line
+from bench.pages import PERFORMANCE, add_arguments, publish
+from bench.prefetch_page import DEVICE_S, EVERY, MEASURED, PROBED, RENDER_S, page
 from bench.turns import results_in_turns
 from vidalign import files
 from vidalign.config.run import ModelConfig, ObjectiveConfig
@@ -48,12 +48,8 @@ from vidalign.types import Example, PreferencePair
 from vidalign.video.clip import Clip
 from vidalign.video.frame_cache import FrameCache
 
-RENDER_S = 0.3
-GOAL = 0.03  # of the time
-DEVICE_S, FORWARD_SHARE = 0.4, 0.25  # of a pair; of that without a backward pass, with checkpointed activations
+FORWARD_SHARE = 0.25  # of a pair's time, without a backward pass, with checkpointed activations
 BATCH = 4  # pairs an optimizer step
-EVERY = 64  # pairs, after which is measured
-MEASURED, PROBED = 2, 1
 QUESTION_WORDS = 260
 WIDTH, LAYERS = 64, 1  # of the text model
 
@@ -233,49 +229,6 @@ def measure(job: TrainJob, device: torch.device, turns: int) -> dict[str, list[d
         "in turn": functools.partial(train, job, device, InTurn),
     }
     return results_in_turns(variants, turns, warm_up=0, show=True)
-
-
-def shares(runs: Sequence[Mapping[str, float]], *names: str) -> list[float]:
-    """What these parts took of each run."""
-    return [sum(run[name] for name in names) / run["total"] for run in runs]
-
-
-def page(found: dict[str, Any]) -> str:
-    """The Markdown part."""
-    runs, pairs = found["runs"], found["num_pairs"]
-
-    def share(name: str, *parts: str) -> str:
-        values = shares(runs[name], *parts)
-        return f"{statistics.median(values):.1%} ({min(values):.1%} to {max(values):.1%})"
-
-    rows = [
-        f"| {name} | {statistics.median(run['total'] for run in runs[name]) / pairs:.2f} | {share(name, 'waits')} | "
-        f"{share(name, 'measurements')} |"
-        for name in ("ahead", "in turn")
-    ]
-    both = statistics.median(shares(runs["ahead"], "waits", "measurements"))
-    device = "" if found["on_gpu"] else f"; so is the device, {DEVICE_S:g} s a pair around a tiny model"
-    return "\n".join(
-        [
-            "## Rendering ahead",
-            "",
-            f"Written by `vidalign bench prefetch` on {found['device']}, {found['threads']} threads, {found['dtype']}: a training on "
-            f"{pairs} pairs with the real learner, one pair a forward pass, where rendering a prompt takes {RENDER_S:g} s (a wait, in "
-            f"place of work on cores that training leaves free{device}). *Ahead* renders in a thread one forward pass ahead; *in "
-            f"turn* renders when a batch is needed. Both measure {MEASURED} pairs and {PROBED} probe row for every {EVERY} pairs. "
-            f"Medians of {len(runs['ahead'])} turns (minimum to maximum).",
-            "",
-            "| variant | s a pair | waits for batches | measurements |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-            f"Goal: with *ahead* both together are at most {GOAL:.0%} of the time: {'reached' if both <= GOAL else 'missed'} "
-            f"({both:.1%}).",
-            "",
-            f"{versions_line('torch', 'transformers', 'deepspeed')}. Only run on {'a GPU' if found['on_gpu'] else 'CPUs'}.",
-            "",
-        ]
-    )
 
 
 def main() -> None:

@@ -86,7 +86,7 @@ def check_memory(
 class Engine:
     """A vLLM engine. `devices` share its weights; `copies` are on one machine without GPUs; `share` of a GPU is its own.
 
-    `section` and `gpus_key` name the options that decide about it.
+    `section` and `gpus_key` name the options that decide about it; `ways_out` are its own.
     """
 
     name: str
@@ -101,6 +101,7 @@ class Engine:
     section: str
     gpus_key: str
     quantized: bool
+    ways_out: Sequence[str] = ()
 
     def phase(self) -> Phase:
         """It must hold its weights and the key-value cache of one sequence; what is left takes more sequences at a time."""
@@ -111,7 +112,7 @@ class Engine:
             num_devices=self.devices,
             max_model_len=self.max_model_len,
         )
-        ways_out = []
+        ways_out = list(self.ways_out)
         if self.dtype == "float32" and self.uses_gpu:
             ways_out.append(f"set {self.section}.dtype to bfloat16")
         if self.uses_gpu:
@@ -150,9 +151,20 @@ def engines_of(config: RunConfig, made: ResourcePlan, model: ModelFacts, stages:
         on_gpu = serve.bundle_gpus > 0
         share = serve.gpu_memory_utilization or GPU_MEMORY_UTILIZATION
         own = _own(config.model, config.serve.engine_args, serve.num_devices * on_gpu, share)
-        shared = f", {serve.num_models} models on one GPU" if 0 < serve.bundle_gpus < 1 else ""
+        is_shared = 0 < serve.bundle_gpus < 1
+        shared = f", {serve.num_models} models on one GPU" if is_shared else ""
         copies = 1 if on_gpu else serve.num_models * max(1, serve.min_replicas)
-        found.append(Engine(name=f"evaluation{shared}", gpus_key="serve.gpus_per_replica", copies=copies, **own, **policy))
+        ways_out = ("set evaluate.in_turn to null",) if is_shared else ()
+        found.append(
+            Engine(
+                name=f"evaluation{shared}",
+                gpus_key="serve.gpus_per_replica",
+                copies=copies,
+                **own,
+                **policy,
+                ways_out=ways_out,
+            )
+        )
     return found
 
 

@@ -209,10 +209,13 @@ def test_only_doubts_need_a_reference_of_their_own():
 
 def test_two_models_on_one_card():
     alone = {"num_workers": 1, "lora": {"rank": 64, "alpha": 128}}
+    small = {"train": alone, "objective": {"name": "sft"}}
+    assert any("evaluation: each GPU holds 15" in line for line in planned("1x24", **small)), "one model after the other"
     with pytest.raises(
-        ClusterError, match=r"evaluation, 2 models on one GPU holds 15.* a GPU has 24.0 GiB, of which 0.45 is"
+        ClusterError,
+        match=r"evaluation, 2 models on one GPU holds 15.* a GPU has 24.0 GiB, of which 0.45 is used; set evaluate.in_turn to null",
     ):
-        planned("1x24", train=alone, objective={"name": "sft"})
+        planned("1x24", **small, evaluate={"in_turn": False})
     assert planned("1x48", train=alone)
 
 

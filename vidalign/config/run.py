@@ -122,13 +122,17 @@ class ServeConfig(Section):
 class EvaluateConfig(ScoringSection):
     """Evaluation through the HTTP endpoint, and who says which answers are right (`ScoringSection`).
 
-    `blind` asks the base model the same questions about videos of noise.
+    `blind` asks the base model the same questions about videos of noise. `concurrency` counts requests in flight at a replica.
+    `in_turn` serves one model after the other; null does so where there are GPUs, but not enough for each model to have its own.
     """
 
     # How answers are scored does not change them; the stage that scores records it.
-    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"concurrency", "request_timeout_s", *ScoringSection.model_fields})
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset(
+        {"concurrency", "in_turn", "request_timeout_s", *ScoringSection.model_fields}
+    )
 
     concurrency: int = pydantic.Field(16, ge=1)
+    in_turn: bool | None = None
     max_new_tokens: int = pydantic.Field(256, ge=1)
     blind: bool = True
     request_timeout_s: float = pydantic.Field(120.0, gt=0)

@@ -87,7 +87,9 @@ class TrainConfig(Section):
             "max_failures",
         }
     )
-    LATER: ClassVar[frozenset[str]] = frozenset({"float32_head", "deepspeed", "checkpoint_minutes", "keep_checkpoints"})
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"float32_head", "deepspeed", "checkpoint_minutes", "keep_checkpoints", "num_probed"}
+    )
 
     num_workers: int = pydantic.Field(1, ge=1)
     use_gpu: bool | None = None
