@@ -154,7 +154,7 @@ def engines_of(config: RunConfig, made: ResourcePlan, model: ModelFacts, stages:
         own = _own(config.model, config.serve.engine_args, serve.num_devices * on_gpu, share)
         is_shared = 0 < serve.bundle_gpus < 1
         shared = f", {serve.num_models} models on one GPU" if is_shared else ""
-        more = {"ways_out": ["set evaluate.in_turn to null"]} if is_shared else {}
+        more: dict[str, Any] = {"ways_out": ["set evaluate.in_turn to null"]} if is_shared else {}
         copies = 1 if on_gpu else serve.num_models * max(1, serve.min_replicas)
         found.append(
             Engine(name=f"evaluation{shared}", gpus_key="serve.gpus_per_replica", copies=copies, **own, **policy, **more)
