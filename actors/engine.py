@@ -47,7 +47,7 @@ class VllmEngine:
             os.environ.setdefault(name, value)
         import vllm
 
-        from vidalign.model.engine_rules import engine_rules
+        from vidalign.model.engine_rules import engine_rules, with_head_dtype
         from vidalign.model.loading import read_config
         from vidalign.model.rendering import cached_processor
         from vidalign.model.turns import turns_of
@@ -61,8 +61,17 @@ class VllmEngine:
         self._turns = turns_of(self._processor)
         self._compared = False
         config = read_config(path, trust_remote_code=model.trust_remote_code)
-        rules = engine_rules(self._processor, config, max_model_len=model.max_model_len, on_cpu=num_gpus == 0, limits=limits)
+        rules = engine_rules(
+            self._processor,
+            config,
+            dtype=model.dtype,
+            max_model_len=model.max_model_len,
+            on_cpu=num_gpus == 0,
+            limits=limits,
+        )
         own = {**rules, **(engine_args or {})}
+        if own.get("hf_overrides"):
+            own["hf_overrides"] = with_head_dtype(own["hf_overrides"], config)
         options = generator_options(model, num_gpus, seed=seed, limits=limits, engine_args=own)
         try:
             self._loop = EngineLoop(functools.partial(vllm.LLM, model=path, **options))

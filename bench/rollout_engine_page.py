@@ -28,9 +28,7 @@ def page(found: dict[str, Any]) -> str:
         "prompt and video computed anew. Now each question goes on by itself, two chunks are in flight, and a video is computed once "
         f"for all of its scores. Medians of {turns_of(found)} (minimum to maximum).",
         "",
-        "| model | video tokens | questions, in chunks of | replies a second | barrier | ours is faster | engine works |",
-        "|---|---|---|---|---|---|---|",
-        *map(busy_line, rows),
+        *busy_table(rows),
         "",
         f"Goals: the engine works at least {BUSY:.0%} of the time: {verdict([share_of(row) for row in rows], BUSY)}; at least "
         f"{FASTER}x the replies a second of the barrier: {verdict([faster(row).median for row in rows], FASTER)}. How much a barrier "
@@ -38,9 +36,7 @@ def page(found: dict[str, Any]) -> str:
         "step takes with fewer replies in it. For the built-in model a step's time follows the number of replies, so the last ones "
         "of a turn cost little; on a GPU it hardly does.",
         "",
-        "| model | video tokens | scores of | one reply | all replies | all : one | all, computed anew |",
-        "|---|---|---|---|---|---|---|",
-        *map(score_line, rows),
+        *score_table(rows),
         "",
         f"Goal: all at most {SCORES}x one: {verdict([-scores(row).median for row in rows], -SCORES)}. A video of a few tokens saves "
         "nothing: there the replies are most of what is computed. Scores with the prompt from the cache and anew differ by at most "
@@ -52,6 +48,24 @@ def page(found: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def busy_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """How busy each model's engine was, and how many replies it gave."""
+    return [
+        "| model | video tokens | questions, in chunks of | replies a second | barrier | ours is faster | engine works |",
+        "|---|---|---|---|---|---|---|",
+        *map(busy_line, rows),
+    ]
+
+
+def score_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What the scores of many replies to one video cost each model's engine."""
+    return [
+        "| model | video tokens | scores of | one reply | all replies | all : one | all, computed anew |",
+        "|---|---|---|---|---|---|---|",
+        *map(score_line, rows),
+    ]
 
 
 def busy_line(row: dict[str, Any]) -> str:

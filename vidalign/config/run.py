@@ -18,12 +18,19 @@ from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 
 
 class ModelConfig(Section):
-    """The policy to align: a local Hugging Face folder, or a hub name where a hub can be reached."""
+    """The policy to align: a local Hugging Face folder, or a hub name where a hub can be reached.
+
+    `vision_attention` is how training computes a vision tower that attends in windows (`vidalign/model/vision_attention.py`).
+    """
+
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"vision_attention"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"vision_attention"})
 
     path: str
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     max_model_len: int = pydantic.Field(4096, ge=16)
     trust_remote_code: bool = False
+    vision_attention: Literal["auto", "flash_attn", "sdpa"] = "auto"
 
 
 class DataConfig(Section):
