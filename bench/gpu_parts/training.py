@@ -59,9 +59,6 @@ def training(work: pathlib.Path, device: torch.device, name: str, *, dtype: str 
     if not (data / "probe.parquet").is_file():
         make_data(data, shape)
     shutil.rmtree(folder, ignore_errors=True)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
     batch_size = min(8, shape.num_pairs)
     num_epochs = -(-NUM_STEPS * batch_size // shape.num_pairs)
     _join(device)
@@ -74,6 +71,11 @@ def training(work: pathlib.Path, device: torch.device, name: str, *, dtype: str 
     counted = memory.count_parameters(_outline(model.path, dtype), learner.job.train)
     found |= {"num_parameters": counted.total, "num_trained": counted.trainable}
     found["predicted"] = _predicted(model.path, dtype, job.train, _tokens(learner))
+    groups = [learner.view.sequences(learner.data.groups[index]) for index in learner.order[0]]
+    began = time.perf_counter()
+    for group in groups:
+        learner.source.batch([group])
+    found["render_s"] = time.perf_counter() - began
     seconds, losses, peak = [], [], 0
     for indices in learner.order[:NUM_STEPS]:
         if device.type == "cuda":
@@ -83,6 +85,7 @@ def training(work: pathlib.Path, device: torch.device, name: str, *, dtype: str 
         losses.append(learner.step(indices)[0])
         synchronize(device)
         seconds.append(time.perf_counter() - began)
+        learner.step_index += 1
         peak = max(peak, _allocated(device))
     assert all(abs(loss) < 1e4 for loss in losses), losses
     tokens = _step_tokens(learner)
