@@ -251,7 +251,7 @@ def _plan_lines(made: ResourcePlan, resources: ClusterResources) -> list[str]:
 
     serve = made.serve
     gpus = f", {serve.bundle_gpus:g} GPU" if serve.bundle_gpus else ""
-    models = "each model after the other" if serve.in_turn else f"{serve.num_models} models"
+    models = "one model at a time" if serve.in_turn else f"{serve.num_models} models"
     return [
         f"cluster: {resources.describe()} on {resources.num_nodes} node(s)",
         line("decoders", made.decoders),
