@@ -152,7 +152,7 @@ def check_inputs(
         ModelError, ConfigError: the first thing that cannot work.
     """
     check_judges(config, ask_vllm=ask_vllm)
-    model = check_model.inspect(config.model, ask_vllm=ask_vllm, fetch=fetch)
+    model = check_model.inspect(config.model, ask_vllm=ask_vllm, fetch=fetch, engine_args=config.rollout.engine_args)
     if "train" in stages and config.train.cache_vision_features:
         vision_features.check(model.outline)
     warnings = list(model.warnings)
