@@ -36,7 +36,7 @@ from vidalign.errors import ConfigError
 from vidalign.files import RunFolder
 from vidalign.learning import objectives
 from vidalign.learning.views import view_of
-from vidalign.model import vision_features
+from vidalign.model import vision_attention, vision_features
 from vidalign.model.checkpoint import policy_version
 from vidalign.model.engine_rules import check_on_cpu
 from vidalign.model.turns import turns_of
@@ -193,12 +193,16 @@ def check_plan(
     Raises:
         ClusterError: something does not fit the cluster or its memory.
         ModelError: engines on CPUs do not compute this model.
-        ConfigError: a stage of the run folder was made with another configuration, or a disk is too small.
+        ConfigError: a stage of the run folder was made with another configuration, a disk is too small, or flash attention is asked
+            for and cannot be.
     """
     made = resource_plan(config, machines.resources)
     asks = "rollout" in stages and recipes.build(config.recipe).asks_policy and not made.engines.gpus
     if asks or ("evaluate" in stages and config.data.eval and not made.serve.bundle_gpus):
         check_on_cpu(found.model.config, config.model.dtype)
+    if "train" in stages:
+        wanted, outline = config.model.vision_attention, found.model.outline
+        vision_attention.check(wanted, outline, dtype=config.model.dtype, use_gpu=made.use_gpu, here=machines.here)
     run = RunFolder.at(config.run_dir)
     if any(run.root.glob(f"rounds/*/*/{name}") for name in (BEGUN, MANIFEST)):
         version = base or policy_version(config.model.path)
@@ -242,12 +246,13 @@ def _plan_lines(made: ResourcePlan, resources: ClusterResources) -> list[str]:
 
     serve = made.serve
     gpus = f", {serve.bundle_gpus:g} GPU" if serve.bundle_gpus else ""
+    models = "each model after the other" if serve.in_turn else f"{serve.num_models} models"
     return [
         f"cluster: {resources.describe()} on {resources.num_nodes} node(s)",
         line("decoders", made.decoders),
         line("engines", made.engines),
         line("training workers", made.train),
-        f"serving: {serve.num_models} models x {serve.min_replicas} to {serve.max_replicas} replicas x ({serve.server_cpus:g} CPU "
+        f"serving: {models} x {serve.min_replicas} to {serve.max_replicas} replicas x ({serve.server_cpus:g} CPU "
         f"+ {serve.num_devices} x ({serve.bundle_cpus:g} CPU{gpus}))",
     ]
 

@@ -22,6 +22,7 @@ BENCHES = {
     "rollout": "rollout",
     "train": "train_step",
     "gpu": "gpu",
+    "prefetch": "prefetch",
     "serve": "serve",
     "growth": "growth",
     "long": "long_videos",

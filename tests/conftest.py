@@ -188,6 +188,7 @@ def plan_of(config, resources, **options):
     from cluster.plan import plan
 
     sections = {"rollout": config.rollout, "train": config.train, "serve": config.serve}
+    options = {"in_turn": config.evaluate.in_turn, **options}
     return plan(resources, **sections, num_decoders=config.video.num_decoders, **options)
 
 

@@ -218,6 +218,11 @@ def ask_for_cached_features(raw, folders):
     return "train.cache_vision_features works only for"
 
 
+def ask_for_flash_attention(raw, tmp_path):
+    raw["model"] |= {"vision_attention": "flash_attn", "dtype": "bfloat16"}
+    return "model.vision_attention=flash_attn needs a GPU"
+
+
 def ask_for_too_much(raw, tmp_path):
     raw["train"] = {"num_workers": 64, "batch_size": 64}
     return "num_workers=64 needs 64 CPUs"
@@ -252,6 +257,7 @@ BREAKS = (
     judge_with_videos_without_a_processor,
     shorten_context,
     ask_for_cached_features,
+    ask_for_flash_attention,
     ask_for_too_much,
     begin_with_another_seed,
 )

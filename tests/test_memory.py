@@ -204,8 +204,9 @@ def test_two_models_on_one_card():
     with pytest.raises(
         ClusterError, match=r"evaluation, 2 models on one GPU holds 15.* a GPU has 24.0 GiB, of which 0.45 is"
     ):
-        planned("1x24", train=alone, objective={"name": "sft"})
-    assert planned("1x48", train=alone)
+        planned("1x24", train=alone, objective={"name": "sft"}, evaluate={"in_turn": False})
+    assert planned("1x24", train=alone, objective={"name": "sft"})  # one after the other
+    assert planned("1x48", train=alone, evaluate={"in_turn": False})
 
 
 def test_long_prompts_take_activations():

@@ -172,7 +172,8 @@ def _kept(learner: Any, folder: pathlib.Path, device: torch.device, dtype: str) 
     from vidalign.model import memory
     from vidalign.model.checkpoint import export_policy
 
-    train, found = learner.job.train, {}
+    train = learner.job.train
+    found: dict[str, Any] = {}
     if memory.checkpoint_bytes(memory.count_parameters(_outline(learner.job.policy_path, dtype), train), dtype) < MOST_KEPT:
         began = time.perf_counter()
         learner.rank.save(folder / "checkpoint", {})

@@ -56,6 +56,9 @@ class TrainConfig(Section):
 
     `deepspeed` holds options of DeepSpeed's own configuration, merged into ours last: offloading, bucket sizes, hpZ, data types.
 
+    Every `log_every` steps the first `num_monitored` pairs and `num_probed` rows of data.probe are measured: that is their forward
+    passes, about a quarter of what as many pairs cost in training with gradient checkpointing.
+
     A checkpoint is written every `checkpoint_minutes`, and every `checkpoint_every` steps where that is set;
     `num_checkpoints_kept` whole ones are kept. They hold the optimizer's states, so they are removed after the export, unless
     `keep_checkpoints`.
@@ -74,6 +77,7 @@ class TrainConfig(Section):
             "cache_dir",
             "log_every",
             "num_monitored",
+            "num_probed",
             "checkpoint_every",
             "checkpoint_minutes",
             "num_checkpoints_kept",
@@ -81,7 +85,9 @@ class TrainConfig(Section):
             "max_failures",
         }
     )
-    LATER: ClassVar[frozenset[str]] = frozenset({"float32_head", "deepspeed", "checkpoint_minutes", "keep_checkpoints"})
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"float32_head", "deepspeed", "checkpoint_minutes", "keep_checkpoints", "num_probed"}
+    )
 
     num_workers: int = pydantic.Field(1, ge=1)
     use_gpu: bool | None = None
@@ -106,6 +112,7 @@ class TrainConfig(Section):
     uncertainty: UncertaintyConfig | None = None
     log_every: int = pydantic.Field(5, ge=1)
     num_monitored: int = pydantic.Field(64, ge=1)
+    num_probed: int = pydantic.Field(64, ge=1)
     deepspeed: dict[str, Any] = {}
     checkpoint_every: int | None = pydantic.Field(None, ge=1)
     checkpoint_minutes: float | None = pydantic.Field(10.0, gt=0)

@@ -21,6 +21,7 @@ from vidalign.model.loading import explained, load, read_config, trainable_class
 from vidalign.model.logps import CHUNK_SIZE, forward_kl, num_chunks, pad_to_mask, token_logps
 from vidalign.model.positions import correct_positions
 from vidalign.model.videos import correct_videos
+from vidalign.model.vision_attention import attend_by_windows
 from vidalign.model.weights import unwrapped
 
 
@@ -30,6 +31,7 @@ def load_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
     model = load(path, getattr(torch, config.dtype), trust_remote_code=config.trust_remote_code)
     correct_positions(model)
     correct_videos(model)
+    attend_by_windows(model, config.vision_attention)
     return model
 
 
@@ -53,6 +55,7 @@ def outline_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
         model.generation_config = GenerationConfig.from_pretrained(path)
     correct_positions(model)
     correct_videos(model)
+    attend_by_windows(model, config.vision_attention)
     return model
 
 
