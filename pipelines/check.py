@@ -169,7 +169,7 @@ def check_inputs(
         videos = [video for video in inputs.present if video in plain]
         tokens = check_tokens(asked, videos, config.video, model, config.model)
     lines, more = check_shapes(asked, config.video, model, config.model.max_model_len)
-    check_training(config.train, [*(row.example for row in inputs.train), *inputs.probe])
+    check_training(config.train, [*(row.example for row in inputs.train), *inputs.probe], model.config.model_type)
     return Findings(
         model=model,
         tokens=(*tokens.lines, *lines),
