@@ -38,6 +38,7 @@ from vidalign.learning.views import view_of
 from vidalign.model import shared_prefix, vision_features
 from vidalign.model.checkpoint import export_policy
 from vidalign.model.policy import load_policy, outline_policy
+from vidalign.model.quantized import load_quantized
 from vidalign.model.tensor_cache import TensorCache
 
 
@@ -51,6 +52,14 @@ def train_loop(config: dict[str, Any]) -> None:
     learner.run(report=ray.train.report)
 
 
+def load_model(job: TrainJob, device: torch.device) -> torch.nn.Module:
+    """The job's policy as this rank needs it: whole, in 4 bits, or an outline that is sent its weights."""
+    if job.train.lora is not None and job.train.lora.quantize is not None:
+        return load_quantized(job.model, job.policy_path, device)
+    load = load_policy if job.train.zero_stage < 3 or sharding.is_root() else outline_policy
+    return load(job.model, job.policy_path)
+
+
 class Learner:
     """Holds one rank's engine, data and position. Collective calls happen in the same order on every rank."""
 
@@ -62,8 +71,7 @@ class Learner:
         view = view_of(self.objective)
         self.data = TrainingData.read(job, self.objective)
         torch.manual_seed(job.seed)
-        load = load_policy if train.zero_stage < 3 or sharding.is_root() else outline_policy
-        model = load(job.model, job.policy_path)
+        model = load_model(job, device)
         packed = shared_prefix.wanted(model, train.shared_prefix)
         self.source = batch_source(job, model, packed=packed)
         if train.cache_vision_features:

@@ -173,6 +173,7 @@ def kept_paths(
     parts: Sequence[str],
     turns: Mapping[str, Any] = MappingProxyType({}),
     float32_head: bool = False,
+    quantize: str | None = None,
 ) -> dict[str, str]:
     """The file for the policy's outputs of each pair: {pair id: path}. `turns`: `vidalign.model.turns.Turns.key`.
 
@@ -192,6 +193,7 @@ def kept_paths(
                     "rejected": pair.rejected,
                     "parts": sorted(parts),
                     **({"float32_head": True} if float32_head else {}),
+                    **({"quantize": quantize} if quantize else {}),
                 }
             )
         )

@@ -1,231 +1,55 @@
-"""One engine under the load of rollouts, in a process without Ray: how busy it is kept, what scores cost, what new weights cost.
+"""One engine in a rollout (bench/engine_load.py) on CPUs, with the built-in model and with a larger one of random weights.
 
-    flow      an example a thread and two chunks in flight, as `actors.generator` asks: no reply is waited for but one's own
-    barrier   a chunk at a time, each turn of all its examples before the next, and each score computes its prompt anew
-
-`measure` takes any model folder and any videos: replies have as many tokens as a log-normal distribution says, and what counts as
-their text are random words, so that random weights will do. The numbers of a reply follow from its seed, so both forms do the same.
+vidalign bench engine [--rounds 2] [--model built-in] [--quick]
 """
 
 from __future__ import annotations
 
-import concurrent.futures
+import argparse
 import dataclasses
-import functools
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+import os
+import pathlib
+import tempfile
 
-import numpy as np
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
-from actors.engine import VllmEngine
-from bench.turns import results_in_turns, seconds_of
-from vidalign.config.recipes import LeanpoRecipe
-from vidalign.config.run import ModelConfig
-from vidalign.recipes.engine import Completion, Request
-from vidalign.recipes.leanpo import Leanpo
-from vidalign.types import Example, Response
-from vidalign.video.clip import Clip
-from vidalign.video.scene import Shown
+from bench.built_in import MODEL
+from bench.engine_load import Load, measure, nudged
+from bench.pages import PERFORMANCE, Output, add_arguments, publish
+from bench.rollout_engine_page import page
+from bench.rollout_sides import make_larger_model
+from pipelines.summary import versions
 
-WORDS = ("red", "blue", "green", "left", "right", "circle", "square", "moves")
-FEWEST, MOST = 10, 300  # tokens of a reply
-SCORED = 12  # replies of one prompt
+BUILT_IN = Load(num_examples=128, chunk=32)
+LARGER = Load(num_examples=16, chunk=8, num_frames=32, side=112)
+LONG = Load(num_frames=32, side=224)  # a video of as many tokens as video LLMs usually have
+QUICK = {"num_examples": 4, "chunk": 2, "median_tokens": 12}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Load:
-    """How much is asked. Replies have `median_tokens` by their median, and log-normal lengths between `FEWEST` and `MOST`."""
-
-    num_examples: int = 128
-    chunk: int = 32
-    num_candidates: int = 2
-    num_frames: int = 8
-    side: int = 56
-    median_tokens: int = 40
-    sigma: float = 0.9
-
-    def num_tokens(self, seed: int) -> int:
-        """The length of the reply with this seed."""
-        drawn = np.random.default_rng(seed).lognormal(np.log(self.median_tokens), self.sigma)
-        return int(np.clip(drawn, FEWEST, MOST))
-
-    def clips(self) -> list[Clip]:
-        """A video of noise for each example."""
-        return [self._clip(number) for number in range(self.num_examples)]
-
-    def _clip(self, number: int) -> Clip:
-        count = self.num_frames
-        frames = np.random.default_rng(number).integers(0, 256, (count, self.side, self.side, 3), np.uint8)
-        return Clip(frames=frames, fps=2.0, total_num_frames=count, duration_s=count / 2, indices=tuple(range(count)))
-
-    def respond(self) -> Callable[..., list[Response]]:
-        """Hinted candidates, one turn of reflection, candidates on augmented videos, and the scores of all."""
-        section = LeanpoRecipe(num_candidates=self.num_candidates, num_turns=2, max_new_tokens=MOST)
-        return functools.partial(Leanpo(section).respond, policy_version="bench", seed=0)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--model", choices=("built-in", "36M"), help="measure one model; the other is kept as it was")
+    add_arguments(parser, quick="one turn of few examples, and short replies")
+    arguments = parser.parse_args()
+    rounds = 1 if arguments.quick else arguments.rounds
+    found = (arguments.out or Output()).found("rollout_engine") or {"rows": []}
+    rows = {row["model"]: row for row in found["rows"]}
+    with tempfile.TemporaryDirectory() as temporary:
+        work = pathlib.Path(temporary)
+        larger = make_larger_model(work / "larger")
+        for name, model, load, scored in (("built-in", MODEL, BUILT_IN, BUILT_IN), ("36M", larger, LARGER, LONG)):
+            if arguments.model not in (None, name):
+                continue
+            asked = dataclasses.replace(load, **QUICK) if arguments.quick else load
+            other = nudged(model.path, work / f"{name}-nudged")
+            made = measure(model, other, num_gpus=0, load=asked, scored=scored, rounds=rounds, compare=True)
+            rows[name] = {"model": name, **made}
+            print(rows[name], flush=True)
+    found = {"rounds": rounds, "rows": [rows[name] for name in sorted(rows, reverse=True)], "versions": versions()}
+    publish(arguments, PERFORMANCE, "rollout_engine", found, page(found))
 
 
-class LoadedEngine(VllmEngine):
-    """Its replies are as long as `load` says."""
-
-    def __init__(self, model: ModelConfig, load: Load, *, num_gpus: int, **engine_args: Any) -> None:
-        super().__init__(model, model.path, num_gpus=num_gpus, seed=0, engine_args=engine_args)
-        self.load = load
-
-    def sampling(self, request: Request) -> Any:
-        params = super().sampling(request)
-        params.max_tokens = self.load.num_tokens(request.seed)
-        params.ignore_eos, params.stop_token_ids = True, []
-        return params
-
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        replies = super().generate(requests)
-        return [
-            dataclasses.replace(reply, text=words(len(reply.token_ids), request.seed))
-            for request, reply in zip(requests, replies, strict=True)
-        ]
-
-
-class Anew:
-    """An engine that computes the prompt of each score anew, as vLLM does by itself."""
-
-    def __init__(self, engine: VllmEngine) -> None:
-        self.generate, self.num_tokens = engine.generate, engine.num_tokens
-        self.score = functools.partial(engine.score, anew=True)
-
-
-def words(count: int, seed: int) -> str:
-    """A text of so many words."""
-    return " ".join(np.random.default_rng(seed).choice(WORDS, count))
-
-
-def measure(
-    model: ModelConfig, other: str, *, num_gpus: int, load: Load, rounds: int = 3, **engine_args: Any
-) -> dict[str, Any]:
-    """Everything in one engine.
-
-    Args:
-        other: a folder with other weights of the same shapes.
-        num_gpus: 0 for a CPU. engine_args: of `vllm.LLM`.
-    """
-    began = time.perf_counter()
-    engine = LoadedEngine(model, load, num_gpus=num_gpus, **engine_args)
-    started = time.perf_counter() - began
-    return {
-        "load": dataclasses.asdict(load),
-        "busy": keep_busy(engine, rounds=rounds),
-        "score": score(engine, rounds=rounds),
-        "weights": {"start_s": started, **new_weights(engine, other)},
-    }
-
-
-def keep_busy(engine: LoadedEngine, *, rounds: int) -> dict[str, Any]:
-    """Both forms in turns: {form: [{seconds, num_replies, num_tokens, working_s, waiting_s} of each turn]}."""
-    load, clips = engine.load, engine.load.clips()
-    examples = [
-        Example(id=str(number), video=f"{number}.mp4", question="What moves?", answer="A red circle moves left.")
-        for number in range(load.num_examples)
-    ]
-
-    def run(form: Callable[..., list[Response]], count: int) -> dict[str, Any]:
-        engine.reset_caches()
-        engine.take_seconds()
-        began = time.perf_counter()
-        made = form(engine, examples[:count], clips[:count])
-        seconds, spent = time.perf_counter() - began, engine.take_seconds()
-        return {
-            "seconds": seconds,
-            "num_replies": len(made),
-            "num_tokens": sum(len(response.token_ids) for response in made),
-            "working_s": spent["working"],
-            "waiting_s": spent["waiting"],
-        }
-
-    forms = {"flow": flow, "barrier": barrier}
-    for form in forms.values():  # what is compiled at the first call does not count
-        run(form, min(4, load.num_examples))
-    whole = {name: functools.partial(run, form, load.num_examples) for name, form in forms.items()}
-    return results_in_turns(whole, rounds, warm_up=0)
-
-
-def flow(engine: LoadedEngine, examples: Sequence[Example], clips: Sequence[Shown]) -> list[Response]:
-    """As `actors.generator.Generator` is called by Ray Data, two chunks at a time."""
-    respond, size = engine.load.respond(), engine.load.chunk
-    with concurrent.futures.ThreadPoolExecutor(size) as answering, concurrent.futures.ThreadPoolExecutor(2) as calls:
-
-        def call(start: int) -> list[Response]:
-            shown = zip(examples[start : start + size], clips[start : start + size], strict=True)
-            answers = [answering.submit(respond, engine, [example], [clip]) for example, clip in shown]
-            return [response for answer in answers for response in answer.result()]
-
-        return [response for made in calls.map(call, range(0, len(examples), size)) for response in made]
-
-
-def barrier(engine: LoadedEngine, examples: Sequence[Example], clips: Sequence[Shown]) -> list[Response]:
-    """A chunk is asked as a whole, and the next one once it is done."""
-    respond, size = engine.load.respond(), engine.load.chunk
-    made: list[Response] = []
-    for start in range(0, len(examples), size):
-        made += respond(Anew(engine), examples[start : start + size], clips[start : start + size])
-    return made
-
-
-def score(engine: LoadedEngine, *, rounds: int) -> dict[str, Any]:
-    """Seconds for the scores of one reply and of `SCORED` replies to one video, with the prompt from the cache and anew."""
-    [clip] = dataclasses.replace(engine.load, num_examples=1).clips()
-    rows = [("What moves?", clip, words(engine.load.median_tokens, seed)) for seed in range(SCORED)]
-
-    def asked(count: int, *, anew: bool) -> float:
-        engine.reset_caches()
-        return seconds_of(functools.partial(engine.score, rows[:count], anew=anew))
-
-    variants = {
-        "one": functools.partial(asked, 1, anew=False),
-        "all": functools.partial(asked, SCORED, anew=False),
-        "all_anew": functools.partial(asked, SCORED, anew=True),
-    }
-    seconds = results_in_turns(variants, max(3, rounds))
-    engine.reset_caches()
-    cached, anew = engine.score(rows), engine.score(rows, anew=True)
-    apart = max(abs(a - b) for one, two in zip(cached, anew, strict=True) for a, b in zip(one, two, strict=True))
-    return {"num_replies": SCORED, "seconds": seconds, "largest_difference": apart}
-
-
-def new_weights(engine: LoadedEngine, other: str) -> dict[str, Any]:
-    """Give the engine the weights of `other` in place, and its own again: seconds, and whether its replies follow."""
-    first = greedy(engine)
-    there = seconds_of(functools.partial(reload, engine, other))
-    changed = greedy(engine)
-    back = seconds_of(functools.partial(reload, engine, engine.path))
-    return {
-        "reload_s": [there, back],
-        "replies_change": changed != first,
-        "replies_come_back": greedy(engine) == first,
-        "other_replies": changed,
-    }
-
-
-def greedy(engine: LoadedEngine) -> list[list[int]]:
-    """Token ids of replies to a few videos, by the model alone."""
-    clips = dataclasses.replace(engine.load, num_examples=4).clips()
-    asked = [
-        Request(prompt="What moves?", clip=clip, seed=seed, temperature=0.0, top_p=1.0, max_new_tokens=MOST)
-        for seed, clip in enumerate(clips)
-    ]
-    return [list(reply.token_ids) for reply in VllmEngine.generate(engine, asked)]
-
-
-def reload(engine: VllmEngine, path: str) -> None:
-    """Load a folder's weights into a running engine that nothing is asked of, and forget what the old ones computed."""
-    engine.llm.collective_rpc("reload_weights", kwargs={"weights_path": path})
-    engine.reset_caches()
-
-
-def busy_share(row: dict[str, Any]) -> float:
-    """The share of the time, from the first prompt asked to the last reply, in which the engine worked."""
-    return row["working_s"] / row["seconds"]
-
-
-def medians(seconds: dict[str, Sequence[float]]) -> dict[str, float]:
-    return {name: statistics.median(values) for name, values in seconds.items()}
+if __name__ == "__main__":
+    main()

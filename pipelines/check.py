@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from cluster.described import Machines
 from cluster.launcher import with_growth
+from cluster.lease import check_free
 from cluster.resources import ClusterResources, ResourcePlan, Workers
 from cluster.session import local_device_memory, local_resources, total_memory
 from pipelines import check_model
@@ -36,7 +37,7 @@ from vidalign.errors import ConfigError
 from vidalign.files import RunFolder
 from vidalign.learning import objectives
 from vidalign.learning.views import view_of
-from vidalign.model import vision_attention, vision_features
+from vidalign.model import quantized, vision_attention, vision_features
 from vidalign.model.checkpoint import policy_version
 from vidalign.model.engine_rules import check_on_cpu
 from vidalign.model.turns import turns_of
@@ -85,6 +86,8 @@ def check(
         VidalignError: the first thing that cannot work.
     """
     planned_for = machines or this_machine(config)
+    if planned_for.here and set(stages) - {"report"}:
+        check_free(RunFolder.at(config.run_dir).root)
     inputs = before(config, stages, here=planned_for.here)
     found = check_inputs(config, inputs, stages, ask_vllm=ask_vllm, fetch=False)
     made, memory = check_plan(config, stages, inputs, found, planned_for)
@@ -193,16 +196,18 @@ def check_plan(
     Raises:
         ClusterError: something does not fit the cluster or its memory.
         ModelError: engines on CPUs do not compute this model.
-        ConfigError: a stage of the run folder was made with another configuration, a disk is too small, or flash attention is asked
-            for and cannot be.
+        ConfigError: a stage of the run folder was made with another configuration, a disk is too small, or flash attention or a
+            model in 4 bits is asked for and cannot be.
     """
     made = resource_plan(config, machines.resources)
-    asks = "rollout" in stages and recipes.build(config.recipe).asks_policy and not made.engines.gpus
-    if asks or ("evaluate" in stages and config.data.eval and not made.serve.bundle_gpus):
-        check_on_cpu(found.model.config, config.model.dtype)
     if "train" in stages:
         wanted, outline = config.model.vision_attention, found.model.outline
         vision_attention.check(wanted, outline, dtype=config.model.dtype, use_gpu=made.use_gpu, here=machines.here)
+        if machines.here:
+            quantized.check(config.train)
+    asks = "rollout" in stages and recipes.build(config.recipe).asks_policy and not made.engines.gpus
+    if asks or ("evaluate" in stages and config.data.eval and not made.serve.bundle_gpus):
+        check_on_cpu(found.model.config, config.model.dtype)
     run = RunFolder.at(config.run_dir)
     if any(run.root.glob(f"rounds/*/*/{name}") for name in (BEGUN, MANIFEST)):
         version = base or policy_version(config.model.path)

@@ -241,7 +241,7 @@ def test_a_run(two_gpus, shapes, model_path, small_config, tmp_path, monkeypatch
     raw["serve"]["engine_args"] = {"enforce_eager": True, "kv_cache_memory_bytes": 2**28}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(raw))
     align.align(load_config(tmp_path / "config.yaml"), ("rollout", "train", "evaluate"))
-    assert finished == ["rollout", "pairs", "train", "evaluate", "scores"]
+    assert finished == ["rollout", "pairs", "train", "evaluate", "score"]
     for stage in ("responses", "reference", "train", "eval"):
         given = [files.read_json(path) for path in (run / stage / "given").glob("*.json")]
         assert sorted(process["gpus"] for process in given) == [[0], [1]], stage

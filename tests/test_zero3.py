@@ -290,6 +290,17 @@ def test_bfloat16_trains_alike_at_every_stage_and_on_one_rank(folder, model_path
         assert made[stage]["measured"][1]["margin"] == pytest.approx(expected["measured"][1]["margin"], rel=0.1), stage
 
 
+def test_ranks_with_a_base_in_4_bits_train_like_one(folder, model_path, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    train = {"objective": "dpo", "learning_rate": 1e-3, "lora": {"rank": 4, "alpha": 8, "quantize": "4bit"}}
+    made = {}
+    for name, count, options in (("one", 1, {"zero_stage": 0}), ("two", 2, {"zero_stage": 2, "num_workers": 2})):
+        jobs = {"only": {"job": job(folder, model_path, **train, **options), "chunk_size": CHUNK_SIZE}}
+        made[name] = gloo_ranks.run(jobs, tmp_path / name, count=count)["only"]
+    assert figures(made["two"]) == pytest.approx(figures(made["one"]), abs=1e-4, rel=1e-4)
+    assert made["one"]["measured"][1]["margin"] > made["one"]["measured"][0]["margin"] + 0.01  # it learns
+
+
 def largest_block(tensors) -> int:
     """Bytes of the largest numbered block, `a.layers.3` of `a.layers.3.b.c`."""
     sizes: collections.Counter[str] = collections.Counter()

@@ -1,4 +1,4 @@
-"""vLLM on the device: how long it takes to start, whether it computes what training computes, and what scoring costs.
+"""vLLM on the device: how long it takes to start, whether it computes what training computes, how busy rollouts keep it.
 
 The built-in model is compared in float32. The other figures are of a 3B model with random weights: its replies never end by
 themselves, so their lengths are those that are asked for.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import pathlib
+import shutil
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from actors.engine import VllmEngine
 from bench.built_in import MODEL
+from bench.engine_load import Load, measure, nudged
 from bench.gpu_parts.facts import GIB
 from bench.gpu_parts.models import SHAPES, make_clip, make_model
 from vidalign.config.run import ModelConfig
@@ -25,33 +27,48 @@ from vidalign.recipes.engine import Completion, Request
 from vidalign.video.clip import Clip
 
 NUM_COMPARED = 8  # replies
-NUM_SCORED = 12  # replies to one video
+LOAD = Load(num_examples=128, chunk=64, num_candidates=4, num_frames=16, side=224, median_tokens=60)
+SCORED = Load(num_frames=32, side=448)  # 4,096 tokens
+QUICK = Load(num_examples=4, chunk=2, num_frames=4, side=112, median_tokens=12)
 
 
-def engine(work: pathlib.Path, device: torch.device, *, quick: bool) -> dict[str, Any]:
-    """Differences of log-probs in float32 and bfloat16, seconds of starts, and how much more 12 scores take than one."""
-    found: dict[str, Any] = {"float32": against_training(MODEL, device, side=56, num_frames=8, max_new_tokens=24)}
-    name = "tiny" if quick else "3B"
-    shape = SHAPES[name]
-    dtype = "float32" if device.type == "cpu" else "bfloat16"
-    model = make_model(work / f"{name} {dtype}" if quick else work / name, shape, device=device, dtype=dtype)
-    return {
-        **found,
-        "model": name,
-        "dtype": dtype,
-        **against_training(model, device, side=shape.side, num_frames=shape.num_frames, max_new_tokens=48, scores=True),
-    }
+CASES = ("built-in, float32", "3B, log-probs", "3B, rollouts")
+QUICK_CASES = ("built-in, float32", "tiny, log-probs", "tiny, rollouts")
+
+
+def engine(work: pathlib.Path, device: torch.device, case: str) -> dict[str, Any]:
+    """One of `CASES` or `QUICK_CASES`: differences of log-probs from training's, or what `bench.engine_load` measures.
+
+    Each has a process of its own, because an engine keeps its memory as long as its process lives.
+    """
+    if case == CASES[0]:
+        return against_training(MODEL, device, side=56, num_frames=8, max_new_tokens=24)
+    name, _, what = case.partition(", ")
+    shape, on_gpu = SHAPES[name], device.type == "cuda"
+    dtype = "bfloat16" if on_gpu else "float32"
+    model = make_model(work / name if on_gpu else work / f"{name} {dtype}", shape, device=device, dtype=dtype)
+    found: dict[str, Any] = {"model": name, "dtype": dtype}
+    if what == "log-probs":
+        return found | against_training(model, device, side=shape.side, num_frames=shape.num_frames, max_new_tokens=48)
+    load, scored = (QUICK, QUICK) if name == "tiny" else (LOAD, SCORED)
+    args: dict[str, Any] = {"gpu_memory_utilization": 0.6} if on_gpu else {}
+    other = work / f"{name} nudged"
+    shutil.rmtree(other, ignore_errors=True)
+    nudged(model.path, other)
+    return found | measure(model, str(other), num_gpus=int(on_gpu), load=load, scored=scored, rounds=1, **args)
 
 
 def against_training(
-    model: ModelConfig, device: torch.device, *, side: int, num_frames: int, max_new_tokens: int, scores: bool = False
+    model: ModelConfig, device: torch.device, *, side: int, num_frames: int, max_new_tokens: int
 ) -> dict[str, Any]:
     """Sample replies to videos of noise with vLLM, and compute their log-probs as training does."""
     clips = [make_clip(num_frames, side, seed) for seed in range(NUM_COMPARED)]
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
     began = time.perf_counter()
-    args = {} if device.type == "cpu" else {"gpu_memory_utilization": 0.5}
-    running = VllmEngine(model, model.path, num_gpus=int(device.type == "cuda"), seed=0, engine_args=args)
+    args = {"enforce_eager": True, "gpu_memory_utilization": 0.3, "kv_cache_memory_bytes": 4 * GIB}
+    running = VllmEngine(
+        model, model.path, num_gpus=int(device.type == "cuda"), seed=0, engine_args=args if device.type == "cuda" else {}
+    )
     found: dict[str, Any] = {"start_s": time.perf_counter() - began}
     if free:
         found["held_gib"] = (free - torch.cuda.mem_get_info(device)[0]) / GIB
@@ -60,8 +77,6 @@ def against_training(
         for n, clip in enumerate(clips)
     ]
     replies = running.generate(requests)
-    if scores:
-        found["scoring"] = scoring(running, clips, max_new_tokens)
     del running
     gc.collect()
     expected = logps_of_training(model, device, clips, replies)
@@ -90,18 +105,3 @@ def logps_of_training(
             logps = scorer(batch.inputs, batch.labels, None, batch.sources)[0]
         made.append(logps[batch.labels != IGNORED].float().tolist())
     return made
-
-
-def scoring(running: VllmEngine, clips: list[Clip], length: int) -> dict[str, float]:
-    """Seconds of scoring one reply and twelve replies to a video that the engine has not seen, and their ratio."""
-    seconds = {}
-    for count in (1, NUM_SCORED):
-        taken = []
-        for clip in clips[:3]:
-            running.reset_caches()
-            rows = [("Describe.", clip, " ".join(["red"] * (length - number))) for number in range(count)]
-            began = time.perf_counter()
-            running.score(rows)
-            taken.append(time.perf_counter() - began)
-        seconds[count] = min(taken[1:])
-    return {"one_s": seconds[1], "twelve_s": seconds[NUM_SCORED], "ratio": seconds[NUM_SCORED] / seconds[1]}

@@ -23,6 +23,7 @@ from vidalign.config.training import TrainConfig
 
 CHECKPOINTED = {"gradient_checkpointing": True, "zero_stage": 2}
 LORA = {"lora": {"rank": 64, "alpha": 128}}
+QLORA = {"lora": {"rank": 64, "alpha": 128, "quantize": "4bit"}}
 HOST_OPTIMIZER = {"deepspeed": {"zero_optimization": {"offload_optimizer": {"device": "cpu", "pin_memory": True}}}}
 # name: (shape, options of `train`, whether its checkpoint and export are measured)
 CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
@@ -35,6 +36,7 @@ CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
     ),
     "3B, separate sequences": ("3B", {**CHECKPOINTED, "shared_prefix": False}, False),
     "7B, LoRA": ("7B", {**CHECKPOINTED, **LORA}, True),
+    "7B, QLoRA": ("7B", {**CHECKPOINTED, **QLORA}, True),
     "3B, optimizer on the host": ("3B", {**CHECKPOINTED, **HOST_OPTIMIZER}, False),
 }
 QUICK: dict[str, tuple[str, dict[str, Any], bool]] = {
@@ -57,9 +59,6 @@ def training(work: pathlib.Path, device: torch.device, name: str, *, dtype: str 
     if not (data / "probe.parquet").is_file():
         make_data(data, shape)
     shutil.rmtree(folder, ignore_errors=True)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
     batch_size = min(8, shape.num_pairs)
     num_epochs = -(-NUM_STEPS * batch_size // shape.num_pairs)
     _join(device)
@@ -72,6 +71,11 @@ def training(work: pathlib.Path, device: torch.device, name: str, *, dtype: str 
     counted = memory.count_parameters(_outline(model.path, dtype), learner.job.train)
     found |= {"num_parameters": counted.total, "num_trained": counted.trainable}
     found["predicted"] = _predicted(model.path, dtype, job.train, _tokens(learner))
+    groups = [learner.view.sequences(learner.data.groups[index]) for index in learner.order[0]]
+    began = time.perf_counter()
+    for group in groups:
+        learner.source.batch([group])
+    found["render_s"] = time.perf_counter() - began
     seconds, losses, peak = [], [], 0
     for indices in learner.order[:NUM_STEPS]:
         if device.type == "cuda":
@@ -81,6 +85,7 @@ def training(work: pathlib.Path, device: torch.device, name: str, *, dtype: str 
         losses.append(learner.step(indices)[0])
         synchronize(device)
         seconds.append(time.perf_counter() - began)
+        learner.step_index += 1
         peak = max(peak, _allocated(device))
     assert all(abs(loss) < 1e4 for loss in losses), losses
     tokens = _step_tokens(learner)

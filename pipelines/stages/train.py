@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from actors.learner import train_loop
 from actors.train_job import TrainJob
+from cluster import interrupts
 from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage, identity, identity_v1, once
@@ -168,7 +169,7 @@ class Train(Stage):
             ),
         )
         with progress.follow_steps(self.round_index, self.folder):
-            trainer.fit()
+            interrupts.beside(trainer.fit)  # in the main thread, Ray Train would take over Ctrl-C for good
 
 
 def win_rate_facts(pairs: Sequence[PreferencePair], objective: Objective) -> dict[str, Any]:

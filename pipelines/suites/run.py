@@ -15,7 +15,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipelines import asking
+from cluster import interrupts
+from cluster.lease import Lease
+from pipelines import asking, progress
 from pipelines.asking import Evaluation
 from pipelines.suites import tables
 from pipelines.suites.context import check_prompts
@@ -33,7 +35,11 @@ from vidalign.types import Example
 def evaluate_suite(task: Task, asked: AskedModels, *, verbose: bool = False) -> dict[str, Any]:
     """Ask, judge and score; write and return what `scores.json` holds. Raises as `pipelines.asking.evaluate` does."""
     folder = task.folder(asked)
-    with _cluster(task, asked, verbose=verbose) as resources:
+    with (
+        interrupts.stoppable() as stop,
+        Lease(folder, f"vidalign evaluate --suite {task.name}", on_loss=stop, on_wait=progress.note),
+        _cluster(task, asked, verbose=verbose) as resources,
+    ):
         replies = _replies(task, asked, folder, resources)
         judged = {
             name: verdicts(

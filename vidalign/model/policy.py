@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,11 +29,7 @@ from vidalign.model.weights import unwrapped
 def load_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
     """Load a video language model from safetensors in the configured dtype. Raises `ModelError`, see `vidalign.model.loading`."""
     path = path or config.path
-    model = load(path, getattr(torch, config.dtype), trust_remote_code=config.trust_remote_code)
-    correct_positions(model)
-    correct_videos(model)
-    attend_by_windows(model, config.vision_attention)
-    return model
+    return corrected(load(path, getattr(torch, config.dtype), trust_remote_code=config.trust_remote_code), config)
 
 
 def outline_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
@@ -53,6 +50,15 @@ def outline_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
     model.tie_weights()
     with contextlib.suppress(OSError):  # from_pretrained reads it too, where there is one
         model.generation_config = GenerationConfig.from_pretrained(path)
+    return corrected(model, config)
+
+
+def corrected(model: nn.Module, config: ModelConfig) -> nn.Module:
+    """A model of transformers that numbers its tokens, takes its videos and attends to them as this project has it."""
+    if torch.cuda.is_available():
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # newer releases have another name for it
+            # By default cuDNN rounds what it convolves to 10 bits, in float32 as well: patch embeddings, and nothing else here.
+            torch.backends.cudnn.allow_tf32 = False
     correct_positions(model)
     correct_videos(model)
     attend_by_windows(model, config.vision_attention)
