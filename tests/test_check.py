@@ -1,6 +1,7 @@
 """The dry run's checks, and the estimates behind them: against hand-computed numbers and the real processor."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -272,10 +273,21 @@ def test_a_model_path_that_does_not_exist(make_config):
 
 
 @pytest.mark.heavy
-def test_vllm_is_asked_whether_it_serves_the_architecture(tiny_model):
-    check_model.check_architecture("Qwen2_5_VLForConditionalGeneration", tiny_model)
+def test_vllm_is_asked_whether_it_serves_the_architecture(tiny_model, tmp_path):
+    served, other = "Qwen2_5_VLForConditionalGeneration", "Qwen9VLForNothing"
+    before = dict(os.environ)
+    check_model.check_architecture(served, tiny_model)
+    assert dict(os.environ) == before, "which the workers of a run inherit"
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    raw = json.loads((folder / "config.json").read_text()) | {"architectures": [other]}
+    (folder / "config.json").write_text(json.dumps(raw))
     with pytest.raises(ModelError, match=r"is a Qwen9VLForNothing, which vLLM .* does not serve; "):
-        check_model.check_architecture("Qwen9VLForNothing", tiny_model)
+        check_model.check_architecture(other, folder)
+    check_model.check_architecture(other, folder, engine_args={"hf_overrides": {"architectures": [served]}})
+    (folder / "config.json").write_text(json.dumps(raw | {"quantization_config": {"quant_method": "fp8"}}))
+    with pytest.raises(ModelError, match=r"is a Qwen9VLForNothing, which vLLM .* does not serve; "):
+        check_model.check_architecture(other, folder, video=False)
+    check_model.check_architecture(served, folder, video=False)
 
 
 @pytest.mark.heavy
