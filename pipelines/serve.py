@@ -101,6 +101,8 @@ def application(args: Mapping[str, Any]) -> Application:
                 f"{DECIDED_BY_SERVE[name]}"
             )
     found = find_target(str(args["target"]), overrides)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
     check_files(found.models, found.config.serve)
     with connect(found.config.cluster) as resources:
         return build_app(spec_of(found, resources))
