@@ -29,11 +29,13 @@ from cluster.session import connect, local_device_memory, local_resources, total
 from cluster.waiting import placement_watched, requested
 from pipelines import progress
 from pipelines.check import STAGES, before, check_inputs, check_plan
+from pipelines.check_places import check_port
 from pipelines.inputs import Inputs
 from pipelines.progress import StageClock
 from pipelines.rounds import Rounds, exported_or_none, resource_plan
 from pipelines.stages.base import once
 from pipelines.summary import write_summary
+from serving.leftovers import clear_leftovers
 from vidalign import files
 from vidalign.config.loading import dump_config
 from vidalign.config.run import RunConfig
@@ -48,7 +50,7 @@ def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = 
     works = bool(set(stages) - {"report"})  # a report is of what the run has so far, and may be written beside its driver
     if works:
         check_free(RunFolder.at(config.run_dir).root)  # before the data is read, which may take a while
-    inputs = before(config, stages)
+    inputs = before(config, stages, connects=works)
     base = policy_version(config.model.path)
     run = RunFolder.open(config.run_dir)
     clock = StageClock(run.root / "wall_s.json")
@@ -113,6 +115,9 @@ def entered(
             verbose=verbose,
         ) as resources:
             found = checking.result()
+            if cleared := clear_leftovers():
+                progress.note(f"took down {', '.join(cleared)}, an endpoint whose driver was killed")
+            check_port(config, stages)
             plan, _ = check_plan(config, stages, inputs, found, machines_of(resources), base=base)
             for warning in found.warnings:
                 print(f"note: {warning}", file=sys.stderr)
