@@ -22,6 +22,7 @@ from cluster.node_files import actor_id
 from vidalign import files
 from vidalign.config.run import ModelConfig
 from vidalign.model.clip_check import ClipCheck, quarantined
+from vidalign.model.folder import stage_model
 from vidalign.recipes.engine import Respond
 from vidalign.types import Example, Response
 from vidalign.video.frame_cache import load_clip
@@ -57,6 +58,7 @@ class Generator:
         starts = EngineStarts(pathlib.Path(parts), actor_id())
 
         def engine() -> VllmEngine:
+            stage_model(config.path, path)
             starts.begin()
             try:
                 return VllmEngine(config, path, num_gpus=num_gpus, seed=seed, engine_args=engine_args, limits=limits)

@@ -42,6 +42,7 @@ from vidalign.config.run import RunConfig
 from vidalign.errors import VidalignError
 from vidalign.files import RunFolder
 from vidalign.model.checkpoint import policy_version
+from vidalign.storage import is_uri
 from vidalign.types import PolicyVersion
 
 
@@ -133,7 +134,7 @@ def needs_of(config: RunConfig, inputs: Inputs, plan: ResourcePlan, base: Policy
     caches = {"video.cache_dir": config.video.cache_dir, "train.cache_dir": config.train.cache_dir}
     return wanted(
         {"run_dir": RunFolder.at(config.run_dir).root, **{key: path for key, path in caches.items() if path}},
-        model=base.path,
+        model="" if is_uri(config.model.path) else base.path,  # every node stages it for itself
         videos=inputs.present,
         uses_gpus=plan.use_gpu or plan.engines.gpus > 0 or plan.serve.bundle_gpus > 0,
     )

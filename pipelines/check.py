@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Sequence
 
 from cluster.described import Machines
@@ -259,7 +258,7 @@ def _data_lines(config: DataConfig, inputs: Inputs) -> list[str]:
         "probe": (config.probe, inputs.probe),
     }
     lines = [
-        f"{name}: {len(examples):,} examples on {_num_shown(examples):,} videos ({pathlib.Path(path)})"
+        f"{name}: {len(examples):,} examples on {_num_shown(examples):,} videos ({path})"
         for name, (path, examples) in splits.items()
         if path and examples
     ]

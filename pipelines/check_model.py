@@ -19,6 +19,7 @@ from vidalign.model.engine_rules import engine_rules
 from vidalign.model.families import FAMILIES, GENERAL
 from vidalign.model.folder import model_folder, weight_files
 from vidalign.model.turns import turns_of
+from vidalign.storage import is_uri
 
 MAX_SCANNED_S = 60.0  # of reading weights
 
@@ -107,6 +108,8 @@ def check_judge(judge: JudgeConfig, key: str) -> None:
     if judge.kind != "vllm":
         return
     way_out = f"set {key}.model to a model's folder, or {key}.kind to openai for a model at an endpoint"
+    if is_uri(judge.model):
+        raise ModelError(f"{key}.model={judge.model!r}: a judge's model is not read from a store yet; {way_out}")
     try:
         folder = model_folder(judge.model, weights=False)
     except ModelError as error:

@@ -15,6 +15,7 @@ from serving.app import check_address
 from vidalign.config.run import RunConfig
 from vidalign.errors import ClusterError, ConfigError
 from vidalign.files import RunFolder
+from vidalign.storage import is_uri
 
 
 def check_places(config: RunConfig, stages: Sequence[str], *, connects: bool = False) -> None:
@@ -31,6 +32,10 @@ def check_places(config: RunConfig, stages: Sequence[str], *, connects: bool = F
     places = {"run_dir": str(run.root), "video.cache_dir": config.video.cache_dir, "train.cache_dir": config.train.cache_dir}
     for key, place in places.items():
         if place is not None:
+            if is_uri(place):
+                raise ConfigError(
+                    f"{key}={place} must be a path; mount what it names at the same path on every node and give that"
+                )
             _check_writable(key, pathlib.Path(place).absolute())
     try:
         check_port(config, stages)

@@ -204,7 +204,10 @@ def _llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> di
         "placement_group_config": {"bundle_per_worker": spec.plan.bundle(), "strategy": "STRICT_PACK"},
         "deployment_config": deployment_config(spec.plan),
         "runtime_env": {"env_vars": environment},
-        "callback_config": {"callback_class": "serving.engine.LocalCheckpoint"},
+        "callback_config": {
+            "callback_class": "serving.engine.LocalCheckpoint",
+            "callback_kwargs": {"model_path": spec.model.path, "folder": str(pathlib.Path(policy.path).absolute())},
+        },
         "server_cls": "serving.engine.PolicyServer",
     }
 
