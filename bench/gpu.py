@@ -8,6 +8,7 @@ are left out, and said to be.
 
     facts      the device, and how fast it copies and multiplies
     numbers    log-probs and gradients on the device against the CPU's in float32
+    vision     a vision tower whose windows go through attention one by one, by size, and all at once
     step       a training step of packed rows against what trainers do otherwise (bench.train_step), at the shape of a 3B model
     training   the learner with DeepSpeed: seconds and memory of a step (against what --dry-run says), checkpoint, export
     engine     vLLM: its start, its log-probs against training's, how busy it is kept, scoring many replies of one video
@@ -19,10 +20,12 @@ Writes bench/results/gpu.json and its part of docs/performance.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,8 +36,9 @@ from bench.gpu_page import page
 from bench.pages import PERFORMANCE, Output, add_arguments, publish
 
 NEEDS = {"training": ("deepspeed",), "engine": ("vllm",), "align": ("vllm", "ray", "deepspeed")}
-PARTS = ("facts", "numbers", "step", "training", "engine", "align")
-LIMITS_S = {"facts": 60, "numbers": 60, "step": 90, "training": 120, "engine": 180, "align": 240}
+PARTS = ("facts", "numbers", "vision", "step", "training", "engine", "align")
+LIMITS_S = {"facts": 60, "numbers": 60, "vision": 60, "step": 90, "training": 120, "engine": 180, "align": 240}
+GRACE_S = 20  # for a part that takes too long, to end what it started
 LAST_WORDS = 700  # characters of what a failed part printed
 
 
@@ -120,21 +124,21 @@ def run(arguments: argparse.Namespace, part: str, case: str, work: pathlib.Path)
             code: int | str = process.wait(LIMITS_S[part])
         except subprocess.TimeoutExpired:
             code = f"did not end in {LIMITS_S[part]} s"
+            end_session(process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
         finally:
-            end_session(process.pid)
+            end_session(process.pid, signal.SIGKILL)
     said = log.read_text(errors="replace")
     if code != 0:
         return {"failed": f"{f'code {code}' if isinstance(code, int) else code}: {said[-LAST_WORDS:]}"}
     return {"result": json.loads(said.rstrip().splitlines()[-1]), "wall_s": round(time.monotonic() - began, 1)}
 
 
-def end_session(leader: int) -> None:
-    """End what a part left running, such as an engine's process."""
-    import contextlib
-    import signal
-
+def end_session(leader: int, number: signal.Signals) -> None:
+    """Signal what a part left running, such as an engine's process."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(leader, signal.SIGKILL)
+        os.killpg(leader, number)
 
 
 def one(arguments: argparse.Namespace) -> None:
@@ -156,6 +160,10 @@ def one(arguments: argparse.Namespace) -> None:
         from bench.gpu_parts.numbers import numbers
 
         processes.tell(numbers(work, device))
+    elif part == "vision":
+        from bench.gpu_parts.vision import vision
+
+        processes.tell(vision(work, device, quick=quick))
     elif part == "step":
         from bench.gpu_parts.steps import steps
 

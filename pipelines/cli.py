@@ -22,8 +22,10 @@ from vidalign.files import RunFolder
 BENCHES = {
     "decode": "decode",
     "rollout": "rollout",
+    "engine": "rollout_engine",
     "train": "train_step",
     "gpu": "gpu",
+    "prefetch": "prefetch",
     "serve": "serve",
     "growth": "growth",
     "long": "long_videos",

@@ -77,7 +77,7 @@ def test_shapes_are_those_of_models_that_exist(name):
 @pytest.mark.heavy
 def test_its_parts_run_on_the_cpu_in_a_quick_form(monkeypatch, tmp_path):
     """A failure in one part is in the page and in the exit code, and does not end the others."""
-    parts = ["facts", "numbers", "training", "engine"]
+    parts = ["facts", "numbers", "vision", "training", "engine"]
     options = ["--device", "cpu", "--quick", "--parts", *parts, "--cases", "tiny, LoRA", "nonsense"]
     monkeypatch.setattr(sys, "argv", ["gpu", *options, "--out", str(tmp_path), "--work", str(tmp_path / "work")])
     with pytest.raises(SystemExit, match=r"^training: nonsense failed; the page says how$"):
@@ -87,10 +87,13 @@ def test_its_parts_run_on_the_cpu_in_a_quick_form(monkeypatch, tmp_path):
     numbers = found["numbers"]["result"]["variants"]
     assert max(numbers["float32, packed"].values()) < 1e-4
     assert 1e-4 < numbers["bfloat16, packed"]["logp"] < 0.5
+    assert {row["difference"] < 1e-5 for name, row in found["vision"]["result"]["ways"].items() if "difference" in row} == {
+        True
+    }
     training = found["training: tiny, LoRA"]["result"]
     assert training["num_trained"] < training["num_parameters"]
     assert training["checkpoint_bytes"] > 0 < training["export_bytes"]
-    assert found["engine"]["result"]["largest"] < 1e-4
+    assert max(found["engine"]["result"][name]["largest"] for name in ("float32", "own")) < 1e-4
     text = (tmp_path / "results/gpu.md").read_text()
     assert text in (tmp_path / "docs/performance.md").read_text()
     assert "| tiny, LoRA | " in text

@@ -1,4 +1,4 @@
-"""vLLM on the device: how long it takes to start, whether it computes what training computes, and what scoring costs.
+"""vLLM on the device: how long it takes to start, whether it computes what training computes, how busy rollouts keep it.
 
 The built-in model is compared in float32. The other figures are of a 3B model with random weights: its replies never end by
 themselves, so their lengths are those that are asked for.
@@ -15,6 +15,7 @@ import torch
 
 from actors.engine import VllmEngine
 from bench.built_in import MODEL
+from bench.engine_load import Load, measure, nudged
 from bench.gpu_parts.facts import GIB
 from bench.gpu_parts.models import SHAPES, make_clip, make_model
 from vidalign.config.run import ModelConfig
@@ -25,32 +26,37 @@ from vidalign.recipes.engine import Completion, Request
 from vidalign.video.clip import Clip
 
 NUM_COMPARED = 8  # replies
-NUM_SCORED = 12  # replies to one video
+LOAD = Load(num_examples=128, chunk=64, num_candidates=4, num_frames=16, side=224, median_tokens=60)
+SCORED = Load(num_frames=32, side=448)  # 4,096 tokens
+QUICK = Load(num_examples=4, chunk=2, num_frames=4, side=112, median_tokens=12)
 
 
 def engine(work: pathlib.Path, device: torch.device, *, quick: bool) -> dict[str, Any]:
-    """Differences of log-probs in float32 and bfloat16, seconds of starts, and how much more 12 scores take than one."""
-    found: dict[str, Any] = {"float32": against_training(MODEL, device, side=56, num_frames=8, max_new_tokens=24)}
+    """Differences of log-probs from training's in float32 and in bfloat16, and what `bench.engine_load` measures."""
     name = "tiny" if quick else "3B"
-    shape = SHAPES[name]
-    dtype = "float32" if device.type == "cpu" else "bfloat16"
+    shape, on_gpu = SHAPES[name], device.type == "cuda"
+    dtype = "bfloat16" if on_gpu else "float32"
     model = make_model(work / f"{name} {dtype}" if quick else work / name, shape, device=device, dtype=dtype)
-    return {
-        **found,
-        "model": name,
-        "dtype": dtype,
-        **against_training(model, device, side=shape.side, num_frames=shape.num_frames, max_new_tokens=48, scores=True),
-    }
+    found: dict[str, Any] = {"model": name, "dtype": dtype}
+    found["float32"] = against_training(MODEL, device, side=56, num_frames=8, max_new_tokens=24)
+    found["own"] = against_training(model, device, side=shape.side, num_frames=shape.num_frames, max_new_tokens=48)
+    gc.collect()
+    if on_gpu:
+        torch.cuda.empty_cache()
+    load, scored = (QUICK, QUICK) if quick else (LOAD, SCORED)
+    args: dict[str, Any] = {"gpu_memory_utilization": 0.6} if on_gpu else {}
+    other = nudged(model.path, work / f"{name} nudged")
+    return found | measure(model, other, num_gpus=int(on_gpu), load=load, scored=scored, rounds=1, **args)
 
 
 def against_training(
-    model: ModelConfig, device: torch.device, *, side: int, num_frames: int, max_new_tokens: int, scores: bool = False
+    model: ModelConfig, device: torch.device, *, side: int, num_frames: int, max_new_tokens: int
 ) -> dict[str, Any]:
     """Sample replies to videos of noise with vLLM, and compute their log-probs as training does."""
     clips = [make_clip(num_frames, side, seed) for seed in range(NUM_COMPARED)]
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
     began = time.perf_counter()
-    args = {} if device.type == "cpu" else {"gpu_memory_utilization": 0.5}
+    args = {"gpu_memory_utilization": 0.3, "enforce_eager": True} if device.type == "cuda" else {}
     running = VllmEngine(model, model.path, num_gpus=int(device.type == "cuda"), seed=0, engine_args=args)
     found: dict[str, Any] = {"start_s": time.perf_counter() - began}
     if free:
@@ -60,8 +66,6 @@ def against_training(
         for n, clip in enumerate(clips)
     ]
     replies = running.generate(requests)
-    if scores:
-        found["scoring"] = scoring(running, clips, max_new_tokens)
     del running
     gc.collect()
     expected = logps_of_training(model, device, clips, replies)
@@ -90,18 +94,3 @@ def logps_of_training(
             logps = scorer(batch.inputs, batch.labels, None, batch.sources)[0]
         made.append(logps[batch.labels != IGNORED].float().tolist())
     return made
-
-
-def scoring(running: VllmEngine, clips: list[Clip], length: int) -> dict[str, float]:
-    """Seconds of scoring one reply and twelve replies to a video that the engine has not seen, and their ratio."""
-    seconds = {}
-    for count in (1, NUM_SCORED):
-        taken = []
-        for clip in clips[:3]:
-            running.reset_caches()
-            rows = [("Describe.", clip, " ".join(["red"] * (length - number))) for number in range(count)]
-            began = time.perf_counter()
-            running.score(rows)
-            taken.append(time.perf_counter() - began)
-        seconds[count] = min(taken[1:])
-    return {"one_s": seconds[1], "twelve_s": seconds[NUM_SCORED], "ratio": seconds[NUM_SCORED] / seconds[1]}

@@ -23,6 +23,7 @@ from vidalign.config.training import TrainConfig
 
 CHECKPOINTED = {"gradient_checkpointing": True, "zero_stage": 2}
 LORA = {"lora": {"rank": 64, "alpha": 128}}
+QLORA = {"lora": {"rank": 64, "alpha": 128, "quantize": "4bit"}}
 HOST_OPTIMIZER = {"deepspeed": {"zero_optimization": {"offload_optimizer": {"device": "cpu", "pin_memory": True}}}}
 # name: (shape, options of `train`, whether its checkpoint and export are measured)
 CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
@@ -35,6 +36,7 @@ CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
     ),
     "3B, separate sequences": ("3B", {**CHECKPOINTED, "shared_prefix": False}, False),
     "7B, LoRA": ("7B", {**CHECKPOINTED, **LORA}, True),
+    "7B, QLoRA": ("7B", {**CHECKPOINTED, **QLORA}, True),
     "3B, optimizer on the host": ("3B", {**CHECKPOINTED, **HOST_OPTIMIZER}, False),
 }
 QUICK: dict[str, tuple[str, dict[str, Any], bool]] = {
@@ -172,7 +174,8 @@ def _kept(learner: Any, folder: pathlib.Path, device: torch.device, dtype: str) 
     from vidalign.model import memory
     from vidalign.model.checkpoint import export_policy
 
-    train, found = learner.job.train, {}
+    train = learner.job.train
+    found: dict[str, Any] = {}
     if memory.checkpoint_bytes(memory.count_parameters(_outline(learner.job.policy_path, dtype), train), dtype) < MOST_KEPT:
         began = time.perf_counter()
         learner.rank.save(folder / "checkpoint", {})

@@ -80,7 +80,10 @@ class Train(Stage):
 
     def layout(self) -> dict[str, Any]:
         """DeepSpeed reads no checkpoint of another number of ranks or ZeRO stage; the figures of step 0 are of fixed pairs."""
-        return {f"train.{name}": getattr(self.train, name) for name in ("num_workers", "zero_stage", "num_monitored")}
+        made = {f"train.{name}": getattr(self.train, name) for name in ("num_workers", "zero_stage", "num_monitored")}
+        if self.train.num_probed != TrainConfig.model_fields["num_probed"].default:  # runs may be older than this option
+            made["train.num_probed"] = self.train.num_probed
+        return made
 
     def inputs_v1(self) -> dict[str, Any]:
         return {
