@@ -40,6 +40,7 @@ from vidalign.learning.sequences import TrainingGroup
 from vidalign.learning.views import view_of
 from vidalign.model import shared_prefix, vision_features
 from vidalign.model.checkpoint import export_policy
+from vidalign.model.folder import stage_model
 from vidalign.model.policy import load_policy, outline_policy
 from vidalign.model.quantized import load_quantized
 from vidalign.model.tensor_cache import TensorCache
@@ -69,6 +70,7 @@ class Learner:
     def __init__(self, job: TrainJob, device: torch.device) -> None:
         """Raises `ConfigError` if the objective consumes what training cannot give it."""
         self.job, train = job, job.train
+        stage_model(job.model.path, job.policy_path)
         self.objective = objectives.build(job.objective.name, job.objective.params)
         self.objective_state: dict[str, float] = {}
         view = view_of(self.objective)
