@@ -34,6 +34,7 @@ PERFORMANCE = Page(
         "decode.md",
         "long_videos.md",
         "rollout.md",
+        "rollout_engine.md",
         "serve.md",
         "growth.md",
         "driver_memory.md",

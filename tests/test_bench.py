@@ -122,7 +122,7 @@ def page_of(name, recorded):
 
 
 @pytest.mark.parametrize(
-    "name", ["decode", "driver_memory", "growth", "long_videos", "rollout", "serve", "start", "train_step"]
+    "name", ["decode", "driver_memory", "growth", "long_videos", "rollout", "rollout_engine", "serve", "start", "train_step"]
 )
 def test_recorded_figures_still_give_their_tables(name):
     made = page_of(name, files.read_json(RECORDED / f"{name}.json"))
