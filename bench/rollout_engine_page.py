@@ -26,7 +26,7 @@ def page(found: dict[str, Any]) -> str:
         f"{FEWEST} to {MOST} tokens, log-normal with a median of {rows[0]['load']['median_tokens']}. *Barrier* is how rollouts were "
         "made before: a chunk of questions as a whole, each turn after the last reply of the one before, and every score with its "
         "prompt and video computed anew. Now each question goes on by itself, two chunks are in flight, and a video is computed once "
-        f"for all of its scores. Medians of {turns_of(found)} (minimum to maximum).",
+        f"for all of its scores. {turns_of(found)}, and scores of three (minimum to maximum).",
         "",
         *busy_table(rows),
         "",
@@ -95,11 +95,12 @@ def weights_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
         for row in rows
     )
     return [
-        f"**An engine does not outlive its round.** A start takes: {starts} (the first with vLLM's imports); vLLM's `reload_weights` "
-        f"in place: {reloads}. It is not used, for three reasons. Between two rollouts lies a training, which needs the GPUs' memory, "
-        "and to which Ray gives the GPUs only when nobody holds them; an engine that sleeps keeps its context and graphs on each. "
-        "What is saved is one start a round, part of which overlaps the decoding of the first videos. And on CPUs vLLM 0.32's reload "
-        f"is wrong without saying so: against an engine that was started with the new weights, scores are off ({wrong}), because an "
+        f"**An engine does not outlive its round.** By the clock a start takes {starts} (the first with vLLM's imports), vLLM's "
+        f"`reload_weights` in place {reloads}. It is not used, for three reasons. Between two rollouts lies a training, which needs "
+        "the GPUs' memory, and to which Ray gives the GPUs only when nobody holds them; an engine that sleeps keeps its context and "
+        "graphs on each. What is saved is one start a round, part of which overlaps the decoding of the first videos. And on CPUs "
+        "vLLM 0.32's reload is wrong without saying so: against an engine that was started with the new weights, scores are off "
+        f"({wrong}), because an "
         "output layer that shares its weights with the embedding keeps the old ones.",
     ]
 
@@ -124,7 +125,7 @@ def cpu_seconds(turns: Sequence[dict[str, float]]) -> list[float]:
 
 
 def turns_of(found: dict[str, Any]) -> str:
-    return "one turn" if found["rounds"] == 1 else f"{found['rounds']} turns"
+    return "Rollouts are of one turn" if found["rounds"] == 1 else f"Rollouts are medians of {found['rounds']} turns"
 
 
 def share_of(row: dict[str, Any]) -> float:
