@@ -97,6 +97,9 @@ def test_a_training_on_the_cpu_moves_the_adapter_and_exports_whole_weights(prepa
     before = [parameter.clone() for parameter in model.parameters() if not parameter.requires_grad]
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     losses = []
+    with torch.no_grad():
+        measured = -scorer.eval()(batch.inputs, batch.labels)[0].sum().item()
+    scorer.train()
     for _ in range(3):
         logps, *_ = scorer(batch.inputs, batch.labels)
         loss = -logps.sum()
@@ -104,6 +107,7 @@ def test_a_training_on_the_cpu_moves_the_adapter_and_exports_whole_weights(prepa
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    assert measured == pytest.approx(losses[0], rel=1e-5)
     assert losses[2] < losses[1] < losses[0]
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     assert all(torch.equal(one, other) for one, other in zip(before, frozen, strict=True))
