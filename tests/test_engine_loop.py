@@ -109,7 +109,7 @@ def test_an_engine_without_room_is_given_no_more_pixels_than_it_takes_soon():
     loop = EngineLoop(lambda: llm)
     llm.gate.release(10_000)
     loop.run([functools.partial(int, 90)] * 300, [None] * 300)
-    assert max(map(len, llm.steps)) == 3 + NUM_WAITING
+    assert 3 < max(map(len, llm.steps)) <= 3 + NUM_WAITING
 
 
 @pytest.mark.parametrize("bad", [lambda: 1 / 0, -1], ids=["it cannot be rendered", "the engine refuses it"])
