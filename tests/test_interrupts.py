@@ -127,6 +127,17 @@ def test_work_in_a_thread_leaves_the_signals_to_the_main_one():
     ended.set()
 
 
+def test_a_stop_whose_signal_python_dropped_still_ends_the_block(monkeypatch):
+    """As in a callback of the garbage collector, where no exception gets out."""
+    monkeypatch.setattr(interrupts.signal, "pthread_kill", lambda thread, number: None)
+    ended = threading.Event()
+    with pytest.raises(ClusterError, match="y"):
+        stopped_while(ended.wait)
+    ended.set()
+    with pytest.raises(ClusterError, match="z"), interrupts.stoppable() as stop:
+        stop(ClusterError("z"))
+
+
 def stopped_while(work) -> None:
     with interrupts.stoppable() as stop:
         threading.Timer(0.05, stop, [ClusterError("y")]).start()
