@@ -156,7 +156,7 @@ def check_inputs(
         ModelError, ConfigError: the first thing that cannot work.
     """
     check_judges(config, ask_vllm=ask_vllm)
-    model = check_model.inspect(config.model, ask_vllm=ask_vllm, fetch=fetch)
+    model = check_model.inspect(config.model, ask_vllm=ask_vllm, fetch=fetch, engine_args=config.rollout.engine_args)
     if "train" in stages and config.train.cache_vision_features:
         vision_features.check(model.outline)
     warnings = list(model.warnings)
@@ -173,7 +173,7 @@ def check_inputs(
         videos = [video for video in inputs.present if video in plain]
         tokens = check_tokens(asked, videos, config.video, model, config.model)
     lines, more = check_shapes(asked, config.video, model, config.model.max_model_len)
-    check_training(config.train, [*(row.example for row in inputs.train), *inputs.probe])
+    check_training(config.train, [*(row.example for row in inputs.train), *inputs.probe], model.config.model_type)
     return Findings(
         model=model,
         tokens=(*tokens.lines, *lines),
@@ -252,7 +252,7 @@ def _plan_lines(made: ResourcePlan, resources: ClusterResources) -> list[str]:
 
     serve = made.serve
     gpus = f", {serve.bundle_gpus:g} GPU" if serve.bundle_gpus else ""
-    models = "each model after the other" if serve.in_turn else f"{serve.num_models} models"
+    models = "one model at a time" if serve.in_turn else f"{serve.num_models} models"
     return [
         f"cluster: {resources.describe()} on {resources.num_nodes} node(s)",
         line("decoders", made.decoders),

@@ -112,17 +112,7 @@ def endpoint(spec: EndpointSpec, *, on_wait: Callable[[float], None] | None = No
 
 def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> None:
     """Find what would prevent the endpoint from starting, before anything is started. Raises as `endpoint` does."""
-    for model_id, policy in models.items():
-        folder = pathlib.Path(policy.path)
-        if not folder.is_dir():
-            raise ModelError(
-                f"model {model_id!r} is to be served from {policy.path}, which is not a folder; give a checkpoint folder"
-            )
-        if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-            raise ModelError(
-                f"{policy.path} is not a Hugging Face checkpoint: config.json and *.safetensors are needed; `vidalign train` "
-                "exports such folders to rounds/N/model"
-            )
+    check_files(models, serve)
     import ray
     from ray import serve as ray_serve
 
@@ -136,10 +126,31 @@ def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> 
     check_address(serve)
 
 
-def check_address(serve: ServeConfig) -> None:
-    """Raises `ClusterError` where the endpoint's port is taken on this machine, or its media root is no folder."""
+def check_files(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> None:
+    """Raises `ModelError` where a policy's folder is not a checkpoint, and `ClusterError` where the media root is no folder."""
+    for model_id, policy in models.items():
+        folder = pathlib.Path(policy.path)
+        if not folder.is_dir():
+            raise ModelError(
+                f"model {model_id!r} is to be served from {policy.path}, which is not a folder; give a checkpoint folder"
+            )
+        if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+            raise ModelError(
+                f"{policy.path} is not a Hugging Face checkpoint: config.json and *.safetensors are needed; `vidalign train` "
+                "exports such folders to rounds/N/model"
+            )
+    check_media_root(serve)
+
+
+def check_media_root(serve: ServeConfig) -> None:
+    """Raises `ClusterError` where the endpoint's media root is no folder."""
     if serve.media_root is not None and not pathlib.Path(serve.media_root).is_dir():
         raise ClusterError(f"serve.media_root={serve.media_root} is not a folder; file: urls are read from below it")
+
+
+def check_address(serve: ServeConfig) -> None:
+    """Raises `ClusterError` where the endpoint's port is taken on this machine, or its media root is no folder."""
+    check_media_root(serve)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
