@@ -86,7 +86,7 @@ def test_shapes_are_those_of_models_that_exist(name):
 def test_its_parts_run_on_the_cpu_in_a_quick_form(monkeypatch, tmp_path):
     """A failure in one part is in the page and in the exit code, and does not end the others."""
     monkeypatch.setattr(gpu, "cases_of", lambda part, quick: CASES.get(part, ()))
-    options = ["--device", "cpu", "--quick", "--parts", "numbers", "vision", "training", "engine"]
+    options = ["--device", "cpu", "--quick", "--minutes", "60", "--parts", "numbers", "vision", "training", "engine"]
     monkeypatch.setattr(sys, "argv", ["gpu", *options, "--out", str(tmp_path), "--work", str(tmp_path / "work")])
     with pytest.raises(SystemExit, match=r"^training: nonsense failed; the page says how$"):
         gpu.main()
