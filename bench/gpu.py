@@ -140,9 +140,19 @@ def run(arguments: argparse.Namespace, part: str, case: str, work: pathlib.Path)
         finally:
             end_session(process.pid, signal.SIGKILL)
     said = log.read_text(errors="replace")
-    if code != 0:
+    result = told(said)
+    if code != 0 or result is None:
         return {"failed": f"{f'code {code}' if isinstance(code, int) else code}: {said[-LAST_WORDS:]}"}
-    return {"result": json.loads(said.rstrip().splitlines()[-1]), "wall_s": round(time.monotonic() - began, 1)}
+    return {"result": result, "wall_s": round(time.monotonic() - began, 1)}
+
+
+def told(said: str) -> dict[str, Any] | None:
+    """What a part's process told: the last line that is JSON, because an engine may print at its end."""
+    for line in reversed(said.splitlines()):
+        with contextlib.suppress(json.JSONDecodeError):
+            if isinstance(found := json.loads(line), dict):
+                return found
+    return None
 
 
 def end_session(leader: int, number: signal.Signals) -> None:
@@ -152,7 +162,7 @@ def end_session(leader: int, number: signal.Signals) -> None:
 
 
 def one(arguments: argparse.Namespace) -> None:
-    """Measure one part in this process; its last line is JSON."""
+    """Measure one part in this process, and print what `told` reads."""
     import torch
 
     from bench import processes

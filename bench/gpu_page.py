@@ -30,6 +30,8 @@ def page(found: dict[str, Any]) -> str:
         lines += [f"- {key} was left out: {row['left_out']}" for key, row in rows.items() if "left_out" in row]
         if any("result" not in row for row in rows.values()):
             lines.append("")
+    for note in found.get("notes", ()):  # what a measurement cannot say by itself
+        lines += [note, ""]
     return "\n".join(lines)
 
 

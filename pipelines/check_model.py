@@ -22,6 +22,7 @@ from vidalign.model.families import FAMILIES, GENERAL
 from vidalign.model.folder import missing_package, model_folder, read_headers, weight_files
 from vidalign.model.head import check_logits
 from vidalign.model.turns import turns_of
+from vidalign.storage import is_uri
 
 MAX_SCANNED_S = 60.0  # of reading weights
 
@@ -128,6 +129,8 @@ def check_judge(judge: JudgeConfig, key: str, *, ask_vllm: bool = True) -> None:
         return
     remote = bool(judge.engine_args.get("trust_remote_code", False))
     way_out = f"set {key}.model to a model's folder, or {key}.kind to openai for a model at an endpoint"
+    if is_uri(judge.model):
+        raise ModelError(f"{key}.model={judge.model!r}: a judge's model is not read from a store yet; {way_out}")
     try:
         folder = model_folder(judge.model, weights=False)
         architecture = _architecture(folder, trust_remote_code=remote, key=f"{key}.engine_args.trust_remote_code")

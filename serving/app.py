@@ -28,6 +28,7 @@ from cluster.engines import replica_environment, replica_options
 from cluster.resources import ServePlan
 from serving import frames, video_loader
 from serving.chat_rules import ChatRules
+from serving.leftovers import application_name, clear_leftovers
 from serving.proxy import haproxy_folder, proxy_environment
 from serving.readiness import wait_until_ready
 from serving.spec import EndpointSpec
@@ -38,7 +39,6 @@ from vidalign.types import FrameSpec, PolicyVersion
 if TYPE_CHECKING:
     from ray.serve import Application
 
-APPLICATION = "vidalign"
 TARGET_ONGOING_REQUESTS = 32  # requests in flight per replica above which another replica is started
 
 
@@ -90,14 +90,14 @@ def endpoint(spec: EndpointSpec, *, on_wait: Callable[[float], None] | None = No
             )
             app = build_app(spec)
             starting.result()
-        ray_serve.run_many([ray_serve.RunTarget(app, name=APPLICATION)], wait_for_applications_running=False)
+        ray_serve.run_many([ray_serve.RunTarget(app, name=application_name())], wait_for_applications_running=False)
         running = Endpoint(
             base_url=f"http://{_reachable(serve.host)}:{serve.port}/v1",
             versions={model_id: policy.version for model_id, policy in spec.models.items()},
             media_root=serve.media_root,
         )
         wait_until_ready(
-            APPLICATION,
+            application_name(),
             running.base_url,
             running.model_ids,
             started_at=started_at,
@@ -112,6 +112,22 @@ def endpoint(spec: EndpointSpec, *, on_wait: Callable[[float], None] | None = No
 
 def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> None:
     """Find what would prevent the endpoint from starting, before anything is started. Raises as `endpoint` does."""
+    check_files(models, serve)
+    import ray
+    from ray import serve as ray_serve
+
+    clear_leftovers()
+    applications = ray_serve.status().applications if ray.is_initialized() else {}
+    if applications:
+        raise ClusterError(
+            f"Ray Serve is already running {', '.join(sorted(applications))} on this cluster; stop it with `serve shutdown` or "
+            "use another cluster"
+        )
+    check_address(serve)
+
+
+def check_files(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> None:
+    """Raises `ModelError` where a policy's folder is not a checkpoint, and `ClusterError` where the media root is no folder."""
     for model_id, policy in models.items():
         folder = pathlib.Path(policy.path)
         if not folder.is_dir():
@@ -123,22 +139,18 @@ def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> 
                 f"{policy.path} is not a Hugging Face checkpoint: config.json and *.safetensors are needed; `vidalign train` "
                 "exports such folders to rounds/N/model"
             )
-    import ray
-    from ray import serve as ray_serve
+    check_media_root(serve)
 
-    applications = ray_serve.status().applications if ray.is_initialized() else {}
-    if applications:
-        raise ClusterError(
-            f"Ray Serve is already running {', '.join(sorted(applications))} on this cluster; stop it with `serve shutdown` or "
-            "use another cluster"
-        )
-    check_address(serve)
+
+def check_media_root(serve: ServeConfig) -> None:
+    """Raises `ClusterError` where the endpoint's media root is no folder."""
+    if serve.media_root is not None and not pathlib.Path(serve.media_root).is_dir():
+        raise ClusterError(f"serve.media_root={serve.media_root} is not a folder; file: urls are read from below it")
 
 
 def check_address(serve: ServeConfig) -> None:
     """Raises `ClusterError` where the endpoint's port is taken on this machine, or its media root is no folder."""
-    if serve.media_root is not None and not pathlib.Path(serve.media_root).is_dir():
-        raise ClusterError(f"serve.media_root={serve.media_root} is not a folder; file: urls are read from below it")
+    check_media_root(serve)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -203,7 +215,10 @@ def _llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> di
         "placement_group_config": {"bundle_per_worker": spec.plan.bundle(), "strategy": "STRICT_PACK"},
         "deployment_config": deployment_config(spec.plan),
         "runtime_env": {"env_vars": environment},
-        "callback_config": {"callback_class": "serving.engine.LocalCheckpoint"},
+        "callback_config": {
+            "callback_class": "serving.engine.LocalCheckpoint",
+            "callback_kwargs": {"model_path": spec.model.path, "folder": str(pathlib.Path(policy.path).absolute())},
+        },
         "server_cls": "serving.engine.PolicyServer",
     }
 

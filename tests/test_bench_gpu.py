@@ -68,6 +68,11 @@ def test_a_part_whose_packages_are_missing_or_for_which_no_time_is_left_is_said(
     }
 
 
+def test_what_a_part_tells_may_be_followed_by_what_its_engine_prints():
+    assert gpu.told('1\n{"a": 1}\n{"a": 2}\nWARNING [x] y\n\n3\n') == {"a": 2}
+    assert gpu.told("Killed\n") is None
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_shapes_are_those_of_models_that_exist(name):
     config = config_of(SHAPES[name])

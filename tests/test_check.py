@@ -20,11 +20,11 @@ from vidalign import prompts
 from vidalign.config.loading import parse_config
 from vidalign.config.training import TrainConfig
 from vidalign.errors import ClusterError, ConfigError, DataError, ModelError
-from vidalign.model import estimate, memory, rendering
+from vidalign.model import estimate, memory, rendering, training_memory
 from vidalign.model.clip_check import black, measure_tokens
 from vidalign.model.estimate import VisionCost
 from vidalign.model.folder import read_headers, weight_files
-from vidalign.model.memory import ParameterCount
+from vidalign.model.training_memory import ParameterCount
 from vidalign.types import FrameSpec
 from vidalign.video.readers import target_size
 
@@ -177,7 +177,7 @@ def test_a_context_that_just_fits():
 )
 def test_training_memory_by_zero_stage(dtype, stage, workers, weights, gradients, optimizer):
     train = TrainConfig(num_workers=workers, batch_size=workers, zero_stage=stage)  # type: ignore[call-arg]
-    made = memory.train_memory(ParameterCount(total=1000, trainable=1000), train, dtype)
+    made = training_memory.train_memory(ParameterCount(total=1000, trainable=1000), train, dtype)
     assert (made.weights, made.gradients, made.optimizer) == (weights, gradients, optimizer)
 
 
@@ -194,11 +194,11 @@ def test_parameters_are_counted_as_the_policy_freezes_them(tiny_model):
         train = TrainConfig(**options)
         set_trainable(model, vision_tower=train.train_vision_tower, projector=train.train_projector)
         expected = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        assert memory.count_parameters(empty, train).trainable == expected, options
+        assert training_memory.count_parameters(empty, train).trainable == expected, options
     train = TrainConfig(lora={"rank": 8, "alpha": 16})  # type: ignore[arg-type]
     adapted = add_adapter(model, train)
     expected = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    assert memory.count_parameters(empty, train).trainable == expected
+    assert training_memory.count_parameters(empty, train).trainable == expected
 
 
 def test_engine_memory_by_hand():
