@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import psutil
 
@@ -50,8 +50,7 @@ class _Ending:
     def force(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             print(self.text, file=sys.stderr, flush=True)
-        end_children()
-        os._exit(self.exit_code)
+        leave(self.exit_code)
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.is_own:
@@ -154,6 +153,15 @@ def beside(work: Callable[[], ResultT], poll_s: float = 0.2) -> ResultT:
     if errors:
         raise errors[0]
     return results[0]
+
+
+def leave(exit_code: int) -> NoReturn:
+    """End this process and all below it at once: Python itself would first wait for threads that have nothing left to do."""
+    end_children()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(exit_code)
 
 
 def end_children() -> None:

@@ -37,7 +37,8 @@ def work(arguments):
 
 cli._run_doctor = work
 interrupts.LIMIT_S = 0.5
-sys.exit(cli.main(["doctor"]))
+sys.argv = ["vidalign", "doctor"]
+sys.exit(cli.main())
 """
 
 
@@ -66,9 +67,10 @@ def is_running(pid: int) -> bool:
     [
         (signal.SIGINT, 130, "threading.Event().wait()", "child.kill()"),
         (signal.SIGTERM, 143, "time.sleep(60)", "child.kill()"),
+        (signal.SIGTERM, 143, "time.sleep(60)", "threading.Thread(target=time.sleep, args=(60,)).start()"),
         (signal.SIGTERM, 143, "time.sleep(60)", "signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"),
     ],
-    ids=["waiting", "sleeping", "hanging"],
+    ids=["waiting", "sleeping", "a thread that goes on", "hanging"],
 )
 def test_a_signal_ends_the_command_in_one_sentence(number, code, work, cleanup):
     process, child = started(work, cleanup)

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import importlib
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -27,6 +28,7 @@ from cluster.launcher import limits, with_growth
 from cluster.resources import ClusterResources
 from pipelines.cli import main
 from pipelines.serve import application
+from serving.proxy import PATIENCE
 from vidalign.config.loading import parse_config
 from vidalign.errors import ConfigError, ModelError
 
@@ -233,7 +235,10 @@ def test_ray_serve_itself_starts_the_application(model_path, tmp_path):
     (tmp_path / "serve.yaml").write_text(yaml.safe_dump(serve))
     with (tmp_path / "log").open("w") as log:
         command = [str(pathlib.Path(sys.executable).parent / "serve"), "run", str(tmp_path / "serve.yaml")]
-        running = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        patient = (
+            os.environ | PATIENCE | {"RAY_raylet_start_wait_time_s": "120"}
+        )  # a busy machine misses Ray's own deadlines
+        running = subprocess.Popen(command, env=patient, stdout=log, stderr=log, start_new_session=True)
     try:
         found, deadline = None, time.monotonic() + 300
         while found is None:
