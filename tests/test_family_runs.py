@@ -79,8 +79,7 @@ def greedy(folder, example):
     with torch.no_grad():
         while len(tokens) < NUM_TOKENS:
             batch = collate([(prompt, [*tokens, 0])], pad_id=0)
-            last = scorer.hidden(batch.inputs, batch.labels)[-1]
-            tokens.append(int(scorer.model.get_output_embeddings()(last).argmax()))
+            tokens.append(int(scorer.logits(scorer.hidden(batch.inputs, batch.labels)[-1:]).argmax()))
             if tokens[-1] == turns_of(processor).end[-1]:
                 break
     return processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()

@@ -504,7 +504,7 @@ def gemma4(folder: pathlib.Path) -> None:
             image_seq_length=70,
             chat_template=template(body, "<|video|>", "<|image|>"),
         ),
-        suppress_tokens=[token(each) for each in ("<|image|>", "<|audio|>", "<eos>")],
+        suppress_tokens=[token(each) for each in ("<|image|>", "<|audio|>", "<|video|>")],
     )
 
 

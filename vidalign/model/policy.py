@@ -19,7 +19,7 @@ from vidalign.model import families, shared_prefix, vision_features
 from vidalign.model.batch import IGNORED
 from vidalign.model.head import compute_in_float32, finish_of, finished_logits
 from vidalign.model.loading import explained, load, read_config, trainable_class
-from vidalign.model.logps import CHUNK_SIZE, forward_kl, num_chunks, pad_to_mask, token_logps
+from vidalign.model.logps import CHUNK_SIZE, at_least_float32, forward_kl, num_chunks, pad_to_mask, token_logps
 from vidalign.model.positions import correct_positions
 from vidalign.model.videos import correct_videos
 from vidalign.model.vision_attention import attend_by_windows
@@ -247,6 +247,10 @@ class ResponseScorer(nn.Module):
     def score(self, hidden: torch.Tensor, tokens: torch.Tensor, min_calls: int = 0) -> torch.Tensor:
         """Log-probs [N] float32 of tokens [N] under final hidden states [N, D]."""
         return token_logps(hidden, self._finished(self._head()), tokens, chunk_size=self.chunk_size, min_calls=min_calls)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the model makes of final hidden states [N, D]: logits [N, V] in float32."""
+        return at_least_float32(self._finished(self._head())(hidden))
 
     def _head(self) -> nn.Module:
         return unwrapped(self.model).get_output_embeddings()
