@@ -24,25 +24,22 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from actors import sharding
 from actors.metrics_log import MetricsLog
 from actors.monitor import Monitor
-from actors.rank import Rank
+from actors.rank import Rank, place_of
 from actors.reference import parts_of, write_missing
 from actors.train_job import TrainJob
 from actors.training_data import TrainingData, batch_source, with_features
 from vidalign.learning import objectives
 from vidalign.learning.ahead import Renderer
-from vidalign.learning.batches import batch_order, micro_batches, spread
+from vidalign.learning.batches import batch_order, first_of, micro_batches, spread
 from vidalign.learning.sequences import TrainingGroup
 from vidalign.learning.views import view_of
-from vidalign.model import shared_prefix, vision_features
+from vidalign.model import sequence_parallel, shared_prefix, vision_features
 from vidalign.model.checkpoint import export_policy
 from vidalign.model.folder import stage_model
-from vidalign.model.policy import load_policy, outline_policy
-from vidalign.model.quantized import load_quantized
 from vidalign.model.tensor_cache import TensorCache
 
 
@@ -54,14 +51,6 @@ def train_loop(config: dict[str, Any]) -> None:
     learner = Learner(TrainJob.from_dict(config), device=ray.train.torch.get_device())
     learner.restore(ray.train.get_checkpoint())
     learner.run(report=ray.train.report)
-
-
-def load_model(job: TrainJob, device: torch.device) -> torch.nn.Module:
-    """The job's policy as this rank needs it: whole, in 4 bits, or an outline that is sent its weights."""
-    if job.train.lora is not None and job.train.lora.quantize is not None:
-        return load_quantized(job.model, job.policy_path, device)
-    load = load_policy if job.train.zero_stage < 3 or sharding.is_root() else outline_policy
-    return load(job.model, job.policy_path)
 
 
 class Learner:
@@ -76,8 +65,9 @@ class Learner:
         view = view_of(self.objective)
         self.data = TrainingData.read(job, self.objective)
         torch.manual_seed(job.seed)
-        model = load_model(job, device)
+        model = sharding.load_model(job, device)
         packed = shared_prefix.wanted(model, train.shared_prefix)
+        sequence_parallel.check(model, train.sequence_parallel, packed=packed)
         self.source = batch_source(job, model, packed=packed)
         if train.cache_vision_features:
             cache, dtype = TensorCache(pathlib.Path(job.cache) / "vision"), getattr(torch, job.model.dtype)
@@ -102,7 +92,7 @@ class Learner:
             compares=self.objective.needs_kl,
             device=device,
         )
-        self.log = MetricsLog(pathlib.Path(job.stage)) if self.rank.index == 0 else None
+        self.log = MetricsLog(pathlib.Path(job.stage)) if self.rank.is_first else None
         self.refer()
         self.monitor = Monitor(
             self.rank,
@@ -176,7 +166,7 @@ class Learner:
         if every is not None and self.step_index % every == 0:
             return True
         passed = time.monotonic() - self.saved_at
-        return minutes is not None and bool(self.rank.largest(self.rank.index == 0 and passed >= minutes * 60))
+        return minutes is not None and bool(self.rank.largest(self.rank.is_first and passed >= minutes * 60))
 
     def step(self, indices: np.ndarray) -> tuple[float, float | None, dict[str, float]]:
         """One optimizer step on a global batch of groups: (loss, gradient norm, objective metrics), means over the batch.
@@ -220,7 +210,7 @@ class Learner:
 
     def _prepare_start(self, watched: Sequence[TrainingGroup], probe: Sequence[TrainingGroup]) -> None:
         """Let the prompts that a new training takes first be rendered while DeepSpeed starts: those that it measures."""
-        place = max(1, self.job.train.micro_batch_size), dist.get_rank(), dist.get_world_size()
+        place = max(1, self.job.train.micro_batch_size), *place_of(self.job.train.sequence_parallel)
         self.renderer.prepare(
             [
                 groups[index]
@@ -231,9 +221,13 @@ class Learner:
         )
 
     def _prepare(self, step_index: int) -> None:
-        """Let prompts of a step be rendered while there is nothing else to render."""
+        """Let a step's prompts and its first batch be rendered while there is nothing else to render."""
         own = self._own(self.order[step_index]).tolist() if step_index < len(self.order) else []
-        self.renderer.prepare([self.view.sequences(self.data.groups[index]) for index in own])
+        train = self.job.train
+        self.renderer.prepare(
+            [self.view.sequences(self.data.groups[index]) for index in own],
+            first=functools.partial(first_of, size=train.micro_batch_size, budget=train.tokens_per_micro_batch),
+        )
 
     def _forwards(self, own: np.ndarray) -> list[np.ndarray]:
         """This rank's groups of one optimizer step, split into forward passes. Collective."""
@@ -278,7 +272,7 @@ class Learner:
         self.rank.save(folder, state)
         report(
             {"step": self.step_index, "num_steps": len(self.order)},
-            checkpoint=Checkpoint(str(folder)) if self.rank.index == 0 else None,
+            checkpoint=Checkpoint(str(folder)) if self.rank.is_first else None,
             checkpoint_dir_name=name,
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )

@@ -15,6 +15,7 @@ from vidalign.learning.schedule import learning_rate_factor
 from vidalign.model.batch import IGNORED, Batch
 from vidalign.model.logps import CHUNK_SIZE, RowLogps
 from vidalign.model.policy import ResponseScorer, prepare_training
+from vidalign.model.sequence_parallel import shards_of
 from vidalign.model.tensor_cache import read_tensors, write_tensors
 from vidalign.model.training_memory import accumulates, bucket_elements
 
@@ -22,7 +23,11 @@ TAG = "state"  # the folder of a checkpoint that DeepSpeed writes into
 
 
 class Rank:
-    """Holds the engine. `index` is this rank's position among `count` ranks."""
+    """Holds the engine. `index` is this rank's position among `count` ranks that take groups of their own.
+
+    Where ranks share each forward pass (`train.sequence_parallel`), they have the same `index`, and one of them `leads`; `is_first` is
+    true on one rank of all.
+    """
 
     def __init__(
         self,
@@ -39,18 +44,23 @@ class Rank:
         """`packed`, `compares` and `chunk_size`: see `vidalign.model.policy.ResponseScorer`."""
         import deepspeed
 
-        self.index, self.count = dist.get_rank(), dist.get_world_size()
+        self._shards = shards_of(train.sequence_parallel)
+        self.index, self.count = place_of(train.sequence_parallel)
+        self.leads, self.is_first = self._shards is None or self._shards.index == 0, dist.get_rank() == 0
         self.device, self._dtype = device, getattr(torch, dtype)
-        self._calls_gather = train.zero_stage == 3 and self.count > 1
+        self._calls_gather = train.zero_stage == 3 and dist.get_world_size() > 1
         scorer = ResponseScorer(
             prepare_training(model, train),
             packed=packed,
             compares=compares,
             float32_head=train.float32_head,
             chunk_size=chunk_size,
+            shards=self._shards,
         )
         num_trainable = sum(parameter.numel() for parameter in scorer.model.parameters() if parameter.requires_grad)
-        config = deepspeed_config(train, dtype, num_workers=self.count, device=device, num_trainable=num_trainable)
+        config = deepspeed_config(
+            train, dtype, num_workers=dist.get_world_size(), device=device, num_trainable=num_trainable
+        )
         # DeepSpeed's shared-memory all-reduce for inference on CPUs is never used in training. Compiling it takes most of a minute
         # at the first start and needs a C++ compiler, and a process killed in the middle leaves a lock that all later ones wait for.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -117,9 +127,11 @@ class Rank:
         return None if norm is None else float(norm)
 
     def add_up(self, *values: torch.Tensor) -> None:
-        """Replace each tensor by its sum over all ranks."""
+        """Replace each tensor by its sum over all ranks that take groups of their own."""
         for value in values:
             dist.all_reduce(value)
+            if self._shards is not None:
+                value /= self._shards.count
 
     def wait(self) -> None:
         """Return once all ranks have come here."""
@@ -151,7 +163,12 @@ class Rank:
         return state
 
     def _random(self, folder: str | pathlib.Path) -> pathlib.Path:
-        return pathlib.Path(folder) / f"random-{self.index}.safetensors"
+        return pathlib.Path(folder) / f"random-{dist.get_rank()}.safetensors"
+
+
+def place_of(sequence_parallel: int) -> tuple[int, int]:
+    """(index, count) of this process among ranks that take groups of their own."""
+    return dist.get_rank() // sequence_parallel, dist.get_world_size() // sequence_parallel
 
 
 def deepspeed_config(
@@ -173,10 +190,11 @@ def deepspeed_config(
         adam["torch_adam"] = True
         if device.type == "cuda":
             adam["fused"] = True
+    per_worker = max(1, train.batch_size // num_workers)  # of its own books: the learner cuts batches itself
     mixed = dtype != "float32" and train.zero_stage > 0 and accumulates(train)
     config = {
-        "train_batch_size": train.batch_size,
-        "train_micro_batch_size_per_gpu": train.batch_size // num_workers,
+        "train_batch_size": per_worker * num_workers,
+        "train_micro_batch_size_per_gpu": per_worker,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": train.max_grad_norm,
         "optimizer": {

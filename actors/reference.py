@@ -156,7 +156,7 @@ def write_missing(
             rows, hidden = rank.outputs(batch)
         outputs = outputs_of_pairs(rows.logps[rows.mask], hidden, rows.mask.sum(-1).tolist(), parts)
         for group, tensors, is_own in zip(own, outputs, inside, strict=True):
-            if is_own:
+            if is_own and rank.leads:
                 write_tensors(pathlib.Path(kept[group.id]), tensors)
         number = min(len(todo), number + max(1, size) * rank.count)
         if done is not None:

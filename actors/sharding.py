@@ -15,12 +15,24 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from actors.train_job import TrainJob
+from vidalign.model.policy import load_policy, outline_policy
+from vidalign.model.quantized import load_quantized
+
 ROOT = 0  # the rank that has the weights
 
 
 def is_root() -> bool:
     """Whether this rank has the weights."""
     return dist.get_rank() == ROOT
+
+
+def load_model(job: TrainJob, device: torch.device) -> nn.Module:
+    """The job's policy as this rank needs it: whole, in 4 bits, or an outline that is sent its weights."""
+    if job.train.lora is not None and job.train.lora.quantize is not None:
+        return load_quantized(job.model, job.policy_path, device)
+    load = load_policy if job.train.zero_stage < 3 or is_root() else outline_policy
+    return load(job.model, job.policy_path)
 
 
 def shard(module: nn.Module, config: dict[str, Any], *, dtype: torch.dtype, device: torch.device) -> None:

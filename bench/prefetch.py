@@ -158,7 +158,7 @@ class InTurn:
     def batches(self, forwards: Sequence[Sequence[TrainingGroup]]) -> Iterator[Batch]:
         return self._source.batches(forwards)
 
-    def prepare(self, groups: Sequence[TrainingGroup]) -> None:
+    def prepare(self, groups: Sequence[TrainingGroup], first: Any = None) -> None:
         pass
 
     def close(self) -> None:

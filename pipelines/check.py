@@ -36,7 +36,7 @@ from vidalign.errors import ConfigError
 from vidalign.files import RunFolder
 from vidalign.learning import objectives
 from vidalign.learning.views import view_of
-from vidalign.model import quantized, vision_attention, vision_features
+from vidalign.model import quantized, sequence_parallel, shared_prefix, vision_attention, vision_features
 from vidalign.model.checkpoint import policy_version
 from vidalign.model.engine_rules import check_on_cpu
 from vidalign.model.turns import turns_of
@@ -204,6 +204,8 @@ def check_plan(
     if "train" in stages:
         wanted, outline = config.model.vision_attention, found.model.outline
         vision_attention.check(wanted, outline, dtype=config.model.dtype, use_gpu=made.use_gpu, here=machines.here)
+        packed = config.train.shared_prefix and not shared_prefix.obstacle(outline)
+        sequence_parallel.check(outline, config.train.sequence_parallel, packed=packed)
         if machines.here:
             quantized.check(config.train)
     asks = "rollout" in stages and recipes.build(config.recipe).asks_policy and not made.engines.gpus

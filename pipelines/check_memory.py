@@ -231,7 +231,8 @@ def _training(config: RunConfig, made: ResourcePlan, model: ModelFacts, num_toke
     count_ = training_memory.count_parameters(outline, train)
     states = training_memory.train_memory(count_, train, dtype, on_gpu=made.use_gpu)
     trains_vision = train.train_vision_tower and train.lora is None
-    held = acts.training(tokens, tokens, checkpointing=train.gradient_checkpointing, trains_vision=trains_vision)
+    own = -(-tokens // train.sequence_parallel)  # videos are computed by each rank
+    held = acts.training(own, tokens, checkpointing=train.gradient_checkpointing, trains_vision=trains_vision)
     ways_out = []
     if train.lora is None:
         ways_out.append("set train.lora")

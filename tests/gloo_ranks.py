@@ -73,12 +73,12 @@ def train(job: dict[str, Any], *, chunk_size: int, export: dict[str, Any] | None
     """Train to the end, measured before and after, and export where that is asked for."""
     import torch
 
-    from actors import learner, rank
+    from actors import learner, rank, sharding
     from actors.train_job import TrainJob
 
     learner.Rank = functools.partial(rank.Rank, chunk_size=chunk_size)  # type: ignore[misc]
     if os.environ["RANK"] != "0" and job["train"]["zero_stage"] == 3:
-        learner.load_policy = refused
+        sharding.load_policy = refused
     one = learner.Learner(TrainJob.from_dict(job), device=torch.device("cpu"))
     measured = [one.monitor.measure(0)]
     losses = []

@@ -113,6 +113,34 @@ def test_a_prepared_prompt_is_rendered_once(renderer, watched, groups):  # noqa:
     assert len(watched.rendered) == 2  # lengths are remembered without the prompts
 
 
+def test_the_first_batch_of_the_next_step_is_made_before_it_is_asked_for(renderer, watched, groups):  # noqa: F811
+    asked = []
+
+    def first(lengths):
+        asked.append(list(lengths))
+        return [1]
+
+    renderer.prepare(groups[:2], first=first)
+    idle(renderer)
+    made = renderer._first.result(SECONDS)[1]
+    assert asked == [renderer.num_tokens(groups[:2])]
+    batches = renderer.batches([[groups[1]], [groups[0]]])
+    assert next(batches) is made
+    assert next(batches).inputs["input_ids"].shape == (1, asked[0][0])
+    assert len(watched.rendered) == 2
+
+
+def test_a_first_batch_of_other_groups_is_not_taken(renderer, watched, groups):  # noqa: F811
+    renderer.prepare(groups[:2], first=lambda lengths: [1])
+    idle(renderer)
+    renderer._first.result(SECONDS)
+    [batch] = renderer.batches([[groups[0]]])
+    assert batch.inputs["input_ids"].shape == (1, renderer.num_tokens([groups[0]])[0])
+    renderer.prepare([groups[0]], first=lambda lengths: [7])  # an error of what nobody asked for
+    idle(renderer)
+    assert len(next(renderer.batches([[groups[0]]])).labels) == 2
+
+
 def test_what_was_to_be_prepared_is_replaced(renderer, watched, groups):  # noqa: F811
     watched.goes_on.clear()
     renderer.prepare([groups[0], groups[1], groups[1]])

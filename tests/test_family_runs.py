@@ -64,6 +64,7 @@ def config_of(name, model, data, folder):
         "train": {"learning_rate": 1e-3, "batch_size": 2, "micro_batch_size": 2, "num_monitored": 2, "log_every": 1},
         "evaluate": {"max_new_tokens": NUM_TOKENS},
         "serve": {"port": port},
+        "cluster": {"address": "local"},
     }
     path = folder / "align.yaml"
     path.write_text(yaml.safe_dump(raw))

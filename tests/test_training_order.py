@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vidalign.errors import DataError
-from vidalign.learning.batches import batch_order, micro_batches, spread
+from vidalign.learning.batches import batch_order, first_of, micro_batches, spread
 from vidalign.learning.schedule import learning_rate_factor
 
 
@@ -66,3 +66,10 @@ def test_measured_rows_are_spread_over_ranks_in_equally_many_forwards(count, siz
     measured = [row for forwards in spreads for rows, inside in forwards for row in rows[inside]]
     assert sorted(measured) == list(range(count))
     assert all(len(rows) == size for forwards in spreads for rows, _ in forwards)
+
+
+def test_the_first_forward_pass_is_known_before_the_ranks_have_agreed():
+    own = np.array([5, 3, 9, 4])
+    for options in ({"size": 2, "budget": None}, {"size": 1, "budget": 12}):
+        found = micro_batches(own, **options, num_tokens=lambda rows: rows, largest=lambda number: number)
+        assert own[first_of(own.tolist(), **options)].tolist() == found[0].tolist()

@@ -56,6 +56,8 @@ class TrainConfig(Section):
     `cache_dir` is where these features and the reference's outputs are kept, by content; null means the run's folder.
     `float32_head` computes logits in float32 in a model of another type: in rollouts, for the reference and in training.
 
+    `sequence_parallel` neighbouring workers share each forward pass, so that a long video takes that much less memory on each.
+
     `deepspeed` holds options of DeepSpeed's own configuration, merged into ours last: offloading, bucket sizes, hpZ, data types.
 
     Every `log_every` steps the first `num_monitored` pairs and `num_probed` rows of data.probe are measured: that is their forward
@@ -75,6 +77,7 @@ class TrainConfig(Section):
             "zero_stage",
             "gradient_checkpointing",
             "shared_prefix",
+            "sequence_parallel",
             "cache_vision_features",
             "cache_dir",
             "log_every",
@@ -105,6 +108,7 @@ class TrainConfig(Section):
     zero_stage: int = pydantic.Field(2, ge=0, le=3)
     gradient_checkpointing: bool = False
     shared_prefix: bool = True
+    sequence_parallel: int = pydantic.Field(1, ge=1)
     cache_vision_features: bool = False
     cache_dir: str | None = None
     float32_head: bool = False
@@ -124,14 +128,27 @@ class TrainConfig(Section):
 
     @pydantic.model_validator(mode="after")
     def _accumulation_is_whole(self) -> TrainConfig:
-        per_step = self.micro_batch_size * self.num_workers
+        if self.num_workers % self.sequence_parallel:
+            raise ValueError(
+                f"num_workers must be a multiple of sequence_parallel, got num_workers={self.num_workers} and "
+                f"sequence_parallel={self.sequence_parallel}; "
+                f"set num_workers to {-(-self.num_workers // self.sequence_parallel) * self.sequence_parallel}, or "
+                "sequence_parallel to 1"
+            )
+        shared = f" / sequence_parallel {self.sequence_parallel}" if self.sequence_parallel > 1 else ""
+        per_step = self.micro_batch_size * self.num_readers
         if self.batch_size % per_step:
             raise ValueError(
                 f"batch_size must be a multiple of micro_batch_size x num_workers, got batch_size={self.batch_size} and "
-                f"{self.micro_batch_size} x {self.num_workers} = {per_step}; "
+                f"{self.micro_batch_size} x {self.num_workers}{shared} = {per_step}; "
                 f"set batch_size to {max(1, self.batch_size // per_step) * per_step} or lower micro_batch_size"
             )
         return self
+
+    @property
+    def num_readers(self) -> int:
+        """Workers that take pairs of their own: all, or one of each that share their forward passes."""
+        return self.num_workers // self.sequence_parallel
 
     @pydantic.model_validator(mode="after")
     def _deepspeed_leaves_ours_alone(self) -> TrainConfig:

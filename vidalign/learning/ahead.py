@@ -17,7 +17,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
@@ -25,6 +25,7 @@ from vidalign.learning.batch_source import BatchSource
 from vidalign.learning.sequences import TrainingGroup
 from vidalign.model.batch import Batch
 
+_Made: TypeAlias = tuple[list[TrainingGroup], Batch]  # a batch, and what it is of
 URGENT, LATER, NEVER = 0, 1, -1  # NEVER ends the thread before anything else that waits
 
 
@@ -46,26 +47,36 @@ class Renderer:
         self._source = dataclasses.replace(
             source, processor=copy.deepcopy(source.processor), _kept={}, _lengths=source._lengths.copy()
         )
-        self._pins, self._dtype = device.type == "cuda", dtype
+        self._device, self._dtype = device, dtype
         self._jobs: queue.PriorityQueue[tuple[int, int, Future[Any] | None, Callable[[], Any]]] = queue.PriorityQueue()
         self._numbers = itertools.count()
         self._later: list[Future[Any]] = []
+        self._first: Future[_Made] | None = None
         self._thread: threading.Thread | None = None
 
     def batches(self, forwards: Sequence[Sequence[TrainingGroup]]) -> Iterator[Batch]:
-        """The batch of each forward pass. The first is rendered at once, and each other one when its predecessor is taken."""
+        """The batch of each forward pass. The first is rendered at once, if not before, and each other one as the last is taken."""
         todo = iter(forwards)
-        return self._in_turn(self._batch(next(todo, None)), todo)
+        first = next(todo, None)
+        return self._in_turn(self._made_before(first) or self._batch(first), todo)
 
     def num_tokens(self, groups: Sequence[TrainingGroup]) -> list[int]:
         """`BatchSource.num_tokens` of each group."""
         return self._submit(URGENT, lambda: [self._source.num_tokens(group) for group in groups]).result()
 
-    def prepare(self, groups: Sequence[TrainingGroup]) -> None:
-        """Render prompts that will be asked for next, whenever no batch is asked for; replaces what was to be prepared before."""
+    def prepare(
+        self, groups: Sequence[TrainingGroup], first: Callable[[Sequence[int]], Sequence[int]] | None = None
+    ) -> None:
+        """Render what will be asked for next, whenever no batch is asked for; replaces what was to be prepared before.
+
+        Args:
+            groups: whose prompts are rendered.
+            first: which of them the first batch will be of, given the number of tokens of each; then it is made as well.
+        """
         for future in self._later:
             future.cancel()
         self._later = [self._submit(LATER, functools.partial(self._source.prepare, group)) for group in groups]
+        self._first = self._submit(LATER, functools.partial(self._make_first, groups, first)) if groups and first else None
 
     def close(self) -> None:
         """End the thread once it has finished what it is at."""
@@ -80,12 +91,31 @@ class Renderer:
             ready = self._batch(next(todo, None))
             yield batch
 
+    def _make_first(self, groups: Sequence[TrainingGroup], first: Callable[[Sequence[int]], Sequence[int]]) -> _Made:
+        chosen = [groups[index] for index in first([self._source.num_tokens(group) for group in groups])]
+        return chosen, self._rendered(chosen)
+
+    def _made_before(self, groups: Sequence[TrainingGroup] | None) -> Future[Batch] | None:
+        """The batch of these groups, if it was prepared."""
+        future, self._first = self._first, None
+        if groups is None or future is None or future.cancel():
+            return None
+        try:
+            chosen, batch = future.result()
+        except Exception:  # the batch that is asked for raises its own
+            return None
+        if chosen != list(groups):
+            return None
+        made: Future[Batch] = Future()
+        made.set_result(batch)
+        return made
+
     def _batch(self, groups: Sequence[TrainingGroup] | None) -> Future[Batch] | None:
         return None if groups is None else self._submit(URGENT, functools.partial(self._rendered, groups))
 
     def _rendered(self, groups: Sequence[TrainingGroup]) -> Batch:
         batch = self._source.batch(groups).to(torch.device("cpu"), self._dtype)
-        return batch.pinned() if self._pins else batch
+        return batch.pinned() if self._device.type == "cuda" else batch
 
     def _submit(self, when: int, function: Callable[[], Any]) -> Future[Any]:
         future: Future[Any] = Future()
@@ -97,6 +127,8 @@ class Renderer:
         return future
 
     def _work(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # a thread begins on the first GPU, and pinning memory would take some of it
         while True:
             _, _, future, function = self._jobs.get()
             if future is None:

@@ -47,6 +47,11 @@ def micro_batches(
     return [own[rows] for rows in split_further(bins, largest(len(bins)))]
 
 
+def first_of(lengths: Sequence[int], *, size: int, budget: int | None) -> list[int]:
+    """Rows of the first forward pass of `micro_batches`, as far as a rank knows it alone: others may need more passes."""
+    return list(range(size)) if budget is None else list(pack(lengths, budget)[0])
+
+
 def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Pack rows into bins of `budget` tokens by first fit, longest first; a longer row gets its own bin. Returns row indices."""
     bins: list[list[int]] = []

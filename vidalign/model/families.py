@@ -53,6 +53,7 @@ class Family:
         mixes: prompts of several videos and images were tested to be the same in vLLM and transformers.
         windows: its vision tower attends window by window, or frame by frame, and was tested to do so for many of them in one call
             (`vidalign.model.vision_attention`).
+        shards: a row divided among ranks was tested to give the log-probs of a whole one (`vidalign.model.sequence_parallel`).
         counted_processors: processors whose vision tokens follow the closed form of `vidalign.model.estimate.VisionCost`.
     """
 
@@ -71,6 +72,7 @@ class Family:
     suppresses: bool = False
     mixes: bool = False
     windows: bool = False
+    shards: bool = False
     counted_processors: tuple[str, ...] = ()
 
 
@@ -84,11 +86,18 @@ FAMILIES: dict[str, Family] = {
         mrope=True,
         mixes=True,
         windows=True,
+        shards=True,
         counted_processors=("Qwen2VLVideoProcessor", "Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast"),
     ),
     # Its processors are those of Qwen2-VL.
     "qwen2_5_vl": Family(
-        projectors=("merger",), packs=True, takes_features=one_per_video, mrope=True, mixes=True, windows=True
+        projectors=("merger",),
+        packs=True,
+        takes_features=one_per_video,
+        mrope=True,
+        mixes=True,
+        windows=True,
+        shards=True,
     ),
     "qwen3_vl": Family(projectors=("merger", "deepstack_merger_list"), packs=True, windows=True),
     "qwen3_vl_moe": Family(
@@ -96,7 +105,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen3_5": Family(projectors=("merger",), windows=True),
     "qwen3_5_moe": Family(projectors=("merger",)),
-    "llava_onevision": Family(packs=True, takes_features=one_batch),
+    "llava_onevision": Family(packs=True, takes_features=one_batch, shards=True),
     "llava_next_video": Family(packs=True, takes_features=one_per_video),
     "internvl": Family(packs=True),
     "video_llava": Family(towers=("video_tower",)),  # in addition to image_tower, which the model names

@@ -15,12 +15,13 @@ from torch import nn
 from vidalign.config.run import ModelConfig
 from vidalign.config.training import TrainConfig
 from vidalign.errors import ConfigError
-from vidalign.model import families, shared_prefix, vision_features
+from vidalign.model import families, sequence_parallel, shared_prefix, vision_features
 from vidalign.model.batch import IGNORED
 from vidalign.model.head import compute_in_float32, finish_of, finished_logits
 from vidalign.model.loading import explained, load, read_config, trainable_class
 from vidalign.model.logps import CHUNK_SIZE, at_least_float32, forward_kl, num_chunks, pad_to_mask, token_logps
 from vidalign.model.positions import correct_positions
+from vidalign.model.sequence_parallel import Shards
 from vidalign.model.videos import correct_videos
 from vidalign.model.vision_attention import attend_by_windows
 from vidalign.model.weights import unwrapped
@@ -167,6 +168,7 @@ class ResponseScorer(nn.Module):
         compares: keep what a full-vocabulary KL to the present weights needs: a frozen copy of the output layer, unless that is
             frozen anyway (LoRA). The rest of the reference is its final hidden states, computed before training.
         float32_head: see `vidalign.model.head`.
+        shards: the ranks that share each packed row; then all of them call this at the same time, with the same batch.
     """
 
     def __init__(
@@ -177,13 +179,17 @@ class ResponseScorer(nn.Module):
         compares: bool = False,
         float32_head: bool = False,
         chunk_size: int = CHUNK_SIZE,
+        shards: Shards | None = None,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.shards = model, shards
         if float32_head:
             compute_in_float32(self._head())
         self._finished = functools.partial(finished_logits, finish=finish_of(unwrapped(self.model)))
-        if packed:
+        if shards is not None:
+            assert packed, "only packed rows are divided"
+            sequence_parallel.enable(unwrapped(self.model), shards)
+        elif packed:
             shared_prefix.enable(unwrapped(self.model))
         self.chunk_size = chunk_size
         self.reference_head: nn.Module | None = None
@@ -209,22 +215,54 @@ class ResponseScorer(nn.Module):
             [R, T] float32 log-probs, 0 outside the response; the KL [R] in nats, summed over each response's tokens and 0 for
             rows that `reference_hidden` does not cover, or None without it; and the final hidden states [N, D], see `hidden`.
         """
+        if self.shards is not None:
+            assert sources is not None
+            return self._forward_share(self.shards, inputs, labels, reference_hidden, sources, min_calls)
         mask = labels != IGNORED
         hidden = self.hidden(inputs, labels, sources)
         logps = pad_to_mask(self.score(hidden, labels[mask], min_calls[0]), mask)
         if reference_hidden is None:
             return logps, None, hidden
         count = len(reference_hidden)
-        kl = forward_kl(
-            hidden[:count],
+        kl = self._kl(hidden[:count], reference_hidden, min_calls[1])
+        uncovered = kl.new_zeros(len(hidden) - count)
+        return logps, pad_to_mask(torch.cat([kl, uncovered]), mask).sum(-1), hidden
+
+    def _forward_share(
+        self,
+        shards: Shards,
+        inputs: dict[str, Any],
+        labels: torch.Tensor,
+        reference_hidden: torch.Tensor | None,
+        sources: torch.Tensor,
+        min_calls: tuple[int, int],
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """What `forward` returns, computed by each rank for the response tokens in its share of the row. Collective."""
+        mask = labels != IGNORED
+        states = self._states(inputs)[0]  # [T of a share, D]
+        places = sources[mask] - shards.index * len(states)
+        is_own = (places >= 0) & (places < len(states))
+        hidden = states[places[is_own]]
+        logps = self.score(hidden, labels[mask][is_own], min_calls[0])
+        logps = pad_to_mask(shards.joined(logps, is_own, states), mask)
+        all_hidden = shards.joined(hidden.detach(), is_own, states.detach())
+        if reference_hidden is None:
+            return logps, None, all_hidden
+        covered = is_own[: len(reference_hidden)]
+        kl = self._kl(hidden[: int(covered.sum())], reference_hidden[covered], min_calls[1])
+        kl = shards.joined(kl, covered, states)
+        uncovered = kl.new_zeros(len(is_own) - len(covered))
+        return logps, pad_to_mask(torch.cat([kl, uncovered]), mask).sum(-1), all_hidden
+
+    def _kl(self, hidden: torch.Tensor, reference_hidden: torch.Tensor, min_calls: int) -> torch.Tensor:
+        return forward_kl(
+            hidden,
             reference_hidden,
             self._finished(self._head()),
             self._finished(self._head() if self.reference_head is None else self.reference_head),
             chunk_size=self.chunk_size,
-            min_calls=min_calls[1],
+            min_calls=min_calls,
         )
-        uncovered = kl.new_zeros(len(hidden) - count)
-        return logps, pad_to_mask(torch.cat([kl, uncovered]), mask).sum(-1), hidden
 
     def num_calls(self, labels: torch.Tensor, reference_hidden: torch.Tensor | None = None) -> tuple[int, int]:
         """How often `forward` calls the output layer for these labels' log-probs, and for the KL.
@@ -237,12 +275,16 @@ class ResponseScorer(nn.Module):
 
     def hidden(self, inputs: dict[str, Any], labels: torch.Tensor, sources: torch.Tensor | None = None) -> torch.Tensor:
         """Final hidden states [N, D] at the positions that predict response tokens, response after response."""
+        states = self._states(inputs)
+        mask = labels != IGNORED
+        return states[mask] if sources is None else states.flatten(0, 1)[sources[mask]]
+
+    def _states(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """Final hidden states [sequences, T, D]."""
         base = unwrapped(self.model)
         if vision_features.NAME in inputs:
             inputs = vision_features.model_inputs(inputs, families.family_of(base))
-        states = base.base_model(**inputs, use_cache=False).last_hidden_state  # [sequences, T, D]
-        mask = labels != IGNORED
-        return states[mask] if sources is None else states.flatten(0, 1)[sources[mask]]
+        return base.base_model(**inputs, use_cache=False).last_hidden_state
 
     def score(self, hidden: torch.Tensor, tokens: torch.Tensor, min_calls: int = 0) -> torch.Tensor:
         """Log-probs [N] float32 of tokens [N] under final hidden states [N, D]."""

@@ -105,7 +105,7 @@ class TrainMemory:
 
 def accumulates(train: TrainConfig) -> bool:
     """Whether an optimizer step takes several forward passes of a rank."""
-    return train.tokens_per_micro_batch is not None or train.micro_batch_size * train.num_workers < train.batch_size
+    return train.tokens_per_micro_batch is not None or train.micro_batch_size * train.num_readers < train.batch_size
 
 
 def accumulates_in_float32(train: TrainConfig, dtype: str) -> bool:

@@ -110,7 +110,7 @@ def attend(
     kernel = kernel_for(kind, query)
     if kernel is not None:
         q, k, v = (each[0].transpose(0, 1).contiguous() for each in (query, key, value))  # [T, H, D]
-        return kernel(q, k, v, cu_seq_lens_q.to(torch.int32), max_length_q, scaling)[None], None
+        return kernel(q, k, v, cu_seq_lens_q.to(torch.int32), int(max_length_q), scaling)[None], None
     return by_size(query, key, value, _sizes_of(cu_seq_lens_q), scaling), None
 
 
