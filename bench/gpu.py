@@ -39,6 +39,7 @@ from bench.pages import PERFORMANCE, Output, add_arguments, publish
 NEEDS = {"training": ("deepspeed",), "engine": ("vllm",), "align": ("vllm", "ray", "deepspeed")}
 PARTS = ("facts", "numbers", "vision", "step", "training", "engine", "align")
 LIMITS_S = {"facts": 60, "numbers": 90, "vision": 90, "step": 90, "training": 120, "engine": 180, "align": 240}
+CPU_SLOWER = 10  # times as long as on a GPU may a part take
 GRACE_S = 20  # for a part that takes too long, to end what it started
 LAST_WORDS = 700  # characters of what a failed part printed
 
@@ -127,13 +128,14 @@ def run(arguments: argparse.Namespace, part: str, case: str, work: pathlib.Path)
     options = ["--device", arguments.device, "--work", str(work), *(["--quick"] if arguments.quick else [])]
     command = [sys.executable, "-m", "bench.gpu", *options, "--one", part, *([case] if case else [])]
     began, log = time.monotonic(), work / f"{part}.log"
+    limit_s = LIMITS_S[part] * (CPU_SLOWER if arguments.device == "cpu" else 1)
     work.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            code: int | str = process.wait(LIMITS_S[part])
+            code: int | str = process.wait(limit_s)
         except subprocess.TimeoutExpired:
-            code = f"did not end in {LIMITS_S[part]} s"
+            code = f"did not end in {limit_s} s"
             end_session(process.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE_S)

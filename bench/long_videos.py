@@ -67,22 +67,30 @@ def measure(path: pathlib.Path, sampling: dict[str, Any], backend: Backend, dead
         finally:
             child.close()
         frames = load_clip(row.frames_path).frames if row.frames_path else None
-    own = 0 if frames is None else frames.nbytes
-    return {
-        "reason": row.reason,
-        "backend": row.backend,
-        "frames": None if frames is None else list(frames.shape[:3]),
-        "seconds": round(seconds, 2),
+    found: dict[str, Any] = {"reason": row.reason, "backend": row.backend, "seconds": round(seconds, 2)}
+    if frames is None:  # the process is gone, and with it what it used
+        return found
+    return found | {
+        "frames": list(frames.shape[:3]),
         "cpu_s": round(cpu - cpu_before, 2),
         "ready_mib": round(ready / MIB, 1),
         "peak_mib": round(peak / MIB, 1),
-        "frames_mib": round(own / MIB, 1),
-        "beside_mib": round((peak - ready - own) / MIB, 1),
+        "frames_mib": round(frames.nbytes / MIB, 1),
+        "beside_mib": round((peak - ready - frames.nbytes) / MIB, 1),
     }
 
 
-def shape(frames: list[int] | None) -> str:
-    return "x".join(map(str, frames)) if frames else "-"
+def line(row: dict[str, Any]) -> str:
+    """A row of the table; what is not known of a video that was not decoded is a dash."""
+
+    def number(name: str, form: str = ",.1f") -> str:
+        return format(row[name], form) if name in row else "-"
+
+    shape = "x".join(map(str, row["frames"])) if "frames" in row else "-"
+    return (
+        f"| {row['video']} | {row['sampling']} | {row['backend'] or row['reason']} | {shape} | {number('cpu_s', '.2f')} | "
+        f"{number('seconds', '.2f')} | {number('frames_mib')} | {number('peak_mib')} | {number('beside_mib', '+,.1f')} |"
+    )
 
 
 def cpu_seconds(pid: int) -> float:
@@ -93,11 +101,6 @@ def cpu_seconds(pid: int) -> float:
 
 def page(found: dict[str, Any]) -> str:
     """The Markdown part."""
-    rows = [
-        f"| {row['video']} | {row['sampling']} | {row['backend'] or row['reason']} | {shape(row['frames'])} | {row['cpu_s']:.2f} | "
-        f"{row['seconds']:.2f} | {row['frames_mib']:,.1f} | {row['peak_mib']:,.1f} | {row['beside_mib']:+,.1f} |"
-        for row in found["runs"]
-    ]
     quick = sum(not row["reason"] and row["cpu_s"] < DEADLINE_S for row in found["runs"])
     late = [row for row in found["runs"] if row["reason"]]
     return "\n".join(
@@ -114,7 +117,7 @@ def page(found: dict[str, Any]) -> str:
             "",
             "| video | sampling | decoded by | frames x height x width | CPU s | s | frames, MiB | peak, MiB | beside, MiB |",
             "|---|---|---|---|---|---|---|---|---|",
-            *rows,
+            *map(line, found["runs"]),
             "",
         ]
     )

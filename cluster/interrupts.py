@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import psutil
 
@@ -50,8 +50,7 @@ class _Ending:
     def force(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             print(self.text, file=sys.stderr, flush=True)
-        end_children()
-        os._exit(self.exit_code)
+        leave(self.exit_code)
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.is_own:
@@ -64,6 +63,7 @@ class _Ending:
 
 
 _ending: _Ending | None = None  # of the command that runs in `handled`
+_stops: list[list[VidalignError]] = []  # of each block of `stoppable`, what it was asked to end with
 
 
 @contextlib.contextmanager
@@ -89,6 +89,7 @@ def handled() -> Iterator[None]:
 def stoppable() -> Iterator[Callable[[VidalignError], None]]:
     """A block of the main thread that other threads can end: yields the function that they call, once, with the error it raises."""
     found: list[VidalignError] = []
+    _stops.append(found)
     over = threading.Event()
 
     def stop(error: VidalignError) -> None:
@@ -102,12 +103,16 @@ def stoppable() -> Iterator[Callable[[VidalignError], None]]:
 
     try:
         yield stop
+        # Python drops an exception that a signal raises inside a callback of its garbage collector.
+        if found:
+            raise KeyboardInterrupt
     except KeyboardInterrupt:
         if found:
             raise found[0] from None
         raise
     finally:
         over.set()
+        _stops.remove(found)
 
 
 @contextlib.contextmanager
@@ -143,9 +148,20 @@ def beside(work: Callable[[], ResultT], poll_s: float = 0.2) -> ResultT:
     thread.start()
     while thread.is_alive():
         thread.join(poll_s)
+        if any(_stops):
+            raise KeyboardInterrupt
     if errors:
         raise errors[0]
     return results[0]
+
+
+def leave(exit_code: int) -> NoReturn:
+    """End this process and all below it at once: Python itself would first wait for threads that have nothing left to do."""
+    end_children()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(exit_code)
 
 
 def end_children() -> None:

@@ -69,7 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as error:
         print(interrupts.STOPPED, file=sys.stderr)
-        return error.exit_code if isinstance(error, interrupts.Interrupted) else 130
+        exit_code = error.exit_code if isinstance(error, interrupts.Interrupted) else 130
+        if argv is None:  # this process is the command's own
+            interrupts.leave(exit_code)
+        return exit_code
     except Exception as error:
         cause = fixable_cause(error)
         if cause is None:

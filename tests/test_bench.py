@@ -312,3 +312,8 @@ def test_the_quality_bench_takes_the_best_rate_and_of_equals_the_lowest(tmp_path
         files.write_json(run_folder(tmp_path, "DPO", SWEEP_SEED, rate) / "result.json", {"accuracy": accuracy})
     assert is_swept(tmp_path, "DPO")
     assert best_rate(tmp_path, "DPO") == GRID[1]
+
+
+def test_a_video_that_was_not_decoded_in_time_has_no_figures_but_the_time():
+    row = {"video": "1280x720", "sampling": "1 a second", "reason": "timeout", "backend": "", "seconds": 600.5}
+    assert long_videos.line(row) == "| 1280x720 | 1 a second | timeout | - | - | 600.50 | - | - | - |"

@@ -10,7 +10,7 @@ from bench.gpu_parts.engine import QUICK_CASES
 from bench.gpu_parts.models import SHAPES, config_of
 from vidalign import files
 
-CASES = {"training": ["tiny, LoRA", "nonsense"], "engine": ["tiny, log-probs", "tiny, rollouts"]}
+CASES = {"training": ["tiny, LoRA", "nonsense"], "engine": ["tiny, rollouts"]}
 FACTS = {
     "name": "Some GPU",
     "memory": 80 * 2**30,
@@ -86,7 +86,7 @@ def test_shapes_are_those_of_models_that_exist(name):
 def test_its_parts_run_on_the_cpu_in_a_quick_form(monkeypatch, tmp_path):
     """A failure in one part is in the page and in the exit code, and does not end the others."""
     monkeypatch.setattr(gpu, "cases_of", lambda part, quick: CASES.get(part, ()))
-    options = ["--device", "cpu", "--quick", "--parts", "facts", "numbers", "vision", "training", "engine"]
+    options = ["--device", "cpu", "--quick", "--minutes", "60", "--parts", "numbers", "vision", "training", "engine"]
     monkeypatch.setattr(sys, "argv", ["gpu", *options, "--out", str(tmp_path), "--work", str(tmp_path / "work")])
     with pytest.raises(SystemExit, match=r"^training: nonsense failed; the page says how$"):
         gpu.main()
@@ -101,7 +101,6 @@ def test_its_parts_run_on_the_cpu_in_a_quick_form(monkeypatch, tmp_path):
     training = found["training: tiny, LoRA"]["result"]
     assert training["num_trained"] < training["num_parameters"]
     assert training["checkpoint_bytes"] > 0 < training["export_bytes"]
-    assert found["engine: tiny, log-probs"]["result"]["largest"] < 1e-4
     assert found["engine: tiny, rollouts"]["result"]["weights"]["moved"] > 0
     text = (tmp_path / "results/gpu.md").read_text()
     assert text in (tmp_path / "docs/performance.md").read_text()

@@ -12,11 +12,12 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cluster import interrupts
 from cluster.lease import Lease
+from cluster.waiting import placement_watched
 from pipelines import asking, progress
 from pipelines.asking import Evaluation
 from pipelines.suites import tables
@@ -29,6 +30,7 @@ from vidalign import files
 from vidalign.config.run import EvaluateConfig
 from vidalign.data.suites.base import Request
 from vidalign.data.suites.question import SuiteQuestion
+from vidalign.errors import VidalignError
 from vidalign.types import Example
 
 
@@ -38,7 +40,7 @@ def evaluate_suite(task: Task, asked: AskedModels, *, verbose: bool = False) -> 
     with (
         interrupts.stoppable() as stop,
         Lease(folder, f"vidalign evaluate --suite {task.name}", on_loss=stop, on_wait=progress.note),
-        _cluster(task, asked, verbose=verbose) as resources,
+        _cluster(task, asked, stop=stop, verbose=verbose) as resources,
     ):
         replies = _replies(task, asked, folder, resources)
         judged = {
@@ -58,7 +60,7 @@ def evaluate_suite(task: Task, asked: AskedModels, *, verbose: bool = False) -> 
 
 
 @contextlib.contextmanager
-def _cluster(task: Task, asked: AskedModels, *, verbose: bool) -> Iterator[Any]:
+def _cluster(task: Task, asked: AskedModels, *, stop: Callable[[VidalignError], None], verbose: bool) -> Iterator[Any]:
     """What the cluster offers, where one is needed: to serve models, or to judge. None where nothing is left to do there."""
     from cluster.plan import plan_evaluation
     from cluster.resources import MIN_CPUS
@@ -75,7 +77,10 @@ def _cluster(task: Task, asked: AskedModels, *, verbose: bool) -> Iterator[Any]:
         here, in_turn = local_resources(asked.cluster), asked.evaluate.in_turn
         return plan_evaluation(asked.serving.config.serve, in_turn, here, len(asked.versions)).num_cpus_needed
 
-    with connect(asked.cluster, num_cpus_needed=needed, verbose=verbose) as resources:
+    with (
+        connect(asked.cluster, num_cpus_needed=needed, verbose=verbose) as resources,
+        placement_watched(asked.cluster.wait_for_nodes_s, say=progress.note, stop=stop),
+    ):
         yield resources
 
 
