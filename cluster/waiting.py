@@ -140,7 +140,8 @@ def unplaced_actors(actors: Sequence[Any]) -> list[Unplaced]:
     for actor in actors:
         if actor.state == ActorTableData.DEAD or actor.is_detached or actor.placement_group_id:
             continue
-        if actor.state == ActorTableData.ALIVE or _has_node(actor.address.node_id):
+        # The node in the address of an actor that waits is the one that was asked; a worker is there once that one agreed.
+        if actor.state == ActorTableData.ALIVE or _is_set(actor.address.worker_id):
             placed.add(kind_of(actor.class_name))
         elif actor.state in (ActorTableData.PENDING_CREATION, ActorTableData.RESTARTING):
             waiting[kind_of(actor.class_name), tuple(sorted(actor.required_resources.items()))] += 1
@@ -160,7 +161,7 @@ def unplaced_groups(groups: Sequence[Any], job: bytes) -> list[Unplaced]:
         if group.creator_job_id != job or group.is_detached:
             continue
         if group.state in (PlacementGroupTableData.PENDING, PlacementGroupTableData.RESCHEDULING):
-            left = [bundle.unit_resources for bundle in group.bundles if not _has_node(bundle.node_id)]
+            left = [bundle.unit_resources for bundle in group.bundles if not _is_set(bundle.node_id)]
             each = max((dict(resources) for resources in left), key=len, default={})
             found.append(Unplaced(what=RANKS, num=len(left), resources=each))
     return found
@@ -172,8 +173,8 @@ def kind_of(class_name: str) -> str:
     return NAMES.get(inner, inner)
 
 
-def _has_node(node_id: bytes) -> bool:
-    return bool(node_id.strip(b"\xff\x00"))
+def _is_set(binary_id: bytes) -> bool:
+    return bool(binary_id.strip(b"\xff\x00"))
 
 
 def autoscaler_answer() -> str:

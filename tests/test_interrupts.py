@@ -116,15 +116,15 @@ def test_an_interrupt_by_hand_stays_one():
 def test_handlers_that_a_library_sets_are_taken_back():
     def mine(*_: object) -> None: ...
 
-    before = signal.signal(signal.SIGTERM, mine)
+    before = {number: signal.signal(number, mine) for number in interrupts.SIGNALS}
     try:
         with interrupts.kept():
             signal.signal(signal.SIGTERM, lambda *_: None)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        assert signal.getsignal(signal.SIGTERM) is mine
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert [signal.getsignal(number) for number in interrupts.SIGNALS] == [mine, mine]
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_work_in_a_thread_leaves_the_signals_to_the_main_one():

@@ -83,5 +83,5 @@ def test_what_no_node_can_take_ends_the_run_in_words(two_nodes, videos, tmp_path
         with interrupts.stoppable() as stop, placement_watched(6, say=print, stop=stop):
             decode_videos(videos[:2], SPEC, str(tmp_path / "frames"), num_cpus=64).take_all()
 
-    with pytest.raises(ClusterError, match=r"waited \d+ s for 1 x \(64 CPU\) for decoders; no autoscaler answers"):
+    with pytest.raises(ClusterError, match=r"waited \d+ s for 1 x \(64 CPU\) for decoders; .* run the same command again"):
         work()

@@ -16,6 +16,7 @@ from vidalign.errors import ClusterError, ModelError
 ENGINES = Unplaced(what="engines", num=2, resources={"CPU": 4, "GPU": 1})
 NODE = b"\x01" * 28
 NOWHERE = b"\xff" * 28
+WORKER = b"\x02" * 28
 
 
 @pytest.fixture
@@ -52,9 +53,10 @@ def test_a_request_that_is_made_again_is_the_same_wait(watch):
     assert watch.ended
 
 
-def actor(name: str, state: int, node: bytes = NOWHERE, **resources: float) -> ActorTableData:
+def actor(name: str, state: int, worker: bytes = b"", **resources: float) -> ActorTableData:
+    """As Ray has them: an actor that waits has the node that was asked for it in its address, and no worker."""
     made = ActorTableData(class_name=name, state=state, required_resources=resources)
-    made.address.node_id = node
+    made.address.node_id, made.address.worker_id = NODE, worker
     return made
 
 
@@ -65,12 +67,12 @@ def test_a_pool_waits_if_none_of_it_is_placed():
     )
     found = unplaced_actors(
         [
-            actor(decoder, alive, NODE, CPU=1),
+            actor(decoder, alive, WORKER, CPU=1),
             actor(decoder, pending, CPU=1),
             actor(engine, pending, CPU=4, GPU=1),
             actor(engine, restarting, CPU=4, GPU=1),
             actor(engine, dead, CPU=4, GPU=1),
-            actor("MapWorker(MapBatches(Reference))", pending, NODE, GPU=1),  # placed, and its constructor runs
+            actor("MapWorker(MapBatches(Reference))", pending, WORKER, GPU=1),  # placed, and its constructor runs
         ]
     )
     assert found == [ENGINES]

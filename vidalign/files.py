@@ -1,6 +1,6 @@
 """How a run is kept on disk: atomic writes, Parquet tables, and the names inside a run folder.
 
-config.yaml · frames/ · rounds/0/{responses,pairs,quarantine,train,model,eval}/ · report/index.html · summary.json
+config.yaml · frames/ · rounds/0/{responses,pairs,quarantine,train,model,eval}/ · report/index.html · summary.json · lease/
 """
 
 from __future__ import annotations
