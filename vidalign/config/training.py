@@ -91,7 +91,7 @@ class TrainConfig(Section):
         }
     )
     LATER: ClassVar[frozenset[str]] = frozenset(
-        {"float32_head", "deepspeed", "checkpoint_minutes", "keep_checkpoints", "num_probed"}
+        {"float32_head", "deepspeed", "checkpoint_minutes", "keep_checkpoints", "num_probed", "sequence_parallel"}
     )
 
     num_workers: int = pydantic.Field(1, ge=1)
