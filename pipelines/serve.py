@@ -70,8 +70,8 @@ def run(target: str, overrides: Sequence[str] = (), *, verbose: bool = False) ->
         connect(config.cluster, num_cpus_needed=needed, verbose=verbose) as resources,
         endpoint(spec_of(found, resources)) as running,
     ):
-        print(describe(running), flush=True)
         with interrupts.until_signal():
+            print(describe(running), flush=True)
             threading.Event().wait()
         print("stopping", file=sys.stderr)
 
