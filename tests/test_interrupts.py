@@ -85,8 +85,10 @@ def test_a_signal_ends_the_command_in_one_sentence(number, code, work, cleanup):
 
 def test_what_a_signal_is_meant_to_end_may_take_its_time():
     """As an endpoint that answers what it was asked before it goes: LIMIT_S is half a second here."""
-    work = "with interrupts.until_signal(): threading.Event().wait()"
+    work = "with interrupts.until_signal(): print('in it', flush=True); threading.Event().wait()"
     process, child = started(work, "time.sleep(1.5); child.kill()")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "in it\n"  # a signal before that would end the command as any other
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=20)
     assert (process.returncode, error) == (0, "")
