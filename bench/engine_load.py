@@ -22,6 +22,7 @@ import torch
 
 from actors.engine import VllmEngine
 from bench.turns import results_in_turns, seconds_of
+from bench.videos import make_clip
 from vidalign.config.recipes import LeanpoRecipe
 from vidalign.config.run import ModelConfig
 from vidalign.recipes.engine import Completion, Request
@@ -55,12 +56,7 @@ class Load:
 
     def clips(self) -> list[Clip]:
         """A video of noise for each example."""
-        return [self._clip(number) for number in range(self.num_examples)]
-
-    def _clip(self, number: int) -> Clip:
-        count = self.num_frames
-        frames = np.random.default_rng(number).integers(0, 256, (count, self.side, self.side, 3), np.uint8)
-        return Clip(frames=frames, fps=2.0, total_num_frames=count, duration_s=count / 2, indices=tuple(range(count)))
+        return [make_clip(self.num_frames, self.side, number) for number in range(self.num_examples)]
 
     def respond(self) -> Callable[..., list[Response]]:
         """Hinted candidates, one turn of reflection, candidates on augmented videos, and the scores of all."""

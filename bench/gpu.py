@@ -165,14 +165,10 @@ def end_session(leader: int, number: signal.Signals) -> None:
 
 def one(arguments: argparse.Namespace) -> None:
     """Measure one part in this process, and print what `told` reads."""
-    import torch
-
     from bench import processes
 
     part, *case = arguments.one
-    device = torch.device(
-        arguments.device if ":" in arguments.device or arguments.device == "cpu" else f"{arguments.device}:0"
-    )
+    device = processes.device_of(arguments.device)
     work, quick = arguments.work, arguments.quick
     if part == "facts":
         from bench.gpu_parts.facts import facts

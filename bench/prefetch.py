@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import os
 import pathlib
 import tempfile
 import time
@@ -31,6 +30,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from actors import learner
 from actors.rank import Rank
 from actors.train_job import TrainJob
+from bench import processes
 from bench.built_in import MODEL, SPEC
 from bench.pages import PERFORMANCE, add_arguments, publish
 from bench.prefetch_page import DEVICE_S, EVERY, MEASURED, PROBED, RENDER_S, page
@@ -215,13 +215,6 @@ def train(job: TrainJob, device: torch.device, renderer: Any) -> dict[str, float
     return {"total": time.perf_counter() - began, "waits": timed.waited_s, "measurements": measured[0]}
 
 
-def start_alone(folder: pathlib.Path, device: torch.device) -> None:
-    """The process group of one rank, in this process."""
-    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{folder}/store", rank=0, world_size=1)
-
-
 def measure(job: TrainJob, device: torch.device, turns: int) -> dict[str, list[dict[str, float]]]:
     """What each variant took in each turn."""
     variants: dict[str, Callable[[], dict[str, float]]] = {
@@ -245,12 +238,12 @@ def main() -> None:
     add_arguments(parser, quick="one turn of 4 pairs on a smaller model")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    device = torch.device(arguments.device)
+    device = processes.device_of(arguments.device)
     pairs, turns, width, layers = arguments.pairs, arguments.turns, arguments.width, arguments.layers
     if arguments.quick:
         pairs, turns, width, layers = BATCH, 1, 64, 1
     with tempfile.TemporaryDirectory() as folder:
-        start_alone(pathlib.Path(folder), device)
+        processes.join_alone(device)
         job = make_job(pathlib.Path(folder), pairs, arguments.dtype, width, layers)
         runs = measure(job, device, turns)
         dist.destroy_process_group()

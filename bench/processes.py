@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 
 def result_of(module: str, *arguments: object) -> Any:
@@ -25,3 +30,27 @@ def result_of(module: str, *arguments: object) -> Any:
 def tell(result: Any) -> None:
     """Print what `result_of` reads."""
     print(json.dumps(result), flush=True)
+
+
+def device_of(name: str) -> torch.device:
+    """The device that is called so; the first one where a GPU's number is left out, which a process group has to know."""
+    import torch
+
+    return torch.device(name if ":" in name or name == "cpu" else f"{name}:0")
+
+
+def join_alone(device: torch.device) -> None:
+    """Make this process the only rank of a process group on its device, as a training under Ray Train finds it."""
+    import torch
+    import torch.distributed as dist
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        dist.init_process_group("gloo")

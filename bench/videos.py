@@ -1,4 +1,4 @@
-"""Writing the videos that are made for a measurement."""
+"""The videos that are made for a measurement: files, and clips of noise."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+
+from vidalign.video.clip import Clip
 
 
 def write_video(
@@ -31,3 +33,10 @@ def write_video(
         container.mux(stream.encode())
     draft.rename(path)
     return path
+
+
+def make_clip(num_frames: int, side: int, seed: int) -> Clip:
+    """A square video of noise at two frames a second: every pixel counts for something."""
+    frames = np.random.default_rng(seed).integers(0, 256, (num_frames, side, side, 3), np.uint8)
+    indices = tuple(range(num_frames))
+    return Clip(frames=frames, fps=2.0, total_num_frames=num_frames, duration_s=num_frames / 2, indices=indices)

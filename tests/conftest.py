@@ -144,9 +144,7 @@ def model_path() -> str:
 @pytest.fixture(scope="session")
 def small_config(shapes, model_path, tmp_path_factory) -> pathlib.Path:
     """A config file of a small but complete run."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     raw = {
         "run_dir": str(tmp_path_factory.mktemp("runs") / "run"),
         "model": {"path": model_path, "dtype": "float32", "max_model_len": 512},
@@ -181,6 +179,13 @@ def local_ray():
 
     with connect(ClusterConfig(address="local", num_cpus=4)) as resources:
         yield resources
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def plan_of(config, resources, **options):

@@ -10,7 +10,7 @@ import tempfile
 import numpy as np
 import pytest
 import tiny_families
-from conftest import write_video
+from conftest import free_port, write_video
 
 from cluster.described import Machines
 from cluster.resources import ClusterResources
@@ -46,9 +46,7 @@ def raw(tmp_path, folders):
     for name, video in (("train", "a.mp4"), ("eval", "b.mp4")):
         row = {"id": name, "video": video, "question": "What moves?", "answer": "A circle."}
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     return {
         "run_dir": str(tmp_path / "run"),
         "model": {"path": str(folders("qwen2_5_vl")), "dtype": "float32", "max_model_len": 1024},

@@ -1,12 +1,11 @@
 """A whole `vidalign align` for a family: rollout, pairs, training, export, endpoint and evaluation, through real parts."""
 
 import pathlib
-import socket
 
 import pytest
 import torch
 import yaml
-from conftest import vidalign, write_video
+from conftest import free_port, vidalign, write_video
 from test_family_engines import NOT_SERVED, STATE_SPACE, named
 from tiny_families import WRITERS
 
@@ -45,9 +44,7 @@ def questions(tmp_path_factory):
 
 
 def config_of(name, model, data, folder):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     raw = {
         "run_dir": str(folder / "run"),
         "model": {

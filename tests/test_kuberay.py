@@ -9,7 +9,6 @@ import pathlib
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from conftest import ROOT, plan_of
+from conftest import ROOT, free_port, plan_of
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.serve.schema import ServeDeploySchema
 from test_deploy import locked
@@ -223,9 +222,7 @@ def answered(url, body=None, timeout_s=60.0):
 @pytest.mark.heavy
 def test_ray_serve_itself_starts_the_application(model_path, tmp_path):
     """As in a RayService: Serve reads the configuration, calls the application's function on a node, and its own proxy listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     serve = yaml.safe_load(read("service")["spec"]["serveConfigV2"])
     serve["http_options"] = {"host": "127.0.0.1", "port": port}
     serve["applications"][0]["args"] = {

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import socket
 import types
 
 import pytest
-from conftest import plan_of
+from conftest import free_port, plan_of
 from test_judge import endpoint  # noqa: F401  (a fixture)
 
 from actors.judge import Judge
@@ -181,12 +180,6 @@ def test_scoring_that_cannot_work_is_refused_when_the_config_is_loaded(evaluate,
     raw = {"run_dir": "r", "model": {"path": "m"}, "data": {"train": "t.jsonl"}, "evaluate": evaluate}
     with pytest.raises(ConfigError, match=message):
         parse_config(raw)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_a_judge_whose_folder_is_not_there_is_refused_by_dry_runs_and_runs_alike(tmp_path, model_path):

@@ -17,7 +17,7 @@ import sys
 import numpy as np
 import psutil
 import pytest
-from conftest import add_bos, write_video
+from conftest import add_bos, free_port, write_video
 
 from cluster.resources import ServePlan
 from pipelines.asking import evaluate
@@ -158,7 +158,7 @@ def test_a_reason_survives_the_way_through_an_error_message():
 
 def test_what_stops_an_endpoint_is_found_before_anything_starts(tmp_path):
     def check(path: pathlib.Path, **serve: object) -> None:
-        check_can_start({"base": PolicyVersion(version="v", path=str(path))}, ServeConfig(**{"port": _free_port(), **serve}))
+        check_can_start({"base": PolicyVersion(version="v", path=str(path))}, ServeConfig(**{"port": free_port(), **serve}))
 
     with pytest.raises(ModelError, match=r"'base' is to be served from .*nowhere, which is not a folder"):
         check(tmp_path / "nowhere")
@@ -193,12 +193,6 @@ RuntimeError: Failed to create vLLM engine config: 1 validation error for ModelC
     assert failure_reason("replicas wait for 2 GPUs") == "replicas wait for 2 GPUs"
     assert failure_reason("") == ""
     assert failure_reason("ValueError: " + "x" * 900).endswith("x …")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _checkpoint_stub(folder: pathlib.Path, weights: bytes = b"w", **card: object) -> pathlib.Path:
@@ -379,7 +373,7 @@ def _haproxy_configs() -> set[pathlib.Path]:
 
 @pytest.mark.heavy
 def test_the_command_serves_until_it_is_told_to_stop(media):
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "pipelines.cli", "serve", str(SHIPPED), f"serve.port={port}", "cluster.address=local"]
     folders = _haproxy_configs()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -430,7 +424,7 @@ def in_ray():
 
 @contextlib.contextmanager
 def _serving(models, media, **serve):
-    options = ServeConfig(port=_free_port(), media_root=str(media), **serve)
+    options = ServeConfig(port=free_port(), media_root=str(media), **serve)
     with endpoint(EndpointSpec(models=models, model=MODEL, serve=options, plan=PLAN, frame_spec=SPEC)) as running:
         yield running
 

@@ -3,11 +3,10 @@
 import json
 import pathlib
 import shutil
-import socket
 import threading
 
 import pytest
-from conftest import vidalign
+from conftest import free_port, vidalign
 from json_server import serving
 
 from pipelines import cli
@@ -370,9 +369,7 @@ def test_a_suite_is_asked_of_base_and_aligned_of_a_run(shapes, model_path, tmp_p
     aligned = run_folder / "rounds" / "0" / "model"
     shutil.copytree(model_path, aligned)
     (aligned / CARD).write_text(json.dumps({"version": "aligned-version", "parent": ""}))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     raw = {
         "run_dir": str(run_folder),
         "model": {"path": model_path, "dtype": "float32", "max_model_len": 512},

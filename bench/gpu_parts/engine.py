@@ -18,7 +18,8 @@ from actors.engine import VllmEngine
 from bench.built_in import MODEL
 from bench.engine_load import Load, measure, nudged
 from bench.gpu_parts.facts import GIB
-from bench.gpu_parts.models import SHAPES, make_clip, make_model
+from bench.gpu_parts.models import SHAPES, make_model
+from bench.videos import make_clip
 from vidalign.config.run import ModelConfig
 from vidalign.model.batch import IGNORED, collate
 from vidalign.model.policy import ResponseScorer, load_policy

@@ -10,17 +10,16 @@ import pathlib
 import shutil
 from typing import Any
 
-import numpy as np
 import torch
 
 from actors.train_job import TrainJob
 from bench.built_in import MODEL
+from bench.videos import make_clip
 from vidalign import files
 from vidalign.config.run import ModelConfig, ObjectiveConfig
 from vidalign.config.training import TrainConfig
 from vidalign.recipes.phrases import differing_marks
 from vidalign.types import Example, FrameSpec, PreferencePair
-from vidalign.video.clip import Clip
 from vidalign.video.frame_cache import FrameCache
 
 WORD, ANSWER_WORD = "red", "blue"  # one token each
@@ -141,13 +140,6 @@ def make_model(folder: pathlib.Path, shape: Shape, *, device: torch.device, dtyp
     shutil.copy(pathlib.Path(MODEL.path, "generation_config.json"), folder)
     (folder / "done").touch()
     return made
-
-
-def make_clip(num_frames: int, side: int, seed: int) -> Clip:
-    """A video of noise: every pixel counts for something."""
-    frames = np.random.default_rng(seed).integers(0, 256, (num_frames, side, side, 3), np.uint8)
-    indices = tuple(range(num_frames))
-    return Clip(frames=frames, fps=2.0, total_num_frames=num_frames, duration_s=num_frames / 2, indices=indices)
 
 
 def make_data(folder: pathlib.Path, shape: Shape) -> None:

@@ -6,16 +6,15 @@ DeepSpeed and the learner run as in a run, in a process group of one rank; only 
 from __future__ import annotations
 
 import functools
-import os
 import pathlib
 import shutil
-import socket
 import statistics
 import time
 from typing import Any
 
 import torch
 
+from bench import processes
 from bench.gpu_parts.facts import synchronize
 from bench.gpu_parts.models import SHAPES, make_data, make_job, make_model
 from bench.memory import resident
@@ -61,7 +60,7 @@ def training(work: pathlib.Path, device: torch.device, name: str, *, dtype: str 
     shutil.rmtree(folder, ignore_errors=True)
     batch_size = min(8, shape.num_pairs)
     num_epochs = -(-NUM_STEPS * batch_size // shape.num_pairs)
-    _join(device)
+    processes.join_alone(device)
     began = time.perf_counter()
     job = make_job(folder, data, model, shape, **options, num_epochs=num_epochs)
     learner = Learner(job, device=device)
@@ -70,7 +69,8 @@ def training(work: pathlib.Path, device: torch.device, name: str, *, dtype: str 
     found: dict[str, Any] = {"model": shape_name, "start_s": time.perf_counter() - began, "dtype": dtype}
     counted = count_parameters(_outline(model.path, dtype), learner.job.train)
     found |= {"num_parameters": counted.total, "num_trained": counted.trainable}
-    found["predicted"] = _predicted(model.path, dtype, job.train, _tokens(learner))
+    of_pass, tokens = _tokens(learner)
+    found["predicted"] = _predicted(model.path, dtype, job.train, of_pass)
     groups = [learner.view.sequences(learner.data.groups[index]) for index in learner.order[0]]
     began = time.perf_counter()
     for group in groups:
@@ -88,7 +88,6 @@ def training(work: pathlib.Path, device: torch.device, name: str, *, dtype: str 
         learner.step_index += 1
         peak = max(peak, _allocated(device))
     assert all(abs(loss) < 1e4 for loss in losses), losses
-    tokens = _step_tokens(learner)
     found |= {
         "step_s": statistics.median(seconds[2:]),
         "losses": losses,
@@ -103,23 +102,6 @@ def training(work: pathlib.Path, device: torch.device, name: str, *, dtype: str 
     return found
 
 
-def _join(device: torch.device) -> None:
-    import torch.distributed as dist
-
-    if dist.is_initialized():
-        return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device)
-    else:
-        os.environ["DS_ACCELERATOR"] = "cpu"
-        dist.init_process_group("gloo")
-
-
 def _allocated(device: torch.device) -> int:
     """Bytes: on a GPU what PyTorch had allocated at the peak, on a CPU what this process holds at its peak."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident("VmHWM")
@@ -132,19 +114,14 @@ def _outline(path: str, dtype: str) -> Any:
     return loading.outline(path, dtype=dtype)
 
 
-def _tokens(learner: Any) -> int:
-    """Tokens of the largest forward pass: a pair's, or as many as fill the budget."""
+def _tokens(learner: Any) -> tuple[int, int]:
+    """Tokens of the language model: of the largest forward pass, which is a pair or fills the budget, and of the first step."""
     sizes = [learner.source.num_tokens(learner.view.sequences(group)) for group in learner.data.groups]
     learner.source._kept.clear()
-    budget = learner.job.train.tokens_per_micro_batch
-    return max(sizes) if budget is None else min(budget, max(sizes) * learner.job.train.batch_size)
-
-
-def _step_tokens(learner: Any) -> int:
-    """Tokens of the language model in one step, as a count of its first one."""
-    sizes = [learner.source.num_tokens(learner.view.sequences(learner.data.groups[index])) for index in learner.order[0]]
-    learner.source._kept.clear()
-    return sum(sizes)
+    train, largest = learner.job.train, max(sizes)
+    budget = train.tokens_per_micro_batch
+    of_pass = largest if budget is None else min(budget, largest * train.batch_size)
+    return of_pass, sum(sizes[index] for index in learner.order[0])
 
 
 def _predicted(path: str, dtype: str, train: TrainConfig, num_tokens: int) -> dict[str, int]:
