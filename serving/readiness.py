@@ -21,6 +21,7 @@ def wait_until_ready(
     base_url: str,
     model_ids: Collection[str],
     *,
+    api_key: str = "none",
     started_at: float,
     timeout_s: float,
     on_wait: Callable[[float], None] | None,
@@ -42,7 +43,7 @@ def wait_until_ready(
         status = ray_serve.status().applications[application]
         if status.status == "DEPLOY_FAILED":
             raise _start_failure(status)
-        if status.status == "RUNNING" and set(model_ids) <= _listed_models(base_url):
+        if status.status == "RUNNING" and set(model_ids) <= _listed_models(base_url, api_key):
             return
         elapsed = time.monotonic() - started_at
         if elapsed > timeout_s:
@@ -59,9 +60,10 @@ def wait_until_ready(
         time.sleep(POLL_S)
 
 
-def _listed_models(base_url: str) -> set[str]:
+def _listed_models(base_url: str, api_key: str) -> set[str]:
+    request = urllib.request.Request(f"{base_url}/models", headers={"Authorization": f"Bearer {api_key}"})
     try:
-        with urllib.request.urlopen(f"{base_url}/models", timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=10) as response:
             return {card["id"] for card in json.load(response)["data"]}
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return set()  # the proxy learns its routes a moment after the application is running

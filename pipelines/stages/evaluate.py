@@ -66,6 +66,9 @@ class Evaluate(Stage):
             frame_spec=self.video.frame_spec(),
             decoder=self.video.backend,
             limits=media_limits(self.examples),
+            deadline_s=self.video.deadline_s,
+            num_decoders=self.video.num_decoders,
+            plain_prompt=self.prompt,
         )
         with progress.waiting("start endpoint") as on_wait, endpoint(spec, on_wait=on_wait) as running:
             asked = [(model_id, False) for model_id in self.policies]

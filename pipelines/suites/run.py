@@ -113,6 +113,8 @@ def _replies(task: Task, asked: AskedModels, folder: pathlib.Path, resources: An
         plan=plan_serve(config.serve, resources, len(asked.versions)),
         frame_spec=asked.serving.frame_spec,
         decoder=config.video.backend,
+        deadline_s=config.video.deadline_s,
+        num_decoders=config.video.num_decoders,
     )
     with progress.waiting("start endpoint") as on_wait, endpoint(spec, on_wait=on_wait) as running:
         return ask(running)
