@@ -19,6 +19,7 @@ from typing import Any
 from cluster.engines import actor_environment, judge_options
 from vidalign.config.judging import JudgeConfig
 from vidalign.errors import ConfigError, DataError, ModelError
+from vidalign.model.folder import model_folder
 from vidalign.recipes.judging import Chat, Messages
 from vidalign.video.naming import local_path, short, visual_of
 
@@ -30,7 +31,17 @@ def open_chat(config: JudgeConfig, frames: Mapping[str, str], limits: Mapping[st
     """
     if config.kind == "openai":
         return openai_chat(config, frames, key)
+    config = located(config)
     return seeing_chat(config, frames, limits, key) if config.sees_video else vllm_chat(config, key)
+
+
+def located(config: JudgeConfig) -> JudgeConfig:
+    """The judge with its model's folder on this machine, which may be written with ~ or as a hub's name, in place of its name.
+
+    Raises:
+        ModelError: there is no such folder, or the hub cannot be reached or does not have it.
+    """
+    return config.model_copy(update={"model": str(model_folder(config.model))})
 
 
 def openai_chat(config: JudgeConfig, frames: Mapping[str, str], key: str) -> tuple[Chat, str]:

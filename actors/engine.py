@@ -47,7 +47,7 @@ class VllmEngine:
             os.environ.setdefault(name, value)
         import vllm
 
-        from vidalign.model.engine_rules import engine_rules
+        from vidalign.model.engine_rules import engine_rules, with_head_dtype
         from vidalign.model.loading import read_config
         from vidalign.model.rendering import cached_processor
         from vidalign.model.turns import turns_of
@@ -61,8 +61,17 @@ class VllmEngine:
         self._turns = turns_of(self._processor)
         self._compared = False
         config = read_config(path, trust_remote_code=model.trust_remote_code)
-        rules = engine_rules(self._processor, config, max_model_len=model.max_model_len, on_cpu=num_gpus == 0, limits=limits)
+        rules = engine_rules(
+            self._processor,
+            config,
+            dtype=model.dtype,
+            max_model_len=model.max_model_len,
+            on_cpu=num_gpus == 0,
+            limits=limits,
+        )
         own = {**rules, **(engine_args or {})}
+        if own.get("hf_overrides"):
+            own["hf_overrides"] = with_head_dtype(own["hf_overrides"], config)
         options = generator_options(model, num_gpus, seed=seed, limits=limits, engine_args=own)
         try:
             self._loop = EngineLoop(functools.partial(vllm.LLM, model=path, **options))
@@ -81,29 +90,31 @@ class VllmEngine:
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Sample one reply to each request, in the order of `requests`."""
-        import vllm
-        from vllm.sampling_params import RequestOutputKind
-
-        params = [
-            vllm.SamplingParams(
-                temperature=request.temperature,
-                top_p=request.top_p,
-                max_tokens=request.max_new_tokens,
-                seed=request.seed,
-                stop_token_ids=[self._turns.end[-1]],
-                logprobs=0,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
-            for request in requests
-        ]
+        params = [self.sampling(request) for request in requests]
         inputs = [_Input(shown=request.clip, prompt=request.prompt, prefix=request.prefix) for request in requests]
         return [completion_of(output.outputs[0], self._turns.special) for output in self._run(inputs, params)]
 
-    def score(self, rows: Sequence[tuple[str, Shown, str]]) -> list[tuple[float, ...]]:
-        """Log-probs (nats) of given replies, including their end-of-turn token, for rows (prompt, clip, reply)."""
+    def sampling(self, request: Request) -> Any:
+        """vLLM's parameters for a reply to a request."""
         import vllm
         from vllm.sampling_params import RequestOutputKind
 
+        return vllm.SamplingParams(
+            temperature=request.temperature,
+            top_p=request.top_p,
+            max_tokens=request.max_new_tokens,
+            seed=request.seed,
+            stop_token_ids=[self._turns.end[-1]],
+            logprobs=0,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def score(self, rows: Sequence[tuple[str, Shown, str]], *, anew: bool = False) -> list[tuple[float, ...]]:
+        """Log-probs (nats) of given replies, including their end-of-turn token, for rows (prompt, clip, reply).
+
+        vLLM has log-probs only of tokens that it computes, so by default it computes all of them anew. Only those of the reply are
+        wanted here: the prompt may come from the cache, and a video with many replies is computed once. `anew`: compute it for each.
+        """
         from vidalign.model.rendering import response_ids
 
         with self._tokenizing:
@@ -112,23 +123,10 @@ class VllmEngine:
             _Input(shown=shown, prompt=prompt, reply_ids=tuple(ids))
             for (prompt, shown, _), ids in zip(rows, replies, strict=True)
         ]
-        # vLLM has log-probs only of tokens that it computes, so by default it computes all of them anew. Only those of the reply are
-        # wanted here: the prompt may come from the cache, and a video with many replies is computed once.
-        cached, anew = (
-            vllm.SamplingParams(
-                max_tokens=1,
-                temperature=0.0,
-                prompt_logprobs=0,
-                detokenize=False,  # what vLLM reports of cached tokens is not even a token
-                output_kind=RequestOutputKind.FINAL_ONLY,
-                skip_reading_prefix_cache=skips,
-            )
-            for skips in (False, True)
-        )
-        outputs = self._run(inputs, [cached] * len(inputs))
-        # A beginning of the reply was cached as well, because this reply or one that begins alike was seen before.
-        again = [place for place, output in enumerate(outputs) if _covers_reply(output, len(replies[place]))]
-        for place, output in zip(again, self._run([inputs[place] for place in again], [anew] * len(again)), strict=True):
+        outputs = self._run(inputs, [_scoring(anew=anew)] * len(inputs))
+        again = [place for place, output in enumerate(outputs) if lacks_scores(output, len(replies[place]))]
+        fresh = self._run([inputs[place] for place in again], [_scoring(anew=True)] * len(again))
+        for place, output in zip(again, fresh, strict=True):
             outputs[place] = output
         scores = []
         for output, reply in zip(outputs, replies, strict=True):
@@ -259,9 +257,30 @@ class _Input:
     reply_ids: tuple[int, ...] = ()
 
 
-def _covers_reply(output: Any, length: int) -> bool:
-    """Whether a log-prob is missing: that of the first token of a reply comes from the last one of the prompt."""
-    return (output.num_cached_tokens or 0) >= len(output.prompt_token_ids) - length
+def _scoring(*, anew: bool) -> Any:
+    """vLLM's parameters for log-probs of a prompt's last tokens; `anew`: none of it comes from the cache of prompts."""
+    import vllm
+    from vllm.sampling_params import RequestOutputKind
+
+    return vllm.SamplingParams(
+        max_tokens=1,
+        temperature=0.0,
+        prompt_logprobs=0,
+        detokenize=False,  # what vLLM reports of cached tokens is not even a token
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_reading_prefix_cache=anew,
+    )
+
+
+def lacks_scores(output: Any, length: int) -> bool:
+    """Whether a log-prob of a prompt's last `length` tokens is missing, that of their first comes from the token before.
+
+    A beginning of the reply was in the cache, because this reply or one that begins alike was seen before; or the request made way for
+    others between two parts of its prompt, of which vLLM then forgets the first.
+    """
+    steps = output.prompt_logprobs[-length:]
+    cached = (output.num_cached_tokens or 0) >= len(output.prompt_token_ids) - length
+    return cached or len(steps) < length or steps[0] is None
 
 
 def completion_of(reply: Any, special: SpecialTokens) -> Completion:

@@ -8,6 +8,7 @@
       export              complete Hugging Face folder, written by rank 0
 
     training_data.py  what is learned from   rank.py  the engine   monitor.py  displacement   metrics_log.py  what is recorded
+    vidalign/learning/ahead.py  the thread that renders the next batch
 
 The order of the groups depends only on the seed, so the data position is the step number, and a resumed job sees the same data as
 an uninterrupted one.
@@ -31,11 +32,13 @@ from actors.reference import parts_of, write_missing
 from actors.train_job import TrainJob
 from actors.training_data import TrainingData, batch_source, with_features
 from vidalign.learning import objectives
+from vidalign.learning.ahead import Renderer
 from vidalign.learning.batches import batch_order, micro_batches
 from vidalign.learning.views import view_of
 from vidalign.model import shared_prefix, vision_features
 from vidalign.model.checkpoint import export_policy
 from vidalign.model.policy import load_policy, outline_policy
+from vidalign.model.quantized import load_quantized
 from vidalign.model.tensor_cache import TensorCache
 
 
@@ -49,6 +52,14 @@ def train_loop(config: dict[str, Any]) -> None:
     learner.run(report=ray.train.report)
 
 
+def load_model(job: TrainJob, device: torch.device) -> torch.nn.Module:
+    """The job's policy as this rank needs it: whole, in 4 bits, or an outline that is sent its weights."""
+    if job.train.lora is not None and job.train.lora.quantize is not None:
+        return load_quantized(job.model, job.policy_path, device)
+    load = load_policy if job.train.zero_stage < 3 or sharding.is_root() else outline_policy
+    return load(job.model, job.policy_path)
+
+
 class Learner:
     """Holds one rank's engine, data and position. Collective calls happen in the same order on every rank."""
 
@@ -60,8 +71,7 @@ class Learner:
         view = view_of(self.objective)
         self.data = TrainingData.read(job, self.objective)
         torch.manual_seed(job.seed)
-        load = load_policy if train.zero_stage < 3 or sharding.is_root() else outline_policy
-        model = load(job.model, job.policy_path)
+        model = load_model(job, device)
         packed = shared_prefix.wanted(model, train.shared_prefix)
         self.source = batch_source(job, model, packed=packed)
         if train.cache_vision_features:
@@ -70,6 +80,7 @@ class Learner:
             if train.zero_stage == 3:
                 sharding.send(vision_features.modules(model), model, device)
             self.source = with_features(self.source, groups, model, cache, device=device, dtype=dtype)
+        self.renderer = Renderer(self.source, device=device, dtype=getattr(torch, job.model.dtype))
         self.view = view(objective=self.objective, source=self.source, kept=self.data.kept, doubt=self.data.doubt)
         self.order = batch_order(len(self.data.groups), train.batch_size, train.num_epochs, job.seed)
         self.step_index = 0
@@ -89,9 +100,9 @@ class Learner:
         watched = self.data.groups[: train.num_monitored]
         self.monitor = Monitor(
             self.rank,
-            self.source,
+            self.renderer,
             pairs=watched if self.data.two_sided else [group.only("chosen") for group in watched],
-            probe=self.data.probe,
+            probe=self.data.probe[: train.num_probed],
             size=train.micro_batch_size,
         )
 
@@ -102,7 +113,7 @@ class Learner:
         train = self.job.train
         write_missing(
             self.rank,
-            self.source,
+            self.renderer,
             self.data.groups,
             self.data.reference,
             parts=parts_of(hidden=self.objective.needs_kl, features=train.uncertainty is not None),
@@ -112,9 +123,18 @@ class Learner:
 
     def run(self, report: Any) -> None:
         """Train to the end, then export."""
+        try:
+            self.train(report)
+        finally:
+            self.renderer.close()
+        self._export()
+
+    def train(self, report: Any) -> None:
+        """All steps that are left, with their measurements and checkpoints. Collective."""
         train, num_steps = self.job.train, len(self.order)
         if self.log:
             self.log.rewind(self.step_index)
+        self._prepare(self.step_index)
         if self.step_index == 0:
             self.measure(loss=None, grad_norm=None)
         while self.step_index < num_steps:
@@ -129,6 +149,9 @@ class Learner:
                 self.window = []
             if self._checkpoint_is_due() and not last:  # the export follows the last step
                 self.checkpoint(report)
+
+    def _export(self) -> None:
+        train = self.job.train
         export_policy(
             self.rank.model,
             pathlib.Path(self.job.export),
@@ -154,16 +177,18 @@ class Learner:
 
         The gradient norm is None if DeepSpeed does not provide it. Collective.
         """
-        forwards = self._forwards(indices[self.rank.index :: self.rank.count])
+        forwards = self._forwards(self._own(indices))
+        sequences = [[self.view.sequences(self.data.groups[index]) for index in micro] for micro in forwards]
+        batches = self.renderer.batches(sequences)
+        self._prepare(self.step_index + 1)
         share = len(forwards) * self.rank.count
         totals = self.view.denominators([self.data.groups[index] for index in indices])
         total = torch.zeros((), device=self.rank.device)
         metrics: dict[str, torch.Tensor] = {}
         statistics: dict[str, torch.Tensor] = {}
         self.rank.train()
-        for number, micro in enumerate(forwards, 1):
+        for number, (micro, batch) in enumerate(zip(forwards, batches, strict=True), 1):
             groups = [self.data.groups[index] for index in micro]
-            batch = self.source.batch([self.view.sequences(group) for group in groups])
             rows = self.rank.logps(batch, self.view.reference_hidden(groups))
             loss = self.objective(
                 self.view.policy(rows, groups),
@@ -183,13 +208,22 @@ class Learner:
         self.objective_state = self.objective.next_state(self.objective_state, statistics)
         return float(total), self.rank.grad_norm, {name: float(value) for name, value in metrics.items()}
 
+    def _own(self, indices: np.ndarray) -> np.ndarray:
+        """This rank's groups of an optimizer step."""
+        return indices[self.rank.index :: self.rank.count]
+
+    def _prepare(self, step_index: int) -> None:
+        """Let prompts of a step be rendered while there is nothing else to render."""
+        own = self._own(self.order[step_index]).tolist() if step_index < len(self.order) else []
+        self.renderer.prepare([self.view.sequences(self.data.groups[index]) for index in own])
+
     def _forwards(self, own: np.ndarray) -> list[np.ndarray]:
         """This rank's groups of one optimizer step, split into forward passes. Collective."""
         return micro_batches(
             own,
             size=self.job.train.micro_batch_size,
             budget=self.job.train.tokens_per_micro_batch,
-            num_tokens=lambda index: self.source.num_tokens(self.view.sequences(self.data.groups[index])),
+            num_tokens=lambda rows: self.renderer.num_tokens([self.view.sequences(self.data.groups[row]) for row in rows]),
             largest=self.rank.largest,
         )
 
@@ -239,7 +273,7 @@ class Learner:
         with checkpoint.as_directory() as folder:
             state = self.rank.load(folder)
         self.step_index = state["step_index"]
-        self.monitor.start = state["start"]
+        self.monitor.start = state["start"] | {"truth": state["start"]["truth"][: self.job.train.num_probed]}
         self.window = state["window"]
         self.objective_state = state["objective_state"]
         if "torch_rng" in state:  # of checkpoints that hold one random state for all ranks

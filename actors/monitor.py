@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from actors.rank import Rank
 from vidalign.learning import displacement
-from vidalign.learning.batch_source import BatchSource
+from vidalign.learning.ahead import Batches
 from vidalign.learning.batches import spread
 from vidalign.learning.sequences import TrainingGroup
+from vidalign.model.batch import Batch
 
+KEPT_BYTES = 1 << 30
 LOG_NAMES = {"chosen": "chosen_logp", "rejected": "rejected_logp", "truth": "truth_logp"}
 
 
@@ -21,15 +23,21 @@ class Monitor:
     def __init__(
         self,
         rank: Rank,
-        source: BatchSource,
+        source: Batches,
         *,
         pairs: Sequence[TrainingGroup],
         probe: Sequence[TrainingGroup],
         size: int,
+        kept_bytes: int = KEPT_BYTES,
     ) -> None:
-        """`pairs` are groups of a chosen and a rejected response, or all of a chosen one only. `size` is groups per forward pass."""
+        """`pairs` are groups of a chosen and a rejected response, or all of a chosen one only. `size` is groups per forward pass.
+
+        The batches are the same each time: up to `kept_bytes` of them are kept.
+        """
         self._rank, self._source, self._size = rank, source, max(1, size)
         self._pairs, self._probe = pairs, probe
+        self._kept: dict[tuple[str, int], Batch] = {}
+        self._room = kept_bytes
         self._sides = [response.role for response in pairs[0].responses]
         self.start: dict[str, list[float]] = {}
 
@@ -37,7 +45,8 @@ class Monitor:
     def measure(self, step: int) -> dict[str, float]:
         """The figures of `vidalign.learning.displacement`, by their names in logs. Collective."""
         self._rank.train(False)
-        pairs, truth = self._averages(self._pairs, len(self._sides)), self._averages(self._probe, 1)
+        pairs = self._averages("pairs", self._pairs, len(self._sides))
+        truth = self._averages("probe", self._probe, 1)
         now: dict[str, list[float]] = {side: pairs[:, column].tolist() for column, side in enumerate(self._sides)}
         now["truth"] = truth[:, 0].tolist()
         if step == 0:
@@ -55,13 +64,26 @@ class Monitor:
             figures |= displacement.side_displacement("truth", self.start["truth"], now["truth"])
         return {LOG_NAMES.get(name, name): value for name, value in figures.items()}
 
-    def _averages(self, groups: Sequence[TrainingGroup], width: int) -> torch.Tensor:
+    def _averages(self, name: str, groups: Sequence[TrainingGroup], width: int) -> torch.Tensor:
         """Average log-likelihoods [groups, width] of each group's `width` responses, on the CPU; each rank measures a share."""
         table = torch.zeros((len(groups), width), device=self._rank.device)
-        for indices, inside in spread(len(groups), self._size, self._rank.index, self._rank.count):
-            batch = self._source.batch([groups[index] for index in indices], keep=True)
+        forwards = list(spread(len(groups), self._size, self._rank.index, self._rank.count))
+        batches = self._batches(name, [[groups[index] for index in indices] for indices, _ in forwards])
+        for (indices, inside), batch in zip(forwards, batches, strict=True):
             values = self._rank.logps(batch).avg.view(width, len(indices)).T
             keep = torch.as_tensor(inside, device=table.device)
             table[torch.as_tensor(indices[inside], device=table.device)] = values[keep].float()
         self._rank.add_up(table)
         return table.cpu()
+
+    def _batches(self, name: str, forwards: Sequence[Sequence[TrainingGroup]]) -> Iterator[Batch]:
+        keys = [(name, number) for number in range(len(forwards))]
+        fresh = self._source.batches([forward for key, forward in zip(keys, forwards, strict=True) if key not in self._kept])
+        for key in keys:
+            batch = self._kept.get(key)
+            if batch is None:
+                batch = next(fresh)
+                if batch.num_bytes <= self._room:
+                    self._kept[key] = batch
+                    self._room -= batch.num_bytes
+            yield batch

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from vidalign import files
 from vidalign.config.run import ModelConfig
+from vidalign.learning.ahead import Batches
 from vidalign.learning.batch_source import BatchSource
 from vidalign.learning.batches import spread
 from vidalign.learning.sequences import TrainingGroup, pair_group
@@ -122,7 +123,7 @@ def outputs_of_pairs(
 
 def write_missing(
     rank: Rank,
-    source: BatchSource,
+    source: Batches,
     groups: Sequence[TrainingGroup],
     kept: Mapping[str, str],
     *,
@@ -145,10 +146,12 @@ def write_missing(
     todo = [group for group in groups if group.id in absent]
     rank.train(False)
     number = 0
-    for indices, inside in spread(len(todo), max(1, size), rank.index, rank.count):
+    forwards = list(spread(len(todo), max(1, size), rank.index, rank.count))
+    batches = source.batches([[todo[index] for index in indices] for indices, _ in forwards])
+    for (indices, inside), batch in zip(forwards, batches, strict=True):
         own = [todo[index] for index in indices]
         with torch.no_grad():
-            rows, hidden = rank.outputs(source.batch(own))
+            rows, hidden = rank.outputs(batch)
         outputs = outputs_of_pairs(rows.logps[rows.mask], hidden, rows.mask.sum(-1).tolist(), parts)
         for group, tensors, is_own in zip(own, outputs, inside, strict=True):
             if is_own:
@@ -170,6 +173,7 @@ def kept_paths(
     parts: Sequence[str],
     turns: Mapping[str, Any] = MappingProxyType({}),
     float32_head: bool = False,
+    quantize: str | None = None,
 ) -> dict[str, str]:
     """The file for the policy's outputs of each pair: {pair id: path}. `turns`: `vidalign.model.turns.Turns.key`.
 
@@ -189,6 +193,7 @@ def kept_paths(
                     "rejected": pair.rejected,
                     "parts": sorted(parts),
                     **({"float32_head": True} if float32_head else {}),
+                    **({"quantize": quantize} if quantize else {}),
                 }
             )
         )

@@ -28,7 +28,17 @@ RESULTS = Page("results.md", "Results on the built-in data", ("seeds.md", "quali
 PERFORMANCE = Page(
     "performance.md",
     "Performance",
-    ("train_step.md", "decode.md", "long_videos.md", "rollout.md", "serve.md", "growth.md", "driver_memory.md", "start.md"),
+    (
+        "train_step.md",
+        "gpu.md",
+        "decode.md",
+        "long_videos.md",
+        "rollout.md",
+        "serve.md",
+        "growth.md",
+        "driver_memory.md",
+        "start.md",
+    ),
 )
 
 

@@ -191,9 +191,11 @@ def pair_logps(logps: torch.Tensor, batch: Batch, num_pairs: int) -> PairLogps:
     return PairLogps.from_rows(RowLogps(logps=logps[rows], mask=batch.labels[rows] != IGNORED), num_pairs=num_pairs)
 
 
-def measure(ratio: int, rounds: int, size: Size, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def measure(
+    ratio: int, rounds: int, size: Size, device: torch.device, dtype: torch.dtype, *, num_pairs: int | None = None
+) -> dict[str, Any]:
     """Seconds of each variant, and ratios of each other one's to ours. The models have the same weights."""
-    num_pairs = RATIOS[ratio]
+    num_pairs = num_pairs or RATIOS[ratio]
     packed = ResponseScorer(make_model(size, device, dtype), packed=True)
     padded = ResponseScorer(make_model(size, device, dtype))
     live = ResponseScorer(make_model(size, device, dtype)).eval()

@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from cluster.plan import GPU_MEMORY_UTILIZATION
 from cluster.resources import ServePlan
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.run import ModelConfig, ServeConfig
@@ -30,6 +31,8 @@ def engine_options(
     options: dict[str, Any] = {"dtype": dtype, "max_model_len": max_model_len, "load_format": "safetensors"}
     if num_gpus == 0:
         options["enforce_eager"] = True
+    else:
+        options["gpu_memory_utilization"] = GPU_MEMORY_UTILIZATION
     if num_gpus > 1:
         options["tensor_parallel_size"] = num_gpus
     return {**options, **own, **engine_args}

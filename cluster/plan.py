@@ -5,7 +5,7 @@ must fit together:
 
     rollout   decoders (CPU) and vLLM engines, streaming side by side
     train     one DeepSpeed rank per worker
-    serve     `num_served` models side by side (base and aligned), each with its replicas
+    evaluate  base and aligned side by side, each with its replicas, or one after the other where each would need the other's GPUs
 
 A number that the config leaves open is chosen to fill the cluster. A number that the config gives is kept or refused, never
 lowered. CPUs are Ray's logical CPUs and may be fractions, so that the same plan works on two cores.
@@ -13,6 +13,7 @@ lowered. CPUs are Ray's logical CPUs and may be fractions, so that the same plan
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from cluster.resources import MIN_CPUS, ClusterResources, ResourcePlan, ServePlan, Workers, count
@@ -23,7 +24,9 @@ from vidalign.errors import ClusterError
 SMALL_CLUSTER_CPUS = 4  # with fewer, actors take fractions so that Ray Data's own tasks (one CPU each) still fit
 MAX_DECODERS = 64
 GPU_ENGINE_CPUS = 4  # an engine's own threads render prompts, schedule and detokenize beside its GPU
-GPU_MEMORY_UTILIZATION = 0.9  # vLLM's own default, split between engines that share a GPU
+GPU_MEMORY_UTILIZATION = 0.9  # an engine's share of its GPU, split between engines that share one
+SERVING_CPUS = 0.9  # of few CPUs, the part that replicas share; the rest is the ingress's
+LEAST_CPUS = 0.05  # of a replica's actor
 
 
 def plan(
@@ -34,12 +37,13 @@ def plan(
     serve: ServeConfig,
     num_decoders: int | None,
     num_served: int = 2,
+    in_turn: bool | None = None,
 ) -> ResourcePlan:
     """Divide `resources` among the stages of a run.
 
     Args:
         num_decoders: decoders of the rollout (`video.num_decoders`); None means as many as fit.
-        num_served: how many models one endpoint serves at a time; by default two, base and aligned.
+        num_served: how many models are evaluated; by default two, base and aligned. in_turn: see `plan_evaluation`.
 
     Raises:
         ClusterError: something does not fit. The message gives both numbers and the value that would fit.
@@ -50,8 +54,33 @@ def plan(
         engines=engines,
         decoders=_plan_decoders(num_decoders, resources, engines),
         train=_plan_train(train, resources),
-        serve=plan_serve(serve, resources, num_served),
+        serve=plan_evaluation(serve, in_turn, resources, num_served),
     )
+
+
+def plan_evaluation(serve: ServeConfig, in_turn: bool | None, resources: ClusterResources, num_models: int) -> ServePlan:
+    """Plan the endpoint of an evaluation, whose replicas fill the GPUs.
+
+    Args:
+        in_turn: serve the models one after the other (`evaluate.in_turn`). None: where there are GPUs, but not enough for each model
+            to have its own.
+
+    Raises:
+        ClusterError: something does not fit. The message gives both numbers and the value that would fit.
+    """
+    _refuse_no_cpus(resources)
+    devices = serve.gpus_per_replica
+    fits = _engines_that_fit(devices, resources) if _on_gpu(devices, resources) else 0
+    if in_turn is None:
+        in_turn = 0 < fits < num_models * serve.max_replicas
+    at_once = 1 if in_turn else num_models
+    actors = at_once * (1 + devices)  # of a replica of each model
+    filled = min(fits // at_once, math.floor(SERVING_CPUS * resources.total_cpus / LEAST_CPUS / actors))
+    if filled > serve.max_replicas:
+        low = serve.min_replicas if resources.grows else filled
+        serve = serve.model_copy(update={"min_replicas": low, "max_replicas": filled})
+    made = plan_serve(serve, resources, at_once)
+    return dataclasses.replace(made, in_turn=in_turn and num_models > 1)
 
 
 def plan_serve(serve: ServeConfig, resources: ClusterResources, num_models: int) -> ServePlan:
@@ -64,7 +93,7 @@ def plan_serve(serve: ServeConfig, resources: ClusterResources, num_models: int)
     low, high, devices = serve.min_replicas, serve.max_replicas, serve.gpus_per_replica
     if low > high:
         raise ClusterError(f"serve.min_replicas={low} is above serve.max_replicas={high}; raise serve.max_replicas to {low}")
-    on_gpu = devices > 0 and not (devices == 1 and resources.total_gpus == 0)
+    on_gpu = _on_gpu(devices, resources)
     bundle_gpus, memory = 0.0, None
     if on_gpu:
         bundle_gpus, memory = _gpu_share(high, devices, num_models, resources)
@@ -72,8 +101,8 @@ def plan_serve(serve: ServeConfig, resources: ClusterResources, num_models: int)
     actors = num_models * high * (1 + num_devices)
     # One CPU for each server and each device if that leaves one for the ingress, else equal shares of nine tenths of the CPUs.
     roomy = actors + 1 <= resources.total_cpus
-    cpus = 1.0 if roomy else _share(0.9 * resources.total_cpus, actors, whole=False)
-    if cpus < 0.05:
+    cpus = 1.0 if roomy else _share(SERVING_CPUS * resources.total_cpus, actors, whole=False)
+    if cpus < LEAST_CPUS:
         raise ClusterError(
             f"serve.max_replicas={high} of {count(num_models, 'model')} means {actors} actors, but the cluster has "
             f"{resources.describe()}; lower serve.max_replicas to {max(1, high // 4)} or add nodes"
@@ -86,7 +115,7 @@ def plan_serve(serve: ServeConfig, resources: ClusterResources, num_models: int)
         server_cpus=cpus,
         bundle_cpus=cpus,
         bundle_gpus=bundle_gpus,
-        ingress_cpus=1.0 if roomy else _share(0.1 * resources.total_cpus, 1, whole=False),
+        ingress_cpus=1.0 if roomy else _share((1 - SERVING_CPUS) * resources.total_cpus, 1, whole=False),
         gpu_memory_utilization=memory,
         one_node=resources.num_nodes == 1 and not resources.grows,
     )
@@ -95,7 +124,7 @@ def plan_serve(serve: ServeConfig, resources: ClusterResources, num_models: int)
 def _plan_engines(rollout: RolloutConfig, resources: ClusterResources) -> Workers:
     """Plan the vLLM engines: as many as the GPUs allow, or one CPU engine per node."""
     wanted, devices = rollout.num_engines, rollout.gpus_per_engine
-    if devices == 0 or (resources.total_gpus == 0 and devices == 1):  # 1, the default, means "a GPU if there is one"
+    if not _on_gpu(devices, resources):
         num = wanted or max(1, resources.num_nodes)
         if resources.total_cpus < SMALL_CLUSTER_CPUS:
             cpus = _share(min(resources.total_cpus, MIN_CPUS) / 4, num)
@@ -183,6 +212,11 @@ def _gpu_share(replicas: int, devices: int, num_models: int, resources: ClusterR
         f"serve.max_replicas={replicas} of {count(num_models, 'model')} with gpus_per_replica={devices} needs "
         f"{num_models * replicas * devices} GPUs, but the cluster has {resources.describe()}; {way_out} or add GPU nodes"
     )
+
+
+def _on_gpu(devices: int, resources: ClusterResources) -> bool:
+    """Whether an engine of so many GPUs has any; 1, the default, means "a GPU if there is one"."""
+    return devices > 0 and not (devices == 1 and resources.total_gpus == 0)
 
 
 def _engines_that_fit(devices: int, resources: ClusterResources) -> int:

@@ -79,7 +79,8 @@ class ServePlan:
     """Replicas of each served model. One replica is a server actor plus `num_devices` engine bundles.
 
     `bundle_gpus` is below 1 if the served models share a GPU. `gpu_memory_utilization` is each engine's share of the GPU's
-    memory, and None on CPUs. `one_node` says that the cluster has one node and cannot grow.
+    memory, and None on CPUs. `one_node` says that the cluster has one node and cannot grow. `in_turn` says that more models are
+    to be served, each after the one before.
     """
 
     num_models: int
@@ -92,6 +93,7 @@ class ServePlan:
     ingress_cpus: float
     gpu_memory_utilization: float | None
     one_node: bool
+    in_turn: bool = False
 
     def bundle(self) -> dict[str, float]:
         """Resources of one device of one engine, as Ray's placement groups take them."""

@@ -18,9 +18,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from cluster import interrupts
 from cluster.described import Machines
+from cluster.lease import Lease, check_free
 from cluster.resources import ClusterResources, ResourcePlan
 from cluster.session import connect, local_device_memory, local_resources, total_memory
+from pipelines import progress
 from pipelines.check import STAGES, before, check_inputs, check_plan
 from pipelines.inputs import Inputs
 from pipelines.progress import StageClock
@@ -37,13 +40,20 @@ from vidalign.types import PolicyVersion
 
 def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = False) -> dict[str, Any]:
     """Run the given stages in order and return the summary. Raises a `VidalignError` for what the user can fix."""
+    works = bool(set(stages) - {"report"})  # a report is of what the run has so far, and may be written beside its driver
+    if works:
+        check_free(RunFolder.at(config.run_dir).root)  # before the data is read, which may take a while
     inputs = before(config, stages)
     base = policy_version(config.model.path)
     run = RunFolder.open(config.run_dir)
     clock = StageClock(run.root / "wall_s.json")
     endpoint = None
-    if set(stages) - {"report"}:
-        with entered(config, inputs, stages, base, verbose=verbose) as (plan, text_tokens):
+    if works:
+        with (
+            interrupts.stoppable() as stop,
+            Lease(run.root, f"vidalign {command(stages)}", on_loss=stop, on_wait=progress.note),
+            entered(config, inputs, stages, base, verbose=verbose) as (plan, text_tokens),
+        ):
             rounds = Rounds(config=config, run=run, plan=plan, inputs=inputs, base=base, text_tokens=text_tokens)
             rounds.accept(stages)  # and read the stored configuration before this one takes its place
             files.write_text_atomic(run.config, dump_config(config))
@@ -68,6 +78,11 @@ def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = 
             write_report(run, config)
         summary = write_summary(config, run, base=base, aligned=aligned, wall_s=clock.seconds)
     return summary
+
+
+def command(stages: Sequence[str]) -> str:
+    """The command that runs these stages."""
+    return stages[0] if len(stages) == 1 else "align"
 
 
 @contextlib.contextmanager

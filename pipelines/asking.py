@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 import openai
 import tqdm
 
 from pipelines import patience as waiting
+from pipelines.answer_log import AnswerLog
 from pipelines.media_urls import in_noise, messages
 from pipelines.patience import EndsEngineError, GivenUpError, Patience
 from serving.app import Endpoint
@@ -27,9 +27,9 @@ from serving.refusals import unusable_video
 from vidalign import files, prompts
 from vidalign.config.run import EvaluateConfig
 from vidalign.data.answers import is_correct
-from vidalign.errors import ClusterError, ConfigError, DataError, ModelError, VideoError
+from vidalign.errors import ClusterError, DataError, ModelError, VideoError
 from vidalign.records import Context
-from vidalign.types import EvalAnswer, Example, QuarantineRow, stable_hash
+from vidalign.types import EvalAnswer, Example, QuarantineRow
 from vidalign.video.fetching import is_node_fault
 from vidalign.video.naming import short
 
@@ -47,21 +47,35 @@ def evaluate(
     endpoint: Endpoint,
     *,
     model_id: str,
+    blind: bool = False,
+    **options: Any,
+) -> Evaluation:
+    """Ask every example at temperature 0, score, and write `stage/{model_id}.parquet`; options and errors: see `evaluate_each`."""
+    [found] = evaluate_each(examples, endpoint, [(model_id, blind)], **options)
+    return found
+
+
+def evaluate_each(
+    examples: Sequence[Example],
+    endpoint: Endpoint,
+    asked: Sequence[tuple[str, bool]],
+    *,
     stage: pathlib.Path,
     config: EvaluateConfig,
     prompt: str = prompts.PLAIN,
-    blind: bool = False,
     progress: bool = True,
+    at_once: bool = False,
     is_right: Callable[[str, Example], bool] = is_correct,
     made_from: Mapping[str, Any] | None = None,
-) -> Evaluation:
-    """Ask every example at temperature 0, score by `is_right`, and write `stage/{model_id}.parquet`.
+) -> list[Evaluation]:
+    """Evaluate several models of an endpoint, one after the other or `at_once`.
 
     Args:
-        model_id: one of `endpoint.model_ids`.
+        asked: (model id, blind) of each: one of `endpoint.model_ids`, and whether it gets noise instead of each example's video; those
+            results are filed under the name "blind".
         stage: the run's eval folder.
         prompt: template with {question}, the same as in training.
-        blind: noise instead of each example's video; the results are filed under the name "blind".
+        is_right: scores a reply.
         made_from: what else decides the answers, where no manifest of a stage says it.
 
     Raises:
@@ -69,24 +83,32 @@ def evaluate(
         ModelError: the endpoint refuses an example for a reason other than its video.
         ConfigError: the stage holds answers to other questions, or of another policy.
     """
-    assert model_id in endpoint.versions, (model_id, endpoint.model_ids)
-    name = "blind" if blind else model_id
-    version = endpoint.versions[model_id]
-    contexts = {example.id: example.context for example in examples}
-    if blind:
-        contexts = {id_: in_noise(id_, context, stage / "noise") for id_, context in contexts.items()}
-    asker = _Asker(
-        endpoint=endpoint, model_id=model_id, name=name, version=version, config=config, prompt=prompt, is_right=is_right
-    )
-    log = _Log.open(stage / f"{name}.jsonl", _settings(version, prompt, config, blind=blind) | dict(made_from or {}))
-    todo = [example for example in examples if not log.holds(example)]
-    if todo:
-        asyncio.run(asker.ask_all(todo, contexts, log, _bar(name, len(examples), len(examples) - len(todo), progress)))
-    found = [log.results[example.id] for example in examples]
-    answers = [result for result in found if isinstance(result, EvalAnswer)]
-    files.write_table(stage / f"{name}.parquet", answers)
-    bad = {result.uri: result for result in found if isinstance(result, QuarantineRow)}
-    return Evaluation(answers=answers, quarantined=list(bad.values()))
+    runs = []
+    for model_id, blind in asked:
+        assert model_id in endpoint.versions, (model_id, endpoint.model_ids)
+        name, version = "blind" if blind else model_id, endpoint.versions[model_id]
+        asker = _Asker(
+            endpoint=endpoint, model_id=model_id, name=name, version=version, config=config, prompt=prompt, is_right=is_right
+        )
+        settings = _settings(version, prompt, config, blind=blind) | dict(made_from or {})
+        runs.append(_Run(asker, AnswerLog.open(stage / f"{name}.jsonl", settings), examples, stage, blind, progress))
+    if at_once:
+        asyncio.run(_all(run.ask() for run in runs))
+    for run in runs:
+        if not at_once:
+            asyncio.run(run.ask())
+    return [run.finish() for run in runs]
+
+
+async def _all(askings: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Wait for all; after an error in one, the others do not go on asking."""
+    tasks = [asyncio.create_task(asking) for asking in askings]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def num_unanswered(
@@ -97,13 +119,14 @@ def num_unanswered(
     stage: pathlib.Path,
     config: EvaluateConfig,
     prompt: str = prompts.PLAIN,
+    blind: bool = False,
     made_from: Mapping[str, Any] | None = None,
 ) -> int:
     """How many of the examples `evaluate` would still have to ask. Raises `ConfigError` as it does."""
-    path = stage / f"{model_id}.jsonl"
+    path = stage / f"{'blind' if blind else model_id}.jsonl"
     if not path.is_file():
         return len(examples)
-    log = _Log.open(path, _settings(version, prompt, config, blind=False) | dict(made_from or {}))
+    log = AnswerLog.open(path, _settings(version, prompt, config, blind=blind) | dict(made_from or {}))
     return sum(not log.holds(example) for example in examples)
 
 
@@ -111,44 +134,35 @@ def _settings(version: str, prompt: str, config: EvaluateConfig, *, blind: bool)
     return {"policy_version": version, "prompt": prompt, "max_new_tokens": config.max_new_tokens, "blind": blind}
 
 
-@dataclasses.dataclass(kw_only=True)
-class _Log:
-    """Results so far, one JSON line each, after a line that says which questions they answer."""
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """The questions of one evaluation, and where their answers go."""
 
-    path: pathlib.Path
-    results: dict[str, EvalAnswer | QuarantineRow]
-    keys: dict[str, str]
+    asker: _Asker
+    log: AnswerLog
+    examples: Sequence[Example]
+    stage: pathlib.Path
+    blind: bool
+    progress: bool
 
-    @classmethod
-    def open(cls, path: pathlib.Path, settings: dict[str, Any]) -> _Log:
-        log = cls(path=path, results={}, keys={})
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-        if lines and not lines[-1].endswith("\n"):
-            lines.pop()  # the process was killed while it wrote this line
-            files.write_text_atomic(path, "".join(lines))
-        if not lines:
-            files.write_text_atomic(path, json.dumps(settings) + "\n")
-            return log
-        begun_with = json.loads(lines[0])
-        if begun_with != settings:
-            changed = ", ".join(key for key in settings if begun_with.get(key) != settings[key])
-            raise ConfigError(f"{path} was begun with another {changed}; delete the file to evaluate again")
-        for line in lines[1:]:
-            row = json.loads(line)
-            record = EvalAnswer if "answer" in row["result"] else QuarantineRow
-            log.results[row["example_id"]] = record.from_row(row["result"])
-            log.keys[row["example_id"]] = row["example"]
-        return log
+    async def ask(self) -> None:
+        """Ask what is not answered yet."""
+        todo = [example for example in self.examples if not self.log.holds(example)]
+        if not todo:
+            return
+        contexts = {example.id: example.context for example in todo}
+        if self.blind:
+            contexts = {id_: in_noise(id_, context, self.stage / "noise") for id_, context in contexts.items()}
+        bar = _bar(self.asker.name, len(self.examples), len(self.examples) - len(todo), self.progress)
+        await self.asker.ask_all(todo, contexts, self.log, bar)
 
-    def holds(self, example: Example) -> bool:
-        """Whether there is a result for exactly this question."""
-        return self.keys.get(example.id) == stable_hash(example.to_row())
-
-    def add(self, example: Example, result: EvalAnswer | QuarantineRow) -> None:
-        key = stable_hash(example.to_row())
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"example_id": example.id, "example": key, "result": result.to_row()}) + "\n")
-        self.results[example.id], self.keys[example.id] = result, key
+    def finish(self) -> Evaluation:
+        """Write the table of all answers."""
+        found = [self.log.results[example.id] for example in self.examples]
+        answers = [result for result in found if isinstance(result, EvalAnswer)]
+        files.write_table(self.stage / f"{self.asker.name}.parquet", answers)
+        bad = {result.uri: result for result in found if isinstance(result, QuarantineRow)}
+        return Evaluation(answers=answers, quarantined=list(bad.values()))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,7 +177,9 @@ class _Asker:
     prompt: str
     is_right: Callable[[str, Example], bool]
 
-    async def ask_all(self, examples: Sequence[Example], contexts: dict[str, Context], log: _Log, bar: tqdm.tqdm) -> None:
+    async def ask_all(
+        self, examples: Sequence[Example], contexts: dict[str, Context], log: AnswerLog, bar: tqdm.tqdm
+    ) -> None:
         patience = Patience(self.config.concurrency)
         at_once = asyncio.Semaphore(self.config.concurrency)  # so that not all videos are read before they are sent
         client = openai.AsyncOpenAI(
@@ -180,13 +196,7 @@ class _Asker:
 
         with bar:
             async with client:
-                tasks = [asyncio.create_task(one(example)) for example in examples]
-                try:
-                    await asyncio.gather(*tasks)
-                finally:  # after an error the others must not go on asking
-                    for task in tasks:
-                        task.cancel()
-                    await asyncio.gather(*tasks, return_exceptions=True)
+                await _all(one(example) for example in examples)
 
     async def ask(
         self, client: openai.AsyncOpenAI, patience: Patience, example: Example, context: Context

@@ -1,7 +1,7 @@
 """What is found out before anything is started: does the config fit the data, the model, the context, the cluster?
 
     before          objective, data, recipe, folders, port
-    check_inputs    model folder ─► longest prompt + largest video against the context       the same three in a run and in a dry run,
+    check_inputs    models, vLLM ─► longest prompt + largest video against the context       the same three in a run and in a dry run,
     check_plan      resource plan ─► earlier stages of the run folder ─► memory ─► disk      in which nothing else happens
 
 Starts no engine and no Ray, loads no weights. What cannot work raises a `VidalignError` of one sentence; what is merely worth
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from cluster.described import Machines
 from cluster.launcher import with_growth
+from cluster.lease import check_free
 from cluster.resources import ClusterResources, ResourcePlan, Workers
 from cluster.session import local_device_memory, local_resources, total_memory
 from pipelines import check_model
@@ -36,8 +37,9 @@ from vidalign.errors import ConfigError
 from vidalign.files import RunFolder
 from vidalign.learning import objectives
 from vidalign.learning.views import view_of
-from vidalign.model import vision_features
+from vidalign.model import quantized, vision_attention, vision_features
 from vidalign.model.checkpoint import policy_version
+from vidalign.model.engine_rules import check_on_cpu
 from vidalign.model.turns import turns_of
 from vidalign.types import Example, PolicyVersion
 
@@ -84,6 +86,8 @@ def check(
         VidalignError: the first thing that cannot work.
     """
     planned_for = machines or this_machine(config)
+    if planned_for.here and set(stages) - {"report"}:
+        check_free(RunFolder.at(config.run_dir).root)
     inputs = before(config, stages, here=planned_for.here)
     found = check_inputs(config, inputs, stages, ask_vllm=ask_vllm, fetch=False)
     made, memory = check_plan(config, stages, inputs, found, planned_for)
@@ -127,7 +131,6 @@ def before(config: RunConfig, stages: Sequence[str], *, here: bool = True) -> In
         VidalignError: the first thing that cannot work.
     """
     check_objective(config.objective, config.train)
-    check_judges(config)
     inputs = read_inputs(config.data, config.recipe, splits=splits_read(stages))
     if "rollout" in stages:
         recipes.build(config.recipe).check_data(inputs.train, source=config.data.train)
@@ -144,13 +147,14 @@ def splits_read(stages: Sequence[str]) -> Sequence[SplitName]:
 
 
 def check_inputs(
-    config: RunConfig, inputs: Inputs, stages: Sequence[str] = STAGES, *, ask_vllm: bool = False, fetch: bool = True
+    config: RunConfig, inputs: Inputs, stages: Sequence[str] = STAGES, *, ask_vllm: bool = True, fetch: bool = True
 ) -> Findings:
-    """What can be known of model and context without a cluster. `ask_vllm` and `fetch`: see `pipelines.check_model.inspect`.
+    """What can be known of models and context without a cluster. `ask_vllm` and `fetch`: see `pipelines.check_model.inspect`.
 
     Raises:
         ModelError, ConfigError: the first thing that cannot work.
     """
+    check_judges(config, ask_vllm=ask_vllm)
     model = check_model.inspect(config.model, ask_vllm=ask_vllm, fetch=fetch)
     if "train" in stages and config.train.cache_vision_features:
         vision_features.check(model.outline)
@@ -191,9 +195,19 @@ def check_plan(
 
     Raises:
         ClusterError: something does not fit the cluster or its memory.
-        ConfigError: a stage of the run folder was made with another configuration, or a disk is too small.
+        ModelError: engines on CPUs do not compute this model.
+        ConfigError: a stage of the run folder was made with another configuration, a disk is too small, or flash attention or a
+            model in 4 bits is asked for and cannot be.
     """
     made = resource_plan(config, machines.resources)
+    if "train" in stages:
+        wanted, outline = config.model.vision_attention, found.model.outline
+        vision_attention.check(wanted, outline, dtype=config.model.dtype, use_gpu=made.use_gpu, here=machines.here)
+        if machines.here:
+            quantized.check(config.train)
+    asks = "rollout" in stages and recipes.build(config.recipe).asks_policy and not made.engines.gpus
+    if asks or ("evaluate" in stages and config.data.eval and not made.serve.bundle_gpus):
+        check_on_cpu(found.model.config, config.model.dtype)
     run = RunFolder.at(config.run_dir)
     if any(run.root.glob(f"rounds/*/*/{name}") for name in (BEGUN, MANIFEST)):
         version = base or policy_version(config.model.path)
@@ -216,11 +230,11 @@ def check_objective(config: ObjectiveConfig, train: TrainConfig) -> None:
         )
 
 
-def check_judges(config: RunConfig) -> None:
-    """Raises `ModelError` for a judge whose model is not there: neither a folder nor a hub's."""
+def check_judges(config: RunConfig, *, ask_vllm: bool = True) -> None:
+    """Raises `ModelError` for a judge whose model cannot judge, see `pipelines.check_model.check_judge`."""
     for key, judge in (("recipe.judge", recipes.build(config.recipe).judge), ("evaluate.judge", config.evaluate.judge)):
         if judge is not None:
-            check_model.check_judge(judge, key)
+            check_model.check_judge(judge, key, ask_vllm=ask_vllm)
 
 
 def render(report: CheckReport) -> str:
@@ -237,12 +251,13 @@ def _plan_lines(made: ResourcePlan, resources: ClusterResources) -> list[str]:
 
     serve = made.serve
     gpus = f", {serve.bundle_gpus:g} GPU" if serve.bundle_gpus else ""
+    models = "each model after the other" if serve.in_turn else f"{serve.num_models} models"
     return [
         f"cluster: {resources.describe()} on {resources.num_nodes} node(s)",
         line("decoders", made.decoders),
         line("engines", made.engines),
         line("training workers", made.train),
-        f"serving: {serve.num_models} models x {serve.min_replicas} to {serve.max_replicas} replicas x ({serve.server_cpus:g} CPU "
+        f"serving: {models} x {serve.min_replicas} to {serve.max_replicas} replicas x ({serve.server_cpus:g} CPU "
         f"+ {serve.num_devices} x ({serve.bundle_cpus:g} CPU{gpus}))",
     ]
 

@@ -16,7 +16,6 @@ from vidalign import recipes
 from vidalign.config.recipes import JudgeConfig
 from vidalign.config.run import ModelConfig, RunConfig
 from vidalign.errors import ClusterError, ModelError
-from vidalign.learning import objectives
 from vidalign.model import loading, memory, shared_prefix
 from vidalign.model.checkpoint import MAX_SHARD_BYTES
 from vidalign.model.folder import model_folder, read_headers, weight_files
@@ -87,7 +86,7 @@ def check_memory(
 class Engine:
     """A vLLM engine. `devices` share its weights; `copies` are on one machine without GPUs; `share` of a GPU is its own.
 
-    `section` and `gpus_key` name the options that decide about it.
+    `section` and `gpus_key` name the options that decide about it; `ways_out` are its own.
     """
 
     name: str
@@ -102,6 +101,7 @@ class Engine:
     section: str
     gpus_key: str
     quantized: bool
+    ways_out: Sequence[str] = ()
 
     def phase(self) -> Phase:
         """It must hold its weights and the key-value cache of one sequence; what is left takes more sequences at a time."""
@@ -112,7 +112,7 @@ class Engine:
             num_devices=self.devices,
             max_model_len=self.max_model_len,
         )
-        ways_out = []
+        ways_out = list(self.ways_out)
         if self.dtype == "float32" and self.uses_gpu:
             ways_out.append(f"set {self.section}.dtype to bfloat16")
         if self.uses_gpu:
@@ -151,9 +151,20 @@ def engines_of(config: RunConfig, made: ResourcePlan, model: ModelFacts, stages:
         on_gpu = serve.bundle_gpus > 0
         share = serve.gpu_memory_utilization or GPU_MEMORY_UTILIZATION
         own = _own(config.model, config.serve.engine_args, serve.num_devices * on_gpu, share)
-        shared = f", {serve.num_models} models on one GPU" if 0 < serve.bundle_gpus < 1 else ""
+        is_shared = 0 < serve.bundle_gpus < 1
+        shared = f", {serve.num_models} models on one GPU" if is_shared else ""
         copies = 1 if on_gpu else serve.num_models * max(1, serve.min_replicas)
-        found.append(Engine(name=f"evaluation{shared}", gpus_key="serve.gpus_per_replica", copies=copies, **own, **policy))
+        ways_out = ("set evaluate.in_turn to null",) if is_shared else ()
+        found.append(
+            Engine(
+                name=f"evaluation{shared}",
+                gpus_key="serve.gpus_per_replica",
+                copies=copies,
+                **own,
+                **policy,
+                ways_out=ways_out,
+            )
+        )
     return found
 
 
@@ -202,12 +213,11 @@ def _training(config: RunConfig, made: ResourcePlan, model: ModelFacts, num_toke
     train, dtype, outline = config.train, config.model.dtype, model.outline
     acts = memory.activations(outline, dtype)
     on_device = 1 if made.use_gpu else train.num_workers
-    objective = objectives.build(config.objective.name, config.objective.params)
     packed = train.shared_prefix and not shared_prefix.obstacle(outline)
     length = num_tokens or config.model.max_model_len
     tokens = train.tokens_per_micro_batch or train.micro_batch_size * length * (1 if packed else 2)
     found = []
-    if objective.needs_reference or objective.needs_kl or train.uncertainty is not None:
+    if train.uncertainty is not None:  # any other reference is computed by the training's ranks
         weights, held = num_parameters(outline) * memory.BYTES[dtype], acts.inference(tokens, tokens)
         found.append(
             Phase(
@@ -223,7 +233,11 @@ def _training(config: RunConfig, made: ResourcePlan, model: ModelFacts, num_toke
     trains_vision = train.train_vision_tower and train.lora is None
     held = acts.training(tokens, tokens, checkpointing=train.gradient_checkpointing, trains_vision=trains_vision)
     buffers = memory.communication_bytes(count_, train, dtype)
-    ways_out = ["set train.lora"] if train.lora is None else []
+    ways_out = []
+    if train.lora is None:
+        ways_out.append("set train.lora")
+    elif train.lora.quantize is None and train.zero_stage < 3:
+        ways_out.append("set train.lora.quantize to 4bit")
     if train.zero_stage < 3 and train.num_workers > 1:
         ways_out.append("raise train.zero_stage to 3")
     if made.use_gpu:
@@ -239,7 +253,8 @@ def _training(config: RunConfig, made: ResourcePlan, model: ModelFacts, num_toke
         name="training",
         needed=on_device * (states.total + buffers + held),
         what=f"{count_.trainable:,} of {count_.total:,} parameters change in {dtype} with train.zero_stage={train.zero_stage} on "
-        f"{count(train.num_workers, 'worker')}; each holds {gib(states.total)} = weights {gib(states.weights)} + gradients "
+        f"{count(train.num_workers, 'worker')}; each holds {gib(states.total)} = weights {gib(states.weights)}"
+        f"{f' ({count_.quantized:,} of them in 4 bits)' if count_.quantized else ''} + gradients "
         f"{gib(states.gradients)} + optimizer {gib(states.optimizer)}, and by estimate {gib(held)} of activations for {tokens:,} "
         "tokens" + (f" and {gib(buffers)} of buffers" if buffers else ""),
         ways_out=ways_out,
@@ -255,9 +270,11 @@ def _host_lines(config: RunConfig, model: ModelFacts, machines: Machines) -> lis
     nodes = max(1, machines.resources.num_nodes)
     ranks = math.ceil(config.train.num_workers / nodes)
     checkpoint = memory.checkpoint_bytes(memory.count_parameters(model.outline, config.train), config.model.dtype)
+    lora = config.train.lora
+    whole = weights if lora is not None and lora.quantize is not None else 0  # into which the adapter is merged
     return [
         f"host memory: {count(ranks, 'rank')} of a node read {gib(ranks * weights)} of weights at the start of training, and the "
-        f"export holds up to {gib(min(weights, MAX_SHARD_BYTES) + largest)}",
+        f"export holds up to {gib(whole + min(weights, MAX_SHARD_BYTES) + largest)}",
         f"disk: each exported model takes {gib(weights)}, each checkpoint {gib(checkpoint)}, of which run_dir keeps "
         f"{config.train.num_checkpoints_kept}, and one more while that is written, until the export",
     ]

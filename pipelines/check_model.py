@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from cluster.engines import takes_video
@@ -17,7 +18,8 @@ from vidalign.model import loading, rendering, weight_checks
 from vidalign.model.checkpoint import generation_faults
 from vidalign.model.engine_rules import engine_rules
 from vidalign.model.families import FAMILIES, GENERAL
-from vidalign.model.folder import model_folder, weight_files
+from vidalign.model.folder import missing_package, model_folder, read_headers, weight_files
+from vidalign.model.head import check_logits
 from vidalign.model.turns import turns_of
 
 MAX_SCANNED_S = 60.0  # of reading weights
@@ -48,29 +50,14 @@ def inspect(config: ModelConfig, *, ask_vllm: bool = True, fetch: bool = True) -
             input, another model's tokenizer.
     """
     folder = model_folder(config.path, weights=fetch)
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json; model.path must name a complete Hugging Face model folder")
-    raw = read_json(folder / "config.json")
-    architecture = (raw.get("architectures") or [None])[0]
-    if architecture is None:
-        raise ModelError(
-            f'{folder}/config.json names no architecture; add the list "architectures", as save_pretrained does'
-        )
-    if why := FAMILIES.get(raw.get("model_type", ""), GENERAL).not_served:
-        raise ModelError(
-            f"{folder} is a {architecture}: {why}; use a model of another family, such as those in docs/models.md"
-        )
-    if raw.get("auto_map") and not config.trust_remote_code:
-        raise ModelError(
-            f"{folder} brings its own Python code (auto_map in config.json), which is not run unless you trust it; read the code "
-            "and set model.trust_remote_code=true, or use a stock architecture"
-        )
+    architecture = _architecture(folder, trust_remote_code=config.trust_remote_code, key="model.trust_remote_code")
     there = fetch or pathlib.Path(config.path).expanduser().is_dir() or _has_weights(folder)
     outline = loading.outline(str(folder), trust_remote_code=config.trust_remote_code, dtype=config.dtype, weights=there)
     processor = rendering.load_processor(str(folder), trust_remote_code=config.trust_remote_code)
+    check_logits(outline.config)
     weight_checks.check_vocabulary(str(folder), outline, processor.tokenizer)
     engine_rules(
-        processor, outline.config, max_model_len=config.max_model_len, on_cpu=False, limits={"video": 1}
+        processor, outline.config, dtype=config.dtype, max_model_len=config.max_model_len, on_cpu=False, limits={"video": 1}
     )  # it refuses what an engine cannot be told
     if ask_vllm:
         check_architecture(architecture, folder, trust_remote_code=config.trust_remote_code)
@@ -102,24 +89,86 @@ def _has_weights(folder: pathlib.Path) -> bool:
         return False
 
 
-def check_judge(judge: JudgeConfig, key: str) -> None:
-    """Raises `ModelError` for a judge in an engine whose model is neither a folder nor a hub's; `key`: where the config has it."""
+def _architecture(folder: pathlib.Path, *, trust_remote_code: bool, key: str) -> str:
+    """The architecture that config.json names. Raises `ModelError` where there is none, or one that is not run. `key`: to trust it."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json; model.path must name a complete Hugging Face model folder")
+    raw = read_json(folder / "config.json")
+    architecture = (raw.get("architectures") or [None])[0]
+    if architecture is None:
+        raise ModelError(
+            f'{folder}/config.json names no architecture; add the list "architectures", as save_pretrained does'
+        )
+    if why := FAMILIES.get(raw.get("model_type", ""), GENERAL).not_served:
+        raise ModelError(
+            f"{folder} is a {architecture}: {why}; use a model of another family, such as those in docs/models.md"
+        )
+    if raw.get("auto_map") and not trust_remote_code:
+        raise ModelError(
+            f"{folder} brings its own Python code (auto_map in config.json), which is not run unless you trust it; read the code "
+            f"and set {key}=true, or use a stock architecture"
+        )
+    return architecture
+
+
+def check_judge(judge: JudgeConfig, key: str, *, ask_vllm: bool = True) -> None:
+    """Checks the model of a judge in an engine as `inspect` does a policy, as far as an engine uses it.
+
+    `key`: where the config has the judge. `ask_vllm`: see `inspect`.
+
+    Raises:
+        ModelError: no folder, an architecture that vLLM does not serve, or not with videos where the judge sees them, no or broken
+            weights, no chat template, or no processor where the judge sees videos.
+    """
     if judge.kind != "vllm":
         return
+    remote = bool(judge.engine_args.get("trust_remote_code", False))
     way_out = f"set {key}.model to a model's folder, or {key}.kind to openai for a model at an endpoint"
     try:
         folder = model_folder(judge.model, weights=False)
+        architecture = _architecture(folder, trust_remote_code=remote, key=f"{key}.engine_args.trust_remote_code")
+        if pathlib.Path(judge.model).expanduser().is_dir():
+            read_headers(weight_files(folder))
+        if judge.sees_video:
+            processor, config = (
+                rendering.load_processor(str(folder), trust_remote_code=remote),
+                loading.read_config(str(folder)),
+            )
+            turns_of(processor)
+            engine_rules(
+                processor, config, dtype=judge.dtype, max_model_len=judge.max_model_len, on_cpu=False, limits={"video": 1}
+            )
+        else:
+            _check_texts(folder, judge.engine_args, trust_remote_code=remote)
+        if ask_vllm:
+            check_architecture(architecture, folder, trust_remote_code=remote, video=judge.sees_video)
     except ModelError as error:
         raise ModelError(f"{key}.model={judge.model!r}: {error}; {way_out}") from error
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{key}.model={judge.model!r} is no model folder (no config.json there); {way_out}")
 
 
-def check_architecture(architecture: str, folder: pathlib.Path, *, trust_remote_code: bool = False) -> None:
-    """Raises `ModelError` when vLLM does not know the architecture, or takes no videos for it."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    import vllm
+def _check_texts(folder: pathlib.Path, engine_args: Mapping[str, Any], *, trust_remote_code: bool) -> None:
+    """Raises `ModelError` for a judge of texts without a tokenizer or a chat template, unless vLLM is told of others."""
+    if engine_args.keys() & {"tokenizer", "tokenizer_mode"} or (folder / "tekken.json").is_file():
+        return
+    from transformers import AutoTokenizer
 
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    except ImportError as error:
+        raise ModelError(missing_package(str(folder), error)) from error
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{folder} has no tokenizer that transformers can load: {' '.join(str(error).split())[:300]}"
+        ) from error
+    if not tokenizer.chat_template and not (folder / "chat_template.json").is_file():
+        raise ModelError(f"{folder} has no chat template; add chat_template.jinja to the model folder")
+
+
+def check_architecture(
+    architecture: str, folder: pathlib.Path, *, trust_remote_code: bool = False, video: bool = True
+) -> None:
+    """Raises `ModelError` when vLLM does not know the architecture or, where `video` is wanted, takes no videos for it."""
+    vllm = _import_vllm()
     known = sorted(vllm.ModelRegistry.get_supported_archs())
     if architecture not in known:
         near = difflib.get_close_matches(architecture, known, n=1)
@@ -128,6 +177,8 @@ def check_architecture(architecture: str, folder: pathlib.Path, *, trust_remote_
             f"{folder} is a {architecture}, which vLLM {vllm.__version__} does not serve; {hint}; use a model of a supported "
             "family, for example Qwen2.5-VL, Qwen3-VL or LLaVA-OneVision"
         )
+    if not video:
+        return
     from vllm.config import ModelConfig as Served
 
     try:
@@ -135,3 +186,15 @@ def check_architecture(architecture: str, folder: pathlib.Path, *, trust_remote_
     except (ValueError, OSError, KeyError) as error:
         raise ModelError(f"vLLM cannot serve {folder}: {' '.join(str(error).split())[:600]}") from error
     takes_video(served, str(folder))
+
+
+def _import_vllm() -> Any:
+    """vLLM, imported quietly and without a trace in this process's environment, which the workers of a run inherit."""
+    before = dict(os.environ)
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    try:
+        import vllm
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+    return vllm

@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import pathlib
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from cluster import interrupts
 from pipelines import data, keys
 from pipelines.suites import command as suites
 from vidalign import __version__
 from vidalign.config.loading import load_config
 from vidalign.config.run import RunConfig
-from vidalign.errors import ConfigError, VidalignError
+from vidalign.errors import ClusterError, ConfigError, VidalignError
 from vidalign.files import RunFolder
 
 BENCHES = {
     "decode": "decode",
     "rollout": "rollout",
+    "engine": "rollout_engine",
     "train": "train_step",
+    "gpu": "gpu",
+    "prefetch": "prefetch",
     "serve": "serve",
     "growth": "growth",
     "long": "long_videos",
     "memory": "driver_memory",
     "start": "start",
+}
+
+# Of a disk that cannot be written, wherever that shows.
+FULL = {
+    errno.ENOSPC: "free some space there and run the same command again: it continues",
+    errno.EDQUOT: "ask for more, or free some space there, and run the same command again: it continues",
+    errno.EROFS: "mount it for writing, or choose another folder, and run the same command again",
 }
 
 EPILOG = """\
@@ -50,13 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest:
         arguments.overrides = [*arguments.overrides, *rest]
     try:
-        return arguments.run(arguments)
+        with interrupts.handled():
+            return arguments.run(arguments)
     except VidalignError as error:
         print(f"vidalign: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\nvidalign: stopped; run the same command again to continue", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(interrupts.STOPPED, file=sys.stderr)
+        return error.exit_code if isinstance(error, interrupts.Interrupted) else 130
     except Exception as error:
         cause = fixable_cause(error)
         if cause is None:
@@ -66,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def fixable_cause(error: BaseException) -> VidalignError | None:
-    """The `VidalignError` that a Ray actor raised, dug out of the errors Ray wrapped around it."""
+    """The `VidalignError` that a Ray actor raised, dug out of the errors Ray wrapped around it; or one for a disk that is full."""
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
     while queue:
@@ -75,6 +88,9 @@ def fixable_cause(error: BaseException) -> VidalignError | None:
             continue
         if isinstance(current, VidalignError):
             return current
+        if isinstance(current, OSError) and current.errno in FULL:
+            place = f"{current.filename}" if current.filename else "a disk"
+            return ClusterError(f"{place} cannot be written: {current.strerror}; {FULL[current.errno]}")
         seen.add(id(current))
         queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
         workers = getattr(current, "worker_failures", None)  # Ray Train: {rank: error}

@@ -27,6 +27,11 @@ def warn(text: str) -> None:
     tqdm.tqdm.write(f"warning: {text}", file=sys.stderr)
 
 
+def note(text: str) -> None:
+    """A line on standard error, above any bar that is shown."""
+    tqdm.tqdm.write(f"note: {text}", file=sys.stderr)
+
+
 @contextlib.contextmanager
 def waiting(description: str) -> Iterator[Callable[[float], None]]:
     """A line with the seconds waited so far, for what has no steps to count. Yields the function to call with them."""

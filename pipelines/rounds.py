@@ -197,6 +197,7 @@ def resource_plan(config: RunConfig, resources: ClusterResources) -> ResourcePla
         train=config.train,
         serve=config.serve,
         num_decoders=config.video.num_decoders,
+        in_turn=config.evaluate.in_turn,
     )
 
 

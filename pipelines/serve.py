@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
-import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -51,14 +51,12 @@ def run(target: str, overrides: Sequence[str] = (), *, verbose: bool = False) ->
         print(f"note: {note}", file=sys.stderr)
     config, num_models = found.config, len(found.models)
     check_address(config.serve)
-    stop = threading.Event()
     print(f"starting {' and '.join(found.models)} …", file=sys.stderr)
 
     def needed() -> int:
         return plan_serve(config.serve, local_resources(config.cluster), num_models).num_cpus_needed
 
     with connect(config.cluster, num_cpus_needed=needed, verbose=verbose) as resources:
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())  # only now: entering Ray sets one that aborts
         spec = EndpointSpec(
             models=found.models,
             model=config.model,
@@ -72,11 +70,8 @@ def run(target: str, overrides: Sequence[str] = (), *, verbose: bool = False) ->
         )
         with endpoint(spec) as running:
             print(describe(running), flush=True)
-            try:
-                while not stop.wait(3600):
-                    pass
-            except KeyboardInterrupt:
-                pass
+            with contextlib.suppress(KeyboardInterrupt):
+                threading.Event().wait()
             print("stopping", file=sys.stderr)
 
 

@@ -249,6 +249,7 @@ def _rules(spec: EndpointSpec, policy: PolicyVersion) -> dict[str, Any]:
     return engine_rules(
         load_processor(policy.path, **trusted),
         AutoConfig.from_pretrained(policy.path, **trusted),
+        dtype=spec.model.dtype,
         max_model_len=spec.model.max_model_len,
         on_cpu=spec.plan.bundle_gpus == 0,
         limits=spec.limits,

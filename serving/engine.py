@@ -57,6 +57,10 @@ class LeanEngine(VLLMEngine):
         return self._engine_client
 
     def _prepare_engine_config(self, callback_ctx: Any) -> Any:
+        from vllm.plugins import load_general_plugins
+
+        # With GPUs, Ray makes the configuration, and so loads vLLM's plugins, in a task of its own; but media are read here.
+        load_general_plugins()
         engine_args, frontend_args, config = super()._prepare_engine_config(callback_ctx)
         parallel = config.parallel_config
         # Ray sets "mp" for every CPU engine. vLLM prefers it only for pinning OpenMP threads to cores, which is switched off.

@@ -188,7 +188,8 @@ def plan_of(config, resources, **options):
     from cluster.plan import plan
 
     sections = {"rollout": config.rollout, "train": config.train, "serve": config.serve}
-    return plan(resources, **sections, num_decoders=config.video.num_decoders, **options)
+    options = {"num_decoders": config.video.num_decoders, "in_turn": config.evaluate.in_turn, **options}
+    return plan(resources, **sections, **options)
 
 
 def vidalign(*arguments: str, timeout_s: float = 600) -> subprocess.CompletedProcess:

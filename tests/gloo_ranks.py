@@ -81,8 +81,12 @@ def train(job: dict[str, Any], *, chunk_size: int, export: dict[str, Any] | None
         learner.load_policy = refused
     one = learner.Learner(TrainJob.from_dict(job), device=torch.device("cpu"))
     measured = [one.monitor.measure(0)]
-    losses = [one.step(indices)[0] for indices in one.order]
+    losses = []
+    for indices in one.order:
+        losses.append(one.step(indices)[0])
+        one.step_index += 1
     measured.append(one.monitor.measure(len(losses)))
+    one.renderer.close()
     made: dict[str, Any] = {"losses": losses, "measured": measured}
     if export is not None:
         made["peak_bytes"] = exported(one, export)

@@ -133,3 +133,16 @@ def test_training_that_was_killed_continues_as_if_it_never_stopped(finished_run,
     weights, expected = (load_file(r / "rounds/0/model/model.safetensors") for r in (run, finished_run))
     for name, value in expected.items():
         np.testing.assert_allclose(weights[name], value, rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_models_that_are_served_one_after_the_other_answer_as_side_by_side(finished_run, small_config, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run, ignore=shutil.ignore_patterns("eval", "scores", "report", "summary.json"))
+    done = vidalign("evaluate", str(small_config), f"run_dir={run}", "evaluate.in_turn=true")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr.index("start base") < done.stderr.index("evaluate blind") < done.stderr.index("start aligned")
+    for name in ("base", "blind", "aligned"):
+        alone, beside = (files.read_table(r / f"rounds/0/eval/{name}.parquet", EvalAnswer) for r in (run, finished_run))
+        found, expected = ([(a.example_id, a.text, a.model_id, a.correct) for a in answers] for answers in (alone, beside))
+        assert found == expected
+        assert len(found) == 24

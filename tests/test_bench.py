@@ -115,7 +115,7 @@ def growth_rows(recorded):
 def page_of(name, recorded):
     if name == "growth":
         return growth_page.page(growth_rows(recorded))
-    if name in ("rollout", "train_step"):
+    if name in ("rollout", "rollout_engine", "train_step"):
         return importlib.import_module(f"bench.{name}_page").page(recorded)
     by_name = {"decode": decode_page, "driver_memory": driver_memory, "long_videos": long_videos}
     return {**by_name, "serve": serve_page, "start": start}[name].page(recorded)
@@ -128,6 +128,32 @@ def test_recorded_figures_still_give_their_tables(name):
     made = page_of(name, files.read_json(RECORDED / f"{name}.json"))
     assert table(made) == table((RECORDED / f"{name}.md").read_text())
     assert f"`vidalign bench {next(short for short, module in BENCHES.items() if module == name)}`" in made
+
+
+def test_a_load_has_lengths_of_its_own_and_words_of_these_lengths():
+    from bench.engine_load import FEWEST, MOST, Load, words
+
+    load = Load(median_tokens=40)
+    lengths = [load.num_tokens(seed) for seed in range(2000)]
+    assert lengths == [load.num_tokens(seed) for seed in range(2000)]
+    assert (min(lengths), max(lengths)) == (FEWEST, MOST)
+    assert 37 < np.median(lengths) < 43
+    assert len(words(7, 3).split()) == 7
+
+
+def test_nudged_weights_are_those_of_the_smallest_file(tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from bench.engine_load import nudged
+
+    (tmp_path / "model").mkdir()
+    for name, size in (("a", 8), ("b", 4)):
+        save_file({name: torch.arange(float(size))}, tmp_path / "model" / f"{name}.safetensors")
+    other = pathlib.Path(nudged(str(tmp_path / "model"), tmp_path / "other"))
+    assert torch.equal(load_file(other / "a.safetensors")["a"], torch.arange(8.0))
+    assert 0 < (load_file(other / "b.safetensors")["b"] - torch.arange(4.0)).abs().max() < 1
+    assert torch.equal(load_file(tmp_path / "model" / "b.safetensors")["b"], torch.arange(4.0))
 
 
 def test_growth_plots(tmp_path):

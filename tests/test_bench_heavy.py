@@ -57,6 +57,17 @@ def test_decode(tmp_path):
     assert any(line.startswith("| clip | 8 | ") for line in table(written(tmp_path, "decode")))
 
 
+def test_engine(tmp_path):
+    bench("engine", "--quick", "--model", "built-in", "--out", tmp_path)
+    [row] = files.read_json(tmp_path / "results/rollout_engine.json")["rows"]
+    [flow], [barrier] = row["busy"]["flow"], row["busy"]["barrier"]
+    assert flow["num_tokens"] == barrier["num_tokens"] > 0, "both forms do the same"
+    assert flow["working_s"] <= flow["seconds"]
+    assert row["score"]["difference"] < 1e-3
+    assert row["weights"]["moved"] > 1e-3 > row["weights"]["returned"]
+    assert len(table(written(tmp_path, "rollout_engine"))) == 2 * 3
+
+
 def test_rollout(tmp_path):
     bench("rollout", "--quick", "--counts", 1, "--examples", 2, "--out", tmp_path)
     found = files.read_json(tmp_path / "results/rollout.json")

@@ -75,3 +75,31 @@ def test_bench_passes_its_arguments_to_the_script(tmp_path, monkeypatch):
     (tmp_path / "bench" / "decode.py").write_text("import sys\nsys.exit(7 if sys.argv[1:] == ['--rounds', '2'] else 1)\n")
     monkeypatch.chdir(tmp_path)
     assert main(["bench", "decode", "--rounds", "2"]) == 7
+
+
+def test_a_full_disk_is_one_sentence_wherever_it_shows(tmp_path, capsys, monkeypatch):
+    def write(_arguments: object) -> int:
+        try:
+            with open("/dev/full", "w") as file:
+                file.write("x")
+        except OSError as error:
+            raise RuntimeError("a Ray task failed") from error
+        return 0
+
+    monkeypatch.setattr("pipelines.cli._run_doctor", write)
+    assert main(["doctor"]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be written: No space left on device; free some space" in error
+    assert error.count("\n") == 1
+
+
+def test_a_run_folder_that_cannot_be_made_is_one_sentence(config, capsys):
+    (config.parent / "file").touch()
+    (config.parent / "train.jsonl").write_text(json.dumps({"id": "a", "video": "v", "question": "q", "answer": "a"}))
+    (config.parent / "v").write_bytes(b"x")
+    for place in ("/proc/none/run", str(config.parent / "file" / "run")):
+        assert main(["align", str(config), f"run_dir={place}"]) == 2
+        error = capsys.readouterr().err
+        assert place in error
+        assert "choose another folder" in error
+        assert error.count("\n") == 1

@@ -14,12 +14,12 @@ from conftest import write_video
 
 from cluster.described import Machines
 from cluster.resources import ClusterResources
-from pipelines import align, check_places
+from pipelines import align, check_model, check_places
 from pipelines.check import check, this_machine
 from pipelines.check_context import probe_videos
 from pipelines.cli import main
 from vidalign.config.loading import dump_config, parse_config
-from vidalign.errors import VidalignError, VideoError
+from vidalign.errors import ModelError, VidalignError, VideoError
 from vidalign.model import rendering
 from vidalign.model.clip_check import ClipCheck, black, measure_tokens, quarantined
 from vidalign.types import FrameSpec
@@ -61,20 +61,25 @@ def raw(tmp_path, folders):
 
 @pytest.fixture
 def connected(monkeypatch):
-    """A cluster that is entered and gives two CPUs; nothing runs on it."""
+    """A cluster that is entered and gives two CPUs; nothing runs on it. A vLLM that is asked, and does not know all models."""
 
     @contextlib.contextmanager
     def connect(*_, **__):
         yield TWO_CORES.resources
 
+    def answer(architecture, folder, *, video=True, **_):
+        if "Nothing" in architecture:
+            raise ModelError(f"vLLM serves no {architecture} {'with videos' if video else 'for texts'}")
+
     monkeypatch.setattr(align, "connect", connect)
+    monkeypatch.setattr(check_model, "check_architecture", answer)
     monkeypatch.setattr(align, "once", lambda stage: pytest.fail("a stage was started"))
 
 
 def refusals(raw):
     """What the dry run says, and what the run says."""
     config, said = parse_config(raw), []
-    for begin in (lambda: check(config, machines=TWO_CORES, ask_vllm=False), lambda: align.align(config)):
+    for begin in (lambda: check(config, machines=TWO_CORES), lambda: align.align(config)):
         with pytest.raises(VidalignError) as caught:
             begin()
         said.append(str(caught.value))
@@ -134,6 +139,73 @@ def break_weights(raw, tmp_path):
     return "set tie_word_embeddings to true"
 
 
+def of_another_architecture(folder, copy):
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "architectures": ["Qwen9VLForNothing"]}))
+    return str(copy)
+
+
+def take_what_vllm_does_not_serve(raw, tmp_path):
+    raw["model"]["path"] = of_another_architecture(raw["model"]["path"], tmp_path / "other")
+    return "vLLM serves no Qwen9VLForNothing with videos"
+
+
+def compute_linear_attention_in_float32_on_cpus(raw, tmp_path):
+    raw["model"]["path"] = str(tmp_path / "qwen3_5")
+    tiny_families.WRITERS["qwen3_5"](tmp_path / "qwen3_5")
+    return "set model.dtype=bfloat16, or give the engines GPUs"
+
+
+def judge_by(raw, model, **changes):
+    raw["evaluate"]["judge"] = {"kind": "vllm", "model": str(model), **changes}
+    return "evaluate.judge.model="
+
+
+def judge_by_what_is_not_there(raw, tmp_path):
+    return f"{judge_by(raw, tmp_path / 'none')}'{tmp_path / 'none'}'"
+
+
+def judge_by_what_vllm_does_not_serve(raw, tmp_path):
+    judge_by(raw, of_another_architecture(raw["model"]["path"], tmp_path / "judge"))
+    return "vLLM serves no Qwen9VLForNothing for texts; set evaluate.judge.model"
+
+
+def judge_by_what_vllm_does_not_serve_with_videos(raw, tmp_path):
+    judge_by(raw, of_another_architecture(raw["model"]["path"], tmp_path / "judge"), sees="video")
+    return "vLLM serves no Qwen9VLForNothing with videos; set evaluate.judge.model"
+
+
+def judge_by_code_that_is_not_trusted(raw, tmp_path):
+    folder = shutil.copytree(raw["model"]["path"], tmp_path / "judge")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "code.Model"}}))
+    judge_by(raw, folder)
+    return "set evaluate.judge.engine_args.trust_remote_code=true"
+
+
+def judge_without_weights(raw, tmp_path):
+    folder = shutil.copytree(raw["model"]["path"], tmp_path / "judge")
+    (folder / "model.safetensors").write_bytes(b"version https://git-lfs")
+    judge_by(raw, folder)
+    return "is not a complete safetensors file"
+
+
+def judge_without_a_chat_template(raw, tmp_path):
+    folder = shutil.copytree(raw["model"]["path"], tmp_path / "judge")
+    (folder / "chat_template.jinja").unlink()
+    judge_by(raw, folder)
+    return "has no chat template"
+
+
+def judge_with_videos_without_a_processor(raw, tmp_path):
+    folder = shutil.copytree(raw["model"]["path"], tmp_path / "judge")
+    for file in folder.glob("*processor_config.json"):
+        file.unlink()
+    judge_by(raw, folder, sees="video")
+    return "evaluate.judge.model="
+
+
 def shorten_context(raw, tmp_path):
     raw["model"]["max_model_len"] = 64
     return "max_model_len=64"
@@ -144,6 +216,11 @@ def ask_for_cached_features(raw, folders):
     raw["model"]["path"] = str(folders / "qwen3")
     tiny_families.WRITERS["qwen3_vl"](folders / "qwen3")
     return "train.cache_vision_features works only for"
+
+
+def ask_for_flash_attention(raw, tmp_path):
+    raw["model"] |= {"vision_attention": "flash_attn", "dtype": "bfloat16"}
+    return "model.vision_attention=flash_attn needs a GPU"
 
 
 def ask_for_too_much(raw, tmp_path):
@@ -169,8 +246,18 @@ BREAKS = (
     break_recipe,
     break_model_path,
     break_weights,
+    take_what_vllm_does_not_serve,
+    compute_linear_attention_in_float32_on_cpus,
+    judge_by_what_is_not_there,
+    judge_by_what_vllm_does_not_serve,
+    judge_by_what_vllm_does_not_serve_with_videos,
+    judge_by_code_that_is_not_trusted,
+    judge_without_weights,
+    judge_without_a_chat_template,
+    judge_with_videos_without_a_processor,
     shorten_context,
     ask_for_cached_features,
+    ask_for_flash_attention,
     ask_for_too_much,
     begin_with_another_seed,
 )
@@ -183,6 +270,12 @@ def test_both_refuse_in_the_same_words(raw, tmp_path, connected, break_it):
     assert dry == real
     assert expected in dry
     assert "\n" not in dry
+
+
+def test_a_judge_of_texts_or_of_videos_that_is_there(raw, connected):
+    for sees in ("caption", "video"):
+        judge_by(raw, raw["model"]["path"], sees=sees)
+        check(parse_config(raw), machines=TWO_CORES)
 
 
 def test_a_port_that_is_taken(raw, connected):

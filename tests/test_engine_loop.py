@@ -8,6 +8,7 @@ import types
 
 import pytest
 
+from actors.engine import lacks_scores
 from actors.engine_loop import EngineLoop
 
 PATIENT_S = 20
@@ -138,3 +139,24 @@ def test_the_clock_starts_anew_each_time_it_is_read(llm):
     taken = loop.take_seconds()
     assert taken["working"] >= 0
     assert loop.take_seconds()["waiting"] == pytest.approx(0, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("cached", "steps", "lacks"),
+    [
+        (0, [None, *"abcdefghi"], False),
+        (
+            6,
+            [None, *"abcdefghi"],
+            False,
+        ),  # of ten tokens, the last three are the reply; V1 says all steps, of cached tokens anything
+        (7, [None, *"abcdefghi"], True),
+        (6, [None, *"ghi"], False),  # the V2 runner says only those that it computed
+        (6, [None, *"ghi"][:3], True),  # it has forgotten those of a part of the prompt
+        (6, [None, "i"], True),
+        (None, [None, *"abcdefghi"], False),
+    ],
+)
+def test_scores_that_vllm_has_not_computed_are_noticed(cached, steps, lacks):
+    output = types.SimpleNamespace(prompt_logprobs=steps, num_cached_tokens=cached, prompt_token_ids=list(range(10)))
+    assert lacks_scores(output, 3) == lacks

@@ -9,6 +9,7 @@ from cluster.engines import (
     replica_environment,
     replica_options,
 )
+from cluster.plan import GPU_MEMORY_UTILIZATION
 from cluster.resources import ServePlan
 from serving.video_loader import NAME, media_io_kwargs
 from vidalign.config.judging import JudgeConfig
@@ -81,18 +82,26 @@ def plan(num_devices, bundle_gpus):
     ("num_gpus", "more"),
     [
         (0, GENERATOR_CPU),
-        (1, {"enforce_eager": False}),
-        (4, {"enforce_eager": False, "tensor_parallel_size": 4}),
+        (1, {"enforce_eager": False, "gpu_memory_utilization": 0.9}),
+        (4, {"enforce_eager": False, "gpu_memory_utilization": 0.9, "tensor_parallel_size": 4}),
     ],
 )
 def test_the_generators_engine(num_gpus, more):
     assert generator_options(MODEL, num_gpus, seed=3) == GENERATOR | more
     given = {"dtype": "float32", "max_num_seqs": 2, "enforce_eager": None}
     assert generator_options(MODEL, num_gpus, seed=3, engine_args=given) == GENERATOR | more | given
+    assert not num_gpus or more["gpu_memory_utilization"] == GPU_MEMORY_UTILIZATION, "what a dry run counts with"
     assert actor_environment(num_gpus) == ACTOR_ENVIRONMENT | ({} if num_gpus else ACTOR_ENVIRONMENT_CPU)
 
 
-@pytest.mark.parametrize(("num_gpus", "more"), [(0, {"enforce_eager": True}), (1, {}), (2, {"tensor_parallel_size": 2})])
+@pytest.mark.parametrize(
+    ("num_gpus", "more"),
+    [
+        (0, {"enforce_eager": True}),
+        (1, {"gpu_memory_utilization": 0.9}),
+        (2, {"gpu_memory_utilization": 0.9, "tensor_parallel_size": 2}),
+    ],
+)
 def test_the_judges_engine(num_gpus, more):
     for given in ({}, {"disable_log_stats": False, "seed": 1, "enforce_eager": None}):
         config = JudgeConfig(kind="vllm", model="j", max_model_len=256, num_gpus=num_gpus, engine_args=given)
@@ -114,7 +123,7 @@ def test_a_replicas_engine(num_devices, bundle_gpus, more):
     given = {"gpu_memory_utilization": 0.2, "max_model_len": 64, "allowed_local_media_path": "/other"}
     assert replica_options(MODEL, ServeConfig(engine_args=given), made_for, media) == REPLICA | more | given
     assert replica_options(MODEL, ServeConfig(), made_for, media)["allowed_local_media_path"] == ""
-    on_cpu = {} if bundle_gpus else {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    on_cpu = {} if bundle_gpus else {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}
     shared = {"VIDALIGN_SHARED_GPU": "1"} if bundle_gpus == 0.5 else {}
     assert replica_environment(made_for, NAME) == REPLICA_ENVIRONMENT | on_cpu | shared
     loud = replica_environment(made_for, NAME, logging_level="INFO")

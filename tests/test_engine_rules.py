@@ -6,10 +6,10 @@ import pytest
 import transformers
 
 from vidalign.errors import ModelError
-from vidalign.model.engine_rules import CPU_SEQUENCES, engine_rules
+from vidalign.model.engine_rules import CPU_SEQUENCES, check_on_cpu, engine_rules, with_head_dtype
 from vidalign.model.rendering import difference, load_processor
 
-OPTIONS = {"max_model_len": 512, "on_cpu": True, "limits": {"video": 1, "image": 0}}
+OPTIONS = {"dtype": "bfloat16", "max_model_len": 512, "on_cpu": True, "limits": {"video": 1, "image": 0}}
 
 
 def rules_of(folder, **options):
@@ -85,3 +85,25 @@ VIDEO = [False, True, True, False]
 )
 def test_where_two_prompts_differ(trained, generated, said):
     assert difference(PROCESSOR, trained, generated, VIDEO) == said
+
+
+def test_what_engines_on_cpus_do_not_compute_is_a_sentence(checkpoints):
+    with pytest.raises(ModelError, match=r"linear attention of a qwen3_5 .* in float32; set model\.dtype=bfloat16"):
+        rules_of(checkpoints("qwen3_5"), dtype="float32")
+    rules_of(checkpoints("qwen3_5"), dtype="float32", on_cpu=False)
+    config = transformers.AutoConfig.from_pretrained(checkpoints("gemma4"))
+    check_on_cpu(config, "float32")
+    config.get_text_config().use_bidirectional_attention = "vision"
+    with pytest.raises(ModelError, match=r"frames of a gemma4 attend to what follows them"):
+        check_on_cpu(config, "float32")
+
+
+def test_the_type_of_logits_is_said_where_vllm_makes_the_language_model(model_path):
+    config = transformers.AutoConfig.from_pretrained(model_path)
+    given = {"head_dtype": "float32", "text_config": {"rope_theta": 1.0}}
+    assert with_head_dtype(given, config) == {
+        "head_dtype": "float32",
+        "text_config": {"head_dtype": "float32", "rope_theta": 1.0},
+    }
+    assert with_head_dtype({"a": 1}, config) == {"a": 1}
+    assert with_head_dtype({"head_dtype": "float32"}, config.get_text_config()) == {"head_dtype": "float32"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import pathlib
 import threading
@@ -13,17 +14,20 @@ import numpy as np
 import pytest
 from json_server import serving
 
+from cluster.plan import plan_evaluation
+from cluster.resources import ClusterResources
 from pipelines import patience
-from pipelines.asking import evaluate
+from pipelines.asking import evaluate, evaluate_each
 from pipelines.media_urls import noise_clips, video_url
 from pipelines.patience import MAX_ATTEMPTS
 from serving.app import Endpoint
 from serving.refusals import unusable_message
+from serving.spec import EndpointSpec
 from vidalign import files
-from vidalign.config.run import EvaluateConfig
+from vidalign.config.run import EvaluateConfig, ModelConfig, ServeConfig
 from vidalign.errors import ClusterError, ConfigError, DataError, ModelError, VideoError
 from vidalign.records import Turn
-from vidalign.types import EvalAnswer, Example, FrameSpec
+from vidalign.types import EvalAnswer, Example, FrameSpec, PolicyVersion
 from vidalign.video import decoding
 
 CONFIG = EvaluateConfig(concurrency=3, max_new_tokens=8, request_timeout_s=10)
@@ -123,6 +127,47 @@ def test_as_many_questions_are_in_flight_as_the_config_says(served, tmp_path, mo
     assert len(begun_before_the_first_request_arrived) == CONFIG.concurrency
     assert served.most_in_flight == CONFIG.concurrency
     assert len(served.requests) == len(begun) == len(examples)
+
+
+def test_models_with_gpus_of_their_own_do_not_wait_for_each_other(served, tmp_path):
+    served.hold(2 * CONFIG.concurrency, on_first=lambda: None)
+    examples = [_example(i, f"say {i}", tmp_path) for i in range(2 * CONFIG.concurrency)]
+    both = dataclasses.replace(served.endpoint, versions={"base": "v1", "aligned": "v1"})
+    options = {"stage": tmp_path / "eval", "config": CONFIG, "progress": False}
+    found = evaluate_each(examples, both, [("base", False), ("aligned", False)], at_once=True, **options)
+    assert [[answer.text for answer in one.answers] for one in found] == [[str(i) for i in range(len(examples))]] * 2
+    assert served.most_in_flight == 2 * CONFIG.concurrency
+
+
+def test_an_error_of_one_model_is_raised_as_it_is_and_ends_the_others(served, tmp_path):
+    both = dataclasses.replace(served.endpoint, versions={"base": "v1", "aligned": "v2"})
+    options = {"stage": tmp_path / "eval", "config": CONFIG, "progress": False}
+    with pytest.raises(ClusterError, match="answered as policy v1, expected v2"):
+        evaluate_each([_example(0, "say 0", tmp_path)], both, [("base", False), ("aligned", False)], at_once=True, **options)
+
+
+@pytest.mark.parametrize(("in_turn", "started"), [(True, [["aligned"]]), (False, [["base", "aligned"]])])
+def test_an_endpoint_is_started_for_those_models_that_are_asked(monkeypatch, model_path, in_turn, started):
+    from pipelines import endpoints
+
+    seen = []
+
+    @contextlib.contextmanager
+    def endpoint(spec, on_wait):
+        seen.append(list(spec.models))
+        yield Endpoint(base_url="http://up", versions=dict.fromkeys(spec.models, "v"))
+        seen.append("stopped")
+
+    monkeypatch.setattr(endpoints, "endpoint", endpoint)
+    plan = plan_evaluation(ServeConfig(), in_turn, ClusterResources(num_cpus=8), 2)
+    models = {name: PolicyVersion(version="v", path=model_path, parent="") for name in ("base", "aligned")}
+    spec = EndpointSpec(
+        models=models, model=ModelConfig(path=model_path), serve=ServeConfig(), plan=plan, frame_spec=FrameSpec(num_frames=8)
+    )
+    asked = endpoints.at_each(spec, {"aligned"}, lambda running: (list(running.versions), running.base_url))
+    assert asked == ([(["base"], ""), (["aligned"], "http://up")] if in_turn else [(["base", "aligned"], "http://up")])
+    assert seen == [*started, "stopped"]
+    assert endpoints.at_each(spec, set(), lambda running: running.base_url) == [""] * len(asked)
 
 
 def test_the_prompt_template_is_the_one_of_training(served, tmp_path):

@@ -16,7 +16,7 @@ from vidalign.errors import ConfigError
 from vidalign.model import shared_prefix, vision_features
 from vidalign.model.batch import IGNORED, Prompt, collate, collate_packed
 from vidalign.model.checkpoint import export_policy
-from vidalign.model.families import family_of, parts
+from vidalign.model.families import family_of, parts, vision_towers
 from vidalign.model.folder import stored_shapes
 from vidalign.model.policy import ResponseScorer, load_policy, prepare_training
 from vidalign.model.rendering import load_processor, render_prompt, response_ids
@@ -70,6 +70,18 @@ def test_a_padded_batch_says_what_each_sequence_says_alone(name, checkpoints, ce
     batch = collate([(prompt, made) for made in responses for prompt in prompts], pad_id=0)
     torch.testing.assert_close(logps_of(ResponseScorer(model).eval(), batch), alone(folder), atol=1e-5, rtol=0)
     passed()
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if name in (*QUICK, "gemma4")])
+def test_log_probs_are_those_of_the_models_own_logits(name, checkpoints):
+    model, prompts, responses = loaded(checkpoints(name))
+    batch = collate([(prompts[0], responses[0])], pad_id=0)
+    with torch.no_grad():
+        logits = model(**batch.inputs, use_cache=False).logits[batch.labels != IGNORED]
+    if family_of(model).suppresses:
+        logits[:, model.generation_config.suppress_tokens] = -torch.inf
+    expected = logits.log_softmax(-1).gather(-1, torch.tensor(responses[0])[:, None])[:, 0]
+    torch.testing.assert_close(logps_of(ResponseScorer(model).eval(), batch), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -189,6 +201,21 @@ def test_the_model_inside_an_adapter_takes_a_list_of_videos_too(checkpoints):
     torch.testing.assert_close(
         logps_of(ResponseScorer(adapted), batch), alone(checkpoints("llava_next_video")), atol=1e-5, rtol=0
     )
+
+
+@pytest.mark.parametrize("name", ["llava_onevision", "llava_next_video"])
+def test_the_tower_is_called_once_for_videos_of_equal_and_unequal_length(name, checkpoints):
+    """Under ZeRO stage 3 all ranks call it equally often, whatever videos they have."""
+    model, prompts, responses = loaded(checkpoints(name))
+    (tower,) = vision_towers(model)
+    calls = []
+    hook = tower.register_forward_hook(lambda *_: calls.append(1))
+    for shown in (prompts, prompts[:1] * 2):
+        batch = collate([(prompt, responses[0]) for prompt in shown], pad_id=0)
+        assert isinstance(batch.inputs["pixel_values_videos"], list) == (shown is prompts)
+        logps_of(ResponseScorer(model).eval(), batch)
+    hook.remove()
+    assert calls == [1, 1]
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", *QUICK])

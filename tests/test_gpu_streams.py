@@ -1,25 +1,35 @@
-"""The streams of rollout and judge on two logical GPUs: each actor has its own, and a chunk is one call.
+"""The stages of a run on two logical GPUs: each actor, rank and replica has its own, and all are free after each stage.
 
-Ray hands out GPUs that are only numbers here, so that its rules for actors with GPUs hold; an engine that computes nothing stands in.
+Ray hands out GPUs that are only numbers here, so that its rules for actors with GPUs hold. In the streams of rollout and judge an
+engine that computes nothing stands in; the whole run computes on CPUs.
 """
 
+import functools
 import json
 import os
 import pathlib
 import time
 
 import pytest
+import yaml
 from conftest import ROOT
 from test_recipe_units import FakeEngine
 
 import actors.generator
+import serving.app
 from actors.generator import Generator
 from actors.judge import Judge
+from actors.learner import train_loop
+from actors.reference import Reference
 from cluster.resources import Workers
+from pipelines import align
 from pipelines.stages import judge as judge_stage
+from pipelines.stages import reference as reference_stage
 from pipelines.stages import rollout as rollout_stage
+from pipelines.stages import train as train_stage
 from vidalign import files, recipes
 from vidalign.config.judging import JudgeConfig
+from vidalign.config.loading import load_config
 from vidalign.config.recipes import LeanpoRecipe
 from vidalign.config.run import ModelConfig, RolloutConfig, VideoConfig
 from vidalign.data.reading import read_examples
@@ -164,3 +174,74 @@ def test_judge(two_gpus, tmp_path, monkeypatch):
     assert [(line["number"], line["count"]) for line in calls(stage.folder / "parts")] == list(enumerate(counts))
     assert [row["example_id"] for row in stage.rows()] == [row["example_id"] for row in rows]
     assert_gpus_are_free()
+
+
+class GeneratorOnCpu(Generator):
+    def __init__(self, **settings):
+        from server_on_cpu import note_gpus
+
+        assert settings["num_gpus"] == 1
+        note_gpus(pathlib.Path(settings["parts"]).parent / "given")
+        super().__init__(**{**settings, "num_gpus": 0})
+
+
+class ReferenceOnCpu(Reference):
+    def __init__(self, **settings):
+        from server_on_cpu import note_gpus
+
+        assert settings["use_gpu"]
+        note_gpus(pathlib.Path(settings["kept"]).parent / "given")
+        super().__init__(**{**settings, "use_gpu": False})
+
+
+def train_on_cpu(config):
+    import ray.train.torch
+    import torch
+    from server_on_cpu import note_gpus
+
+    note_gpus(pathlib.Path(config["stage"], "given"))
+    assert ray.train.torch.get_device().type == "cuda"
+    ray.train.torch.get_device = lambda: torch.device("cpu")
+    train_loop(config)
+
+
+def test_a_run(two_gpus, shapes, model_path, small_config, tmp_path, monkeypatch):
+    """Rollout, reference, training and evaluation, from the configuration that a user writes."""
+    import ray.train.torch
+
+    run, options = tmp_path / "run/rounds/0", serving.app._llm_options
+
+    def options_on_cpu(spec, model_id, policy):
+        made = options(spec, model_id, policy)
+        given = {"GPUS_GIVEN": str(run / "eval/given"), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        made["runtime_env"]["env_vars"] |= given
+        return made | {"server_cls": "server_on_cpu.ServerOnCpu"}
+
+    finished = []
+
+    def and_all_are_free(stage):
+        facts = once(stage)
+        finished.append(stage.name)
+        assert_gpus_are_free()
+        return facts
+
+    once = align.once
+    monkeypatch.setattr(align, "once", and_all_are_free)
+    monkeypatch.setattr(rollout_stage, "Generator", GeneratorOnCpu)
+    monkeypatch.setattr(reference_stage, "Reference", ReferenceOnCpu)
+    monkeypatch.setattr(train_stage, "train_loop", train_on_cpu)
+    on_gloo = functools.partial(ray.train.torch.TorchTrainer, torch_config=ray.train.torch.TorchConfig(backend="gloo"))
+    monkeypatch.setattr(ray.train.torch, "TorchTrainer", on_gloo)
+    monkeypatch.setattr(serving.app, "_llm_options", options_on_cpu)
+    raw = yaml.safe_load(small_config.read_text()) | {"run_dir": str(tmp_path / "run")}
+    raw["data"] |= {"limit": 12, "eval_limit": 4}
+    raw["rollout"] = {"batch_size": 3}
+    raw["train"] |= {"num_workers": 2, "micro_batch_size": 2, "uncertainty": {"drop_disagreeing": False}}
+    raw["evaluate"] |= {"blind": False}
+    raw["serve"]["engine_args"] = {"enforce_eager": True, "kv_cache_memory_bytes": 2**28}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(raw))
+    align.align(load_config(tmp_path / "config.yaml"), ("rollout", "train", "evaluate"))
+    assert finished == ["rollout", "pairs", "train", "evaluate", "score"]
+    for stage in ("responses", "reference", "train", "eval"):
+        given = [files.read_json(path) for path in (run / stage / "given").glob("*.json")]
+        assert sorted(process["gpus"] for process in given) == [[0], [1]], stage

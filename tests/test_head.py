@@ -1,18 +1,21 @@
 """The output layer in float32: exact products, gradients as autograd has them, and alike for training, reference and engine."""
 
 import copy
+import math
 
 import pytest
 import torch
+import transformers
 from test_shared_prefix import ARCHITECTURES
 
 from cluster.engines import with_float32_head
 from vidalign.config.run import ModelConfig
 from vidalign.config.training import TrainConfig
+from vidalign.errors import ModelError
 from vidalign.model import head
 from vidalign.model.batch import collate
-from vidalign.model.logps import token_logps
-from vidalign.model.policy import ResponseScorer, load_policy
+from vidalign.model.logps import forward_kl, token_logps
+from vidalign.model.policy import ResponseScorer, load_policy, outline_policy
 
 
 def layer(bias, vocabulary=50):
@@ -100,3 +103,37 @@ def test_the_engine_is_told_and_the_user_has_the_last_word():
 def test_runs_from_before_the_option_stay_valid():
     assert "float32_head" not in TrainConfig().deciding()
     assert TrainConfig(float32_head=True).deciding()["float32_head"] is True
+
+
+def test_what_comes_after_the_output_layer_by_hand():
+    logits = torch.tensor([[0.0, 4.0, -8.0, 2.0]], dtype=torch.bfloat16)
+    expected = [0.0, 4 * math.tanh(1), 4 * math.tanh(-2), head.NEVER]
+    assert head.Finish(softcap=4.0, suppressed=(3,))(logits)[0].tolist() == pytest.approx(expected)
+    layer = torch.nn.Linear(2, 3)
+    assert head.finished_logits(layer, head.Finish()) is layer
+
+
+def test_a_kl_of_logits_some_of_which_are_never_said_is_a_number():
+    finished = head.finished_logits(layer(False), head.Finish(softcap=4.0, suppressed=(3, 7)))
+    torch.manual_seed(1)
+    rows, others = (torch.randn(5, 16).bfloat16().requires_grad_(True) for _ in range(2))
+    assert forward_kl(rows, rows.detach(), finished, finished).abs().max() < 1e-6
+    found = forward_kl(rows, others.detach(), finished, finished)
+    found.sum().backward()
+    assert found.min() > 0
+    assert rows.grad.isfinite().all()
+
+
+def test_logits_that_are_scaled_are_refused():
+    config = transformers.Qwen2Config(logits_scaling=1.0)
+    head.check_logits(config)
+    config.logits_scaling = 8.0
+    with pytest.raises(ModelError, match=r"a qwen2 scales its logits \(logits_scaling=8.0 "):
+        head.check_logits(config)
+
+
+def test_ranks_that_are_sent_the_weights_know_what_is_never_said(checkpoints):
+    config = ModelConfig(path=checkpoints("gemma4"), dtype="float32")
+    finish = head.finish_of(load_policy(config))
+    assert len(finish.suppressed) == 3
+    assert head.finish_of(outline_policy(config)) == finish

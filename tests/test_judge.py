@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from test_files import RESPONSE
 
+from actors.chats import located
 from actors.judge import Judge
 from examples.shapes import rule_judge, world
 from vidalign import prompts
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.recipes import HoundRecipe
-from vidalign.errors import ConfigError
+from vidalign.errors import ConfigError, ModelError
 from vidalign.recipes import judging
 from vidalign.types import Example, Judgement
 
@@ -243,3 +244,13 @@ def test_an_empty_caption_of_the_policy_is_counted_and_nothing_else_takes_its_pl
     seeing = config(sees="video")
     rows, quarantined = inputs_of(example, ["  "], "A dog.", judge=seeing)
     assert (rows[0]["videos"], rows[0]["images"], quarantined) == (["a.mp4"], [], {})
+
+
+def test_an_engine_is_given_the_folder_of_a_judge_however_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "judge").mkdir()
+    assert located(JudgeConfig(kind="vllm", model="~/judge")).model == str(tmp_path / "judge")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(tmp_path / "hub" / name))
+    assert located(JudgeConfig(kind="vllm", model="owner/judge")).model == str(tmp_path / "hub/owner/judge")
+    with pytest.raises(ModelError, match=r"no model folder at \./none"):
+        located(JudgeConfig(kind="vllm", model="./none"))

@@ -167,7 +167,6 @@ def test_zero_3_of_7b_on_eight_cards_of_24_gb_fits():
     lines = planned("8x24")
     assert [line.partition(":")[0] for line in lines] == [
         "rollout",
-        "reference",
         "training",
         "evaluation",
         "host memory",
@@ -175,7 +174,7 @@ def test_zero_3_of_7b_on_eight_cards_of_24_gb_fits():
     ]
     assert "rollout: each GPU holds 15.9 GiB, of 21.6 GiB: 15.4 GiB of weights, and 0.4 GiB of key-value cache" in lines[0]
     assert lines[0].endswith("room for 14 at a time")  # 6.2 GiB are left beside the weights
-    assert "7,615,616,512 of 8,292,166,656 parameters change in bfloat16 with train.zero_stage=3 on 8 workers" in lines[2]
+    assert "7,615,616,512 of 8,292,166,656 parameters change in bfloat16 with train.zero_stage=3 on 8 workers" in lines[1]
 
 
 def test_zero_2_of_7b_on_eight_cards_of_24_gb_does_not():
@@ -194,17 +193,28 @@ def test_a_float32_engine_of_7b_on_24_gb_does_not_fit():
 def test_weights_of_15_gb_on_12_gb_do_not_fit():
     with pytest.raises(ClusterError, match=r"rollout holds 15.* GiB of weights.* GiB.* raise rollout.gpus_per_engine to 2"):
         planned("8x12")
-    # sharing the engine's weights mends the rollout; the reference then holds a whole copy
-    with pytest.raises(ClusterError, match=r"reference holds 1\d\.\d GiB"):
+    # sharing the engine's weights mends the rollout
+    with pytest.raises(ClusterError, match=r"training holds .* a GPU has 12.0 GiB"):
         planned("8x12", rollout={"gpus_per_engine": 2})
+
+
+def test_only_doubts_need_a_reference_of_their_own():
+    """Any other is computed by the ranks, with the weights that they share anyway."""
+    lines = planned("8x24", train={"uncertainty": {}}, objective={"name": "leanpo"})
+    assert lines[1].startswith("reference: each GPU holds 18.")
+    with pytest.raises(ClusterError, match=r"reference holds 1\d\.\d GiB"):
+        planned("8x12", train={"uncertainty": {}}, objective={"name": "leanpo"}, rollout={"gpus_per_engine": 2})
 
 
 def test_two_models_on_one_card():
     alone = {"num_workers": 1, "lora": {"rank": 128, "alpha": 256}}
+    small = {"train": alone, "objective": {"name": "sft"}}
+    assert any("evaluation: each GPU holds 15" in line for line in planned("1x24", **small)), "one model after the other"
     with pytest.raises(
-        ClusterError, match=r"evaluation, 2 models on one GPU holds 15.* a GPU has 24.0 GiB, of which 0.45 is"
+        ClusterError,
+        match=r"evaluation, 2 models on one GPU holds 15.* a GPU has 24.0 GiB, of which 0.45 is used; set evaluate.in_turn to null",
     ):
-        planned("1x24", train=alone, objective={"name": "sft"})
+        planned("1x24", **small, evaluate={"in_turn": False})
     assert planned("1x48", train=alone)
 
 
@@ -228,7 +238,7 @@ def test_a_judge_has_a_phase_of_its_own(tmp_path):
     recipe = {"name": "hound", "captions": "policy", "judge": {"kind": "vllm", "model": str(judge), "max_model_len": 512}}
     lines = planned("8x80", recipe=recipe)
     assert lines[1].startswith("judge: each GPU holds ")
-    assert lines[2].startswith("reference")
+    assert lines[2].startswith("training")
     recipe["judge"] |= {"dtype": "float32", "max_model_len": 10**9}
     with pytest.raises(
         ClusterError, match=r"judge holds .* set recipe.judge.dtype to bfloat16 or .* lower recipe.judge.max_m"

@@ -7,7 +7,7 @@ from conftest import plan_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.plan import plan_serve
+from cluster.plan import plan_evaluation, plan_serve
 from cluster.resources import ClusterResources, Workers
 from cluster.session import find_address, local_num_cpus
 from vidalign.config.loading import parse_config
@@ -48,20 +48,31 @@ def test_sixteen_cores_without_gpu():
     assert made.serve.server_cpus == 1.0
 
 
-def test_one_gpu_is_shared_by_base_and_aligned():
+def test_one_gpu_is_used_whole_by_every_stage():
     made = plan_of(run_config(), ClusterResources(num_cpus=8, num_gpus=1))
     assert made.engines == Workers(num=1, cpus=4, gpus=1)
     assert made.decoders == Workers(num=3, cpus=1)
     assert made.train == Workers(num=1, cpus=4, gpus=1)
-    assert made.serve.bundle() == {"CPU": 1.0, "GPU": 0.5}
-    assert made.serve.gpu_memory_utilization == 0.45
-    assert made.serve.total_gpus(1) == 1.0
+    assert (made.serve.in_turn, made.serve.num_models) == (True, 1)
+    assert made.serve.bundle() == {"CPU": 1.0, "GPU": 1.0}
+    assert made.serve.gpu_memory_utilization == 0.9
+
+
+def test_one_gpu_is_shared_by_base_and_aligned_of_an_endpoint_and_where_it_is_asked_for():
+    one = ClusterResources(num_cpus=8, num_gpus=1)
+    made = plan_serve(ServeConfig(), one, 2)
+    assert plan_of(run_config(), one, in_turn=False).serve == made
+    assert not made.in_turn
+    assert made.bundle() == {"CPU": 1.0, "GPU": 0.5}
+    assert made.gpu_memory_utilization == 0.45
+    assert made.total_gpus(1) == 1.0
 
 
 def test_one_gpu_alone_serves_one_model():
     made = plan_of(run_config(), ClusterResources(num_cpus=8, num_gpus=1), num_served=1)
     assert made.serve.bundle_gpus == 1.0
     assert made.serve.gpu_memory_utilization == 0.9
+    assert not made.serve.in_turn
 
 
 def test_eight_gpus_are_all_used():
@@ -69,7 +80,39 @@ def test_eight_gpus_are_all_used():
     assert made.engines == Workers(num=8, cpus=4, gpus=1)
     assert made.decoders.num == 63
     assert made.train == Workers(num=8, cpus=4, gpus=1)
-    assert made.serve.total_gpus(1) == 2.0
+    assert (made.serve.min_replicas, made.serve.max_replicas) == (4, 4)
+    assert made.serve.total_gpus(4) == 8.0
+
+
+@pytest.mark.parametrize(
+    ("gpus", "devices", "wanted", "in_turn", "expected"),
+    [
+        (2, 1, 1, None, (False, 1)),
+        (3, 1, 1, None, (False, 1)),
+        (8, 4, 1, None, (False, 1)),
+        (4, 4, 1, None, (True, 1)),  # with tensor parallelism over all GPUs, two models can never stand side by side
+        (8, 3, 1, None, (False, 1)),
+        (2, 1, 2, None, (True, 2)),
+        (8, 1, 1, True, (True, 8)),
+        (8, 1, 8, None, (True, 8)),
+        (0, 1, 1, None, (False, 1)),
+        (0, 1, 2, True, (True, 2)),
+        (4, 0, 1, None, (False, 1)),
+    ],
+)
+def test_models_are_evaluated_in_turn_where_each_needs_the_others_gpus(gpus, devices, wanted, in_turn, expected):
+    serve = ServeConfig(gpus_per_replica=devices, max_replicas=wanted)
+    made = plan_evaluation(serve, in_turn, ClusterResources(num_cpus=64, num_gpus=gpus), 2)
+    assert (made.in_turn, made.max_replicas) == expected
+    assert made.num_models == (1 if made.in_turn else 2)
+    assert made.total_gpus(made.max_replicas) <= gpus
+    assert made.bundle_gpus in (0, 1)
+
+
+def test_replicas_of_an_evaluation_follow_a_cluster_that_grows():
+    growing = ClusterResources(num_cpus=8, num_nodes=1, cpus_per_node=48, gpus_per_node=4, max_num_cpus=104, max_num_gpus=8)
+    made = plan_evaluation(ServeConfig(), None, growing, 2)
+    assert (made.min_replicas, made.max_replicas) == (1, 4)
 
 
 def test_tensor_parallel_engines():
@@ -120,12 +163,7 @@ def test_gpu_nodes_that_autoscale_from_zero():
         ({"video": {"num_decoders": 5}}, {"num_cpus": 8}, r"num_decoders=5 .* 3 CPUs of the cluster's 8 remain"),
         ({"video": {"num_decoders": 3}}, {"num_cpus": 2}, r"num_decoders=3 needs 3 CPUs"),
         ({"serve": {"min_replicas": 2}}, {"num_cpus": 8}, r"min_replicas=2 is above serve.max_replicas=1"),
-        ({"serve": {"max_replicas": 3}}, {"num_cpus": 8, "num_gpus": 2}, r"needs 6 GPUs, .* lower serve.max_replicas to 2"),
-        (
-            {"serve": {"gpus_per_replica": 2}},
-            {"num_cpus": 8, "num_gpus": 2},
-            r"needs 4 GPUs, .* lower serve.gpus_per_replica",
-        ),
+        ({"serve": {"max_replicas": 3}}, {"num_cpus": 8, "num_gpus": 2}, r"needs 3 GPUs, .* lower serve.max_replicas to 2"),
         (
             {"serve": {"gpus_per_replica": 4}},
             {"num_cpus": 8, "num_gpus": 2},
@@ -191,9 +229,12 @@ def test_a_plan_never_exceeds_the_cluster_and_refuses_nothing_that_fits(
 
 
 def test_a_served_endpoint_is_planned_by_itself():
-    resources = ClusterResources(num_cpus=8, num_gpus=1)
     config = ServeConfig()
-    assert plan_serve(config, resources, 2) == plan_of(run_config(), resources).serve
+    assert plan_serve(config, ClusterResources(num_cpus=8), 2) == plan_of(run_config(), ClusterResources(num_cpus=8)).serve
+    with pytest.raises(ClusterError, match=r"needs 6 GPUs, .* lower serve.max_replicas to 2"):
+        plan_serve(ServeConfig(max_replicas=3), ClusterResources(num_cpus=8, num_gpus=2), 2)
+    with pytest.raises(ClusterError, match=r"needs 4 GPUs, .* lower serve.gpus_per_replica"):
+        plan_serve(ServeConfig(gpus_per_replica=2), ClusterResources(num_cpus=8, num_gpus=2), 2)
     assert plan_serve(config, ClusterResources(num_cpus=1), 1).num_cpus_needed == 2
     assert plan_serve(ServeConfig(max_replicas=2, min_replicas=2), ClusterResources(num_cpus=16), 2).num_cpus_needed == 9
     with pytest.raises(ClusterError, match="no CPUs"):

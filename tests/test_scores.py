@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import socket
 import types
 
 import pytest
@@ -182,15 +183,32 @@ def test_scoring_that_cannot_work_is_refused_when_the_config_is_loaded(evaluate,
         parse_config(raw)
 
 
-def test_a_judge_whose_folder_is_not_there_is_refused_by_dry_runs_and_runs_alike(tmp_path):
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_a_judge_whose_folder_is_not_there_is_refused_by_dry_runs_and_runs_alike(tmp_path, model_path):
     from pipelines.align import align
     from pipelines.check import check as dry_run
 
     judge = {"kind": "vllm", "model": str(tmp_path)}
-    raw = {"run_dir": "r", "model": {"path": "m"}, "data": {"train": "t.jsonl"}, "evaluate": {"judge": judge}}
+    for name in "te":
+        (tmp_path / f"{name}.mp4").write_text(name)
+        row = {"id": name, "video": f"{name}.mp4", "question": "What?", "answer": "A circle."}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    raw = {
+        "run_dir": str(tmp_path / "run"),
+        "model": {"path": model_path, "dtype": "float32"},
+        "data": {"train": str(tmp_path / "t.jsonl"), "eval": str(tmp_path / "e.jsonl")},
+        "recipe": {"max_new_tokens": 16},
+        "evaluate": {"judge": judge},
+        "serve": {"port": free_port()},
+    }
     for refuse in (dry_run, align):
         with pytest.raises(
-            ModelError, match=r"evaluate\.judge\.model=.* is no model folder .*evaluate\.judge\.kind to openai"
+            ModelError, match=r"evaluate\.judge\.model=.* has no config\.json.*evaluate\.judge\.kind to openai"
         ):
             refuse(parse_config(raw))
 

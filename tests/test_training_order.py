@@ -47,7 +47,7 @@ def test_forwards_are_cut_by_number_or_by_tokens():
         asked.append(number)
         return 3  # another rank has longer groups
 
-    by_tokens = micro_batches(own, size=2, budget=12, num_tokens=lambda index: index, largest=largest)
+    by_tokens = micro_batches(own, size=2, budget=12, num_tokens=lambda rows: rows, largest=largest)
     assert asked == [2]
     assert len(by_tokens) == 3
     assert sorted(np.concatenate(by_tokens)) == [1, 3, 5, 7]

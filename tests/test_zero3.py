@@ -5,12 +5,14 @@ mismatch of collectives (which PyTorch names) and not a coincidence of small lay
 """
 
 import collections
+import dataclasses
 import pathlib
 import re
 
 import gloo_ranks
 import peft
 import pytest
+import tiny_families
 import torch
 from safetensors.torch import load_file
 from test_augment import make_clip
@@ -172,6 +174,42 @@ def test_ranks_with_other_data_train_like_one(folder, model_path, tmp_path):
         assert figures(made[name]) == pytest.approx(figures(expected[name]), abs=1e-5, rel=1e-5), name
 
 
+def test_ranks_whose_rows_show_other_numbers_and_lengths_of_videos_train_like_one(folder, checkpoints, tmp_path):
+    """Rank 0 has rows of one video, rank 1 of two, and where rows show one, videos of unequal length come as a list."""
+    frames = FrameCache(tmp_path / "frames")
+    clips = {str(count): str(frames.put(str(count), FrameSpec(), tiny_families.clip(count, count))) for count in (4, 6)}
+    files.write_json(tmp_path / "frames.json", clips)
+    pairs, read = [], files.read_table(folder / "pairs.parquet", PreferencePair)
+    first = {int(index) for step in batch_order(8, BATCH_SIZE, 1, SEED) for index in step[::2]}
+    for number, pair in enumerate(read):
+        one = {"video": "4" if number in first else str(4 + number % 2 * 2), "question": f"What moves {number}?"}
+        pairs.append(dataclasses.replace(pair, **one))
+    files.write_table(tmp_path / "one.parquet", pairs)
+    two = {"videos": ("4", "6")}
+    several = [pair if number in first else dataclasses.replace(pair, **two) for number, pair in enumerate(pairs)]
+    files.write_table(tmp_path / "two.parquet", several)
+    probe = [Example(id=str(n), video="4", question="What?", answer="red red") for n in (1, 2)]
+    files.write_table(tmp_path / "probe.parquet", probe)
+    cases = {
+        "qwen2_5_vl, two": {"shared_prefix": True, "micro_batch_size": 2},
+        "qwen2_5_vl, two, apart": {"shared_prefix": False, "tokens_per_micro_batch": 300},
+        "llava_next_video, one": {"shared_prefix": True, "micro_batch_size": 2},
+        "llava_onevision, one": {"shared_prefix": False, "tokens_per_micro_batch": 300, "train_projector": True},
+    }
+    jobs = {}
+    for name, case in cases.items():
+        family, rows = name.split(", ")[:2]
+        own = {"pairs": str(tmp_path / f"{rows}.parquet"), "probe": str(tmp_path / "probe.parquet")}
+        own |= {"frames": str(tmp_path / "frames.json"), "reference": "", "objective": {"name": "simpo", "params": {}}}
+        for count, options in ((1, {"zero_stage": 0}), (2, {"zero_stage": 3, "num_workers": 2})):
+            made = job(folder, checkpoints(family), **case, **options)
+            jobs.setdefault(count, {})[name] = {"job": made | own, "chunk_size": CHUNK_SIZE}
+    expected = gloo_ranks.run(jobs[1], tmp_path / "alone", count=1)
+    made = gloo_ranks.run(jobs[2], tmp_path / "together", count=2)
+    for name in cases:
+        assert figures(made[name]) == pytest.approx(figures(expected[name]), abs=1e-5, rel=1e-5), name
+
+
 def test_an_output_layer_in_float32_is_gathered_as_any_other(folder, model_path, tmp_path):
     """It is partitioned in bfloat16 and computes in float32, also for the KL; rounding alone sets the two apart."""
     made = {}
@@ -248,6 +286,17 @@ def test_bfloat16_trains_alike_at_every_stage_and_on_one_rank(folder, model_path
     for stage in jobs:
         assert made[stage]["losses"] == pytest.approx(expected["losses"], abs=0.02), stage
         assert made[stage]["measured"][1]["margin"] == pytest.approx(expected["measured"][1]["margin"], rel=0.1), stage
+
+
+def test_ranks_with_a_base_in_4_bits_train_like_one(folder, model_path, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    train = {"objective": "dpo", "learning_rate": 1e-3, "lora": {"rank": 4, "alpha": 8, "quantize": "4bit"}}
+    made = {}
+    for name, count, options in (("one", 1, {"zero_stage": 0}), ("two", 2, {"zero_stage": 2, "num_workers": 2})):
+        jobs = {"only": {"job": job(folder, model_path, **train, **options), "chunk_size": CHUNK_SIZE}}
+        made[name] = gloo_ranks.run(jobs, tmp_path / name, count=count)["only"]
+    assert figures(made["two"]) == pytest.approx(figures(made["one"]), abs=1e-4, rel=1e-4)
+    assert made["one"]["measured"][1]["margin"] > made["one"]["measured"][0]["margin"] + 0.01  # it learns
 
 
 def largest_block(tensors) -> int:

@@ -115,16 +115,24 @@ def randomize(model: torch.nn.Module) -> None:
 
 
 def save(
-    folder: pathlib.Path, config: Any, processor: Any, *, published: Callable[[str, torch.Tensor], Named] | None = None
+    folder: pathlib.Path,
+    config: Any,
+    processor: Any,
+    *,
+    published: Callable[[str, torch.Tensor], Named] | None = None,
+    **generation: Any,
 ) -> None:
-    """Write model and processor into a folder. `published`: from what transformers 5 writes to what published checkpoints hold."""
+    """Write model and processor into a folder. `published`: from what transformers 5 writes to what published checkpoints hold.
+
+    `generation`: what generation_config.json says beside greedy decoding and the special tokens.
+    """
     with torch.device("cpu"):
         model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     randomize(model)
     ids = roles_of(processor.tokenizer)
     with torch.no_grad():  # so that replies end, now and then
         model.get_output_embeddings().weight[ids["eos_token_id"]] *= 3
-    model.generation_config = transformers.GenerationConfig(do_sample=False, max_new_tokens=16, **ids)
+    model.generation_config = transformers.GenerationConfig(do_sample=False, max_new_tokens=16, **ids, **generation)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     if published is not None:
@@ -452,8 +460,10 @@ def gemma4(folder: pathlib.Path) -> None:
             "vocab_size_per_layer_input": len(made),
             "hidden_size_per_layer_input": 16,
             "sliding_window": 512,
-            "layer_types": ["sliding_attention", "full_attention"],
-            "num_kv_shared_layers": 0,
+            "num_hidden_layers": 3,
+            "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+            "num_kv_shared_layers": 1,
+            "final_logit_softcapping": 4.0,
             "global_head_dim": 32,
             "tie_word_embeddings": True,
             **roles_of(made),
@@ -494,6 +504,7 @@ def gemma4(folder: pathlib.Path) -> None:
             image_seq_length=70,
             chat_template=template(body, "<|video|>", "<|image|>"),
         ),
+        suppress_tokens=[token(each) for each in ("<|image|>", "<|audio|>", "<eos>")],
     )
 
 

@@ -29,9 +29,12 @@ class RunFolder:
 
     @classmethod
     def open(cls, run_dir: str) -> RunFolder:
-        """The folder, made unless it is there. Raises `ConfigError` as `at` does."""
+        """The folder, made unless it is there. Raises `ConfigError` as `at` does, and where it cannot be made."""
         folder = cls.at(run_dir)
-        folder.root.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"run_dir={run_dir} cannot be made ({error.strerror}); choose another folder") from error
         return folder
 
     @classmethod

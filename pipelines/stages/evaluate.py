@@ -1,4 +1,4 @@
-"""Evaluate: base and aligned side by side behind one endpoint, asked the held-out questions over HTTP; and base again, blind."""
+"""Evaluate: the held-out questions over HTTP, to base and aligned behind one endpoint or one after the other, and to base blind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from cluster.resources import ServePlan
-from pipelines import progress
 from pipelines.stages.base import Stage
 from pipelines.stages.rollout import digest, media_limits
 from vidalign.config.run import EvaluateConfig, ModelConfig, ServeConfig, VideoConfig
@@ -53,8 +52,10 @@ class Evaluate(Stage):
         }
 
     def run(self) -> dict[str, Any]:
-        from pipelines.asking import evaluate
-        from serving.app import endpoint
+        """Ask every model that has not answered everything yet, and write its table."""
+        from pipelines.asking import evaluate_each, num_unanswered
+        from pipelines.endpoints import at_each, at_its_pace
+        from serving.app import Endpoint
         from serving.spec import EndpointSpec
 
         media_root = self.serve.media_root or common_folder(self.examples)
@@ -70,19 +71,22 @@ class Evaluate(Stage):
             num_decoders=self.video.num_decoders,
             plain_prompt=self.prompt,
         )
-        with progress.waiting("start endpoint") as on_wait, endpoint(spec, on_wait=on_wait) as running:
-            asked = [(model_id, False) for model_id in self.policies]
-            for model_id, blind in [*asked, *([("base", True)] if self.evaluate.blind else [])]:
-                evaluate(
-                    self.examples,
-                    running,
-                    model_id=model_id,
-                    stage=self.folder,
-                    config=self.evaluate,
-                    prompt=self.prompt,
-                    blind=blind,
-                )
-            return {"endpoint": {"model_ids": list(running.model_ids)}}
+        asked = [(name, False) for name in self.policies] + ([("base", True)] if self.evaluate.blind else [])
+        kept: dict[str, Any] = {"stage": self.folder, "prompt": self.prompt}
+
+        def is_wanted(name: str, blind: bool) -> bool:
+            version, config = self.policies[name].version, self.evaluate
+            return num_unanswered(self.examples, model_id=name, blind=blind, version=version, config=config, **kept) > 0
+
+        wanted = {name for name, blind in asked if is_wanted(name, blind)}
+
+        def ask(running: Endpoint) -> None:
+            here = [(name, blind) for name, blind in asked if name in running.versions]
+            config, own_gpus = at_its_pace(self.evaluate, spec), spec.plan.bundle_gpus == 1
+            evaluate_each(self.examples, running, here, at_once=own_gpus, config=config, **kept)
+
+        at_each(spec, wanted, ask)
+        return {"endpoint": {"model_ids": list(self.policies)}}
 
 
 def common_folder(examples: Sequence[Example]) -> str | None:

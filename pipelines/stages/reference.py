@@ -59,6 +59,7 @@ def reference_files(stage: Training, usable: Sequence[PreferencePair], objective
         parts=parts,
         turns=turns_of(cached_processor(stage.policy.path, stage.model.trust_remote_code)).key(),
         float32_head=stage.train.float32_head,
+        quantize=stage.train.lora.quantize if stage.train.lora is not None else None,
     )
     index_path = stage.run_folder.stage("reference", stage.round_index) / "files.json"
     files.write_json(index_path, kept)

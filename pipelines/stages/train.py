@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from actors.learner import train_loop
 from actors.train_job import TrainJob
+from cluster import interrupts
 from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage, identity, identity_v1, once
@@ -78,7 +79,10 @@ class Train(Stage):
 
     def layout(self) -> dict[str, Any]:
         """DeepSpeed reads no checkpoint of another number of ranks or ZeRO stage; the figures of step 0 are of fixed pairs."""
-        return {f"train.{name}": getattr(self.train, name) for name in ("num_workers", "zero_stage", "num_monitored")}
+        made = {f"train.{name}": getattr(self.train, name) for name in ("num_workers", "zero_stage", "num_monitored")}
+        if self.train.num_probed != TrainConfig.model_fields["num_probed"].default:  # runs may be older than this option
+            made["train.num_probed"] = self.train.num_probed
+        return made
 
     def inputs_v1(self) -> dict[str, Any]:
         return {
@@ -165,7 +169,7 @@ class Train(Stage):
             ),
         )
         with progress.follow_steps(self.round_index, self.folder):
-            trainer.fit()
+            interrupts.beside(trainer.fit)  # in the main thread, Ray Train would take over Ctrl-C for good
 
 
 def win_rate_facts(pairs: Sequence[PreferencePair], objective: Objective) -> dict[str, Any]:

@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from cluster import interrupts
+from cluster.lease import Lease
 from pipelines import asking, progress
 from pipelines.asking import Evaluation
 from pipelines.suites import tables
@@ -24,6 +26,7 @@ from pipelines.suites.models import AskedModels
 from pipelines.suites.scores import difference, facts, scored
 from pipelines.suites.task import Task, describe, made_from, note_lengths, num_unanswered, read_task
 from vidalign import files
+from vidalign.config.run import EvaluateConfig
 from vidalign.data.suites.base import Request
 from vidalign.data.suites.question import SuiteQuestion
 from vidalign.types import Example
@@ -32,7 +35,11 @@ from vidalign.types import Example
 def evaluate_suite(task: Task, asked: AskedModels, *, verbose: bool = False) -> dict[str, Any]:
     """Ask, judge and score; write and return what `scores.json` holds. Raises as `pipelines.asking.evaluate` does."""
     folder = task.folder(asked)
-    with _cluster(task, asked, verbose=verbose) as resources:
+    with (
+        interrupts.stoppable() as stop,
+        Lease(folder, f"vidalign evaluate --suite {task.name}", on_loss=stop, on_wait=progress.note),
+        _cluster(task, asked, verbose=verbose) as resources,
+    ):
         replies = _replies(task, asked, folder, resources)
         judged = {
             name: verdicts(
@@ -53,7 +60,7 @@ def evaluate_suite(task: Task, asked: AskedModels, *, verbose: bool = False) -> 
 @contextlib.contextmanager
 def _cluster(task: Task, asked: AskedModels, *, verbose: bool) -> Iterator[Any]:
     """What the cluster offers, where one is needed: to serve models, or to judge. None where nothing is left to do there."""
-    from cluster.plan import plan_serve
+    from cluster.plan import plan_evaluation
     from cluster.resources import MIN_CPUS
     from cluster.session import connect, local_resources
 
@@ -65,7 +72,8 @@ def _cluster(task: Task, asked: AskedModels, *, verbose: bool) -> Iterator[Any]:
     def needed() -> int:
         if asked.serving is None:
             return MIN_CPUS
-        return plan_serve(asked.serving.config.serve, local_resources(asked.cluster), len(asked.versions)).num_cpus_needed
+        here, in_turn = local_resources(asked.cluster), asked.evaluate.in_turn
+        return plan_evaluation(asked.serving.config.serve, in_turn, here, len(asked.versions)).num_cpus_needed
 
     with connect(asked.cluster, num_cpus_needed=needed, verbose=verbose) as resources:
         yield resources
@@ -79,28 +87,29 @@ def _replies(task: Task, asked: AskedModels, folder: pathlib.Path, resources: An
         question = task.by_id[example.id]
         return not task.suite.is_judged(question) and (task.suite.mark(question, text) or {}).get("correct") == 1.0
 
-    def ask(endpoint: Any) -> dict[str, Evaluation]:
-        return {
-            name: asking.evaluate(
-                examples,
-                endpoint,
-                model_id=name,
-                stage=folder,
-                config=asked.evaluate,
-                is_right=is_right,
-                made_from=made_from(task, asked),
-            )
-            for name in asked.versions
-        }
+    def ask(endpoint: Any, config: EvaluateConfig = asked.evaluate, *, at_once: bool = False) -> dict[str, Evaluation]:
+        found = asking.evaluate_each(
+            examples,
+            endpoint,
+            [(name, False) for name in endpoint.versions],
+            stage=folder,
+            config=config,
+            is_right=is_right,
+            made_from=made_from(task, asked),
+            at_once=at_once,
+        )
+        return dict(zip(endpoint.versions, found, strict=True))
 
-    from serving.app import Endpoint, endpoint
+    from serving.app import Endpoint
     from serving.spec import EndpointSpec
 
     if asked.running is not None:
         return ask(asked.running)
-    if not any(num_unanswered(task, asked, name) for name in asked.versions):
+    wanted = [name for name in asked.versions if num_unanswered(task, asked, name)]
+    if not wanted:
         return ask(Endpoint(base_url="", versions=asked.versions))
-    from cluster.plan import plan_serve
+    from cluster.plan import plan_evaluation
+    from pipelines.endpoints import at_each, at_its_pace
 
     assert asked.serving is not None
     assert resources is not None
@@ -110,14 +119,15 @@ def _replies(task: Task, asked: AskedModels, folder: pathlib.Path, resources: An
         models=asked.serving.models,
         model=config.model,
         serve=config.serve.model_copy(update={"media_root": media_root}),
-        plan=plan_serve(config.serve, resources, len(asked.versions)),
+        plan=plan_evaluation(config.serve, asked.evaluate.in_turn, resources, len(asked.versions)),
         frame_spec=asked.serving.frame_spec,
         decoder=config.video.backend,
         deadline_s=config.video.deadline_s,
         num_decoders=config.video.num_decoders,
     )
-    with progress.waiting("start endpoint") as on_wait, endpoint(spec, on_wait=on_wait) as running:
-        return ask(running)
+    paced = at_its_pace(asked.evaluate, spec)
+    found = at_each(spec, wanted, lambda running: ask(running, paced, at_once=spec.plan.bundle_gpus == 1))
+    return {name: replies for part in found for name, replies in part.items()}
 
 
 def _to_judge(task: Task, found: Evaluation) -> list[tuple[SuiteQuestion, str]]:

@@ -19,12 +19,19 @@ from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 
 
 class ModelConfig(Section):
-    """The policy to align: a local Hugging Face folder, or a hub name where a hub can be reached."""
+    """The policy to align: a local Hugging Face folder, or a hub name where a hub can be reached.
+
+    `vision_attention` is how training computes a vision tower that attends in windows (`vidalign/model/vision_attention.py`).
+    """
+
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"vision_attention"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"vision_attention"})
 
     path: str
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     max_model_len: int = pydantic.Field(4096, ge=16)
     trust_remote_code: bool = False
+    vision_attention: Literal["auto", "flash_attn", "sdpa"] = "auto"
 
 
 class DataConfig(Section):
@@ -126,13 +133,17 @@ class ServeConfig(Section):
 class EvaluateConfig(ScoringSection):
     """Evaluation through the HTTP endpoint, and who says which answers are right (`ScoringSection`).
 
-    `blind` asks the base model the same questions about videos of noise.
+    `blind` asks the base model the same questions about videos of noise. `concurrency` counts requests in flight at a replica.
+    `in_turn` serves one model after the other; null does so where there are GPUs, but not enough for each model to have its own.
     """
 
     # How answers are scored does not change them; the stage that scores records it.
-    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"concurrency", "request_timeout_s", *ScoringSection.model_fields})
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset(
+        {"concurrency", "in_turn", "request_timeout_s", *ScoringSection.model_fields}
+    )
 
     concurrency: int = pydantic.Field(16, ge=1)
+    in_turn: bool | None = None
     max_new_tokens: int = pydantic.Field(256, ge=1)
     blind: bool = True
     request_timeout_s: float = pydantic.Field(120.0, gt=0)

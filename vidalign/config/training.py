@@ -14,17 +14,19 @@ class LoraConfig(Section):
 
     `targets` are the last parts of the layers' names, such as ["q_proj", "v_proj"]; null means all linear layers of the language
     model. `export` says what the exported folder holds: complete "merged" weights, which every engine reads, or "both": the
-    adapter as peft stores it beside them, in the folder `adapter`.
+    adapter as peft stores it beside them, in the folder `adapter`. With `quantize`, those layers are kept in 4 bits while the adapter
+    is trained (QLoRA, `vidalign/model/quantized.py`).
     """
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset({"export"})
-    LATER: ClassVar[frozenset[str]] = frozenset({"targets", "export"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"targets", "export", "quantize"})
 
     rank: int = pydantic.Field(128, ge=1)
     alpha: int = pydantic.Field(256, ge=1)
     dropout: float = pydantic.Field(0.0, ge=0, lt=1)
     targets: list[str] | None = pydantic.Field(None, min_length=1)
     export: Literal["merged", "both"] = "merged"
+    quantize: Literal["4bit"] | None = None
 
 
 class UncertaintyConfig(Section):
@@ -56,6 +58,9 @@ class TrainConfig(Section):
 
     `deepspeed` holds options of DeepSpeed's own configuration, merged into ours last: offloading, bucket sizes, hpZ, data types.
 
+    Every `log_every` steps the first `num_monitored` pairs and `num_probed` rows of data.probe are measured: that is their forward
+    passes, about a quarter of what as many pairs cost in training with gradient checkpointing.
+
     A checkpoint is written every `checkpoint_minutes`, and every `checkpoint_every` steps where that is set;
     `num_checkpoints_kept` whole ones are kept. They hold the optimizer's states, so they are removed after the export, unless
     `keep_checkpoints`.
@@ -74,6 +79,7 @@ class TrainConfig(Section):
             "cache_dir",
             "log_every",
             "num_monitored",
+            "num_probed",
             "checkpoint_every",
             "checkpoint_minutes",
             "num_checkpoints_kept",
@@ -81,7 +87,9 @@ class TrainConfig(Section):
             "max_failures",
         }
     )
-    LATER: ClassVar[frozenset[str]] = frozenset({"float32_head", "deepspeed", "checkpoint_minutes", "keep_checkpoints"})
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"float32_head", "deepspeed", "checkpoint_minutes", "keep_checkpoints", "num_probed"}
+    )
 
     num_workers: int = pydantic.Field(1, ge=1)
     use_gpu: bool | None = None
@@ -106,6 +114,7 @@ class TrainConfig(Section):
     uncertainty: UncertaintyConfig | None = None
     log_every: int = pydantic.Field(5, ge=1)
     num_monitored: int = pydantic.Field(64, ge=1)
+    num_probed: int = pydantic.Field(64, ge=1)
     deepspeed: dict[str, Any] = {}
     checkpoint_every: int | None = pydantic.Field(None, ge=1)
     checkpoint_minutes: float | None = pydantic.Field(10.0, gt=0)
@@ -141,6 +150,22 @@ class TrainConfig(Section):
                 raise ValueError(f"deepspeed.{name} is decided by {option}; leave it out of train.deepspeed and set that")
         if "stage" in (self.deepspeed.get("zero_optimization") or {}):
             raise ValueError("deepspeed.zero_optimization.stage is decided by train.zero_stage; leave it out and set that")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _quantized_is_whole(self) -> TrainConfig:
+        if self.lora is None or self.lora.quantize is None:
+            return self
+        if self.zero_stage == 3:
+            raise ValueError(
+                f"lora.quantize={self.lora.quantize} keeps the model whole on each device, and zero_stage=3 divides it; set "
+                "zero_stage to 2, or lora.quantize to null"
+            )
+        if self.uncertainty is not None:
+            raise ValueError(
+                f"uncertainty is estimated by a model whose weights are not rounded, and lora.quantize={self.lora.quantize} rounds "
+                "them; set one of the two to null"
+            )
         return self
 
     @pydantic.model_validator(mode="after")

@@ -44,6 +44,7 @@ class BatchSource:
     features: Mapping[str, pathlib.Path] = dataclasses.field(default_factory=dict)
     cache_bytes: int = 512 << 20
     _kept: dict[tuple[Context, str], Prompt] = dataclasses.field(default_factory=dict, repr=False)
+    _lengths: dict[tuple[Context, str], int] = dataclasses.field(default_factory=dict, repr=False)
 
     def batch(self, groups: Sequence[TrainingGroup], *, keep: bool = False) -> Batch:
         """The prompts and responses of these groups, which all have the same number of responses."""
@@ -54,6 +55,10 @@ class BatchSource:
             return collate_packed(rows)
         sides = range(len(groups[0].responses))
         return collate([(prompt, responses[side]) for side in sides for prompt, responses in rows], pad_id=self._pad_id)
+
+    def batches(self, forwards: Iterable[Sequence[TrainingGroup]]) -> Iterator[Batch]:
+        """The batch of each forward pass, rendered when it is taken."""
+        return map(self.batch, forwards)
 
     def clips(self, groups: Iterable[TrainingGroup]) -> Iterator[tuple[Prompt, str]]:
         """A prompt for each different clip of these groups, and the clip's file. Every group shows one video."""
@@ -71,10 +76,17 @@ class BatchSource:
         return [phrase_ids(self.processor, row.text, row.marks) for row in rows]
 
     def num_tokens(self, group: TrainingGroup) -> int:
-        """The number of tokens that a group takes in a batch, without padding. Its prompt is kept for that batch."""
-        prompt = self._prompt(group, keep=True)
+        """The number of tokens that a group takes in a batch, without padding. A prompt rendered for it is kept for that batch."""
+        key = group.context, group.question
+        length = self._lengths.get(key) or self._prompt(group, keep=True).length
         num_prompts = 1 if self.number is not None else len(group.responses)
-        return sum(len(self.tokens(response)) for response in group.responses) + prompt.length * num_prompts
+        return sum(len(self.tokens(response)) for response in group.responses) + length * num_prompts
+
+    def prepare(self, group: TrainingGroup) -> None:
+        """Render a group's prompt and keep it for its batch, if one more as large as those that are kept is allowed."""
+        held = [prompt.num_bytes for prompt in self._kept.values()]
+        if sum(held) + max(held, default=0) <= self.cache_bytes:
+            self._prompt(group, keep=True)
 
     def tokens(self, response: TrainingResponse) -> tuple[int, ...]:
         """Token ids of a response, including its end-of-turn token."""
@@ -83,6 +95,7 @@ class BatchSource:
     def _prompt(self, group: TrainingGroup, keep: bool) -> Prompt:
         key = group.context, group.question
         prompt = self._kept.pop(key, None) or self._render(*key)
+        self._lengths[key] = prompt.length
         if keep and sum(kept.num_bytes for kept in self._kept.values()) + prompt.num_bytes <= self.cache_bytes:
             self._kept[key] = prompt
         return prompt

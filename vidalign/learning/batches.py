@@ -29,7 +29,7 @@ def micro_batches(
     *,
     size: int,
     budget: int | None,
-    num_tokens: Callable[[int], int],
+    num_tokens: Callable[[Sequence[int]], Sequence[int]],
     largest: Callable[[int], int],
 ) -> list[np.ndarray]:
     """One rank's groups of an optimizer step, split into forward passes, the same number on every rank.
@@ -38,12 +38,12 @@ def micro_batches(
         own: [n] indices of this rank's groups, the same number on every rank.
         size: groups per forward pass if there is no `budget`; it divides n.
         budget: how many tokens a forward pass may hold; a longer group goes alone.
-        num_tokens: the number of tokens of the group with an index; called only if there is a budget.
+        num_tokens: the numbers of tokens of the groups with these indices; called only if there is a budget.
         largest: returns the largest of the numbers that the ranks pass to it; every rank calls it once if there is a budget.
     """
     if budget is None:
         return list(own.reshape(-1, size))
-    bins = pack([num_tokens(int(index)) for index in own], budget)
+    bins = pack(num_tokens(own.tolist()), budget)
     return [own[rows] for rows in split_further(bins, largest(len(bins)))]
 
 

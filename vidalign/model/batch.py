@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -62,18 +62,43 @@ class Batch:
     sources: torch.Tensor | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
-        """The batch on a device, its pixels as `dtype`."""
+        """The batch on a device, its pixels as `dtype`. From pinned memory the copy does not wait."""
 
-        def move(name: str, value: Any) -> Any:
+        def move(name: str, value: torch.Tensor) -> torch.Tensor:
+            pixels = value.is_floating_point() and name.startswith("pixel_values")
+            return value.to(device, dtype if pixels else None, non_blocking=True)
+
+        return self._with(move)
+
+    def pinned(self) -> Batch:
+        """The batch in memory from which a GPU copies by itself."""
+        return self._with(lambda _, value: value.pin_memory())
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all its tensors."""
+        sizes: list[int] = []
+
+        def count(_: str, value: torch.Tensor) -> torch.Tensor:
+            sizes.append(value.nbytes)
+            return value
+
+        self._with(count)
+        return sum(sizes)
+
+    def _with(self, change: Callable[[str, torch.Tensor], torch.Tensor]) -> Batch:
+        """The batch with other tensors, made of each one's name and itself."""
+
+        def changed(name: str, value: Any) -> Any:
             if isinstance(value, list):
-                return [move(name, each) for each in value]
-            if not isinstance(value, torch.Tensor):
-                return value
-            return value.to(device, dtype if value.is_floating_point() and name.startswith("pixel_values") else None)
+                return [changed(name, each) for each in value]
+            return change(name, value) if isinstance(value, torch.Tensor) else value
 
-        moved = {name: move(name, value) for name, value in self.inputs.items()}
-        sources = None if self.sources is None else self.sources.to(device)
-        return Batch(inputs=moved, labels=self.labels.to(device), sources=sources)
+        return Batch(
+            inputs={name: changed(name, value) for name, value in self.inputs.items()},
+            labels=change("labels", self.labels),
+            sources=None if self.sources is None else change("sources", self.sources),
+        )
 
 
 def collate(rows: Sequence[tuple[Prompt, Sequence[int]]], *, pad_id: int) -> Batch:

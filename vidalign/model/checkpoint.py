@@ -60,11 +60,13 @@ def export_policy(
 
     Rank 0 writes weights, config, generation config, processor and chat template, and finally the card `vidalign.json` with the
     version, its parent, and the FrameSpec and prompt it was trained with. The folder replaces an older one when it is complete.
+    The adapter of a model in 4 bits is merged into the base's own weights, which are read again, into host memory.
     With `keep_adapter`, an adapter is also there by itself, as peft stores it, in the folder `adapter`.
     Under ZeRO stage 3 the other ranks take part in making the parameters whole, a few at a time.
     """
     import torch.distributed as dist
 
+    from vidalign.model import quantized
     from vidalign.model.rendering import load_processor
     from vidalign.model.turns import turns_of
     from vidalign.model.weights import unwrapped, write_weights
@@ -75,11 +77,18 @@ def export_policy(
         _complete(folder)
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir(parents=True)
-        _write_configs(unwrapped(model), made, pathlib.Path(base))
+        written = model
+        if quantized.is_quantized(model):
+            written = quantized.merged(model, base, trust_remote_code=trust_remote_code)
+        _write_configs(unwrapped(written), made, pathlib.Path(base))
     if writes or zero_stage == 3:
         whole = _gathered if zero_stage == 3 else contextlib.nullcontext
         write_weights(
-            model, made if writes else None, whole=whole, max_shard_bytes=max_shard_bytes, like=_stored_shapes(base)
+            written if writes else model,
+            made if writes else None,
+            whole=whole,
+            max_shard_bytes=max_shard_bytes,
+            like=_stored_shapes(base),
         )
     if keep_adapter:
         _write_adapter(model, made / ADAPTER if writes else None, gathers=zero_stage == 3)

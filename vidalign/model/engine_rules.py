@@ -13,7 +13,7 @@ CPU_SEQUENCES = 16  # at once, where a whole prompt of each must fit into one st
 
 
 def engine_rules(
-    processor: Any, config: Any, *, max_model_len: int, on_cpu: bool, limits: Mapping[str, int]
+    processor: Any, config: Any, *, dtype: str, max_model_len: int, on_cpu: bool, limits: Mapping[str, int]
 ) -> dict[str, Any]:
     """Keyword arguments of `vllm.LLM` for this processor and Hugging Face config; none for most models.
 
@@ -26,6 +26,8 @@ def engine_rules(
     - State-space layers (Qwen3.5's linear attention) need chunked prefill. On a CPU, where a prompt must not be split (its seeded
       generator cannot be rewound), so few prompts run at once that none is.
     """
+    if on_cpu:
+        check_on_cpu(config, dtype)
     rules: dict[str, Any] = {}
     family, text = FAMILIES.get(config.model_type, GENERAL), config.get_text_config()
     for name, value in family.stated:
@@ -53,6 +55,36 @@ def engine_rules(
         rules["max_num_seqs"] = CPU_SEQUENCES
         rules["max_num_batched_tokens"] = CPU_SEQUENCES * max_model_len
     return rules
+
+
+def check_on_cpu(config: Any, dtype: str) -> None:
+    """Raises `ModelError` for what vLLM's engines compute on GPUs alone, or on CPUs not in this type."""
+    text = config.get_text_config()
+    if "linear_attention" in (getattr(text, "layer_types", None) or ()) and dtype != "bfloat16":
+        raise ModelError(
+            f"vLLM's kernel for the linear attention of a {config.model_type} takes only bfloat16 on CPUs, and the engine was to "
+            f"compute in {dtype}; set model.dtype=bfloat16, or give the engines GPUs"
+        )
+    if getattr(text, "use_bidirectional_attention", None):
+        raise ModelError(
+            f"frames of a {config.model_type} attend to what follows them (use_bidirectional_attention="
+            f"{text.use_bidirectional_attention} in its config.json), which vLLM leaves out on CPUs; give the engines GPUs"
+        )
+
+
+def with_head_dtype(overrides: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """`hf_overrides` of an engine, in which a `head_dtype` also reaches the language model.
+
+    vLLM makes the language model of most families from the text part of the config alone, and reads the type of its logits there.
+    """
+    if "head_dtype" not in overrides:
+        return dict(overrides)
+    text = config.get_text_config()
+    made = dict(overrides)
+    for name, part in vars(config).items():
+        if part is text:
+            made[name] = {"head_dtype": overrides["head_dtype"], **(overrides.get(name) or {})}
+    return made
 
 
 def normalization(processor: Any) -> list[Any]:

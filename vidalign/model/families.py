@@ -48,7 +48,10 @@ class Family:
         videos_as_images: vLLM gives the frames of its videos to the image processor, and loads the vision tower only for images.
         one_tower_call: its forward loses the number of frames of each video on the way to the vision tower, and needs no such
             number as long as all videos of a batch are computed in one call (`vidalign.model.videos`).
+        suppresses: vLLM never says the tokens that generation_config.json names in suppress_tokens.
         mixes: prompts of several videos and images were tested to be the same in vLLM and transformers.
+        windows: its vision tower attends window by window, or frame by frame, and was tested to do so for many of them in one call
+            (`vidalign.model.vision_attention`).
         counted_processors: processors whose vision tokens follow the closed form of `vidalign.model.estimate.VisionCost`.
     """
 
@@ -63,7 +66,9 @@ class Family:
     not_served: str = ""
     videos_as_images: bool = False
     one_tower_call: bool = False
+    suppresses: bool = False
     mixes: bool = False
+    windows: bool = False
     counted_processors: tuple[str, ...] = ()
 
 
@@ -76,27 +81,34 @@ FAMILIES: dict[str, Family] = {
         takes_features=one_per_video,
         mrope=True,
         mixes=True,
+        windows=True,
         counted_processors=("Qwen2VLVideoProcessor", "Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast"),
     ),
     # Its processors are those of Qwen2-VL.
-    "qwen2_5_vl": Family(projectors=("merger",), packs=True, takes_features=one_per_video, mrope=True, mixes=True),
-    "qwen3_vl": Family(projectors=("merger", "deepstack_merger_list"), packs=True),
-    "qwen3_vl_moe": Family(projectors=("merger", "deepstack_merger_list"), packs=True, stated=(("norm_topk_prob", True),)),
-    "qwen3_5": Family(projectors=("merger",)),
+    "qwen2_5_vl": Family(
+        projectors=("merger",), packs=True, takes_features=one_per_video, mrope=True, mixes=True, windows=True
+    ),
+    "qwen3_vl": Family(projectors=("merger", "deepstack_merger_list"), packs=True, windows=True),
+    "qwen3_vl_moe": Family(
+        projectors=("merger", "deepstack_merger_list"), packs=True, windows=True, stated=(("norm_topk_prob", True),)
+    ),
+    "qwen3_5": Family(projectors=("merger",), windows=True),
     "qwen3_5_moe": Family(projectors=("merger",)),
     "llava_onevision": Family(packs=True, takes_features=one_batch),
     "llava_next_video": Family(packs=True, takes_features=one_per_video),
     "internvl": Family(packs=True),
     "video_llava": Family(towers=("video_tower",)),  # in addition to image_tower, which the model names
-    "glm4v": Family(projectors=("merger",), packs=True, stated=(("attention_bias", True),)),
-    "glm4v_moe": Family(projectors=("merger",), packs=True, stated=(("use_qk_norm", False),)),
+    "glm4v": Family(projectors=("merger",), packs=True, windows=True, stated=(("attention_bias", True),)),
+    "glm4v_moe": Family(projectors=("merger",), packs=True, windows=True, stated=(("use_qk_norm", False),)),
     "glm46v": Family(projectors=("merger",)),
     "glm5_next": Family(projectors=("merger",)),
     "glmga": Family(projectors=("merger",)),
-    "gemma4": Family(one_tower_call=True),
-    "minicpmv4_6": Family(processors=("MiniCPMV4_6Processor",), video_axis=-1, videos_as_images=True),
+    "gemma4": Family(one_tower_call=True, suppresses=True),
+    "minicpmv4_6": Family(processors=("MiniCPMV4_6Processor",), video_axis=-1, videos_as_images=True, windows=True),
     "ernie4_5_vl_moe": Family(
-        packs=True, not_served="vLLM 0.32 reads an older layout of its config.json, which transformers 5 does not read"
+        packs=True,
+        windows=True,
+        not_served="vLLM 0.32 reads an older layout of its config.json, which transformers 5 does not read",
     ),
     "cosmos3_omni": Family(projectors=("merger", "deepstack_merger_list")),
     "exaone4_5": Family(projectors=("merger",)),

@@ -71,8 +71,11 @@ def trainable_class(path: str, config: Any) -> type[Any]:
     return found[0] if isinstance(found, tuple | list) else found
 
 
-def load(path: str, dtype: torch.dtype, *, trust_remote_code: bool = False) -> nn.Module:
+def load(path: str, dtype: torch.dtype, *, trust_remote_code: bool = False, **options: Any) -> nn.Module:
     """Load a video language model from safetensors, whole and finite.
+
+    Args:
+        options: of transformers' from_pretrained.
 
     Raises:
         ModelError: the folder is missing or incomplete, fits no architecture, or its tensors are not those of the architecture.
@@ -91,6 +94,7 @@ def load(path: str, dtype: torch.dtype, *, trust_remote_code: bool = False) -> n
             attn_implementation="sdpa",
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are in the report
+            **options,
         )
     check_report(path, model, report)
     if untied(model):

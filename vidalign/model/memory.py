@@ -18,6 +18,8 @@ PROBE_TOKENS = 64  # a multiple of the chunks of linear attention
 WIDTHS = 30  # of a layer's hidden state that autograd keeps for a token, where a model cannot be asked; Qwen2.5-VL keeps 29
 BUCKET = 500_000_000  # DeepSpeed's reduce_bucket_size and allgather_bucket_size, in elements
 LIVE_PARAMETERS = 1_000_000_000  # its stage3_max_live_parameters
+# bitsandbytes' nf4: a weight's 4 bits, its share of the 8 bits of a scale of 64, and of the 32 bits of a scale of 256 scales.
+QUANTIZED_BYTES = 4 / 8 + 1 / 64 + 4 / (64 * 256)
 ADAM_STATES = 12  # bytes a parameter: two moments and a copy of the weight, in float32
 LOGITS_COPIES = 4  # of a chunk of float32 logits: themselves, their exponentials, their gradient, and one on the way
 VISION_COPIES = 12  # widths of a patch's hidden state that a frozen tower holds at once: a layer's q, k, v, and MLP
@@ -25,10 +27,15 @@ VISION_COPIES = 12  # widths of a patch's hidden state that a frozen tower holds
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParameterCount:
-    """The number of all parameters, and of those that training changes (with LoRA, the adapter's)."""
+    """The number of all parameters, of those that training changes (with LoRA, the adapter's), and of those in 4 bits."""
 
     total: int
     trainable: int
+    quantized: int = 0
+
+    def weight_bytes(self, dtype: str) -> int:
+        """Bytes of all weights."""
+        return (self.total - self.quantized) * BYTES[dtype] + math.ceil(self.quantized * QUANTIZED_BYTES)
 
 
 def count_parameters(model: Any, train: TrainConfig) -> ParameterCount:
@@ -40,9 +47,12 @@ def count_parameters(model: Any, train: TrainConfig) -> ParameterCount:
 
     total = sum(parameter.numel() for parameter in model.parameters())
     if train.lora is not None:
-        layers = policy.adapter_targets(model).values()
+        layers = policy.adapter_targets(model, train.lora.targets).values()
         adapter = train.lora.rank * sum(layer.in_features + layer.out_features for layer in layers)
-        return ParameterCount(total=total + adapter, trainable=adapter)
+        rounded = 0
+        if train.lora.quantize is not None:
+            rounded = sum(layer.weight.numel() for layer in policy.adapter_targets(model).values())
+        return ParameterCount(total=total + adapter, trainable=adapter, quantized=rounded)
     policy.set_trainable(model, vision_tower=train.train_vision_tower, projector=train.train_projector)
     return ParameterCount(total=total, trainable=sum(p.numel() for p in model.parameters() if p.requires_grad))
 
@@ -71,7 +81,7 @@ def train_memory(count: ParameterCount, train: TrainConfig, dtype: str) -> Train
     size, workers = BYTES[dtype], train.num_workers
     copies = 8 if train.zero_stage == 0 and dtype == "float32" else ADAM_STATES
     return TrainMemory(
-        weights=math.ceil(count.total * size / (workers if train.zero_stage >= 3 else 1)),
+        weights=math.ceil(count.weight_bytes(dtype) / (workers if train.zero_stage >= 3 else 1)),
         gradients=math.ceil(count.trainable * size / (workers if train.zero_stage >= 2 else 1)),
         optimizer=math.ceil(count.trainable * copies / (workers if train.zero_stage >= 1 else 1)),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,21 +16,19 @@ from vidalign.config.training import TrainConfig
 from vidalign.errors import ConfigError
 from vidalign.model import families, shared_prefix, vision_features
 from vidalign.model.batch import IGNORED
-from vidalign.model.head import compute_in_float32
+from vidalign.model.head import compute_in_float32, finish_of, finished_logits
 from vidalign.model.loading import explained, load, read_config, trainable_class
 from vidalign.model.logps import CHUNK_SIZE, forward_kl, num_chunks, pad_to_mask, token_logps
 from vidalign.model.positions import correct_positions
 from vidalign.model.videos import correct_videos
+from vidalign.model.vision_attention import attend_by_windows
 from vidalign.model.weights import unwrapped
 
 
 def load_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
     """Load a video language model from safetensors in the configured dtype. Raises `ModelError`, see `vidalign.model.loading`."""
     path = path or config.path
-    model = load(path, getattr(torch, config.dtype), trust_remote_code=config.trust_remote_code)
-    correct_positions(model)
-    correct_videos(model)
-    return model
+    return corrected(load(path, getattr(torch, config.dtype), trust_remote_code=config.trust_remote_code), config)
 
 
 def outline_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
@@ -38,6 +38,7 @@ def outline_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
         ModelError: see `load_policy`.
     """
     import accelerate
+    from transformers import GenerationConfig
 
     path = path or config.path
     read = read_config(path, trust_remote_code=config.trust_remote_code)
@@ -46,8 +47,16 @@ def outline_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
             read, dtype=getattr(torch, config.dtype), attn_implementation="sdpa"
         )
     model.tie_weights()
+    with contextlib.suppress(OSError):  # from_pretrained reads it too, where there is one
+        model.generation_config = GenerationConfig.from_pretrained(path)
+    return corrected(model, config)
+
+
+def corrected(model: nn.Module, config: ModelConfig) -> nn.Module:
+    """A model of transformers that numbers its tokens, takes its videos and attends to them as this project has it."""
     correct_positions(model)
     correct_videos(model)
+    attend_by_windows(model, config.vision_attention)
     return model
 
 
@@ -168,6 +177,7 @@ class ResponseScorer(nn.Module):
         self.model = model
         if float32_head:
             compute_in_float32(self._head())
+        self._finished = functools.partial(finished_logits, finish=finish_of(unwrapped(self.model)))
         if packed:
             shared_prefix.enable(unwrapped(self.model))
         self.chunk_size = chunk_size
@@ -203,8 +213,8 @@ class ResponseScorer(nn.Module):
         kl = forward_kl(
             hidden[:count],
             reference_hidden,
-            self._head(),
-            self._head() if self.reference_head is None else self.reference_head,
+            self._finished(self._head()),
+            self._finished(self._head() if self.reference_head is None else self.reference_head),
             chunk_size=self.chunk_size,
             min_calls=min_calls[1],
         )
@@ -231,7 +241,7 @@ class ResponseScorer(nn.Module):
 
     def score(self, hidden: torch.Tensor, tokens: torch.Tensor, min_calls: int = 0) -> torch.Tensor:
         """Log-probs [N] float32 of tokens [N] under final hidden states [N, D]."""
-        return token_logps(hidden, self._head(), tokens, chunk_size=self.chunk_size, min_calls=min_calls)
+        return token_logps(hidden, self._finished(self._head()), tokens, chunk_size=self.chunk_size, min_calls=min_calls)
 
     def _head(self) -> nn.Module:
         return unwrapped(self.model).get_output_embeddings()

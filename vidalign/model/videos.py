@@ -1,7 +1,8 @@
 """How a Hugging Face model takes the videos of a batch, where transformers 5.19 takes less than processors give.
 
-- Videos of unequal length that are not cut into patches (LLaVA) cannot be one tensor: they come as a list of [1, F, C, H, W], and
-  the tower computes one after the other.
+- Videos of unequal length that are not cut into patches (LLaVA) cannot be one tensor: they come as a list of [1, F, C, H, W]. The
+  tower computes frame by frame, so that they are one video to it. It is called once for every batch, as under ZeRO stage 3 all
+  ranks must call it equally often.
 - Gemma 4's forward does not pass on the number of frames of each video, which its `get_video_features` asks for; that only splits
   what the forward joins again (`Family.one_tower_call`).
 """
@@ -22,7 +23,7 @@ def correct_videos(model: Any) -> None:
     """Make a model's `get_video_features` take what `vidalign.model.batch` gives its forward."""
     inner = model.base_model
     if hasattr(inner, "get_video_features"):
-        corrected = _in_one_call if family_of(model).one_tower_call else _one_by_one
+        corrected = _in_one_call if family_of(model).one_tower_call else _end_to_end
         # A bound method, and no closure over the model: a copy of the model must not compute with the tower of the original.
         inner.get_video_features = types.MethodType(_with_signature(corrected, type(inner).get_video_features), inner)
 
@@ -37,13 +38,13 @@ def _with_signature(function: Callable[..., Any], original: Callable[..., Any]) 
     return made
 
 
-def _one_by_one(self: Any, pixel_values_videos: Any, *given: Any, **options: Any) -> Any:
+def _end_to_end(self: Any, pixel_values_videos: Any, *given: Any, **options: Any) -> Any:
     compute = functools.partial(type(self).get_video_features, self)
     if not isinstance(pixel_values_videos, list):
         return compute(pixel_values_videos, *given, **options)
-    made = [compute(video, *given, **options) for video in pixel_values_videos]
-    made[0].pooler_output = _joined([each.pooler_output for each in made])
-    return made[0]
+    made = compute(torch.cat(pixel_values_videos, dim=1), *given, **options)
+    made.pooler_output = _split(made.pooler_output, [video.shape[1] for video in pixel_values_videos])
+    return made
 
 
 def _in_one_call(self: Any, pixel_values_videos: torch.Tensor, *given: Any, **options: Any) -> Any:
@@ -52,10 +53,15 @@ def _in_one_call(self: Any, pixel_values_videos: torch.Tensor, *given: Any, **op
     return type(self).get_video_features(self, pixel_values_videos, *given, **options)
 
 
-def _joined(videos: list[Any]) -> Any:
-    """The embeddings of all videos: [1, T, D] each, or a tuple of tensors each."""
-    return (
-        torch.cat(videos, dim=1)
-        if isinstance(videos[0], torch.Tensor)
-        else tuple(part for parts in videos for part in parts)
-    )
+def _split(joined: Any, lengths: list[int]) -> Any:
+    """The embeddings of videos of F frames each, by those of all their frames as of one video.
+
+    That is a tuple of one tensor [F, T, D], which becomes one tensor a video; or a tensor [1, F T + E, D] in which E embeddings end
+    a video, which becomes [1, all T, D] with these at the end of each.
+    """
+    if not isinstance(joined, torch.Tensor):
+        (frames,) = joined
+        return frames.split(lengths)
+    each, rest = divmod(joined.shape[1], sum(lengths))
+    *videos, end = joined.split([*(length * each for length in lengths), rest], dim=1)
+    return torch.cat([part for video in videos for part in (video, end)], dim=1)

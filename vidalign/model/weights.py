@@ -144,8 +144,10 @@ def plan_files(
     from transformers.core_model_loading import revert_weight_conversion
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
+    config = copy.deepcopy(base.config)
+    config._attn_implementation = "sdpa"  # transformers takes no other name for one of its own
     with torch.device("meta"):
-        outline = type(base)(copy.deepcopy(base.config))
+        outline = type(base)(config)
     outline._weight_conversions = getattr(base, "_weight_conversions", None)
     stored = outline.state_dict()
     assert stored.keys() == sources.keys(), sorted(stored.keys() ^ sources.keys())

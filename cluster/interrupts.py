@@ -1,0 +1,156 @@
+"""How a command ends before its time: by Ctrl-C, by SIGTERM, or by an error that a watching thread found.
+
+All three become an exception in the main thread, so that every `with` block on the way is left: Serve is shut down, Ray is left, the
+lease ends. What takes longer than `LIMIT_S` is ended by force, with all processes that this one started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TypeVar
+
+import psutil
+
+from vidalign.errors import VidalignError
+
+LIMIT_S = 12.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOPPED = "\nvidalign: stopped; run the same command again to continue"
+ResultT = TypeVar("ResultT")
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the command; `exit_code` is what shells expect then."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+class _Ending:
+    """How a command ends that something has ended: its last words, its exit code, and the timer that forces it."""
+
+    def __init__(self) -> None:
+        self.timer: threading.Timer | None = None
+        self.exit_code, self.text = 0, ""
+        self.is_own = False  # the next signal is this process's own
+
+    def begin(self, exit_code: int, text: str) -> None:
+        self.exit_code, self.text = exit_code, text
+        self.timer = threading.Timer(LIMIT_S, self.force)
+        self.timer.daemon = True
+        self.timer.start()
+
+    def force(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            print(self.text, file=sys.stderr, flush=True)
+        end_children()
+        os._exit(self.exit_code)
+
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.is_own:
+            self.is_own = False
+        elif self.timer is not None:
+            self.force()
+        else:
+            self.begin(128 + number, STOPPED)
+        raise Interrupted(number)
+
+
+_ending: _Ending | None = None  # of the command that runs in `handled`
+
+
+@contextlib.contextmanager
+def handled() -> Iterator[None]:
+    """SIGINT and SIGTERM raise `Interrupted` in this block of the main thread; a second signal ends it by force."""
+    global _ending
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _ending = ending = _Ending()
+    before = {number: signal.signal(number, ending.on_signal) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        if ending.timer is not None:
+            ending.timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _ending = None
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[Callable[[VidalignError], None]]:
+    """A block of the main thread that other threads can end: yields the function that they call, once, with the error it raises."""
+    found: list[VidalignError] = []
+    over = threading.Event()
+
+    def stop(error: VidalignError) -> None:
+        if over.is_set() or found:
+            return
+        found.append(error)
+        if _ending is not None:
+            _ending.is_own = True
+            _ending.begin(2, f"vidalign: error: {error}")
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    try:
+        yield stop
+    except KeyboardInterrupt:
+        if found:
+            raise found[0] from None
+        raise
+    finally:
+        over.set()
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Handlers of signals that something sets in this block are taken back, unless there was none."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler not in (None, signal.SIG_DFL):
+                signal.signal(number, handler)
+
+
+def beside(work: Callable[[], ResultT], poll_s: float = 0.2) -> ResultT:
+    """Do work in a thread of its own and return what it returns, or raise what it raises.
+
+    For libraries that set handlers of signals where they are called in the main thread: it stays free to be interrupted.
+    """
+    results: list[ResultT] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True, name="beside")
+    thread.start()
+    while thread.is_alive():
+        thread.join(poll_s)
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def end_children() -> None:
+    """End all processes below this one, by force."""
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()

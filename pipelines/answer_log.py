@@ -1,0 +1,52 @@
+"""The results of one evaluation as they arrive, one JSON line each, from which an evaluation that was stopped continues."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from vidalign import files
+from vidalign.errors import ConfigError
+from vidalign.types import EvalAnswer, Example, QuarantineRow, stable_hash
+
+
+@dataclasses.dataclass(kw_only=True)
+class AnswerLog:
+    """Results so far, one JSON line each, after a line that says which questions they answer."""
+
+    path: pathlib.Path
+    results: dict[str, EvalAnswer | QuarantineRow]
+    keys: dict[str, str]
+
+    @classmethod
+    def open(cls, path: pathlib.Path, settings: dict[str, Any]) -> AnswerLog:
+        log = cls(path=path, results={}, keys={})
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        if lines and not lines[-1].endswith("\n"):
+            lines.pop()  # the process was killed while it wrote this line
+            files.write_text_atomic(path, "".join(lines))
+        if not lines:
+            files.write_text_atomic(path, json.dumps(settings) + "\n")
+            return log
+        begun_with = json.loads(lines[0])
+        if begun_with != settings:
+            changed = ", ".join(key for key in settings if begun_with.get(key) != settings[key])
+            raise ConfigError(f"{path} was begun with another {changed}; delete the file to evaluate again")
+        for line in lines[1:]:
+            row = json.loads(line)
+            record = EvalAnswer if "answer" in row["result"] else QuarantineRow
+            log.results[row["example_id"]] = record.from_row(row["result"])
+            log.keys[row["example_id"]] = row["example"]
+        return log
+
+    def holds(self, example: Example) -> bool:
+        """Whether there is a result for exactly this question."""
+        return self.keys.get(example.id) == stable_hash(example.to_row())
+
+    def add(self, example: Example, result: EvalAnswer | QuarantineRow) -> None:
+        key = stable_hash(example.to_row())
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"example_id": example.id, "example": key, "result": result.to_row()}) + "\n")
+        self.results[example.id], self.keys[example.id] = result, key

@@ -1,0 +1,137 @@
+"""Ctrl-C, SIGTERM and errors of watching threads end a command within seconds, with a sentence and nothing left running."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from cluster import interrupts
+from vidalign.errors import ClusterError
+
+SCRIPT = """
+import signal, subprocess, sys, threading, time
+from cluster import interrupts
+from pipelines import cli
+from vidalign.errors import ClusterError
+
+def ended_by_a_thread(cleanup):
+    with interrupts.stoppable() as stop:
+        threading.Timer(0.1, stop, [ClusterError("no node came")]).start()
+        try:
+            threading.Event().wait()
+        finally:
+            cleanup()
+
+def work(arguments):
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    try:
+        print(child.pid, flush=True)
+        {work}
+    finally:
+        {cleanup}
+    return 0
+
+cli._run_doctor = work
+interrupts.LIMIT_S = 0.5
+sys.exit(cli.main(["doctor"]))
+"""
+
+
+def started(work: str, cleanup: str = "child.kill()") -> tuple[subprocess.Popen, int]:
+    code = SCRIPT.format(work=work, cleanup=cleanup)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, int(process.stdout.readline())
+
+
+def is_running(pid: int) -> bool:
+    stat = pathlib.Path(f"/proc/{pid}/stat")
+    return stat.is_file() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "work", "cleanup"),
+    [
+        (signal.SIGINT, 130, "threading.Event().wait()", "child.kill()"),
+        (signal.SIGTERM, 143, "time.sleep(60)", "child.kill()"),
+        (signal.SIGTERM, 143, "time.sleep(60)", "signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"),
+    ],
+    ids=["waiting", "sleeping", "hanging"],
+)
+def test_a_signal_ends_the_command_in_one_sentence(number, code, work, cleanup):
+    process, child = started(work, cleanup)
+    began = time.monotonic()
+    process.send_signal(number)
+    _, error = process.communicate(timeout=20)
+    assert time.monotonic() - began < 5
+    assert process.returncode == code
+    assert error.strip() == "vidalign: stopped; run the same command again to continue"
+    assert not is_running(child)
+
+
+def test_a_second_signal_does_not_wait_for_the_cleanup():
+    process, child = started("time.sleep(60)", "print('cleaning', flush=True); interrupts.LIMIT_S = 60; time.sleep(60)")
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "cleaning\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=5) == 130
+    assert not is_running(child)
+    process.communicate()
+
+
+@pytest.mark.parametrize("cleanup", ["child.kill()", "time.sleep(60)"])
+def test_an_error_of_a_watching_thread_ends_the_command_as_any_other_error(cleanup):
+    process, _ = started(f"ended_by_a_thread(lambda: {cleanup})", "child.kill()")
+    _, error = process.communicate(timeout=20)
+    assert (process.returncode, error.strip()) == (2, "vidalign: error: no node came")
+
+
+def test_a_block_that_is_over_is_not_stopped():
+    with interrupts.stoppable() as stop:
+        pass
+    stop(ClusterError("too late"))
+    time.sleep(0.05)
+
+
+def test_an_interrupt_by_hand_stays_one():
+    with pytest.raises(KeyboardInterrupt), interrupts.stoppable():
+        raise KeyboardInterrupt
+
+
+def test_handlers_that_a_library_sets_are_taken_back():
+    def mine(*_: object) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        with interrupts.kept():
+            signal.signal(signal.SIGTERM, lambda *_: None)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) is mine
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_work_in_a_thread_leaves_the_signals_to_the_main_one():
+    assert interrupts.beside(lambda: threading.current_thread() is threading.main_thread()) is False
+    with pytest.raises(ClusterError, match="x"):
+        interrupts.beside(raising)
+    ended = threading.Event()
+    with pytest.raises(ClusterError, match="y"):
+        stopped_while(ended.wait)
+    ended.set()
+
+
+def stopped_while(work) -> None:
+    with interrupts.stoppable() as stop:
+        threading.Timer(0.05, stop, [ClusterError("y")]).start()
+        interrupts.beside(work)
+
+
+def raising() -> None:
+    raise ClusterError("x")
