@@ -88,9 +88,7 @@ def test_lmms_evals_videos_by_url(lmms_messages, policy, num_frames, status):
     assert reply.status_code == status, reply.text
     if status == 200:
         assert got["messages"][0]["content"][0]["video_url"]["url"] == "file:///films/clip one#2 50%.mp4"
-        assert json.loads(
-            reply.headers["x-frame-spec",],
-        ) == {**SPEC.to_row(), "num_frames": num_frames}
+        assert json.loads(reply.headers["x-frame-spec"]) == {**SPEC.to_row(), "num_frames": num_frames}
 
 
 def user(content):
