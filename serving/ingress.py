@@ -20,7 +20,8 @@ class PolicyIngress:
         self._options = options
         calls = {name: handle.options(stream=True).answer.remote for name, handle in servers.items()}
         alive = {name: handle.alive.remote for name, handle in servers.items()}
-        self._relay = Relay(calls, alive)
+        sleeping = options.serve.min_replicas == 0
+        self._relay = Relay(calls, {}, accept_s=options.serve.start_timeout_s) if sleeping else Relay(calls, alive)
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Ray Serve."""

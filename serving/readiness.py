@@ -26,7 +26,7 @@ def wait_until_ready(
     timeout_s: float,
     on_wait: Callable[[float], None] | None,
 ) -> None:
-    """Return once every model is listed over HTTP.
+    """Return once every model is listed over HTTP and the endpoint says that it is ready.
 
     Args:
         application: the name of the application in Ray Serve.
@@ -61,12 +61,16 @@ def wait_until_ready(
 
 
 def _listed_models(base_url: str, api_key: str) -> set[str]:
-    request = urllib.request.Request(f"{base_url}/models", headers={"Authorization": f"Bearer {api_key}"})
+    headers = {"Authorization": f"Bearer {api_key}"}
+    ready, models = (
+        urllib.request.Request(url, headers=headers)
+        for url in (f"{base_url.removesuffix('/v1')}/ready", f"{base_url}/models")
+    )
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(ready, timeout=10), urllib.request.urlopen(models, timeout=10) as response:
             return {card["id"] for card in json.load(response)["data"]}
     except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return set()  # the proxy learns its routes a moment after the application is running
+        return set()  # the proxy learns its routes a moment after the application is running, and the gate which models work
 
 
 def _start_failure(status: Any) -> ModelError:

@@ -29,10 +29,20 @@ Call = Callable[[dict[str, Any], bytes], Any]  # → an asynchronous iterator of
 
 
 class Relay:
-    """The ASGI application that the gate has before it where models are in other processes. `servers`: model id → `Call`."""
+    """The ASGI application behind a gate whose models are in other processes. `servers`: model id → `Call`.
 
-    def __init__(self, servers: Mapping[str, Call], alive: Mapping[str, Callable[[], Awaitable[bool]]]) -> None:
-        self._servers, self._alive = servers, alive
+    Models that may have no replica are not in `alive`: to look at one would start it. `accept_s` is how long a replica may take to say
+    that it has a request.
+    """
+
+    def __init__(
+        self,
+        servers: Mapping[str, Call],
+        alive: Mapping[str, Callable[[], Awaitable[bool]]],
+        *,
+        accept_s: float = ACCEPT_S,
+    ) -> None:
+        self._servers, self._alive, self._accept_s = servers, alive, accept_s
         self.up = dict.fromkeys(servers, True)
         self._watching: dict[str, asyncio.Task[None]] = {}
 
@@ -49,7 +59,7 @@ class Relay:
         answer = self._servers[model_id](sent, body)
         accepted = False
         try:
-            async with asyncio.timeout(ACCEPT_S) as patience:
+            async with asyncio.timeout(self._accept_s) as patience:
                 async for messages in answer:
                     for message in messages:
                         if message["type"] == ACCEPTED:
@@ -61,7 +71,7 @@ class Relay:
                             await send(message)
         except Refusal as refusal:
             if refusal.code in (DIED, RESTARTING):
-                self.up[model_id] = False
+                self.up[model_id] = model_id not in self._alive
             raise
         except asyncio.CancelledError:
             answer.cancel()
@@ -69,7 +79,7 @@ class Relay:
         except Exception as error:  # of many kinds: the actor is gone, cannot be reached, or did not answer in time
             answer.cancel()
             log.error("%s did not answer: %s", model_id, error)
-            self.up[model_id] = False
+            self.up[model_id] = model_id not in self._alive
             raise Refusal(503, "the engine is down", code=DIED if accepted else RESTARTING) from error
 
     def _watch_all(self) -> None:
