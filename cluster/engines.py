@@ -20,6 +20,7 @@ CPU_KV_CACHE_BYTES = 2**30  # for a served replica
 SHARED_GPU = "VIDALIGN_SHARED_GPU"  # "1" in the environment of a replica whose GPU another engine uses too
 # On CPUs the model runs eagerly; only a helper for log-probs would be compiled, which would delay its first use by 2 to 30 s.
 EAGER = {"TORCHDYNAMO_DISABLE": "1"}
+ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}  # HTTP and engine client share it, as in vLLM's server
 ONE_VIDEO = {"video": 1, "image": 0}  # what a prompt holds at most, unless rows hold more
 
 
@@ -126,7 +127,7 @@ def replica_environment(plan: ServePlan, media_connector: str, *, logging_level:
         **({SHARED_GPU: "1"} if 0 < plan.bundle_gpus < 1 else {}),
         "VLLM_MEDIA_CONNECTOR": media_connector,
         "HF_HUB_OFFLINE": "1",  # checkpoints are local folders
-        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # HTTP and engine client share an event loop, as in vLLM's server
+        **ONE_LOOP,
     }
 
 

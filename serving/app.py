@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cluster.engines import replica_environment, replica_options
+from cluster.engines import ONE_LOOP, replica_environment, replica_options
 from cluster.resources import ServePlan
 from serving import frames, video_loader
 from serving.access import hash_of, new_key, read_keys
@@ -185,7 +185,7 @@ def build_app(spec: EndpointSpec, own_hash: str = "") -> Application:
     ingress = ray_serve.deployment(ray_serve.ingress()(PolicyIngress), name="PolicyIngress").options(
         num_replicas=1,
         max_ongoing_requests=2 * spec.serve.limits.max_connections,  # the gate decides
-        ray_actor_options={"num_cpus": spec.plan.ingress_cpus},
+        ray_actor_options={"num_cpus": spec.plan.ingress_cpus, "runtime_env": {"env_vars": ONE_LOOP}},
         **_stopping(spec.serve),
     )
     servers = {config.model_id: build_llm_deployment(config) for config in configs}
