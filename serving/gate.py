@@ -10,12 +10,13 @@ of a reply, and it raises `Refusal` where the engine does not work.
 from __future__ import annotations
 
 import asyncio
-import json
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import pydantic_core
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
@@ -155,7 +156,7 @@ class Gate:
             self._bodies.give_back(len(body))
 
     async def _engine(self, scope: Scope, receive: Receive, answer: Answer, record: Record, asked: Asked) -> None:
-        body = json.dumps(asked.body).encode()
+        body = pydantic_core.to_json(asked.body)
         headers = [(name, value) for name, value in scope["headers"] if name in PASSED_ON]
         headers += [
             (b"content-type", b"application/json"),
@@ -265,20 +266,10 @@ def _address(scope: Scope, headers: Headers) -> str:
     return scope["client"][0] if scope.get("client") else "unknown"
 
 
-def _loads(body: bytes) -> Any:
-    found = json.loads(body, parse_constant=_no_number)
-    if b"\\u" in body:
-        json.dumps(found, ensure_ascii=False).encode()  # half of a character cannot be written
-    return found
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number")
-
-
 async def _parsed(body: bytes) -> Any:
     """The JSON of a body. Raises `Refusal`."""
+    parse = functools.partial(pydantic_core.from_json, body, allow_inf_nan=False)
     try:
-        return _loads(body) if len(body) < LARGE_JSON else await asyncio.to_thread(_loads, body)
-    except (ValueError, RecursionError) as error:
+        return parse() if len(body) < LARGE_JSON else await asyncio.to_thread(parse)
+    except ValueError as error:
         raise Refusal(400, f"the body is not JSON: {str(error)[:100]}") from None

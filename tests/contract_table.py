@@ -177,7 +177,7 @@ MISTAKES = [
     Case(
         "temperature NaN",
         400,
-        "the body is not JSON: NaN is no number",
+        "the body is not JSON",
         options={
             "content": b'{"model": "base", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
             "headers": JSON,
