@@ -93,10 +93,11 @@ def evaluate_each(
         settings = _settings(version, prompt, config, blind=blind) | dict(made_from or {})
         runs.append(_Run(asker, AnswerLog.open(stage / f"{name}.jsonl", settings), examples, stage, blind, progress))
     if at_once:
-        asyncio.run(_all(run.ask() for run in runs))
+        patience = Patience(config.concurrency * len(runs))  # who is asked alone is alone among all
+        asyncio.run(_all(run.ask(patience) for run in runs))
     for run in runs:
         if not at_once:
-            asyncio.run(run.ask())
+            asyncio.run(run.ask(Patience(config.concurrency)))
     return [run.finish() for run in runs]
 
 
@@ -145,7 +146,7 @@ class _Run:
     blind: bool
     progress: bool
 
-    async def ask(self) -> None:
+    async def ask(self, patience: Patience) -> None:
         """Ask what is not answered yet."""
         todo = [example for example in self.examples if not self.log.holds(example)]
         if not todo:
@@ -154,7 +155,7 @@ class _Run:
         if self.blind:
             contexts = {id_: in_noise(id_, context, self.stage / "noise") for id_, context in contexts.items()}
         bar = _bar(self.asker.name, len(self.examples), len(self.examples) - len(todo), self.progress)
-        await self.asker.ask_all(todo, contexts, self.log, bar)
+        await self.asker.ask_all(todo, contexts, self.log, bar, patience)
 
     def finish(self) -> Evaluation:
         """Write the table of all answers."""
@@ -178,9 +179,13 @@ class _Asker:
     is_right: Callable[[str, Example], bool]
 
     async def ask_all(
-        self, examples: Sequence[Example], contexts: dict[str, Context], log: AnswerLog, bar: tqdm.tqdm
+        self,
+        examples: Sequence[Example],
+        contexts: dict[str, Context],
+        log: AnswerLog,
+        bar: tqdm.tqdm,
+        patience: Patience,
     ) -> None:
-        patience = Patience(self.config.concurrency)
         at_once = asyncio.Semaphore(self.config.concurrency)  # so that not all videos are read before they are sent
         client = openai.AsyncOpenAI(
             base_url=self.endpoint.base_url,
