@@ -28,7 +28,7 @@ from serving import frames, video_loader
 from serving.access import hash_of, new_key, read_keys
 from serving.chat_rules import ChatRules
 from serving.decoders import MediaOptions
-from serving.deployments import deployment_config, stopping
+from serving.deployments import deployment_config, drain, stopping
 from serving.gates import GateOptions
 from serving.proxy import BINARY, haproxy_folder, proxy_environment, uses_haproxy, write_haproxy_script
 from serving.readiness import wait_until_ready
@@ -116,8 +116,8 @@ def endpoint(spec: EndpointSpec, *, on_wait: Callable[[float], None] | None = No
         )
         try:
             yield running
-        finally:  # running requests end first, for up to serve.drain_s; the proxy stays until then
-            ray_serve.delete(APPLICATION)
+        finally:
+            drain(APPLICATION, serve.drain_s)
     finally:
         ray_serve.shutdown()
         shutil.rmtree(haproxy_folder(), ignore_errors=True)
