@@ -6,9 +6,10 @@
 
 FROM python:3.11-slim-bookworm AS base
 # Ray, DeepSpeed and Triton compile small parts at their first start; the slim image brings Python's own headers.
+# KubeRay asks serving pods with wget whether they are ready.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends g++ make rsync \
+    && apt-get install -y --no-install-recommends g++ make rsync wget \
     && rm -rf /var/lib/apt/lists/*
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
 WORKDIR /opt/vidalign

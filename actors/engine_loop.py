@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 NUM_READY = 64  # prompts that are rendered ahead of the engine
+NUM_WAITING = 64  # prompts in the engine that it has no room for yet
 
 
 @dataclasses.dataclass
@@ -125,9 +126,13 @@ class EngineLoop:
             self._ready.get()[0].fail(dead)
 
     def _add(self, llm: Any, first: tuple[_Job, int, Any] | None, most: int) -> None:
-        """Give the engine what is ready, up to `most` requests at a time, which keep their pixels until they are done."""
+        """Give the engine what is ready, as far as it can work on it soon: requests keep their pixels until they are done.
+
+        `most`: requests at a time. How many of them run together depends on the length of their prompts, which the engine knows.
+        """
         engine = llm.llm_engine
-        while first is not None or len(self._asked) < most:
+        scheduler = engine.engine_core.engine_core.scheduler
+        while first is not None or (len(self._asked) < most and scheduler.get_request_counts()[1] < NUM_WAITING):
             try:
                 job, place, rendered = first or self._ready.get_nowait()
             except queue.Empty:

@@ -17,9 +17,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.engine import VllmEngine
+from actors.engine_starts import EngineStarts
+from cluster.node_files import actor_id
 from vidalign import files
 from vidalign.config.run import ModelConfig
 from vidalign.model.clip_check import ClipCheck, quarantined
+from vidalign.model.folder import stage_model
 from vidalign.recipes.engine import Respond
 from vidalign.types import Example, Response
 from vidalign.video.frame_cache import load_clip
@@ -52,9 +55,17 @@ class Generator:
         """`num_examples`: how many are answered at the same time; a chunk has as many."""
         config = ModelConfig(**model)
         starting = concurrent.futures.ThreadPoolExecutor(1)
-        self._engine = starting.submit(
-            VllmEngine, config, path, num_gpus=num_gpus, seed=seed, engine_args=engine_args, limits=limits
-        )
+        starts = EngineStarts(pathlib.Path(parts), actor_id())
+
+        def engine() -> VllmEngine:
+            stage_model(config.path, path)
+            starts.begin()
+            try:
+                return VllmEngine(config, path, num_gpus=num_gpus, seed=seed, engine_args=engine_args, limits=limits)
+            finally:
+                starts.done()
+
+        self._engine = starting.submit(engine)
         self._takes = starting.submit(
             ClipCheck,
             path,
@@ -68,7 +79,12 @@ class Generator:
         self._answering = concurrent.futures.ThreadPoolExecutor(num_examples)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Columns: chunk (int), and what `actors.decoder.ChunkDecoder` gives: examples and decoded (JSON lists of rows)."""
+        """Columns: chunk (int), and what `actors.decoder.ChunkDecoder` gives: examples, decoded and missed (JSON lists of rows).
+
+        A chunk of which a video is missed is handed back as it is.
+        """
+        if json.loads(row["missed"]):
+            return {"chunk": int(row["chunk"]), "num_examples": 0, "missed": row["missed"]}
         starting = self._seconds_of_start()
         engine, takes = self._engine.result(), self._takes.result()
         chunk, decoded = int(row["chunk"]), quarantined(json.loads(row["decoded"]), takes)
@@ -89,7 +105,7 @@ class Generator:
             files.part_path(self._parts, chunk),
             {"decoded": decoded, "num_responses": len(responses), "engine_s": {k: round(v, 3) for k, v in seconds.items()}},
         )
-        return {"chunk": chunk, "num_examples": len(asked)}
+        return {"chunk": chunk, "num_examples": len(asked), "missed": row["missed"]}
 
     def _seconds_of_start(self) -> float:
         """Wait for the engine; how long, in the first call, and 0 in the others, which wait at the same time."""

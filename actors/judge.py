@@ -16,6 +16,7 @@ from typing import Any
 from actors.chats import open_chat
 from vidalign import files
 from vidalign.config.judging import JudgeConfig
+from vidalign.model.folder import stage_model
 from vidalign.recipes import judging
 from vidalign.recipes.judging import Chat, Work
 
@@ -35,7 +36,10 @@ class Judge:
         frames: Mapping[str, str] | None = None,
         key: str = "recipe.judge",
         limits: Mapping[str, int] | None = None,
+        model_path: str = "",
     ) -> None:
+        """`model_path`: of a judge that is the policy, the run's `model.path`."""
+        self._model_path = model_path
         self._config = JudgeConfig(**config)
         self._parts = pathlib.Path(parts)
         self._work = work
@@ -48,6 +52,7 @@ class Judge:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Columns: part (int), rows (JSON list of the task's rows)."""
         if self._chat is None:
+            stage_model(self._model_path, self._config.model or "")
             self._chat, model = open_chat(self._config, self._frames, self._limits, self._key)
             self._name = f"{self._config.kind}:{model}:{judging.prompt_version(self._config.prompt)}"
         rows = json.loads(row["rows"])

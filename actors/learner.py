@@ -19,10 +19,12 @@ from __future__ import annotations
 import functools
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from actors import sharding
 from actors.metrics_log import MetricsLog
@@ -33,10 +35,12 @@ from actors.train_job import TrainJob
 from actors.training_data import TrainingData, batch_source, with_features
 from vidalign.learning import objectives
 from vidalign.learning.ahead import Renderer
-from vidalign.learning.batches import batch_order, micro_batches
+from vidalign.learning.batches import batch_order, micro_batches, spread
+from vidalign.learning.sequences import TrainingGroup
 from vidalign.learning.views import view_of
 from vidalign.model import shared_prefix, vision_features
 from vidalign.model.checkpoint import export_policy
+from vidalign.model.folder import stage_model
 from vidalign.model.policy import load_policy, outline_policy
 from vidalign.model.quantized import load_quantized
 from vidalign.model.tensor_cache import TensorCache
@@ -66,6 +70,7 @@ class Learner:
     def __init__(self, job: TrainJob, device: torch.device) -> None:
         """Raises `ConfigError` if the objective consumes what training cannot give it."""
         self.job, train = job, job.train
+        stage_model(job.model.path, job.policy_path)
         self.objective = objectives.build(job.objective.name, job.objective.params)
         self.objective_state: dict[str, float] = {}
         view = view_of(self.objective)
@@ -86,6 +91,8 @@ class Learner:
         self.step_index = 0
         self.saved_at = time.monotonic()
         self.window: list[float] = []
+        watched, probe = self.data.groups[: train.num_monitored], self.data.probe[: train.num_probed]
+        self._prepare_start(watched, probe)
         self.rank = Rank(
             model,
             train,
@@ -97,12 +104,11 @@ class Learner:
         )
         self.log = MetricsLog(pathlib.Path(job.stage)) if self.rank.index == 0 else None
         self.refer()
-        watched = self.data.groups[: train.num_monitored]
         self.monitor = Monitor(
             self.rank,
             self.renderer,
             pairs=watched if self.data.two_sided else [group.only("chosen") for group in watched],
-            probe=self.data.probe[: train.num_probed],
+            probe=probe,
             size=train.micro_batch_size,
         )
 
@@ -211,6 +217,18 @@ class Learner:
     def _own(self, indices: np.ndarray) -> np.ndarray:
         """This rank's groups of an optimizer step."""
         return indices[self.rank.index :: self.rank.count]
+
+    def _prepare_start(self, watched: Sequence[TrainingGroup], probe: Sequence[TrainingGroup]) -> None:
+        """Let the prompts that a new training takes first be rendered while DeepSpeed starts: those that it measures."""
+        place = max(1, self.job.train.micro_batch_size), dist.get_rank(), dist.get_world_size()
+        self.renderer.prepare(
+            [
+                groups[index]
+                for groups in (watched, probe)
+                for indices, inside in spread(len(groups), *place)
+                for index in indices[inside]
+            ]
+        )
 
     def _prepare(self, step_index: int) -> None:
         """Let prompts of a step be rendered while there is nothing else to render."""

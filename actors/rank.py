@@ -16,6 +16,7 @@ from vidalign.model.batch import IGNORED, Batch
 from vidalign.model.logps import CHUNK_SIZE, RowLogps
 from vidalign.model.policy import ResponseScorer, prepare_training
 from vidalign.model.tensor_cache import read_tensors, write_tensors
+from vidalign.model.training_memory import accumulates, bucket_elements
 
 TAG = "state"  # the folder of a checkpoint that DeepSpeed writes into
 
@@ -48,7 +49,8 @@ class Rank:
             float32_head=train.float32_head,
             chunk_size=chunk_size,
         )
-        config = deepspeed_config(train, dtype, num_workers=self.count, device=device)
+        num_trainable = sum(parameter.numel() for parameter in scorer.model.parameters() if parameter.requires_grad)
+        config = deepspeed_config(train, dtype, num_workers=self.count, device=device, num_trainable=num_trainable)
         # DeepSpeed's shared-memory all-reduce for inference on CPUs is never used in training. Compiling it takes most of a minute
         # at the first start and needs a C++ compiler, and a process killed in the middle leaves a lock that all later ones wait for.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -152,12 +154,17 @@ class Rank:
         return pathlib.Path(folder) / f"random-{self.index}.safetensors"
 
 
-def deepspeed_config(train: TrainConfig, dtype: str, *, num_workers: int, device: torch.device) -> dict[str, Any]:
+def deepspeed_config(
+    train: TrainConfig, dtype: str, *, num_workers: int, device: torch.device, num_trainable: int
+) -> dict[str, Any]:
     """The DeepSpeed configuration of a training job, with `train.deepspeed` merged in last.
 
-    The learner itself accumulates gradients over forward passes: in float32, where there is more than one of them.
+    The learner itself accumulates gradients over forward passes: in float32, where there is more than one of them. Buckets of
+    gradients are no larger than the gradients: an adapter's are small, and DeepSpeed allocates one or two buckets on one rank too.
     """
-    zero = {"stage": train.zero_stage, "overlap_comm": device.type == "cuda"}
+    zero: dict[str, Any] = {"stage": train.zero_stage, "overlap_comm": device.type == "cuda"}
+    if train.zero_stage > 0:
+        zero["reduce_bucket_size"] = bucket_elements(train, num_trainable)
     adam: dict[str, Any] = {"lr": train.learning_rate, "weight_decay": train.weight_decay}
     offloaded = (train.deepspeed.get("zero_optimization") or {}).get("offload_optimizer")
     if not (
@@ -166,8 +173,7 @@ def deepspeed_config(train: TrainConfig, dtype: str, *, num_workers: int, device
         adam["torch_adam"] = True
         if device.type == "cuda":
             adam["fused"] = True
-    accumulates = train.tokens_per_micro_batch is not None or train.micro_batch_size * num_workers < train.batch_size
-    mixed = dtype != "float32" and train.zero_stage > 0 and accumulates
+    mixed = dtype != "float32" and train.zero_stage > 0 and accumulates(train)
     config = {
         "train_batch_size": train.batch_size,
         "train_micro_batch_size_per_gpu": train.batch_size // num_workers,

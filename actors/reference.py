@@ -59,10 +59,12 @@ class Reference:
         import torch
 
         from vidalign.model import shared_prefix
+        from vidalign.model.folder import stage_model
         from vidalign.model.policy import ResponseScorer, load_policy
         from vidalign.model.rendering import cached_processor
 
         config = ModelConfig(**model)
+        stage_model(config.path, path)
         self._device = torch.device("cuda" if use_gpu else "cpu")
         self._dtype = getattr(torch, config.dtype)
         policy = load_policy(config, path)

@@ -89,6 +89,16 @@ class LoadedEngine(VllmEngine):
         ]
 
 
+class Clocks:
+    """Seconds since this was made: of the clock, and of the processor, by all threads of this process."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter(), time.process_time()
+
+    def taken(self) -> dict[str, float]:
+        return {"seconds": time.perf_counter() - self._began[0], "cpu_s": time.process_time() - self._began[1]}
+
+
 class Anew:
     """An engine that computes the prompt of each score anew, as vLLM does by itself."""
 
@@ -142,7 +152,7 @@ def measure(
 
 
 def keep_busy(engine: LoadedEngine, *, rounds: int) -> dict[str, Any]:
-    """Both forms in turns: {form: [{seconds, num_replies, num_tokens, working_s, waiting_s} of each turn]}."""
+    """Both forms in turns: {form: [{seconds, cpu_s, num_replies, num_tokens, working_s, waiting_s} of each turn]}."""
     load, clips = engine.load, engine.load.clips()
     examples = [
         Example(id=str(number), video=f"{number}.mp4", question="What moves?", answer="A red circle moves left.")
@@ -152,11 +162,11 @@ def keep_busy(engine: LoadedEngine, *, rounds: int) -> dict[str, Any]:
     def run(form: Callable[..., list[Response]], count: int) -> dict[str, Any]:
         engine.reset_caches()
         engine.take_seconds()
-        began = time.perf_counter()
+        clocks = Clocks()
         made = form(engine, examples[:count], clips[:count])
-        seconds, spent = time.perf_counter() - began, engine.take_seconds()
+        taken, spent = clocks.taken(), engine.take_seconds()
         return {
-            "seconds": seconds,
+            **taken,
             "num_replies": len(made),
             "num_tokens": sum(len(response.token_ids) for response in made),
             "working_s": spent["working"],
@@ -193,25 +203,27 @@ def barrier(engine: LoadedEngine, examples: Sequence[Example], clips: Sequence[S
 
 
 def score(engine: VllmEngine, load: Load, *, rounds: int) -> dict[str, Any]:
-    """Seconds for the scores of one reply and of `SCORED` replies to one video, with the prompt from the cache and anew."""
+    """The scores of "one" reply and of "all" `SCORED` replies to one video, the prompt from the cache; and "all_anew"."""
     [clip] = dataclasses.replace(load, num_examples=1).clips()
     rows = [("What moves?", clip, words(load.median_tokens, seed)) for seed in range(SCORED)]
 
-    def asked(count: int, *, anew: bool) -> float:
+    def asked(count: int, *, anew: bool) -> dict[str, float]:
         engine.reset_caches()
-        return seconds_of(functools.partial(engine.score, rows[:count], anew=anew))
+        clocks = Clocks()
+        engine.score(rows[:count], anew=anew)
+        return clocks.taken()
 
     variants = {
         "one": functools.partial(asked, 1, anew=False),
         "all": functools.partial(asked, SCORED, anew=False),
         "all_anew": functools.partial(asked, SCORED, anew=True),
     }
-    seconds = results_in_turns(variants, max(3, rounds))
+    turns = results_in_turns(variants, max(3, rounds))
     engine.reset_caches()
     cached, anew = engine.score(rows), engine.score(rows, anew=True)
     difference = max(apart(one, two) for one, two in zip(cached, anew, strict=True))
     shown = {"num_frames": load.num_frames, "side": load.side, "num_tokens": len(cached[0])}
-    return {**shown, "num_replies": SCORED, "seconds": seconds, "difference": difference}
+    return {**shown, "num_replies": SCORED, "turns": turns, "difference": difference}
 
 
 def new_weights(engine: VllmEngine, load: Load, other: str) -> dict[str, Any]:

@@ -30,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from bench.gpu_page import page
@@ -37,7 +38,7 @@ from bench.pages import PERFORMANCE, Output, add_arguments, publish
 
 NEEDS = {"training": ("deepspeed",), "engine": ("vllm",), "align": ("vllm", "ray", "deepspeed")}
 PARTS = ("facts", "numbers", "vision", "step", "training", "engine", "align")
-LIMITS_S = {"facts": 60, "numbers": 60, "vision": 60, "step": 90, "training": 120, "engine": 180, "align": 240}
+LIMITS_S = {"facts": 60, "numbers": 90, "vision": 90, "step": 90, "training": 120, "engine": 180, "align": 240}
 GRACE_S = 20  # for a part that takes too long, to end what it started
 LAST_WORDS = 700  # characters of what a failed part printed
 
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0, help="no part starts later than this")
     parser.add_argument("--work", type=pathlib.Path, help="a folder with 40 GB of room, best in memory (/dev/shm)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--cases", nargs="+", help="only these cases of the part training")
+    parser.add_argument("--cases", nargs="+", help="only these of the cases of training and engine")
     parser.add_argument("--again", action="store_true", help="keep what the last time measured of other parts")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     add_arguments(parser, quick="a tiny model")
@@ -81,16 +82,25 @@ def require(device: str) -> None:
 
 def tasks(arguments: argparse.Namespace) -> list[tuple[str, str, str]]:
     """(name in the table, part, case) of everything that is asked for, in order."""
-    from bench.gpu_parts.training import CASES, QUICK
-
     made: list[tuple[str, str, str]] = []
     for part in arguments.parts:
-        if part != "training":
-            made.append((part, part, ""))
-            continue
-        cases = arguments.cases or list(QUICK if arguments.quick else CASES)
-        made += [(f"training: {case}", part, case) for case in cases]
+        known = cases_of(part, quick=arguments.quick)
+        cases = [case for case in arguments.cases or known if case in known]
+        made += [(f"{part}: {case}", part, case) for case in cases] if known else [(part, part, "")]
     return made
+
+
+def cases_of(part: str, *, quick: bool) -> Sequence[str]:
+    """The cases of a part, each measured in a process of its own; none for a part that is a process itself."""
+    if part == "training":
+        from bench.gpu_parts import training
+
+        return list(training.QUICK if quick else training.CASES)
+    if part == "engine":
+        from bench.gpu_parts import engine
+
+        return engine.QUICK_CASES if quick else engine.CASES
+    return ()
 
 
 def measure(arguments: argparse.Namespace, work: pathlib.Path, found: dict[str, Any]) -> list[str]:
@@ -108,7 +118,7 @@ def measure(arguments: argparse.Namespace, work: pathlib.Path, found: dict[str, 
         row = found["parts"][name]
         if "failed" in row:
             failed.append(name)
-        print(f"[{time.monotonic() - began:5.0f} s] {name}: {json.dumps(row)[:1500]}", flush=True)
+        print(f"[{time.monotonic() - began:5.0f} s] {name}: {json.dumps(row)}", flush=True)
     return failed
 
 
@@ -130,9 +140,19 @@ def run(arguments: argparse.Namespace, part: str, case: str, work: pathlib.Path)
         finally:
             end_session(process.pid, signal.SIGKILL)
     said = log.read_text(errors="replace")
-    if code != 0:
+    result = told(said)
+    if code != 0 or result is None:
         return {"failed": f"{f'code {code}' if isinstance(code, int) else code}: {said[-LAST_WORDS:]}"}
-    return {"result": json.loads(said.rstrip().splitlines()[-1]), "wall_s": round(time.monotonic() - began, 1)}
+    return {"result": result, "wall_s": round(time.monotonic() - began, 1)}
+
+
+def told(said: str) -> dict[str, Any] | None:
+    """What a part's process told: the last line that is JSON, because an engine may print at its end."""
+    for line in reversed(said.splitlines()):
+        with contextlib.suppress(json.JSONDecodeError):
+            if isinstance(found := json.loads(line), dict):
+                return found
+    return None
 
 
 def end_session(leader: int, number: signal.Signals) -> None:
@@ -142,7 +162,7 @@ def end_session(leader: int, number: signal.Signals) -> None:
 
 
 def one(arguments: argparse.Namespace) -> None:
-    """Measure one part in this process; its last line is JSON."""
+    """Measure one part in this process, and print what `told` reads."""
     import torch
 
     from bench import processes
@@ -175,7 +195,7 @@ def one(arguments: argparse.Namespace) -> None:
     elif part == "engine":
         from bench.gpu_parts.engine import engine
 
-        processes.tell(engine(work, device, quick=quick))
+        processes.tell(engine(work, device, case[0]))
     else:
         from bench.gpu_parts.align import align
 

@@ -30,6 +30,8 @@ def page(found: dict[str, Any]) -> str:
         lines += [f"- {key} was left out: {row['left_out']}" for key, row in rows.items() if "left_out" in row]
         if any("result" not in row for row in rows.values()):
             lines.append("")
+    for note in found.get("notes", ()):  # what a measurement cannot say by itself
+        lines += [note, ""]
     return "\n".join(lines)
 
 
@@ -104,14 +106,14 @@ def _training(results: dict[str, Any], parts: dict[str, Any]) -> Iterator[str]:
         "checkpointing computes again:"
     )
     yield ""
-    yield "| case | a step | tokens a second | of the matrix speed | peak memory | said | start |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| case | a step | rendering alone | tokens a second | of the matrix speed | peak memory | said | start |"
+    yield "|---|---|---|---|---|---|---|---|"
     for name, row in results.items():
         share = f"{row['flops'] / row['step_s'] / speed:.0%}" if speed else ""
         said = sum(row["predicted"].values())
         yield (
-            f"| {name} | {row['step_s']:.2f} s | {row['num_tokens'] / row['step_s']:,.0f} | {share} | {row['peak'] / GIB:.1f} GiB | "
-            f"{said / GIB:.1f} GiB ({said / row['peak'] - 1:+.0%}) | {row['start_s']:.0f} s |"
+            f"| {name} | {row['step_s']:.2f} s | {rendering(row)} | {row['num_tokens'] / row['step_s']:,.0f} | {share} | "
+            f"{row['peak'] / GIB:.1f} GiB | {said / GIB:.1f} GiB ({said / row['peak'] - 1:+.0%}) | {row['start_s']:.0f} s |"
         )
     kept = {name: row for name, row in results.items() if "export_s" in row}
     if kept:
@@ -128,28 +130,33 @@ def _training(results: dict[str, Any], parts: dict[str, Any]) -> Iterator[str]:
         yield (f"| {name} | {checkpoint} | {row['export_bytes'] / GIB:.1f} GiB in {row['export_s']:.0f} s | {more} |")
 
 
+def rendering(row: dict[str, Any]) -> str:
+    return f"{row['render_s']:.2f} s" if "render_s" in row else ""
+
+
 def _engine(results: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
-    made = results["engine"]
-    yield "vLLM's log-probs of its own replies against those that training computes for the same tokens, and starts:"
-    yield ""
-    yield "| model | start | largest difference | mean | tokens |"
-    yield "|---|---|---|---|---|"
-    for name, row in (("built-in, float32", made["float32"]), (f"{made['model']}, {made['dtype']}", made["own"])):
+    compared = {name: row for name, row in results.items() if "largest" in row}
+    if compared:
+        yield "vLLM's log-probs of its own replies against those that training computes for the same tokens, and starts:"
+        yield ""
+        yield "| model | start | largest difference | mean | tokens |"
+        yield "|---|---|---|---|---|"
+    for name, row in compared.items():
         yield f"| {name} | {row['start_s']:.0f} s | {row['largest']:.1e} nats | {row['mean']:.1e} nats | {row['num_tokens']} |"
-    weights, named = made["weights"], {**made, "model": f"{made['model']}, random weights"}
-    yield ""
-    yield "Rollouts as in *One engine in a rollout* below:"
-    yield ""
-    yield from load_page.busy_table([named])
-    yield ""
-    yield from load_page.score_table([named])
-    yield ""
-    yield (
-        f"Scores with the prompt from the cache and anew differ by at most {made['score']['difference']:.1g} nats. That engine, with "
-        f"vLLM's compiled kernels and graphs, starts in {weights['start_s']:.0f} s; weights reloaded in place take "
-        f"{max(weights['reload_s']):.1f} s, move scores by {weights['moved']:.2g} nats and, with the first weights again, leave "
-        f"{weights['returned']:.1g}."
-    )
+    for row in (row for row in results.values() if "busy" in row):
+        named = {**row, "model": f"{row['model']}, {row['dtype']}"}
+        weights = row["weights"]
+        yield from ("", "Rollouts as in *One engine in a rollout* below:", "")
+        yield from load_page.busy_table([named])
+        yield ""
+        yield from load_page.score_table([named])
+        yield ""
+        yield (
+            f"Scores with the prompt from the cache and anew differ by at most {row['score']['difference']:.1g} nats. That engine, "
+            f"with what vLLM compiles by default, starts in {weights['start_s']:.0f} s; weights reloaded in place take "
+            f"{max(weights['reload_s']):.1f} s, move scores by {weights['moved']:.2g} nats and, with the first weights again, "
+            f"leave {weights['returned']:.1g}."
+        )
 
 
 def _align(results: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:

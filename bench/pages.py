@@ -30,10 +30,12 @@ PERFORMANCE = Page(
     "Performance",
     (
         "train_step.md",
+        "prefetch.md",
         "gpu.md",
         "decode.md",
         "long_videos.md",
         "rollout.md",
+        "rollout_engine.md",
         "serve.md",
         "growth.md",
         "driver_memory.md",

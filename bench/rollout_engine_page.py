@@ -7,8 +7,6 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from bench.engine_load import FEWEST, MOST, busy_share
 from bench.pages import versions_line
 from bench.turns import Ratio
@@ -22,12 +20,13 @@ def page(found: dict[str, Any]) -> str:
     lines = [
         "## One engine in a rollout",
         "",
-        f"Written by `vidalign bench engine` on {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads, float32, without Ray: "
+        f"Written by `vidalign bench engine` with one thread, float32, without Ray, on {os.cpu_count()} CPU cores that others use too "
+        f"(load {found['load']:.1f}), so that rates and ratios are by seconds of the processor, not of the clock: "
         "recipe leanpo with hints, one reflection turn and augmented videos, and the scores of all replies. Replies have "
         f"{FEWEST} to {MOST} tokens, log-normal with a median of {rows[0]['load']['median_tokens']}. *Barrier* is how rollouts were "
         "made before: a chunk of questions as a whole, each turn after the last reply of the one before, and every score with its "
         "prompt and video computed anew. Now each question goes on by itself, two chunks are in flight, and a video is computed once "
-        f"for all of its scores. Medians of {found['rounds']} turns (minimum to maximum).",
+        f"for all of its scores. {turns_of(found)}, and scores of three (minimum to maximum).",
         "",
         *busy_table(rows),
         "",
@@ -70,7 +69,7 @@ def score_table(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def busy_line(row: dict[str, Any]) -> str:
-    flow, barrier = ([turn["num_replies"] / turn["seconds"] for turn in row["busy"][form]] for form in ("flow", "barrier"))
+    flow, barrier = ([turn["num_replies"] / turn["cpu_s"] for turn in row["busy"][form]] for form in ("flow", "barrier"))
     load = row["load"]
     return (
         f"| {row['model']} | {tokens(load)} | {load['num_examples']}, {load['chunk']} | {statistics.median(flow):.1f} | "
@@ -80,7 +79,7 @@ def busy_line(row: dict[str, Any]) -> str:
 
 def score_line(row: dict[str, Any]) -> str:
     made = row["score"]
-    one, every, anew = (statistics.median(made["seconds"][name]) for name in ("one", "all", "all_anew"))
+    one, every, anew = (statistics.median(cpu_seconds(made["turns"][name])) for name in ("one", "all", "all_anew"))
     return (
         f"| {row['model']} | {tokens(made)} | {made['num_replies']} replies of {made['num_tokens']} tokens | {one * 1000:.0f} ms | "
         f"{every * 1000:.0f} ms | {scores(row)} | {anew * 1000:.0f} ms |"
@@ -96,11 +95,12 @@ def weights_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
         for row in rows
     )
     return [
-        f"**An engine does not outlive its round.** A start takes: {starts} (the first with vLLM's imports); vLLM's `reload_weights` "
-        f"in place: {reloads}. It is not used, for three reasons. Between two rollouts lies a training, which needs the GPUs' memory, "
-        "and to which Ray gives the GPUs only when nobody holds them; an engine that sleeps keeps its context and graphs on each. "
-        "What is saved is one start a round, part of which overlaps the decoding of the first videos. And on CPUs vLLM 0.32's reload "
-        f"is wrong without saying so: against an engine that was started with the new weights, scores are off ({wrong}), because an "
+        f"**An engine does not outlive its round.** By the clock a start takes {starts} (the first with vLLM's imports), vLLM's "
+        f"`reload_weights` in place {reloads}. It is not used, for three reasons. Between two rollouts lies a training, which needs "
+        "the GPUs' memory, and to which Ray gives the GPUs only when nobody holds them; an engine that sleeps keeps its context and "
+        "graphs on each. What is saved is one start a round, part of which overlaps the decoding of the first videos. And on CPUs "
+        "vLLM 0.32's reload is wrong without saying so: against an engine that was started with the new weights, scores are off "
+        f"({wrong}), because an "
         "output layer that shares its weights with the embedding keeps the old ones.",
     ]
 
@@ -112,12 +112,20 @@ def tokens(shown: dict[str, Any]) -> str:
 
 def faster(row: dict[str, Any]) -> Ratio:
     """How many times as many replies a second."""
-    return Ratio.of(*([turn["seconds"] for turn in row["busy"][form]] for form in ("barrier", "flow")))
+    return Ratio.of(*(cpu_seconds(row["busy"][form]) for form in ("barrier", "flow")))
 
 
 def scores(row: dict[str, Any]) -> Ratio:
     """How many times as long all scores take as one."""
-    return Ratio.of(*(row["score"]["seconds"][name] for name in ("all", "one")))
+    return Ratio.of(*(cpu_seconds(row["score"]["turns"][name]) for name in ("all", "one")))
+
+
+def cpu_seconds(turns: Sequence[dict[str, float]]) -> list[float]:
+    return [turn["cpu_s"] for turn in turns]
+
+
+def turns_of(found: dict[str, Any]) -> str:
+    return "Rollouts are of one turn" if found["rounds"] == 1 else f"Rollouts are medians of {found['rounds']} turns"
 
 
 def share_of(row: dict[str, Any]) -> float:

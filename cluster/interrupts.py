@@ -64,6 +64,7 @@ class _Ending:
 
 
 _ending: _Ending | None = None  # of the command that runs in `handled`
+_stops: list[list[VidalignError]] = []  # of each block of `stoppable`, what it was asked to end with
 
 
 @contextlib.contextmanager
@@ -89,6 +90,7 @@ def handled() -> Iterator[None]:
 def stoppable() -> Iterator[Callable[[VidalignError], None]]:
     """A block of the main thread that other threads can end: yields the function that they call, once, with the error it raises."""
     found: list[VidalignError] = []
+    _stops.append(found)
     over = threading.Event()
 
     def stop(error: VidalignError) -> None:
@@ -102,12 +104,16 @@ def stoppable() -> Iterator[Callable[[VidalignError], None]]:
 
     try:
         yield stop
+        # Python drops an exception that a signal raises inside a callback of its garbage collector.
+        if found:
+            raise KeyboardInterrupt
     except KeyboardInterrupt:
         if found:
             raise found[0] from None
         raise
     finally:
         over.set()
+        _stops.remove(found)
 
 
 @contextlib.contextmanager
@@ -143,6 +149,8 @@ def beside(work: Callable[[], ResultT], poll_s: float = 0.2) -> ResultT:
     thread.start()
     while thread.is_alive():
         thread.join(poll_s)
+        if any(_stops):
+            raise KeyboardInterrupt
     if errors:
         raise errors[0]
     return results[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 MIN_CPUS = 2  # the fewest logical CPUs that a Ray started on this machine offers
 
@@ -99,6 +100,12 @@ class ServePlan:
         """Resources of one device of one engine, as Ray's placement groups take them."""
         return {"CPU": self.bundle_cpus} | ({"GPU": self.bundle_gpus} if self.bundle_gpus else {})
 
+    def workers(self) -> Workers:
+        """The devices of all replicas that are started at first."""
+        return Workers(
+            num=self.num_models * max(1, self.min_replicas) * self.num_devices, cpus=self.bundle_cpus, gpus=self.bundle_gpus
+        )
+
     def total_cpus(self, replicas: int) -> float:
         """CPUs of the endpoint with `replicas` replicas of each model."""
         each = self.server_cpus + self.num_devices * self.bundle_cpus
@@ -138,3 +145,8 @@ class ResourcePlan:
 def count(num: int, noun: str) -> str:
     """A number with its noun, as in "1 GPU" and "2 GPUs"."""
     return f"{num} {noun}" if num == 1 else f"{num:,} {noun}s"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in words, as in "a", "a and b" and "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

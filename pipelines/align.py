@@ -14,27 +14,35 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from cluster import interrupts
 from cluster.described import Machines
 from cluster.lease import Lease, check_free
-from cluster.resources import ClusterResources, ResourcePlan
+from cluster.preflight import Wanted, nodes_checked, wanted
+from cluster.resources import ClusterResources, ResourcePlan, Workers
 from cluster.session import connect, local_device_memory, local_resources, total_memory
+from cluster.waiting import placement_watched, requested
 from pipelines import progress
 from pipelines.check import STAGES, before, check_inputs, check_plan
+from pipelines.check_places import check_port
 from pipelines.inputs import Inputs
 from pipelines.progress import StageClock
 from pipelines.rounds import Rounds, exported_or_none, resource_plan
 from pipelines.stages.base import once
 from pipelines.summary import write_summary
+from serving.leftovers import clear_leftovers
 from vidalign import files
 from vidalign.config.loading import dump_config
 from vidalign.config.run import RunConfig
+from vidalign.errors import VidalignError
 from vidalign.files import RunFolder
 from vidalign.model.checkpoint import policy_version
+from vidalign.storage import is_uri
 from vidalign.types import PolicyVersion
 
 
@@ -43,7 +51,7 @@ def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = 
     works = bool(set(stages) - {"report"})  # a report is of what the run has so far, and may be written beside its driver
     if works:
         check_free(RunFolder.at(config.run_dir).root)  # before the data is read, which may take a while
-    inputs = before(config, stages)
+    inputs = before(config, stages, connects=works)
     base = policy_version(config.model.path)
     run = RunFolder.open(config.run_dir)
     clock = StageClock(run.root / "wall_s.json")
@@ -52,21 +60,21 @@ def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = 
         with (
             interrupts.stoppable() as stop,
             Lease(run.root, f"vidalign {command(stages)}", on_loss=stop, on_wait=progress.note),
-            entered(config, inputs, stages, base, verbose=verbose) as (plan, text_tokens),
+            entered(config, inputs, stages, base, stop=stop, verbose=verbose) as (plan, text_tokens, asked_for),
         ):
             rounds = Rounds(config=config, run=run, plan=plan, inputs=inputs, base=base, text_tokens=text_tokens)
             rounds.accept(stages)  # and read the stored configuration before this one takes its place
             files.write_text_atomic(run.config, dump_config(config))
             for index in range(config.rounds):
                 if "rollout" in stages:
-                    with clock.stage("rollout"):
+                    with clock.stage("rollout"), asked_for(plan.engines):
                         once(rounds.rollout(index))
                         once(rounds.pairs(index))
                 if "train" in stages:
-                    with clock.stage("train"):
+                    with clock.stage("train"), asked_for(plan.train):
                         once(rounds.train(index))
             if "evaluate" in stages and config.data.eval:
-                with clock.stage("evaluate"):
+                with clock.stage("evaluate"), asked_for(plan.serve.workers()):
                     endpoint = once(rounds.evaluate())["endpoint"]
                     once(rounds.scores())
     aligned = exported_or_none(run, config.rounds - 1)
@@ -87,11 +95,18 @@ def command(stages: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def entered(
-    config: RunConfig, inputs: Inputs, stages: Sequence[str], base: PolicyVersion, *, verbose: bool
-) -> Iterator[tuple[ResourcePlan, int]]:
+    config: RunConfig,
+    inputs: Inputs,
+    stages: Sequence[str],
+    base: PolicyVersion,
+    *,
+    stop: Callable[[VidalignError], None],
+    verbose: bool,
+) -> Iterator[tuple[ResourcePlan, int, Callable[[Workers], AbstractContextManager[None]]]]:
     """Enter Ray and check data, model and context beside it: loading a processor takes as long as Ray's start.
 
-    Yields the plan, and the tokens of the longest prompt and its reply without the video.
+    `stop` ends the run from another thread. Yields the plan, the tokens of the longest prompt and its reply without the video, and
+    what asks the autoscaler for the workers of a stage.
     """
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         checking = pool.submit(check_inputs, config, inputs, stages)
@@ -101,10 +116,28 @@ def entered(
             verbose=verbose,
         ) as resources:
             found = checking.result()
+            if cleared := clear_leftovers():
+                progress.note(f"took down {', '.join(cleared)}, an endpoint whose driver was killed")
+            check_port(config, stages)
             plan, _ = check_plan(config, stages, inputs, found, machines_of(resources), base=base)
             for warning in found.warnings:
                 print(f"note: {warning}", file=sys.stderr)
-            yield plan, found.text_tokens
+            with (
+                nodes_checked(needs_of(config, inputs, plan, base), warn=progress.warn),
+                placement_watched(config.cluster.wait_for_nodes_s, say=progress.note, stop=stop),
+            ):
+                yield plan, found.text_tokens, functools.partial(requested, grows=resources.grows)
+
+
+def needs_of(config: RunConfig, inputs: Inputs, plan: ResourcePlan, base: PolicyVersion) -> Wanted:
+    """What every node must have before this run places work there."""
+    caches = {"video.cache_dir": config.video.cache_dir, "train.cache_dir": config.train.cache_dir}
+    return wanted(
+        {"run_dir": RunFolder.at(config.run_dir).root, **{key: path for key, path in caches.items() if path}},
+        model="" if is_uri(config.model.path) else base.path,  # every node stages it for itself
+        videos=inputs.present,
+        uses_gpus=plan.use_gpu or plan.engines.gpus > 0 or plan.serve.bundle_gpus > 0,
+    )
 
 
 def machines_of(resources: ClusterResources) -> Machines:

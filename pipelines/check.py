@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Sequence
 
 from cluster.described import Machines
@@ -124,8 +123,10 @@ def this_machine(config: RunConfig) -> Machines:
     )
 
 
-def before(config: RunConfig, stages: Sequence[str], *, here: bool = True) -> Inputs:
+def before(config: RunConfig, stages: Sequence[str], *, here: bool = True, connects: bool = False) -> Inputs:
     """Check what needs neither model nor cluster, and read the data of these stages. `here`: the run's driver is on this machine.
+
+    `connects`: see `pipelines.check_places.check_places`.
 
     Raises:
         VidalignError: the first thing that cannot work.
@@ -135,7 +136,7 @@ def before(config: RunConfig, stages: Sequence[str], *, here: bool = True) -> In
     if "rollout" in stages:
         recipes.build(config.recipe).check_data(inputs.train, source=config.data.train)
     if here:
-        check_places(config, stages)
+        check_places(config, stages, connects=connects)
     return inputs
 
 
@@ -155,7 +156,7 @@ def check_inputs(
         ModelError, ConfigError: the first thing that cannot work.
     """
     check_judges(config, ask_vllm=ask_vllm)
-    model = check_model.inspect(config.model, ask_vllm=ask_vllm, fetch=fetch)
+    model = check_model.inspect(config.model, ask_vllm=ask_vllm, fetch=fetch, engine_args=config.rollout.engine_args)
     if "train" in stages and config.train.cache_vision_features:
         vision_features.check(model.outline)
     warnings = list(model.warnings)
@@ -172,7 +173,7 @@ def check_inputs(
         videos = [video for video in inputs.present if video in plain]
         tokens = check_tokens(asked, videos, config.video, model, config.model)
     lines, more = check_shapes(asked, config.video, model, config.model.max_model_len)
-    check_training(config.train, [*(row.example for row in inputs.train), *inputs.probe])
+    check_training(config.train, [*(row.example for row in inputs.train), *inputs.probe], model.config.model_type)
     return Findings(
         model=model,
         tokens=(*tokens.lines, *lines),
@@ -251,7 +252,7 @@ def _plan_lines(made: ResourcePlan, resources: ClusterResources) -> list[str]:
 
     serve = made.serve
     gpus = f", {serve.bundle_gpus:g} GPU" if serve.bundle_gpus else ""
-    models = "each model after the other" if serve.in_turn else f"{serve.num_models} models"
+    models = "one model at a time" if serve.in_turn else f"{serve.num_models} models"
     return [
         f"cluster: {resources.describe()} on {resources.num_nodes} node(s)",
         line("decoders", made.decoders),
@@ -269,7 +270,7 @@ def _data_lines(config: DataConfig, inputs: Inputs) -> list[str]:
         "probe": (config.probe, inputs.probe),
     }
     lines = [
-        f"{name}: {len(examples):,} examples on {_num_shown(examples):,} videos ({pathlib.Path(path)})"
+        f"{name}: {len(examples):,} examples on {_num_shown(examples):,} videos ({path})"
         for name, (path, examples) in splits.items()
         if path and examples
     ]

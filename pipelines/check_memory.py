@@ -16,7 +16,7 @@ from vidalign import recipes
 from vidalign.config.recipes import JudgeConfig
 from vidalign.config.run import ModelConfig, RunConfig
 from vidalign.errors import ClusterError, ModelError
-from vidalign.model import loading, memory, shared_prefix
+from vidalign.model import loading, memory, shared_prefix, training_memory
 from vidalign.model.checkpoint import MAX_SHARD_BYTES
 from vidalign.model.folder import model_folder, read_headers, weight_files
 
@@ -228,11 +228,10 @@ def _training(config: RunConfig, made: ResourcePlan, model: ModelFacts, num_toke
                 uses_gpu=made.use_gpu,
             )
         )
-    count_ = memory.count_parameters(outline, train)
-    states = memory.train_memory(count_, train, dtype)
+    count_ = training_memory.count_parameters(outline, train)
+    states = training_memory.train_memory(count_, train, dtype, on_gpu=made.use_gpu)
     trains_vision = train.train_vision_tower and train.lora is None
     held = acts.training(tokens, tokens, checkpointing=train.gradient_checkpointing, trains_vision=trains_vision)
-    buffers = memory.communication_bytes(count_, train, dtype)
     ways_out = []
     if train.lora is None:
         ways_out.append("set train.lora")
@@ -251,12 +250,12 @@ def _training(config: RunConfig, made: ResourcePlan, model: ModelFacts, num_toke
         ]
     phase = Phase(
         name="training",
-        needed=on_device * (states.total + buffers + held),
+        needed=on_device * (states.peak(held) + (0 if made.use_gpu else states.host)),
         what=f"{count_.trainable:,} of {count_.total:,} parameters change in {dtype} with train.zero_stage={train.zero_stage} on "
         f"{count(train.num_workers, 'worker')}; each holds {gib(states.total)} = weights {gib(states.weights)}"
         f"{f' ({count_.quantized:,} of them in 4 bits)' if count_.quantized else ''} + gradients "
         f"{gib(states.gradients)} + optimizer {gib(states.optimizer)}, and by estimate {gib(held)} of activations for {tokens:,} "
-        "tokens" + (f" and {gib(buffers)} of buffers" if buffers else ""),
+        "tokens" + (f" and {gib(states.buffers)} of buffers" if states.buffers else "") + "; not all of it at the same time",
         ways_out=ways_out,
         uses_gpu=made.use_gpu,
     )
@@ -269,7 +268,9 @@ def _host_lines(config: RunConfig, model: ModelFacts, machines: Machines) -> lis
     largest = max(parameter.numel() for parameter in model.outline.parameters()) * memory.BYTES[config.model.dtype]
     nodes = max(1, machines.resources.num_nodes)
     ranks = math.ceil(config.train.num_workers / nodes)
-    checkpoint = memory.checkpoint_bytes(memory.count_parameters(model.outline, config.train), config.model.dtype)
+    checkpoint = training_memory.checkpoint_bytes(
+        training_memory.count_parameters(model.outline, config.train), config.model.dtype
+    )
     lora = config.train.lora
     whole = weights if lora is not None and lora.quantize is not None else 0  # into which the adapter is merged
     return [
@@ -287,6 +288,8 @@ def gib(size: float) -> str:
 def disk_needed(config: RunConfig, model: ModelFacts) -> int:
     """Bytes that a whole run surely has in run_dir at one time: exported models, and the checkpoints of a training."""
     weights = num_parameters(model.outline) * memory.BYTES[config.model.dtype]
-    checkpoint = memory.checkpoint_bytes(memory.count_parameters(model.outline, config.train), config.model.dtype)
+    checkpoint = training_memory.checkpoint_bytes(
+        training_memory.count_parameters(model.outline, config.train), config.model.dtype
+    )
     rounds = config.rounds if config.train.keep_checkpoints else 1
     return config.rounds * weights + rounds * config.train.num_checkpoints_kept * checkpoint

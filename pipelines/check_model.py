@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cluster.engines import takes_video
@@ -21,6 +22,7 @@ from vidalign.model.families import FAMILIES, GENERAL
 from vidalign.model.folder import missing_package, model_folder, read_headers, weight_files
 from vidalign.model.head import check_logits
 from vidalign.model.turns import turns_of
+from vidalign.storage import is_uri
 
 MAX_SCANNED_S = 60.0  # of reading weights
 
@@ -37,12 +39,15 @@ class ModelFacts:
     warnings: list[str]
 
 
-def inspect(config: ModelConfig, *, ask_vllm: bool = True, fetch: bool = True) -> ModelFacts:
+def inspect(
+    config: ModelConfig, *, ask_vllm: bool = True, fetch: bool = True, engine_args: Mapping[str, Any] = {}
+) -> ModelFacts:
     """Check config.json, weights, processor and chat template of `model.path`.
 
     Args:
         ask_vllm: also ask vLLM whether it serves the architecture with videos, which costs the seconds of importing it.
         fetch: fetch the weights of a hub's model that are not on this machine; otherwise they are not checked.
+        engine_args: of the rollout's engines.
 
     Raises:
         ModelError: no folder, an architecture that cannot be trained or served, no or pickled or incomplete weights or others than
@@ -60,7 +65,7 @@ def inspect(config: ModelConfig, *, ask_vllm: bool = True, fetch: bool = True) -
         processor, outline.config, dtype=config.dtype, max_model_len=config.max_model_len, on_cpu=False, limits={"video": 1}
     )  # it refuses what an engine cannot be told
     if ask_vllm:
-        check_architecture(architecture, folder, trust_remote_code=config.trust_remote_code)
+        check_architecture(architecture, folder, trust_remote_code=config.trust_remote_code, engine_args=engine_args)
     parameters = dict(outline.named_parameters())
     total = sum(parameter.numel() for parameter in parameters.values())
     lines = [f"{architecture}, {total:,} parameters in {len(parameters):,} tensors ({folder})"]
@@ -124,6 +129,8 @@ def check_judge(judge: JudgeConfig, key: str, *, ask_vllm: bool = True) -> None:
         return
     remote = bool(judge.engine_args.get("trust_remote_code", False))
     way_out = f"set {key}.model to a model's folder, or {key}.kind to openai for a model at an endpoint"
+    if is_uri(judge.model):
+        raise ModelError(f"{key}.model={judge.model!r}: a judge's model is not read from a store yet; {way_out}")
     try:
         folder = model_folder(judge.model, weights=False)
         architecture = _architecture(folder, trust_remote_code=remote, key=f"{key}.engine_args.trust_remote_code")
@@ -141,7 +148,13 @@ def check_judge(judge: JudgeConfig, key: str, *, ask_vllm: bool = True) -> None:
         else:
             _check_texts(folder, judge.engine_args, trust_remote_code=remote)
         if ask_vllm:
-            check_architecture(architecture, folder, trust_remote_code=remote, video=judge.sees_video)
+            check_architecture(
+                architecture,
+                folder,
+                trust_remote_code=remote,
+                video=judge.sees_video,
+                engine_args=judge.engine_args,
+            )
     except ModelError as error:
         raise ModelError(f"{key}.model={judge.model!r}: {error}; {way_out}") from error
 
@@ -164,37 +177,58 @@ def _check_texts(folder: pathlib.Path, engine_args: Mapping[str, Any], *, trust_
         raise ModelError(f"{folder} has no chat template; add chat_template.jinja to the model folder")
 
 
-def check_architecture(
-    architecture: str, folder: pathlib.Path, *, trust_remote_code: bool = False, video: bool = True
-) -> None:
-    """Raises `ModelError` when vLLM does not know the architecture or, where `video` is wanted, takes no videos for it."""
-    vllm = _import_vllm()
-    known = sorted(vllm.ModelRegistry.get_supported_archs())
-    if architecture not in known:
-        near = difflib.get_close_matches(architecture, known, n=1)
-        hint = f"the nearest that it serves is {near[0]}" if near else f"it serves {len(known)} architectures"
-        raise ModelError(
-            f"{folder} is a {architecture}, which vLLM {vllm.__version__} does not serve; {hint}; use a model of a supported "
-            "family, for example Qwen2.5-VL, Qwen3-VL or LLaVA-OneVision"
-        )
-    if not video:
-        return
-    from vllm.config import ModelConfig as Served
-
-    try:
-        served = Served(model=str(folder), trust_remote_code=trust_remote_code)
-    except (ValueError, OSError, KeyError) as error:
-        raise ModelError(f"vLLM cannot serve {folder}: {' '.join(str(error).split())[:600]}") from error
-    takes_video(served, str(folder))
-
-
-def _import_vllm() -> Any:
-    """vLLM, imported quietly and without a trace in this process's environment, which the workers of a run inherit."""
+@contextlib.contextmanager
+def _quiet_environment() -> Iterator[None]:
+    """vLLM logs little, and what it sets in the environment, which the workers of a run inherit, does not stay."""
     before = dict(os.environ)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     try:
-        import vllm
+        yield
     finally:
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
-    return vllm
+
+
+@_quiet_environment()
+def check_architecture(
+    architecture: str,
+    folder: pathlib.Path,
+    *,
+    trust_remote_code: bool = False,
+    video: bool = True,
+    engine_args: Mapping[str, Any] = {},
+) -> None:
+    """Raises `ModelError` when vLLM does not serve the architecture or, where `video` is wanted, takes no videos for it.
+
+    `engine_args`: of the engine, where they say how vLLM reads the config. A quantized model is only looked up: whether its
+    quantization works depends on the machine of its engine.
+    """
+    import vllm
+    from vllm.config import ModelConfig as Served
+    from vllm.plugins import load_general_plugins
+
+    load_general_plugins()  # which bring architectures of their own
+    known = sorted(vllm.ModelRegistry.get_supported_archs())
+    near = difflib.get_close_matches(architecture, known, n=1)
+    hint = f"the nearest that it serves is {near[0]}" if near else f"it serves {len(known)} architectures"
+    unknown = ModelError(
+        f"{folder} is a {architecture}, which vLLM {vllm.__version__} does not serve; {hint}; use a model of a supported "
+        "family, for example Qwen2.5-VL, Qwen3-VL or LLaVA-OneVision"
+    )
+    if "quantization" in engine_args or read_json(folder / "config.json").get("quantization_config"):
+        if architecture not in known:
+            raise unknown
+        return
+    read = {
+        name: engine_args[name]
+        for name in ("hf_overrides", "model_impl", "tokenizer", "tokenizer_mode")
+        if name in engine_args
+    }
+    try:
+        served = Served(model=str(folder), trust_remote_code=trust_remote_code, **read)
+    except (ValueError, OSError, KeyError) as error:
+        if architecture not in known:
+            raise unknown from error
+        raise ModelError(f"vLLM cannot serve {folder}: {' '.join(str(error).split())[:600]}") from error
+    if video:
+        takes_video(served, str(folder))

@@ -7,17 +7,22 @@ import pathlib
 import shutil
 from collections.abc import Sequence
 
+from cluster.session import find_address
 from pipelines.check_memory import disk_needed, gib
 from pipelines.check_model import ModelFacts
 from pipelines.stages.base import MANIFEST
 from serving.app import check_address
 from vidalign.config.run import RunConfig
-from vidalign.errors import ConfigError
+from vidalign.errors import ClusterError, ConfigError
 from vidalign.files import RunFolder
+from vidalign.storage import is_uri
 
 
-def check_places(config: RunConfig, stages: Sequence[str]) -> None:
+def check_places(config: RunConfig, stages: Sequence[str], *, connects: bool = False) -> None:
     """Find folders that cannot be written and a port that is taken, before anything is started.
+
+    `connects`: the caller connects to Ray and calls `check_port` then. On a running cluster, the endpoint of a killed driver may have
+    the port, which is taken down there.
 
     Raises:
         ConfigError: a folder that cannot be made or written.
@@ -27,7 +32,21 @@ def check_places(config: RunConfig, stages: Sequence[str]) -> None:
     places = {"run_dir": str(run.root), "video.cache_dir": config.video.cache_dir, "train.cache_dir": config.train.cache_dir}
     for key, place in places.items():
         if place is not None:
+            if is_uri(place):
+                raise ConfigError(
+                    f"{key}={place} must be a path; mount what it names at the same path on every node and give that"
+                )
             _check_writable(key, pathlib.Path(place).absolute())
+    try:
+        check_port(config, stages)
+    except ClusterError:
+        if not connects or find_address(config.cluster.address) is None:
+            raise
+
+
+def check_port(config: RunConfig, stages: Sequence[str]) -> None:
+    """Raises `ClusterError` where an endpoint is to be started and its port is taken, or its media root is no folder."""
+    run = RunFolder.at(config.run_dir)
     if "evaluate" in stages and config.data.eval and not (run.stage("eval", config.rounds - 1) / MANIFEST).is_file():
         check_address(config.serve)
 

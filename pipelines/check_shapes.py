@@ -77,12 +77,17 @@ def check_shapes(
     return [line], warnings
 
 
-def check_training(train: TrainConfig, examples: Sequence[Example]) -> None:
-    """Raises `ConfigError` where training cannot take what these rows show together."""
+def check_training(train: TrainConfig, examples: Sequence[Example], model_type: str) -> None:
+    """Raises `ConfigError` where training cannot take what these rows show together, or this model on several workers."""
     if train.cache_vision_features:
         vision_features.check_shown(example.context for example in examples)
     if train.zero_stage < 3 or train.num_workers == 1:
         return
+    if FAMILIES.get(model_type, GENERAL).calls_per_frame:
+        raise ConfigError(
+            f"with train.zero_stage=3, all workers go through a model's modules equally often, but a {model_type} calls some of them "
+            "once for each frame; lower train.zero_stage to 2, or train.num_workers to 1"
+        )
     kinds = {(bool(example.context.videos), bool(example.context.images)): example for example in examples}
     if len(kinds) > 1:
         one, other = list(kinds.values())[:2]

@@ -55,7 +55,7 @@ def read_inputs(
     limits = {"train": data.limit, "eval": data.eval_limit, "probe": None}
     wanted = frozenset(splits)
     rows: dict[str, list[DataRow]] = {
-        name: _asked(read_rows(path, video_root=data.video_root, limit=limits[name]), recipe)
+        name: _asked(read_rows(path, video_root=data.video_root, limit=limits[name], key=f"data.{name}"), recipe)
         if path and name in wanted
         else []
         for name, path in files.items()

@@ -102,6 +102,7 @@ class Rounds:
                 engine_seed=config.seed,
                 float32_head=config.train.float32_head,
                 text_tokens=self.text_tokens,
+                missing=self.inputs.missing,
             ),
             lambda rounds: rounds.rollout(index),
         )

@@ -7,12 +7,13 @@ import dataclasses
 import pathlib
 import sys
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from cluster.plan import plan_serve
+from cluster.resources import ClusterResources
 from cluster.session import connect, local_resources
-from serving.app import NO_KEY, Endpoint, check_address, endpoint
+from serving.app import NO_KEY, Endpoint, build_app, check_address, check_files, endpoint
 from serving.spec import EndpointSpec
 from vidalign import files, prompts
 from vidalign.config.loading import load_config, parse_section
@@ -22,6 +23,17 @@ from vidalign.files import RunFolder
 from vidalign.model.checkpoint import CARD, policy_version, read_card
 from vidalign.model.folder import model_folder
 from vidalign.types import FrameSpec, PolicyVersion
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+DECIDED_BY_SERVE = {  # override → what decides it where the cluster starts Ray Serve
+    "serve.host": "http_options.host of Serve's configuration",
+    "serve.port": "http_options.port of Serve's configuration",
+    "serve.start_timeout_s": "nothing: Serve goes on trying",
+    "cluster.address": "nothing: it is the cluster that runs Ray Serve",
+    "cluster.num_cpus": "num-cpus where that node's Ray is started",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,23 +68,62 @@ def run(target: str, overrides: Sequence[str] = (), *, verbose: bool = False) ->
     def needed() -> int:
         return plan_serve(config.serve, local_resources(config.cluster), num_models).num_cpus_needed
 
-    with connect(config.cluster, num_cpus_needed=needed, verbose=verbose) as resources:
-        spec = EndpointSpec(
-            models=found.models,
-            model=config.model,
-            serve=config.serve,
-            plan=plan_serve(config.serve, resources, num_models),
-            frame_spec=found.frame_spec,
-            decoder=config.video.backend,
-            deadline_s=config.video.deadline_s,
-            num_decoders=config.video.num_decoders,
-            plain_prompt=found.plain_prompt,
-        )
-        with endpoint(spec) as running:
-            print(describe(running), flush=True)
-            with contextlib.suppress(KeyboardInterrupt):
-                threading.Event().wait()
-            print("stopping", file=sys.stderr)
+    with (
+        connect(config.cluster, num_cpus_needed=needed, verbose=verbose) as resources,
+        endpoint(spec_of(found, resources)) as running,
+    ):
+        print(describe(running), flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+        print("stopping", file=sys.stderr)
+
+
+def application(args: Mapping[str, Any]) -> Application:
+    """What `vidalign serve` serves, for clusters that start Ray Serve themselves: `serve deploy` and KubeRay's RayService.
+
+    Ray Serve calls it on a node of the cluster, and its own options decide the address, the port and the time to start.
+
+    Args:
+        args: `target` as `vidalign serve` takes it, and `overrides`, a list of `section.key=value`.
+
+    Raises:
+        ConfigError: `args` holds anything else or no target, or an override of what Ray Serve's own options decide.
+        ModelError, ClusterError: see `find_target`, and a folder is not a checkpoint or the cluster too small.
+    """
+    unknown = sorted(args.keys() - {"target", "overrides"})
+    if unknown or "target" not in args:
+        wrong = f"has {', '.join(unknown)}" if unknown else "has no target"
+        raise ConfigError(f"args of the application {wrong}; it takes target and overrides, a list of section.key=value")
+    overrides = [str(override) for override in args.get("overrides", [])]
+    for override in overrides:
+        name = override.partition("=")[0]
+        if name in DECIDED_BY_SERVE:
+            raise ConfigError(
+                f"override {override!r} makes no difference where Ray Serve is started by the cluster; leave it out, and set "
+                f"{DECIDED_BY_SERVE[name]}"
+            )
+    found = find_target(str(args["target"]), overrides)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    check_files(found.models, found.config.serve)
+    with connect(found.config.cluster) as resources:
+        return build_app(spec_of(found, resources))
+
+
+def spec_of(found: Target, resources: ClusterResources) -> EndpointSpec:
+    """The endpoint of what is to be served, on a cluster with these resources."""
+    config = found.config
+    return EndpointSpec(
+        models=found.models,
+        model=config.model,
+        serve=config.serve,
+        plan=plan_serve(config.serve, resources, len(found.models)),
+        frame_spec=found.frame_spec,
+        decoder=config.video.backend,
+        deadline_s=config.video.deadline_s,
+        num_decoders=config.video.num_decoders,
+        plain_prompt=found.plain_prompt,
+    )
 
 
 def find_target(target: str, overrides: Sequence[str] = ()) -> Target:

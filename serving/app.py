@@ -26,13 +26,12 @@ from typing import TYPE_CHECKING, Any
 from cluster.engines import ONE_LOOP, replica_environment, replica_options
 from serving import frames, video_loader
 from serving.access import hash_of, new_key, read_keys
-from serving.chat_rules import ChatRules
 from serving.decoders import MediaOptions
-from serving.deployments import deployment_config, drain, stopping
+from serving.deployments import deployment_config, drain, served, stopping, video_limit
 from serving.gates import GateOptions
+from serving.leftovers import application_name, clear_leftovers
 from serving.proxy import BINARY, haproxy_folder, proxy_environment, uses_haproxy, write_haproxy_script
 from serving.readiness import wait_until_ready
-from serving.request_rules import Served
 from serving.spec import EndpointSpec
 from vidalign.config.run import ModelConfig, ServeConfig
 from vidalign.errors import ClusterError, ModelError
@@ -41,7 +40,6 @@ from vidalign.types import FrameSpec, PolicyVersion
 if TYPE_CHECKING:
     from ray.serve import Application
 
-APPLICATION = "vidalign"
 NO_KEY = "none"  # what clients send where no key is needed, since they want one
 
 
@@ -98,7 +96,7 @@ def endpoint(spec: EndpointSpec, *, on_wait: Callable[[float], None] | None = No
             )
             app = build_app(spec, hash_of(own_key) if own_key else "")
             starting.result()
-        ray_serve.run_many([ray_serve.RunTarget(app, name=APPLICATION)], wait_for_applications_running=False)
+        ray_serve.run_many([ray_serve.RunTarget(app, name=application_name())], wait_for_applications_running=False)
         running = Endpoint(
             base_url=f"http://{_reachable(serve.host)}:{serve.port}/v1",
             versions={model_id: policy.version for model_id, policy in spec.models.items()},
@@ -106,7 +104,7 @@ def endpoint(spec: EndpointSpec, *, on_wait: Callable[[float], None] | None = No
             api_key=own_key or NO_KEY,
         )
         wait_until_ready(
-            APPLICATION,
+            application_name(),
             running.base_url,
             running.model_ids,
             api_key=running.api_key,
@@ -117,7 +115,7 @@ def endpoint(spec: EndpointSpec, *, on_wait: Callable[[float], None] | None = No
         try:
             yield running
         finally:
-            drain(APPLICATION, serve.drain_s)
+            drain(application_name(), serve.drain_s)
     finally:
         ray_serve.shutdown()
         shutil.rmtree(haproxy_folder(), ignore_errors=True)
@@ -125,6 +123,22 @@ def endpoint(spec: EndpointSpec, *, on_wait: Callable[[float], None] | None = No
 
 def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> None:
     """Find what would prevent the endpoint from starting, before anything is started. Raises as `endpoint` does."""
+    check_files(models, serve)
+    import ray
+    from ray import serve as ray_serve
+
+    clear_leftovers()
+    applications = ray_serve.status().applications if ray.is_initialized() else {}
+    if applications:
+        raise ClusterError(
+            f"Ray Serve is already running {', '.join(sorted(applications))} on this cluster; stop it with `serve shutdown` or "
+            "use another cluster"
+        )
+    check_address(serve)
+
+
+def check_files(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> None:
+    """Raises `ModelError` where a policy's folder is not a checkpoint, and `ClusterError` where the media root is no folder."""
     for model_id, policy in models.items():
         folder = pathlib.Path(policy.path)
         if not folder.is_dir():
@@ -136,16 +150,20 @@ def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> 
                 f"{policy.path} is not a Hugging Face checkpoint: config.json and *.safetensors are needed; `vidalign train` "
                 "exports such folders to rounds/N/model"
             )
-    import ray
-    from ray import serve as ray_serve
+    check_keys(serve)
+    check_media_root(serve)
 
-    applications = ray_serve.status().applications if ray.is_initialized() else {}
-    if applications:
-        raise ClusterError(
-            f"Ray Serve is already running {', '.join(sorted(applications))} on this cluster; stop it with `serve shutdown` or "
-            "use another cluster"
-        )
-    check_address(serve)
+
+def check_keys(serve: ServeConfig) -> None:
+    """Raises `ConfigError` where the endpoint's file of keys cannot be read."""
+    if serve.access.keys_file is not None:
+        read_keys(serve.access.keys_file)
+
+
+def check_media_root(serve: ServeConfig) -> None:
+    """Raises `ClusterError` where the endpoint's media root is no folder."""
+    if serve.media_root is not None and not pathlib.Path(serve.media_root).is_dir():
+        raise ClusterError(f"serve.media_root={serve.media_root} is not a folder; file: urls are read from below it")
 
 
 def check_address(serve: ServeConfig) -> None:
@@ -155,10 +173,8 @@ def check_address(serve: ServeConfig) -> None:
         ClusterError: the port is taken, or the media root is no folder.
         ConfigError: the file of keys cannot be read.
     """
-    if serve.access.keys_file is not None:
-        read_keys(serve.access.keys_file)
-    if serve.media_root is not None and not pathlib.Path(serve.media_root).is_dir():
-        raise ClusterError(f"serve.media_root={serve.media_root} is not a folder; file: urls are read from below it")
+    check_keys(serve)
+    check_media_root(serve)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -178,7 +194,7 @@ def build_app(spec: EndpointSpec, own_hash: str = "") -> Application:
     from serving.ingress import PolicyIngress
 
     configs = [LLMConfig(**_llm_options(spec, model_id, policy)) for model_id, policy in spec.models.items()]
-    models = {name: _served(spec, policy) for name, policy in spec.models.items()}
+    models = {name: served(spec, policy) for name, policy in spec.models.items()}
     if len(configs) == 1:
         options = GateOptions(models=models, serve=spec.serve, own_hash=own_hash)
         return build_llm_deployment(
@@ -195,30 +211,9 @@ def build_app(spec: EndpointSpec, own_hash: str = "") -> Application:
     return ingress.bind(servers, options=options)
 
 
-def _served(spec: EndpointSpec, policy: PolicyVersion) -> Served:
-    """What the gate knows of a policy."""
-    limits = spec.serve.engine_args.get("limit_mm_per_prompt", spec.limits)
-    return Served(
-        version=policy.version,
-        parent=policy.parent,
-        rules=ChatRules.of(policy.path, trust_remote_code=spec.model.trust_remote_code),
-        frame_spec=spec.frame_spec,
-        media={name: _count(most) for name, most in limits.items()},
-        max_model_len=spec.serve.engine_args.get("max_model_len", spec.model.max_model_len),
-        plain_prompt=spec.plain_prompt,
-        client_sampling=spec.serve.client_sampling,
-        frames_fps=spec.serve.media.frames_fps,
-    )
-
-
-def _count(most: Any) -> int:
-    """How many a prompt may have: vLLM takes a number, or a mapping with it."""
-    return most if isinstance(most, int) else most.get("count", 1)
-
-
 def _llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> dict[str, Any]:
     """Ray's `LLMConfig` of one served policy, as keyword arguments."""
-    num_videos = _count(spec.serve.engine_args.get("limit_mm_per_prompt", spec.limits).get("video", 1))
+    num_videos = video_limit(spec)
     frame_spec = bounded(spec.frame_spec, policy.path, spec.model, num_videos)
     media_io_kwargs = video_loader.media_io_kwargs(frame_spec, spec.decoder)
     engine_kwargs = replica_options(
@@ -236,7 +231,10 @@ def _llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> di
         "placement_group_config": {"bundle_per_worker": spec.plan.bundle(), "strategy": "STRICT_PACK"},
         "deployment_config": deployment_config(spec.plan, spec.serve),
         "runtime_env": {"env_vars": environment},
-        "callback_config": {"callback_class": "serving.engine.LocalCheckpoint"},
+        "callback_config": {
+            "callback_class": "serving.engine.LocalCheckpoint",
+            "callback_kwargs": {"model_path": spec.model.path, "folder": str(pathlib.Path(policy.path).absolute())},
+        },
         "server_cls": "serving.engine.PolicyServer",
     }
 

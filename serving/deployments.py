@@ -1,4 +1,4 @@
-"""Ray Serve's options for the deployments of an endpoint."""
+"""The deployments of an endpoint: Ray Serve's options, what the gate knows of their policies, and their end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import time
 from typing import Any
 
 from cluster.resources import ServePlan
+from serving.chat_rules import ChatRules
+from serving.request_rules import Served
+from serving.spec import EndpointSpec
 from vidalign.config.run import ServeConfig
+from vidalign.types import PolicyVersion
 
 TARGET_ONGOING_REQUESTS = 32  # requests in flight per replica above which another replica is started
 STOP_S, POLL_S = 15.0, 0.2  # for replicas to stop once they have nothing to do; between two looks
@@ -35,6 +39,32 @@ def stopping(serve: ServeConfig) -> dict[str, Any]:
         "graceful_shutdown_wait_loop_s": 0.5,
         "graceful_shutdown_timeout_s": max(serve.drain_s, 1.0),
     }
+
+
+def served(spec: EndpointSpec, policy: PolicyVersion) -> Served:
+    """What the gate knows of a policy."""
+    limits = spec.serve.engine_args.get("limit_mm_per_prompt", spec.limits)
+    return Served(
+        version=policy.version,
+        parent=policy.parent,
+        rules=ChatRules.of(policy.path, trust_remote_code=spec.model.trust_remote_code),
+        frame_spec=spec.frame_spec,
+        media={name: _count(most) for name, most in limits.items()},
+        max_model_len=spec.serve.engine_args.get("max_model_len", spec.model.max_model_len),
+        plain_prompt=spec.plain_prompt,
+        client_sampling=spec.serve.client_sampling,
+        frames_fps=spec.serve.media.frames_fps,
+    )
+
+
+def _count(most: Any) -> int:
+    """How many a prompt may have: vLLM takes a number, or a mapping with it."""
+    return most if isinstance(most, int) else most.get("count", 1)
+
+
+def video_limit(spec: EndpointSpec) -> int:
+    """How many videos a prompt may have."""
+    return _count(spec.serve.engine_args.get("limit_mm_per_prompt", spec.limits).get("video", 1))
 
 
 def drain(application: str, drain_s: float) -> None:

@@ -7,6 +7,7 @@ and a single device can be driven from within the engine core.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pathlib
 import tempfile
@@ -19,6 +20,7 @@ from ray.serve.llm.deployment import LLMServer
 from cluster.engines import SHARED_GPU
 from cluster.node_lock import alone
 from serving.relay import answered
+from vidalign.model.folder import stage_model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,10 +32,11 @@ if TYPE_CHECKING:
 
 
 class LocalCheckpoint(CallbackBase):
-    """Skips the download of model files."""
+    """Skips the download of model files, which are in a folder that every node sees, or are staged here from a store."""
 
     async def on_before_node_init(self) -> None:
         self.ctx.run_init_node = False
+        await asyncio.to_thread(stage_model, self.kwargs["model_path"], self.kwargs["folder"])
 
 
 class LeanEngine(VLLMEngine):

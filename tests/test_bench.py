@@ -115,14 +115,27 @@ def growth_rows(recorded):
 def page_of(name, recorded):
     if name == "growth":
         return growth_page.page(growth_rows(recorded))
-    if name in ("rollout", "rollout_engine", "train_step"):
+    if name in ("gpu", "prefetch", "rollout", "rollout_engine", "train_step"):
         return importlib.import_module(f"bench.{name}_page").page(recorded)
     by_name = {"decode": decode_page, "driver_memory": driver_memory, "long_videos": long_videos}
     return {**by_name, "serve": serve_page, "start": start}[name].page(recorded)
 
 
 @pytest.mark.parametrize(
-    "name", ["decode", "driver_memory", "growth", "long_videos", "rollout", "serve", "start", "train_step"]
+    "name",
+    [
+        "decode",
+        "driver_memory",
+        "gpu",
+        "growth",
+        "long_videos",
+        "prefetch",
+        "rollout",
+        "rollout_engine",
+        "serve",
+        "start",
+        "train_step",
+    ],
 )
 def test_recorded_figures_still_give_their_tables(name):
     made = page_of(name, files.read_json(RECORDED / f"{name}.json"))

@@ -6,9 +6,11 @@ import sys
 import pytest
 
 from bench import gpu, gpu_page
+from bench.gpu_parts.engine import QUICK_CASES
 from bench.gpu_parts.models import SHAPES, config_of
 from vidalign import files
 
+CASES = {"training": ["tiny, LoRA", "nonsense"], "engine": ["tiny, log-probs", "tiny, rollouts"]}
 FACTS = {
     "name": "Some GPU",
     "memory": 80 * 2**30,
@@ -20,6 +22,7 @@ FACTS = {
 TRAINING = {
     "flops": 4e14,
     "step_s": 1.0,
+    "render_s": 0.5,
     "num_tokens": 20_000,
     "peak": 40 * 2**30,
     "predicted": {"weights": 20 * 2**30, "activations": 24 * 2**30},
@@ -39,7 +42,7 @@ def test_the_page_says_what_was_measured_what_failed_and_what_was_left_out():
         }
     )
     assert "**Some GPU**, 80 GiB, driver 580.1, CUDA 13.0; torch 2.13.0." in text
-    assert "| 3B | 1.00 s | 20,000 | 50% | 40.0 GiB | 44.0 GiB (+10%) | 12 s |" in text
+    assert "| 3B | 1.00 s | 0.50 s | 20,000 | 50% | 40.0 GiB | 44.0 GiB (+10%) | 12 s |" in text
     assert "- training: 7B failed: `code 1: out of 'memory'`" in text
     assert "- align was left out: vllm cannot be imported here" in text
     assert "the CPU's in float32" not in text
@@ -60,9 +63,14 @@ def test_a_part_whose_packages_are_missing_or_for_which_no_time_is_left_is_said(
     found: dict = {"parts": {}}
     assert gpu.measure(arguments, tmp_path, found) == []
     assert found["parts"] == {
-        "engine": {"left_out": "vllm cannot be imported here"},
+        **{f"engine: {case}": {"left_out": "vllm cannot be imported here"} for case in QUICK_CASES},
         "facts": {"left_out": "no time was left of 0 minutes"},
     }
+
+
+def test_what_a_part_tells_may_be_followed_by_what_its_engine_prints():
+    assert gpu.told('1\n{"a": 1}\n{"a": 2}\nWARNING [x] y\n\n3\n') == {"a": 2}
+    assert gpu.told("Killed\n") is None
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -77,8 +85,8 @@ def test_shapes_are_those_of_models_that_exist(name):
 @pytest.mark.heavy
 def test_its_parts_run_on_the_cpu_in_a_quick_form(monkeypatch, tmp_path):
     """A failure in one part is in the page and in the exit code, and does not end the others."""
-    parts = ["facts", "numbers", "vision", "training", "engine"]
-    options = ["--device", "cpu", "--quick", "--parts", *parts, "--cases", "tiny, LoRA", "nonsense"]
+    monkeypatch.setattr(gpu, "cases_of", lambda part, quick: CASES.get(part, ()))
+    options = ["--device", "cpu", "--quick", "--parts", "facts", "numbers", "vision", "training", "engine"]
     monkeypatch.setattr(sys, "argv", ["gpu", *options, "--out", str(tmp_path), "--work", str(tmp_path / "work")])
     with pytest.raises(SystemExit, match=r"^training: nonsense failed; the page says how$"):
         gpu.main()
@@ -93,7 +101,8 @@ def test_its_parts_run_on_the_cpu_in_a_quick_form(monkeypatch, tmp_path):
     training = found["training: tiny, LoRA"]["result"]
     assert training["num_trained"] < training["num_parameters"]
     assert training["checkpoint_bytes"] > 0 < training["export_bytes"]
-    assert max(found["engine"]["result"][name]["largest"] for name in ("float32", "own")) < 1e-4
+    assert found["engine: tiny, log-probs"]["result"]["largest"] < 1e-4
+    assert found["engine: tiny, rollouts"]["result"]["weights"]["moved"] > 0
     text = (tmp_path / "results/gpu.md").read_text()
     assert text in (tmp_path / "docs/performance.md").read_text()
     assert "| tiny, LoRA | " in text

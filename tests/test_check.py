@@ -1,6 +1,7 @@
 """The dry run's checks, and the estimates behind them: against hand-computed numbers and the real processor."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -19,11 +20,11 @@ from vidalign import prompts
 from vidalign.config.loading import parse_config
 from vidalign.config.training import TrainConfig
 from vidalign.errors import ClusterError, ConfigError, DataError, ModelError
-from vidalign.model import estimate, memory, rendering
+from vidalign.model import estimate, memory, rendering, training_memory
 from vidalign.model.clip_check import black, measure_tokens
 from vidalign.model.estimate import VisionCost
 from vidalign.model.folder import read_headers, weight_files
-from vidalign.model.memory import ParameterCount
+from vidalign.model.training_memory import ParameterCount
 from vidalign.types import FrameSpec
 from vidalign.video.readers import target_size
 
@@ -176,7 +177,7 @@ def test_a_context_that_just_fits():
 )
 def test_training_memory_by_zero_stage(dtype, stage, workers, weights, gradients, optimizer):
     train = TrainConfig(num_workers=workers, batch_size=workers, zero_stage=stage)  # type: ignore[call-arg]
-    made = memory.train_memory(ParameterCount(total=1000, trainable=1000), train, dtype)
+    made = training_memory.train_memory(ParameterCount(total=1000, trainable=1000), train, dtype)
     assert (made.weights, made.gradients, made.optimizer) == (weights, gradients, optimizer)
 
 
@@ -193,11 +194,11 @@ def test_parameters_are_counted_as_the_policy_freezes_them(tiny_model):
         train = TrainConfig(**options)
         set_trainable(model, vision_tower=train.train_vision_tower, projector=train.train_projector)
         expected = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        assert memory.count_parameters(empty, train).trainable == expected, options
+        assert training_memory.count_parameters(empty, train).trainable == expected, options
     train = TrainConfig(lora={"rank": 8, "alpha": 16})  # type: ignore[arg-type]
     adapted = add_adapter(model, train)
     expected = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    assert memory.count_parameters(empty, train).trainable == expected
+    assert training_memory.count_parameters(empty, train).trainable == expected
 
 
 def test_engine_memory_by_hand():
@@ -272,10 +273,21 @@ def test_a_model_path_that_does_not_exist(make_config):
 
 
 @pytest.mark.heavy
-def test_vllm_is_asked_whether_it_serves_the_architecture(tiny_model):
-    check_model.check_architecture("Qwen2_5_VLForConditionalGeneration", tiny_model)
+def test_vllm_is_asked_whether_it_serves_the_architecture(tiny_model, tmp_path):
+    served, other = "Qwen2_5_VLForConditionalGeneration", "Qwen9VLForNothing"
+    before = dict(os.environ)
+    check_model.check_architecture(served, tiny_model)
+    assert dict(os.environ) == before, "which the workers of a run inherit"
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    raw = json.loads((folder / "config.json").read_text()) | {"architectures": [other]}
+    (folder / "config.json").write_text(json.dumps(raw))
     with pytest.raises(ModelError, match=r"is a Qwen9VLForNothing, which vLLM .* does not serve; "):
-        check_model.check_architecture("Qwen9VLForNothing", tiny_model)
+        check_model.check_architecture(other, folder)
+    check_model.check_architecture(other, folder, engine_args={"hf_overrides": {"architectures": [served]}})
+    (folder / "config.json").write_text(json.dumps(raw | {"quantization_config": {"quant_method": "fp8"}}))
+    with pytest.raises(ModelError, match=r"is a Qwen9VLForNothing, which vLLM .* does not serve; "):
+        check_model.check_architecture(other, folder, video=False)
+    check_model.check_architecture(served, folder, video=False)
 
 
 @pytest.mark.heavy

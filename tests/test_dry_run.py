@@ -157,6 +157,13 @@ def compute_linear_attention_in_float32_on_cpus(raw, tmp_path):
     return "set model.dtype=bfloat16, or give the engines GPUs"
 
 
+def shard_what_calls_modules_for_each_frame(raw, tmp_path):
+    raw["model"] |= {"path": str(tmp_path / "minicpm"), "dtype": "bfloat16"}
+    raw["train"] = {"zero_stage": 3, "num_workers": 2}
+    tiny_families.WRITERS["minicpmv4_6"](tmp_path / "minicpm")
+    return "lower train.zero_stage to 2, or train.num_workers to 1"
+
+
 def judge_by(raw, model, **changes):
     raw["evaluate"]["judge"] = {"kind": "vllm", "model": str(model), **changes}
     return "evaluate.judge.model="
@@ -248,6 +255,7 @@ BREAKS = (
     break_weights,
     take_what_vllm_does_not_serve,
     compute_linear_attention_in_float32_on_cpus,
+    shard_what_calls_modules_for_each_frame,
     judge_by_what_is_not_there,
     judge_by_what_vllm_does_not_serve,
     judge_by_what_vllm_does_not_serve_with_videos,

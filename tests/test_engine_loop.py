@@ -9,7 +9,7 @@ import types
 import pytest
 
 from actors.engine import lacks_scores
-from actors.engine_loop import EngineLoop
+from actors.engine_loop import NUM_WAITING, EngineLoop
 
 PATIENT_S = 20
 
@@ -17,12 +17,17 @@ PATIENT_S = 20
 class FakeLlm:
     """An engine whose requests are numbers of steps. `steps` says what was in it at each; with `gate`, each step waits for it."""
 
-    def __init__(self, most=8):
+    def __init__(self, most=8, running=8):
         self.llm_engine = self
+        self.engine_core = types.SimpleNamespace(engine_core=types.SimpleNamespace(scheduler=self))
+        self.running = running
         self.vllm_config = types.SimpleNamespace(scheduler_config=types.SimpleNamespace(max_num_seqs=most // 2))
         self.request_counter = itertools.count()
         self.left, self.steps, self.aborted, self.threads = {}, [], [], set()
         self.gate = threading.Semaphore(0)
+
+    def get_request_counts(self):
+        return min(self.running, len(self.left)), max(0, len(self.left) - self.running)
 
     def add_request(self, name, rendered, params):
         self.threads.add(threading.get_ident())
@@ -99,12 +104,20 @@ def test_no_more_is_in_the_engine_than_it_can_work_on_soon(llm, ask):
     assert max(len(names) for names in llm.steps) <= 8
 
 
+def test_an_engine_without_room_is_given_no_more_pixels_than_it_takes_soon():
+    llm = FakeLlm(most=1000, running=3)
+    loop = EngineLoop(lambda: llm)
+    llm.gate.release(10_000)
+    loop.run([functools.partial(int, 90)] * 300, [None] * 300)
+    assert 3 < max(map(len, llm.steps)) <= 3 + NUM_WAITING
+
+
 @pytest.mark.parametrize("bad", [lambda: 1 / 0, -1], ids=["it cannot be rendered", "the engine refuses it"])
 def test_a_bad_prompt_ends_its_own_call_and_no_other(llm, ask, bad):
     good = ask(3)
     wait_until(lambda: llm.left)
     failed = ask(90, bad, 90)
-    llm.gate.release(2)
+    wait_until(lambda: failed.done() or llm.gate.release() is not None)
     with pytest.raises((ZeroDivisionError, ValueError)):
         failed.result(PATIENT_S)
     llm.gate.release(5)

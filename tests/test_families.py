@@ -10,7 +10,7 @@ from test_shared_prefix import ARCHITECTURES, assert_equal, flat_logps, llava_on
 
 from vidalign.config.training import TrainConfig
 from vidalign.errors import ConfigError, ModelError
-from vidalign.model import estimate, families, memory, shared_prefix, vision_features
+from vidalign.model import estimate, families, shared_prefix, training_memory, vision_features
 from vidalign.model.batch import collate, collate_packed
 from vidalign.model.families import FAMILIES, GENERAL, Family, family_of, parts
 from vidalign.model.loading import outline
@@ -122,11 +122,11 @@ def test_what_is_counted_on_the_meta_device_is_what_training_changes(name, tmp_p
     for options in ({}, {"train_projector": True}, {"train_projector": True, "train_vision_tower": True}):
         train = TrainConfig(**options)
         set_trainable(model, vision_tower=train.train_vision_tower, projector=train.train_projector)
-        count = memory.count_parameters(outline(str(tmp_path)), train)
+        count = training_memory.count_parameters(outline(str(tmp_path)), train)
         assert count.trainable == sum(p.numel() for p in model.parameters() if p.requires_grad), options
         assert count.total == sum(p.numel() for p in model.parameters())
     train = TrainConfig(lora={"rank": 4, "alpha": 8})
-    count = memory.count_parameters(outline(str(tmp_path)), train)
+    count = training_memory.count_parameters(outline(str(tmp_path)), train)
     adapted = add_adapter(model, train)
     assert count.trainable == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     assert count.total == sum(p.numel() for p in adapted.parameters())

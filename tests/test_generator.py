@@ -52,8 +52,13 @@ def test_clips_that_the_model_does_not_take_cost_themselves_alone(made, tmp_path
     decoded.append({"video": "gone", "frames_path": "", "reason": "missing", "message": "no file"})
     examples = [Example(id=row["video"], video=row["video"], question="q", answer="a") for row in decoded]
     one, asked = made(reserved_tokens=reserved)
-    row = {"chunk": 0, "examples": json.dumps([example.to_row() for example in examples]), "decoded": json.dumps(decoded)}
-    assert one(row) == {"chunk": 0, "num_examples": 4}
+    row = {
+        "chunk": 0,
+        "examples": json.dumps([example.to_row() for example in examples]),
+        "decoded": json.dumps(decoded),
+        "missed": "[]",
+    }
+    assert one(row) == {"chunk": 0, "num_examples": 4, "missed": "[]"}
     part = json.loads((tmp_path / "parts" / "000000.json").read_text())
     assert [row["reason"] for row in part["decoded"]] == reasons
     assert asked == [example.id for example, reason in zip(examples, reasons, strict=True) if not reason]

@@ -16,7 +16,7 @@ from pipelines.check_model import ModelFacts
 from vidalign.config.loading import parse_config
 from vidalign.config.training import TrainConfig
 from vidalign.errors import ClusterError
-from vidalign.model import families, loading, memory
+from vidalign.model import families, loading, memory, training_memory
 
 GIB = 2**30
 TEXT_7B = {  # config.json of Qwen2.5-VL-7B-Instruct
@@ -117,15 +117,16 @@ def planned(on, name="qwen2_5_vl", num_tokens=4000, **sections):
 def test_training_states_of_a_7b_model_on_eight_gpus(stage, expected):
     """Figures that were checked against DeepSpeed's own."""
     train = TrainConfig(num_workers=8, batch_size=8, zero_stage=stage)
-    count = memory.count_parameters(outline("qwen2_5_vl", "bfloat16"), train)
+    count = training_memory.count_parameters(outline("qwen2_5_vl", "bfloat16"), train)
     assert count.total == pytest.approx(8.29e9, rel=1e-3)
-    assert memory.train_memory(count, train, "bfloat16").total / GIB == pytest.approx(expected, abs=0.05)
+    assert training_memory.train_memory(count, train, "bfloat16").total / GIB == pytest.approx(expected, abs=0.05)
 
 
 def test_training_states_with_adapters_on_one_gpu():
-    train = TrainConfig(lora={"rank": 128, "alpha": 256})
-    count = memory.count_parameters(outline("qwen2_5_vl", "bfloat16"), train)
-    assert memory.train_memory(count, train, "bfloat16").total / GIB == pytest.approx(20.3, abs=0.05)
+    for batch_size, expected in ((1, 20.3), (16, 20.9)):  # gradients of several forward passes are float32
+        train = TrainConfig(lora={"rank": 128, "alpha": 256}, batch_size=batch_size)
+        count = training_memory.count_parameters(outline("qwen2_5_vl", "bfloat16"), train)
+        assert training_memory.train_memory(count, train, "bfloat16").total / GIB == pytest.approx(expected, abs=0.05)
 
 
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "llava_onevision", "internvl", "glm4v"])
@@ -207,7 +208,7 @@ def test_only_doubts_need_a_reference_of_their_own():
 
 
 def test_two_models_on_one_card():
-    alone = {"num_workers": 1, "lora": {"rank": 128, "alpha": 256}}
+    alone = {"num_workers": 1, "lora": {"rank": 64, "alpha": 128}}
     small = {"train": alone, "objective": {"name": "sft"}}
     assert any("evaluation: each GPU holds 15" in line for line in planned("1x24", **small)), "one model after the other"
     with pytest.raises(
@@ -222,7 +223,7 @@ def test_long_prompts_take_activations():
     long = {"gradient_checkpointing": False}
     with pytest.raises(
         ClusterError,
-        match=r"training holds .* for 32,000 tokens and .* of buffers\), .* set train.gradient_checkpointing or",
+        match=r"training holds .* for 32,000 tokens and .* of buffers; .*\), .* set train.gradient_checkpointing or",
     ):
         planned("8x80", num_tokens=32_000, train=long, model={"max_model_len": 32_000})
     assert planned("8x80", num_tokens=32_000, model={"max_model_len": 32_000})

@@ -14,7 +14,7 @@ from cluster.described import described
 from pipelines.check_memory import check_memory
 from vidalign.config.run import ModelConfig
 from vidalign.config.training import TrainConfig
-from vidalign.model import memory, quantized
+from vidalign.model import quantized, training_memory
 from vidalign.model.checkpoint import export_policy
 from vidalign.model.policy import ResponseScorer, adapter_targets, load_policy, prepare_training
 from vidalign.types import FrameSpec
@@ -51,7 +51,7 @@ def test_a_missing_package_is_refused_before_anything_starts(raw, connected, mon
 
 
 def test_weights_in_4_bits_by_hand():
-    count = memory.ParameterCount(total=1_000_000, trainable=1000, quantized=16_384 * 50)
+    count = training_memory.ParameterCount(total=1_000_000, trainable=1000, quantized=16_384 * 50)
     # The others in bfloat16; of a block of 16,384 weights: 4 bits each, a byte for each 64, and four bytes.
     assert count.weight_bytes("bfloat16") == 2 * (1_000_000 - 819_200) + 50 * (8192 + 256 + 4)
 
@@ -59,10 +59,10 @@ def test_weights_in_4_bits_by_hand():
 def test_a_7b_model_trains_on_one_card_of_24_gb():
     """Of 8.29 G parameters 6.53 G are in the language model's layers."""
     train = TrainConfig(lora={"rank": 64, "alpha": 128, "quantize": "4bit"})
-    count = memory.count_parameters(outline("qwen2_5_vl", "bfloat16"), train)
+    count = training_memory.count_parameters(outline("qwen2_5_vl", "bfloat16"), train)
     layers = adapter_targets(outline("qwen2_5_vl", "bfloat16")).values()
     assert count.quantized == sum(layer.weight.numel() for layer in layers) == 6_525_288_448
-    assert memory.train_memory(count, train, "bfloat16").weights / GIB == pytest.approx(6.7, abs=0.1)
+    assert training_memory.train_memory(count, train, "bfloat16").weights / GIB == pytest.approx(6.7, abs=0.1)
     options = {"num_workers": 1, "zero_stage": 2, "batch_size": 16, "gradient_checkpointing": True}
     config, machines = run_config(train={**options, "lora": {"rank": 64, "quantize": "4bit"}}), described("1x24")
     made = plan_of(config, machines.resources)
@@ -97,6 +97,9 @@ def test_a_training_on_the_cpu_moves_the_adapter_and_exports_whole_weights(prepa
     before = [parameter.clone() for parameter in model.parameters() if not parameter.requires_grad]
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     losses = []
+    with torch.no_grad():
+        measured = -scorer.eval()(batch.inputs, batch.labels)[0].sum().item()
+    scorer.train()
     for _ in range(3):
         logps, *_ = scorer(batch.inputs, batch.labels)
         loss = -logps.sum()
@@ -104,6 +107,7 @@ def test_a_training_on_the_cpu_moves_the_adapter_and_exports_whole_weights(prepa
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    assert measured == pytest.approx(losses[0], rel=1e-5)
     assert losses[2] < losses[1] < losses[0]
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     assert all(torch.equal(one, other) for one, other in zip(before, frozen, strict=True))

@@ -11,7 +11,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def config(dtype="bfloat16", device=CPU, num_workers=1, **train):
-    return deepspeed_config(TrainConfig(**train), dtype, num_workers=num_workers, device=device)
+    return deepspeed_config(TrainConfig(**train), dtype, num_workers=num_workers, device=device, num_trainable=1000)
 
 
 def test_adam_is_fused_where_there_is_a_gpu():
@@ -23,7 +23,22 @@ def test_states_on_the_host_are_updated_by_deepspeeds_own_adam():
     offload = {"zero_optimization": {"offload_optimizer": {"device": "cpu", "pin_memory": True}}}
     made = config(device=CUDA, zero_stage=3, deepspeed=offload)
     assert made["optimizer"]["params"] == {"lr": 5e-7, "weight_decay": 0.0}
-    assert made["zero_optimization"] == {"stage": 3, "overlap_comm": True, **offload["zero_optimization"]}
+    assert made["zero_optimization"] == {
+        "stage": 3,
+        "overlap_comm": True,
+        "reduce_bucket_size": 1000,
+        **offload["zero_optimization"],
+    }
+
+
+def test_buckets_are_no_larger_than_the_gradients():
+    def size(num_trainable, **train):
+        made = deepspeed_config(TrainConfig(**train), "bfloat16", num_workers=1, device=CPU, num_trainable=num_trainable)
+        return made["zero_optimization"].get("reduce_bucket_size")
+
+    assert size(160_000_000) == 160_000_000
+    assert size(7_000_000_000) == 500_000_000
+    assert size(1000, zero_stage=0) is None
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,8 @@ def test_ranks_whose_rows_show_other_numbers_and_lengths_of_videos_train_like_on
         "qwen2_5_vl, two, apart": {"shared_prefix": False, "tokens_per_micro_batch": 300},
         "llava_next_video, one": {"shared_prefix": True, "micro_batch_size": 2},
         "llava_onevision, one": {"shared_prefix": False, "tokens_per_micro_batch": 300, "train_projector": True},
+        "qwen3_vl_moe, one": {"shared_prefix": True, "micro_batch_size": 2},  # experts, of which a rank's tokens need some
+        "gemma4, one": {"micro_batch_size": 2, "gradient_checkpointing": True},  # layers that share keys and values
     }
     jobs = {}
     for name, case in cases.items():

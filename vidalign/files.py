@@ -17,6 +17,7 @@ from typing import IO, Any, TypeVar
 
 from vidalign.errors import ConfigError, DataError
 from vidalign.records import Record
+from vidalign.storage import is_uri
 
 RecordT = TypeVar("RecordT", bound=Record)
 
@@ -40,7 +41,7 @@ class RunFolder:
     @classmethod
     def at(cls, run_dir: str) -> RunFolder:
         """The folder, which need not be there. Raises `ConfigError` for a uri: give the path of the shared file system's mount."""
-        if "://" in run_dir:
+        if is_uri(run_dir):
             raise ConfigError(
                 f"run_dir must be a path that every node can read and write, got the uri {run_dir!r}; mount the bucket or "
                 "share and give its mount point"

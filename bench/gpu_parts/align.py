@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from bench.built_in import MAX_NEW_TOKENS, make_run
+from bench.gpu_parts.facts import GIB
 from vidalign import files
 
 
@@ -19,11 +20,17 @@ def align(work: pathlib.Path, device: torch.device) -> dict[str, Any]:
     """Run it by its command, in a process as a user would."""
     folder = work / "align"
     shutil.rmtree(folder, ignore_errors=True)
+    args = (
+        {"enforce_eager": True, "gpu_memory_utilization": 0.3, "kv_cache_memory_bytes": 4 * GIB}
+        if device.type == "cuda"
+        else {}
+    )
     raw = make_run(
         folder,
         {"train": 48, "probe": 8, "heldout": 24},
         recipe={"num_candidates": 2, "max_new_tokens": MAX_NEW_TOKENS},
-        rollout={"batch_size": 16, "engine_args": {"gpu_memory_utilization": 0.3} if device.type == "cuda" else {}},
+        rollout={"batch_size": 16, "engine_args": args},
+        serve={"engine_args": args},
         train={"learning_rate": 1e-4, "batch_size": 8, "micro_batch_size": 4, "num_monitored": 8},
         evaluate={"max_new_tokens": MAX_NEW_TOKENS},
     )

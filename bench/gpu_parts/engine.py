@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import pathlib
+import shutil
 import time
 from typing import Any
 
@@ -31,22 +32,30 @@ SCORED = Load(num_frames=32, side=448)  # 4,096 tokens
 QUICK = Load(num_examples=4, chunk=2, num_frames=4, side=112, median_tokens=12)
 
 
-def engine(work: pathlib.Path, device: torch.device, *, quick: bool) -> dict[str, Any]:
-    """Differences of log-probs from training's in float32 and in bfloat16, and what `bench.engine_load` measures."""
-    name = "tiny" if quick else "3B"
+CASES = ("built-in, float32", "3B, log-probs", "3B, rollouts")
+QUICK_CASES = ("built-in, float32", "tiny, log-probs", "tiny, rollouts")
+
+
+def engine(work: pathlib.Path, device: torch.device, case: str) -> dict[str, Any]:
+    """One of `CASES` or `QUICK_CASES`: differences of log-probs from training's, or what `bench.engine_load` measures.
+
+    Each has a process of its own, because an engine keeps its memory as long as its process lives.
+    """
+    if case == CASES[0]:
+        return against_training(MODEL, device, side=56, num_frames=8, max_new_tokens=24)
+    name, _, what = case.partition(", ")
     shape, on_gpu = SHAPES[name], device.type == "cuda"
     dtype = "bfloat16" if on_gpu else "float32"
-    model = make_model(work / f"{name} {dtype}" if quick else work / name, shape, device=device, dtype=dtype)
+    model = make_model(work / name if on_gpu else work / f"{name} {dtype}", shape, device=device, dtype=dtype)
     found: dict[str, Any] = {"model": name, "dtype": dtype}
-    found["float32"] = against_training(MODEL, device, side=56, num_frames=8, max_new_tokens=24)
-    found["own"] = against_training(model, device, side=shape.side, num_frames=shape.num_frames, max_new_tokens=48)
-    gc.collect()
-    if on_gpu:
-        torch.cuda.empty_cache()
-    load, scored = (QUICK, QUICK) if quick else (LOAD, SCORED)
+    if what == "log-probs":
+        return found | against_training(model, device, side=shape.side, num_frames=shape.num_frames, max_new_tokens=48)
+    load, scored = (QUICK, QUICK) if name == "tiny" else (LOAD, SCORED)
     args: dict[str, Any] = {"gpu_memory_utilization": 0.6} if on_gpu else {}
-    other = nudged(model.path, work / f"{name} nudged")
-    return found | measure(model, other, num_gpus=int(on_gpu), load=load, scored=scored, rounds=1, **args)
+    other = work / f"{name} nudged"
+    shutil.rmtree(other, ignore_errors=True)
+    nudged(model.path, other)
+    return found | measure(model, str(other), num_gpus=int(on_gpu), load=load, scored=scored, rounds=1, **args)
 
 
 def against_training(
@@ -56,8 +65,10 @@ def against_training(
     clips = [make_clip(num_frames, side, seed) for seed in range(NUM_COMPARED)]
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
     began = time.perf_counter()
-    args = {"gpu_memory_utilization": 0.3, "enforce_eager": True} if device.type == "cuda" else {}
-    running = VllmEngine(model, model.path, num_gpus=int(device.type == "cuda"), seed=0, engine_args=args)
+    args = {"enforce_eager": True, "gpu_memory_utilization": 0.3, "kv_cache_memory_bytes": 4 * GIB}
+    running = VllmEngine(
+        model, model.path, num_gpus=int(device.type == "cuda"), seed=0, engine_args=args if device.type == "cuda" else {}
+    )
     found: dict[str, Any] = {"start_s": time.perf_counter() - began}
     if free:
         found["held_gib"] = (free - torch.cuda.mem_get_info(device)[0]) / GIB

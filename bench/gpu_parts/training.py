@@ -50,7 +50,7 @@ MOST_KEPT = 8 * 2**30  # bytes of a checkpoint: one of all weights takes longer 
 def training(work: pathlib.Path, device: torch.device, name: str, *, dtype: str = "bfloat16") -> dict[str, Any]:
     """Measure one of `CASES` (or `QUICK`)."""
     from actors.learner import Learner
-    from vidalign.model import memory
+    from vidalign.model.training_memory import count_parameters
 
     shape_name, options, keeps = {**CASES, **QUICK}[name]
     shape = SHAPES[shape_name]
@@ -59,9 +59,6 @@ def training(work: pathlib.Path, device: torch.device, name: str, *, dtype: str 
     if not (data / "probe.parquet").is_file():
         make_data(data, shape)
     shutil.rmtree(folder, ignore_errors=True)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
     batch_size = min(8, shape.num_pairs)
     num_epochs = -(-NUM_STEPS * batch_size // shape.num_pairs)
     _join(device)
@@ -71,9 +68,14 @@ def training(work: pathlib.Path, device: torch.device, name: str, *, dtype: str 
     learner.monitor.measure(0)
     synchronize(device)
     found: dict[str, Any] = {"model": shape_name, "start_s": time.perf_counter() - began, "dtype": dtype}
-    counted = memory.count_parameters(_outline(model.path, dtype), learner.job.train)
+    counted = count_parameters(_outline(model.path, dtype), learner.job.train)
     found |= {"num_parameters": counted.total, "num_trained": counted.trainable}
     found["predicted"] = _predicted(model.path, dtype, job.train, _tokens(learner))
+    groups = [learner.view.sequences(learner.data.groups[index]) for index in learner.order[0]]
+    began = time.perf_counter()
+    for group in groups:
+        learner.source.batch([group])
+    found["render_s"] = time.perf_counter() - began
     seconds, losses, peak = [], [], 0
     for indices in learner.order[:NUM_STEPS]:
         if device.type == "cuda":
@@ -83,6 +85,7 @@ def training(work: pathlib.Path, device: torch.device, name: str, *, dtype: str 
         losses.append(learner.step(indices)[0])
         synchronize(device)
         seconds.append(time.perf_counter() - began)
+        learner.step_index += 1
         peak = max(peak, _allocated(device))
     assert all(abs(loss) < 1e4 for loss in losses), losses
     tokens = _step_tokens(learner)
@@ -145,13 +148,12 @@ def _step_tokens(learner: Any) -> int:
 
 
 def _predicted(path: str, dtype: str, train: TrainConfig, num_tokens: int) -> dict[str, int]:
-    """What the dry run says that a step holds, in bytes."""
-    from vidalign.model import memory
+    """What the dry run says that a step holds at its peak, in bytes: between forward passes, and on top of that."""
+    from vidalign.model import training_memory
 
-    outline = _outline(path, dtype)
-    states = memory.train_memory(memory.count_parameters(outline, train), train, dtype)
-    acts = memory.activations(outline, dtype).training(num_tokens, num_tokens, checkpointing=train.gradient_checkpointing)
-    return {"weights": states.weights, "gradients": states.gradients, "optimizer": states.optimizer, "activations": acts}
+    num_vision_tokens = 0 if train.cache_vision_features else num_tokens
+    states, peak = training_memory.predict(path, train, dtype, num_tokens=num_tokens, num_vision_tokens=num_vision_tokens)
+    return {"weights": states.weights, "optimizer": states.optimizer, "the rest": peak - states.weights - states.optimizer}
 
 
 def _flops(learner: Any, num_tokens: int) -> float:
@@ -171,12 +173,13 @@ def _flops(learner: Any, num_tokens: int) -> float:
 
 def _kept(learner: Any, folder: pathlib.Path, device: torch.device, dtype: str) -> dict[str, Any]:
     """Seconds and bytes of an export and what it adds on the device; and of a checkpoint, if it is of bearable size."""
-    from vidalign.model import memory
+    from vidalign.model import training_memory
     from vidalign.model.checkpoint import export_policy
 
     train = learner.job.train
     found: dict[str, Any] = {}
-    if memory.checkpoint_bytes(memory.count_parameters(_outline(learner.job.policy_path, dtype), train), dtype) < MOST_KEPT:
+    count = training_memory.count_parameters(_outline(learner.job.policy_path, dtype), train)
+    if training_memory.checkpoint_bytes(count, dtype) < MOST_KEPT:
         began = time.perf_counter()
         learner.rank.save(folder / "checkpoint", {})
         found |= {"checkpoint_s": time.perf_counter() - began, "checkpoint_bytes": _bytes(folder / "checkpoint")}

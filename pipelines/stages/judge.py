@@ -109,6 +109,7 @@ class Judging(Stage):
                 "frames": dict(self.frames) if judge.needs_frames else {},
                 "limits": limits_of(self.task.rows) if judge.needs_frames else {},
                 "key": self.key,
+                "model_path": self.model.path if self.model is not None and self.judge.kind == "policy" else "",
             },
             compute=ray.data.ActorPoolStrategy(size=min(max(1, num_judges), len(todo))),
             num_cpus=self.engines.cpus if judge.kind == "vllm" else min(1.0, self.engines.cpus),

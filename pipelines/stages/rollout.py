@@ -17,9 +17,11 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from actors.decoder import ChunkDecoder, decode_videos
+from actors.decoder import ChunkDecoder, decoded_videos
+from actors.engine_starts import EngineStarts
 from actors.generator import Generator
 from cluster.engines import with_float32_head
+from cluster.node_files import Missed, Passes
 from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage
@@ -38,7 +40,7 @@ class Rollout(Stage):
     """The responses of one round, and the decoded videos of its training and probe examples.
 
     `cache`: the frame cache. `seed`: of the round; `engine_seed`: of the run. `text_tokens`: what the context must have beside a
-    video; a video that leaves less is quarantined.
+    video; a video that leaves less is quarantined. `missing`: names of videos that the driver does not find.
     """
 
     name: ClassVar[str] = "rollout"
@@ -59,6 +61,7 @@ class Rollout(Stage):
     engine_seed: int
     float32_head: bool = False
     text_tokens: int = 0
+    missing: Sequence[str] = ()
     earlier: Callable[[], Stage | None] | None = None
 
     @property
@@ -113,16 +116,23 @@ class Rollout(Stage):
 
     def generate(self) -> None:
         """Decode, respond, and write the part files of all chunks that have none yet; needs Ray."""
-        parts = self.folder / "parts"
+        parts, passes = self.folder / "parts", Passes(self.missing)
+        EngineStarts.forget(parts)
         todo = [(index, chunk) for index, chunk in self._chunks() if not files.part_path(parts, index).is_file()]
         with progress.bar(f"rollout, round {self.round_index}", len(self.train), "example") as shown:
             shown.update(len(self.train) - sum(len(chunk) for _, chunk in todo))
-            if todo:
-                for row in self._stream(todo, parts).iter_rows():
+            while todo:
+                missed: dict[int, list[Missed]] = {}
+                for row in self._stream(todo, parts, passes).iter_rows():
                     shown.update(int(row["num_examples"]))
+                    if found := json.loads(row["missed"]):
+                        missed[int(row["chunk"])] = [Missed.from_row(miss) for miss in found]
+                passes.again([miss for found in missed.values() for miss in found])
+                todo = [(index, chunk) for index, chunk in todo if index in missed]
 
-    def _stream(self, todo: Sequence[tuple[int, Sequence[Example]]], parts: pathlib.Path) -> Any:
-        """A Ray Data set with one row for each chunk, {chunk, num_examples}; its part is on disk before its row comes.
+    def _stream(self, todo: Sequence[tuple[int, Sequence[Example]]], parts: pathlib.Path, passes: Passes) -> Any:
+        """A Ray Data set with one row for each chunk, {chunk, num_examples, missed}; its part is on disk before its row comes, unless
+        something is missed of it.
 
         A chunk is one row all the way: batches would have to be of one size, and Ray Data joins blocks to fill them.
         """
@@ -139,6 +149,7 @@ class Rollout(Stage):
             "cache_dir": str(self.cache),
             "backend": self.video.backend,
             "deadline_s": self.video.deadline_s,
+            "gone": passes.gone,
         }
         generator = {
             "model": self.model.model_dump(mode="json"),
@@ -161,6 +172,7 @@ class Rollout(Stage):
                 fn_constructor_kwargs=decoder,
                 compute=ray.data.ActorPoolStrategy(size=self.decoders.num),
                 num_cpus=self.decoders.cpus,
+                **passes.placement(),
             )
             .map(
                 Generator,
@@ -196,7 +208,7 @@ class Rollout(Stage):
         if not examples:
             return {}
         videos = list(dict.fromkeys(name for example in examples for name in example.context.visuals))
-        rows = decode_videos(
+        rows = decoded_videos(
             videos,
             self.video.frame_spec(),
             str(self.cache),
@@ -204,7 +216,8 @@ class Rollout(Stage):
             deadline_s=self.video.deadline_s,
             num_decoders=self.decoders.num,
             num_cpus=self.decoders.cpus,
-        ).iter_rows()
+            gone=self.missing,
+        )
         from vidalign.model.clip_check import ClipCheck, quarantined
 
         takes = ClipCheck(
@@ -216,8 +229,7 @@ class Rollout(Stage):
         decoded: dict[str, Mapping[str, str]] = {}
         with progress.bar(label, len(videos), "video") if label else contextlib.nullcontext() as shown:
             for row in rows:
-                texts = {name: str(value) for name, value in row.items()}
-                [decoded[row["video"]]] = quarantined([texts], takes)
+                [decoded[row.video]] = quarantined([row.to_row()], takes)
                 if shown is not None:
                     shown.update(1)
         return decoded

@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from actors.decoder import decode_videos
+from actors.decoder import decoded_videos
 from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage, identity, once
@@ -113,7 +113,7 @@ class Scores(Stage):
 
     def _frames(self, videos: set[str]) -> dict[str, str]:
         """{video uri: its decoded clip}; a video that cannot be decoded is left out."""
-        rows = decode_videos(
+        rows = decoded_videos(
             sorted(videos),
             self.video.frame_spec(),
             str(self.cache),
@@ -121,8 +121,8 @@ class Scores(Stage):
             deadline_s=self.video.deadline_s,
             num_decoders=self.decoders.num,
             num_cpus=self.decoders.cpus,
-        ).iter_rows()
-        return {row["video"]: str(row["frames_path"]) for row in rows if row["frames_path"]}
+        )
+        return {row.video: row.frames_path for row in rows if row.frames_path}
 
 
 def scored(answer: EvalAnswer, example: Example, config: EvaluateConfig) -> EvalAnswer:

@@ -20,7 +20,7 @@ from pipelines.stages.reference import reference_files
 from vidalign import files
 from vidalign.config.run import ModelConfig, ObjectiveConfig
 from vidalign.config.training import TrainConfig
-from vidalign.errors import DataError
+from vidalign.errors import ClusterError, DataError
 from vidalign.files import RunFolder
 from vidalign.learning import objectives
 from vidalign.learning.objectives.base import Objective
@@ -28,6 +28,7 @@ from vidalign.learning.pair_data import usable_pairs
 from vidalign.model.checkpoint import policy_version, read_card
 from vidalign.types import FrameSpec, PolicyVersion, PreferencePair
 
+MAX_LOST_CONTROLLERS = 3  # in one training, and of ranks that could not be started
 CHECKPOINTS = "ray"  # what Ray Train keeps of a training, its checkpoints among it
 
 
@@ -164,12 +165,37 @@ class Train(Stage):
             run_config=ray.train.RunConfig(
                 name=CHECKPOINTS,
                 storage_path=str(self.folder),
-                failure_config=ray.train.FailureConfig(max_failures=self.train.max_failures),
+                failure_config=ray.train.FailureConfig(
+                    max_failures=self.train.max_failures, controller_failure_limit=MAX_LOST_CONTROLLERS
+                ),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=self.train.num_checkpoints_kept),
             ),
         )
         with progress.follow_steps(self.round_index, self.folder):
-            interrupts.beside(trainer.fit)  # in the main thread, Ray Train would take over Ctrl-C for good
+            # In the main thread, Ray Train would take over Ctrl-C for good.
+            fit_again(lambda: interrupts.beside(trainer.fit), progress.warn)
+
+
+def fit_again(fit: Callable[[], Any], warn: Callable[[str], None]) -> Any:
+    """`fit()`, called again where the actor that controls a training died: it goes on from the newest checkpoint.
+
+    Raises:
+        ClusterError: it died more than `MAX_LOST_CONTROLLERS` times.
+    """
+    import ray.exceptions
+
+    for number in range(1, MAX_LOST_CONTROLLERS + 2):
+        try:
+            return fit()
+        except ray.exceptions.RayActorError as error:
+            reason = " ".join(str(error).split())[:200]
+            if number > MAX_LOST_CONTROLLERS:
+                raise ClusterError(
+                    f"the training's controller died {number} times ({reason}); look at the memory of the driver's node and run the "
+                    "same command again: it continues from its newest checkpoint"
+                ) from error
+            warn(f"the training's controller died ({reason}); the training continues from its newest checkpoint")
+    raise AssertionError
 
 
 def win_rate_facts(pairs: Sequence[PreferencePair], objective: Objective) -> dict[str, Any]:

@@ -154,12 +154,14 @@ class ClusterConfig(Section):
 
     `max_num_cpus` and `max_num_gpus` say how far an autoscaling cluster may grow; null means what the launcher's config on the
     head node says, or else what the cluster has now. `num_cpus` is the number of logical CPUs of a Ray started on this machine.
+    Nothing waits longer than `wait_for_nodes_s` to be placed on a node.
     """
 
     address: str | None = None
     num_cpus: int | None = pydantic.Field(None, ge=1)
     max_num_cpus: int | None = pydantic.Field(None, ge=1)
     max_num_gpus: int | None = pydantic.Field(None, ge=0)
+    wait_for_nodes_s: float = pydantic.Field(900.0, gt=0)
 
 
 class RunConfig(Section):

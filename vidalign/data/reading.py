@@ -17,7 +17,8 @@ from vidalign.data.leakage import locate
 from vidalign.data.rows import SIDES, ExampleRow, PreferenceRow, parse_row, to_example
 from vidalign.data.source import folder_of, read_source
 from vidalign.data.stored_pairs import is_stored, row_of, stored_pair
-from vidalign.errors import DataError, RowError
+from vidalign.errors import ConfigError, DataError, RowError
+from vidalign.storage import check_uri, is_uri, staged
 from vidalign.types import Example, PreferencePair
 from vidalign.video.naming import split
 
@@ -52,18 +53,24 @@ class CheckedRow:
 
 
 def read_rows(
-    path: str | pathlib.Path, *, video_root: str | pathlib.Path | None = None, limit: int | None = None
+    path: str | pathlib.Path,
+    *,
+    video_root: str | pathlib.Path | None = None,
+    limit: int | None = None,
+    key: str = "data",
 ) -> list[DataRow]:
-    """The rows of a data file (anything that `vidalign.data.source` reads) in its order, at most `limit`.
+    """The rows of a data file (anything that `vidalign.data.source` reads, or a file or folder in a store), at most `limit`.
 
-    A relative `video` is relative to `video_root` (default: the folder of the file).
+    A relative `video` is relative to `video_root` (default: the folder of the file). `key`: the option that has `path`.
 
     Raises:
         DataError: the file is missing or empty, or a row breaks a rule. The message gives the first such row's file and line,
             and field, reason and fix for each rule that it breaks.
     """
+    if is_uri(str(path)):
+        return _staged_rows(key, str(path), video_root=video_root, limit=limit)
     path = pathlib.Path(path)
-    root = folder_of_videos(path, video_root)
+    root = root_of_videos(path, video_root)
     rows: list[DataRow] = []
     for checked in check_rows(path, root, {}):
         if checked.errors:
@@ -77,6 +84,21 @@ def read_rows(
     return rows
 
 
+def _staged_rows(key: str, uri: str, *, video_root: str | pathlib.Path | None, limit: int | None) -> list[DataRow]:
+    """The rows of a file or folder in a store, whose places are those in the store."""
+    path = staged(key, uri)
+    above, name = uri.rstrip("/").rpartition("/")[::2]
+    root = video_root if video_root is not None else uri if path.is_dir() else above
+    here, there = str(path), f"{above}/{name}"
+    try:
+        rows = read_rows(path, video_root=root, limit=limit)
+    except RowError as error:
+        raise error.at(error.where.replace(here, there)) from error
+    except DataError as error:
+        raise DataError(str(error).replace(here, there)) from error
+    return [dataclasses.replace(row, where=row.where.replace(here, there)) for row in rows]
+
+
 def read_examples(
     path: str | pathlib.Path, *, video_root: str | pathlib.Path | None = None, limit: int | None = None
 ) -> list[Example]:
@@ -84,15 +106,17 @@ def read_examples(
     return [row.example for row in read_rows(path, video_root=video_root, limit=limit)]
 
 
-def check_rows(path: pathlib.Path, root: pathlib.Path, places_of_ids: dict[str, str]) -> Iterator[CheckedRow]:
+def check_rows(path: pathlib.Path, root: pathlib.Path | str, places_of_ids: dict[str, str]) -> Iterator[CheckedRow]:
     """Every row of a file with the rules that it breaks.
 
     Args:
-        root: the folder that relative videos are relative to.
+        root: the folder, or the uri, that relative videos are relative to.
         places_of_ids: where each id already in use was used; the ids of this file are added.
     """
     places_of_questions: dict[tuple[str, ...], str] = {}
-    located = functools.cache(functools.partial(locate, root=root))  # several rows may share one video
+    located = functools.cache(
+        functools.partial(locate, root=root if isinstance(root, pathlib.Path) else pathlib.Path())
+    )  # several rows may share one video
     stored_ids: set[str] = set()
     for where, fields in read_source(path):
         pair = None
@@ -145,8 +169,18 @@ def _used_before(
         yield RowError("question", why, "remove one of the two rows")
 
 
+def root_of_videos(path: pathlib.Path, video_root: str | pathlib.Path | None) -> pathlib.Path | str:
+    """What the relative videos of a file are relative to: `video_root`, which may be a uri, or else the folder of the file."""
+    if video_root is not None and is_uri(str(video_root)):
+        check_uri("data.video_root", str(video_root))
+        return str(video_root)
+    return folder_of_videos(path, video_root)
+
+
 def folder_of_videos(path: pathlib.Path, video_root: str | pathlib.Path | None) -> pathlib.Path:
-    """What the relative videos of a file are relative to: `video_root`, or else the folder of the file."""
+    """The same where it must be a folder, as for what is written for other programs. Raises `ConfigError` for a uri."""
+    if video_root is not None and is_uri(str(video_root)):
+        raise ConfigError(f"video_root={video_root} must be a folder here; give where that store is mounted")
     return pathlib.Path(video_root) if video_root is not None else folder_of(path)
 
 

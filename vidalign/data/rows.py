@@ -124,7 +124,7 @@ def parse_row(fields: dict[str, Any]) -> tuple[ExampleRow | None, list[RowError]
     return (None, unseen) if unseen else (row, list(_broken_rules(row)))
 
 
-def to_example(row: ExampleRow, root: pathlib.Path) -> Example:
+def to_example(row: ExampleRow, root: pathlib.Path | str) -> Example:
     """The example of a row. A relative path becomes an absolute path below `root`; a uri is kept."""
     videos, images = shown.names(row, root)
     turns, question = shown.conversation(row)

@@ -28,8 +28,8 @@ PLACE = re.compile(r"<video>|<image>")
 PLACES = {"video": "<video>", "image": "<image>"}
 
 
-def names(row: Any, root: pathlib.Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of a row's videos and of its images. Relative paths are relative to `root`."""
+def names(row: Any, root: pathlib.Path | str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of a row's videos and of its images. Relative paths are relative to `root`, a folder or a uri."""
     videos = [(row.video, row.fps, row.clip)] if row.video is not None and not _repeats(row) else []
     for item in row.videos:
         videos.append((item, None, None) if isinstance(item, str | list) else (item.video, item.fps, item.clip))
@@ -47,7 +47,7 @@ def num_videos(row: Any) -> int:
     return len(row.videos) + (row.video is not None and not _repeats(row))
 
 
-def _video_name(video: str | list[str], fps: float | None, clip: Any, root: pathlib.Path) -> str:
+def _video_name(video: str | list[str], fps: float | None, clip: Any, root: pathlib.Path | str) -> str:
     if isinstance(video, list):
         visual = Visual(kind="list", uris=tuple(naming.as_uri(_place(frame, root)) for frame in video), fps=fps)
     else:
@@ -76,8 +76,12 @@ def missing_file(name: str) -> str | None:
     return next((path for path in paths if path is not None and not there(path)), None)
 
 
-def _place(video: str, root: pathlib.Path) -> str:
-    return video if "://" in video else str((root / video).absolute())
+def _place(video: str, root: pathlib.Path | str) -> str:
+    if "://" in video:
+        return video
+    if isinstance(root, str) and not video.startswith("/"):  # a store's, in which a path is not made shorter
+        return f"{root.rstrip('/')}/{video}"
+    return str((pathlib.Path(root) / video).absolute())
 
 
 def _is_folder(uri: str) -> bool:

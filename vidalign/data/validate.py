@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from vidalign import prompts
 from vidalign.data.leakage import find_leaks, locate
-from vidalign.data.reading import check_rows, folder_of_videos, no_rows
+from vidalign.data.reading import check_rows, no_rows, root_of_videos
 from vidalign.data.rows import SIDES, ExampleRow, PreferenceRow, special_token_errors, to_example
 from vidalign.errors import DataError, RowError
 from vidalign.special_tokens import KNOWN_ONLY, SpecialTokens
@@ -100,7 +100,7 @@ def validate(
     for path in files:
         report.splits.append(
             _check_split(
-                path, folder_of_videos(path, video_root), places_of_ids, report, special=special, opened=look is not None
+                path, root_of_videos(path, video_root), places_of_ids, report, special=special, opened=look is not None
             )
         )
     report.errors += _shared_videos(report.splits)
@@ -140,7 +140,7 @@ def _same(path: pathlib.Path, other: pathlib.Path) -> bool:
 
 def _check_split(
     path: pathlib.Path,
-    root: pathlib.Path,
+    root: pathlib.Path | str,
     places_of_ids: dict[str, str],
     report: Report,
     *,

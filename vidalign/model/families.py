@@ -48,6 +48,7 @@ class Family:
         videos_as_images: vLLM gives the frames of its videos to the image processor, and loads the vision tower only for images.
         one_tower_call: its forward loses the number of frames of each video on the way to the vision tower, and needs no such
             number as long as all videos of a batch are computed in one call (`vidalign.model.videos`).
+        calls_per_frame: its forward calls modules once for each frame, and so on each rank as often as its batch has frames.
         suppresses: vLLM never says the tokens that generation_config.json names in suppress_tokens.
         mixes: prompts of several videos and images were tested to be the same in vLLM and transformers.
         windows: its vision tower attends window by window, or frame by frame, and was tested to do so for many of them in one call
@@ -66,6 +67,7 @@ class Family:
     not_served: str = ""
     videos_as_images: bool = False
     one_tower_call: bool = False
+    calls_per_frame: bool = False
     suppresses: bool = False
     mixes: bool = False
     windows: bool = False
@@ -104,7 +106,9 @@ FAMILIES: dict[str, Family] = {
     "glm5_next": Family(projectors=("merger",)),
     "glmga": Family(projectors=("merger",)),
     "gemma4": Family(one_tower_call=True, suppresses=True),
-    "minicpmv4_6": Family(processors=("MiniCPMV4_6Processor",), video_axis=-1, videos_as_images=True, windows=True),
+    "minicpmv4_6": Family(
+        processors=("MiniCPMV4_6Processor",), video_axis=-1, videos_as_images=True, calls_per_frame=True, windows=True
+    ),
     "ernie4_5_vl_moe": Family(
         packs=True,
         windows=True,

@@ -6,12 +6,14 @@ model.path ─► model_folder (a path, or a hub name) ─► weight_files ─�
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 import struct
 from collections.abc import Sequence
 from typing import Any
 
+from vidalign import storage
 from vidalign.errors import ModelError
 from vidalign.files import read_json
 
@@ -22,14 +24,18 @@ MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format itself
 
 
 def model_folder(path: str, *, weights: bool = True) -> pathlib.Path:
-    """The local folder of `model.path`: a folder, which may start with ~, or a hub name, fetched unless it is on this machine.
+    """The local folder of `model.path`: a folder, which may start with ~, or a hub name or a store's uri, fetched unless it is here.
 
     Args:
-        weights: also fetch the weights of a hub's model.
+        weights: also fetch the weights of a hub's or a store's model.
 
     Raises:
         ModelError: there is no such folder, or the hub cannot be reached or does not have it.
+        ConfigError, DataError: as `vidalign.storage.staged`.
     """
+    patterns = [*FETCHED, *(["*.safetensors"] if weights else [])]
+    if storage.is_uri(path):
+        return storage.staged("model.path", path, patterns)
     folder = pathlib.Path(path).expanduser()
     if folder.is_dir():
         return folder
@@ -37,7 +43,24 @@ def model_folder(path: str, *, weights: bool = True) -> pathlib.Path:
         raise ModelError(f"model.path={path} is a file; give the folder that holds it")
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise ModelError(f"no model folder at {path}; model.path names a Hugging Face folder or a hub name like owner/model")
-    return _fetched(path, [*FETCHED, *(["*.safetensors"] if weights else [])])
+    return _fetched(path, patterns)
+
+
+def stage_model(path: str, folder: str) -> None:
+    """Fetch the model of `model.path` onto this node, where that is a store's uri and `folder` is what the driver staged of it.
+
+    Raises:
+        ModelError: this node would keep it elsewhere than the driver.
+        ConfigError, DataError: as `vidalign.storage.staged`.
+    """
+    if not storage.is_uri(path) or (os.path.isdir(folder) and not storage.is_staged(folder)):
+        return
+    found = model_folder(path)
+    if found != pathlib.Path(folder):
+        raise ModelError(
+            f"model.path={path} is staged at {found} on this node, and at {folder} on the driver's: the model was changed in the "
+            f"store, or the nodes differ in {storage.FOLDER}; set that to one path on all nodes, and run the same command again"
+        )
 
 
 def _fetched(name: str, patterns: Sequence[str]) -> pathlib.Path:

@@ -1,7 +1,8 @@
-"""Bytes that training, engines, checkpoints and exports take, computed from a model on the meta device. Loads no weights.
+"""Bytes of activations and engines, computed from a model on the meta device. Loads no weights.
 
-Model states are arithmetic and exact. Activations are an estimate: what autograd would keep for a token is counted by running
-the language model on the meta device, layer for layer as transformers computes it, and scaled to the tokens of a forward pass.
+Model states are in `vidalign.model.training_memory`. Activations are an estimate: what autograd would keep for a token is counted
+by running the language model on the meta device, layer for layer as transformers computes it, and scaled to the tokens of a forward
+pass.
 """
 
 from __future__ import annotations
@@ -10,94 +11,13 @@ import dataclasses
 import math
 from typing import Any
 
-from vidalign.config.training import TrainConfig
 from vidalign.model.logps import CHUNK_SIZE
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PROBE_TOKENS = 64  # a multiple of the chunks of linear attention
 WIDTHS = 30  # of a layer's hidden state that autograd keeps for a token, where a model cannot be asked; Qwen2.5-VL keeps 29
-BUCKET = 500_000_000  # DeepSpeed's reduce_bucket_size and allgather_bucket_size, in elements
-LIVE_PARAMETERS = 1_000_000_000  # its stage3_max_live_parameters
-# bitsandbytes' nf4: a weight's 4 bits, its share of the 8 bits of a scale of 64, and of the 32 bits of a scale of 256 scales.
-QUANTIZED_BYTES = 4 / 8 + 1 / 64 + 4 / (64 * 256)
-ADAM_STATES = 12  # bytes a parameter: two moments and a copy of the weight, in float32
 LOGITS_COPIES = 4  # of a chunk of float32 logits: themselves, their exponentials, their gradient, and one on the way
 VISION_COPIES = 12  # widths of a patch's hidden state that a frozen tower holds at once: a layer's q, k, v, and MLP
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ParameterCount:
-    """The number of all parameters, of those that training changes (with LoRA, the adapter's), and of those in 4 bits."""
-
-    total: int
-    trainable: int
-    quantized: int = 0
-
-    def weight_bytes(self, dtype: str) -> int:
-        """Bytes of all weights."""
-        return (self.total - self.quantized) * BYTES[dtype] + math.ceil(self.quantized * QUANTIZED_BYTES)
-
-
-def count_parameters(model: Any, train: TrainConfig) -> ParameterCount:
-    """Count a model's parameters and those that `vidalign.model.policy` trains.
-
-    The model may be on the meta device (`vidalign.model.loading.outline`). Its `requires_grad` flags are changed.
-    """
-    from vidalign.model import policy
-
-    total = sum(parameter.numel() for parameter in model.parameters())
-    if train.lora is not None:
-        layers = policy.adapter_targets(model, train.lora.targets).values()
-        adapter = train.lora.rank * sum(layer.in_features + layer.out_features for layer in layers)
-        rounded = 0
-        if train.lora.quantize is not None:
-            rounded = sum(layer.weight.numel() for layer in policy.adapter_targets(model).values())
-        return ParameterCount(total=total + adapter, trainable=adapter, quantized=rounded)
-    policy.set_trainable(model, vision_tower=train.train_vision_tower, projector=train.train_projector)
-    return ParameterCount(total=total, trainable=sum(p.numel() for p in model.parameters() if p.requires_grad))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainMemory:
-    """Bytes that each worker holds between steps. Activations come on top (`Activations`)."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-
-    @property
-    def total(self) -> int:
-        """The sum of the three."""
-        return self.weights + self.gradients + self.optimizer
-
-
-def train_memory(count: ParameterCount, train: TrainConfig, dtype: str) -> TrainMemory:
-    """Bytes of model state per worker under ZeRO with AdamW.
-
-    Source: ZeRO, arXiv 1910.02054, section 3.1 and figure 1. Optimizer states are two float32 moments and a float32 copy of
-    the trained weights. Stage 1 divides them among the workers, stage 2 also the gradients, stage 3 also the weights. In float32
-    at stage 0 the weights need no copy.
-    """
-    size, workers = BYTES[dtype], train.num_workers
-    copies = 8 if train.zero_stage == 0 and dtype == "float32" else ADAM_STATES
-    return TrainMemory(
-        weights=math.ceil(count.weight_bytes(dtype) / (workers if train.zero_stage >= 3 else 1)),
-        gradients=math.ceil(count.trainable * size / (workers if train.zero_stage >= 2 else 1)),
-        optimizer=math.ceil(count.trainable * copies / (workers if train.zero_stage >= 1 else 1)),
-    )
-
-
-def communication_bytes(count: ParameterCount, train: TrainConfig, dtype: str) -> int:
-    """Bytes of DeepSpeed's buffers at its defaults: two buckets, and at stage 3 the parameters that are whole at a time."""
-    if train.num_workers == 1:
-        return 0
-    buckets = 2 * min(BUCKET, count.trainable)
-    return (buckets + (min(LIVE_PARAMETERS, count.total) if train.zero_stage == 3 else 0)) * BYTES[dtype]
-
-
-def checkpoint_bytes(count: ParameterCount, dtype: str) -> int:
-    """Bytes of one training checkpoint: optimizer states and trained weights, of all workers together."""
-    return count.trainable * (ADAM_STATES + BYTES[dtype])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,6 +55,10 @@ def outline_policy(config: ModelConfig, path: str | None = None) -> nn.Module:
 
 def corrected(model: nn.Module, config: ModelConfig) -> nn.Module:
     """A model of transformers that numbers its tokens, takes its videos and attends to them as this project has it."""
+    if torch.cuda.is_available():
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # newer releases have another name for it
+            # By default cuDNN rounds what it convolves to 10 bits, in float32 as well: patch embeddings, and nothing else here.
+            torch.backends.cudnn.allow_tf32 = False
     correct_positions(model)
     correct_videos(model)
     attend_by_windows(model, config.vision_attention)

@@ -65,6 +65,10 @@ def load_quantized(config: ModelConfig, path: str, device: torch.device) -> nn.M
         quantization_config=quantization,
         device_map={"": device},
     )
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # After a forward pass without gradients some CPUs keep the weights in a form through which no gradient goes back.
+            module.support_avx512bf16_for_cpu = False
     return corrected(model, config)
 
 

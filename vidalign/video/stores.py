@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import os
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -17,10 +15,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from vidalign.errors import VideoError
+from vidalign.storage import TIMEOUT_S, bucket_store
 
 CHUNK_BYTES = 2**20
-TIMEOUT_S = 30.0  # for a store to connect, and for each read
-MAX_ATTEMPTS = 3  # of pyarrow, for each request
 NOT_MODIFIED = 304
 GONE = (404, 410)
 
@@ -98,27 +95,6 @@ def _arrow(uri: str, known: str) -> Iterator[Answer]:
         said = {name.lower(): value.decode() for name, value in (file.metadata() or {}).items()}
         version = said.get("etag") or f"{file.size()} {said.get('last-modified') or said.get('updated', '')}"
         yield Answer(version=version, size=file.size(), chunks=None if version == known else _chunks(file))
-
-
-@functools.cache
-def bucket_store(scheme: str) -> Any:
-    """Credentials, region and address (AWS_ENDPOINT_URL) are those of the environment, as for every client of these stores."""
-    from pyarrow import fs
-
-    if scheme != "s3":
-        return fs.GcsFileSystem(retry_time_limit=_seconds(TIMEOUT_S))
-    return fs.S3FileSystem(
-        endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
-        connect_timeout=TIMEOUT_S,
-        request_timeout=TIMEOUT_S,
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=MAX_ATTEMPTS),
-    )
-
-
-def _seconds(value: float) -> Any:
-    import datetime
-
-    return datetime.timedelta(seconds=value)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,246 @@
+"""One deadline on every wait for nodes: what waits to be placed, for how long, and what the autoscaler answers.
+
+    Ray's tables ─► unplaced(): actors and placement groups of this job that no node takes ─► PlacementWatch ─► a line on the console
+                                                                                                             └► the run's end, in words
+
+A pool of actors waits if none of it is placed: one that has some goes on with those. Ray itself waits for ever and says so only in its
+log files.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from cluster.resources import Workers, count, listed
+from vidalign.errors import ClusterError, VidalignError
+
+LOOK_EVERY_S = 5.0
+SAY_AFTER_S = 20.0
+SAY_EVERY_S = 120.0
+GONE_AFTER_S = 15.0  # Ray Train gives its request up and makes it again, which is still the same wait
+NAMES = {
+    "ChunkDecoder": "decoders",
+    "Decoder": "decoders",
+    "Generator": "engines",
+    "Judge": "judges",
+    "Reference": "reference models",
+    "RayTrainWorker": "training ranks",
+}
+RANKS = "training ranks"
+TRAIN_START = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unplaced:
+    """Actors of one kind that wait for a node: `resources` is what each needs."""
+
+    what: str
+    num: int
+    resources: Mapping[str, float]
+
+    def __str__(self) -> str:
+        each = ", ".join(f"{value:g} {name}" for name, value in sorted(self.resources.items()) if value)
+        return f"{self.num} x ({each or 'no resources'}) for {self.what}"
+
+
+class PlacementWatch:
+    """Decides from what is unplaced when something is said, and when the run is over.
+
+    Args:
+        limit_s: how long anything may wait.
+        say: called with a line for the console.
+        stop: called with the error that ends the run.
+    """
+
+    def __init__(
+        self,
+        limit_s: float,
+        *,
+        answer: Callable[[], str],
+        say: Callable[[str], None],
+        stop: Callable[[VidalignError], None],
+    ) -> None:
+        self._limit_s, self._answer, self._say, self._stop = limit_s, answer, say, stop
+        self._since: dict[str, float] = {}
+        self._seen: dict[str, float] = {}
+        self._said = ("", 0.0)
+
+    def look(self, unplaced: Sequence[Unplaced], now: float) -> None:
+        """Take in what is unplaced at the time `now` in seconds."""
+        for each in unplaced:
+            self._since.setdefault(each.what, now)
+            self._seen[each.what] = now
+        for what in [what for what, seen in self._seen.items() if now - seen > GONE_AFTER_S]:
+            del self._since[what], self._seen[what]
+        waiting = [each for each in unplaced if now - self._since[each.what] >= min(SAY_AFTER_S, self._limit_s)]
+        if not waiting:
+            return
+        waited = max(now - self._since[each.what] for each in waiting)
+        text, answer = listed([str(each) for each in waiting]), self._answer()
+        if waited >= self._limit_s:
+            self._stop(
+                ClusterError(
+                    f"waited {waited:.0f} s for {text}; {answer}. Add nodes, ask for less, or raise cluster.wait_for_nodes_s="
+                    f"{self._limit_s:g}, and run the same command again: it continues"
+                )
+            )
+        elif (f"{text} {answer}", True) != (self._said[0], now - self._said[1] < SAY_EVERY_S):
+            self._said = f"{text} {answer}", now
+            self._say(f"waiting for {text} for {waited:.0f} s; {answer}; cluster.wait_for_nodes_s={self._limit_s:g}")
+
+
+@contextlib.contextmanager
+def placement_watched(
+    limit_s: float, *, say: Callable[[str], None], stop: Callable[[VidalignError], None]
+) -> Iterator[None]:
+    """A block in which nothing of this job waits longer than `limit_s` for a node. Ray must be connected."""
+    os.environ.setdefault(TRAIN_START, str(max(60.0, limit_s + 2 * GONE_AFTER_S)))  # so that the watch is first, in words
+    watch, over = PlacementWatch(limit_s, answer=autoscaler_answer, say=say, stop=stop), threading.Event()
+
+    def keep_looking() -> None:
+        while not over.wait(LOOK_EVERY_S):
+            with contextlib.suppress(Exception):  # Ray is being left, or does not answer for a moment
+                watch.look(unplaced(), time.monotonic())
+
+    threading.Thread(target=keep_looking, daemon=True, name="placement").start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def unplaced() -> list[Unplaced]:
+    """What of this job no node has taken, from the tables of the cluster's own store."""
+    import ray
+    import ray._private.state
+    from ray.core.generated import gcs_pb2
+
+    accessor = ray._private.state.state._connect_and_get_accessor()
+    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
+    actors = [gcs_pb2.ActorTableData.FromString(row) for row in accessor.get_actor_table(job, None)]
+    groups = [gcs_pb2.PlacementGroupTableData.FromString(row) for row in accessor.get_placement_group_table()]
+    return [*unplaced_actors(actors), *unplaced_groups(groups, job.binary())]
+
+
+def unplaced_actors(actors: Sequence[Any]) -> list[Unplaced]:
+    """Of rows of Ray's table of actors: the kinds of which some wait and none is placed."""
+    from ray.core.generated.gcs_pb2 import ActorTableData
+
+    waiting: collections.Counter[tuple[str, tuple[tuple[str, float], ...]]] = collections.Counter()
+    placed = set()
+    for actor in actors:
+        if actor.state == ActorTableData.DEAD or actor.is_detached or actor.placement_group_id:
+            continue
+        if actor.state == ActorTableData.ALIVE or _has_node(actor.address.node_id):
+            placed.add(kind_of(actor.class_name))
+        elif actor.state in (ActorTableData.PENDING_CREATION, ActorTableData.RESTARTING):
+            waiting[kind_of(actor.class_name), tuple(sorted(actor.required_resources.items()))] += 1
+    return [
+        Unplaced(what=what, num=num, resources=dict(resources))
+        for (what, resources), num in waiting.items()
+        if what not in placed
+    ]
+
+
+def unplaced_groups(groups: Sequence[Any], job: bytes) -> list[Unplaced]:
+    """Of rows of Ray's table of placement groups: those that this job asked for and that wait, as Ray Train's do."""
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+
+    found = []
+    for group in groups:
+        if group.creator_job_id != job or group.is_detached:
+            continue
+        if group.state in (PlacementGroupTableData.PENDING, PlacementGroupTableData.RESCHEDULING):
+            left = [bundle.unit_resources for bundle in group.bundles if not _has_node(bundle.node_id)]
+            each = max((dict(resources) for resources in left), key=len, default={})
+            found.append(Unplaced(what=RANKS, num=len(left), resources=each))
+    return found
+
+
+def kind_of(class_name: str) -> str:
+    """What the actors of a class are called in messages: of "MapWorker(Map(ChunkDecoder))", "decoders"."""
+    inner = re.split(r"[()]+", class_name.strip(")"))[-1]
+    return NAMES.get(inner, inner)
+
+
+def _has_node(node_id: bytes) -> bool:
+    return bool(node_id.strip(b"\xff\x00"))
+
+
+def autoscaler_answer() -> str:
+    """What the cluster's autoscaler does about what waits, as the rest of a sentence."""
+    import ray
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    with contextlib.suppress(Exception):  # an older autoscaler, or a store that does not answer for a moment
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+        if status.stats.autoscaler_version:
+            return answer_of_status(status)
+    with contextlib.suppress(Exception):
+        from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+        from ray.experimental import internal_kv
+
+        if text := internal_kv._internal_kv_get(DEBUG_AUTOSCALING_STATUS):
+            return answer_of_report(json.loads(text))
+    return "no autoscaler answers in this cluster, so no nodes will come by themselves"
+
+
+def answer_of_status(status: Any) -> str:
+    """Of a `ray.autoscaler.v2.schema.ClusterStatus`."""
+    coming: collections.Counter[str] = collections.Counter()
+    for launch in status.pending_launches:
+        coming[launch.ray_node_type_name] += launch.count
+    for node in status.pending_nodes:
+        coming[node.ray_node_type_name] += 1
+    failed = [(f"{launch.count} {launch.ray_node_type_name}", launch.details or "") for launch in status.failed_launches]
+    failed += [(f"1 {node.ray_node_type_name}", "ended") for node in status.failed_nodes]
+    return _answer(coming, failed)
+
+
+def answer_of_report(report: Mapping[str, Any]) -> str:
+    """Of what Ray's first autoscaler writes into the cluster's store."""
+    found = report.get("autoscaler_report") or {}
+    coming = collections.Counter(dict(found.get("pending_launches") or {}))
+    coming.update(node_type for _, node_type, *_ in found.get("pending_nodes") or ())
+    failed = [(f"1 {node_type}", "ended") for _, node_type, *_ in found.get("failed_nodes") or ()]
+    for kind in ((found.get("node_availability_summary") or {}).get("node_availabilities") or {}).values():
+        details = kind.get("unavailable_node_information") or {}
+        failed.append((str(kind.get("node_type", "")), details.get("description", "")))
+    return _answer(coming, failed)
+
+
+def _answer(coming: Mapping[str, int], failed: Sequence[tuple[str, str]]) -> str:
+    parts = []
+    if coming:
+        parts.append(f"the autoscaler is starting {listed([f'{num} {name}' for name, num in coming.items()])}")
+    if failed:
+        what, why = failed[-1]
+        more = f" (and {count(len(failed) - 1, 'more failure')})" if len(failed) > 1 else ""
+        reason = ": " + " ".join(why.split())[:200] if why else ""
+        parts.append(f"the autoscaler failed to start {what}{reason}{more}")
+    return "; ".join(parts) or "the autoscaler starts nothing for it: no node type has as much, or its limits are reached"
+
+
+@contextlib.contextmanager
+def requested(workers: Workers, *, grows: bool) -> Iterator[None]:
+    """A block for which the autoscaler is asked at once for nodes with room for all workers, where the cluster `grows`."""
+    if not grows:
+        yield
+        return
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=[{"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}] * workers.num)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Exception):  # Ray was left
+            request_resources(bundles=[])

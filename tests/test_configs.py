@@ -1,0 +1,77 @@
+"""The 7B configurations of configs/: a dry run accepts each for a node of eight GPUs of 80 GB, at the size of the real model."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from conftest import ROOT, plan_of
+from test_dry_run import write_clip
+from test_memory import facts
+
+from cluster.described import described
+from pipelines.check_memory import check_memory
+from pipelines.cli import main
+from vidalign.config.loading import parse_config
+
+NAMES = sorted(path.name for path in (ROOT / "configs").glob("*-7b.yaml"))
+TOKENS = 2600  # of a prompt with 16 frames of 448 x 448, and its two responses
+
+
+def read(name):
+    return yaml.safe_load((ROOT / "configs" / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def model(checkpoints, tmp_path_factory):
+    """A tiny Qwen2.5-VL made for as many positions as the configurations need."""
+    folder = shutil.copytree(checkpoints("qwen2_5_vl"), tmp_path_factory.mktemp("model") / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 128_000
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def test_there_are_four():
+    assert NAMES == ["hound-dpo-7b.yaml", "leanpo-7b.yaml", "rrpo-7b.yaml", "sft-7b.yaml"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_dry_run_accepts_it(name, model, tmp_path, monkeypatch, capsys):
+    """All of the file's options; data, and a model of the family, are small."""
+    monkeypatch.setattr("pipelines.check_model.check_architecture", lambda *a, **k: None)
+    raw = read(name)
+    for split, shade in (("train", 10), ("eval", 60), ("probe", 110)):
+        write_clip(tmp_path / f"{split}.mp4", shade)
+        row = {
+            "id": split,
+            "video": f"{split}.mp4",
+            "question": "What moves?",
+            "answer": "A circle.",
+            "caption": "A circle.",
+        }
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+        raw["data"][split] = str(tmp_path / f"{split}.jsonl")
+    raw["run_dir"], raw["model"]["path"] = str(tmp_path / "run"), model
+    if raw["recipe"].get("judge"):
+        raw["recipe"]["judge"]["model"] = model
+    (tmp_path / name).write_text(yaml.safe_dump(raw))
+    code, said = main(["align", str(tmp_path / name), "--dry-run", "--on", "8x80"]), capsys.readouterr()
+    assert code == 0, said.err
+    assert "training: each GPU holds" in said.out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_real_model_fits(name):
+    config, machines = parse_config(read(name)), described("8x80")
+    assert config.train.cache_vision_features
+    assert config.train.tokens_per_micro_batch
+    if config.recipe.name == "hound":  # its judge is a model that is not here
+        raw = read(name)
+        raw["recipe"]["judge"] = {"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"}
+        config = parse_config(raw)
+    made = plan_of(config, machines.resources)
+    lines = check_memory(
+        config, made, facts(), machines, num_tokens=TOKENS, stages=("rollout", "train", "evaluate", "report")
+    )
+    assert any(line.startswith("training: each GPU holds") and "for 8,192 tokens" in line for line in lines)

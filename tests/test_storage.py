@@ -1,0 +1,251 @@
+"""Models and data in an object store: moto's server, with a 503 on every tenth request."""
+
+import http.client
+import http.server
+import itertools
+import json
+import logging
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from pipelines import cli
+from pipelines.check import check
+from vidalign import storage
+from vidalign.config.run import RunConfig
+from vidalign.data.reading import read_rows
+from vidalign.errors import ConfigError, DataError, ModelError
+from vidalign.model.checkpoint import policy_version
+from vidalign.model.folder import model_folder, stage_model
+from vidalign.storage import is_uri, staged
+
+
+class Unreliable(http.server.BaseHTTPRequestHandler):
+    """Passes requests on to moto, but answers every tenth with 503."""
+
+    protocol_version = "HTTP/1.1"
+    behind: tuple[str, int]
+    numbers: itertools.count
+    refused: list[str]
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if next(self.numbers) % 10 == 9:
+            self.refused.append(self.path)
+            self.reply(503, {}, b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>")
+            return
+        behind = http.client.HTTPConnection(*self.behind)
+        behind.request(self.command, self.path, body, dict(self.headers))
+        got = behind.getresponse()
+        self.reply(got.status, dict(got.getheaders()), got.read())
+        behind.close()
+
+    def reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            if name.lower() not in ("connection", "transfer-encoding", "content-length", "server", "date"):
+                self.send_header(name, value)
+        length = next((value for name, value in headers.items() if name.lower() == "content-length"), str(len(body)))
+        self.send_header("Content-Length", length if self.command == "HEAD" else str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_HEAD = answer
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def server():
+    moto_server = pytest.importorskip("moto.server", reason="moto is in requirements/dev.lock")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    moto = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    handler = type(
+        "Between", (Unreliable,), {"behind": moto.get_host_and_port(), "numbers": itertools.count(), "refused": []}
+    )
+    between = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=between.serve_forever, args=(0.05,), daemon=True).start()
+    yield between, handler
+    between.shutdown()
+    between.server_close()
+    moto.stop()
+
+
+@pytest.fixture
+def bucket(server, tmp_path, monkeypatch):
+    """A function that puts bytes or a folder into the bucket "bkt", and the node's own folder in the environment."""
+    between, handler = server
+    variables = {
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{between.server_port}",
+        "VIDALIGN_STAGED": str(tmp_path / "staged"),
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    storage.bucket_store.cache_clear()
+    from pyarrow import fs
+
+    store = fs.S3FileSystem(endpoint_override="http://{}:{}".format(*handler.behind), allow_bucket_creation=True)
+    store.create_dir("bkt")
+
+    def put(key: str, what: bytes | pathlib.Path) -> str:
+        if isinstance(what, pathlib.Path) and what.is_dir():
+            for path in what.iterdir():
+                put(f"{key}/{path.name}", path)
+        else:
+            with store.open_output_stream(f"bkt/{key}") as file:
+                file.write(what if isinstance(what, bytes) else what.read_bytes())
+        return f"s3://bkt/{key}"
+
+    yield put
+    storage.bucket_store.cache_clear()
+
+
+def test_a_model_in_a_store_is_the_model(bucket, server, model_path):
+    uri = bucket("models/tiny", pathlib.Path(model_path))
+    folder = model_folder(uri)
+    assert folder.name == "tiny"
+    assert policy_version(uri).version == policy_version(model_path).version
+    assert policy_version(uri).path == str(folder), "every process and node has it at the same path"
+    light = model_folder(uri, weights=False)
+    assert not list(light.glob("*.safetensors"))
+    assert (light / "config.json").is_file()
+    assert server[1].refused, "no request was refused"
+
+
+def test_a_dry_run_of_what_is_in_a_store(bucket, model_path, tmp_path):
+    rows = [
+        {"id": str(n), "video": f"videos/{n}.mp4", "question": "Which shape moves?", "answer": "a circle"} for n in range(3)
+    ]
+    config = RunConfig.model_validate(
+        {
+            "run_dir": str(tmp_path / "run"),
+            "model": {"path": bucket("dry/tiny", pathlib.Path(model_path)), "dtype": "float32", "max_model_len": 512},
+            "data": {"train": bucket("dry/train.jsonl", "\n".join(map(json.dumps, rows)).encode())},
+            "video": {"num_frames": 8, "height": 56, "width": 56},
+        }
+    )
+    report = check(config, ("rollout", "train"), ask_vllm=False)
+    assert "3 examples on 3 videos (s3://bkt/dry/train.jsonl)" in report.data[0]
+    assert "Qwen2_5_VL" in report.model[0]
+
+
+def test_a_node_stages_what_the_driver_did(bucket, model_path, tmp_path, monkeypatch):
+    uri = bucket("models/node", pathlib.Path(model_path))
+    folder = str(model_folder(uri))
+    shutil.rmtree(folder)
+    shutil.rmtree(pathlib.Path(folder).parent)
+    stage_model(uri, folder)
+    assert policy_version(folder).version == policy_version(model_path).version
+    stage_model(uri, str(tmp_path))  # a later round's policy, which is in the run's folder
+    monkeypatch.setenv("VIDALIGN_STAGED", str(tmp_path / "elsewhere"))
+    shutil.rmtree(pathlib.Path(folder).parent)
+    with pytest.raises(ModelError, match="differ in VIDALIGN_STAGED"):
+        stage_model(uri, folder)
+
+
+def test_an_object_that_changed_is_fetched_anew_and_nothing_else_is(bucket, server):
+    uri = bucket("data/x.bin", b"first")
+    path = staged("data.train", uri)
+    assert path.read_bytes() == b"first"
+    path.write_bytes(b"touched")
+    assert staged("data.train", uri).read_bytes() == b"touched", "it was fetched again"
+    bucket("data/x.bin", b"second, longer")
+    assert staged("data.train", uri).read_bytes() == b"second, longer"
+
+
+def test_what_is_not_used_is_given_up_first_and_what_is_in_use_is_not(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDALIGN_STAGED_GIB", str(2500 / 2**30))
+    uris = [bucket(f"files/{number}", bytes([number]) * 1000) for number in range(4)]
+    code = "import sys; from vidalign.storage import staged; print(staged('k', sys.argv[1]), flush=True); sys.stdin.read()"
+    using = subprocess.Popen(
+        [sys.executable, "-c", code, uris[0]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    assert using.stdout is not None
+    kept = pathlib.Path(using.stdout.readline().strip())
+    for uri in uris[1:]:
+        subprocess.run([sys.executable, "-c", code, uri], stdin=subprocess.DEVNULL, check=True, stdout=subprocess.DEVNULL)
+    left = [path.read_bytes()[0] for path in (tmp_path / "staged").glob("*/*") if path.is_file() and path.stat().st_size]
+    assert kept.is_file()
+    assert sorted(left) == [0, 3]
+    using.communicate()
+    monkeypatch.setenv("VIDALIGN_STAGED_GIB", str(900 / 2**30))
+    with pytest.raises(ConfigError, match=r"data\.train=s3://bkt/files/1 has .* GiB, and VIDALIGN_STAGED_GIB is"):
+        staged("data.train", uris[1])
+
+
+def test_rows_in_a_store_and_their_videos(bucket):
+    rows = [{"id": str(n), "video": f"videos/{n}.mp4", "question": "q?", "answer": "a"} for n in range(3)]
+    uri = bucket("data/train.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    found = read_rows(uri)
+    assert [row.example.video for row in found] == [f"s3://bkt/data/videos/{n}.mp4" for n in range(3)]
+    assert found[1].where == "s3://bkt/data/train.jsonl:2"
+    assert read_rows(uri, video_root="s3://other/root/")[0].example.video == "s3://other/root/videos/0.mp4"
+    assert read_rows(uri, video_root="/mnt/videos")[0].example.video == "/mnt/videos/videos/0.mp4"
+    broken = bucket("data/broken.jsonl", b'{"id": "a"}')
+    with pytest.raises(DataError, match=r"^s3://bkt/data/broken\.jsonl:1: "):
+        read_rows(broken)
+
+
+def test_local_rows_of_videos_in_a_store(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps({"id": "a", "video": "a.mp4", "question": "q?", "answer": "a"}))
+    assert read_rows(path, video_root="s3://bkt/videos")[0].example.video == "s3://bkt/videos/a.mp4"
+
+
+MISTYPED = [
+    ("s3:/bkt/x", "is no uri without two slashes; write s3://bucket/…"),
+    ("s3://", "names no bucket"),
+    ("az://b/x", "begins with az:, which is not read here"),
+    ("s4://b/x", "begins with s4:, which is not read here"),
+]
+ABSENT = [("s3://bkt/nothing/here", "there is nothing at this uri"), ("s3://nobucket/x", "s3://nobucket/x")]
+
+
+@pytest.mark.parametrize(
+    ("key", "uri", "says"),
+    [
+        *(("data.train", *case) for case in MISTYPED + ABSENT),
+        ("model.path", *MISTYPED[0]),
+        ("model.path", *ABSENT[0]),
+        ("data.video_root", *MISTYPED[0]),
+        ("data.video_root", *MISTYPED[2]),
+        ("run_dir", "s3://bkt/run", "run_dir must be a path"),
+        ("run_dir", "s3:/bkt/run", "run_dir must be a path"),
+        ("video.cache_dir", "s3://bkt/frames", "video.cache_dir=s3://bkt/frames must be a path"),
+    ],
+)
+def test_a_mistyped_uri_is_one_sentence(bucket, key, uri, says, tmp_path, capsys):
+    (tmp_path / "train.jsonl").write_text(json.dumps({"id": "a", "video": "v.mp4", "question": "q?", "answer": "a"}))
+    (tmp_path / "v.mp4").write_bytes(b"x")
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"run_dir: {tmp_path}/run\nmodel: {{path: examples/shapes/model}}\ndata: {{train: {tmp_path}/train.jsonl}}\n"
+    )
+    assert cli.main(["align", str(config), f"{key}={uri}", "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    assert says in error
+
+
+def test_what_is_a_uri():
+    assert all(is_uri(text) for text in ("s3://bkt/x", "s3:/b", "gs://b", "file:///x", "az://x"))
+    assert not any(is_uri(text) for text in ("/data/x", "hf:org/name", "org/name", "C:\\x", "a:b"))
+
+
+def test_a_store_that_does_not_answer_is_one_sentence(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(storage, "MAX_ATTEMPTS", 1)
+    storage.bucket_store.cache_clear()
+    try:
+        with pytest.raises(DataError, match=r"data\.train=s3://bkt/x cannot be read: .*check the uri, the credentials"):
+            staged("data.train", "s3://bkt/x")
+    finally:
+        storage.bucket_store.cache_clear()

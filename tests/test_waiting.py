@@ -1,0 +1,161 @@
+"""Nothing waits for nodes without end, and the console says what for."""
+
+import types
+
+import pytest
+import ray.exceptions
+from ray.autoscaler.v2.schema import ClusterStatus, LaunchRequest, NodeInfo
+from ray.core.generated.gcs_pb2 import ActorTableData, PlacementGroupTableData
+
+from actors.engine_starts import MAX_STARTS, EngineStarts
+from cluster import waiting
+from cluster.waiting import PlacementWatch, Unplaced, answer_of_report, answer_of_status, unplaced_actors, unplaced_groups
+from pipelines.stages.train import fit_again
+from vidalign.errors import ClusterError, ModelError
+
+ENGINES = Unplaced(what="engines", num=2, resources={"CPU": 4, "GPU": 1})
+NODE = b"\x01" * 28
+NOWHERE = b"\xff" * 28
+
+
+@pytest.fixture
+def watch():
+    said, ended = [], []
+    made = PlacementWatch(100, answer=lambda: "the autoscaler is starting 1 gpu", say=said.append, stop=ended.append)
+    return types.SimpleNamespace(look=made.look, said=said, ended=ended)
+
+
+def test_a_wait_is_said_and_then_ends_the_run(watch):
+    for now in range(0, 130, 5):
+        watch.look([ENGINES], float(now))
+        if now < 100:
+            assert not watch.ended
+    assert "waiting for 2 x (4 CPU, 1 GPU) for engines for 20 s; the autoscaler is starting 1 gpu" in watch.said[0]
+    assert len(watch.said) == 1, "said again only when the answer changes"
+    assert str(watch.ended[0]).startswith(
+        "waited 100 s for 2 x (4 CPU, 1 GPU) for engines; the autoscaler is starting 1 gpu. "
+    )
+    assert "cluster.wait_for_nodes_s=100" in str(watch.ended[0])
+
+
+def test_what_is_placed_waits_no_longer(watch):
+    for now in range(0, 400, 5):
+        watch.look([ENGINES] if now % 100 < 70 else [], float(now))
+    assert watch.ended == []
+    assert len(watch.said) == 3, "the same is said every two minutes at most"
+
+
+def test_a_request_that_is_made_again_is_the_same_wait(watch):
+    """Ray Train gives a placement group up and asks for another one."""
+    for now in range(0, 130, 5):
+        watch.look([ENGINES] if now % 60 else [], float(now))
+    assert watch.ended
+
+
+def actor(name: str, state: int, node: bytes = NOWHERE, **resources: float) -> ActorTableData:
+    made = ActorTableData(class_name=name, state=state, required_resources=resources)
+    made.address.node_id = node
+    return made
+
+
+def test_a_pool_waits_if_none_of_it_is_placed():
+    decoder, engine = "MapWorker(Map(ChunkDecoder))", "MapWorker(Map(Generator))"
+    pending, alive, restarting, dead = (
+        getattr(ActorTableData, s) for s in ("PENDING_CREATION", "ALIVE", "RESTARTING", "DEAD")
+    )
+    found = unplaced_actors(
+        [
+            actor(decoder, alive, NODE, CPU=1),
+            actor(decoder, pending, CPU=1),
+            actor(engine, pending, CPU=4, GPU=1),
+            actor(engine, restarting, CPU=4, GPU=1),
+            actor(engine, dead, CPU=4, GPU=1),
+            actor("MapWorker(MapBatches(Reference))", pending, NODE, GPU=1),  # placed, and its constructor runs
+        ]
+    )
+    assert found == [ENGINES]
+
+
+def test_placement_groups_of_this_job_wait():
+    def group(state: int, job: bytes) -> PlacementGroupTableData:
+        made = PlacementGroupTableData(state=state, creator_job_id=job)
+        for node in (NODE, NOWHERE):
+            bundle = made.bundles.add(node_id=node)
+            bundle.unit_resources.update({"GPU": 1.0, "CPU": 4.0})
+        return made
+
+    pending, created = PlacementGroupTableData.PENDING, PlacementGroupTableData.CREATED
+    found = unplaced_groups([group(pending, b"ours"), group(created, b"ours"), group(pending, b"another")], b"ours")
+    assert [str(each) for each in found] == ["1 x (4 CPU, 1 GPU) for training ranks"]
+
+
+def test_what_the_autoscaler_answers():
+    launch = {"instance_type_name": "g5", "ray_node_type_name": "gpu", "count": 2, "request_ts_s": 0}
+    pending = LaunchRequest(**launch, state=LaunchRequest.Status.PENDING)
+    failed = LaunchRequest(**launch, state=LaunchRequest.Status.FAILED, details="no  capacity in us-west-2a")
+    node = NodeInfo(
+        instance_type_name="g5", node_status="x", node_id="1", instance_id="1", ip_address="1", ray_node_type_name="gpu"
+    )
+    assert "starts nothing for it" in answer_of_status(ClusterStatus())
+    assert (
+        answer_of_status(ClusterStatus(pending_launches=[pending], pending_nodes=[node]))
+        == "the autoscaler is starting 3 gpu"
+    )
+    assert answer_of_status(ClusterStatus(failed_launches=[failed])) == (
+        "the autoscaler failed to start 2 gpu: no capacity in us-west-2a"
+    )
+    report = {"autoscaler_report": {"pending_launches": {"gpu": 1}, "pending_nodes": [["1.2.3.4", "cpu", "waiting"]]}}
+    assert answer_of_report(report) == "the autoscaler is starting 1 gpu and 1 cpu"
+    assert "failed to start 1 gpu: ended" in answer_of_report({"autoscaler_report": {"failed_nodes": [["1.2.3.4", "gpu"]]}})
+    assert "starts nothing" in answer_of_report({})
+
+
+def test_kinds_of_actors():
+    assert waiting.kind_of("RayTrainWorker") == "training ranks"
+    assert waiting.kind_of("MapWorker(MapBatches(Decoder))") == "decoders"
+    assert waiting.kind_of("MapWorker(Map(Other))") == "Other"
+
+
+@pytest.fixture
+def lost():
+    return ray.exceptions.RayActorError(error_msg="the controller's process was killed")
+
+
+def test_a_training_whose_controller_dies_goes_on_a_bounded_number_of_times(lost):
+    """Ray Train's controller is an actor; with the same name, the next one finds the checkpoints of the last."""
+    tries = []
+
+    def fit(times: int) -> str:
+        tries.append(1)
+        if len(tries) <= times:
+            raise lost
+        return "trained"
+
+    told = []
+    assert fit_again(lambda: fit(2), told.append) == "trained"
+    assert len(tries) == 3
+    assert len(told) == 2
+    tries.clear()
+    with pytest.raises(ClusterError, match=r"controller died 4 times \(.*killed.*\).*continues from its newest checkpoint"):
+        fit_again(lambda: fit(9), told.append)
+    assert len(tries) == 4
+
+
+def test_any_other_error_of_a_training_is_its_own():
+    def fit() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fit_again(fit, print)
+
+
+def test_an_engine_that_dies_while_it_loads_is_started_a_bounded_number_of_times(tmp_path):
+    """A process that dies takes its count with it, so the count is kept in the folder of the parts."""
+    for _ in range(MAX_STARTS):
+        EngineStarts(tmp_path, "an actor").begin()
+        EngineStarts(tmp_path, "another").begin()
+        EngineStarts(tmp_path, "another").done()
+    with pytest.raises(ModelError, match=rf"died {MAX_STARTS} times while it loaded"):
+        EngineStarts(tmp_path, "an actor").begin()
+    EngineStarts(tmp_path, "an actor").begin()  # the next command counts anew
+    EngineStarts(tmp_path, "another").begin()
