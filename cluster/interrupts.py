@@ -86,6 +86,17 @@ def handled() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def until_signal() -> Iterator[None]:
+    """A block that a signal ends as it is meant to be ended: what follows takes the time that it needs, up to the next signal."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if _ending is not None and _ending.timer is not None:
+            _ending.timer.cancel()
+            _ending.timer = None
+
+
+@contextlib.contextmanager
 def stoppable() -> Iterator[Callable[[VidalignError], None]]:
     """A block of the main thread that other threads can end: yields the function that they call, once, with the error it raises."""
     found: list[VidalignError] = []

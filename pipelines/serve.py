@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -10,6 +9,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cluster import interrupts
 from cluster.plan import plan_serve
 from cluster.resources import ClusterResources
 from cluster.session import connect, local_resources
@@ -73,7 +73,7 @@ def run(target: str, overrides: Sequence[str] = (), *, verbose: bool = False) ->
         endpoint(spec_of(found, resources)) as running,
     ):
         print(describe(running), flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
+        with interrupts.until_signal():
             threading.Event().wait()
         print("stopping", file=sys.stderr)
 

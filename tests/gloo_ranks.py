@@ -75,10 +75,11 @@ def train(job: dict[str, Any], *, chunk_size: int, export: dict[str, Any] | None
 
     from actors import learner, rank, sharding
     from actors.train_job import TrainJob
+    from vidalign.model.policy import load_policy
 
     learner.Rank = functools.partial(rank.Rank, chunk_size=chunk_size)  # type: ignore[misc]
-    if os.environ["RANK"] != "0" and job["train"]["zero_stage"] == 3:
-        sharding.load_policy = refused
+    sharded = os.environ["RANK"] != "0" and job["train"]["zero_stage"] == 3
+    sharding.load_policy = refused if sharded else load_policy
     one = learner.Learner(TrainJob.from_dict(job), device=torch.device("cpu"))
     measured = [one.monitor.measure(0)]
     losses = []

@@ -83,6 +83,16 @@ def test_a_signal_ends_the_command_in_one_sentence(number, code, work, cleanup):
     assert has_ended(child)
 
 
+def test_what_a_signal_is_meant_to_end_may_take_its_time():
+    """As an endpoint that answers what it was asked before it goes: LIMIT_S is half a second here."""
+    work = "with interrupts.until_signal(): threading.Event().wait()"
+    process, child = started(work, "time.sleep(1.5); child.kill()")
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=20)
+    assert (process.returncode, error) == (0, "")
+    assert has_ended(child)
+
+
 def test_a_second_signal_does_not_wait_for_the_cleanup():
     process, child = started("time.sleep(60)", "print('cleaning', flush=True); interrupts.LIMIT_S = 60; time.sleep(60)")
     process.send_signal(signal.SIGINT)

@@ -10,9 +10,7 @@ import time
 
 import pytest
 
-from cluster import interrupts
 from cluster.preflight import nodes_checked, wanted
-from cluster.waiting import placement_watched
 from vidalign.errors import ClusterError
 from vidalign.types import FrameSpec
 
@@ -74,14 +72,3 @@ def test_no_video_is_lost_to_a_node_that_does_not_see_it(two_nodes, videos, tmp_
     rows = list(decoded_videos(videos, SPEC, str(tmp_path / "frames"), num_decoders=3, num_cpus=1))
     assert sorted(row.video for row in rows) == videos
     assert {row.reason for row in rows} == {""}
-
-
-def test_what_no_node_can_take_ends_the_run_in_words(two_nodes, videos, tmp_path):
-    from actors.decoder import decode_videos
-
-    def work() -> None:
-        with interrupts.stoppable() as stop, placement_watched(6, say=print, stop=stop):
-            decode_videos(videos[:2], SPEC, str(tmp_path / "frames"), num_cpus=64).take_all()
-
-    with pytest.raises(ClusterError, match=r"waited \d+ s for 1 x \(64 CPU\) for decoders; .* run the same command again"):
-        work()
