@@ -18,6 +18,9 @@ from vidalign.errors import ModelError
 CPU_BLOCK_SIZE = 32  # tokens; the CPU attention kernels need a multiple of it
 CPU_KV_CACHE_BYTES = 2**30  # for a served replica
 SHARED_GPU = "VIDALIGN_SHARED_GPU"  # "1" in the environment of a replica whose GPU another engine uses too
+# On CPUs the model runs eagerly; only a helper for log-probs would be compiled, which would delay its first use by 2 to 30 s.
+EAGER = {"TORCHDYNAMO_DISABLE": "1"}
+ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}  # HTTP and engine client share it, as in vLLM's server
 ONE_VIDEO = {"video": 1, "image": 0}  # what a prompt holds at most, unless rows hold more
 
 
@@ -113,18 +116,18 @@ def actor_environment(num_gpus: int) -> dict[str, str]:
     shared = {**engine_environment(num_gpus > 0), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     if num_gpus:
         return shared
-    # The model runs eagerly; only a helper for log-probs would be compiled, which would delay the first token by 2 s.
-    return {**shared, "VLLM_CPU_KVCACHE_SPACE": "1", "TORCHDYNAMO_DISABLE": "1"}
+    return {**shared, "VLLM_CPU_KVCACHE_SPACE": "1", **EAGER}
 
 
 def replica_environment(plan: ServePlan, media_connector: str, *, logging_level: str = "WARNING") -> dict[str, str]:
     """Environment variables of a served replica. `media_connector` is the name of the connector that reads its urls."""
     return {
         **engine_environment(plan.bundle_gpus > 0, logging_level=logging_level),
+        **({} if plan.bundle_gpus else EAGER),
         **({SHARED_GPU: "1"} if 0 < plan.bundle_gpus < 1 else {}),
         "VLLM_MEDIA_CONNECTOR": media_connector,
         "HF_HUB_OFFLINE": "1",  # checkpoints are local folders
-        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # HTTP and engine client share an event loop, as in vLLM's server
+        **ONE_LOOP,
     }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster import interrupts
-from pipelines import data
+from pipelines import data, keys
 from pipelines.suites import command as suites
 from vidalign import __version__
 from vidalign.config.loading import load_config
@@ -138,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--verbose", action="store_true", help="show what Ray and its workers print")
     command.set_defaults(run=_run_serve)
     data.add_parser(commands)
+    keys.add_parser(commands)
     command = commands.add_parser("bench", help="time a part of this against its alternatives; in a checkout of the project")
     command.add_argument("name", choices=BENCHES)
     command.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own; --help lists them")

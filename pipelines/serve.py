@@ -13,9 +13,9 @@ from cluster import interrupts
 from cluster.plan import plan_serve
 from cluster.resources import ClusterResources
 from cluster.session import connect, local_resources
-from serving.app import Endpoint, build_app, check_files, endpoint
+from serving.app import NO_KEY, Endpoint, build_app, check_address, check_files, endpoint
 from serving.spec import EndpointSpec
-from vidalign import files
+from vidalign import files, prompts
 from vidalign.config.loading import load_config, parse_section
 from vidalign.config.run import RunConfig, ServingConfig
 from vidalign.errors import ConfigError, ModelError
@@ -44,6 +44,7 @@ class Target:
     config: ServingConfig
     frame_spec: FrameSpec
     notes: tuple[str, ...] = ()
+    plain_prompt: str = prompts.PLAIN
 
 
 def run(target: str, overrides: Sequence[str] = (), *, verbose: bool = False) -> None:
@@ -61,6 +62,7 @@ def run(target: str, overrides: Sequence[str] = (), *, verbose: bool = False) ->
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     config, num_models = found.config, len(found.models)
+    check_address(config.serve)
     print(f"starting {' and '.join(found.models)} …", file=sys.stderr)
 
     def needed() -> int:
@@ -118,6 +120,9 @@ def spec_of(found: Target, resources: ClusterResources) -> EndpointSpec:
         plan=plan_serve(config.serve, resources, len(found.models)),
         frame_spec=found.frame_spec,
         decoder=config.video.backend,
+        deadline_s=config.video.deadline_s,
+        num_decoders=config.video.num_decoders,
+        plain_prompt=found.plain_prompt,
     )
 
 
@@ -146,7 +151,8 @@ def _run_target(folder: pathlib.Path, overrides: Sequence[str]) -> Target:
     if not models:
         raise ModelError(f"{folder} has neither its base model ({config.model.path}) nor an exported policy to serve")
     serving = ServingConfig(model=config.model, video=config.video, serve=config.serve, cluster=config.cluster)
-    return Target(models=models, config=serving, frame_spec=config.video.frame_spec(), notes=notes)
+    plain = config.recipe.plain_prompt
+    return Target(models=models, config=serving, frame_spec=config.video.frame_spec(), notes=notes, plain_prompt=plain)
 
 
 def models_of(run: RunFolder, config: RunConfig) -> tuple[dict[str, PolicyVersion], tuple[str, ...]]:
@@ -229,17 +235,19 @@ def describe(running: Endpoint) -> str:
     versions = "\n".join(f"  {name:<12} policy {version}" for name, version in running.versions.items())
     root = f"file: urls below {running.media_root}" if running.media_root else "no file: urls (set serve.media_root=FOLDER)"
     video = f"file://{running.media_root}/clip.mp4" if running.media_root else "data:video/mp4;base64,…"
+    needs_key = running.api_key != NO_KEY
+    header = " -H 'Authorization: Bearer KEY'" if needs_key else ""
     return f"""
 serving at {running.base_url}   (Ctrl-C stops it)
 {versions}
   videos: data: urls, {root}
 
-curl {running.base_url}/chat/completions -H 'Content-Type: application/json' -d '{{"model": "{model_id}", "messages": [
+curl {running.base_url}/chat/completions -H 'Content-Type: application/json'{header} -d '{{"model": "{model_id}", "messages": [
   {{"role": "user", "content": [{{"type": "video_url", "video_url": {{"url": "{video}"}}}},
                               {{"type": "text", "text": "What happens?"}}]}}]}}'
 
 from openai import OpenAI
-client = OpenAI(base_url="{running.base_url}", api_key="none")
+client = OpenAI(base_url="{running.base_url}", api_key="{"KEY" if needs_key else NO_KEY}")
 reply = client.chat.completions.create(model="{model_id}", messages=[{{"role": "user", "content": [
     {{"type": "video_url", "video_url": {{"url": "{video}"}}}}, {{"type": "text", "text": "What happens?"}}]}}])
 print(reply.choices[0].message.content, reply.system_fingerprint)  # the text, and the version of the policy that wrote it

@@ -21,11 +21,12 @@ def wait_until_ready(
     base_url: str,
     model_ids: Collection[str],
     *,
+    api_key: str = "none",
     started_at: float,
     timeout_s: float,
     on_wait: Callable[[float], None] | None,
 ) -> None:
-    """Return once every model is listed over HTTP.
+    """Return once every model is listed over HTTP and the endpoint says that it is ready.
 
     Args:
         application: the name of the application in Ray Serve.
@@ -42,7 +43,7 @@ def wait_until_ready(
         status = ray_serve.status().applications[application]
         if status.status == "DEPLOY_FAILED":
             raise _start_failure(status)
-        if status.status == "RUNNING" and set(model_ids) <= _listed_models(base_url):
+        if status.status == "RUNNING" and set(model_ids) <= _listed_models(base_url, api_key):
             return
         elapsed = time.monotonic() - started_at
         if elapsed > timeout_s:
@@ -59,12 +60,17 @@ def wait_until_ready(
         time.sleep(POLL_S)
 
 
-def _listed_models(base_url: str) -> set[str]:
+def _listed_models(base_url: str, api_key: str) -> set[str]:
+    headers = {"Authorization": f"Bearer {api_key}"}
+    ready, models = (
+        urllib.request.Request(url, headers=headers)
+        for url in (f"{base_url.removesuffix('/v1')}/ready", f"{base_url}/models")
+    )
     try:
-        with urllib.request.urlopen(f"{base_url}/models", timeout=10) as response:
+        with urllib.request.urlopen(ready, timeout=10), urllib.request.urlopen(models, timeout=10) as response:
             return {card["id"] for card in json.load(response)["data"]}
     except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return set()  # the proxy learns its routes a moment after the application is running
+        return set()  # the proxy learns its routes a moment after the application is running, and the gate which models work
 
 
 def _start_failure(status: Any) -> ModelError:

@@ -13,6 +13,7 @@ import pydantic
 from vidalign.config.judging import ScoringSection
 from vidalign.config.recipes import LeanpoRecipe, RecipeConfig
 from vidalign.config.section import Section
+from vidalign.config.serving import AccessConfig, LimitsConfig, MediaConfig
 from vidalign.config.training import TrainConfig
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 
@@ -107,7 +108,11 @@ class ObjectiveConfig(Section):
 
 
 class ServeConfig(Section):
-    """The Ray Serve endpoint. `media_root` is the only folder from which `file:` video urls are served."""
+    """The Ray Serve endpoint. `media_root` is the only folder from which `file:` video urls are served.
+
+    `client_sampling` says what becomes of a request's own frame sampling: it is refused, taken where it is the endpoint's (same), or
+    taken within the endpoint's bounds (allow). `drain_s` is how long running requests may go on once the endpoint is told to stop.
+    """
 
     host: str = "127.0.0.1"
     port: int = pydantic.Field(8000, ge=1, le=65535)
@@ -117,6 +122,12 @@ class ServeConfig(Section):
     media_root: str | None = None
     engine_args: dict[str, Any] = {}
     start_timeout_s: float = pydantic.Field(900.0, gt=0)
+    drain_s: float = pydantic.Field(30.0, ge=0)
+    access_log: str | None = None
+    client_sampling: Literal["refuse", "same", "allow"] = "refuse"
+    limits: LimitsConfig = LimitsConfig()  # type: ignore[call-arg]
+    media: MediaConfig = MediaConfig()  # type: ignore[call-arg]
+    access: AccessConfig = AccessConfig()  # type: ignore[call-arg]
 
 
 class EvaluateConfig(ScoringSection):
