@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster import interrupts
-from pipelines import data, keys
+from pipelines import data, keys, promote
 from pipelines.suites import command as suites
 from vidalign import __version__
 from vidalign.config.loading import load_config
@@ -48,6 +48,7 @@ examples:
   vidalign evaluate runs/shapes --suite mvbench --data MVBench  a published suite, base beside aligned
   vidalign align my.yaml --dry-run --on 8x80                    the same for a node with 8 GPUs of 80 GB, from any machine
   vidalign serve runs/shapes                                    base and aligned behind an OpenAI endpoint
+  vidalign promote runs/shapes:1 --to 127.0.0.1:6379            another round answers as aligned, without a stop
   vidalign data import --from trl pairs.jsonl --out mine.jsonl  other projects' preference data; then data validate
   ray job submit --working-dir . -- vidalign align my.yaml      the same on a cluster
 """
@@ -139,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_run_serve)
     data.add_parser(commands)
     keys.add_parser(commands)
+    promote.add_parser(commands)
     command = commands.add_parser("bench", help="time a part of this against its alternatives; in a checkout of the project")
     command.add_argument("name", choices=BENCHES)
     command.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own; --help lists them")

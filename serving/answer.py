@@ -26,7 +26,7 @@ class Answer:
     def __init__(self, send: Send, record: Record) -> None:
         self._send, self.record = send, record
         self.headers = {ID_HEADER: record.id}
-        self.inner = self.begun = False
+        self.inner = self.begun = self.broke = False
         self.held: tuple[int, bytes] | None = None
 
     async def __call__(self, message: Message) -> None:
@@ -50,6 +50,7 @@ class Answer:
         elif self.record.first_s is None:
             self.record.first_s = self.record.since()
         if self.inner and message.get("body", b"").startswith(ERROR_EVENT):
+            self.broke = True
             status, code = self.record.status, DIED
             log.error("request %s: the stream ended in %s", self.record.id, message["body"][:1000])
             refusal = Refusal(status, "the engine failed on this request", code=code)

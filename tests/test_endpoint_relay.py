@@ -53,7 +53,8 @@ def ask(*calls, alive=lambda: True, accept_s=0.2, watched=True):
             {"base": is_alive, "aligned": is_alive} if watched else {},
             accept_s=accept_s,
         )
-        gate = GateOptions(models=models(MODES[1]), serve=ServeConfig()).gate(made, lambda: made.up)
+        options = GateOptions(models=models(MODES[1]), serve=ServeConfig())
+        gate = options.gate(made, options.catalog(lambda: made.up))
         async with client(gate) as asking:
             replies = [await asking.post(CHAT, json=chat()) for _ in calls]
         await asyncio.sleep(0.05)

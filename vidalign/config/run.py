@@ -112,6 +112,7 @@ class ServeConfig(Section):
 
     `client_sampling` says what becomes of a request's own frame sampling: it is refused, taken where it is the endpoint's (same), or
     taken within the endpoint's bounds (allow). `drain_s` is how long running requests may go on once the endpoint is told to stop.
+    `further_versions` of the aligned policy find room beside the first (`vidalign promote`); null means one on CPUs and none on GPUs.
     """
 
     host: str = "127.0.0.1"
@@ -123,6 +124,7 @@ class ServeConfig(Section):
     engine_args: dict[str, Any] = {}
     start_timeout_s: float = pydantic.Field(900.0, gt=0)
     drain_s: float = pydantic.Field(30.0, ge=0)
+    further_versions: int | None = pydantic.Field(None, ge=0)
     access_log: str | None = None
     client_sampling: Literal["refuse", "same", "allow"] = "refuse"
     limits: LimitsConfig = LimitsConfig()  # type: ignore[call-arg]

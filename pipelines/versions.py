@@ -1,0 +1,269 @@
+"""`vidalign promote`, `rollback` and `versions`: another version of a policy behind an endpoint that goes on answering.
+
+RUN[:round] ── fits the endpoint? ── started beside what runs ── canary, shadow or promoted ── the one before is kept for a rollback
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import getpass
+import logging
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cluster.resources import ClusterResources
+from cluster.session import connect
+from pipelines.places import find_cluster, only_endpoint
+from serving import promotion, promotion_log, table_store
+from serving.promotion_log import DONE, REFUSED, now
+from serving.versions import CANARY, KEPT, ON_TRIAL, POLICY, PROMOTED, SHADOW, TAKEN_BACK, Bounds, Row, Table
+from vidalign.config.loading import load_config
+from vidalign.config.run import ClusterConfig
+from vidalign.errors import ClusterError, ConfigError, ModelError, VidalignError
+from vidalign.files import RunFolder
+from vidalign.model.checkpoint import read_card
+from vidalign.model.folder import model_folder
+from vidalign.types import FrameSpec, PolicyVersion
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A round of a run: the policy that it exported, and what it was trained with."""
+
+    run: str
+    source: str
+    policy: PolicyVersion
+    frame_spec: FrameSpec
+    plain_prompt: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class How:
+    """How a version comes in: at once (state promoted), or on trial for a `share` of the askers or as a shadow."""
+
+    state: str
+    share: float = 0.0
+    bounds: Bounds = dataclasses.field(default_factory=Bounds)
+
+    @property
+    def step(self) -> str:
+        """What the log calls it."""
+        return self.state if self.state in ON_TRIAL else "promote"
+
+
+def find_candidate(named: str) -> Candidate:
+    """The policy of `RUN:round`, or of a run's last finished round. Raises `ConfigError` or `ModelError`."""
+    name, colon, number = named.rpartition(":")
+    if not colon or not number.isdigit():
+        name, number = named, ""
+    run = RunFolder.at(name)
+    if not run.config.is_file():
+        raise ModelError(f"{name} is not a run folder (it has no config.yaml); give RUN, or RUN:ROUND as in runs/shapes:0")
+    config = load_config(run.config)
+    finished = [index for index in range(config.rounds) if read_card(run.stage("model", index)) is not None]
+    if not finished:
+        raise ModelError(f"no round of {name} has exported a model yet; run `vidalign align` or `vidalign train` first")
+    index = int(number) if number else finished[-1]
+    if index not in finished:
+        have = ", ".join(map(str, finished))
+        raise ModelError(f"round {index} of {name} has no exported model; the rounds that have one are {have}")
+    folder = run.stage("model", index)
+    model_folder(str(folder))
+    card = read_card(folder)
+    assert card is not None, folder
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{folder} has no *.safetensors; export the round again with `vidalign train`")
+    return Candidate(
+        run=str(run.root),
+        source=f"{name.rstrip('/')}:{index}",
+        policy=PolicyVersion(version=card["version"], path=str(folder.absolute()), parent=card.get("parent", "")),
+        frame_spec=FrameSpec.from_row(card["frame_spec"]),
+        plain_prompt=card.get("plain_prompt") or config.recipe.plain_prompt,
+    )
+
+
+def promote(named: str, to: str, how: How, *, verbose: bool = False) -> None:
+    """Bring a version in. Raises a `VidalignError` where it cannot, and then the endpoint goes on as it was."""
+    candidate = find_candidate(named)
+    try:
+        with _endpoint(to, verbose=verbose) as (name, table, resources):
+            _promote(name, table, candidate, how, resources)
+    except VidalignError as error:
+        _note(candidate.run, how.step, candidate.policy.version, candidate.source, "", "", REFUSED, str(error))
+        raise
+
+
+def _promote(name: str, table: Table, candidate: Candidate, how: How, resources: ClusterResources) -> None:
+    version, before = candidate.policy.version, table.promoted()
+    check(table, candidate)
+    if table.find(version) is None:
+        table = _make_room(name, table, resources)
+    with promotion.all_or_nothing(name, table) as change:
+        row = table.find(version) or _start(name, table, candidate)
+        known = table if table.find(version) else table.added(row)
+        if how.state in ON_TRIAL:
+            change.table = known.changed(
+                row.target, state=how.state, share=how.share, bounds=how.bounds, since=now(), why="", source=candidate.source
+            )
+        else:
+            change.table = known.promote(row.target, now())
+    table = change.table
+    after = table.promoted().version
+    _note(candidate.run, how.step, version, candidate.source, before.version, after)
+    if how.state in ON_TRIAL:
+        what = f"answers {how.share:.0%} of the users of {POLICY}" if how.state == CANARY else "gets a copy of every request"
+        _say(f"{version} ({candidate.source}) {what}; it is taken back by itself when it fails or is slow")
+        _say(
+            f"promote it:    vidalign promote {candidate.source} --to ENDPOINT\ntake it back:  vidalign rollback --to ENDPOINT"
+        )
+        return
+    _say(f"{POLICY} is {version} ({candidate.source}); {before.version} is kept for `vidalign rollback`")
+    for old in _idle(table):
+        if old.application and old != table.back():
+            table = _take_down(name, table, old)
+
+
+def check(table: Table, candidate: Candidate) -> None:
+    """Raises `VidalignError` for what cannot come in."""
+    assert table.spec is not None
+    version, trial = candidate.policy.version, table.on_trial()
+    if table.promoted().version == version:
+        raise ModelError(f"{version} ({candidate.source}) is what {POLICY} is already; `vidalign versions` lists what runs")
+    if trial is not None and trial.version != version:
+        raise ClusterError(
+            f"{trial.version} ({trial.source}) is on trial ({trial.state}); promote it, or take it back with `vidalign rollback`, "
+            "before another version comes in"
+        )
+    if candidate.frame_spec != table.spec.frame_spec:
+        raise ModelError(
+            f"{candidate.source} was trained with frames as {candidate.frame_spec.to_row()}, and the endpoint samples them as "
+            f"{table.spec.frame_spec.to_row()}; start an endpoint of its own with `vidalign serve`"
+        )
+
+
+def _make_room(name: str, table: Table, resources: ClusterResources) -> Table:
+    assert table.spec is not None
+    idle = [row for row in _idle(table) if row.application]
+    for row in promotion.make_room(table.spec.plan, idle, grows=resources.grows):
+        table = _take_down(name, table, row)
+    return table
+
+
+def _start(name: str, table: Table, candidate: Candidate) -> Row:
+    assert table.spec is not None
+    version, answering = candidate.policy.version, table.promoted().version
+    _say(f"starting {version} ({candidate.source}) …")
+    row = promotion.start(name, table.spec, candidate.policy, candidate.plain_prompt)
+    _note(candidate.run, "start", version, candidate.source, answering, answering)
+    return dataclasses.replace(row, state=KEPT, source=candidate.source, run=candidate.run)
+
+
+def _idle(table: Table) -> list[Row]:
+    """The versions that answer nobody who does not name them, the ones that are missed least first."""
+    idle = [row for row in table.of(POLICY) if row.state in (KEPT, TAKEN_BACK)]
+    return sorted(idle, key=lambda row: (row.state == KEPT, row.since))
+
+
+def _take_down(name: str, table: Table, row: Row) -> Table:
+    table = promotion.take_down(name, table, row)
+    answering = table.promoted().version
+    _note(row.run, "remove", row.version, row.source, answering, answering)
+    _say(f"{row.version} ({row.source or 'the first'}) is taken down")
+    return table
+
+
+def rollback(to: str, *, verbose: bool = False) -> None:
+    """Take back what is on trial; where nothing is, let the version answer that did before. Raises `ClusterError` without one."""
+    with _endpoint(to, verbose=verbose) as (name, table, _):
+        before, trial, back = table.promoted(), table.on_trial(), table.back()
+        if trial is not None:
+            with promotion.all_or_nothing(name, table) as change:
+                change.table = table = table.changed(trial.target, state=TAKEN_BACK, share=0.0, why="by hand")
+            _note(trial.run, "rollback", trial.version, trial.source, before.version, before.version)
+            _say(f"{trial.version} ({trial.source}) is taken back; {POLICY} is {before.version}")
+            if trial.application:
+                _take_down(name, table, trial)
+            return
+        if back is None:
+            raise ClusterError(
+                f"{POLICY} is {before.version}, and no version before it is kept; name one: vidalign promote RUN:ROUND --to {to}"
+            )
+        with promotion.all_or_nothing(name, table) as change:
+            change.table = table.promote(back.target, now(), before=TAKEN_BACK)
+        _note(before.run or back.run, "rollback", back.version, back.source, before.version, back.version)
+        _say(f"{POLICY} is {back.version} again; {before.version} answers only as {before.exact_id}")
+
+
+def versions(to: str, *, verbose: bool = False) -> str:
+    """A table of what runs."""
+    with _endpoint(to, verbose=verbose, changes=False) as (name, table, _):
+        seen = table_store.read_seen(name)
+    lines = [f"{'id':<24} {'state':<12} {'share':>5} {'works':<5} {'requests':>8} {'errors':>6} {'p90':>8}  from"]
+    for row in table.rows:
+        found = seen.outcomes.get(row.target, {})
+        seconds = found.get("p90_s")
+        lines.append(
+            f"{row.exact_id:<24} {row.state:<12} {f'{row.share:.0%}' if row.share else '':>5} "
+            f"{'yes' if seen.up.get(row.target) else 'no':<5} {found.get('requests', 0):>8} {found.get('errors', 0):>6} "
+            f"{'' if seconds is None else f'{seconds:.3g} s':>8}  {row.source}{f'  ({row.why})' if row.why else ''}"
+        )
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _endpoint(to: str, *, verbose: bool, changes: bool = True) -> Iterator[tuple[str, Table, ClusterResources]]:
+    """The endpoint at an address: its application, its table, and what its cluster has. Nobody else changes it meanwhile."""
+    with connect(ClusterConfig(address=find_cluster(to)), verbose=verbose) as resources:
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        name = only_endpoint(to)
+        with table_store.locked(name) if changes else contextlib.nullcontext():
+            table = table_store.current(name)
+            assert table is not None, name
+            if changes:
+                promotion.clear_orphans(name, table)
+            yield name, table, resources
+
+
+def _note(
+    run: str, step: str, version: str, source: str, before: str, after: str, outcome: str = DONE, why: str = ""
+) -> None:
+    told: dict[str, Any] = {"who": f"{getpass.getuser()}@{socket.gethostname()}", "step": step, "model": POLICY}
+    told |= {"version": version, "source": source, "from": before, "to": after, "outcome": outcome, "why": why}
+    try:
+        promotion_log.note(run, **told)
+    except OSError as error:  # what was done is done
+        _say(f"note: {run}/{promotion_log.FILE} cannot be written: {error.strerror}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def parse_share(text: str) -> float:
+    """A share as it is written: 10% or 0.1. Raises `ConfigError`."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 < share < 1:
+        raise ConfigError(f"a share lies between 0 and 1, as in 10% or 0.1, got {text!r}")
+    return share
+
+
+def how_of(canary: str | None, shadow: bool, bounds: Mapping[str, Any]) -> How:
+    """What the options of `vidalign promote` ask for; `bounds` are those that were given. Raises `ConfigError`."""
+    if canary is not None and shadow:
+        raise ConfigError("--canary answers some and --shadow nobody; leave one of them out")
+    if canary is None and not shadow:
+        if bounds:
+            name = next(iter(bounds)).replace("_", "-")
+            raise ConfigError(f"--{name} is for a version on trial; add --canary or --shadow, or leave it out")
+        return How(state=PROMOTED)
+    for name, value in bounds.items():
+        if value <= 0:
+            raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {value:g}")
+    made = Bounds(**bounds)
+    return How(state=SHADOW, bounds=made) if canary is None else How(state=CANARY, share=parse_share(canary), bounds=made)

@@ -1,0 +1,197 @@
+"""`vidalign promote`, `rollback` and `versions`: what they take, what they refuse, in one sentence and before anything is started."""
+
+import dataclasses
+import json
+
+import pytest
+
+from cluster.plan import further_versions, plan_serve
+from cluster.resources import ClusterResources
+from pipelines import cli, places, versions
+from pipelines.serve import how_to_promote
+from serving import promotion_log
+from serving.app import Endpoint
+from serving.request_rules import Served
+from serving.spec import EndpointSpec
+from serving.versions import CANARY, KEPT, PROMOTED, SHADOW, Bounds, Row, Table
+from vidalign.config.run import ModelConfig, ServeConfig
+from vidalign.errors import ClusterError, ConfigError, ModelError
+from vidalign.model.checkpoint import CARD
+from vidalign.types import FrameSpec
+
+SPEC = FrameSpec(num_frames=8, height=56, width=56)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of three rounds, of which the second exported nothing."""
+    config = {"run_dir": str(tmp_path), "model": {"path": "gone"}, "data": {"train": "t"}, "rounds": 3}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    for index in (0, 2):
+        model = tmp_path / "rounds" / str(index) / "model"
+        model.mkdir(parents=True)
+        (model / "config.json").write_text("{}")
+        (model / "model.safetensors").write_bytes(b"w")
+        card = {"version": f"v{index}", "parent": "b", "frame_spec": SPEC.to_row(), "plain_prompt": "Q: {question}"}
+        (model / CARD).write_text(json.dumps(card))
+    return tmp_path
+
+
+def test_any_round_of_a_run_can_be_named_and_the_last_one_is_the_default(run):
+    last, first = versions.find_candidate(str(run)), versions.find_candidate(f"{run}:0")
+    assert (last.policy.version, last.source, last.frame_spec, last.plain_prompt) == (
+        "v2",
+        f"{run}:2",
+        SPEC,
+        "Q: {question}",
+    )
+    assert (first.policy.version, first.policy.path, first.run) == ("v0", f"{run}/rounds/0/model", str(run))
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("{run}:1", r"round 1 of .* has no exported model; the rounds that have one are 0, 2"),
+        ("{run}:7", r"round 7 of .* has no exported model"),
+        ("{run}/rounds", r"is not a run folder \(it has no config.yaml\); give RUN, or RUN:ROUND"),
+    ],
+)
+def test_what_is_no_exported_round_is_refused(run, named, message):
+    with pytest.raises(ModelError, match=message):
+        versions.find_candidate(named.format(run=run))
+
+
+def test_a_round_without_weights_is_refused(run):
+    (run / "rounds" / "2" / "model" / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="safetensors"):
+        versions.find_candidate(str(run))
+
+
+def test_how_a_version_comes_in():
+    assert versions.how_of(None, False, {}).state == PROMOTED
+    canary = versions.how_of("10%", False, {"max_errors": 0.2})
+    assert (canary.state, canary.share, canary.bounds) == (CANARY, 0.1, Bounds(max_errors=0.2))
+    assert versions.how_of("0.25", False, {}).share == 0.25
+    assert versions.how_of(None, True, {}).state == SHADOW
+
+
+@pytest.mark.parametrize("share", ["0", "100%", "1.5", "ten", "-5%", "%"])
+def test_a_share_is_between_none_and_all(share):
+    with pytest.raises(ConfigError, match=r"a share lies between 0 and 1, as in 10% or 0\.1"):
+        versions.how_of(share, False, {})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--canary", "10%", "--shadow"], "--canary answers some and --shadow nobody"),
+        (["--max-slowdown", "3"], "--max-slowdown is for a version on trial; add --canary or --shadow"),
+        (["--canary", "10%", "--min-requests", "0"], "--min-requests must be above 0, got 0"),
+        (["--shadow", "--max-errors", "5"], "a share lies between 0 and 1"),
+        ([], "no Ray cluster answers at 127.0.0.1:1"),
+    ],
+)
+def test_the_command_says_in_one_sentence_what_is_wrong(run, options, message, capsys):
+    assert cli.main(["promote", str(run), "--to", "127.0.0.1:1", *options]) == 2
+    said = capsys.readouterr().err.strip()
+    assert message in said
+    assert said.startswith("vidalign: error: ")
+    assert len(said.splitlines()) == 1
+
+
+def test_a_promotion_that_cannot_be_is_in_the_log_too(run, capsys):
+    assert cli.main(["promote", f"{run}:0", "--to", "127.0.0.1:1"]) == 2
+    [line] = map(json.loads, (run / promotion_log.FILE).read_text().splitlines())
+    assert {name: line[name] for name in ("step", "version", "source", "outcome")} == {
+        "step": "promote",
+        "version": "v0",
+        "source": f"{run}:0",
+        "outcome": "refused",
+    }
+    assert "@" in line["who"]
+    assert line["why"] in capsys.readouterr().err
+
+
+def table(*rows):
+    served = Served(version="v0", frame_spec=SPEC, media={"video": 1}, max_model_len=512)
+    first = Row(target="aligned", model_id="aligned", served=served, source="run:0")
+    others = [
+        Row(
+            target=f"aligned@{version}", model_id="aligned", served=dataclasses.replace(served, version=version), state=state
+        )
+        for version, state in rows
+    ]
+    spec = EndpointSpec(
+        models={},
+        model=ModelConfig(path="-"),
+        serve=ServeConfig(port=8123),
+        plan=plan_serve(ServeConfig(), ClusterResources(num_cpus=4), 2),
+        frame_spec=SPEC,
+    )
+    return Table(id="i", rows=(first, *others), spec=spec)
+
+
+@pytest.mark.parametrize(
+    ("version", "rows", "spec", "message"),
+    [
+        ("v0", [], SPEC, r"v0 .* is what aligned is already"),
+        ("v2", [("v1", CANARY)], SPEC, r"v1 .* is on trial \(canary\); promote it, or take it back"),
+        ("v2", [], FrameSpec(num_frames=4), r"was trained with frames as .*'num_frames': 4.* start an endpoint of its own"),
+    ],
+)
+def test_what_does_not_fit_the_endpoint_is_refused(run, version, rows, spec, message):
+    found = versions.find_candidate(str(run))
+    candidate = dataclasses.replace(found, frame_spec=spec, policy=dataclasses.replace(found.policy, version=version))
+    with pytest.raises((ModelError, ClusterError), match=message):
+        versions.check(table(*rows), candidate)
+
+
+def test_what_runs_already_may_change_how_it_is_on_trial(run):
+    versions.check(table(("v2", CANARY), ("v1", KEPT)), versions.find_candidate(str(run)))
+
+
+def test_an_endpoint_is_found_by_its_url_among_the_clusters_of_this_machine(monkeypatch):
+    import ray._private.services
+
+    from serving import table_store
+
+    found = {"10.0.0.1:6379": {}, "10.0.0.2:6379": {"vidalign-1": table()}}
+    monkeypatch.setattr(ray._private.services, "find_gcs_addresses", lambda: set(found))
+    monkeypatch.setattr(table_store, "tables_at", lambda address: found[address])
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert places.find_cluster("http://127.0.0.1:8123/v1") == "10.0.0.2:6379"
+    assert places.find_cluster("10.0.0.7:6379") == "10.0.0.7:6379"
+    with pytest.raises(
+        ClusterError, match=r"no cluster .* has an endpoint at http://h:9 .* serves a single checkpoint has none"
+    ):
+        places.find_cluster("http://h:9")
+    found["10.0.0.1:6379"] = {"vidalign-2": table()}
+    with pytest.raises(
+        ClusterError, match=r"several clusters have an endpoint at port 8123 \(10.0.0.1:6379, 10.0.0.2:6379\)"
+    ):
+        places.find_cluster("http://localhost:8123")
+
+
+@pytest.mark.parametrize(
+    ("serve", "resources", "num_models", "room"),
+    [
+        ({}, ClusterResources(num_cpus=2), 2, 1),
+        ({}, ClusterResources(num_cpus=2), 1, 0),
+        ({}, ClusterResources(num_cpus=8, num_gpus=2), 2, 0),
+        ({"further_versions": 2}, ClusterResources(num_cpus=8, num_gpus=1), 2, 2),
+        ({"further_versions": 0}, ClusterResources(num_cpus=2), 2, 0),
+    ],
+)
+def test_a_plan_leaves_room_for_further_versions(serve, resources, num_models, room):
+    config = ServeConfig(**serve)
+    further = further_versions(config, resources, num_models)
+    assert further == room
+    plan = plan_serve(config, resources, num_models, further=further)
+    each = plan.server_cpus + plan.bundle_cpus
+    assert plan.ingress_cpus + (num_models + room) * each <= resources.num_cpus + 1e-9
+    if resources.num_gpus == 1:
+        assert (plan.bundle_gpus, plan.gpu_memory_utilization) == (0.25, 0.22)
+
+
+def test_only_an_endpoint_of_several_says_how_to_promote():
+    assert how_to_promote("runs/a", Endpoint(base_url="http://h:1/v1", versions={"model": "v"})) == ""
