@@ -128,6 +128,7 @@ def test_doubt_about_given_pairs_smooths_or_drops_them(small_config, tmp_path, f
     exported(run)
 
 
+@pytest.mark.long
 def test_supervised_training_needs_no_rollout(small_config, tmp_path):
     run = run_without_endpoint(small_config, tmp_path, {"recipe": {"name": "given"}, "objective": {"name": "sft"}})
     rows = files.read_jsonl(run / "rounds/0/train/metrics.jsonl")
