@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,18 @@ from serving import openapi
 from serving.access import Access, Key
 from serving.admission import Admission, Bytes
 from serving.answer import Answer
-from serving.observed import Observed, Record
-from serving.replies import DIED, ID_HEADER, RESTARTING, Refusal, error_reply, internal, json_reply, refusal_of
+from serving.observed import Observed, Record, new_id
+from serving.replies import (
+    DIED,
+    ID_HEADER,
+    RESTARTING,
+    ClientLeft,
+    Refusal,
+    error_reply,
+    internal,
+    json_reply,
+    refusal_of,
+)
 from serving.request_rules import Asked, Served, check
 from serving.schema import BODIES
 from vidalign.config.serving import LimitsConfig
@@ -40,9 +51,11 @@ ASKED_TOKENS, CLIENT = (
 VERSION_HEADER = "x-policy-version"
 OPEN_READS = ("/health", "/ready", "/metrics", "/v1/models", "/openapi.json")
 PASSED_ON = (b"accept", b"user-agent", b"traceparent", b"tracestate")  # of a client's headers
+LEFT = "the client left"
 DOWN_S = 10.0  # for which a client is asked to wait where an engine is down
 LARGE_JSON = 2**20  # bytes that are parsed beside the event loop
 
+_SERVES_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # HAProxy takes a client's own away
 log = logging.getLogger("vidalign.serving")
 
 
@@ -81,17 +94,20 @@ class Gate:
             await send({"type": "websocket.close", "code": 1000})
             return
         path = scope["path"]
+        given = Headers(scope=scope).get(ID_HEADER, "")
         record = Record(method=scope["method"], path=path if path in BODIES or path in OPEN_READS else "other")
-        answer = Answer(send, record)
+        if of_serve := _SERVES_ID.fullmatch(given):
+            record.id = given
+        answer = Answer(send, record, names_itself=not of_serve)
         try:
             await self._answer(scope, receive, answer, record)
         except Refusal as refusal:
             record.why = refusal.message
             await self._refuse(scope, receive, answer, refusal)
-        except _LeftError:
-            record.status, record.why = 499, "the client left"
+        except ClientLeft:
+            record.status, record.why = 499, LEFT
         except asyncio.CancelledError:
-            record.status, record.why = 499, "the client left"
+            record.status, record.why = 499, LEFT
             raise
         except Exception:
             log.exception("request %s failed", record.id)
@@ -161,7 +177,7 @@ class Gate:
         headers += [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
-            (ID_HEADER.encode(), record.id.encode()),
+            (ID_HEADER.encode(), f"{record.id}-{new_id()[:8]}".encode()),  # the engine's: no two requests may share one
         ]
         inner = {
             **scope,
@@ -216,7 +232,7 @@ class Gate:
                 async with asyncio.timeout(self._limits.body_idle_s):
                     message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise _LeftError
+                    raise ClientLeft
                 chunk = message.get("body", b"")
                 if held + len(chunk) > most:
                     raise too_large
@@ -242,10 +258,6 @@ class Gate:
             return
         answer.inner = False
         await error_reply(refusal, answer.record.id)(scope, receive, answer)
-
-
-class _LeftError(Exception):
-    """The client closed its connection before its request was whole."""
 
 
 def _down(model_id: str, code: str) -> Refusal:
