@@ -23,9 +23,10 @@ log = logging.getLogger("vidalign.serving")
 class Answer:
     """Passes an answer on to the client, with the endpoint's headers; holds back what vLLM says of its errors."""
 
-    def __init__(self, send: Send, record: Record) -> None:
+    def __init__(self, send: Send, record: Record, *, names_itself: bool = True) -> None:
+        """`names_itself`: whether the request's id is to be added; Ray Serve does so for the one that came with the request."""
         self._send, self.record = send, record
-        self.headers = {ID_HEADER: record.id}
+        self.headers = {ID_HEADER: record.id} if names_itself else {}
         self.inner = self.begun = self.broke = False
         self.held: tuple[int, bytes] | None = None
 

@@ -10,17 +10,13 @@ import pydantic_core
 from starlette.datastructures import Headers
 
 from serving.admission import Bytes
-from serving.replies import Refusal
+from serving.replies import ClientLeft, Refusal
 from vidalign.config.serving import LimitsConfig
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope
 
 LARGE_JSON = 2**20  # bytes that are parsed beside the event loop
-
-
-class LeftError(Exception):
-    """The client closed its connection before its request was whole."""
 
 
 async def read_body(scope: Scope, receive: Receive, limits: LimitsConfig, held_bytes: Bytes) -> bytes:
@@ -44,7 +40,7 @@ async def read_body(scope: Scope, receive: Receive, limits: LimitsConfig, held_b
             async with asyncio.timeout(limits.body_idle_s):
                 message = await receive()
             if message["type"] == "http.disconnect":
-                raise LeftError
+                raise ClientLeft
             chunk = message.get("body", b"")
             if held + len(chunk) > most:
                 raise too_large

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from typing import TYPE_CHECKING
 
 import pydantic_core
@@ -21,10 +22,20 @@ from serving import openapi
 from serving.access import Access, Key
 from serving.admission import Bytes
 from serving.answer import Answer
-from serving.bodies import LeftError, parsed, read_body
+from serving.bodies import parsed, read_body
 from serving.catalog import VERSION_HEADER, Catalog, asker_of
-from serving.observed import Observed, Record
-from serving.replies import DIED, ID_HEADER, RESTARTING, Refusal, error_reply, internal, json_reply, refusal_of
+from serving.observed import Observed, Record, new_id
+from serving.replies import (
+    DIED,
+    ID_HEADER,
+    RESTARTING,
+    ClientLeft,
+    Refusal,
+    error_reply,
+    internal,
+    json_reply,
+    refusal_of,
+)
 from serving.request_rules import Asked, check
 from serving.schema import BODIES
 from serving.versions import Row
@@ -39,8 +50,10 @@ ASKED_TOKENS, CLIENT = (
 )  # in the scope: how long a reply was asked for, and by whom
 OPEN_READS = ("/health", "/ready", "/metrics", "/v1/models", "/openapi.json")
 PASSED_ON = (b"accept", b"user-agent", b"traceparent", b"tracestate")  # of a client's headers
+LEFT = "the client left"
 DOWN_S = 10.0  # for which a client is asked to wait where an engine is down
 
+_SERVES_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # HAProxy takes a client's own away
 log = logging.getLogger("vidalign.serving")
 
 
@@ -60,17 +73,20 @@ class Gate:
             await send({"type": "websocket.close", "code": 1000})
             return
         path = scope["path"]
+        given = Headers(scope=scope).get(ID_HEADER, "")
         record = Record(method=scope["method"], path=path if path in BODIES or path in OPEN_READS else "other")
-        answer = Answer(send, record)
+        if of_serve := _SERVES_ID.fullmatch(given):
+            record.id = given
+        answer = Answer(send, record, names_itself=not of_serve)
         try:
             await self._answer(scope, receive, answer, record)
         except Refusal as refusal:
             record.why = refusal.message
             await self._refuse(scope, receive, answer, refusal)
-        except LeftError:
-            record.status, record.why = 499, "the client left"
+        except ClientLeft:
+            record.status, record.why = 499, LEFT
         except asyncio.CancelledError:
-            record.status, record.why = 499, "the client left"
+            record.status, record.why = 499, LEFT
             raise
         except Exception:
             log.exception("request %s failed", record.id)
@@ -139,7 +155,7 @@ class Gate:
             if not answer.begun:  # the client left
                 return
             failed = answer.broke
-        except (LeftError, asyncio.CancelledError):
+        except (ClientLeft, asyncio.CancelledError):
             raise
         except Exception as error:
             if isinstance(error, Refusal) and error.status < 500:  # the client's mistake
@@ -178,7 +194,7 @@ class Gate:
         headers += [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
-            (ID_HEADER.encode(), record.id.encode()),
+            (ID_HEADER.encode(), f"{record.id}-{new_id()[:8]}".encode()),  # the engine's: no two requests may share one
         ]
         inner = {
             **scope,

@@ -57,6 +57,7 @@ def closed(config: str, settings: dict[str, Any], folder: str) -> str:
         (r"(listen stats\n\s+bind) \S*:(\d+)", r"\1 127.0.0.1:\2"),
         (r"(defaults\n\s+mode http\n)", rf"\1    timeout http-request {settings['header_s']:g}s\n    option forwardfor\n"),
         (r"(?m)^    timeout client .*$", f"    timeout client {settings['idle_s']:g}s"),
+        (r"(frontend http_frontend\n\s+bind .*\n)", r"\1    http-request del-header x-request-id\n"),
         (r"(backend default_backend\n    http-request) return status 404 .*", r"\1 deny deny_status 503"),
         (r"(?m)^    maxconn .*$", f"    maxconn {settings['max_connections']}"),
         (r"(?m)^(\s+errorfile 502) .*$", rf"\1 {folder}/died.http"),

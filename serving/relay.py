@@ -13,7 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from serving.replies import DIED, RESTARTING, Refusal, internal
+from serving.replies import DIED, RESTARTING, ClientLeft, Refusal, internal
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -60,6 +60,8 @@ class Relay:
         sent["asgi"] = {"version": "3.0"}
         answer = self._servers[target](sent, body)
         accepted = False
+        leaving = asyncio.create_task(_left(receive))
+        leaving.add_done_callback(lambda task: task.cancelled() or answer.cancel())
         try:
             async with asyncio.timeout(self._accept_s) as patience:
                 async for messages in answer:
@@ -70,19 +72,27 @@ class Relay:
                         elif message["type"] == REFUSED:
                             raise Refusal(message["status"], message["message"], code=message["code"])
                         else:
+                            if message["type"] == "http.response.body" and not message.get("more_body"):
+                                leaving.cancel()  # from here on servers say that the client left
                             await send(message)
         except Refusal as refusal:
             if refusal.code in (DIED, RESTARTING):
                 self._not_up(target)
             raise
         except asyncio.CancelledError:
+            if leaving.done():
+                raise ClientLeft from None
             answer.cancel()
             raise
         except Exception as error:  # of many kinds: the actor is gone, cannot be reached, or did not answer in time
+            if leaving.done():
+                raise ClientLeft from error
             answer.cancel()
             log.error("%s did not answer: %s", target, error)
             self._not_up(target)
             raise Refusal(503, "the engine is down", code=DIED if accepted else RESTARTING) from error
+        finally:
+            leaving.cancel()
 
     def add(self, target: str, call: Call, alive: Callable[[], Awaitable[bool]] | None) -> None:
         """One more target, which works until it is found not to."""
@@ -121,6 +131,12 @@ class Relay:
             if alive or misses >= MAX_MISSES:
                 self.up[target] = alive
             await asyncio.sleep(WATCH_S)
+
+
+async def _left(receive: Receive) -> None:
+    """Return when the client has closed its connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

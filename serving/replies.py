@@ -27,6 +27,10 @@ DIED = "engine_died"  # the engine ended while it worked on the request
 _TRACE = re.compile(r'Traceback \(most recent call last\)|\bFile "[^"]*", line \d+')
 
 
+class ClientLeft(Exception):
+    """The client closed its connection before it had its answer."""
+
+
 class Refusal(Exception):
     """A request that is not answered; `status` and `message` are the reply."""
 

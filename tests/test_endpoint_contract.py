@@ -75,6 +75,21 @@ def test_an_engine_that_is_down_is_said_at_once_and_everywhere(mode):
 
 
 @both
+def test_a_request_has_the_id_that_serve_gave_it_and_the_engine_one_of_its_own(mode):
+    async def ask():
+        engine, given = StubEngine(), "0b0e7a0e-6f4e-4b0c-9d56-3a1f0a9e2c11"
+        async with client(application(mode, engine), **{"x-request-id": given}) as asking:
+            replies = [await asking.post(CHAT, json=chat()) for _ in range(2)]
+            assert all("x-request-id" not in reply.headers for reply in replies), "Serve adds it"
+            assert (await asking.post(CHAT, json=[1])).json()["error"]["request_id"] == given
+        ids = [dict(scope["headers"])[b"x-request-id"].decode() for scope in engine.scopes]
+        assert len(set(ids)) == 2
+        assert all(each.startswith(given) for each in ids)
+
+    run(ask())
+
+
+@both
 def test_what_the_engine_gets(mode):
     async def ask():
         engine = StubEngine()
@@ -84,7 +99,8 @@ def test_what_the_engine_gets(mode):
             assert reply.headers["x-max-tokens"] == "512"
             assert reply.headers["x-policy-version"] == "v-base"
             assert reply.headers["x-request-id"] != "mine", "two clients may choose the same id"
-            assert dict(engine.scopes[-1]["headers"])[b"x-request-id"].decode() == reply.headers["x-request-id"]
+            engines = dict(engine.scopes[-1]["headers"])[b"x-request-id"].decode()
+            assert engines.startswith(reply.headers["x-request-id"])
             assert "top_p" not in engine.asked[-1]
             reply = await asking.post(CHAT, json=chat(n=2, temperature=0))
             assert {name: engine.asked[-1][name] for name in ("n", "temperature", "top_k")} == {

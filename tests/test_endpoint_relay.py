@@ -9,6 +9,7 @@ from endpoint_stub import MODES, client, models
 from serving import relay
 from serving.gates import GateOptions
 from serving.relay import ACCEPTED, Relay, answered
+from serving.replies import ClientLeft
 from vidalign.config.run import ServeConfig
 
 
@@ -83,6 +84,57 @@ def test_a_replica_that_is_gone_or_silent(call, code):
     assert "/srv" not in reply.text
     assert call.cancelled
     assert up == {"base": True, "aligned": True}, "it answers again"
+
+
+def test_a_client_that_leaves_is_noticed_without_a_server_that_says_so_by_cancelling():
+    """As under uvicorn, where a Serve replica takes requests itself."""
+
+    class Hangs(Call):
+        async def __aiter__(self):
+            yield [{"type": ACCEPTED}]
+            while not self.cancelled:
+                await asyncio.sleep(0.01)
+            raise RuntimeError("the call was cancelled")
+
+    async def asking():
+        call, sent, messages = Hangs(), [], [{"type": "http.request", "body": b"{}"}, {"type": "http.disconnect"}]
+
+        async def receive():
+            return messages.pop(0) if messages else await asyncio.sleep(600)
+
+        async def send(message):
+            sent.append(message)
+
+        with pytest.raises(ClientLeft):
+            await Relay({"base": lambda scope, body: call}, {})({"type": "http", "target": "base"}, receive, send)
+        return call.cancelled, sent
+
+    assert asyncio.run(asyncio.wait_for(asking(), 5)) == (True, [])
+
+
+def test_an_answer_is_whole_though_servers_say_at_its_end_that_the_client_left():
+    async def asking():
+        usage = {"type": "vidalign.usage", "prompt_tokens": 1, "completion_tokens": 1}
+        call, sent, ended = Call(*REPLY, [usage]), [], asyncio.Event()
+
+        async def receive():
+            if not sent and not received:
+                received.append(1)
+                return {"type": "http.request", "body": b"{}"}
+            await ended.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            sent.append(message)
+            if message["type"] == "http.response.body":
+                ended.set()
+                await asyncio.sleep(0.05)
+
+        received: list[int] = []
+        await Relay({"base": lambda scope, body: call}, {})({"type": "http", "target": "base"}, receive, send)
+        return sent[-1] == usage, call.cancelled
+
+    assert asyncio.run(asyncio.wait_for(asking(), 5)) == (True, False)
 
 
 def test_a_model_that_does_not_answer_gets_no_requests():
