@@ -89,7 +89,7 @@ def promote(named: str, to: str, how: How, *, verbose: bool = False) -> None:
     """Bring a version in. Raises a `VidalignError` where it cannot, and then the endpoint goes on as it was."""
     candidate = find_candidate(named)
     try:
-        with _endpoint(to, verbose=verbose) as (name, table, resources):
+        with endpoint_at(to, verbose=verbose) as (name, table, resources):
             _promote(name, table, candidate, how, resources)
     except VidalignError as error:
         _note(candidate.run, how.step, candidate.policy.version, candidate.source, "", "", REFUSED, str(error))
@@ -176,8 +176,12 @@ def _take_down(name: str, table: Table, row: Row) -> Table:
 
 
 def rollback(to: str, *, verbose: bool = False) -> None:
-    """Take back what is on trial; where nothing is, let the version answer that did before. Raises `ClusterError` without one."""
-    with _endpoint(to, verbose=verbose) as (name, table, _):
+    """Take back what is on trial, or remove what the endpoint took back; where nothing is, let the version answer that did before.
+
+    Raises:
+        ClusterError: there is none of all these.
+    """
+    with endpoint_at(to, verbose=verbose) as (name, table, _):
         before, trial, back = table.promoted(), table.on_trial(), table.back()
         if trial is not None:
             with promotion.all_or_nothing(name, table) as change:
@@ -186,6 +190,11 @@ def rollback(to: str, *, verbose: bool = False) -> None:
             _say(f"{trial.version} ({trial.source}) is taken back; {POLICY} is {before.version}")
             if trial.application:
                 _take_down(name, table, trial)
+            return
+        if failed := [row for row in _idle(table) if row.why and row.application]:
+            for row in failed:
+                _say(f"{row.version} ({row.source}) was taken back already: {row.why}")
+                table = _take_down(name, table, row)
             return
         if back is None:
             raise ClusterError(
@@ -199,7 +208,7 @@ def rollback(to: str, *, verbose: bool = False) -> None:
 
 def versions(to: str, *, verbose: bool = False) -> str:
     """A table of what runs."""
-    with _endpoint(to, verbose=verbose, changes=False) as (name, table, _):
+    with endpoint_at(to, verbose=verbose, changes=False) as (name, table, _):
         seen = table_store.read_seen(name)
     lines = [f"{'id':<24} {'state':<12} {'share':>5} {'works':<5} {'requests':>8} {'errors':>6} {'p90':>8}  from"]
     for row in table.rows:
@@ -214,7 +223,7 @@ def versions(to: str, *, verbose: bool = False) -> str:
 
 
 @contextlib.contextmanager
-def _endpoint(to: str, *, verbose: bool, changes: bool = True) -> Iterator[tuple[str, Table, ClusterResources]]:
+def endpoint_at(to: str, *, verbose: bool, changes: bool = True) -> Iterator[tuple[str, Table, ClusterResources]]:
     """The endpoint at an address: its application, its table, and what its cluster has. Nobody else changes it meanwhile."""
     with connect(ClusterConfig(address=find_cluster(to)), verbose=verbose) as resources:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)

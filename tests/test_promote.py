@@ -1,19 +1,22 @@
 """`vidalign promote`, `rollback` and `versions`: what they take, what they refuse, in one sentence and before anything is started."""
 
+import contextlib
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
+import ray.serve
 
 from cluster.plan import further_versions, plan_serve
 from cluster.resources import ClusterResources
 from pipelines import cli, places, versions
 from pipelines.serve import how_to_promote
-from serving import promotion_log
+from serving import promotion, promotion_log, table_store
 from serving.app import Endpoint
 from serving.request_rules import Served
 from serving.spec import EndpointSpec
-from serving.versions import CANARY, KEPT, PROMOTED, SHADOW, Bounds, Row, Table
+from serving.versions import CANARY, KEPT, PROMOTED, SHADOW, Bounds, Row, Table, taken_back
 from vidalign.config.run import ModelConfig, ServeConfig
 from vidalign.errors import ClusterError, ConfigError, ModelError
 from vidalign.model.checkpoint import CARD
@@ -153,8 +156,6 @@ def test_what_runs_already_may_change_how_it_is_on_trial(run):
 def test_an_endpoint_is_found_by_its_url_among_the_clusters_of_this_machine(monkeypatch):
     import ray._private.services
 
-    from serving import table_store
-
     found = {"10.0.0.1:6379": {}, "10.0.0.2:6379": {"vidalign-1": table()}}
     monkeypatch.setattr(ray._private.services, "find_gcs_addresses", lambda: set(found))
     monkeypatch.setattr(table_store, "tables_at", lambda address: found[address])
@@ -195,3 +196,140 @@ def test_a_plan_leaves_room_for_further_versions(serve, resources, num_models, r
 
 def test_only_an_endpoint_of_several_says_how_to_promote():
     assert how_to_promote("runs/a", Endpoint(base_url="http://h:1/v1", versions={"model": "v"})) == ""
+
+
+# The order of events, without Ray: what a promotion would do to a cluster is written down
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """What is started and taken down. `room`: how many versions fit beside those that run; `breaks`: the ingress takes nothing up."""
+    found = SimpleNamespace(started=[], removed=[], tables=[], room=1, breaks=False)
+
+    def start(name, spec, policy, plain_prompt):
+        found.started.append(policy.version)
+        served = Served(version=policy.version, frame_spec=SPEC, media={}, max_model_len=512, plain_prompt=plain_prompt)
+        target = f"aligned@{policy.version}"
+        return Row(target=target, model_id="aligned", served=served, application=f"{name}@{policy.version}", since="s")
+
+    def take_down(name, table, row):
+        assert row.state not in (PROMOTED, CANARY)
+        found.removed.append(row.version)
+        found.tables.append(table.without(row.target))
+        return found.tables[-1]
+
+    def make_room(plan, idle, grows):
+        free = found.room - len(found.started) + len(found.removed)
+        if free + len(idle) < 1:
+            raise ClusterError("no room")
+        return [] if free >= 1 else idle[:1]
+
+    def switch(name, table):
+        if found.breaks:
+            raise ClusterError("the endpoint has not taken up the change")
+        found.tables.append(table)
+
+    monkeypatch.setattr(promotion, "start", start)
+    monkeypatch.setattr(promotion, "take_down", take_down)
+    monkeypatch.setattr(promotion, "make_room", make_room)
+    monkeypatch.setattr(promotion, "switch", switch)
+    monkeypatch.setattr(ray.serve, "status", lambda: SimpleNamespace(applications={}))
+    monkeypatch.setattr(table_store, "write", lambda name, table: found.tables.append(table))
+    monkeypatch.setattr(table_store, "current", lambda name: found.tables[-1])
+    found.tables.append(dataclasses.replace(table(), rows=(dataclasses.replace(table().rows[0], application="app@v0"),)))
+
+    @contextlib.contextmanager
+    def at(to, *, verbose, changes=True):
+        yield "app", found.tables[-1], ClusterResources(num_cpus=4)
+
+    monkeypatch.setattr(versions, "endpoint_at", at)
+    return found
+
+
+def rounds(run, number):
+    for index in range(number):
+        model = run / "rounds" / str(index) / "model"
+        model.mkdir(parents=True, exist_ok=True)
+        (model / "config.json").write_text("{}")
+        (model / "model.safetensors").write_bytes(b"w")
+        card = {"version": f"v{index}", "parent": "b", "frame_spec": SPEC.to_row(), "plain_prompt": "Q: {question}"}
+        (model / CARD).write_text(json.dumps(card))
+    config = json.loads((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(json.dumps({**config, "rounds": number}))
+
+
+def states(found):
+    return {row.version: row.state for row in found.tables[-1].of("aligned")}
+
+
+AT_ONCE = versions.how_of(None, False, {})
+
+
+def test_promotions_one_after_the_other_keep_the_last_and_find_room(run, events):
+    rounds(run, 5)
+    versions.promote(f"{run}:1", "to", AT_ONCE)
+    assert (states(events), events.removed) == ({"v0": "kept", "v1": "promoted"}, [])
+    versions.promote(f"{run}:2", "to", AT_ONCE)
+    assert (states(events), events.removed) == ({"v1": "kept", "v2": "promoted"}, ["v0"]), "there was room for one"
+    versions.promote(f"{run}:1", "to", AT_ONCE)
+    assert (events.started, states(events)) == (["v1", "v2"], {"v1": "promoted", "v2": "kept"}), "it still ran"
+    events.room = 5
+    versions.promote(f"{run}:3", "to", AT_ONCE)
+    assert (states(events), events.removed) == ({"v1": "kept", "v3": "promoted"}, ["v0", "v2"]), "only the last is kept"
+    assert events.tables[-1].promoted().served.plain_prompt == "Q: {question}"
+
+
+def test_a_canary_grows_and_is_promoted_without_another_start(run, events):
+    rounds(run, 2)
+    versions.promote(f"{run}:1", "to", versions.how_of("10%", False, {"max_slowdown": 3.0}))
+    first = events.tables[-1].on_trial()
+    assert (first.state, first.share, first.bounds.max_slowdown) == ("canary", 0.1, 3.0)
+    versions.promote(f"{run}:1", "to", versions.how_of("50%", False, {}))
+    second = events.tables[-1].on_trial()
+    assert (second.share, second.bounds.max_slowdown) == (0.5, 2.0)
+    assert second.trial != first.trial, "a trial of its own"
+    versions.promote(f"{run}:1", "to", AT_ONCE)
+    assert (states(events), events.started) == ({"v0": "kept", "v1": "promoted"}, ["v1"])
+    steps = [json.loads(line)["step"] for line in (run / promotion_log.FILE).read_text().splitlines()]
+    assert steps == ["start", "canary", "canary", "promote"]
+
+
+def test_a_rollback_ends_a_trial_or_goes_back_once(run, events):
+    rounds(run, 3)
+    versions.promote(f"{run}:1", "to", AT_ONCE)
+    events.room = 2
+    versions.promote(f"{run}:2", "to", versions.how_of(None, True, {}))
+    versions.rollback("to")
+    assert (states(events), events.removed) == ({"v0": "kept", "v1": "promoted"}, ["v2"])
+    versions.rollback("to")
+    assert states(events)["v0"] == "promoted"
+    assert states(events)["v1"] == "taken back"
+    with pytest.raises(ClusterError, match="no version before it is kept; name one"):
+        versions.rollback("to")
+
+
+def test_a_rollback_after_the_endpoint_has_taken_a_canary_back_only_removes_it(run, events):
+    rounds(run, 3)
+    versions.promote(f"{run}:1", "to", AT_ONCE)
+    events.room = 2
+    versions.promote(f"{run}:2", "to", versions.how_of("10%", False, {}))
+    now = events.tables[-1]
+    events.tables.append(dataclasses.replace(now, rows=taken_back(now.rows, {now.on_trial().trial: "it is slow"})))
+    versions.rollback("to")
+    assert (states(events), events.removed) == ({"v0": "kept", "v1": "promoted"}, ["v2"])
+
+
+@pytest.mark.parametrize("why", ["no room", "the endpoint has not taken up the change"])
+def test_a_promotion_that_fails_leaves_everything_as_it_was(run, events, why):
+    rounds(run, 2)
+    before = events.tables[-1]
+    events.room, events.breaks = (0, False) if why == "no room" else (1, True)
+    with pytest.raises(ClusterError, match=why):
+        versions.promote(f"{run}:1", "to", AT_ONCE)
+    after = events.tables[-1]
+    assert after.rows == before.rows
+    assert events.removed == []
+    if events.breaks:
+        assert after.serial > before.serial + 1, "newer than what the ingress may yet take up"
+    last = json.loads((run / promotion_log.FILE).read_text().splitlines()[-1])
+    assert (last["step"], last["outcome"]) == ("promote", "refused")
