@@ -102,8 +102,12 @@ def _promote(name: str, table: Table, candidate: Candidate, how: How, resources:
     if table.find(version) is None:
         table = _make_room(name, table, resources)
     with promotion.all_or_nothing(name, table) as change:
-        row = table.find(version) or _start(name, table, candidate)
-        known = table if table.find(version) else table.added(row)
+        if (row := table.find(version)) is not None:
+            _must_work(name, row)
+            known = table
+        else:
+            row = _start(name, table, candidate)
+            known = table.added(row)
         if how.state in ON_TRIAL:
             change.table = known.changed(
                 row.target, state=how.state, share=how.share, bounds=how.bounds, since=now(), why="", source=candidate.source
@@ -161,6 +165,14 @@ def _start(name: str, table: Table, candidate: Candidate) -> Row:
     return dataclasses.replace(row, state=KEPT, source=candidate.source, run=candidate.run)
 
 
+def _must_work(name: str, row: Row) -> None:
+    """Raises `ClusterError` where a version that runs already would answer nobody."""
+    if not table_store.read_seen(name).up.get(row.target, True):
+        raise ClusterError(
+            f"the engine of {row.exact_id} does not work now; wait until `vidalign versions` says that it does"
+        )
+
+
 def _idle(table: Table) -> list[Row]:
     """The versions that answer nobody who does not name them, the ones that are missed least first."""
     idle = [row for row in table.of(POLICY) if row.state in (KEPT, TAKEN_BACK)]
@@ -200,6 +212,7 @@ def rollback(to: str, *, verbose: bool = False) -> None:
             raise ClusterError(
                 f"{POLICY} is {before.version}, and no version before it is kept; name one: vidalign promote RUN:ROUND --to {to}"
             )
+        _must_work(name, back)
         with promotion.all_or_nothing(name, table) as change:
             change.table = table.promote(back.target, now(), before=TAKEN_BACK)
         _note(before.run or back.run, "rollback", back.version, back.source, before.version, back.version)
@@ -217,7 +230,7 @@ def versions(to: str, *, verbose: bool = False) -> str:
         lines.append(
             f"{row.exact_id:<24} {row.state:<12} {f'{row.share:.0%}' if row.share else '':>5} "
             f"{'yes' if seen.up.get(row.target) else 'no':<5} {found.get('requests', 0):>8} {found.get('errors', 0):>6} "
-            f"{'' if seconds is None else f'{seconds:.3g} s':>8}  {row.source}{f'  ({row.why})' if row.why else ''}"
+            f"{'' if seconds is None else f'{seconds:.3g} s':>8}  {row.source or 'the start'}{f'  ({row.why})' if row.why else ''}"
         )
     return "\n".join(lines)
 

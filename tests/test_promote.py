@@ -16,6 +16,7 @@ from serving import promotion, promotion_log, table_store
 from serving.app import Endpoint
 from serving.request_rules import Served
 from serving.spec import EndpointSpec
+from serving.table_store import Seen
 from serving.versions import CANARY, KEPT, PROMOTED, SHADOW, Bounds, Row, Table, taken_back
 from vidalign.config.run import ModelConfig, ServeConfig
 from vidalign.errors import ClusterError, ConfigError, ModelError
@@ -204,7 +205,7 @@ def test_only_an_endpoint_of_several_says_how_to_promote():
 @pytest.fixture
 def events(monkeypatch):
     """What is started and taken down. `room`: how many versions fit beside those that run; `breaks`: the ingress takes nothing up."""
-    found = SimpleNamespace(started=[], removed=[], tables=[], room=1, breaks=False)
+    found = SimpleNamespace(started=[], removed=[], tables=[], room=1, breaks=False, down=())
 
     def start(name, spec, policy, plain_prompt):
         found.started.append(policy.version)
@@ -235,6 +236,7 @@ def events(monkeypatch):
     monkeypatch.setattr(promotion, "switch", switch)
     monkeypatch.setattr(ray.serve, "status", lambda: SimpleNamespace(applications={}))
     monkeypatch.setattr(table_store, "write", lambda name, table: found.tables.append(table))
+    monkeypatch.setattr(table_store, "read_seen", lambda name: Seen(up=dict.fromkeys(found.down, False)))
     monkeypatch.setattr(table_store, "current", lambda name: found.tables[-1])
     found.tables.append(dataclasses.replace(table(), rows=(dataclasses.replace(table().rows[0], application="app@v0"),)))
 
@@ -317,6 +319,16 @@ def test_a_rollback_after_the_endpoint_has_taken_a_canary_back_only_removes_it(r
     events.tables.append(dataclasses.replace(now, rows=taken_back(now.rows, {now.on_trial().trial: "it is slow"})))
     versions.rollback("to")
     assert (states(events), events.removed) == ({"v0": "kept", "v1": "promoted"}, ["v2"])
+
+
+def test_what_does_not_work_does_not_come_back(run, events):
+    rounds(run, 2)
+    versions.promote(f"{run}:1", "to", AT_ONCE)
+    events.down = ("aligned",)
+    for change in (lambda: versions.rollback("to"), lambda: versions.promote(f"{run}:0", "to", AT_ONCE)):
+        with pytest.raises(ClusterError, match="the engine of aligned@v0 does not work now"):
+            change()
+    assert states(events) == {"v0": "kept", "v1": "promoted"}
 
 
 @pytest.mark.parametrize("why", ["no room", "the endpoint has not taken up the change"])
