@@ -39,13 +39,13 @@ def add_parser(commands: Any) -> None:
 
 
 def _promote(arguments: argparse.Namespace) -> int:
-    from pipelines import versions
+    from pipelines import candidates, versions
 
     bounds = {name: getattr(arguments, name) for name in ("max_errors", "max_slowdown", "min_requests")}
     bounds = {name: value for name, value in bounds.items() if value is not None}
     if "max_errors" in bounds:
-        bounds["max_errors"] = versions.parse_share(bounds["max_errors"])
-    how = versions.how_of(arguments.canary, arguments.shadow, bounds)
+        bounds["max_errors"] = candidates.parse_share(bounds["max_errors"])
+    how = candidates.how_of(arguments.canary, arguments.shadow, bounds)
     versions.promote(arguments.run_folder, arguments.to, how, verbose=arguments.verbose)
     return 0
 

@@ -11,78 +11,18 @@ import getpass
 import logging
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from cluster.resources import ClusterResources
 from cluster.session import connect
+from pipelines.candidates import Candidate, How, find_candidate
 from pipelines.places import find_cluster, only_endpoint
 from serving import promotion, promotion_log, table_store
 from serving.promotion_log import DONE, REFUSED, now
-from serving.versions import CANARY, KEPT, ON_TRIAL, POLICY, PROMOTED, SHADOW, TAKEN_BACK, Bounds, Row, Table
-from vidalign.config.loading import load_config
+from serving.versions import CANARY, KEPT, ON_TRIAL, POLICY, TAKEN_BACK, Row, Table
 from vidalign.config.run import ClusterConfig
-from vidalign.errors import ClusterError, ConfigError, ModelError, VidalignError
-from vidalign.files import RunFolder
-from vidalign.model.checkpoint import read_card
-from vidalign.model.folder import model_folder
-from vidalign.types import FrameSpec, PolicyVersion
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A round of a run: the policy that it exported, and what it was trained with."""
-
-    run: str
-    source: str
-    policy: PolicyVersion
-    frame_spec: FrameSpec
-    plain_prompt: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class How:
-    """How a version comes in: at once (state promoted), or on trial for a `share` of the askers or as a shadow."""
-
-    state: str
-    share: float = 0.0
-    bounds: Bounds = dataclasses.field(default_factory=Bounds)
-
-    @property
-    def step(self) -> str:
-        """What the log calls it."""
-        return self.state if self.state in ON_TRIAL else "promote"
-
-
-def find_candidate(named: str) -> Candidate:
-    """The policy of `RUN:round`, or of a run's last finished round. Raises `ConfigError` or `ModelError`."""
-    name, colon, number = named.rpartition(":")
-    if not colon or not number.isdigit():
-        name, number = named, ""
-    run = RunFolder.at(name)
-    if not run.config.is_file():
-        raise ModelError(f"{name} is not a run folder (it has no config.yaml); give RUN, or RUN:ROUND as in runs/shapes:0")
-    config = load_config(run.config)
-    finished = [index for index in range(config.rounds) if read_card(run.stage("model", index)) is not None]
-    if not finished:
-        raise ModelError(f"no round of {name} has exported a model yet; run `vidalign align` or `vidalign train` first")
-    index = int(number) if number else finished[-1]
-    if index not in finished:
-        have = ", ".join(map(str, finished))
-        raise ModelError(f"round {index} of {name} has no exported model; the rounds that have one are {have}")
-    folder = run.stage("model", index)
-    model_folder(str(folder))
-    card = read_card(folder)
-    assert card is not None, folder
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{folder} has no *.safetensors; export the round again with `vidalign train`")
-    return Candidate(
-        run=str(run.root),
-        source=f"{name.rstrip('/')}:{index}",
-        policy=PolicyVersion(version=card["version"], path=str(folder.absolute()), parent=card.get("parent", "")),
-        frame_spec=FrameSpec.from_row(card["frame_spec"]),
-        plain_prompt=card.get("plain_prompt") or config.recipe.plain_prompt,
-    )
+from vidalign.errors import ClusterError, ModelError, VidalignError
 
 
 def promote(named: str, to: str, how: How, *, verbose: bool = False) -> None:
@@ -238,7 +178,7 @@ def versions(to: str, *, verbose: bool = False) -> str:
 @contextlib.contextmanager
 def endpoint_at(to: str, *, verbose: bool, changes: bool = True) -> Iterator[tuple[str, Table, ClusterResources]]:
     """The endpoint at an address: its application, its table, and what its cluster has. Nobody else changes it meanwhile."""
-    with connect(ClusterConfig(address=find_cluster(to)), verbose=verbose) as resources:
+    with connect(ClusterConfig(address=find_cluster(to)), verbose=verbose) as resources, _without_traces(to):
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         name = only_endpoint(to)
         with table_store.locked(name) if changes else contextlib.nullcontext():
@@ -247,6 +187,21 @@ def endpoint_at(to: str, *, verbose: bool, changes: bool = True) -> Iterator[tup
             if changes:
                 promotion.clear_orphans(name, table)
             yield name, table, resources
+
+
+@contextlib.contextmanager
+def _without_traces(to: str) -> Iterator[None]:
+    """Raise `ClusterError` where Ray or its Serve goes away meanwhile."""
+    import ray.exceptions
+    import ray.serve.exceptions
+
+    try:
+        yield
+    except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ClusterError(
+            f"the endpoint at {to} does not answer any more ({reason}); see whether it runs with `ray status`"
+        ) from error
 
 
 def _note(
@@ -262,30 +217,3 @@ def _note(
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def parse_share(text: str) -> float:
-    """A share as it is written: 10% or 0.1. Raises `ConfigError`."""
-    try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        share = -1.0
-    if not 0 < share < 1:
-        raise ConfigError(f"a share lies between 0 and 1, as in 10% or 0.1, got {text!r}")
-    return share
-
-
-def how_of(canary: str | None, shadow: bool, bounds: Mapping[str, Any]) -> How:
-    """What the options of `vidalign promote` ask for; `bounds` are those that were given. Raises `ConfigError`."""
-    if canary is not None and shadow:
-        raise ConfigError("--canary answers some and --shadow nobody; leave one of them out")
-    if canary is None and not shadow:
-        if bounds:
-            name = next(iter(bounds)).replace("_", "-")
-            raise ConfigError(f"--{name} is for a version on trial; add --canary or --shadow, or leave it out")
-        return How(state=PROMOTED)
-    for name, value in bounds.items():
-        if value <= 0:
-            raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {value:g}")
-    made = Bounds(**bounds)
-    return How(state=SHADOW, bounds=made) if canary is None else How(state=CANARY, share=parse_share(canary), bounds=made)

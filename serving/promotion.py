@@ -23,7 +23,7 @@ from serving.readiness import start_failure
 from serving.spec import EndpointSpec
 from serving.table_store import Seen
 from serving.versions import LEAVING, POLICY, Row, Table, deployment_of
-from vidalign.errors import ClusterError
+from vidalign.errors import ClusterError, ModelError, VidalignError
 from vidalign.types import PolicyVersion
 
 POLL_S = 0.2
@@ -84,9 +84,6 @@ def start(application: str, spec: EndpointSpec, policy: PolicyVersion, plain_pro
     Raises:
         ModelError, ClusterError: it cannot start, or not within `serve.start_timeout_s`; nothing of it is left then.
     """
-    from ray import serve as ray_serve
-    from ray.serve.llm import LLMConfig, build_llm_deployment
-
     name = f"{application}@{policy.version}"
     spec = dataclasses.replace(spec, plain_prompt=plain_prompt)
     row = Row(
@@ -96,25 +93,37 @@ def start(application: str, spec: EndpointSpec, policy: PolicyVersion, plain_pro
         application=name,
         deployment=deployment_of(POLICY),
     )
-    options = llm_options(spec, POLICY, policy)
+    try:
+        options = llm_options(spec, POLICY, policy)
+    except (OSError, ValueError) as error:
+        if isinstance(error, VidalignError):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{policy.path} cannot be served ({reason}); export the round again") from error
+    from ray import serve as ray_serve
+    from ray.serve.llm import LLMConfig, build_llm_deployment  # which imports vLLM
+
     # Where models may sleep, this one is woken once, else nobody would know whether it can start.
     options["deployment_config"]["autoscaling_config"]["initial_replicas"] = max(1, spec.plan.min_replicas)
     app = build_llm_deployment(LLMConfig(**options))
     started_at = time.monotonic()
     try:
         ray_serve.run_many([ray_serve.RunTarget(app, name=name, route_prefix=None)], wait_for_applications_running=False)
-        _wait_until_running(name, spec, started_at)
+        _wait_until_running(application, name, spec, started_at)
     except BaseException:
         ray_serve.delete(name, _blocking=False)
         raise
     return dataclasses.replace(row, since=now())
 
 
-def _wait_until_running(name: str, spec: EndpointSpec, started_at: float) -> None:
+def _wait_until_running(application: str, name: str, spec: EndpointSpec, started_at: float) -> None:
     from ray import serve as ray_serve
 
     while True:
-        status = ray_serve.status().applications.get(name)
+        found = ray_serve.status().applications
+        if application not in found:
+            raise ClusterError("the endpoint has ended meanwhile; start it again with `vidalign serve`")
+        status = found.get(name)
         if status is not None and status.status == "DEPLOY_FAILED":
             raise start_failure(status)
         if status is not None and status.status == "RUNNING":

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ import ray.serve
 
 from cluster.plan import further_versions, plan_serve
 from cluster.resources import ClusterResources
-from pipelines import cli, places, versions
+from pipelines import candidates, cli, places, versions
 from pipelines.serve import how_to_promote
 from serving import promotion, promotion_log, table_store
 from serving.app import Endpoint
@@ -21,7 +22,7 @@ from serving.versions import CANARY, KEPT, PROMOTED, SHADOW, Bounds, Row, Table,
 from vidalign.config.run import ModelConfig, ServeConfig
 from vidalign.errors import ClusterError, ConfigError, ModelError
 from vidalign.model.checkpoint import CARD
-from vidalign.types import FrameSpec
+from vidalign.types import FrameSpec, PolicyVersion
 
 SPEC = FrameSpec(num_frames=8, height=56, width=56)
 
@@ -42,7 +43,7 @@ def run(tmp_path):
 
 
 def test_any_round_of_a_run_can_be_named_and_the_last_one_is_the_default(run):
-    last, first = versions.find_candidate(str(run)), versions.find_candidate(f"{run}:0")
+    last, first = candidates.find_candidate(str(run)), candidates.find_candidate(f"{run}:0")
     assert (last.policy.version, last.source, last.frame_spec, last.plain_prompt) == (
         "v2",
         f"{run}:2",
@@ -62,27 +63,27 @@ def test_any_round_of_a_run_can_be_named_and_the_last_one_is_the_default(run):
 )
 def test_what_is_no_exported_round_is_refused(run, named, message):
     with pytest.raises(ModelError, match=message):
-        versions.find_candidate(named.format(run=run))
+        candidates.find_candidate(named.format(run=run))
 
 
 def test_a_round_without_weights_is_refused(run):
     (run / "rounds" / "2" / "model" / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="safetensors"):
-        versions.find_candidate(str(run))
+        candidates.find_candidate(str(run))
 
 
 def test_how_a_version_comes_in():
-    assert versions.how_of(None, False, {}).state == PROMOTED
-    canary = versions.how_of("10%", False, {"max_errors": 0.2})
+    assert candidates.how_of(None, False, {}).state == PROMOTED
+    canary = candidates.how_of("10%", False, {"max_errors": 0.2})
     assert (canary.state, canary.share, canary.bounds) == (CANARY, 0.1, Bounds(max_errors=0.2))
-    assert versions.how_of("0.25", False, {}).share == 0.25
-    assert versions.how_of(None, True, {}).state == SHADOW
+    assert candidates.how_of("0.25", False, {}).share == 0.25
+    assert candidates.how_of(None, True, {}).state == SHADOW
 
 
 @pytest.mark.parametrize("share", ["0", "100%", "1.5", "ten", "-5%", "%"])
 def test_a_share_is_between_none_and_all(share):
     with pytest.raises(ConfigError, match=r"a share lies between 0 and 1, as in 10% or 0\.1"):
-        versions.how_of(share, False, {})
+        candidates.how_of(share, False, {})
 
 
 @pytest.mark.parametrize(
@@ -144,14 +145,14 @@ def table(*rows):
     ],
 )
 def test_what_does_not_fit_the_endpoint_is_refused(run, version, rows, spec, message):
-    found = versions.find_candidate(str(run))
+    found = candidates.find_candidate(str(run))
     candidate = dataclasses.replace(found, frame_spec=spec, policy=dataclasses.replace(found.policy, version=version))
     with pytest.raises((ModelError, ClusterError), match=message):
         versions.check(table(*rows), candidate)
 
 
 def test_what_runs_already_may_change_how_it_is_on_trial(run):
-    versions.check(table(("v2", CANARY), ("v1", KEPT)), versions.find_candidate(str(run)))
+    versions.check(table(("v2", CANARY), ("v1", KEPT)), candidates.find_candidate(str(run)))
 
 
 def test_an_endpoint_is_found_by_its_url_among_the_clusters_of_this_machine(monkeypatch):
@@ -264,7 +265,22 @@ def states(found):
     return {row.version: row.state for row in found.tables[-1].of("aligned")}
 
 
-AT_ONCE = versions.how_of(None, False, {})
+AT_ONCE = candidates.how_of(None, False, {})
+
+
+@pytest.mark.parametrize("config", ["{", '{"model_type": "qwen2_5_vl"}'])
+def test_a_broken_folder_is_one_sentence_and_starts_nothing(tmp_path, model_path, config, monkeypatch):
+    shutil.copytree(model_path, tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text(config)
+    monkeypatch.setattr(ray.serve, "run_many", lambda *_, **__: pytest.fail("something was started"))
+    spec = table().spec
+    policy = PolicyVersion(version="v", path=str(tmp_path / "model"))
+    if config.endswith('"}'):
+        (tmp_path / "model" / "tokenizer.json").unlink()
+    with pytest.raises(ModelError) as caught:
+        promotion.start("app", spec, policy, "{question}")
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
 
 
 def test_promotions_one_after_the_other_keep_the_last_and_find_room(run, events):
@@ -283,10 +299,10 @@ def test_promotions_one_after_the_other_keep_the_last_and_find_room(run, events)
 
 def test_a_canary_grows_and_is_promoted_without_another_start(run, events):
     rounds(run, 2)
-    versions.promote(f"{run}:1", "to", versions.how_of("10%", False, {"max_slowdown": 3.0}))
+    versions.promote(f"{run}:1", "to", candidates.how_of("10%", False, {"max_slowdown": 3.0}))
     first = events.tables[-1].on_trial()
     assert (first.state, first.share, first.bounds.max_slowdown) == ("canary", 0.1, 3.0)
-    versions.promote(f"{run}:1", "to", versions.how_of("50%", False, {}))
+    versions.promote(f"{run}:1", "to", candidates.how_of("50%", False, {}))
     second = events.tables[-1].on_trial()
     assert (second.share, second.bounds.max_slowdown) == (0.5, 2.0)
     assert second.trial != first.trial, "a trial of its own"
@@ -300,7 +316,7 @@ def test_a_rollback_ends_a_trial_or_goes_back_once(run, events):
     rounds(run, 3)
     versions.promote(f"{run}:1", "to", AT_ONCE)
     events.room = 2
-    versions.promote(f"{run}:2", "to", versions.how_of(None, True, {}))
+    versions.promote(f"{run}:2", "to", candidates.how_of(None, True, {}))
     versions.rollback("to")
     assert (states(events), events.removed) == ({"v0": "kept", "v1": "promoted"}, ["v2"])
     versions.rollback("to")
@@ -314,7 +330,7 @@ def test_a_rollback_after_the_endpoint_has_taken_a_canary_back_only_removes_it(r
     rounds(run, 3)
     versions.promote(f"{run}:1", "to", AT_ONCE)
     events.room = 2
-    versions.promote(f"{run}:2", "to", versions.how_of("10%", False, {}))
+    versions.promote(f"{run}:2", "to", candidates.how_of("10%", False, {}))
     now = events.tables[-1]
     events.tables.append(dataclasses.replace(now, rows=taken_back(now.rows, {now.on_trial().trial: "it is slow"})))
     versions.rollback("to")

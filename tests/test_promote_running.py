@@ -12,7 +12,7 @@ from conftest import free_port, vidalign
 from contract_table import CHAT, chat
 
 from cluster.plan import plan_serve
-from pipelines import versions
+from pipelines import candidates, versions
 from serving.app import endpoint
 from serving.spec import EndpointSpec
 from vidalign.config.run import ModelConfig, ServeConfig
@@ -77,9 +77,9 @@ def test_a_promotion_and_a_rollback_under_load_fail_nothing(local_ray, run, mode
 
     models = {
         "base": policy_version(model_path),
-        "aligned": versions.find_candidate(f"{run}:0").policy,
+        "aligned": candidates.find_candidate(f"{run}:0").policy,
     }
-    first, second = (versions.find_candidate(f"{run}:{index}").policy.version for index in range(2))
+    first, second = (candidates.find_candidate(f"{run}:{index}").policy.version for index in range(2))
     serve = ServeConfig(port=free_port())
     spec = EndpointSpec(
         models=models,
