@@ -210,8 +210,9 @@ def _gpu_share(replicas: int, devices: int, num_models: int, resources: ClusterR
     fits = _engines_that_fit(devices, resources)
     if num_models * replicas <= fits:
         return 1.0, GPU_MEMORY_UTILIZATION
-    if devices == 1 and replicas <= fits:  # base and aligned on one GPU
-        return _floor(1 / num_models), _floor(GPU_MEMORY_UTILIZATION / num_models)
+    if devices == 1 and replicas <= fits:  # such as base and aligned on one GPU
+        on_each = math.ceil(num_models * replicas / fits)
+        return _floor(1 / on_each), _floor(GPU_MEMORY_UTILIZATION / on_each)
     if fits == 0:
         raise ClusterError(
             f"serve.gpus_per_replica={devices} needs {count(devices, 'GPU')} on one node, but {_largest(resources)}; set "
