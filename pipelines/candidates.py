@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from serving.trial import WINDOW
 from serving.versions import CANARY, ON_TRIAL, PROMOTED, SHADOW, Bounds
 from vidalign.config.loading import load_config
 from vidalign.errors import ConfigError, ModelError
@@ -95,4 +96,8 @@ def how_of(canary: str | None, shadow: bool, bounds: Mapping[str, Any]) -> How:
         if value <= 0:
             raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {value:g}")
     made = Bounds(**bounds)
+    if made.min_requests > WINDOW:
+        raise ConfigError(
+            f"--min-requests={made.min_requests} is above {WINDOW}, the latest requests that are judged; lower it"
+        )
     return How(state=SHADOW, bounds=made) if canary is None else How(state=CANARY, share=parse_share(canary), bounds=made)

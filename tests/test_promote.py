@@ -92,6 +92,10 @@ def test_a_share_is_between_none_and_all(share):
         (["--canary", "10%", "--shadow"], "--canary answers some and --shadow nobody"),
         (["--max-slowdown", "3"], "--max-slowdown is for a version on trial; add --canary or --shadow"),
         (["--canary", "10%", "--min-requests", "0"], "--min-requests must be above 0, got 0"),
+        (
+            ["--canary", "10%", "--min-requests", "201"],
+            "--min-requests=201 is above 200, the latest requests that are judged",
+        ),
         (["--shadow", "--max-errors", "5"], "a share lies between 0 and 1"),
         ([], "no Ray cluster answers at 127.0.0.1:1"),
     ],
