@@ -340,9 +340,9 @@ def test_a_bad_canary_is_taken_back_by_the_endpoint_and_the_log_says_why(mode, t
                 endpoint.engines[target].delay_s = 0.004
             bad = endpoint.engines["aligned@new"]
             if mode == "is slow":
-                bad.delay_s = 0.12
+                bad.delay_s = 0.4
             canary = row(
-                "new", CANARY, share=0.5, run=str(tmp_path), bounds=Bounds(min_requests=6), since="t1", source="run:1"
+                "new", CANARY, share=0.5, run=str(tmp_path), bounds=Bounds(min_requests=4), since="t1", source="run:1"
             )
             table = await endpoint.switch(endpoint.kept.table.added(canary))
             if mode == "is down":
@@ -353,24 +353,23 @@ def test_a_bad_canary_is_taken_back_by_the_endpoint_and_the_log_says_why(mode, t
             while not endpoint.kept.seen.verdicts or not (tmp_path / promotion_log.FILE).is_file():
                 await asyncio.sleep(0.001)
             exact = await ask(asking, model="aligned@new")
-            verdicts = endpoint.kept.seen.verdicts
+            verdicts, lines = endpoint.kept.seen.verdicts, (tmp_path / promotion_log.FILE).read_text().splitlines()
             # Another trial of the same version is judged anew.
             bad.fails, bad.delay_s, bad.works = False, 0.004, True
             endpoint.relay.up["aligned@new"] = True
             await endpoint.switch(table.changed("aligned@new", since="t2"))
             again = [await ask(asking, f"user {number}") for number in range(40)]
-            return seen, exact, verdicts, again
+            return seen, exact, verdicts, lines, again
 
-    seen, exact, verdicts, again = run(asking_of())
+    seen, exact, verdicts, lines, again = run(asking_of())
     assert set(seen[-20:]) == {(200, "v-aligned")}
     failed = [status for status, _ in seen if status != 200]
-    assert len(failed) == (6 if mode == "fails" else 0)
+    assert len(failed) == (4 if mode == "fails" else 0)
     assert exact == {"fails": (500, "new"), "is down": (503, None), "is slow": (200, "new")}[mode]
     [(trial, why)] = verdicts.items()
     assert trial == "aligned@new t1"
     assert ("failed (100%)" in why) == (mode != "is slow")
-    [line] = (tmp_path / promotion_log.FILE).read_text().splitlines()
-    entry = json.loads(line)
+    [entry] = map(json.loads, lines)
     assert (entry["step"], entry["from"], entry["to"], entry["outcome"], entry["why"]) == (
         "rollback",
         "new",
@@ -378,7 +377,7 @@ def test_a_bad_canary_is_taken_back_by_the_endpoint_and_the_log_says_why(mode, t
         "automatic",
         why,
     )
-    assert {version for _, version in again} == {"new", "v-aligned"}
+    assert "new" in {version for _, version in again}
 
 
 def test_an_ingress_that_starts_again_goes_on_with_the_table_and_its_verdicts():
@@ -426,7 +425,7 @@ def test_a_slow_shadow_delays_nobody_and_holds_no_more_than_its_places():
         limits = {"limits": {"max_sequences": 4, "max_sequences_per_request": 4}}
         async with Endpoint(limits) as endpoint, client(endpoint.app) as asking:
             shadow = endpoint.engines["aligned@new"]
-            shadow.delay_s = 5.0
+            shadow.delay_s = 600.0
             await endpoint.switch(endpoint.kept.table.added(row("new", SHADOW)))
             started_at = asyncio.get_running_loop().time()
             seen = [await ask(asking) for _ in range(20)]
@@ -434,7 +433,7 @@ def test_a_slow_shadow_delays_nobody_and_holds_no_more_than_its_places():
 
     seen, seconds, running = run(asking_of())
     assert set(seen) == {(200, "v-aligned")}
-    assert seconds < 3
+    assert seconds < 60
     assert running == 4
 
 
