@@ -122,6 +122,46 @@ def part_path(parts: pathlib.Path, number: int) -> pathlib.Path:
     return parts / f"{number:06d}.json"
 
 
+def run_of(path: pathlib.Path) -> pathlib.Path:
+    """The root of the run that holds a file of a stage; of any other file, its folder."""
+    return next((folder.parent for folder in path.parents if folder.name == "rounds"), path.parent)
+
+
+def kept_place(root: pathlib.Path, place: str) -> str:
+    """How a run keeps the path of a file: relative to its root where it is inside, so that a run may be moved or copied."""
+    path = pathlib.PurePath(place)
+    return path.relative_to(root).as_posix() if place and path.is_relative_to(root) else place
+
+
+def found_places(root: pathlib.Path, kept: Mapping[str, str]) -> dict[str, str]:
+    """The paths of files from how the run at `root` keeps them.
+
+    Earlier runs keep whole paths, also of their own decoded frames, <run>/frames/xx/name. Those are found where the run is now.
+    """
+    own = root / "frames"
+    paths = {key: root / text for key, text in kept.items() if text}
+    folders = {path.parents[1] for path in paths.values() if len(path.parts) > 3} - {own}
+    moved = {folder for folder in folders if folder.name == own.name and not folder.is_dir()} if own.is_dir() else set()
+    return {
+        **kept,
+        **{
+            key: str(own.joinpath(*path.parts[-2:]) if len(path.parts) > 3 and path.parents[1] in moved else path)
+            for key, path in paths.items()
+        },
+    }
+
+
+def write_places(path: pathlib.Path, places: Mapping[str, str]) -> None:
+    """Write {key: path of a file} as JSON in a stage's folder, see `kept_place`."""
+    root = run_of(path)
+    write_json(path, {key: kept_place(root, place) for key, place in places.items()})
+
+
+def read_places(path: pathlib.Path) -> dict[str, str]:
+    """Read what `write_places` wrote. Raises `DataError` as `read_json` does."""
+    return found_places(run_of(path), read_json(path))
+
+
 def read_json(path: pathlib.Path) -> Any:
     """Raises `DataError` when the file is missing or is not JSON."""
     try:
