@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from cluster.engines import ONE_VIDEO
 from cluster.resources import ServePlan
-from vidalign.config.run import ModelConfig, ServeConfig
+from vidalign.config.run import ClusterConfig, ModelConfig, ServeConfig
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec, PolicyVersion
 
 
@@ -16,7 +16,8 @@ class EndpointSpec:
     """One endpoint: its `models` (model id → policy), and the options that they share.
 
     `plan` gives the replicas and their resources (`cluster.plan`); `frame_spec` says how the frames of every video are
-    sampled, `decoder` names the backend that decodes them, and `limits` says how many videos and images a prompt may have.
+    sampled, `decoder` names the backend that decodes them, and `limits` says how many videos and images a prompt may have. No
+    replica waits longer than `wait_for_nodes_s` for a node.
     """
 
     models: Mapping[str, PolicyVersion]
@@ -26,3 +27,4 @@ class EndpointSpec:
     frame_spec: FrameSpec
     decoder: Backend = DEFAULT_BACKEND
     limits: Mapping[str, int] = dataclasses.field(default_factory=lambda: dict(ONE_VIDEO))
+    wait_for_nodes_s: float = ClusterConfig().wait_for_nodes_s  # type: ignore[call-arg]
