@@ -40,11 +40,11 @@ class RunFolder:
 
     @classmethod
     def at(cls, run_dir: str) -> RunFolder:
-        """The folder, which need not be there. Raises `ConfigError` for a uri: give the path of the shared file system's mount."""
+        """The folder, which need not be there. Raises `ConfigError` for a uri: no store replaces and appends."""
         if is_uri(run_dir):
             raise ConfigError(
-                f"run_dir must be a path that every node can read and write, got the uri {run_dir!r}; mount the bucket or "
-                "share and give its mount point"
+                f"run_dir must be a path that every node can read and write, got the uri {run_dir!r}: a run replaces and appends to "
+                "its files; give a folder that the nodes share, and copy the finished run to the store"
             )
         return cls(pathlib.Path(run_dir).absolute())
 
