@@ -35,7 +35,7 @@ def at_each(spec: EndpointSpec, wanted: Collection[str], ask: Callable[[Endpoint
         what = f"start {next(iter(models))}" if spec.plan.in_turn else "start endpoint"
         with (
             progress.waiting(what) as on_wait,
-            endpoint(dataclasses.replace(spec, models=models), on_wait=on_wait) as running,
+            endpoint(dataclasses.replace(spec, models=models), on_wait=on_wait, say=progress.note) as running,
         ):
             found.append(ask(running))
     return found

@@ -13,6 +13,7 @@ from cluster import interrupts
 from cluster.plan import plan_serve
 from cluster.resources import ClusterResources
 from cluster.session import connect, local_resources
+from pipelines import progress
 from serving.app import NO_KEY, Endpoint, build_app, check_address, check_files, endpoint
 from serving.spec import EndpointSpec
 from vidalign import files, prompts
@@ -70,7 +71,7 @@ def run(target: str, overrides: Sequence[str] = (), *, verbose: bool = False) ->
 
     with (
         connect(config.cluster, num_cpus_needed=needed, verbose=verbose) as resources,
-        endpoint(spec_of(found, resources)) as running,
+        endpoint(spec_of(found, resources), say=progress.note) as running,
     ):
         with interrupts.until_signal():
             print(describe(running), flush=True)
@@ -123,6 +124,7 @@ def spec_of(found: Target, resources: ClusterResources) -> EndpointSpec:
         deadline_s=config.video.deadline_s,
         num_decoders=config.video.num_decoders,
         plain_prompt=found.plain_prompt,
+        wait_for_nodes_s=config.cluster.wait_for_nodes_s,
     )
 
 

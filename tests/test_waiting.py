@@ -1,5 +1,6 @@
 """Nothing waits for nodes without end, and the console says what for."""
 
+import threading
 import types
 
 import pytest
@@ -9,7 +10,8 @@ from ray.core.generated.gcs_pb2 import ActorTableData, PlacementGroupTableData
 
 from actors.engine_starts import MAX_STARTS, EngineStarts
 from cluster import waiting
-from cluster.waiting import PlacementWatch, Unplaced, answer_of_report, answer_of_status, unplaced_actors, unplaced_groups
+from cluster.placement import Unplaced, kind_of, unplaced_actors, unplaced_groups, unplaced_replicas
+from cluster.waiting import PlacementWatch, answer_of_report, answer_of_status
 from pipelines.stages.train import fit_again
 from vidalign.errors import ClusterError, ModelError
 
@@ -91,6 +93,54 @@ def test_placement_groups_of_this_job_wait():
     assert [str(each) for each in found] == ["1 x (4 CPU, 1 GPU) for training ranks"]
 
 
+def test_replicas_of_which_none_is_placed_wait():
+    def group(name: str, state: str) -> PlacementGroupTableData:
+        made = PlacementGroupTableData(name=name, state=getattr(PlacementGroupTableData, state), is_detached=True)
+        made.bundles.add(node_id=NODE if state == "CREATED" else NOWHERE).unit_resources.update({"GPU": 1.0})
+        return made
+
+    named = "SERVE_REPLICA::ours#PolicyServer:{}#{}"
+    groups = [
+        group(named.format("base", "a1"), "CREATED"),
+        group(named.format("base", "a2"), "PENDING"),  # one more, asked for by autoscaling
+        group(named.format("aligned", "b1"), "PENDING"),
+        group("SERVE_REPLICA::theirs#PolicyServer:aligned#c1", "PENDING"),
+    ]
+    ingress = actor("ServeReplica:ours:Ingress", ActorTableData.PENDING_CREATION, CPU=2)
+    ingress.name = "SERVE_REPLICA::ours#Ingress#d1"
+    inside = actor("ServeReplica:ours:PolicyServer", ActorTableData.PENDING_CREATION, CPU=1)
+    inside.name, inside.placement_group_id = named.format("base", "a1"), NODE
+    assert [str(each) for each in unplaced_replicas([ingress, inside], groups, "ours")] == [
+        "1 x (1 GPU) for replicas of PolicyServer:aligned",
+        "1 x (2 CPU) for replicas of Ingress",
+    ]
+    ingress.address.worker_id = WORKER
+    assert unplaced_replicas([ingress], groups[:2], "ours") == []
+
+
+def test_a_store_that_does_not_answer_ends_the_run_too(monkeypatch):
+    def silent() -> list[Unplaced]:
+        raise ConnectionError("no route to  the head node")
+
+    monkeypatch.setattr(waiting, "unplaced", silent)
+    monkeypatch.setattr(waiting, "LOOK_EVERY_S", 0.01)
+    ended, told = threading.Event(), []
+    with waiting.placement_watched(0.05, say=told.append, stop=lambda error: (told.append(error), ended.set())):
+        assert ended.wait(5)
+    assert "has not answered for 0 s (no route to the head node)" in str(told[0])
+
+
+def test_a_console_that_is_gone_stops_no_watch():
+    def say(_: str) -> None:
+        raise BrokenPipeError
+
+    ended = []
+    watch = PlacementWatch(30, answer=str, say=say, stop=ended.append)
+    for now in (0.0, 25.0, 31.0):
+        watch.look([ENGINES], now)
+    assert ended
+
+
 def test_what_the_autoscaler_answers():
     launch = {"instance_type_name": "g5", "ray_node_type_name": "gpu", "count": 2, "request_ts_s": 0}
     pending = LaunchRequest(**launch, state=LaunchRequest.Status.PENDING)
@@ -113,9 +163,9 @@ def test_what_the_autoscaler_answers():
 
 
 def test_kinds_of_actors():
-    assert waiting.kind_of("RayTrainWorker") == "training ranks"
-    assert waiting.kind_of("MapWorker(MapBatches(Decoder))") == "decoders"
-    assert waiting.kind_of("MapWorker(Map(Other))") == "Other"
+    assert kind_of("RayTrainWorker") == "training ranks"
+    assert kind_of("MapWorker(MapBatches(Decoder))") == "decoders"
+    assert kind_of("MapWorker(Map(Other))") == "Other"
 
 
 @pytest.fixture

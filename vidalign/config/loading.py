@@ -21,6 +21,7 @@ from vidalign.config.section import Section
 from vidalign.errors import ConfigError
 
 SectionT = TypeVar("SectionT", bound=Section)
+RUN_CONFIG = "config.yaml"  # in a run's folder
 
 
 class _Loader(yaml.SafeLoader):
@@ -35,10 +36,14 @@ _Loader.add_implicit_resolver(
 def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, apply `section.key=value` overrides (values are YAML), and check everything.
 
+    A run's folder stands for its config.yaml, and the `run_dir` of that file is where the file is now, unless it is overridden.
+
     Raises:
         ConfigError: a missing or malformed file, an unknown key (with the nearest known one), an invalid value, a conflict.
     """
     path = pathlib.Path(path)
+    if path.is_dir() and (path / RUN_CONFIG).is_file():
+        path /= RUN_CONFIG
     if not path.is_file():
         raise ConfigError(f"no config file at {path}; start from one in configs/ or examples/shapes/align.yaml")
     try:
@@ -47,6 +52,10 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
         raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold a mapping of sections (model, data, ...), got {type(raw).__name__}")
+    if (
+        path.name == RUN_CONFIG and (path.parent / "rounds").is_dir()
+    ):  # a run may have been moved or copied since it was written
+        raw["run_dir"] = str(path.parent)
     return parse_config(raw, overrides, source=str(path))
 
 
