@@ -9,6 +9,7 @@ Every result is appended to `eval/{model_id}.jsonl` as it arrives; asking again 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import pathlib
 import random
@@ -17,8 +18,8 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 import openai
-import tqdm
 
+from pipelines import progress as shown
 from pipelines.answer_log import AnswerLog
 from pipelines.media_urls import in_noise, messages
 from serving.app import Endpoint
@@ -181,7 +182,7 @@ class _Asker:
     is_right: Callable[[str, Example], bool]
 
     async def ask_all(
-        self, examples: Sequence[Example], contexts: dict[str, Context], log: AnswerLog, bar: tqdm.tqdm
+        self, examples: Sequence[Example], contexts: dict[str, Context], log: AnswerLog, bar: shown.Bar | None
     ) -> None:
         slots = asyncio.Semaphore(self.config.concurrency)
         client = openai.AsyncOpenAI(
@@ -191,9 +192,10 @@ class _Asker:
         async def one(example: Example) -> None:
             async with slots:
                 log.add(example, await self.ask(client, example, contexts[example.id]))
-                bar.update()
+                if bar is not None:
+                    bar.update()
 
-        with bar:
+        with bar or contextlib.nullcontext():
             async with client:
                 await _all(one(example) for example in examples)
 
@@ -272,8 +274,8 @@ class _Asker:
         raise AssertionError("unreachable")
 
 
-def _bar(name: str, total: int, done: int, progress: bool) -> tqdm.tqdm:
-    return tqdm.tqdm(total=total, initial=done, desc=f"evaluate {name}", unit="answer", disable=not progress)
+def _bar(name: str, total: int, done: int, progress: bool) -> shown.Bar | None:
+    return shown.bar(f"evaluate {name}", total, "answer", initial=done) if progress else None
 
 
 def _message(error: openai.APIError) -> str:

@@ -11,7 +11,7 @@ import pydantic
 
 from vidalign import prompts
 from vidalign.config.section import Section
-from vidalign.config.texts import plain_text
+from vidalign.config.texts import check_spelling, plain_text
 from vidalign.errors import ConfigError
 from vidalign.plugins import resolve
 
@@ -81,6 +81,7 @@ class JudgeConfig(Section):
         needed = [name for name in prompts.missing_fields(self.prompt) if name != "caption" or not self.sees_video]
         if needed:
             raise ValueError(f"prompt must contain {', '.join(f'{{{name}}}' for name in needed)}, got {self.prompt[:80]!r}")
+        check_spelling("prompt", self.prompt, prompts.JUDGE_FIELDS)
         return self
 
     @property

@@ -10,7 +10,7 @@ from vidalign import prompts
 from vidalign.config.degrading import AugmentConfig, PerturbConfig
 from vidalign.config.judging import JudgeConfig, check_scorer
 from vidalign.config.section import Section
-from vidalign.config.texts import plain_text
+from vidalign.config.texts import check_spelling, plain_text
 from vidalign.errors import ConfigError
 from vidalign.plugins import resolve
 
@@ -58,6 +58,8 @@ class RecipeSection(Section):
             for name in names:
                 if template is not None and name not in template:
                     raise ValueError(f"{key} must contain {name}, got {template!r}")
+            if template is not None:
+                check_spelling(key, template, prompts.FIELDS)
         return self
 
 
@@ -240,9 +242,17 @@ def _elsewhere(value: Any) -> RecipeSection:
     return section_of(value["name"]).model_validate(value) if isinstance(value, dict) else value
 
 
-def _tag(value: Any) -> str:
-    name = value.get("name", "leanpo") if isinstance(value, dict) else value.name
-    return ELSEWHERE if ":" in str(name) else name
+def _tag(value: Any) -> str | None:
+    """None for what is neither a section nor a mapping, which pydantic then refuses."""
+    if isinstance(value, RecipeSection):
+        name = value.name
+    elif isinstance(value, dict) and value.get("name", "leanpo") is not None:
+        name = value.get("name", "leanpo")
+    else:
+        return None
+    if not isinstance(name, str):
+        return repr(name)  # which no recipe is called
+    return ELSEWHERE if ":" in name else name
 
 
 RecipeConfig = Annotated[

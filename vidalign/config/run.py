@@ -12,7 +12,7 @@ import pydantic
 
 from vidalign.config.judging import ScoringSection
 from vidalign.config.recipes import LeanpoRecipe, RecipeConfig
-from vidalign.config.section import Section
+from vidalign.config.section import PathText, Section
 from vidalign.config.training import TrainConfig
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 
@@ -26,7 +26,7 @@ class ModelConfig(Section):
     NEUTRAL: ClassVar[frozenset[str]] = frozenset({"vision_attention"})
     LATER: ClassVar[frozenset[str]] = frozenset({"vision_attention"})
 
-    path: str
+    path: PathText
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     max_model_len: int = pydantic.Field(4096, ge=16)
     trust_remote_code: bool = False
@@ -40,10 +40,10 @@ class DataConfig(Section):
     likelihood of their ground truth is logged. Without `eval`, no evaluation is run.
     """
 
-    train: str
-    eval: str | None = None
-    probe: str | None = None
-    video_root: str | None = None
+    train: PathText
+    eval: PathText | None = None
+    probe: PathText | None = None
+    video_root: PathText | None = None
     limit: int | None = pydantic.Field(None, ge=1)
     eval_limit: int | None = pydantic.Field(None, ge=1)
 
@@ -67,7 +67,7 @@ class VideoConfig(Section):
     backend: Backend = DEFAULT_BACKEND
     deadline_s: float = pydantic.Field(60.0, gt=0)
     num_decoders: int | None = pydantic.Field(None, ge=1)
-    cache_dir: str | None = None
+    cache_dir: PathText | None = None
 
     @pydantic.model_validator(mode="after")
     def _one_sampling_rule(self) -> VideoConfig:
@@ -114,7 +114,7 @@ class ServeConfig(Section):
     min_replicas: int = pydantic.Field(1, ge=0)
     max_replicas: int = pydantic.Field(1, ge=1)
     gpus_per_replica: int = pydantic.Field(1, ge=0)
-    media_root: str | None = None
+    media_root: PathText | None = None
     engine_args: dict[str, Any] = {}
     start_timeout_s: float = pydantic.Field(900.0, gt=0)
 
@@ -156,8 +156,8 @@ class ClusterConfig(Section):
 class RunConfig(Section):
     """Everything that one run needs. Stored in the run folder as `config.yaml`, with all defaults filled in."""
 
-    run_dir: str
-    seed: int = pydantic.Field(0, ge=0)
+    run_dir: PathText
+    seed: int = pydantic.Field(0, ge=0, lt=2**32)
     rounds: int = pydantic.Field(1, ge=1)
     model: ModelConfig
     data: DataConfig

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import pydantic
 
-from vidalign.config.section import Section
+from vidalign.config.section import PathText, Section
 
 
 class LoraConfig(Section):
@@ -110,7 +110,7 @@ class TrainConfig(Section):
     shared_prefix: bool = True
     sequence_parallel: int = pydantic.Field(1, ge=1)
     cache_vision_features: bool = False
-    cache_dir: str | None = None
+    cache_dir: PathText | None = None
     float32_head: bool = False
     train_vision_tower: bool = False
     train_projector: bool = False
