@@ -31,6 +31,9 @@ def one_line(message: object) -> str:
     return "".join(character if character.isprintable() else " " for character in " ".join(str(message).split()))
 
 
+EVERY = "*"  # asks `add_parsers` for all commands
+
+
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line and with exit code 2, as every other error of the command."""
 
@@ -44,7 +47,7 @@ def add_parsers(commands: Any, elsewhere: Mapping[str, tuple[str, str]], asked: 
     Only the module of the command that is asked for is imported.
     """
     for name, (module, text) in elsewhere.items():
-        if name == asked:
+        if asked in (name, EVERY):
             importlib.import_module(module).add_parser(commands)
         else:
             commands.add_parser(name, help=text, add_help=False)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import errno
 import pathlib
+import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cluster import interrupts
-from pipelines.arguments import Parser, add_parsers, command_of, one_line, refuse_unknown, refuse_unused
+from pipelines.arguments import EVERY, Parser, add_parsers, command_of, one_line, refuse_unknown, refuse_unused
 from pipelines.suites import command as suites
 from vidalign import __version__
 from vidalign.errors import ClusterError, ConfigError, VidalignError
@@ -20,7 +22,12 @@ if TYPE_CHECKING:
 
 # Commands with a module of their own, which is imported when its command is asked for: name → (module, line of help).
 ELSEWHERE = {
+    "init": ("pipelines.starting", "write a commented configuration for a model and a data file"),
+    "chat": ("pipelines.chatting", "ask a model about a video in the terminal"),
+    "export": ("pipelines.exporting", "copy the aligned model of a run to a folder, or push it to a hub"),
+    "clean": ("pipelines.cleaning", "say what of a run can be made again and how much room it takes; remove it"),
     "data": ("pipelines.data", "import, export, convert and check data files"),
+    "completion": ("pipelines.completion", "print what completes commands, options and keys in a shell"),
 }
 STAGES = ("rollout", "train", "evaluate", "report")
 BENCHES = {
@@ -161,6 +168,11 @@ def _parser(asked: str | None) -> Parser:
     return parser
 
 
+def whole_parser() -> Parser:
+    """The parser with the arguments of every command."""
+    return _parser(EVERY)
+
+
 def _add_overrides(command: argparse.ArgumentParser, text: str = "overrides of the config") -> None:
     command.add_argument("overrides", nargs="*", metavar="section.key=value", help=text)
     command.add_argument("--verbose", action="store_true", help="show what Ray and its workers print")
@@ -209,7 +221,19 @@ def _ending(summary: dict[str, Any], run_dir: str) -> str:
     from vidalign.files import RunFolder
 
     report = RunFolder.open(run_dir).report / "index.html"
-    return "\n".join([summary_table(summary), "", f"report   {report}", f"serve    vidalign serve {run_dir}"])
+    return "\n".join(
+        [summary_table(summary), "", f"report   {report}", f"serve    {own_name()} serve {shlex.quote(run_dir)}"]
+    )
+
+
+def own_name() -> str:
+    """How this command is called in the user's shell: by its name, where that is this environment's, or else by its path."""
+    own = pathlib.Path(sys.executable).parent / "vidalign"
+    found = shutil.which("vidalign")
+    if not own.is_file() or (found is not None and pathlib.Path(found).resolve() == own.resolve()):
+        return "vidalign"
+    here = pathlib.Path.cwd()
+    return str(own.relative_to(here)) if own.is_relative_to(here) else str(own)
 
 
 def _dry_run(config: RunConfig, stages: Sequence[str], on: str | None) -> int:
