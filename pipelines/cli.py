@@ -266,9 +266,12 @@ def _run_bench(arguments: argparse.Namespace) -> int:
 def _run_doctor(arguments: argparse.Namespace) -> int:
     from cluster import doctor
 
-    findings = doctor.diagnose()
-    print(doctor.render(findings))
-    return 0 if doctor.is_healthy(findings) else 1
+    found = []
+    for finding in doctor.findings():
+        found.append(finding)
+        print(doctor.line(finding), flush=True)
+    print(f"\n{doctor.verdict(found)}")
+    return 0 if doctor.is_healthy(found) else 1
 
 
 if __name__ == "__main__":
