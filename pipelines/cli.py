@@ -27,6 +27,7 @@ ELSEWHERE = {
     "export": ("pipelines.exporting", "copy the aligned model of a run to a folder, or push it to a hub"),
     "clean": ("pipelines.cleaning", "say what of a run can be made again and how much room it takes; remove it"),
     "data": ("pipelines.data", "import, export, convert and check data files"),
+    "options": ("pipelines.options", "say what options mean, with their values, defaults and units"),
     "completion": ("pipelines.completion", "print what completes commands, options and keys in a shell"),
 }
 STAGES = ("rollout", "train", "evaluate", "report")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Annotated, Any, ClassVar, TypeAlias, get_args
 
 import pydantic
@@ -24,6 +24,7 @@ def _usable_path(path: str) -> str:
         raise ValueError(f"names the home folder of a user that this machine does not have, got {path!r}") from error
 
 
+FIRST_VERSION = "0.1.0"
 MAX_PATH, MAX_NAME = 4000, 255  # bytes, on the file systems of Linux
 PathText: TypeAlias = Annotated[str, pydantic.AfterValidator(_usable_path)]
 
@@ -36,10 +37,13 @@ class Section(pydantic.BaseModel):
 
     LATER names the options that are younger than the records of finished stages may be. One that has its default value is
     recorded as if it did not exist, so that what was finished before it existed stays valid.
+
+    SINCE names the version of options that are younger than `FIRST_VERSION`. What an option means is the text below it.
     """
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset()
     LATER: ClassVar[frozenset[str]] = frozenset()
+    SINCE: ClassVar[Mapping[str, str]] = {}
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
