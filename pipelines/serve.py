@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cluster import interrupts
@@ -14,6 +14,7 @@ from cluster.plan import plan_serve
 from cluster.resources import ClusterResources
 from cluster.session import connect, local_resources
 from pipelines import progress
+from pipelines.run_videos import example_url, with_media_root
 from serving.app import NO_KEY, Endpoint, build_app, check_address, check_files, endpoint
 from serving.spec import EndpointSpec
 from vidalign import files, prompts
@@ -62,21 +63,31 @@ def run(target: str, overrides: Sequence[str] = (), *, verbose: bool = False) ->
     found = find_target(target, overrides)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
-    config, num_models = found.config, len(found.models)
+    serving = found.config.model_copy(update={"serve": with_media_root(target, found.config.serve)})
+    found = dataclasses.replace(found, config=serving)
+    config = found.config
     check_address(config.serve)
     print(f"starting {' and '.join(found.models)} …", file=sys.stderr)
 
-    def needed() -> int:
-        return plan_serve(config.serve, local_resources(config.cluster), num_models).num_cpus_needed
-
     with (
-        connect(config.cluster, num_cpus_needed=needed, verbose=verbose) as resources,
+        connect(config.cluster, num_cpus_needed=num_cpus_needed(found), verbose=verbose) as resources,
         endpoint(spec_of(found, resources), say=progress.note) as running,
     ):
         with interrupts.until_signal():
             print(describe(running), flush=True)
             threading.Event().wait()
         print("stopping", file=sys.stderr)
+
+
+def num_cpus_needed(found: Target) -> Callable[[], int]:
+    """What a Ray that is started for this endpoint must offer, found out where one is."""
+    config = found.config
+    return lambda: plan_serve(config.serve, local_resources(config.cluster), len(found.models)).num_cpus_needed
+
+
+def only(found: Target, name: str) -> Target:
+    """The target with one of its models."""
+    return dataclasses.replace(found, models={name: found.models[name]})
 
 
 def application(args: Mapping[str, Any]) -> Application:
@@ -236,7 +247,7 @@ def describe(running: Endpoint) -> str:
     model_id = running.model_ids[-1]
     versions = "\n".join(f"  {name:<12} policy {version}" for name, version in running.versions.items())
     root = f"file: urls below {running.media_root}" if running.media_root else "no file: urls (set serve.media_root=FOLDER)"
-    video = f"file://{running.media_root}/clip.mp4" if running.media_root else "data:video/mp4;base64,…"
+    video = example_url(running.media_root)
     needs_key = running.api_key != NO_KEY
     header = " -H 'Authorization: Bearer KEY'" if needs_key else ""
     return f"""

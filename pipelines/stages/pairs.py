@@ -105,6 +105,9 @@ class Pairs(Stage):
             progress.warn(warning)
         if (warning := unclear_warning(dropped, len(self.rows))) is not None:
             progress.warn(warning)
+        progress.note(
+            f"pairs, round {index}: {len(pairs):,} of {len(self.rows):,} examples; dropped: {progress.counts(dropped | filtered)}"
+        )
         trusted = self._trusted(responses, judgements)
         correlation = reward_trust_correlation([*trusted, *rewritten], recipe)
         return {"kept": len(pairs), "dropped": dropped | filtered, "reward_trust_correlation": correlation, **facts}

@@ -9,24 +9,11 @@ import pydantic
 from vidalign import prompts
 from vidalign.config.degrading import AugmentConfig, PerturbConfig
 from vidalign.config.judging import JudgeConfig, check_scorer
+from vidalign.config.linting import LintConfig
 from vidalign.config.section import Section
-from vidalign.config.texts import plain_text
+from vidalign.config.texts import check_spelling, plain_text
 from vidalign.errors import ConfigError
 from vidalign.plugins import resolve
-
-
-class LintConfig(Section):
-    """What counts as an artefact in pairs (`vidalign/recipes/lint.py`), and which pairs are dropped for it.
-
-    By default artefacts are only reported.
-    """
-
-    word_ratio: float = pydantic.Field(5.0, gt=1)
-    min_count: int = pydantic.Field(8, ge=1)
-    max_longer_share: float = pydantic.Field(0.75, ge=0.5, le=1)
-    drop_tell_tales: bool = False
-    max_length_ratio: float | None = pydantic.Field(None, ge=1)
-    max_duplicates: int | None = pydantic.Field(None, ge=1)
 
 
 class RecipeSection(Section):
@@ -41,10 +28,15 @@ class RecipeSection(Section):
     NEUTRAL: ClassVar[frozenset[str]] = frozenset({"options_prompt", "options_style"})
 
     name: str
+    """The recipe: leanpo, rrpo, hound, given, or `package.module:attribute`."""
     plain_prompt: str = prompts.PLAIN
+    """Template of the prompt without hints, which training and evaluation use."""
     lint: LintConfig = LintConfig()  # type: ignore[call-arg]
+    """Artefacts that are looked for in pairs."""
     options_prompt: str = prompts.OPTIONS
+    """Template that puts a row's options after its question."""
     options_style: prompts.OptionsStyle = "letters"
+    """Show options with letters, or as their texts alone."""
 
     @pydantic.field_validator("*")
     @classmethod
@@ -58,6 +50,8 @@ class RecipeSection(Section):
             for name in names:
                 if template is not None and name not in template:
                     raise ValueError(f"{key} must contain {name}, got {template!r}")
+            if template is not None:
+                check_spelling(key, template, prompts.FIELDS)
         return self
 
 
@@ -71,10 +65,17 @@ class SamplingSection(RecipeSection):
     LATER: ClassVar[frozenset[str]] = frozenset({"trust"})
 
     num_candidates: int = pydantic.Field(4, ge=1)
+    """Responses that are sampled for each side of an example."""
     temperature: float = pydantic.Field(1.0, ge=0)
+    """Temperature of sampling."""
     top_p: float = pydantic.Field(0.9, gt=0, le=1)
+    """Nucleus of sampling."""
     max_new_tokens: int = pydantic.Field(256, ge=1)
+    """Most tokens of a response."""
     trust: str | None = None
+    """How far a response agrees with the ground truth where no rule can tell: exact, f1, judge, or
+    `package.module:attribute`.
+    """
 
     @pydantic.field_validator("trust")
     @classmethod
@@ -107,18 +108,31 @@ class LeanpoRecipe(SamplingSection):
     LATER: ClassVar[frozenset[str]] = frozenset({"trust", "judge"})
 
     name: Literal["leanpo"] = "leanpo"
+    """The recipe."""
     hints: bool = True
+    """Show the ground truth as a hint in the first turn of the chosen side."""
     num_turns: int = pydantic.Field(2, ge=1)
+    """Turns of the chosen side: the first reply and its reflections."""
     rejected_top_p: float = pydantic.Field(1.0, gt=0, le=1)
+    """Nucleus of sampling of the rejected side."""
     negatives: Literal["augmented", "replayed", "both"] = "augmented"
+    """Where rejected responses come from: augmented videos, replayed ground truths, or both."""
     replay_max_tokens: int = pydantic.Field(256, ge=1)
+    """Most tokens of a replayed segment."""
     replay_buffer: int = pydantic.Field(2000, ge=1)
+    """Replayed responses that are kept for later rounds."""
     pair_rule: Literal["best_vs_worst", "hinted_vs_augmented", "hinted_vs_augmented_unfiltered"] = "best_vs_worst"
+    """Which responses of an example become its pair."""
     min_trust_gap: float = pydantic.Field(0.1, ge=0, le=1)
+    """Least difference of trust between chosen and rejected."""
     hint_prompt: str = prompts.HINT
+    """Template of the first turn with the hint."""
     reflect_prompt: str = prompts.REFLECT
+    """Template of a reflection."""
     augment: AugmentConfig = AugmentConfig()
+    """How the videos of the rejected side are degraded."""
     judge: JudgeConfig | None = None
+    """The model that scores what no rule can, where trust is judge."""
 
     @pydantic.model_validator(mode="after")
     def _judge_is_asked(self) -> LeanpoRecipe:
@@ -140,15 +154,25 @@ class RrpoRecipe(SamplingSection):
     PAIRING: ClassVar[frozenset[str]] = frozenset({"wrong_by", "threshold", "judge", "lint"})
 
     name: Literal["rrpo"] = "rrpo"
+    """The recipe."""
     perturb: PerturbConfig = PerturbConfig()  # type: ignore[call-arg]
+    """How videos are perturbed."""
     wrong_by: Literal["trust", "judge"] = "trust"
+    """What decides that a response is wrong."""
     max_trust: float = pydantic.Field(0.999, ge=0, lt=1)
+    """A response is wrong up to this trust."""
     threshold: float = pydantic.Field(3.0, gt=1, le=5)
+    """A response is wrong below this score of the judge's."""
     rewrite: Literal["none", "policy", "judge"] = "none"
+    """Who swaps what a wrong response gets wrong into the ground truth; none takes the response as it is."""
     rewrite_tries: int = pydantic.Field(3, ge=1)
+    """Wrong responses of an example that are tried."""
     differences_prompt: str = prompts.DIFFERENCES
+    """Template that asks for what is wrong."""
     rewrite_prompt: str = prompts.REWRITE
+    """Template that asks for the swap."""
     judge: JudgeConfig | None = None
+    """The model that judges or rewrites."""
 
     @pydantic.model_validator(mode="after")
     def _judge_is_there_and_asked(self) -> RrpoRecipe:
@@ -184,12 +208,19 @@ class HoundRecipe(SamplingSection):
     PAIRING: ClassVar[frozenset[str]] = frozenset({"judge", "threshold", "min_score_gap", "lint"})
 
     name: Literal["hound"] = "hound"
+    """The recipe."""
     top_p: float = pydantic.Field(0.95, gt=0, le=1)
+    """Nucleus of sampling."""
     captions: Literal["data", "policy"] = "data"
+    """Where captions come from: the rows, or the policy."""
     caption_prompt: str = prompts.CAPTION
+    """Template that asks the policy for a caption."""
     threshold: float = pydantic.Field(3.0, gt=1, le=5)
+    """Least score of a chosen response."""
     min_score_gap: float = pydantic.Field(1.0, gt=0, le=4)
+    """Least difference of scores between chosen and rejected."""
     judge: JudgeConfig
+    """The model that scores responses."""
 
     @pydantic.model_validator(mode="after")
     def _judge_and_captions(self) -> HoundRecipe:
@@ -207,6 +238,7 @@ class GivenRecipe(RecipeSection):
     """No rollout: data.train already holds pairs (rows with chosen and rejected), or examples for objective sft."""
 
     name: Literal["given"] = "given"
+    """The recipe."""
 
 
 RECIPES: dict[str, type[RecipeSection]] = {
@@ -240,9 +272,17 @@ def _elsewhere(value: Any) -> RecipeSection:
     return section_of(value["name"]).model_validate(value) if isinstance(value, dict) else value
 
 
-def _tag(value: Any) -> str:
-    name = value.get("name", "leanpo") if isinstance(value, dict) else value.name
-    return ELSEWHERE if ":" in str(name) else name
+def _tag(value: Any) -> str | None:
+    """None for what is neither a section nor a mapping, which pydantic then refuses."""
+    if isinstance(value, RecipeSection):
+        name = value.name
+    elif isinstance(value, dict) and value.get("name", "leanpo") is not None:
+        name = value.get("name", "leanpo")
+    else:
+        return None
+    if not isinstance(name, str):
+        return repr(name)  # which no recipe is called
+    return ELSEWHERE if ":" in name else name
 
 
 RecipeConfig = Annotated[
