@@ -9,6 +9,7 @@ import pydantic
 from vidalign import prompts
 from vidalign.config.degrading import AugmentConfig, PerturbConfig
 from vidalign.config.judging import JudgeConfig, check_scorer
+from vidalign.config.rewards import RewardOptions
 from vidalign.config.section import Section
 from vidalign.config.texts import plain_text
 from vidalign.errors import ConfigError
@@ -203,6 +204,45 @@ class HoundRecipe(SamplingSection):
         return self
 
 
+class GroupRecipe(RewardOptions, SamplingSection):
+    """Groups of the policy's own replies to one prompt with rewards, for objectives on groups (grpo, dapo, dr_grpo, gspo).
+
+    Their log-probs are those of the untruncated policy, so `temperature` and `top_p` are 1. `trust` says who tells right from wrong
+    for the rewards "accuracy" and "temporal"; `judge` tells what no rule can, with `trust` "judge", as right from `threshold` on.
+    """
+
+    PAIRING: ClassVar[frozenset[str]] = frozenset(
+        {"rewards", "format_pattern", "temporal_share", "judge", "threshold", "lint"}
+    )
+
+    name: Literal["group"] = "group"
+    num_candidates: int = pydantic.Field(8, ge=2)
+    top_p: float = pydantic.Field(1.0, gt=0, le=1)
+    judge: JudgeConfig | None = None
+    threshold: float = pydantic.Field(3.0, gt=1, le=5)
+
+    @pydantic.model_validator(mode="after")
+    def _samples_the_policy_itself(self) -> Self:
+        if (self.temperature, self.top_p) != (1.0, 1.0):
+            raise ValueError(
+                f"recipe group compares log-probs with those that the policy sampled with, got temperature={self.temperature:g} and "
+                f"top_p={self.top_p:g}; set both to 1"
+            )
+        if self.lint != LintConfig():  # type: ignore[call-arg]
+            raise ValueError("recipe.lint is for pairs, and recipe group makes none; leave it out")
+        if not self.asks_who_is_right and (self.trust is not None or self.judge is not None):
+            raise ValueError(
+                "recipe.trust and recipe.judge are for the rewards accuracy and temporal; add one of them to rewards"
+            )
+        if self.judge is not None and self.trust != "judge":
+            raise ValueError("recipe.judge is set but nothing uses it; set trust to judge, or remove recipe.judge")
+        if self.judge is None and self.threshold != type(self).model_fields["threshold"].default:
+            raise ValueError(
+                "threshold is of a judge's scores, and there is no recipe.judge; set it, or leave threshold out"
+            )
+        return self
+
+
 class GivenRecipe(RecipeSection):
     """No rollout: data.train already holds pairs (rows with chosen and rejected), or examples for objective sft."""
 
@@ -214,6 +254,7 @@ RECIPES: dict[str, type[RecipeSection]] = {
     "rrpo": RrpoRecipe,
     "hound": HoundRecipe,
     "given": GivenRecipe,
+    "group": GroupRecipe,
 }
 ELSEWHERE = "elsewhere"  # tag of a recipe that is named as package.module:attribute
 
@@ -249,6 +290,7 @@ RecipeConfig = Annotated[
     Annotated[LeanpoRecipe, pydantic.Tag("leanpo")]
     | Annotated[RrpoRecipe, pydantic.Tag("rrpo")]
     | Annotated[HoundRecipe, pydantic.Tag("hound")]
+    | Annotated[GroupRecipe, pydantic.Tag("group")]
     | Annotated[GivenRecipe, pydantic.Tag("given")]
     | Annotated[pydantic.SerializeAsAny[RecipeSection], pydantic.BeforeValidator(_elsewhere), pydantic.Tag(ELSEWHERE)],
     pydantic.Discriminator(_tag),
