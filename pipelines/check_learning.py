@@ -27,9 +27,14 @@ def check_recipe(config: RunConfig) -> None:
         )
 
 
-def group_tokens(config: RunConfig, length: int, *, packed: bool) -> int:
-    """Tokens that a prompt with its responses takes in a forward pass. `length`: of the longest prompt with one reply."""
+def forward_tokens(config: RunConfig, length: int, *, packed: bool) -> int:
+    """Tokens of a forward pass of training. `length`: of the longest prompt with one reply.
+
+    A group may be longer than `train.tokens_per_micro_batch`, and then goes alone.
+    """
+    train, budget = config.train, config.train.tokens_per_micro_batch
     if recipes.build(config.recipe).makes == "pairs":
-        return length * (1 if packed else 2)
+        return budget or train.micro_batch_size * length * (1 if packed else 2)
     others = getattr(config.recipe, "num_candidates", 1) - 1
-    return length + others * (getattr(config.recipe, "max_new_tokens", 0) if packed else length)
+    group = length + others * (getattr(config.recipe, "max_new_tokens", 0) if packed else length)
+    return max(budget, group) if budget else train.micro_batch_size * group

@@ -22,13 +22,13 @@ from pipelines.report_examples import Thumbnails, answer_changes, drawn_pairs
 from pipelines.report_figures import Metrics, candidate_plots, curve_plots, pair_plots
 from pipelines.report_groups import drawn_groups
 from pipelines.report_tables import accuracy_view, duration, filled, likelihood_view, number, percent, points
-from pipelines.stages.groups import GROUPS
 from pipelines.suites import tables as suites
 from pipelines.summary import scored_answers
 from vidalign import recipes
 from vidalign.config.loading import dump_config
 from vidalign.config.run import RunConfig
 from vidalign.config.training import TrainConfig
+from vidalign.data.source import GROUPS_FILE
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, read_json, read_jsonl, read_table, write_bytes_atomic
 from vidalign.records import Record
@@ -85,7 +85,7 @@ def view(run: RunFolder, config: RunConfig, summary: Mapping[str, Any], rounds: 
     last = rounds[-1] if rounds else 0
     metrics = {index: read_metrics(run.stage("train", index) / "metrics.jsonl") for index in rounds}
     pairs = _read(run.stage("pairs", last) / "pairs.parquet", PreferencePair)
-    groups = _read(run.stage("pairs", last) / GROUPS, ResponseGroup)
+    groups = _read(run.stage("pairs", last) / GROUPS_FILE, ResponseGroup)
     answers = scored_answers(run, last)
     quarantine = [row for i in rounds for row in _read(run.stage("quarantine", i) / "quarantine.parquet", QuarantineRow)]
     quarantine = list({(row.uri, row.reason): row for row in quarantine}.values())  # one video fails in every round
@@ -131,7 +131,7 @@ def _num_monitored(run: RunFolder, index: int, train: TrainConfig) -> str:
     import pyarrow.parquet as pq
 
     path = run.stage("pairs", index) / "pairs.parquet"
-    if path.with_name(GROUPS).is_file():
+    if path.with_name(GROUPS_FILE).is_file():
         return f"best and worst reply of at most {train.num_monitored:,} groups"
     if not path.is_file():
         return "monitored pairs"

@@ -14,12 +14,13 @@ from test_reference import groups, pairs, prepared, source  # noqa: F401 (fixtur
 
 from actors.reference import kept_paths, outputs_of_groups
 from actors.training_data import TrainingData
-from pipelines.check_learning import check_recipe, group_tokens
+from pipelines.check_learning import check_recipe, forward_tokens
 from pipelines.stages.groups import group_facts, no_contrast, sampled_tokens, without_spelled
 from vidalign import files, recipes
 from vidalign.config.loading import parse_config
 from vidalign.config.recipes import RECIPES as SECTIONS
 from vidalign.config.recipes import GroupRecipe
+from vidalign.data.source import files_of
 from vidalign.errors import ConfigError, DataError
 from vidalign.learning import objectives
 from vidalign.learning.advantages import group_advantages
@@ -266,10 +267,16 @@ def test_the_constant_of_dr_grpo_is_the_length_of_the_longest_reply():
     check_recipe(parse({"max_new_tokens": 24}, objective={"name": "dr_grpo", "params": {"max_tokens": 24}}))
 
 
-def test_a_group_takes_its_prompt_once_in_a_packed_row():
-    config = parse({"num_candidates": 8, "max_new_tokens": 24})
-    assert group_tokens(config, 100, packed=True) == 100 + 7 * 24
-    assert group_tokens(config, 100, packed=False) == 800
+def test_a_group_takes_its_prompt_once_in_a_packed_row_and_may_be_longer_than_the_budget():
+    sizes = {"batch_size": 4, "micro_batch_size": 2}
+    config = parse({"num_candidates": 8, "max_new_tokens": 24}, train=sizes)
+    assert forward_tokens(config, 100, packed=True) == 2 * (100 + 7 * 24)
+    assert forward_tokens(config, 100, packed=False) == 2 * 800
+    for budget, tokens in ((200, 268), (400, 400)):
+        limited = parse({"max_new_tokens": 24}, train={**sizes, "tokens_per_micro_batch": budget})
+        assert forward_tokens(limited, 100, packed=True) == tokens
+    leanpo = parse({"name": "leanpo"}, train=sizes)
+    assert [forward_tokens(leanpo, 100, packed=packed) for packed in (True, False)] == [200, 400]
 
 
 def stored(rewards, left_out=None, example="e0", **more):
@@ -301,6 +308,14 @@ def test_a_stored_group_comes_back_as_it_was(tmp_path):
     back = files.read_table(tmp_path / "groups.parquet", ResponseGroup)
     assert [dataclasses.replace(group, rewards=()) for group in back] == [dataclasses.replace(g, rewards=()) for g in made]
     np.testing.assert_array_equal([group.rewards for group in back], [group.rewards for group in made])
+
+
+def test_groups_are_no_data_file(tmp_path):
+    folder = tmp_path / "run/rounds/0/pairs"
+    files.write_table(folder / "groups.parquet", [stored([1.0, 0.0])])
+    for name in (folder / "groups.parquet", folder, tmp_path / "run"):
+        with pytest.raises(DataError, match=r"holds groups of a run's own replies, .* name the data that the run read"):
+            files_of(name)
 
 
 def test_training_gets_tokens_advantages_and_what_was_sampled_with():

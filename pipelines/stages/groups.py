@@ -15,7 +15,6 @@ from vidalign.model.rendering import cached_processor
 from vidalign.recipes.engine import SPECIAL_TOKEN
 from vidalign.types import Response, ResponseGroup, stable_hash
 
-GROUPS = "groups.parquet"
 NO_GROUPS = "raise recipe.max_new_tokens where replies were cut off, set recipe.trust where no rule can tell, or look at the responses"
 Key = tuple[str, int]  # an example and a candidate
 

@@ -12,7 +12,6 @@ from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage, once
 from pipelines.stages.groups import (
-    GROUPS,
     NO_GROUPS,
     group_facts,
     no_contrast,
@@ -25,6 +24,7 @@ from pipelines.stages.rollout import Rollout, read_frames, read_responses
 from vidalign import files
 from vidalign.config.recipes import RecipeSection
 from vidalign.data.reading import DataRow
+from vidalign.data.source import GROUPS_FILE
 from vidalign.errors import DataError
 from vidalign.files import RunFolder
 from vidalign.recipes.base import Recipe, Replays, responses_by_example, scores_by_example
@@ -135,7 +135,7 @@ class Pairs(Stage):
         found = group_facts(groups)
         if (why := no_contrast(found, len(groups))) is not None:
             raise DataError(why)
-        files.write_table(self.folder / GROUPS, groups)
+        files.write_table(self.folder / GROUPS_FILE, groups)
         facts |= cut_facts(responses, recipe)
         if (warning := cut_warning(facts, recipe.config)) is not None:
             progress.warn(warning)

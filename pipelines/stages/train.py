@@ -16,11 +16,11 @@ from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage, identity, identity_v1, once
 from pipelines.stages.doubt import DoubtStage
-from pipelines.stages.groups import GROUPS
 from pipelines.stages.reference import reference_files
 from vidalign import files
 from vidalign.config.run import ModelConfig, ObjectiveConfig
 from vidalign.config.training import TrainConfig
+from vidalign.data.source import GROUPS_FILE
 from vidalign.errors import ClusterError, DataError
 from vidalign.files import RunFolder
 from vidalign.learning import objectives
@@ -135,9 +135,9 @@ class Train(Stage):
 
     def _on_groups(self, objective: GroupObjective) -> dict[str, Any]:
         """Train on the round's groups."""
-        groups = files.read_table(self.pairs / GROUPS, ResponseGroup)
+        groups = files.read_table(self.pairs / GROUPS_FILE, ResponseGroup)
         usable, dropped = usable_groups(groups, objective)
-        trained = self._fit(self.pairs / GROUPS, reference_files(self, usable, objective))
+        trained = self._fit(self.pairs / GROUPS_FILE, reference_files(self, usable, objective))
         gap = files.read_jsonl(self.folder / "metrics.jsonl")[0]["behaviour_gap"]
         if gap > MAX_BEHAVIOUR_GAP:
             progress.warn(
