@@ -93,6 +93,9 @@ def replica_options(
         "limit_mm_per_prompt": dict(limits),
         "trust_remote_code": model.trust_remote_code,
         "media_io_kwargs": media_io_kwargs,
+        # By default the first request with a grammar decides which library makes masks for all later ones, and those that were
+        # checked by another library fail.
+        "structured_outputs_config": {"backend": "xgrammar"},
         "allowed_local_media_path": str(pathlib.Path(serve.media_root).absolute()) if serve.media_root else "",
     }
     if plan.bundle_gpus:

@@ -36,6 +36,7 @@ GENERATOR_CPU = {
 }
 JUDGE = {"dtype": "bfloat16", "max_model_len": 256, "load_format": "safetensors", "disable_log_stats": True}
 REPLICA = {
+    "structured_outputs_config": {"backend": "xgrammar"},
     "dtype": "float16",
     "max_model_len": 512,
     "load_format": "safetensors",
