@@ -31,6 +31,7 @@ BENCHES = {
     "long": "long_videos",
     "memory": "driver_memory",
     "start": "start",
+    "chaos": "chaos",
 }
 
 # Of a disk that cannot be written, wherever that shows.
