@@ -11,7 +11,7 @@ TORCH_TIMEOUT ?= 5
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO := runs/shapes
 
-.PHONY: help setup setup-dev demo test test-long test-families test-videos check format shapes-data shapes-model clean
+.PHONY: help setup setup-dev demo test test-long test-families test-videos chaos check format shapes-data shapes-model clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -64,6 +64,9 @@ test-families: setup-dev ## the tests of every model family, which write docs/mo
 
 test-videos: setup-dev ## both video backends against FFmpeg's command on the whole corpus, and its table in docs/videos.md
 	$(BIN)/python -m pytest -q tests/all_videos.py
+
+chaos: setup-dev ## a run with one fault at a time, and a table of what became of it (half an hour)
+	$(BIN)/python -m bench.chaos
 
 format: setup-dev ## format the code
 	$(BIN)/ruff format .

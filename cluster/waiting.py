@@ -144,8 +144,7 @@ def answer_of_status(status: Any) -> str:
     for node in status.pending_nodes:
         coming[node.ray_node_type_name] += 1
     failed = [(f"{launch.count} {launch.ray_node_type_name}", launch.details or "") for launch in status.failed_launches]
-    failed += [(f"1 {node.ray_node_type_name}", "ended") for node in status.failed_nodes]
-    return _answer(coming, failed)
+    return _answer(coming, failed, [node.ray_node_type_name for node in status.failed_nodes])
 
 
 def answer_of_report(report: Mapping[str, Any]) -> str:
@@ -153,15 +152,19 @@ def answer_of_report(report: Mapping[str, Any]) -> str:
     found = report.get("autoscaler_report") or {}
     coming = collections.Counter(dict(found.get("pending_launches") or {}))
     coming.update(node_type for _, node_type, *_ in found.get("pending_nodes") or ())
-    failed = [(f"1 {node_type}", "ended") for _, node_type, *_ in found.get("failed_nodes") or ()]
+    failed = []
     for kind in ((found.get("node_availability_summary") or {}).get("node_availabilities") or {}).values():
         details = kind.get("unavailable_node_information") or {}
         failed.append((str(kind.get("node_type", "")), details.get("description", "")))
-    return _answer(coming, failed)
+    return _answer(coming, failed, [node_type for _, node_type, *_ in found.get("failed_nodes") or ()])
 
 
-def _answer(coming: Mapping[str, int], failed: Sequence[tuple[str, str]]) -> str:
+def _answer(coming: Mapping[str, int], failed: Sequence[tuple[str, str]], ended: Sequence[str]) -> str:
+    """`ended`: the types of nodes that are gone; that of one that no autoscaler started is made of its id."""
     parts = []
+    if ended:
+        types = collections.Counter("node" if each.startswith("node_") else each for each in ended)
+        parts.append(f"{listed([f'{num} {name}' for name, num in types.items()])} ended")
     if coming:
         parts.append(f"the autoscaler is starting {listed([f'{num} {name}' for name, num in coming.items()])}")
     if failed:

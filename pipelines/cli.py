@@ -44,6 +44,7 @@ BENCHES = {
     "long": "long_videos",
     "memory": "driver_memory",
     "start": "start",
+    "chaos": "chaos",
 }
 
 # Of a file or folder that cannot be written or read, wherever that shows: what to do about it.

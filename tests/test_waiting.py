@@ -1,10 +1,16 @@
 """Nothing waits for nodes without end, and the console says what for."""
 
+import json
+import os
+import re
+import subprocess
+import sys
 import threading
 import types
 
 import pytest
 import ray.exceptions
+from conftest import ROOT
 from ray.autoscaler.v2.schema import ClusterStatus, LaunchRequest, NodeInfo
 from ray.core.generated.gcs_pb2 import ActorTableData, PlacementGroupTableData
 
@@ -158,7 +164,16 @@ def test_what_the_autoscaler_answers():
     )
     report = {"autoscaler_report": {"pending_launches": {"gpu": 1}, "pending_nodes": [["1.2.3.4", "cpu", "waiting"]]}}
     assert answer_of_report(report) == "the autoscaler is starting 1 gpu and 1 cpu"
-    assert "failed to start 1 gpu: ended" in answer_of_report({"autoscaler_report": {"failed_nodes": [["1.2.3.4", "gpu"]]}})
+    gone = NodeInfo(
+        instance_type_name="",
+        node_status="DEAD",
+        node_id="1",
+        instance_id="",
+        ip_address="1",
+        ray_node_type_name="node_fd01",
+    )
+    assert answer_of_status(ClusterStatus(failed_nodes=[gone])) == "1 node ended"
+    assert "1 gpu ended" in answer_of_report({"autoscaler_report": {"failed_nodes": [["1.2.3.4", "gpu"]]}})
     assert "starts nothing" in answer_of_report({})
 
 
@@ -211,3 +226,28 @@ def test_an_engine_that_dies_while_it_loads_is_started_a_bounded_number_of_times
         EngineStarts(tmp_path, "an actor").begin()
     EngineStarts(tmp_path, "an actor").begin()  # the next command counts anew
     EngineStarts(tmp_path, "another").begin()
+
+
+@pytest.mark.heavy
+def test_no_wait_is_without_end():
+    """What is asked for is more than the cluster has, of a pool of Ray Data, of Ray Serve, and of Ray Train once a node is lost."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests/waits_for_nodes.py"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    says = {
+        "decode": r"waited \d+ s for 1 x \(64 CPU\) for decoders; the cluster has 4 CPU on 2 nodes; .*run the same command again",
+        "serve": r"waited \d+ s for 1 x \(64 CPU\) for replicas of Large; the cluster has 4 CPU on 2 nodes; .*Add nodes",
+        "train": r"waited \d+ s for \d x \(.*2 CPU.*\) for training ranks; the cluster has 2 CPU on 1 node; .*Add nodes",
+    }
+    says["library"] = says["decode"]
+    for name, pattern in says.items():
+        assert re.match(pattern, found[name]["error"]), found[name]
+        assert found[name]["seconds"] < 60, found
