@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cluster import interrupts, launcher
+from cluster import console, interrupts, launcher
 from cluster.resources import MIN_CPUS, ClusterResources
 from vidalign.config.run import ClusterConfig
 from vidalign.errors import ClusterError
@@ -59,7 +59,10 @@ def connect(
         return
     address = find_address(config.address)
     logs = {"logging_level": logging.INFO if verbose else logging.ERROR, "log_to_driver": verbose}
-    with interrupts.kept():  # Ray sets a handler of SIGTERM that ends the process at once
+    with (
+        interrupts.kept(),  # Ray sets a handler of SIGTERM that ends the process at once
+        contextlib.nullcontext() if verbose else console.without_native_lines(),
+    ):
         _enter(logs | _where(address, config, num_cpus_needed))
     if not verbose:
         _quiet()

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cluster import interrupts
+from cluster import console, interrupts
 from pipelines.arguments import EVERY, Parser, add_parsers, command_of, one_line, refuse_unknown, refuse_unused
 from pipelines.suites import command as suites
 from vidalign import __version__
@@ -79,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     refuse_unknown(parser, rest, arguments)
     if rest:
         arguments.overrides = [*arguments.overrides, *rest]
+    if not getattr(arguments, "verbose", False):
+        console.quiet_libraries()
     try:
         with interrupts.handled():
             return arguments.run(arguments)

@@ -24,7 +24,11 @@ def make(tmp_path):
 
     def made(name, right, **options):
         run = tmp_path / name
-        accuracy = {"base": 0.5, "aligned": 0.5, "by_category": {"<c>": {"aligned": sum(map(bool, right.values())) / len(right)}}}
+        accuracy = {
+            "base": 0.5,
+            "aligned": 0.5,
+            "by_category": {"<c>": {"aligned": sum(map(bool, right.values())) / len(right)}},
+        }
         summary = {"accuracy": accuracy, "pairs": {"kept": 7, "dropped": {"x": 2}}, "wall_s": {"train": 60.0}, "seed": 0}
         files.write_json(run / "summary.json", summary)
         raw = {"run_dir": str(run), "model": {"path": "m"}, "data": {"train": "t"}, **options}

@@ -1,0 +1,34 @@
+"""What is written past Python stays off the console, and what Python writes stays on it."""
+
+import subprocess
+import sys
+
+CODE = """
+import os, sys
+from cluster.console import without_native_lines
+before = sys.stderr
+with without_native_lines():
+    os.write(2, b"native\\n")
+    print("python", file=sys.stderr)
+os.write(2, b"after\\n")
+print("again", file=sys.stderr)
+assert sys.stderr is before
+try:
+    with without_native_lines():
+        raise KeyError
+except KeyError:
+    print("raised", file=sys.stderr)
+"""
+
+
+def test_only_what_python_writes_is_shown():
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == ["python", "after", "again", "raised"]
+
+
+def test_a_standard_error_that_is_no_file_is_left_alone(capsys):
+    from cluster.console import without_native_lines
+
+    with without_native_lines():
+        print("shown", file=sys.stderr)
+    assert capsys.readouterr().err == "shown\n"
