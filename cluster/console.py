@@ -38,3 +38,19 @@ def without_native_lines() -> Iterator[None]:
         finally:
             os.dup2(kept.fileno(), STDERR)
             sys.stderr = ours
+
+
+@contextlib.contextmanager
+def without_raylet_lines() -> Iterator[None]:
+    """A block in which Ray does not print what its raylet reports, which goes to standard output among a command's own lines.
+
+    It has no option for it. What matters of these reports arrives as an exception too.
+    """
+    import ray._private.worker as worker
+
+    theirs = worker.print_worker_logs
+    worker.print_worker_logs = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        worker.print_worker_logs = theirs

@@ -77,11 +77,12 @@ def _connected(
         _enter(logs | _where(address, config, num_cpus_needed))
     if not verbose:
         _quiet()
-    try:
-        # A Ray that was started here cannot grow, whatever a launcher's file on this machine says.
-        yield cluster_resources() if address is None else launcher.with_growth(cluster_resources(), config)
-    finally:
-        ray.shutdown()
+    with contextlib.nullcontext() if verbose else console.without_raylet_lines():
+        try:
+            # A Ray that was started here cannot grow, whatever a launcher's file on this machine says.
+            yield cluster_resources() if address is None else launcher.with_growth(cluster_resources(), config)
+        finally:
+            ray.shutdown()
 
 
 @contextlib.contextmanager

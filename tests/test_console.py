@@ -32,3 +32,19 @@ def test_a_standard_error_that_is_no_file_is_left_alone(capsys):
     with without_native_lines():
         print("shown", file=sys.stderr)
     assert capsys.readouterr().err == "shown\n"
+
+
+def test_what_a_raylet_reports_is_printed_in_no_commands_output(capsys):
+    from ray._private import worker
+
+    from cluster.console import without_raylet_lines
+
+    def report(text):
+        worker.print_to_stdstream({"lines": [text], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+
+    with without_raylet_lines():
+        report("one of a kind")
+    report("another one")
+    out = capsys.readouterr().out
+    assert "another one" in out
+    assert "one of a kind" not in out
