@@ -145,6 +145,7 @@ def test_options_in_the_form_of_others_are_answered_with_ours(config, arguments,
     [
         ("rollout", "train.learning_rate=1e-5", True),
         ("rollout", "train.float32_head=true", False),
+        ("rollout", "train.num_workers=2", False),
         ("train", "recipe.num_candidates=2", True),
         ("train", "train.learning_rate=1e-5", False),
         ("evaluate", "objective.name=dpo", True),
