@@ -138,6 +138,7 @@ def entered(
     `stop` ends the run from another thread. Yields the plan, the tokens of the longest prompt and its reply without the video, and
     what asks the autoscaler for the workers of a stage.
     """
+    progress.note("starting Ray, and checking data, model and context beside it")
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         checking = pool.submit(check_inputs, config, inputs, stages)
         with connect(

@@ -20,9 +20,15 @@ UNUSED = {
     "evaluate": ("objective", "train"),
     "report": ("model", "data", "video", "recipe", "rollout", "objective", "train", "serve", "evaluate", "cluster"),
 }
+# The cluster is planned for all stages by every command that runs one.
+PLANNED = (
+    *("train.num_workers", "train.use_gpu", "rollout.num_engines", "rollout.gpus_per_engine"),
+    *("serve.min_replicas", "serve.max_replicas", "serve.gpus_per_replica"),
+)
 USED_THOUGH = {  # by a command that does not use the rest of the section
-    "rollout": ("train.float32_head",),
-    "train": ("recipe.plain_prompt", "recipe.name"),
+    "rollout": (*PLANNED, "train.float32_head"),
+    "train": (*PLANNED, "recipe.plain_prompt", "recipe.name"),
+    "evaluate": PLANNED,
 }
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import errno
 import pathlib
-import shlex
-import shutil
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cluster import interrupts
+from cluster import console, interrupts
 from pipelines.arguments import EVERY, Parser, add_parsers, command_of, one_line, refuse_unknown, refuse_unused
 from pipelines.suites import command as suites
 from vidalign import __version__
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
 
 # Commands with a module of their own, which is imported when its command is asked for: name → (module, line of help).
 ELSEWHERE = {
+    "report": ("pipelines.reporting", "write the report of what a run has so far; of several runs, compare them"),
     "init": ("pipelines.starting", "write a commented configuration for a model and a data file"),
     "chat": ("pipelines.chatting", "ask a model about a video in the terminal"),
     "export": ("pipelines.exporting", "copy the aligned model of a run to a folder, or push it to a hub"),
@@ -82,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     refuse_unknown(parser, rest, arguments)
     if rest:
         arguments.overrides = [*arguments.overrides, *rest]
+    if not getattr(arguments, "verbose", False):
+        console.quiet_libraries()
     try:
         with interrupts.handled():
             return arguments.run(arguments)
@@ -152,11 +153,6 @@ def _parser(asked: str | None) -> Parser:
             "--on", metavar="GPUSxGB", help="with --dry-run: plan for a cluster such as 8x80 or 2x8x80 (nodes x GPUs x GB)"
         )
         command.set_defaults(run=_run_evaluate if name == "evaluate" else _run_stages)
-    text = "write the report of what a run has so far"
-    command = commands.add_parser("report", help=text, description=text)
-    command.add_argument("config", help="the run's folder, or its YAML file")
-    command.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides of the config")
-    command.set_defaults(run=_run_report)
     command = commands.add_parser("serve", help="serve a model folder, or a run's base and aligned models")
     command.add_argument("target", help="a run folder or a model folder")
     _add_overrides(command, "overrides, for example serve.port=8080")
@@ -192,6 +188,7 @@ def _run_stages(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _dry_run(config, stages, arguments.on)
     from pipelines import finished
+    from pipelines.ending import ending
 
     summary = finished.summary_if_finished(config, stages)
     if summary is not None:
@@ -200,43 +197,12 @@ def _run_stages(arguments: argparse.Namespace) -> int:
         from pipelines import align
 
         summary = align.align(config, stages, verbose=arguments.verbose)
-    print(_ending(summary, config.run_dir))
-    return 0
-
-
-def _run_report(arguments: argparse.Namespace) -> int:
-    from pipelines import align
-    from vidalign.config.loading import load_config
-
-    refuse_unused("report", arguments.overrides)
-    config = load_config(arguments.config, arguments.overrides)
-    print(_ending(align.align(config, ("report",)), config.run_dir))
+    print(ending(summary, config.run_dir))
     return 0
 
 
 def _run_evaluate(arguments: argparse.Namespace) -> int:
     return suites.run_command(arguments) if arguments.suite else _run_stages(suites.without_suite(arguments))
-
-
-def _ending(summary: dict[str, Any], run_dir: str) -> str:
-    """What the console shows at the end: base against aligned, the report and the command that serves the model."""
-    from pipelines.report_tables import summary_table
-    from vidalign.files import RunFolder
-
-    report = RunFolder.open(run_dir).report / "index.html"
-    return "\n".join(
-        [summary_table(summary), "", f"report   {report}", f"serve    {own_name()} serve {shlex.quote(run_dir)}"]
-    )
-
-
-def own_name() -> str:
-    """How this command is called in the user's shell: by its name, where that is this environment's, or else by its path."""
-    own = pathlib.Path(sys.executable).parent / "vidalign"
-    found = shutil.which("vidalign")
-    if not own.is_file() or (found is not None and pathlib.Path(found).resolve() == own.resolve()):
-        return "vidalign"
-    here = pathlib.Path.cwd()
-    return str(own.relative_to(here)) if own.is_relative_to(here) else str(own)
 
 
 def _dry_run(config: RunConfig, stages: Sequence[str], on: str | None) -> int:

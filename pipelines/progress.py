@@ -103,7 +103,7 @@ class Bar:
         parts = [f"{self._description}: {self.n:,}/{self.total:,} {self._unit}s ({self.n / max(1, self.total):.0%})"]
         if spent >= 1 or last:
             parts.append(f"in {clock(spent)}")
-        if done > 0 and spent > 0 and not last:
+        if done > 0 and self.n < self.total and spent > 0 and not last:
             parts.append(f"about {clock((self.total - self.n) * spent / done)} left")
         with contextlib.suppress(OSError, ValueError):  # a log that is gone does not end a run
             print("; ".join([", ".join(parts), *([self._figures] if self._figures else [])]), file=self._file, flush=True)

@@ -219,7 +219,7 @@ def refuse_unused(overrides: Sequence[str], used: Sequence[str], *, what: str = 
 
 def _model_defaults(folder: pathlib.Path) -> dict[str, Any]:
     """The dtype that the checkpoint is stored in, and a context that it has."""
-    stored = files.read_json(folder / "config.json")
+    stored = files.read_object(folder / "config.json")
     text = stored.get("text_config", stored)
     model: dict[str, Any] = {"path": str(folder)}
     dtype = stored.get("dtype") or stored.get("torch_dtype") or text.get("dtype")

@@ -97,7 +97,7 @@ def look(model: str, data: str, *, video_root: str | None = None) -> Looked:
     folder = model_folder(model)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json; --model names a complete Hugging Face model folder")
-    stored = files.read_json(folder / "config.json")
+    stored = files.read_object(folder / "config.json")
     text = stored.get("text_config") or stored
     shapes = stored_shapes(folder)
     rows = read_rows(data, video_root=video_root)

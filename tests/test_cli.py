@@ -145,6 +145,7 @@ def test_options_in_the_form_of_others_are_answered_with_ours(config, arguments,
     [
         ("rollout", "train.learning_rate=1e-5", True),
         ("rollout", "train.float32_head=true", False),
+        ("rollout", "train.num_workers=2", False),
         ("train", "recipe.num_candidates=2", True),
         ("train", "train.learning_rate=1e-5", False),
         ("evaluate", "objective.name=dpo", True),
@@ -177,3 +178,29 @@ def test_a_run_folder_that_holds_something_else_is_refused(config, name, capsys)
     there.touch() if name == "rounds" else there.mkdir()
     assert main(["align", str(config)]) == 2
     assert f"{there} is not the" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["data", "validate", "x.jsonl", "--deadline-s", "5"], "--deadline-s is about opening videos; add --decode"),
+        (["data", "validate", "x.jsonl", "--num-decoders", "2"], "--num-decoders is about opening videos"),
+        (["data", "validate", "x.jsonl", "--deadline-s", "soon"], "must be a number, got soon"),
+        (
+            ["evaluate", "runs/x", "--suite", "mvbench", "--data", "d", "--on", "8x80"],
+            "--on=8x80 plans a run's own evaluation",
+        ),
+        (["evaluate", "runs/x", "--task", "a"], "--task is an option of suites"),
+        (["algin"], "invalid choice: 'algin'"),
+        ([], "the following arguments are required: COMMAND"),
+    ],
+)
+def test_an_option_without_what_it_belongs_to_is_refused(arguments, says, capsys):
+    try:
+        code = main(arguments)
+    except SystemExit as left:
+        code = left.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert says in error
+    assert error.count("\n") == 1

@@ -9,11 +9,12 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from pipelines import chatting, cleaning, exporting
+from pipelines import chatting, cleaning, ending, exporting, run_videos
 from pipelines.cli import EVERY, main, whole_parser
 from pipelines.completion import SHELLS, script, words
 from vidalign import files
 from vidalign.config.loading import load_config
+from vidalign.config.run import ServeConfig
 from vidalign.errors import ConfigError, DataError
 
 MODEL = ROOT / "examples" / "shapes" / "model"
@@ -286,3 +287,40 @@ def test_the_script_of_a_shell(shell, tmp_path):
         )
         done = subprocess.run([shell, str(path)], capture_output=True, text=True, check=True)
         assert done.stdout.split() == ["train.learning_rate="]
+
+
+# what a run ends with, and what it is served with
+
+
+def test_the_commands_that_a_run_ends_with_work_as_printed(tmp_path, monkeypatch):
+    own = tmp_path / ".venv" / "bin" / "vidalign"
+    own.parent.mkdir(parents=True)
+    own.touch(mode=0o755)
+    monkeypatch.setattr(ending.sys, "executable", str(own.parent / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert ending.own_name() == str(own)
+    monkeypatch.chdir(tmp_path)
+    assert ending.own_name() == ".venv/bin/vidalign"
+    monkeypatch.setenv("PATH", str(own.parent))
+    assert ending.own_name() == "vidalign"
+    monkeypatch.setattr(ending.sys, "executable", str(tmp_path / "python"))
+    assert ending.own_name() == "vidalign"
+
+
+def test_an_endpoint_of_a_run_reads_its_videos_where_only_this_machine_reaches_it(data, tmp_path):
+    run = tmp_path / "run"
+    raw = {"run_dir": str(run), "model": {"path": str(MODEL)}, "data": {"train": str(data)}}
+    files.write_text_atomic(run / "config.yaml", yaml.safe_dump(raw))
+
+    def root(**options):
+        return run_videos.with_media_root(str(run), ServeConfig(**options)).media_root
+
+    assert root() == root(host="localhost") == str(tmp_path)
+    assert root(host="0.0.0.0") is None
+    assert root(media_root="/films") == "/films"
+    assert run_videos.with_media_root(str(MODEL), ServeConfig()).media_root is None
+    files.write_text_atomic(run / "config.yaml", yaml.safe_dump({**raw, "data": {"train": "s3://b/t.jsonl"}}))
+    assert root() is None
+    assert run_videos.example_url(str(tmp_path)) == (tmp_path / "v0.mp4").as_uri()
+    assert run_videos.example_url(str(run)) == f"file://{run}/clip.mp4"
+    assert run_videos.example_url(None).startswith("data:")
