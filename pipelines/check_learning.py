@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vidalign import recipes
 from vidalign.config.run import RunConfig
-from vidalign.errors import ConfigError
+from vidalign.data.reading import DataRow
+from vidalign.errors import ConfigError, DataError
 from vidalign.learning import objectives
 from vidalign.learning.objectives.groups import GroupObjective
+from vidalign.learning.pair_data import usable_pairs
 
 
 def check_recipe(config: RunConfig) -> None:
@@ -24,6 +28,20 @@ def check_recipe(config: RunConfig) -> None:
         raise ConfigError(
             f"objective.name={config.objective.name} divides by objective.params.max_tokens={objective.max_tokens:g}, which is to be "
             f"the length of the longest reply, recipe.max_new_tokens={length}; set one to the other"
+        )
+
+
+def check_given(config: RunConfig, rows: Sequence[DataRow]) -> None:
+    """Raises `DataError` where the data is to hold the pairs and the objective can be trained on none of them."""
+    recipe = recipes.build(config.recipe)
+    pairs = recipe.given(rows)
+    if recipe.asks_policy or not pairs:
+        return
+    usable, dropped = usable_pairs(pairs, objectives.build(config.objective.name, config.objective.params))
+    if not usable:
+        raise DataError(
+            f"objective.name={config.objective.name} can train on none of the {len(pairs):,} rows of {config.data.train} ({dropped}); "
+            "it needs rows with chosen and rejected that differ; add them, or set objective.name to sft"
         )
 
 

@@ -14,7 +14,7 @@ from test_reference import groups, pairs, prepared, source  # noqa: F401 (fixtur
 
 from actors.reference import kept_paths, outputs_of_groups
 from actors.training_data import TrainingData
-from pipelines.check_learning import check_recipe, forward_tokens
+from pipelines.check_learning import check_given, check_recipe, forward_tokens
 from pipelines.stages.groups import group_facts, no_contrast, sampled_tokens, without_spelled
 from vidalign import files, recipes
 from vidalign.config.loading import parse_config
@@ -414,3 +414,14 @@ def test_displacement_of_groups_is_that_of_their_best_and_worst(scored):
     _, _, made, _, _ = scored
     data = TrainingData(groups=made, probe=[], reference={}, doubt={})
     assert [[each.role for each in group.responses] for group in data.watched] == [["chosen", "rejected"]] * 2
+
+
+def test_rows_without_a_rejected_side_are_refused_before_a_run_that_needs_one():
+    rows = [data_row(LEFT)]
+    config = parse({"name": "given"}, objective={"name": "dpo"})
+    with pytest.raises(
+        DataError, match=r"dpo can train on none of the 1 rows of t \(\{'no_rejected': 1\}\); it needs rows with"
+    ):
+        check_given(config, rows)
+    check_given(parse({"name": "given"}, objective={"name": "sft"}), rows)
+    check_given(parse({"name": "leanpo"}, objective={"name": "dpo"}), rows)

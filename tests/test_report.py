@@ -315,8 +315,7 @@ def test_a_run_on_groups_shows_groups_in_place_of_pairs(tmp_path):
     assert "<script" not in text
     for expected in ("4kept; 7 dropped; 5 made with equal rewards", "reward 1.30", "temporal 1.00", "left out: cut_by_length",
                      "all_alike5", "differ by 2.0e-06 nats", "Left out of their groups as cut_by_length: 9",
-                     "6 of 9 groups of round 1",
-                     "best and worst reply of at most 64 groups", "Dropped groups"):  # fmt: skip
+                     "6 of 9 groups of round 1", "best and worst reply of at most 64 groups", "Dropped groups"):  # fmt: skip
         assert expected in words, expected
     assert "Preference pairs" not in words
 
