@@ -8,11 +8,12 @@ import json
 import numpy as np
 import pytest
 
-from examples.events import careless, make_videos, world
+from examples.events import careless, make_videos, rule_judge, world
 from examples.events.careless import NO_FLAWS, Flaws, draw_sample, imperfect, repaired
 from examples.events.phrases import parse
 from examples.events.scorers import phrase_f1
 from examples.events.world import UNSEEN_KINDS, Event
+from vidalign.prompts import JUDGE, substitute
 from vidalign.types import Example
 
 SIZES = {"train": 12, "heldout": 12, "dev": 6}
@@ -123,7 +124,7 @@ def test_conclusions_follow_from_the_list():
 # -- flaws -------------------------------------------------------------------------------------------------------------
 
 
-def told_carelessly(flaws, num=2000):
+def told_carelessly(flaws, num=1200):
     rng = np.random.default_rng(0)
     scenes = world.balanced_scenes(rng, unseen=False)
     pairs = [
@@ -156,7 +157,7 @@ def test_flaws_have_their_shares():
 def test_reasoning_is_contradicted_in_its_share():
     rng = np.random.default_rng(0)
     scenes, wrong = world.balanced_scenes(rng, unseen=False), []
-    for scene in itertools.islice(scenes, 800):
+    for scene in itertools.islice(scenes, 500):
         events = world.events_of(scene)
         question = world.ask(events, "reasoning", rng)
         text = careless.careless_answer(events, question, 0, Flaws(), rng)
@@ -205,3 +206,33 @@ def test_samples_hold_the_prompts_that_a_run_asks():
     for prompt, reply in blind.turns:
         for said in parse(reply, prompt).events:
             assert said.colour == careless.TYPICAL_COLOUR[said.shape]
+
+
+# -- judge -------------------------------------------------------------------------------------------------------------
+
+
+def judged(response, question="What happens in the video?", **options):
+    caption = f"{world.listed(EVENTS, 0)}."
+    prompt = substitute(JUDGE, caption=caption, question=question, answer="unknown", response=response)
+    return rule_judge.judge(prompt, **options)
+
+
+def test_the_judge_goes_by_the_caption_and_the_phrases():
+    rng = np.random.default_rng(0)
+    for category in world.CATEGORIES:
+        question = world.ask(EVENTS, category, rng)
+        assert judged(world.answer(EVENTS, question, 2), question.text).endswith("Score: 5")
+    assert judged("A small yellow cross moves right.").endswith("Score: 1")
+    assert judged(world.listed([*EVENTS, careless.INVENTED], 0)).endswith("Score: 4")
+    assert "Score" not in judged("Lorem ipsum.")
+    assert "Score" not in judged(world.listed(EVENTS, 0), "Why?")
+
+
+def test_the_judge_turns_around_the_share_of_its_verdicts_that_is_asked_for():
+    turned = [rule_judge.flipped(f"prompt {number}", 0.25, 0) for number in range(2000)]
+    assert abs(np.mean(turned) - 0.25) < 0.04
+    assert turned == [rule_judge.flipped(f"prompt {number}", 0.25, 0) for number in range(2000)]
+    assert turned != [rule_judge.flipped(f"prompt {number}", 0.25, 1) for number in range(2000)]
+    assert not any(rule_judge.flipped(f"prompt {number}", 0.0, 0) for number in range(100))
+    assert judged("A small yellow cross moves right.", flips=1.0).endswith("Score: 5")
+    assert judged(f"{world.listed(EVENTS, 0)}.", flips=1.0).endswith("Score: 1")

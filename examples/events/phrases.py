@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from examples.events.reading import Said, read, value_asked
-from examples.events.world import ATTRIBUTES, ORDINALS, UNSEEN_KINDS
+from examples.events.world import ATTRIBUTES, ORDINALS, UNSEEN_KINDS, Event
 from vidalign.data.final_answer import answering_part, without_reasoning
 from vidalign.types import Example
 
@@ -87,6 +87,18 @@ def parse(text: str, question: str) -> Reply:
     if not reasoned and len(named) > 1:
         return Reply(named, None, {})
     return Reply(reasoned, named[-1] if named else None, {})
+
+
+def as_events(said: Sequence[Said]) -> list[Event]:
+    """What is said of events, where everything is said. Raises `ValueError` where something is left open."""
+    for event in said:
+        if len(event.stated()) < len(ATTRIBUTES):
+            raise ValueError(
+                f"not told: {', '.join(set(ATTRIBUTES) - set(event.stated()))} of {' '.join(event.stated().values())}"
+            )
+    if not said:
+        raise ValueError("no event is told")
+    return [Event(**event.stated()) for event in said]
 
 
 def ordinal_asked(question: str) -> str | None:

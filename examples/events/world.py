@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -190,6 +191,41 @@ def ask(events: Sequence[Event], category: str, rng: np.random.Generator) -> Que
     absent = str(rng.choice([value for value in VALUES[attribute] if value not in present]))
     options = rng.permutation([absent, *rng.permutation(present)[:2].tolist()]).tolist()
     return Question(f"Which {attribute} is absent: {', '.join(options[:-1])} or {options[-1]}?", category, absent)
+
+
+def question_of(text: str) -> Question:
+    """The question that `ask` wrote, from its text; one for what is absent is `about` its options, as they are listed.
+
+    Raises:
+        ValueError: `ask` writes no such question.
+    """
+    fixed = {
+        "What happens in the video?": "happened",
+        "In which order do the things appear?": "order",
+        "Describe the video.": "description",
+    }
+    if text in fixed:
+        return Question(text, fixed[text])
+    if match := re.fullmatch(r"Which thing comes (\w+)\? Think first\.", text):
+        return Question(text, "reasoning", match[1])
+    singular = {plural(value): value for values in VALUES.values() for value in values}
+    if (match := re.fullmatch(r"How many things (?:are|move) (\w+)\?", text)) and match[1] in singular:
+        return Question(text, "count", singular[match[1]])
+    if match := re.fullmatch(r"Which \w+ is absent: (.*)\?", text):
+        return Question(text, "absent", match[1])
+    raise ValueError(f"no rule answers {text!r}; the questions are those that ask() writes")
+
+
+def solve(events: Sequence[Event], text: str, style: int = 0) -> str:
+    """The true answer to a question's text. Raises `ValueError` for a question that `ask` does not write."""
+    question = question_of(text)
+    if question.category == "absent":
+        options = re.findall(r"\w+", question.about.replace(" or ", " "))
+        absent = [value for value in options if not any(value in dataclasses.astuple(event) for event in events)]
+        if len(absent) != 1:
+            raise ValueError(f"{text!r} needs one option that does not occur, found {absent}")
+        question = dataclasses.replace(question, about=absent[0])
+    return answer(events, question, style)
 
 
 def plural(value: str) -> str:
