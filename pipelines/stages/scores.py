@@ -67,7 +67,8 @@ class Scores(Stage):
         }
 
     def run(self) -> dict[str, Any]:
-        """Write one table a model. Facts: the judge's name, how many answers it scored, how many of its replies were unreadable."""
+        """Write one table a model. Facts: the judge's name, how many answers it scored, how many of its replies were unreadable; and
+        the figures of a scorer that has some."""
         examples = {example.id: example for example in self.examples}
         paths = {name: self.answers / f"{name}.parquet" for name in MODEL_IDS}
         given = {name: files.read_table(path, EvalAnswer) for name, path in paths.items() if path.is_file()}
@@ -78,11 +79,21 @@ class Scores(Stage):
         facts: dict[str, Any] = {}
         if self.evaluate.judge is not None:
             answers, facts["judge"] = self._judged(answers, examples, self.evaluate.judge)
+        if figures := self._figures(answers, examples):
+            facts["figures"] = figures
         for name, made in answers.items():
             files.write_table(self.folder / f"{name}.parquet", made)
         if (warning := unscored_warning(answers, self.evaluate)) is not None:
             progress.warn(warning)
         return facts
+
+    def _figures(self, answers: Answers, examples: Mapping[str, Example]) -> dict[str, dict[str, float]]:
+        """Of all answers of each model, by the scorer's `measure`."""
+        made = {
+            name: scorers.figures(self.evaluate.scorer, [a.text for a in given], [examples[a.example_id] for a in given])
+            for name, given in answers.items()
+        }
+        return {name: figures for name, figures in made.items() if figures}
 
     def _judged(
         self, answers: Answers, examples: Mapping[str, Example], judge: JudgeConfig
