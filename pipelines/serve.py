@@ -10,13 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cluster import interrupts
-from cluster.plan import plan_serve
+from cluster.plan import further_versions, plan_serve
 from cluster.resources import ClusterResources
 from cluster.session import connect, local_resources
 from pipelines import progress
 from pipelines.run_videos import example_url, with_media_root
-from serving.app import NO_KEY, Endpoint, build_app, check_address, check_files, endpoint
+from serving.app import NO_KEY, Endpoint, build_app, endpoint
+from serving.checks import check_address, check_files
 from serving.spec import EndpointSpec
+from serving.versions import POLICY
 from vidalign import files, prompts
 from vidalign.config.loading import load_config, parse_section
 from vidalign.config.run import RunConfig, ServingConfig
@@ -74,15 +76,21 @@ def run(target: str, overrides: Sequence[str] = (), *, verbose: bool = False) ->
         endpoint(spec_of(found, resources), say=progress.note) as running,
     ):
         with interrupts.until_signal():
-            print(describe(running), flush=True)
+            print(describe(running) + how_to_promote(target, running), flush=True)
             threading.Event().wait()
         print("stopping", file=sys.stderr)
 
 
 def num_cpus_needed(found: Target) -> Callable[[], int]:
     """What a Ray that is started for this endpoint must offer, found out where one is."""
-    config = found.config
-    return lambda: plan_serve(config.serve, local_resources(config.cluster), len(found.models)).num_cpus_needed
+    config, num_models = found.config, len(found.models)
+
+    def needed() -> int:
+        resources = local_resources(config.cluster)
+        further = further_versions(config.serve, resources, num_models)
+        return plan_serve(config.serve, resources, num_models, further=further).num_cpus_needed
+
+    return needed
 
 
 def only(found: Target, name: str) -> Target:
@@ -129,7 +137,12 @@ def spec_of(found: Target, resources: ClusterResources) -> EndpointSpec:
         models=found.models,
         model=config.model,
         serve=config.serve,
-        plan=plan_serve(config.serve, resources, len(found.models)),
+        plan=plan_serve(
+            config.serve,
+            resources,
+            len(found.models),
+            further=further_versions(config.serve, resources, len(found.models)),
+        ),
         frame_spec=found.frame_spec,
         decoder=config.video.backend,
         deadline_s=config.video.deadline_s,
@@ -265,6 +278,15 @@ reply = client.chat.completions.create(model="{model_id}", messages=[{{"role": "
     {{"type": "video_url", "video_url": {{"url": "{video}"}}}}, {{"type": "text", "text": "What happens?"}}]}}])
 print(reply.choices[0].message.content, reply.system_fingerprint)  # the text, and the version of the policy that wrote it
 """
+
+
+def how_to_promote(target: str, running: Endpoint) -> str:
+    """How another version comes in, where the endpoint can have one. Ray must be connected."""
+    import ray
+
+    if POLICY not in running.versions or len(running.versions) == 1:
+        return ""
+    return f"\nanother version: vidalign promote {target}:ROUND --to {ray.get_runtime_context().gcs_address}\n"
 
 
 def _words(spec: FrameSpec) -> str:

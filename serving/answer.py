@@ -27,7 +27,7 @@ class Answer:
         """`names_itself`: whether the request's id is to be added; Ray Serve does so for the one that came with the request."""
         self._send, self.record = send, record
         self.headers = {ID_HEADER: record.id} if names_itself else {}
-        self.inner = self.begun = False
+        self.inner = self.begun = self.broke = False
         self.held: tuple[int, bytes] | None = None
 
     async def __call__(self, message: Message) -> None:
@@ -51,6 +51,7 @@ class Answer:
         elif self.record.first_s is None:
             self.record.first_s = self.record.since()
         if self.inner and message.get("body", b"").startswith(ERROR_EVENT):
+            self.broke = True
             status, code = self.record.status, DIED
             log.error("request %s: the stream ended in %s", self.record.id, message["body"][:1000])
             refusal = Refusal(status, "the engine failed on this request", code=code)

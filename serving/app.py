@@ -3,7 +3,7 @@
     client ── HTTP ── HAProxy ── gate, PolicyServer "model"          one policy: both in one replica (1..n of them)
 
     client ── HTTP ── HAProxy ── gate, PolicyIngress ─┬─ PolicyServer "base"      several: the gate in one more process,
-                                                      └─ PolicyServer "aligned"   which knows where each is
+                                                      └─ PolicyServer "aligned"   which knows where each is (serving/versions.py)
 
 `endpoint(...)` starts it, waits until it answers, and shuts it down again. Everything that a client sends passes serving/gate.py;
 serving/media.py decides which urls are read; serving/proxy.py decides what listens on the port, HAProxy or Serve's own proxy.
@@ -17,15 +17,16 @@ import dataclasses
 import logging
 import os
 import pathlib
+import secrets
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cluster.engines import ONE_LOOP, replica_environment, replica_options
-from serving import frames, video_loader
-from serving.access import hash_of, new_key, read_keys
+from serving import frames, table_store, video_loader
+from serving.access import hash_of, new_key
+from serving.checks import check_address, check_files
 from serving.decoders import MediaOptions
 from serving.deployments import deployment_config, drain, served, stopping, video_limit
 from serving.gates import GateOptions
@@ -33,8 +34,9 @@ from serving.leftovers import application_name, clear_leftovers
 from serving.proxy import BINARY, haproxy_folder, proxy_environment, uses_haproxy, write_haproxy_script
 from serving.readiness import wait_until_ready
 from serving.spec import EndpointSpec
+from serving.versions import POLICY
 from vidalign.config.run import ModelConfig, ServeConfig
-from vidalign.errors import ClusterError, ModelError
+from vidalign.errors import ClusterError
 from vidalign.types import FrameSpec, PolicyVersion
 
 if TYPE_CHECKING:
@@ -102,9 +104,10 @@ def endpoint(
                 http_options={"host": serve.host, "port": serve.port},
                 controller_options={"runtime_env": {"env_vars": environment}},
             )
-            app = build_app(spec, hash_of(own_key) if own_key else "")
+            apps = _applications(spec, hash_of(own_key) if own_key else "")
             starting.result()
-        ray_serve.run_many([ray_serve.RunTarget(app, name=application_name())], wait_for_applications_running=False)
+        targets = [ray_serve.RunTarget(app, name=name, route_prefix=route) for name, (app, route) in apps.items()]
+        ray_serve.run_many(targets, wait_for_applications_running=False)
         running = Endpoint(
             base_url=f"http://{_reachable(serve.host)}:{serve.port}/v1",
             versions={model_id: policy.version for model_id, policy in spec.models.items()},
@@ -112,7 +115,7 @@ def endpoint(
             api_key=own_key or NO_KEY,
         )
         wait_until_ready(
-            application_name(),
+            list(apps),
             running.base_url,
             running.model_ids,
             api_key=running.api_key,
@@ -125,9 +128,10 @@ def endpoint(
         try:
             yield running
         finally:
-            drain(application_name(), serve.drain_s)
+            drain(application_name(), serve.drain_s)  # its versions go with Serve, once nobody can ask them
     finally:
         ray_serve.shutdown()
+        table_store.forget(application_name())
         for name in added:  # else an endpoint of a process that this one starts would take them for the user's
             os.environ.pop(name, None)
         shutil.rmtree(haproxy_folder(), ignore_errors=True)
@@ -140,8 +144,8 @@ def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> 
     from ray import serve as ray_serve
 
     clear_leftovers()
-    applications = ray_serve.status().applications if ray.is_initialized() else {}
-    if applications:
+    running = ray_serve.status().applications if ray.is_initialized() else {}
+    if applications := [name for name in running if "@" not in name] or list(running):
         raise ClusterError(
             f"Ray Serve is already running {', '.join(sorted(applications))} on this cluster; stop it with `serve shutdown` or "
             "use another cluster"
@@ -149,70 +153,47 @@ def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> 
     check_address(serve)
 
 
-def check_files(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> None:
-    """Raises `ModelError` where a policy's folder is not a checkpoint, and `ClusterError` where the media root is no folder."""
-    for model_id, policy in models.items():
-        folder = pathlib.Path(policy.path)
-        if not folder.is_dir():
-            raise ModelError(
-                f"model {model_id!r} is to be served from {policy.path}, which is not a folder; give a checkpoint folder"
-            )
-        if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-            raise ModelError(
-                f"{policy.path} is not a Hugging Face checkpoint: config.json and *.safetensors are needed; `vidalign train` "
-                "exports such folders to rounds/N/model"
-            )
-    check_keys(serve)
-    check_media_root(serve)
+def _applications(spec: EndpointSpec, own_hash: str) -> dict[str, tuple[Application, str | None]]:
+    """The applications of an endpoint and their routes, by their names. The policy whose versions change is one of its own."""
+    from ray.serve.llm import LLMConfig, build_llm_deployment
+
+    name = application_name()
+    policy = spec.models.get(POLICY) if len(spec.models) > 1 else None
+    apart = {} if policy is None else {POLICY: f"{name}@{policy.version}"}
+    found: dict[str, tuple[Application, str | None]] = {name: (build_app(spec, own_hash, apart), "/")}
+    if policy is not None:
+        found[apart[POLICY]] = (build_llm_deployment(LLMConfig(**llm_options(spec, POLICY, policy))), None)
+    return found
 
 
-def check_keys(serve: ServeConfig) -> None:
-    """Raises `ConfigError` where the endpoint's file of keys cannot be read."""
-    if serve.access.keys_file is not None:
-        read_keys(serve.access.keys_file)
+def build_app(spec: EndpointSpec, own_hash: str = "", apart: Mapping[str, str] | None = None) -> Application:
+    """The Serve application of `endpoint`, not yet deployed. Imports vLLM.
 
-
-def check_media_root(serve: ServeConfig) -> None:
-    """Raises `ClusterError` where the endpoint's media root is no folder."""
-    if serve.media_root is not None and not pathlib.Path(serve.media_root).is_dir():
-        raise ClusterError(f"serve.media_root={serve.media_root} is not a folder; file: urls are read from below it")
-
-
-def check_address(serve: ServeConfig) -> None:
-    """Look for what is wrong with the endpoint's place on this machine.
-
-    Raises:
-        ClusterError: the port is taken, or the media root is no folder.
-        ConfigError: the file of keys cannot be read.
+    `apart`: model id → the application of a model that is not in this one.
     """
-    check_keys(serve)
-    check_media_root(serve)
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((serve.host, serve.port))
-        except OSError as error:
-            raise ClusterError(
-                f"cannot listen on port {serve.port} of {serve.host} ({error.strerror}); choose another port with serve.port"
-            ) from error
-
-
-def build_app(spec: EndpointSpec, own_hash: str = "") -> Application:
-    """The Serve application of `endpoint`, not yet deployed. Imports vLLM."""
     from ray import serve as ray_serve
     from ray.serve.llm import LLMConfig, build_llm_deployment
 
     from serving.engine import PolicyServer
     from serving.ingress import PolicyIngress
 
-    configs = [LLMConfig(**_llm_options(spec, model_id, policy)) for model_id, policy in spec.models.items()]
+    apart = apart or {}
+    configs = [LLMConfig(**llm_options(spec, name, policy)) for name, policy in spec.models.items() if name not in apart]
     models = {name: served(spec, policy) for name, policy in spec.models.items()}
-    if len(configs) == 1:
+    if len(models) == 1:
         options = GateOptions(models=models, serve=spec.serve, own_hash=own_hash)
         return build_llm_deployment(
             configs[0], deployment_cls=ray_serve.ingress()(PolicyServer), bind_kwargs={"options": options}
         )
-    options = GateOptions(models=models, serve=spec.serve, own_hash=own_hash, capacity=spec.plan.max_replicas)
+    options = GateOptions(
+        models=models,
+        serve=spec.serve,
+        own_hash=own_hash,
+        capacity=spec.plan.max_replicas,
+        id=secrets.token_hex(8),
+        spec=spec,
+        apart=apart,
+    )
     ingress = ray_serve.deployment(ray_serve.ingress()(PolicyIngress), name="PolicyIngress").options(
         num_replicas=1,
         max_ongoing_requests=2 * spec.serve.limits.max_connections,  # the gate decides
@@ -223,7 +204,7 @@ def build_app(spec: EndpointSpec, own_hash: str = "") -> Application:
     return ingress.bind(servers, options=options)
 
 
-def _llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> dict[str, Any]:
+def llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> dict[str, Any]:
     """Ray's `LLMConfig` of one served policy, as keyword arguments."""
     num_videos = video_limit(spec)
     frame_spec = bounded(spec.frame_spec, policy.path, spec.model, num_videos)

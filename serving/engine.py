@@ -93,7 +93,8 @@ class PolicyServer(LLMServer):
         """Called by Ray Serve if this class is wrapped as an ingress."""
         assert self._options is not None
         models = self._options.models
-        return self._options.gate(self._app, lambda: dict.fromkeys(models, self._app.works))
+        catalog = self._options.catalog(lambda: dict.fromkeys(models, self._app.works))
+        return self._options.gate(self._app, catalog)
 
     async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[list[Message]]:
         """Answer a relayed request."""

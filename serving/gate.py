@@ -1,7 +1,7 @@
 """What every request passes, with one policy and with several: one ASGI application in front of vLLM's.
 
-    request ── id ── key ── body, bounded ── checks of its JSON ── a place ── vLLM's app ── answer ── log and numbers
-                └ 401  └ 413, 408           └ 400, 404            └ 429, 503  └ 4xx in a sentence, 500 with an id, 503 where it is down
+    request ── id ── key ── body, bounded ── version, checks of its JSON ── a place ── vLLM's app ── answer ── log and numbers
+                └ 401  └ 413, 408           └ 400, 404                     └ 429, 503  └ 4xx in a sentence, 500 with an id, 503: down
 
 `app` answers /v1/chat/completions and /v1/completions. Beside ASGI's messages it may send `USAGE` (serving/answer.py) with the tokens
 of a reply, and it raises `Refusal` where the engine does not work.
@@ -10,12 +10,9 @@ of a reply, and it raises `Refusal` where the engine does not work.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import re
-import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pydantic_core
 from starlette.datastructures import Headers
@@ -23,8 +20,10 @@ from starlette.responses import Response
 
 from serving import openapi
 from serving.access import Access, Key
-from serving.admission import Admission, Bytes
+from serving.admission import Bytes
 from serving.answer import Answer
+from serving.bodies import parsed, read_body
+from serving.catalog import VERSION_HEADER, Catalog, asker_of
 from serving.observed import Observed, Record, new_id
 from serving.replies import (
     DIED,
@@ -37,8 +36,9 @@ from serving.replies import (
     json_reply,
     refusal_of,
 )
-from serving.request_rules import Asked, Served, check
+from serving.request_rules import Asked, check
 from serving.schema import BODIES
+from serving.versions import Row
 from vidalign.config.serving import LimitsConfig
 
 if TYPE_CHECKING:
@@ -48,43 +48,22 @@ ASKED_TOKENS, CLIENT = (
     "vidalign.asked_tokens",
     "vidalign.client",
 )  # in the scope: how long a reply was asked for, and by whom
-VERSION_HEADER = "x-policy-version"
 OPEN_READS = ("/health", "/ready", "/metrics", "/v1/models", "/openapi.json")
 PASSED_ON = (b"accept", b"user-agent", b"traceparent", b"tracestate")  # of a client's headers
 LEFT = "the client left"
 DOWN_S = 10.0  # for which a client is asked to wait where an engine is down
-LARGE_JSON = 2**20  # bytes that are parsed beside the event loop
 
 _SERVES_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # HAProxy takes a client's own away
 log = logging.getLogger("vidalign.serving")
 
 
 class Gate:
-    """The application that clients reach.
+    """The application that clients reach. `catalog` says which versions are behind it."""
 
-    `works` says of each model whether its engine does; `capacity` is how many replicas each may have behind this process.
-    """
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        models: Mapping[str, Served],
-        limits: LimitsConfig,
-        access: Access,
-        observed: Observed,
-        *,
-        works: Callable[[], Mapping[str, bool]],
-        capacity: int = 1,
-    ) -> None:
-        self._app, self._models, self._limits, self._access, self._observed = app, models, limits, access, observed
+    def __init__(self, app: ASGIApp, catalog: Catalog, limits: LimitsConfig, access: Access, observed: Observed) -> None:
+        self._app, self._catalog, self._limits, self._access, self._observed = app, catalog, limits, access, observed
         self._bodies = Bytes(int(limits.max_bodies_mb * 2**20))
-        self._places = {
-            name: Admission(limits.max_sequences * capacity, limits.max_waiting * capacity, limits.max_wait_s)
-            for name in models
-        }
-        self._works = works
-        started_at = int(time.time())
-        self._cards = {name: served.card(name, started_at) for name, served in models.items()}
+        self._copies: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -133,46 +112,84 @@ class Gate:
 
     def _read(self, path: str) -> Response:
         """The reply to a GET."""
-        works = self._works()
+        works, healthy, ready = self._catalog.state()
         if path == "/health":
-            healthy = all(works.values())
-            return json_reply({"status": "ok" if healthy else "down", "models": dict(works)}, 200 if healthy else 503)
+            return json_reply({"status": "ok" if healthy else "down", "models": works}, 200 if healthy else 503)
         if path == "/ready":
-            ready = all(works.values()) and not any(places.full for places in self._places.values())
             return json_reply({"ready": ready}, 200 if ready else 503)
         if path == "/metrics":
-            for name, places in self._places.items():
-                self._observed.running.labels(name).set(places.running)
-                self._observed.waiting.labels(name).set(places.waiting)
-                self._observed.up.labels(name).set(works[name])
+            self._observed.show(self._catalog)
             return Response(self._observed.metrics(), media_type="text/plain; version=0.0.4")
         if path == "/openapi.json":
             return json_reply(openapi.document())
         if path == "/v1/models":
-            return json_reply({"object": "list", "data": list(self._cards.values())})
-        name = path.removeprefix("/v1/models/")
-        if name not in self._cards:
-            raise Refusal(404, f"there is no model {name[:80]!r}; this endpoint has {', '.join(self._cards)}")
-        return json_reply(self._cards[name])
+            return json_reply({"object": "list", "data": list(self._catalog.cards().values())})
+        return json_reply(self._catalog.card(path.removeprefix("/v1/models/")))
 
     async def _generate(self, scope: Scope, receive: Receive, answer: Answer, record: Record, key: Key) -> None:
-        body = await self._body(scope, receive)
+        body = await read_body(scope, receive, self._limits, self._bodies)
         try:
-            asked = check(scope["path"], await _parsed(body), self._models, self._limits)
-            served = self._models[asked.model_id]
-            record.model, record.policy_version = asked.model_id, served.version
-            if not self._works()[asked.model_id]:
-                raise _down(asked.model_id, RESTARTING)
+            found = await parsed(body)
+            asker = asker_of(found, Headers(scope=scope), key.name)
+            routes = self._catalog.routes(found.get("model") if isinstance(found, dict) else None, asker)
+            asked = check(scope["path"], found, {name: row.served for name, row in routes.items()}, self._limits)
+            row = routes[asked.model_id]
+            record.model, record.label, record.policy_version = asked.model_id, row.label, row.version
+            if not self._catalog.works(row):
+                raise _down(row.label, RESTARTING)
             came_s = record.since()
-            async with self._places[asked.model_id].place(key.name, asked.num_sequences):
+            async with self._catalog.places(row).place(key.name, asked.num_sequences):
                 record.wait_s = record.since() - came_s
-                answer.headers |= asked.headers | {VERSION_HEADER: served.version}
-                await self._engine(scope, receive, answer, record, asked)
+                answer.headers |= asked.headers | {VERSION_HEADER: row.version}
+                if asked.model_id == row.model_id and (shadow := self._catalog.shadow(row.model_id)):
+                    self._copy(scope, body, shadow, key)
+                await self._watched(scope, receive, answer, record, asked, row)
         finally:
             self._bodies.give_back(len(body))
 
-    async def _engine(self, scope: Scope, receive: Receive, answer: Answer, record: Record, asked: Asked) -> None:
-        body = pydantic_core.to_json(asked.body)
+    async def _watched(self, scope: Scope, receive: Receive, answer: Answer, record: Record, asked: Asked, row: Row) -> None:
+        """The engine's answer; how it ended is noted for the version."""
+        began_s, failed = record.since(), False
+        try:
+            await self._engine(scope, receive, answer, record, asked, row)
+            if not answer.begun:  # the client left
+                return
+            failed = answer.broke
+        except (ClientLeft, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            if isinstance(error, Refusal) and error.status < 500:  # the client's mistake
+                raise
+            failed = True
+            self._catalog.noted(row, failed=failed, seconds=record.since() - began_s)
+            raise
+        self._catalog.noted(row, failed=failed, seconds=record.since() - began_s)
+
+    def _copy(self, scope: Scope, body: bytes, row: Row, key: Key) -> None:
+        """Ask a shadow too, if it has a place at once."""
+        places = self._catalog.places(row)
+        if self._catalog.works(row) and places.running < places.most and not places.waiting:
+            copy = asyncio.create_task(self._answer_copy(scope, body, row, key))
+            self._copies.add(copy)
+            copy.add_done_callback(self._copies.discard)
+
+    async def _answer_copy(self, scope: Scope, body: bytes, row: Row, key: Key) -> None:
+        record = Record(method="POST", path="shadow", key=key.name, model=row.model_id)
+        record.label, record.policy_version = row.label, row.version
+        answer = Answer(_to_nobody, record)
+        try:
+            asked = check(scope["path"], await parsed(body), {row.model_id: row.served}, self._limits)
+            async with self._catalog.places(row).place(key.name, asked.num_sequences):
+                await self._watched(scope, _never, answer, record, asked, row)
+        except Refusal as refusal:
+            record.status, record.why = refusal.status, refusal.message
+        except Exception:
+            log.exception("the copy %s for a shadow failed", record.id)
+        finally:
+            self._observed.finished(record)
+
+    async def _engine(self, scope: Scope, receive: Receive, answer: Answer, record: Record, asked: Asked, row: Row) -> None:
+        body = pydantic_core.to_json(asked.body | {"model": row.model_id})
         headers = [(name, value) for name, value in scope["headers"] if name in PASSED_ON]
         headers += [
             (b"content-type", b"application/json"),
@@ -184,7 +201,7 @@ class Gate:
             "headers": headers,
             "query_string": b"",
             "state": {},
-            "model_id": asked.model_id,
+            "target": row.target,
             CLIENT: record.key,
         }
         if asked.wanted_tokens is not None:
@@ -211,53 +228,21 @@ class Gate:
                 log.error("request %s failed in the engine: %s", record.id, said.decode(errors="replace")[:2000])
             raise refusal_of(status, said)
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body. Raises `Refusal` for one that is too large, or that does not come."""
-        headers, most = Headers(scope=scope), int(self._limits.max_body_mb * 2**20)
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            raise Refusal(415, f"the body must be application/json, got Content-Type {kind[:60]!r}", connection="close")
-        too_large = Refusal(
-            413,
-            f"a body may have {most:,} bytes (serve.limits.max_body_mb); send the video as a file: or https: url",
-            connection="close",
-        )
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > most:
-            raise too_large
-        chunks: list[bytes] = []
-        held = 0
-        try:
-            while True:
-                async with asyncio.timeout(self._limits.body_idle_s):
-                    message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientLeft
-                chunk = message.get("body", b"")
-                if held + len(chunk) > most:
-                    raise too_large
-                self._bodies.take(len(chunk))
-                held += len(chunk)
-                chunks.append(chunk)
-                if not message.get("more_body"):
-                    return b"".join(chunks)
-        except TimeoutError:
-            self._bodies.give_back(held)
-            raise Refusal(
-                408,
-                f"nothing of the body came for {self._limits.body_idle_s:g} s (serve.limits.body_idle_s)",
-                connection="close",
-            ) from None
-        except BaseException:
-            self._bodies.give_back(held)
-            raise
-
     async def _refuse(self, scope: Scope, receive: Receive, answer: Answer, refusal: Refusal) -> None:
         if answer.begun:  # a stream: the status is out already
             await answer.end_in_error(refusal)
             return
         answer.inner = False
         await error_reply(refusal, answer.record.id)(scope, receive, answer)
+
+
+async def _to_nobody(message: Message) -> None:
+    """Where the answer of a shadow goes."""
+
+
+async def _never() -> Message:
+    """Nobody leaves who waits for nothing."""
+    return await asyncio.get_running_loop().create_future()
 
 
 def _down(model_id: str, code: str) -> Refusal:
@@ -276,12 +261,3 @@ def _address(scope: Scope, headers: Headers) -> str:
     if forwarded:
         return forwarded[-1].rpartition(",")[2].strip()
     return scope["client"][0] if scope.get("client") else "unknown"
-
-
-async def _parsed(body: bytes) -> Any:
-    """The JSON of a body. Raises `Refusal`."""
-    parse = functools.partial(pydantic_core.from_json, body, allow_inf_nan=False)
-    try:
-        return parse() if len(body) < LARGE_JSON else await asyncio.to_thread(parse)
-    except ValueError as error:
-        raise Refusal(400, f"the body is not JSON: {str(error)[:100]}") from None

@@ -16,9 +16,12 @@ import pathlib
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import prometheus_client as prometheus
+
+if TYPE_CHECKING:
+    from serving.catalog import Catalog
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -30,13 +33,14 @@ def new_id() -> str:
 
 @dataclasses.dataclass(kw_only=True)
 class Record:
-    """One request while it is answered."""
+    """One request while it is answered. `label` is what /metrics call the version that answers."""
 
     id: str = dataclasses.field(default_factory=new_id)
     method: str = ""
     path: str = ""
     key: str = ""
     model: str = ""
+    label: str = ""
     policy_version: str = ""
     status: int = 0
     prompt_tokens: int = 0
@@ -54,7 +58,7 @@ class Record:
 class Observed:
     """The log and the numbers of one process."""
 
-    def __init__(self, versions: Mapping[str, str], log_folder: str | None = None) -> None:
+    def __init__(self, log_folder: str | None = None) -> None:
         self.registry = prometheus.CollectorRegistry()
         self._requests = self._counter("vidalign_requests", "Requests that were answered", "path", "model", "status")
         self._tokens = self._counter("vidalign_tokens", "Tokens of prompts and replies", "model", "kind")
@@ -63,12 +67,10 @@ class Observed:
         )
         self._first = self._histogram("vidalign_first_byte_seconds", "From a request to the begin of its answer", "model")
         self._wait = self._histogram("vidalign_wait_seconds", "For a place in the engine", "model")
-        self.running = self._gauge("vidalign_running_sequences", "Replies that are being given", "model")
-        self.waiting = self._gauge("vidalign_waiting_sequences", "Replies that wait for a place", "model")
-        self.up = self._gauge("vidalign_model_up", "1 where the model's engine works", "model")
-        policies = self._gauge("vidalign_policy_info", "1 for each served policy", "model", "policy_version")
-        for model, version in versions.items():
-            policies.labels(model, version).set(1)
+        self._running = self._gauge("vidalign_running_sequences", "Replies that are being given", "model")
+        self._waiting = self._gauge("vidalign_waiting_sequences", "Replies that wait for a place", "model")
+        self._up = self._gauge("vidalign_model_up", "1 where the model's engine works", "model")
+        self._policies = self._gauge("vidalign_policy_info", "1 for each served policy", "model", "policy_version")
         self._lock = threading.Lock()
         self._log = None
         if log_folder is not None:
@@ -85,20 +87,33 @@ class Observed:
     def _histogram(self, name: str, text: str, *labels: str) -> prometheus.Histogram:
         return prometheus.Histogram(name, text, labels, registry=self.registry, buckets=SECONDS)
 
+    def show(self, catalog: Catalog) -> None:
+        """Set the numbers of what is behind the gate now."""
+        for gauge in (self._running, self._waiting, self._up, self._policies):
+            gauge.clear()
+        busy = {row.label: catalog.places(row) for row in catalog.rows}
+        for label, places in busy.items():
+            self._running.labels(label).set(places.running)
+            self._waiting.labels(label).set(places.waiting)
+        for label, works in catalog.state()[0].items():
+            self._up.labels(label).set(works)
+        for row in catalog.rows:
+            self._policies.labels(row.label, row.version).set(1)
+
     def finished(self, record: Record) -> None:
         """Count a request and write its line."""
         total_s = record.since()
-        self._requests.labels(record.path, record.model, str(record.status)).inc()
-        if record.model:
-            self._latency.labels(record.path, record.model).observe(total_s)
-            self._wait.labels(record.model).observe(record.wait_s)
-            self._tokens.labels(record.model, "prompt").inc(record.prompt_tokens)
-            self._tokens.labels(record.model, "completion").inc(record.completion_tokens)
+        self._requests.labels(record.path, record.label, str(record.status)).inc()
+        if record.label:
+            self._latency.labels(record.path, record.label).observe(total_s)
+            self._wait.labels(record.label).observe(record.wait_s)
+            self._tokens.labels(record.label, "prompt").inc(record.prompt_tokens)
+            self._tokens.labels(record.label, "completion").inc(record.completion_tokens)
             if record.first_s is not None:
-                self._first.labels(record.model).observe(record.first_s)
+                self._first.labels(record.label).observe(record.first_s)
         if self._log is not None:
             row = dataclasses.asdict(record)
-            del row["started_at"]
+            del row["started_at"], row["label"]
             row["time"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
             row |= {name: round(row[name], 4) for name in ("wait_s", "first_s") if row[name] is not None} | {
                 "total_s": round(total_s, 4)

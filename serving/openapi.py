@@ -31,6 +31,20 @@ READS = {
     "/v1/models": ("the served policies, with what they were trained with", "200 401"),
     "/v1/models/{model}": ("one policy", "200 401 404"),
 }
+WISHES = [
+    {
+        "name": "x-policy-version",
+        "in": "header",
+        "description": "the version that is to answer, and no other; 404 where it is not there",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+    },
+    {
+        "name": "x-canary",
+        "in": "header",
+        "description": "whether a version on trial is to answer, where there is one",
+        "schema": {"enum": ["true", "false"]},
+    },
+]
 ERROR = {
     "type": "object",
     "required": ["error"],
@@ -68,6 +82,7 @@ def document() -> dict[str, Any]:
             "required": True,
             "content": {"application/json": {"schema": {"$ref": REF.format(model=body.__name__)}}},
         }
+        operation["parameters"] = WISHES
         paths[path] = {"post": operation}
     for path, (text, statuses) in READS.items():
         operation = _operation(statuses, text)

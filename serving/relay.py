@@ -29,10 +29,10 @@ Call = Callable[[dict[str, Any], bytes], Any]  # → an asynchronous iterator of
 
 
 class Relay:
-    """The ASGI application behind a gate whose models are in other processes. `servers`: model id → `Call`.
+    """The ASGI application behind a gate whose models are in other processes. `servers`: target → `Call`.
 
-    Models that may have no replica are not in `alive`: to look at one would start it. `accept_s` is how long a replica may take to say
-    that it has a request.
+    Targets that may have no replica are not in `alive`: to look at one would start it. `accept_s` is how long a replica may take to
+    say that it has a request.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Relay:
         *,
         accept_s: float = ACCEPT_S,
     ) -> None:
-        self._servers, self._alive, self._accept_s = servers, alive, accept_s
+        self._servers, self._alive, self._accept_s = dict(servers), dict(alive), accept_s
         self.up = dict.fromkeys(servers, True)
         self._watching: dict[str, asyncio.Task[None]] = {}
 
@@ -52,11 +52,13 @@ class Relay:
             await _lifespan(receive, send)
             return
         self._watch_all()
-        model_id = scope["model_id"]
+        target = scope["target"]
+        if target not in self._servers:  # it was taken away while the request waited for a place
+            raise Refusal(503, "this version is not there any more", code=RESTARTING)
         body = (await receive())["body"]
         sent = {name: scope[name] for name in scope if name in SENT or name.startswith("vidalign.")}
         sent["asgi"] = {"version": "3.0"}
-        answer = self._servers[model_id](sent, body)
+        answer = self._servers[target](sent, body)
         accepted = False
         leaving = asyncio.create_task(_left(receive))
         leaving.add_done_callback(lambda task: task.cancelled() or answer.cancel())
@@ -75,7 +77,7 @@ class Relay:
                             await send(message)
         except Refusal as refusal:
             if refusal.code in (DIED, RESTARTING):
-                self.up[model_id] = model_id not in self._alive
+                self._not_up(target)
             raise
         except asyncio.CancelledError:
             if leaving.done():
@@ -86,31 +88,48 @@ class Relay:
             if leaving.done():
                 raise ClientLeft from error
             answer.cancel()
-            log.error("%s did not answer: %s", model_id, error)
-            self.up[model_id] = model_id not in self._alive
+            log.error("%s did not answer: %s", target, error)
+            self._not_up(target)
             raise Refusal(503, "the engine is down", code=DIED if accepted else RESTARTING) from error
         finally:
             leaving.cancel()
 
-    def _watch_all(self) -> None:
-        """Look at every model now and then, from the first request on."""
-        for model_id in self._alive:
-            if model_id not in self._watching:
-                self._watching[model_id] = asyncio.get_running_loop().create_task(self._watch(model_id))
+    def add(self, target: str, call: Call, alive: Callable[[], Awaitable[bool]] | None) -> None:
+        """One more target, which works until it is found not to."""
+        self._servers[target], self.up[target] = call, True
+        if alive is not None:
+            self._alive[target] = alive
 
-    async def _watch(self, model_id: str) -> None:
+    def remove(self, target: str) -> None:
+        """Forget a target. Requests that it is answering go on."""
+        for known in (self._servers, self._alive, self.up):
+            known.pop(target, None)  # type: ignore[attr-defined]
+        if watching := self._watching.pop(target, None):
+            watching.cancel()
+
+    def _not_up(self, target: str) -> None:
+        if target in self.up:
+            self.up[target] = target not in self._alive
+
+    def _watch_all(self) -> None:
+        """Look at every target now and then, from the first request on."""
+        for target in self._alive:
+            if target not in self._watching:
+                self._watching[target] = asyncio.get_running_loop().create_task(self._watch(target))
+
+    async def _watch(self, target: str) -> None:
         misses = 0
         while True:
             alive = False
             try:
                 async with asyncio.timeout(ALIVE_S):
-                    alive = await self._alive[model_id]()
+                    alive = await self._alive[target]()
                 misses = 0 if alive else MAX_MISSES
             except Exception as error:  # of as many kinds as above
                 misses += 1
-                log.info("%s does not answer: %s", model_id, error)
+                log.info("%s does not answer: %s", target, error)
             if alive or misses >= MAX_MISSES:
-                self.up[model_id] = alive
+                self.up[target] = alive
             await asyncio.sleep(WATCH_S)
 
 

@@ -30,7 +30,7 @@ class StubEngine:
         self.asked: list[dict[str, Any]] = []
         self.scopes: list[dict[str, Any]] = []
         self.running = self.most_running = self.cancelled = 0
-        self.works = True
+        self.works, self.fails = True, False
         self.delay_s = 0.0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -60,7 +60,7 @@ class StubEngine:
         await asyncio.sleep(self.delay_s)
         if what == "hangs":
             await asyncio.sleep(600)
-        if what == "bug":
+        if what == "bug" or self.fails:
             raise RuntimeError('Traceback (most recent call last): File "/srv/secret.py", line 3')
         if what == "dies":
             self.works = False
@@ -93,7 +93,7 @@ async def _reply(send: Any, status: int, content: Any) -> None:
     await send({"type": "http.response.body", "body": json.dumps(content).encode()})
 
 
-class _Call:
+class StubCall:
     """What a handle of Ray Serve gives for a streaming call."""
 
     def __init__(self, app: Any, scope: dict[str, Any], body: bytes) -> None:
@@ -118,16 +118,16 @@ def application(
     """The ASGI application of an endpoint."""
     options = GateOptions(models=models(mode, **served), serve=ServeConfig.model_validate(serve or {}), own_hash=own_hash)
     if mode == MODES[0]:
-        return options.gate(engine, lambda: {"base": engine.works})
+        return options.gate(engine, options.catalog(lambda: {"base": engine.works}))
 
     async def alive() -> bool:
         return engine.works
 
     relay = Relay(
-        {name: lambda scope, body: _Call(engine, scope, body) for name in options.models},
+        {name: lambda scope, body: StubCall(engine, scope, body) for name in options.models},
         dict.fromkeys(options.models, alive),
     )
-    return options.gate(relay, lambda: relay.up)
+    return options.gate(relay, options.catalog(lambda: relay.up))
 
 
 @contextlib.asynccontextmanager

@@ -54,7 +54,8 @@ def ask(*calls, alive=lambda: True, accept_s=0.2, watched=True):
             {"base": is_alive, "aligned": is_alive} if watched else {},
             accept_s=accept_s,
         )
-        gate = GateOptions(models=models(MODES[1]), serve=ServeConfig()).gate(made, lambda: made.up)
+        options = GateOptions(models=models(MODES[1]), serve=ServeConfig())
+        gate = options.gate(made, options.catalog(lambda: made.up))
         async with client(gate) as asking:
             replies = [await asking.post(CHAT, json=chat()) for _ in calls]
         await asyncio.sleep(0.05)
@@ -105,7 +106,7 @@ def test_a_client_that_leaves_is_noticed_without_a_server_that_says_so_by_cancel
             sent.append(message)
 
         with pytest.raises(ClientLeft):
-            await Relay({"base": lambda scope, body: call}, {})({"type": "http", "model_id": "base"}, receive, send)
+            await Relay({"base": lambda scope, body: call}, {})({"type": "http", "target": "base"}, receive, send)
         return call.cancelled, sent
 
     assert asyncio.run(asyncio.wait_for(asking(), 5)) == (True, [])
@@ -130,7 +131,7 @@ def test_an_answer_is_whole_though_servers_say_at_its_end_that_the_client_left()
                 await asyncio.sleep(0.05)
 
         received: list[int] = []
-        await Relay({"base": lambda scope, body: call}, {})({"type": "http", "model_id": "base"}, receive, send)
+        await Relay({"base": lambda scope, body: call}, {})({"type": "http", "target": "base"}, receive, send)
         return sent[-1] == usage, call.cancelled
 
     assert asyncio.run(asyncio.wait_for(asking(), 5)) == (True, False)

@@ -118,7 +118,7 @@ def of_endpoint(
     media_root: str | None = None,
     out: str | None = None,
 ) -> AskedModels:
-    """The models of a running endpoint: those named, or all of them in its order.
+    """The models of a running endpoint: those named, or all of them in its order, each as the version that is promoted.
 
     Args:
         media_root: the folder below which the endpoint reads file: urls; other videos are sent with each question.
@@ -134,7 +134,8 @@ def of_endpoint(
     unknown = [name for name in model_ids if name not in cards]
     if unknown:
         raise ConfigError(f"{url} has no model {unknown[0]!r}; it has {', '.join(cards)}")
-    asked = {name: cards[name] for name in model_ids or cards}
+    by_default = [name for name, card in cards.items() if not card.get("version_of")]  # a version is asked where it is named
+    asked = {name: cards[name] for name in model_ids or by_default}
     versions = {name: str(card.get("policy_version") or "") for name, card in asked.items()}
     return AskedModels(
         versions=versions,

@@ -164,6 +164,10 @@ class ServeConfig(Section):
     """How long an endpoint may take to start."""
     drain_s: float = pydantic.Field(30.0, ge=0)
     """How long running requests may go on once the endpoint is told to stop."""
+    further_versions: int | None = pydantic.Field(None, ge=0)
+    """Versions of the aligned policy that find room beside the first (`vidalign promote`); null means one on CPUs and none on
+    GPUs.
+    """
     access_log: PathText | None = None
     """A folder for one line of JSON a request, without prompts, replies and keys; null writes none."""
     client_sampling: Literal["refuse", "same", "allow"] = "refuse"
