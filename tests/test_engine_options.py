@@ -136,7 +136,8 @@ def test_a_replicas_engine(num_devices, bundle_gpus, more):
 def test_engines_of_a_ray_that_is_started_here_leave_nothing_in_the_systems_folder(monkeypatch, tmp_path):
     from cluster.session import own_scratch
 
-    monkeypatch.delenv("VIDALIGN_SCRATCH", raising=False)
+    for name in ("VIDALIGN_SCRATCH", "TORCHINDUCTOR_CACHE_DIR"):  # torch itself sets the latter
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     assert "TMPDIR" not in actor_environment(0)
