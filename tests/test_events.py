@@ -4,11 +4,12 @@ import collections
 import dataclasses
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from examples.events import careless, make_videos, rule_judge, world
+from examples.events import careless, make_videos, rule_judge, train_base, world
 from examples.events.careless import NO_FLAWS, Flaws, draw_sample, imperfect, repaired
 from examples.events.phrases import parse
 from examples.events.scorers import phrase_f1
@@ -206,6 +207,20 @@ def test_samples_hold_the_prompts_that_a_run_asks():
     for prompt, reply in blind.turns:
         for said in parse(reply, prompt).events:
             assert said.colour == careless.TYPICAL_COLOUR[said.shape]
+
+
+# -- checkpoint --------------------------------------------------------------------------------------------------------
+
+
+def test_the_checkpoint_is_complete_small_and_of_the_phases_that_train_it():
+    folder = Path(make_videos.__file__).parent / "model"
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "training_log.jsonl"}
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 6e6
+    first, *steps = rows(folder / "training_log.jsonl")
+    assert first["phases"] == [dataclasses.asdict(phase) for phase in train_base.PHASES]
+    lengths = {phase.name: phase.steps for phase in train_base.PHASES}
+    assert {row["phase"]: row["step"] for row in steps} == lengths
 
 
 # -- judge -------------------------------------------------------------------------------------------------------------

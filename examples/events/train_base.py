@@ -54,6 +54,7 @@ PHASES = (
     Phase("talk", 260, 8e-4, num_videos=32, num_turns=2),
     Phase("study", 150, 7e-4, decays=True, hinted=0.2, reflecting=0.35, num_videos=16),
     Phase("sft", 60, 6e-4, decays=True, frozen_vision=True, flaws=Flaws(), hinted=0.1, reflecting=0.15, num_videos=16),
+    Phase("habit", 60, 7e-4, decays=True, frozen_vision=True, flaws=Flaws(), hinted=0.1, reflecting=0.1, num_videos=14),
 )
 
 
