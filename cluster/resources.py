@@ -143,6 +143,16 @@ class ResourcePlan:
         return max(math.ceil(max(rollout, self.train.total_cpus)), self.serve.num_cpus_needed)
 
 
+def plan_of_nothing() -> ResourcePlan:
+    """A plan with nobody in it, for what is asked of stages before a cluster is known."""
+    nobody = Workers(num=0, cpus=0)
+    serve = ServePlan(
+        num_models=0, min_replicas=0, max_replicas=0, num_devices=0, server_cpus=0, bundle_cpus=0, bundle_gpus=0, ingress_cpus=0,
+        gpu_memory_utilization=None, one_node=True,
+    )  # fmt: skip
+    return ResourcePlan(decoders=nobody, engines=nobody, train=nobody, serve=serve)
+
+
 def count(num: int, noun: str) -> str:
     """A number with its noun, as in "1 GPU" and "2 GPUs"."""
     return f"{num} {noun}" if num == 1 else f"{num:,} {noun}s"

@@ -9,6 +9,7 @@ Every result is appended to `eval/{model_id}.jsonl` as it arrives; asking again 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -16,9 +17,9 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 import openai
-import tqdm
 
 from pipelines import patience as waiting
+from pipelines import progress as shown
 from pipelines.answer_log import AnswerLog
 from pipelines.media_urls import in_noise, messages
 from pipelines.patience import EndsEngineError, GivenUpError, Patience
@@ -183,7 +184,7 @@ class _Asker:
         examples: Sequence[Example],
         contexts: dict[str, Context],
         log: AnswerLog,
-        bar: tqdm.tqdm,
+        bar: shown.Bar | None,
         patience: Patience,
     ) -> None:
         at_once = asyncio.Semaphore(self.config.concurrency)  # so that not all videos are read before they are sent
@@ -197,9 +198,10 @@ class _Asker:
         async def one(example: Example) -> None:
             async with at_once:
                 log.add(example, await self.ask(client, patience, example, contexts[example.id]))
-                bar.update()
+                if bar is not None:
+                    bar.update()
 
-        with bar:
+        with bar or contextlib.nullcontext():
             async with client:
                 await _all(one(example) for example in examples)
 
@@ -285,8 +287,8 @@ class _Asker:
             ) from error
 
 
-def _bar(name: str, total: int, done: int, progress: bool) -> tqdm.tqdm:
-    return tqdm.tqdm(total=total, initial=done, desc=f"evaluate {name}", unit="answer", disable=not progress)
+def _bar(name: str, total: int, done: int, progress: bool) -> shown.Bar | None:
+    return shown.bar(f"evaluate {name}", total, "answer", initial=done) if progress else None
 
 
 def _message(error: openai.APIError) -> str:

@@ -65,15 +65,22 @@ class Endpoint:
 
 
 @contextlib.contextmanager
-def endpoint(spec: EndpointSpec, *, on_wait: Callable[[float], None] | None = None) -> Iterator[Endpoint]:
+def endpoint(
+    spec: EndpointSpec,
+    *,
+    on_wait: Callable[[float], None] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Iterator[Endpoint]:
     """Serve the models of `spec` over HTTP for the duration of a `with` block. Ray must be connected.
 
     Args:
         on_wait: called about once a second during the start, with the seconds that have passed.
+        say: called with a line for the console where a replica waits for a node.
 
     Raises:
         ModelError: a policy folder is not a checkpoint, or vLLM cannot serve it.
-        ClusterError: the port is taken, Serve is already running, or the endpoint did not start in `serve.start_timeout_s`.
+        ClusterError: the port is taken, Serve is already running, a replica found no node in `spec.wait_for_nodes_s`, or the
+            endpoint did not start in `serve.start_timeout_s`.
     """
     serve = spec.serve
     check_can_start(spec.models, serve)
@@ -114,7 +121,9 @@ def endpoint(spec: EndpointSpec, *, on_wait: Callable[[float], None] | None = No
             api_key=running.api_key,
             started_at=started_at,
             timeout_s=serve.start_timeout_s,
+            wait_for_nodes_s=spec.wait_for_nodes_s,
             on_wait=on_wait,
+            say=say,
         )
         try:
             yield running

@@ -17,6 +17,7 @@ from starlette.datastructures import MutableHeaders
 from serving.answer import USAGE
 from serving.decoders import client
 from serving.gate import ASKED_TOKENS, CLIENT
+from serving.leaving import ended_with_its_client
 from serving.replies import DIED, RESTARTING, Refusal, error_reply
 from serving.request_rules import MAX_TOKENS_HEADER
 from serving.schema import BODIES
@@ -74,7 +75,7 @@ class EngineApp:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_named)
+            await ended_with_its_client(self._app, scope, receive, send_named)
         except Refusal:
             raise
         except Exception:

@@ -1,7 +1,8 @@
 """Runs HAProxy with the configuration that Ray Serve wrote, after closing what it leaves open.
 
 Serve calls this in the place of HAProxy (RAY_SERVE_HAPROXY_BINARY_PATH). Its template makes the admin socket everybody's, publishes
-counts on every address, waits an hour for a client, and without a replica holds requests until there is one.
+counts on every address, waits an hour for a client, without a replica holds requests until there is one, and does not notice clients
+that leave.
 
 This module imports nothing heavy: it runs before each start and reload of HAProxy.
 """
@@ -52,6 +53,8 @@ def closed(config: str, settings: dict[str, Any], folder: str) -> str:
         ValueError: a line that has to be changed is not there, as after a change of Ray's template.
     """
     changes = [
+        # With it HAProxy notices a client that leaves only after its reply, if the body came after the headers.
+        (r"(?m)^    option splice-request\n", ""),
         (r"(stats socket \S+) mode 666 ", r"\1 mode 600 "),
         (r"(frontend prometheus\n\s+bind) \S*:(\d+)", r"\1 127.0.0.1:\2"),
         (r"(listen stats\n\s+bind) \S*:(\d+)", r"\1 127.0.0.1:\2"),

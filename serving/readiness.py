@@ -10,7 +10,9 @@ import urllib.request
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from vidalign.errors import ClusterError, ModelError
+from cluster.placement import unplaced_in
+from cluster.waiting import PlacementWatch, cluster_answer
+from vidalign.errors import ClusterError, ModelError, VidalignError
 
 POLL_S = 1.0
 _RAISED = re.compile(r"[\w.]*(Error|Exception): ")  # the line of a traceback that names the exception
@@ -24,22 +26,29 @@ def wait_until_ready(
     api_key: str = "none",
     started_at: float,
     timeout_s: float,
+    wait_for_nodes_s: float,
     on_wait: Callable[[float], None] | None,
+    say: Callable[[str], None],
 ) -> None:
     """Return once every model is listed over HTTP and the endpoint says that it is ready.
 
     Args:
         applications: the names of its applications in Ray Serve.
-        started_at: the `time.monotonic()` from which `timeout_s` counts.
+        started_at: the `time.monotonic()` from which `timeout_s` counts. While a replica waits for a node, it does not.
         on_wait: called about once a second, with the seconds that have passed.
+        say: called with a line for the console where a replica waits for a node.
 
     Raises:
         ModelError: a replica cannot start.
-        ClusterError: the endpoint does not answer in time.
+        ClusterError: a replica finds no node in `wait_for_nodes_s`, or the endpoint does not answer in time.
     """
     from ray import serve as ray_serve
 
+    watch, began = PlacementWatch(wait_for_nodes_s, answer=cluster_answer, say=say, stop=_end), started_at
     while True:
+        if waiting := [each for name in applications for each in unplaced_in(name)]:
+            began = time.monotonic()
+        watch.look(waiting, time.monotonic())
         found = ray_serve.status().applications
         status = [found[name] for name in applications]
         for each in status:
@@ -47,8 +56,7 @@ def wait_until_ready(
                 raise start_failure(each)
         if all(each.status == "RUNNING" for each in status) and set(model_ids) <= _listed_models(base_url, api_key):
             return
-        elapsed = time.monotonic() - started_at
-        if elapsed > timeout_s:
+        if time.monotonic() - began > timeout_s:
             details = "; ".join(
                 f"{name}: {deployment.status} {failure_reason(deployment.message)}".strip()
                 for each in status
@@ -59,8 +67,12 @@ def wait_until_ready(
                 "`ray status` for missing resources"
             )
         if on_wait is not None:
-            on_wait(elapsed)
+            on_wait(time.monotonic() - started_at)
         time.sleep(POLL_S)
+
+
+def _end(error: VidalignError) -> None:
+    raise error
 
 
 def _listed_models(base_url: str, api_key: str) -> set[str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from cluster.engines import ONE_VIDEO
 from cluster.resources import ServePlan
 from vidalign import prompts
-from vidalign.config.run import ModelConfig, ServeConfig
+from vidalign.config.run import ClusterConfig, ModelConfig, ServeConfig
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec, PolicyVersion
 
 
@@ -18,7 +18,8 @@ class EndpointSpec:
 
     `plan` gives the replicas and their resources (`cluster.plan`); `frame_spec` says how the frames of every video are
     sampled, `decoder` names the backend that decodes them, and `limits` says how many videos and images a prompt may have.
-    `deadline_s` and `num_decoders` are those of the video section, and `plain_prompt` that of the recipe.
+    `deadline_s` and `num_decoders` are those of the video section, and `plain_prompt` that of the recipe. No replica waits longer
+    than `wait_for_nodes_s` for a node.
     """
 
     models: Mapping[str, PolicyVersion]
@@ -31,3 +32,4 @@ class EndpointSpec:
     deadline_s: float = 60.0
     num_decoders: int | None = None
     plain_prompt: str = prompts.PLAIN
+    wait_for_nodes_s: float = ClusterConfig().wait_for_nodes_s  # type: ignore[call-arg]

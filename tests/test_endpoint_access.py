@@ -262,6 +262,8 @@ def test_what_serve_leaves_open_of_haproxy_is_closed(serves_config):
     assert "timeout http-request 10s" in text
     assert re.findall(r"timeout client .*", text) == ["timeout client 30s"]
     assert "maxconn 99" in text
+    assert "option abortonclose" in text
+    assert "splice-request" not in text
     assert text.count("http-request del-header x-request-id") == 1
     assert "backend default_backend\n    http-request deny deny_status 503\n" in text
     assert "errorfile 502 /tmp/x/died.http" in text

@@ -6,7 +6,7 @@ import pytest
 from contract_table import CHAT, chat
 from endpoint_stub import MODES, client, models
 
-from serving import relay
+from serving import leaving, relay
 from serving.gates import GateOptions
 from serving.relay import ACCEPTED, Relay, answered
 from serving.replies import ClientLeft
@@ -110,6 +110,50 @@ def test_a_client_that_leaves_is_noticed_without_a_server_that_says_so_by_cancel
         return call.cancelled, sent
 
     assert asyncio.run(asyncio.wait_for(asking(), 5)) == (True, [])
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_cancelled_request_ends_what_generates_for_it(knows, monkeypatch):
+    """`knows`: the application listens for its client, as vLLM's handlers do; one that does not is cancelled after a while."""
+    monkeypatch.setattr(leaving, "END_S", 0.05)
+    ended = []
+
+    async def generate():
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            ended.append("generation")
+            raise
+
+    async def listen(receive):
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async def app(scope, receive, send):
+        assert (await receive())["type"] == "http.request"
+        tasks = [asyncio.create_task(generate()), *([asyncio.create_task(listen(receive))] if knows else [])]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            ended.append("waiting")
+            raise
+        tasks[0].cancel()
+
+    async def asking():
+        messages = [{"type": "http.request", "body": b""}]
+
+        async def receive():
+            return messages.pop() if messages else await asyncio.sleep(600)
+
+        task = asyncio.create_task(leaving.ended_with_its_client(app, {}, receive, None))
+        await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0.02)
+        return list(ended)
+
+    assert asyncio.run(asyncio.wait_for(asking(), 10)) == (["generation"] if knows else ["waiting"])
 
 
 def test_an_answer_is_whole_though_servers_say_at_its_end_that_the_client_left():

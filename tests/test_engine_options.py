@@ -1,5 +1,7 @@
 """What each place that starts vLLM gives it: options and environment, pinned; what the user sets wins."""
 
+import tempfile
+
 import pytest
 
 from cluster.engines import (
@@ -36,6 +38,7 @@ GENERATOR_CPU = {
 }
 JUDGE = {"dtype": "bfloat16", "max_model_len": 256, "load_format": "safetensors", "disable_log_stats": True}
 REPLICA = {
+    "structured_outputs_config": {"backend": "xgrammar"},
     "dtype": "float16",
     "max_model_len": 512,
     "load_format": "safetensors",
@@ -128,3 +131,21 @@ def test_a_replicas_engine(num_devices, bundle_gpus, more):
     assert replica_environment(made_for, NAME) == REPLICA_ENVIRONMENT | on_cpu | shared
     loud = replica_environment(made_for, NAME, logging_level="INFO")
     assert loud == REPLICA_ENVIRONMENT | on_cpu | shared | {"VLLM_LOGGING_LEVEL": "INFO"}
+
+
+def test_engines_of_a_ray_that_is_started_here_leave_nothing_in_the_systems_folder(monkeypatch, tmp_path):
+    from cluster.session import own_scratch
+
+    for name in ("VIDALIGN_SCRATCH", "TORCHINDUCTOR_CACHE_DIR"):  # torch itself sets the latter
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert "TMPDIR" not in actor_environment(0)
+    with own_scratch() as folder:
+        (folder / "socket").touch()
+        assert folder.parent == tmp_path
+        for found in (actor_environment(0), actor_environment(1), replica_environment(plan(1, 0), NAME)):
+            assert (found["TMPDIR"], found["VLLM_RPC_BASE_PATH"]) == (str(folder), str(folder))
+            assert found["TORCHINDUCTOR_CACHE_DIR"].startswith(f"{tmp_path}/torchinductor_"), "what is compiled is kept"
+    assert list(tmp_path.iterdir()) == []
+    assert "TMPDIR" not in actor_environment(0)

@@ -153,7 +153,7 @@ def test_an_endpoint_is_started_for_those_models_that_are_asked(monkeypatch, mod
     seen = []
 
     @contextlib.contextmanager
-    def endpoint(spec, on_wait):
+    def endpoint(spec, on_wait, say):
         seen.append(list(spec.models))
         yield Endpoint(base_url="http://up", versions=dict.fromkeys(spec.models, "v"))
         seen.append("stopped")

@@ -660,6 +660,8 @@ def test_a_reply_is_as_long_as_the_context_leaves_room_for_and_says_so(running, 
 def test_a_client_that_leaves_takes_its_request_with_it(running, client, stream):
     import httpx
 
+    left = 'vidalign_requests_total{model="base",path="/v1/chat/completions",status="499"}'
+    before = _number(_numbers(running), left)
     body = chat("Hello", n=60, max_tokens=480, ignore_eos=True, stream=stream, temperature=1.0)
     if stream:
         with httpx.stream("POST", f"{running.base_url}/chat/completions", json=body, timeout=60) as reply:
@@ -667,11 +669,16 @@ def test_a_client_that_leaves_takes_its_request_with_it(running, client, stream)
     else:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{running.base_url}/chat/completions", json=body, timeout=httpx.Timeout(60, read=0.5))
-    assert _within(10, lambda: 'vidalign_running_sequences{model="base"} 0.0' in _numbers(running))
+    assert _within(60, lambda: 'vidalign_running_sequences{model="base"} 0.0' in _numbers(running))
+    assert _number(_numbers(running), left) == before + 1, "it was ended, not answered"
     assert _within(5, lambda: sum(process.cpu_percent(0.3) for process in _engines()) < 30), (
         "the engine does not go on with it"
     )
     assert _ask(client, "base").choices
+
+
+def _number(numbers: str, name: str) -> float:
+    return next((float(line.rpartition(" ")[2]) for line in numbers.splitlines() if line.startswith(name)), 0.0)
 
 
 def _within(seconds: float, holds) -> bool:

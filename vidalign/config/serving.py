@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import pydantic
 
-from vidalign.config.section import Section
+from vidalign.config.section import PathText, Section
 
 
 class LimitsConfig(Section):
-    """How much one request, and all together, may ask of an endpoint. What is beyond is refused, or waits.
-
-    `max_sequences` and `max_waiting` count the replies that are asked for (`n` times the prompts) of one replica of one model.
-    """
+    """How much one request, and all together, may ask of an endpoint. What is beyond is refused, or waits."""
 
     max_sequences: int = pydantic.Field(128, ge=1)
+    """Replies (`n` times the prompts) of one replica that its engine works on at once."""
     max_waiting: int = pydantic.Field(128, ge=0)
+    """Replies of one replica that wait for a place; a request beyond is refused with 429."""
     max_wait_s: float = pydantic.Field(60.0, gt=0)
+    """How long a request waits for a place before it is refused with 503."""
     max_sequences_per_request: int = pydantic.Field(64, ge=1)
+    """The largest number of replies of one request."""
     max_tokens: int | None = pydantic.Field(None, ge=1)
+    """Tokens of the longest reply; more is lowered to it and said in a header; null means as many as the context has."""
     max_body_mb: float = pydantic.Field(256.0, gt=0)
+    """Size of the largest body, in MiB."""
     max_bodies_mb: float = pydantic.Field(1024.0, gt=0)
+    """Size of all bodies that are held at once, in MiB."""
     body_idle_s: float = pydantic.Field(30.0, gt=0)
+    """The longest pause within a body."""
     header_s: float = pydantic.Field(10.0, gt=0)
+    """How long a client may take to send its headers, where HAProxy listens."""
     max_connections: int = pydantic.Field(2048, ge=1)
+    """Most connections, where HAProxy listens."""
 
     @pydantic.model_validator(mode="after")
     def _one_request_fits(self) -> LimitsConfig:
@@ -40,19 +47,22 @@ class LimitsConfig(Section):
 
 
 class MediaConfig(Section):
-    """Where an endpoint reads videos and images from, beside data: urls and `serve.media_root`.
-
-    `domains` are the hosts that are fetched from over http(s); `private_addresses` allows those of the endpoint's own network.
-    `frames_fps` takes a run of images, or frames without a rate, as one video of so many frames a second.
-    """
+    """Where an endpoint reads videos and images from, beside data: urls and `serve.media_root`."""
 
     domains: tuple[str, ...] = ()
+    """Hosts that are fetched from over http(s); no redirect leaves them."""
     private_addresses: bool = False
+    """Whether such a host may be in the own network of the endpoint."""
     max_mb: float = pydantic.Field(256.0, gt=0)
+    """Size of the largest file that is fetched, in MiB."""
     fetch_s: float = pydantic.Field(30.0, gt=0)
-    cache_dir: str | None = None
+    """How long a fetch may take in all."""
+    cache_dir: PathText | None = None
+    """Where decoded frames are kept; null means in the temporary folder."""
     cache_gib: float = pydantic.Field(4.0, gt=0)
+    """Size of that cache, in GiB; what was not used for the longest time is given up."""
     frames_fps: float | None = pydantic.Field(None, gt=0)
+    """Takes a run of images, or frames without a rate, as one video of so many frames a second; null does not."""
 
     @pydantic.field_validator("domains")
     @classmethod
@@ -66,17 +76,18 @@ class MediaConfig(Section):
 
 
 class AccessConfig(Section):
-    """Who may ask an endpoint. Without `keys_file`, everybody who reaches its port.
+    """Who may ask an endpoint. Without `keys_file`, everybody who reaches its port."""
 
-    `keys_file` is written by `vidalign keys add NAME`; `open_paths` need no key. Both limits hold for each key, unless its line says
-    otherwise. `cors_origins` are the web pages whose scripts may ask.
-    """
-
-    keys_file: str | None = None
+    keys_file: PathText | None = None
+    """File of the hashes of bearer keys, which `vidalign keys add NAME` writes; null asks for no key."""
     open_paths: tuple[str, ...] = ("/health", "/ready")
+    """Paths that need no key."""
     requests_per_minute: int | None = pydantic.Field(None, ge=1)
+    """Most requests of a key within a minute, or of an address without keys, unless its line says otherwise."""
     max_running: int | None = pydantic.Field(None, ge=1)
+    """Most requests of a key, or an address, that run at once, unless its line says otherwise."""
     cors_origins: tuple[str, ...] = ()
+    """Web pages whose scripts may ask, as in https://app.example.org."""
 
     @pydantic.field_validator("open_paths")
     @classmethod
