@@ -17,7 +17,7 @@ DONE, REFUSED, AUTOMATIC = "done", "refused", "automatic"
 
 def now() -> str:
     """The time of a step."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
 
 
 def note(run: str, **step: str) -> None:
