@@ -106,9 +106,12 @@ class Generator:
             count.over()
         files.write_table(files.part_path(self._parts, chunk).with_suffix(".parquet"), responses)
         seconds = {"starting": starting, **engine.take_seconds()}
+        path = files.part_path(self._parts, chunk)
+        root = files.run_of(path)
+        kept = [{**video, "frames_path": files.kept_place(root, video["frames_path"])} for video in decoded]
         files.write_json(
-            files.part_path(self._parts, chunk),
-            {"decoded": decoded, "num_responses": len(responses), "engine_s": {k: round(v, 3) for k, v in seconds.items()}},
+            path,
+            {"decoded": kept, "num_responses": len(responses), "engine_s": {k: round(v, 3) for k, v in seconds.items()}},
         )
         return {"chunk": chunk, "num_examples": len(asked), "missed": row["missed"]}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -120,7 +121,8 @@ def _stream_of(arguments: argparse.Namespace) -> Iterator[Callable[[list[dict[st
             raise ConfigError(
                 "--endpoint serves what it serves; leave out overrides and --model, and name its model as target"
             )
-        yield lambda messages: streamed(arguments.endpoint, arguments.target, messages, arguments.max_tokens)
+        key = os.environ.get("VIDALIGN_API_KEY") or "none"  # clients want one where none is needed
+        yield lambda messages: streamed(arguments.endpoint, key, arguments.target, messages, arguments.max_tokens)
         return
     from cluster.session import connect
     from pipelines import serve
@@ -137,7 +139,7 @@ def _stream_of(arguments: argparse.Namespace) -> Iterator[Callable[[list[dict[st
         connect(found.config.cluster, num_cpus_needed=needed, verbose=arguments.verbose) as resources,
         endpoint(serve.spec_of(found, resources)) as running,
     ):
-        yield lambda messages: streamed(running.base_url, name, messages, arguments.max_tokens)
+        yield lambda messages: streamed(running.base_url, running.api_key, name, messages, arguments.max_tokens)
 
 
 def _free_port(overrides: Sequence[str]) -> list[str]:
@@ -150,16 +152,15 @@ def _free_port(overrides: Sequence[str]) -> list[str]:
         return [f"serve.port={probe.getsockname()[1]}"]
 
 
-def streamed(base_url: str, model: str, messages: list[dict[str, Any]], max_tokens: int) -> Iterator[str]:
+def streamed(base_url: str, api_key: str, model: str, messages: list[Any], max_tokens: int) -> Iterator[str]:
     """The parts of a reply at temperature 0. Raises `ClusterError` with what the endpoint says where it does not answer."""
-    import os
-
     import openai
 
-    client = openai.OpenAI(base_url=base_url, api_key=os.environ.get("VIDALIGN_API_KEY") or "none", max_retries=1)
+    client = openai.OpenAI(base_url=base_url, api_key=api_key, max_retries=1)
     try:
-        ask: Any = client.chat.completions.create  # its types are those of every form that a message may have
-        reply = ask(model=model, messages=messages, temperature=0, max_tokens=max_tokens, stream=True)
+        reply = client.chat.completions.create(
+            model=model, messages=messages, temperature=0, max_tokens=max_tokens, stream=True
+        )
         for chunk in reply:
             if chunk.choices and chunk.choices[0].delta.content:
                 yield chunk.choices[0].delta.content

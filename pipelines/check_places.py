@@ -11,7 +11,7 @@ from cluster.session import find_address
 from pipelines.check_memory import disk_needed, gib
 from pipelines.check_model import ModelFacts
 from pipelines.stages.base import MANIFEST
-from serving.app import check_address
+from serving.checks import check_address
 from vidalign.config.run import RunConfig
 from vidalign.errors import ClusterError, ConfigError
 from vidalign.files import RunFolder

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cluster import console, interrupts
+from pipelines import promote
 from pipelines.arguments import EVERY, Parser, add_parsers, command_of, one_line, refuse_unknown, refuse_unused
 from pipelines.suites import command as suites
 from vidalign import __version__
@@ -25,6 +26,7 @@ ELSEWHERE = {
     "chat": ("pipelines.chatting", "ask a model about a video in the terminal"),
     "export": ("pipelines.exporting", "copy the aligned model of a run to a folder, or push it to a hub"),
     "clean": ("pipelines.cleaning", "say what of a run can be made again and how much room it takes; remove it"),
+    "keys": ("pipelines.keys", "make a key with which an endpoint may be asked"),
     "data": ("pipelines.data", "import, export, convert and check data files"),
     "options": ("pipelines.options", "say what options mean, with their values, defaults and units"),
     "completion": ("pipelines.completion", "print what completes commands, options and keys in a shell"),
@@ -42,6 +44,7 @@ BENCHES = {
     "long": "long_videos",
     "memory": "driver_memory",
     "start": "start",
+    "chaos": "chaos",
 }
 
 # Of a file or folder that cannot be written or read, wherever that shows: what to do about it.
@@ -66,6 +69,7 @@ examples:
   vidalign evaluate runs/shapes --suite mvbench --data MVBench  a published suite, base beside aligned
   vidalign align my.yaml --dry-run --on 8x80                    the same for a node with 8 GPUs of 80 GB, from any machine
   vidalign serve runs/shapes                                    base and aligned behind an OpenAI endpoint
+  vidalign promote runs/shapes:1 --to 127.0.0.1:6379            another round answers as aligned, without a stop
   vidalign data import --from trl pairs.jsonl --out mine.jsonl  other projects' preference data; then data validate
   ray job submit --working-dir . -- vidalign align my.yaml      the same on a cluster
 """
@@ -156,6 +160,7 @@ def _parser(asked: str | None) -> Parser:
     _add_overrides(command, "overrides, for example serve.port=8080")
     command.set_defaults(run=_run_serve)
     add_parsers(commands, ELSEWHERE, asked)
+    promote.add_parser(commands)
     command = commands.add_parser("bench", help="time a part of this against its alternatives; in a checkout of the project")
     command.add_argument("name", choices=BENCHES)
     command.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own; --help lists them")

@@ -36,7 +36,8 @@ def at_each(spec: EndpointSpec, wanted: Collection[str], ask: Callable[[Endpoint
         what = f"start {next(iter(models))}" if spec.plan.in_turn else "start endpoint"
         with contextlib.ExitStack() as stack:
             with progress.waiting(what) as on_wait:
-                running = stack.enter_context(endpoint(dataclasses.replace(spec, models=models), on_wait=on_wait))
+                made = endpoint(dataclasses.replace(spec, models=models), on_wait=on_wait, say=progress.note)
+                running = stack.enter_context(made)
             found.append(ask(running))
     return found
 

@@ -100,7 +100,8 @@ def chapters() -> Iterator[tuple[str, list[Option]]]:
     yield "run", list(_options(RunConfig, "", inside=False))
     for name, field in RunConfig.model_fields.items():
         if name == "recipe":
-            yield from ((f"recipe: {recipe}", list(_options(kind, "recipe."))) for recipe, kind in RECIPES.items())
+            for recipe, section in RECIPES.items():
+                yield f"recipe: {recipe}", list(_options(section, "recipe."))
         else:
             for kind in sections_in(field.annotation):
                 yield name, list(_options(kind, f"{name}."))

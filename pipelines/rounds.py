@@ -173,6 +173,7 @@ class Rounds:
                 policies={"base": self.base, "aligned": aligned_policy(self.run, last)},
                 examples=self.inputs.eval,
                 plan=self.plan.serve,
+                wait_for_nodes_s=config.cluster.wait_for_nodes_s,
             ),
             lambda rounds: rounds.evaluate(),
         )

@@ -92,7 +92,7 @@ def break_objective(raw, tmp_path):
 
 def break_run_dir(raw, tmp_path):
     raw["run_dir"] = "s3://bucket/run"
-    return "mount the bucket"
+    return "copy the finished run to the store"
 
 
 def put_run_dir_below_a_file(raw, tmp_path):

@@ -38,6 +38,7 @@ GENERATOR_CPU = {
 }
 JUDGE = {"dtype": "bfloat16", "max_model_len": 256, "load_format": "safetensors", "disable_log_stats": True}
 REPLICA = {
+    "structured_outputs_config": {"backend": "xgrammar"},
     "dtype": "float16",
     "max_model_len": 512,
     "load_format": "safetensors",
@@ -125,7 +126,7 @@ def test_a_replicas_engine(num_devices, bundle_gpus, more):
     given = {"gpu_memory_utilization": 0.2, "max_model_len": 64, "allowed_local_media_path": "/other"}
     assert replica_options(MODEL, ServeConfig(engine_args=given), made_for, media) == REPLICA | more | given
     assert replica_options(MODEL, ServeConfig(), made_for, media)["allowed_local_media_path"] == ""
-    on_cpu = {} if bundle_gpus else {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    on_cpu = {} if bundle_gpus else {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}
     shared = {"VIDALIGN_SHARED_GPU": "1"} if bundle_gpus == 0.5 else {}
     assert replica_environment(made_for, NAME) == REPLICA_ENVIRONMENT | on_cpu | shared
     loud = replica_environment(made_for, NAME, logging_level="INFO")

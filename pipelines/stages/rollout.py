@@ -201,12 +201,14 @@ class Rollout(Stage):
         Returns how each video decoded, and the engines' seconds of starting, waiting and working.
         """
         paths = [files.part_path(self.folder / "parts", index) for index, _ in self._chunks()]
+        root = files.run_of(paths[0]) if paths else self.folder
         files.join_tables([path.with_suffix(".parquet") for path in paths], self.folder / "responses.parquet")
         decoded: dict[str, Mapping[str, str]] = {}
         engine_s: collections.Counter[str] = collections.Counter()
         for path in paths:
             part = files.read_json(path)
-            decoded |= {row["video"]: row for row in part["decoded"]}
+            clips = files.found_places(root, {row["video"]: row["frames_path"] for row in part["decoded"]})
+            decoded |= {row["video"]: {**row, "frames_path": clips[row["video"]]} for row in part["decoded"]}
             engine_s.update(part.get("engine_s", {}))
         return decoded, {name: round(seconds, 2) for name, seconds in engine_s.items()}
 
@@ -256,7 +258,7 @@ class Rollout(Stage):
             )
         usable = [example for example in self.probe if all(name in frames for name in example.context.visuals)]
         files.write_table(self.folder / "probe.parquet", usable)
-        files.write_json(self.folder / "frames.json", frames)
+        files.write_places(self.folder / "frames.json", frames)
         files.write_table(self.quarantine / "quarantine.parquet", quarantine)
         videos = count_videos(decoded)
         files.write_json(self.folder / "videos.json", videos)
@@ -285,7 +287,7 @@ def media_limits(examples: Sequence[Example]) -> dict[str, int]:
 
 def read_frames(folder: pathlib.Path) -> dict[str, str]:
     """{video uri: its clip in the frame cache} of a finished rollout."""
-    return files.read_json(folder / "frames.json")
+    return files.read_places(folder / "frames.json")
 
 
 def read_responses(folder: pathlib.Path) -> list[Response]:

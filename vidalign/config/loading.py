@@ -21,20 +21,30 @@ from vidalign.config.yaml_file import read_mapping, read_value
 from vidalign.errors import ConfigError
 
 SectionT = TypeVar("SectionT", bound=Section)
+RUN_CONFIG = "config.yaml"  # in a run's folder
 
 
 def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, apply `section.key=value` overrides (values are YAML), and check everything.
 
+    A run's folder stands for its config.yaml, and the `run_dir` of that file is where the file is now, unless it is overridden.
+
     Raises:
         ConfigError: a missing or malformed file, an unknown key (with the nearest known one), an invalid value, a conflict.
     """
     path = pathlib.Path(path)
+    if path.is_dir() and (path / RUN_CONFIG).is_file():
+        path /= RUN_CONFIG
     if path.is_dir():
-        raise ConfigError(f"{path} is a folder; give a YAML file, as a run keeps its own in config.yaml")
+        raise ConfigError(f"{path} is a folder; give a YAML file, or the folder of a run, which holds a {RUN_CONFIG}")
     if not path.is_file():
         raise ConfigError(f"no config file at {path}; start from one in configs/ or examples/shapes/align.yaml")
-    return parse_config(read_mapping(path), overrides, source=str(path))
+    raw = read_mapping(path)
+    if (
+        path.name == RUN_CONFIG and (path.parent / "rounds").is_dir()
+    ):  # it may have been moved or copied since it was written
+        raw["run_dir"] = str(path.parent)
+    return parse_config(raw, overrides, source=str(path))
 
 
 def parse_config(raw: dict[str, Any], overrides: Sequence[str] = (), *, source: str = "config") -> RunConfig:

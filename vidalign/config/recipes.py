@@ -8,88 +8,12 @@ import pydantic
 
 from vidalign import prompts
 from vidalign.config.degrading import AugmentConfig, PerturbConfig
-from vidalign.config.judging import JudgeConfig, check_scorer
+from vidalign.config.judging import JudgeConfig
 from vidalign.config.linting import LintConfig
-from vidalign.config.section import Section
-from vidalign.config.texts import check_spelling, plain_text
+from vidalign.config.recipe import RecipeSection, SamplingSection
+from vidalign.config.rewards import RewardOptions
 from vidalign.errors import ConfigError
 from vidalign.plugins import resolve
-
-
-class RecipeSection(Section):
-    """What all recipes share: the prompt without hints, which training, scoring and evaluation use too, and how options are shown.
-
-    A row's `options` are put after its question by `options_prompt`, one per line, with letters or as their texts alone, unless the
-    question lists them already.
-    """
-
-    PAIRING: ClassVar[frozenset[str]] = frozenset({"lint"})  # options that affect the pairs but not the responses
-    # What they change is in the questions themselves, which stages hash with the data.
-    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"options_prompt", "options_style"})
-
-    name: str
-    """The recipe: leanpo, rrpo, hound, given, or `package.module:attribute`."""
-    plain_prompt: str = prompts.PLAIN
-    """Template of the prompt without hints, which training and evaluation use."""
-    lint: LintConfig = LintConfig()  # type: ignore[call-arg]
-    """Artefacts that are looked for in pairs."""
-    options_prompt: str = prompts.OPTIONS
-    """Template that puts a row's options after its question."""
-    options_style: prompts.OptionsStyle = "letters"
-    """Show options with letters, or as their texts alone."""
-
-    @pydantic.field_validator("*")
-    @classmethod
-    def _no_special_tokens(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
-        return plain_text(value) if isinstance(value, str) and str(info.field_name).endswith("_prompt") else value
-
-    @pydantic.model_validator(mode="after")
-    def _placeholders(self) -> Self:
-        for key, names in prompts.PLACEHOLDERS.items():
-            template = getattr(self, key, None)
-            for name in names:
-                if template is not None and name not in template:
-                    raise ValueError(f"{key} must contain {name}, got {template!r}")
-            if template is not None:
-                check_spelling(key, template, prompts.FIELDS)
-        return self
-
-
-class SamplingSection(RecipeSection):
-    """How many responses a recipe samples, and how; and how far each agrees with the ground truth.
-
-    `trust` null: by the rules of the answer's kind, and where they cannot tell, no pair depends on it. "exact": right or wrong. "f1":
-    right, or overlap of words. "judge": what no rule can tell is scored by `judge`. `package.module:attribute`: a scorer of your own.
-    """
-
-    LATER: ClassVar[frozenset[str]] = frozenset({"trust"})
-
-    num_candidates: int = pydantic.Field(4, ge=1)
-    """Responses that are sampled for each side of an example."""
-    temperature: float = pydantic.Field(1.0, ge=0)
-    """Temperature of sampling."""
-    top_p: float = pydantic.Field(0.9, gt=0, le=1)
-    """Nucleus of sampling."""
-    max_new_tokens: int = pydantic.Field(256, ge=1)
-    """Most tokens of a response."""
-    trust: str | None = None
-    """How far a response agrees with the ground truth where no rule can tell: exact, f1, judge, or
-    `package.module:attribute`.
-    """
-
-    @pydantic.field_validator("trust")
-    @classmethod
-    def _is_a_scorer(cls, name: str | None) -> str | None:
-        check_scorer(name, "recipe.trust")
-        return name
-
-    @pydantic.model_validator(mode="after")
-    def _has_a_judge(self) -> Self:
-        if self.trust == "judge" and getattr(self, "judge", None) is None:
-            raise ValueError(
-                "trust=judge needs recipe.judge, a model that judges (kind, model); or set trust to null, exact or f1"
-            )
-        return self
 
 
 class LeanpoRecipe(SamplingSection):
@@ -234,6 +158,50 @@ class HoundRecipe(SamplingSection):
         return self
 
 
+class GroupRecipe(RewardOptions, SamplingSection):
+    """Groups of the policy's own replies to one prompt with rewards, for objectives on groups (grpo, dapo, dr_grpo, gspo).
+
+    Their log-probs are those of the untruncated policy, so `temperature` and `top_p` are 1. `trust` says who tells right from wrong
+    for the rewards "accuracy" and "temporal"; `judge` tells what no rule can, with `trust` "judge", as right from `threshold` on.
+    """
+
+    PAIRING: ClassVar[frozenset[str]] = frozenset(
+        {"rewards", "format_pattern", "temporal_share", "judge", "threshold", "lint"}
+    )
+
+    name: Literal["group"] = "group"
+    """The recipe."""
+    num_candidates: int = pydantic.Field(8, ge=2)
+    """Replies of a group."""
+    top_p: float = pydantic.Field(1.0, gt=0, le=1)
+    """Nucleus of sampling, which is 1 here."""
+    judge: JudgeConfig | None = None
+    """The model that scores what no rule can, where trust is judge."""
+    threshold: float = pydantic.Field(3.0, gt=1, le=5)
+    """Least score of the judge's of a reply that is right."""
+
+    @pydantic.model_validator(mode="after")
+    def _samples_the_policy_itself(self) -> Self:
+        if (self.temperature, self.top_p) != (1.0, 1.0):
+            raise ValueError(
+                f"recipe group compares log-probs with those that the policy sampled with, got temperature={self.temperature:g} and "
+                f"top_p={self.top_p:g}; set both to 1"
+            )
+        if self.lint != LintConfig():  # type: ignore[call-arg]
+            raise ValueError("recipe.lint is for pairs, and recipe group makes none; leave it out")
+        if not self.asks_who_is_right and (self.trust is not None or self.judge is not None):
+            raise ValueError(
+                "recipe.trust and recipe.judge are for the rewards accuracy and temporal; add one of them to rewards"
+            )
+        if self.judge is not None and self.trust != "judge":
+            raise ValueError("recipe.judge is set but nothing uses it; set trust to judge, or remove recipe.judge")
+        if self.judge is None and self.threshold != type(self).model_fields["threshold"].default:
+            raise ValueError(
+                "threshold is of a judge's scores, and there is no recipe.judge; set it, or leave threshold out"
+            )
+        return self
+
+
 class GivenRecipe(RecipeSection):
     """No rollout: data.train already holds pairs (rows with chosen and rejected), or examples for objective sft."""
 
@@ -246,6 +214,7 @@ RECIPES: dict[str, type[RecipeSection]] = {
     "rrpo": RrpoRecipe,
     "hound": HoundRecipe,
     "given": GivenRecipe,
+    "group": GroupRecipe,
 }
 ELSEWHERE = "elsewhere"  # tag of a recipe that is named as package.module:attribute
 
@@ -263,7 +232,7 @@ def section_of(name: str) -> type[RecipeSection]:
     if not (isinstance(section, type) and issubclass(section, RecipeSection)):
         raise ConfigError(
             f"recipe.name={name!r} is not a recipe; name a subclass of vidalign.recipes.base.Recipe whose Config is a "
-            "subclass of vidalign.config.recipes.RecipeSection"
+            "subclass of vidalign.config.recipe.RecipeSection"
         )
     return section
 
@@ -289,6 +258,7 @@ RecipeConfig = Annotated[
     Annotated[LeanpoRecipe, pydantic.Tag("leanpo")]
     | Annotated[RrpoRecipe, pydantic.Tag("rrpo")]
     | Annotated[HoundRecipe, pydantic.Tag("hound")]
+    | Annotated[GroupRecipe, pydantic.Tag("group")]
     | Annotated[GivenRecipe, pydantic.Tag("given")]
     | Annotated[pydantic.SerializeAsAny[RecipeSection], pydantic.BeforeValidator(_elsewhere), pydantic.Tag(ELSEWHERE)],
     pydantic.Discriminator(_tag),

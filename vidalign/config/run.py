@@ -13,6 +13,7 @@ import pydantic
 from vidalign.config.judging import ScoringSection
 from vidalign.config.recipes import LeanpoRecipe, RecipeConfig
 from vidalign.config.section import PathText, Section
+from vidalign.config.serving import AccessConfig, LimitsConfig, MediaConfig
 from vidalign.config.training import TrainConfig
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 
@@ -141,7 +142,7 @@ class ObjectiveConfig(Section):
 
 
 class ServeConfig(Section):
-    """The Ray Serve endpoint. `media_root` is the only folder from which `file:` video urls are served."""
+    """The Ray Serve endpoint."""
 
     host: str = "127.0.0.1"
     """Address that the endpoint listens on; 127.0.0.1 is this machine alone."""
@@ -161,6 +162,24 @@ class ServeConfig(Section):
     """Arguments of the vLLM engines, passed as they are."""
     start_timeout_s: float = pydantic.Field(900.0, gt=0)
     """How long an endpoint may take to start."""
+    drain_s: float = pydantic.Field(30.0, ge=0)
+    """How long running requests may go on once the endpoint is told to stop."""
+    further_versions: int | None = pydantic.Field(None, ge=0)
+    """Versions of the aligned policy that find room beside the first (`vidalign promote`); null means one on CPUs and none on
+    GPUs.
+    """
+    access_log: PathText | None = None
+    """A folder for one line of JSON a request, without prompts, replies and keys; null writes none."""
+    client_sampling: Literal["refuse", "same", "allow"] = "refuse"
+    """What becomes of a request's own frame sampling: refused, taken where it is the endpoint's (same), or taken within the
+    endpoint's bounds (allow).
+    """
+    limits: LimitsConfig = LimitsConfig()  # type: ignore[call-arg]
+    """How much may be asked."""
+    media: MediaConfig = MediaConfig()  # type: ignore[call-arg]
+    """Where videos are read from."""
+    access: AccessConfig = AccessConfig()  # type: ignore[call-arg]
+    """Who may ask."""
 
 
 class EvaluateConfig(ScoringSection):

@@ -58,7 +58,7 @@ class UncertaintyConfig(Section):
 
 
 class TrainConfig(Section):
-    """The DeepSpeed job. `batch_size` counts pairs per optimizer step over all workers.
+    """The DeepSpeed job. `batch_size` counts pairs (or groups) per optimizer step over all workers.
 
     A forward pass takes `micro_batch_size` pairs or, with `tokens_per_micro_batch`, as many as fit into that many tokens (a
     longer pair goes alone). `shared_prefix` computes the prompt and video of a pair once for both responses and lays the pairs of
