@@ -7,8 +7,10 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from typing import IO
 
 STDERR = 2  # the file descriptor
+_kept: list[IO[str]] = []
 
 
 def quiet_libraries() -> None:
@@ -29,15 +31,17 @@ def without_native_lines() -> Iterator[None]:
         return
     ours = sys.stderr
     ours.flush()
-    with os.fdopen(os.dup(STDERR), "w", buffering=1, errors="backslashreplace") as kept:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), STDERR)
-        sys.stderr = kept
-        try:
-            yield
-        finally:
-            os.dup2(kept.fileno(), STDERR)
-            sys.stderr = ours
+    # Stays open: loggers that are set up in the block go on writing to it.
+    kept = os.fdopen(os.dup(STDERR), "w", buffering=1, errors="backslashreplace")
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), STDERR)
+    sys.stderr = kept
+    try:
+        yield
+    finally:
+        os.dup2(kept.fileno(), STDERR)
+        sys.stderr = ours
+        _kept.append(kept)
 
 
 @contextlib.contextmanager

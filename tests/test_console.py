@@ -4,12 +4,15 @@ import subprocess
 import sys
 
 CODE = """
-import os, sys
+import logging, os, sys
 from cluster.console import without_native_lines
 before = sys.stderr
+logger = logging.getLogger("theirs")
 with without_native_lines():
     os.write(2, b"native\\n")
     print("python", file=sys.stderr)
+    logger.addHandler(logging.StreamHandler())
+logger.warning("logged")
 os.write(2, b"after\\n")
 print("again", file=sys.stderr)
 assert sys.stderr is before
@@ -23,7 +26,7 @@ except KeyError:
 
 def test_only_what_python_writes_is_shown():
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
-    assert done.stderr.splitlines() == ["python", "after", "again", "raised"]
+    assert done.stderr.splitlines() == ["python", "logged", "after", "again", "raised"]
 
 
 def test_a_standard_error_that_is_no_file_is_left_alone(capsys):
