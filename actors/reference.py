@@ -73,7 +73,7 @@ class Reference:
         self._scorer = ResponseScorer(policy, packed=packed, float32_head=float32_head).to(self._device).eval()
         self._groups = [pair_group(pair) for pair in files.read_table(pathlib.Path(pairs), PreferencePair)]
         self._source = BatchSource(
-            frames=files.read_json(pathlib.Path(frames)),
+            frames=files.read_places(pathlib.Path(frames)),
             processor=cached_processor(path, config.trust_remote_code),
             plain_prompt=plain_prompt,
             max_model_len=config.max_model_len,

@@ -81,7 +81,7 @@ def _response_groups(job: TrainJob, objective: GroupObjective) -> list[TrainingG
 def batch_source(job: TrainJob, model: Any, *, packed: bool) -> BatchSource:
     """The source that renders the job's groups for its model."""
     return BatchSource(
-        frames=files.read_json(pathlib.Path(job.frames)),
+        frames=files.read_places(pathlib.Path(job.frames)),
         processor=cached_processor(job.policy_path, job.model.trust_remote_code),
         plain_prompt=job.plain_prompt,
         max_model_len=job.model.max_model_len,

@@ -27,7 +27,7 @@ from pipelines.check_places import check_disk, check_places
 from pipelines.check_shapes import check_shapes, check_training
 from pipelines.check_texts import check_texts
 from pipelines.inputs import Inputs, SplitName, read_inputs
-from pipelines.rounds import Rounds, resource_plan
+from pipelines.rounds import Rounds, check_order, resource_plan
 from pipelines.stages.base import BEGUN, MANIFEST
 from vidalign import recipes
 from vidalign.config.loading import dump_config
@@ -133,6 +133,8 @@ def before(config: RunConfig, stages: Sequence[str], *, here: bool = True, conne
         VidalignError: the first thing that cannot work.
     """
     check_objective(config.objective, config.train)
+    if here:
+        check_order(config, stages)
     check_recipe(config)
     inputs = read_inputs(config.data, config.recipe, splits=splits_read(stages))
     if "rollout" in stages:

@@ -21,7 +21,7 @@ import jinja2
 from pipelines.report_examples import Thumbnails, answer_changes, drawn_pairs
 from pipelines.report_figures import Metrics, candidate_plots, curve_plots, pair_plots
 from pipelines.report_groups import drawn_groups
-from pipelines.report_tables import accuracy_view, duration, filled, likelihood_view, number, percent, points
+from pipelines.report_tables import accuracy_view, duration, figure, filled, likelihood_view, number, percent, points
 from pipelines.suites import tables as suites
 from pipelines.summary import scored_answers
 from vidalign import recipes
@@ -73,7 +73,14 @@ def write_report(run: RunFolder, config: RunConfig) -> pathlib.Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "points": points, "number": number, "duration": duration, "clip": _clip}
+    environment.filters |= {
+        "percent": percent,
+        "points": points,
+        "number": number,
+        "figure": figure,
+        "duration": duration,
+        "clip": _clip,
+    }
     page = environment.get_template("report.html").render(view(run, config, summary, rounds))
     path = run.report / "index.html"
     write_bytes_atomic(path, page.encode("utf-8", "replace"))

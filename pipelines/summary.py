@@ -104,6 +104,7 @@ def accuracy(run: RunFolder, round_index: int) -> dict[str, Any] | None:
         "scored_by": {name: table["scored_by"] for name, table in tables.items()},
         "f1": {name: table["f1"] for name, table in tables.items()},
         "judge": facts.get("judge"),
+        **({"figures": facts["figures"]} if "figures" in facts else {}),  # of a scorer that measures more than one number
         "by_category": {
             category: _shares({name: table["by_category"].get(category, {}) for name, table in tables.items()})
             for category in first["by_category"]

@@ -19,8 +19,8 @@ from test_files import RESPONSE
 from pipelines import report, report_examples, report_figures, report_plots, report_tables
 from pipelines.stages.groups import group_facts
 from pipelines.summary import write_summary
+from vidalign.config.linting import LintConfig
 from vidalign.config.loading import parse_config
-from vidalign.config.recipes import LintConfig
 from vidalign.config.run import RunConfig
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, write_json, write_table, write_text_atomic

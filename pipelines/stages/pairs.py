@@ -22,7 +22,7 @@ from pipelines.stages.groups import (
 from pipelines.stages.judge import Judging, judgements_of
 from pipelines.stages.rollout import Rollout, read_frames, read_responses
 from vidalign import files
-from vidalign.config.recipes import RecipeSection
+from vidalign.config.recipe import RecipeSection
 from vidalign.data.reading import DataRow
 from vidalign.data.source import GROUPS_FILE
 from vidalign.errors import DataError
@@ -117,6 +117,9 @@ class Pairs(Stage):
             progress.warn(warning)
         if (warning := unclear_warning(dropped, len(self.rows))) is not None:
             progress.warn(warning)
+        progress.note(
+            f"pairs, round {index}: {len(pairs):,} of {len(self.rows):,} examples; dropped: {progress.counts(dropped | filtered)}"
+        )
         trusted = self._trusted(responses, judgements)
         correlation = reward_trust_correlation([*trusted, *rewritten], recipe)
         return {"kept": len(pairs), "dropped": dropped | filtered, "reward_trust_correlation": correlation, **facts}

@@ -54,7 +54,7 @@ def reference_files(
     kept = kept_paths(
         TensorCache(stage.cache / "reference"),
         usable,
-        files.read_json(stage.responses / "frames.json"),
+        files.read_places(stage.responses / "frames.json"),
         policy_version=stage.policy.version,
         dtype=stage.model.dtype,
         plain_prompt=stage.plain_prompt,

@@ -25,9 +25,13 @@ class RewardOptions(Section):
     """
 
     rewards: dict[str, pydantic.FiniteFloat] = pydantic.Field({"accuracy": 1.0}, min_length=1)
+    """Rewards and their weights: accuracy, format, temporal, or `package.module:attribute`."""
     format_pattern: str = THINK_THEN_ANSWER
+    """Regular expression of a whole reply, for the reward format."""
     num_shuffled: int = pydantic.Field(0, ge=0)
+    """Replies to the video with shuffled frames, for the reward temporal."""
     temporal_share: float = pydantic.Field(0.8, gt=0)
+    """How many times as frequent right replies must be as with shuffled frames, for the reward temporal."""
 
     @pydantic.field_validator("rewards")
     @classmethod

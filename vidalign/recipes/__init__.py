@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vidalign.config.recipes import RecipeSection
+from vidalign.config.recipe import RecipeSection
 from vidalign.plugins import resolve
 from vidalign.recipes.base import Recipe
 from vidalign.recipes.given import Given

@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from vidalign.config.judging import JudgeConfig
-from vidalign.config.recipes import RecipeSection, SamplingSection
+from vidalign.config.recipe import RecipeSection, SamplingSection
 from vidalign.data.reading import DataRow
 from vidalign.data.scorers import JUDGE
 from vidalign.recipes.engine import Engine
