@@ -126,7 +126,6 @@ def test_a_scorer_that_measures_has_its_figures_beside_the_accuracy(tmp_path):
         evaluate=EvaluateConfig(scorer=name),
         examples=EXAMPLES.values(),
     )
-    stage._figures = types.MethodType(Scores._figures, stage)
     facts = Scores.run(stage)
     assert facts["figures"] == {"base": {"letters": 2.0, "rows": 2.0}, "blind": {"letters": 4.0, "rows": 2.0}}
     files.write_json(run.stage("scores", 0) / MANIFEST, facts)

@@ -79,21 +79,13 @@ class Scores(Stage):
         facts: dict[str, Any] = {}
         if self.evaluate.judge is not None:
             answers, facts["judge"] = self._judged(answers, examples, self.evaluate.judge)
-        if figures := self._figures(answers, examples):
+        if figures := figures_of(answers, examples, self.evaluate.scorer):
             facts["figures"] = figures
         for name, made in answers.items():
             files.write_table(self.folder / f"{name}.parquet", made)
         if (warning := unscored_warning(answers, self.evaluate)) is not None:
             progress.warn(warning)
         return facts
-
-    def _figures(self, answers: Answers, examples: Mapping[str, Example]) -> dict[str, dict[str, float]]:
-        """Of all answers of each model, by the scorer's `measure`."""
-        made = {
-            name: scorers.figures(self.evaluate.scorer, [a.text for a in given], [examples[a.example_id] for a in given])
-            for name, given in answers.items()
-        }
-        return {name: figures for name, figures in made.items() if figures}
 
     def _judged(
         self, answers: Answers, examples: Mapping[str, Example], judge: JudgeConfig
@@ -147,6 +139,15 @@ def scored(answer: EvalAnswer, example: Example, config: EvaluateConfig) -> Eval
     if found.value is None:
         return dataclasses.replace(answer, correct=None, scorer="", score=None)
     return dataclasses.replace(answer, correct=found.value >= config.min_score, scorer=found.scorer, score=found.value)
+
+
+def figures_of(answers: Answers, examples: Mapping[str, Example], scorer: str | None) -> dict[str, dict[str, float]]:
+    """The figures of a scorer that measures, of all answers of each model; empty for other scorers."""
+    made = {
+        name: scorers.figures(scorer, [answer.text for answer in given], [examples[answer.example_id] for answer in given])
+        for name, given in answers.items()
+    }
+    return {name: figures for name, figures in made.items() if figures}
 
 
 def judge_task(
