@@ -42,6 +42,8 @@ PERFORMANCE = Page(
         "start.md",
     ),
 )
+RELIABILITY = Page("reliability.md", "Reliability", ("chaos.md",))
+PAGES = (RESULTS, PERFORMANCE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,5 +114,5 @@ def versions_line(*names: str) -> str:
 
 
 if __name__ == "__main__":
-    for made in (RESULTS, PERFORMANCE):
+    for made in PAGES:
         Output().join(made)

@@ -103,6 +103,11 @@ def stoppable() -> Iterator[Callable[[VidalignError], None]]:
     _stops.append(found)
     over = threading.Event()
 
+    def signal_again() -> None:
+        """Python drops an exception that a signal raises in a callback of its garbage collector, and then nothing has ended."""
+        while not over.wait(LIMIT_S):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
     def stop(error: VidalignError) -> None:
         if over.is_set() or found:
             return
@@ -110,6 +115,8 @@ def stoppable() -> Iterator[Callable[[VidalignError], None]]:
         if _ending is not None:
             _ending.is_own = True
             _ending.begin(2, f"vidalign: error: {error}")
+        else:
+            threading.Thread(target=signal_again, daemon=True, name="stop").start()
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     try:

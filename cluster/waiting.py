@@ -1,55 +1,32 @@
 """One deadline on every wait for nodes: what waits to be placed, for how long, and what the autoscaler answers.
 
-    Ray's tables ─► unplaced(): actors and placement groups of this job that no node takes ─► PlacementWatch ─► a line on the console
-                                                                                                             └► the run's end, in words
+    cluster/placement.py: what no node takes ─► PlacementWatch ─► a line on the console
+                                                              └► the run's end, in words
 
-A pool of actors waits if none of it is placed: one that has some goes on with those. Ray itself waits for ever and says so only in its
-log files.
+Ray itself waits for ever and says so only in its log files.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import json
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from cluster.placement import Unplaced, unplaced
 from cluster.resources import Workers, count, listed
+from cluster.session import cluster_resources
 from vidalign.errors import ClusterError, VidalignError
 
 LOOK_EVERY_S = 5.0
 SAY_AFTER_S = 20.0
 SAY_EVERY_S = 120.0
 GONE_AFTER_S = 15.0  # Ray Train gives its request up and makes it again, which is still the same wait
-NAMES = {
-    "ChunkDecoder": "decoders",
-    "Decoder": "decoders",
-    "Generator": "engines",
-    "Judge": "judges",
-    "Reference": "reference models",
-    "RayTrainWorker": "training ranks",
-}
-RANKS = "training ranks"
 TRAIN_START = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Unplaced:
-    """Actors of one kind that wait for a node: `resources` is what each needs."""
-
-    what: str
-    num: int
-    resources: Mapping[str, float]
-
-    def __str__(self) -> str:
-        each = ", ".join(f"{value:g} {name}" for name, value in sorted(self.resources.items()) if value)
-        return f"{self.num} x ({each or 'no resources'}) for {self.what}"
 
 
 class PlacementWatch:
@@ -95,7 +72,8 @@ class PlacementWatch:
             )
         elif (f"{text} {answer}", True) != (self._said[0], now - self._said[1] < SAY_EVERY_S):
             self._said = f"{text} {answer}", now
-            self._say(f"waiting for {text} for {waited:.0f} s; {answer}; cluster.wait_for_nodes_s={self._limit_s:g}")
+            with contextlib.suppress(OSError, ValueError):  # of a console that is gone
+                self._say(f"waiting for {text} for {waited:.0f} s; {answer}; cluster.wait_for_nodes_s={self._limit_s:g}")
 
 
 @contextlib.contextmanager
@@ -104,12 +82,19 @@ def placement_watched(
 ) -> Iterator[None]:
     """A block in which nothing of this job waits longer than `limit_s` for a node. Ray must be connected."""
     os.environ.setdefault(TRAIN_START, str(max(60.0, limit_s + 2 * GONE_AFTER_S)))  # so that the watch is first, in words
-    watch, over = PlacementWatch(limit_s, answer=autoscaler_answer, say=say, stop=stop), threading.Event()
+    watch, over = PlacementWatch(limit_s, answer=cluster_answer, say=say, stop=stop), threading.Event()
 
     def keep_looking() -> None:
+        answered = time.monotonic()
         while not over.wait(LOOK_EVERY_S):
-            with contextlib.suppress(Exception):  # Ray is being left, or does not answer for a moment
-                watch.look(unplaced(), time.monotonic())
+            try:
+                found = unplaced()
+            except Exception as error:  # Ray does not answer for a moment
+                if time.monotonic() - answered >= limit_s:
+                    stop(no_answer(error, limit_s))
+                continue
+            answered = time.monotonic()
+            watch.look(found, answered)
 
     threading.Thread(target=keep_looking, daemon=True, name="placement").start()
     try:
@@ -118,63 +103,19 @@ def placement_watched(
         over.set()
 
 
-def unplaced() -> list[Unplaced]:
-    """What of this job no node has taken, from the tables of the cluster's own store."""
-    import ray
-    import ray._private.state
-    from ray.core.generated import gcs_pb2
-
-    accessor = ray._private.state.state._connect_and_get_accessor()
-    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
-    actors = [gcs_pb2.ActorTableData.FromString(row) for row in accessor.get_actor_table(job, None)]
-    groups = [gcs_pb2.PlacementGroupTableData.FromString(row) for row in accessor.get_placement_group_table()]
-    return [*unplaced_actors(actors), *unplaced_groups(groups, job.binary())]
+def no_answer(error: Exception, waited_s: float) -> ClusterError:
+    """The end of a run whose cluster does not say what waits."""
+    return ClusterError(
+        f"Ray's own store has not answered for {waited_s:.0f} s ({' '.join(str(error).split())[:200]}); look at the head node, and "
+        "run the same command again: it continues"
+    )
 
 
-def unplaced_actors(actors: Sequence[Any]) -> list[Unplaced]:
-    """Of rows of Ray's table of actors: the kinds of which some wait and none is placed."""
-    from ray.core.generated.gcs_pb2 import ActorTableData
-
-    waiting: collections.Counter[tuple[str, tuple[tuple[str, float], ...]]] = collections.Counter()
-    placed = set()
-    for actor in actors:
-        if actor.state == ActorTableData.DEAD or actor.is_detached or actor.placement_group_id:
-            continue
-        # The node in the address of an actor that waits is the one that was asked; a worker is there once that one agreed.
-        if actor.state == ActorTableData.ALIVE or _is_set(actor.address.worker_id):
-            placed.add(kind_of(actor.class_name))
-        elif actor.state in (ActorTableData.PENDING_CREATION, ActorTableData.RESTARTING):
-            waiting[kind_of(actor.class_name), tuple(sorted(actor.required_resources.items()))] += 1
-    return [
-        Unplaced(what=what, num=num, resources=dict(resources))
-        for (what, resources), num in waiting.items()
-        if what not in placed
-    ]
-
-
-def unplaced_groups(groups: Sequence[Any], job: bytes) -> list[Unplaced]:
-    """Of rows of Ray's table of placement groups: those that this job asked for and that wait, as Ray Train's do."""
-    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
-
-    found = []
-    for group in groups:
-        if group.creator_job_id != job or group.is_detached:
-            continue
-        if group.state in (PlacementGroupTableData.PENDING, PlacementGroupTableData.RESCHEDULING):
-            left = [bundle.unit_resources for bundle in group.bundles if not _is_set(bundle.node_id)]
-            each = max((dict(resources) for resources in left), key=len, default={})
-            found.append(Unplaced(what=RANKS, num=len(left), resources=each))
-    return found
-
-
-def kind_of(class_name: str) -> str:
-    """What the actors of a class are called in messages: of "MapWorker(Map(ChunkDecoder))", "decoders"."""
-    inner = re.split(r"[()]+", class_name.strip(")"))[-1]
-    return NAMES.get(inner, inner)
-
-
-def _is_set(binary_id: bytes) -> bool:
-    return bool(binary_id.strip(b"\xff\x00"))
+def cluster_answer() -> str:
+    """What the cluster has, and what its autoscaler does about what waits, as the rest of a sentence."""
+    has = cluster_resources()
+    parts = [f"{has.num_cpus} CPU", *([f"{has.num_gpus} GPU"] if has.num_gpus else [])]
+    return f"the cluster has {' and '.join(parts)} on {count(has.num_nodes, 'node')}; {autoscaler_answer()}"
 
 
 def autoscaler_answer() -> str:
@@ -203,8 +144,7 @@ def answer_of_status(status: Any) -> str:
     for node in status.pending_nodes:
         coming[node.ray_node_type_name] += 1
     failed = [(f"{launch.count} {launch.ray_node_type_name}", launch.details or "") for launch in status.failed_launches]
-    failed += [(f"1 {node.ray_node_type_name}", "ended") for node in status.failed_nodes]
-    return _answer(coming, failed)
+    return _answer(coming, failed, [node.ray_node_type_name for node in status.failed_nodes])
 
 
 def answer_of_report(report: Mapping[str, Any]) -> str:
@@ -212,15 +152,19 @@ def answer_of_report(report: Mapping[str, Any]) -> str:
     found = report.get("autoscaler_report") or {}
     coming = collections.Counter(dict(found.get("pending_launches") or {}))
     coming.update(node_type for _, node_type, *_ in found.get("pending_nodes") or ())
-    failed = [(f"1 {node_type}", "ended") for _, node_type, *_ in found.get("failed_nodes") or ()]
+    failed = []
     for kind in ((found.get("node_availability_summary") or {}).get("node_availabilities") or {}).values():
         details = kind.get("unavailable_node_information") or {}
         failed.append((str(kind.get("node_type", "")), details.get("description", "")))
-    return _answer(coming, failed)
+    return _answer(coming, failed, [node_type for _, node_type, *_ in found.get("failed_nodes") or ()])
 
 
-def _answer(coming: Mapping[str, int], failed: Sequence[tuple[str, str]]) -> str:
+def _answer(coming: Mapping[str, int], failed: Sequence[tuple[str, str]], ended: Sequence[str]) -> str:
+    """`ended`: the types of nodes that are gone; that of one that no autoscaler started is made of its id."""
     parts = []
+    if ended:
+        types = collections.Counter("node" if each.startswith("node_") else each for each in ended)
+        parts.append(f"{listed([f'{num} {name}' for name, num in types.items()])} ended")
     if coming:
         parts.append(f"the autoscaler is starting {listed([f'{num} {name}' for name, num in coming.items()])}")
     if failed:

@@ -16,7 +16,7 @@ import numpy as np
 from pipelines import report_plots
 from vidalign.config.run import VideoConfig
 from vidalign.errors import DataError
-from vidalign.files import RunFolder, read_json
+from vidalign.files import RunFolder, read_places
 from vidalign.records import Context
 from vidalign.types import EvalAnswer, PreferencePair
 from vidalign.video.decode_child import ChildDecoder
@@ -33,8 +33,7 @@ class Thumbnails:
 
     def __init__(self, run: RunFolder, round_index: int, video: VideoConfig) -> None:
         frames = run.stage("responses", round_index) / "frames.json"
-        self._root = run.root
-        self._clips: dict[str, str] = read_json(frames) if frames.is_file() else {}
+        self._clips: dict[str, str] = read_places(frames) if frames.is_file() else {}
         cache = str(pathlib.Path(video.cache_dir).absolute() if video.cache_dir else run.frames)
         self._decoder = ChildDecoder(video.frame_spec(), cache, backend=video.backend, deadline_s=video.deadline_s)
 
@@ -51,7 +50,7 @@ class Thumbnails:
                 return {"thumbnails": [], "note": decoded.message}
             self._clips[uri] = decoded.frames_path
         try:
-            clip = load_clip(self._root / self._clips[uri])  # an absolute path stays as it is
+            clip = load_clip(self._clips[uri])
         except DataError as error:
             return {"thumbnails": [], "note": str(error)}
         shown = np.linspace(0, len(clip.frames) - 1, min(NUM_THUMBNAILS, len(clip.frames))).round().astype(int)

@@ -11,7 +11,9 @@ import scipy.stats
 from conftest import vidalign, vidalign_killed
 from safetensors.numpy import load_file
 
+from pipelines.serve import models_of
 from vidalign import files
+from vidalign.config.loading import load_config
 from vidalign.data.answers import trust
 from vidalign.data.reading import read_examples
 from vidalign.types import EvalAnswer, PreferencePair, Response
@@ -99,6 +101,26 @@ def test_running_it_again_redoes_nothing(finished_run, small_config):
     assert changed.returncode == 2
     assert "was finished with another configuration: recipe.temperature was 1.0 and is now 0.9; " in changed.stderr
     assert (finished_run / "config.yaml").read_text() == accepted, "a refused configuration took the place of the run's own"
+
+
+def test_a_run_that_was_moved_reports_serves_and_is_still_finished(finished_run, tmp_path):
+    moved, report = tmp_path / "elsewhere" / "moved", finished_run / "report" / "index.html"
+    before, page = files.read_json(finished_run / "summary.json"), report.read_text()
+    moved.parent.mkdir()
+    finished_run.rename(moved)
+    try:
+        assert str(finished_run) not in (moved / "rounds/0/responses/frames.json").read_text()
+        done = [vidalign("report", str(moved)), vidalign("align", str(moved), "--dry-run")]
+        assert [each.returncode for each in done] == [0, 0], [each.stderr[-2000:] for each in done]
+        assert not finished_run.exists(), "something was written where the run had been"
+        after, now = files.read_json(moved / "summary.json"), (moved / "report/index.html").read_text()
+        models, _ = models_of(files.RunFolder(moved), load_config(moved))
+        assert {name: policy.version for name, policy in models.items()} == before["policy"]
+        assert models["aligned"].path == str(moved / "rounds/0/model")
+    finally:
+        moved.rename(finished_run)
+    assert {**after, "wall_s": None} == {**before, "wall_s": None}
+    assert now.count("data:image") == page.count("data:image") > 0
 
 
 def test_a_rollout_that_was_killed_continues_to_the_same_pairs(finished_run, small_config, tmp_path):

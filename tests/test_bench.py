@@ -87,7 +87,7 @@ def test_a_page_is_joined_from_its_parts_in_order(tmp_path):
 
 
 def test_the_pages_in_docs_are_their_parts(tmp_path):
-    for page in (RESULTS, PERFORMANCE):
+    for page in pages.PAGES:
         Output(docs=tmp_path).join(page)
         assert (tmp_path / page.name).read_text() == pathlib.Path("docs", page.name).read_text()
         assert {part for part in page.parts if (RECORDED / part).is_file()} == set(page.parts)

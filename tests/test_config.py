@@ -75,6 +75,18 @@ def test_overrides(tmp_path: pathlib.Path):
         load_config(path, ["run_dir.x=1"])
 
 
+def test_the_config_of_a_run_is_of_the_folder_that_it_is_in(tmp_path: pathlib.Path):
+    text = f"run_dir: {tmp_path}/old\nmodel: {{path: m}}\ndata: {{train: t.jsonl}}\n"
+    for name in ("align.yaml", "config.yaml"):
+        (tmp_path / name).write_text(text)
+        assert load_config(tmp_path / name).run_dir == f"{tmp_path}/old", "no run is in this folder"
+    (tmp_path / "rounds").mkdir()
+    assert load_config(tmp_path / "align.yaml").run_dir == f"{tmp_path}/old"
+    assert load_config(tmp_path / "config.yaml").run_dir == str(tmp_path)
+    assert load_config(tmp_path).run_dir == str(tmp_path)
+    assert load_config(tmp_path, ["run_dir=other"]).run_dir == "other"
+
+
 def test_missing_and_malformed_files(tmp_path: pathlib.Path):
     with pytest.raises(ConfigError, match="no config file at"):
         load_config(tmp_path / "none.yaml")

@@ -77,6 +77,23 @@ def test_reading_what_is_not_there_or_not_json(tmp_path):
         files.read_json(tmp_path / "bad.json")
 
 
+def test_paths_inside_a_run_are_found_where_the_run_is_now(tmp_path):
+    run, index = tmp_path / "run", "rounds/0/responses/frames.json"
+    shared = tmp_path / "shared" / "frames" / "cd" / "cd.safetensors"
+    for path in (run / "frames/ab/ab.safetensors", shared):
+        path.parent.mkdir(parents=True)
+        path.write_text("")
+    places = {"a": str(run / "frames/ab/ab.safetensors"), "b": str(shared)}
+    files.write_places(run / index, places)
+    assert files.read_json(run / index) == {"a": "frames/ab/ab.safetensors", "b": str(shared)}
+    files.write_json(run / "earlier.json", places)  # whole paths, as earlier versions kept them
+    moved = run.rename(tmp_path / "moved")
+    now = {"a": str(moved / "frames/ab/ab.safetensors"), "b": str(shared)}
+    assert files.read_places(moved / index) == now
+    assert files.read_places(moved / "earlier.json") == now
+    assert files.found_places(moved, {"bad": ""}) == {"bad": ""}
+
+
 def test_run_dir_must_be_a_path():
     with pytest.raises(ConfigError, match="got the uri 's3://bucket/run'"):
         files.RunFolder.open("s3://bucket/run")
@@ -98,3 +115,18 @@ def test_frame_spec_keys_stay():
     assert FrameSpec().key() == FrameSpec(num_frames=8).key() == "f9e6873dd831c397"
     assert FrameSpec(num_frames=None, fps=2.0, max_pixels=1000).key() == "4016b0e48b7f26ae"
     assert FrameSpec(snap_to_keyframes=True).key() == "e2f54b736cd918f8"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"{", "is not valid JSON"),
+        (b"\xff\xfe", "it is not text in UTF-8"),
+        (b"[" * 100_000, "is not valid JSON"),
+        (b"[]", "got list"),
+    ],
+)
+def test_a_file_that_holds_no_object_is_a_sentence(tmp_path, content, says):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(DataError, match=says):
+        files.read_object(tmp_path / "config.json")

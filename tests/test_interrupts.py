@@ -160,6 +160,28 @@ def test_a_stop_whose_signal_python_dropped_still_ends_the_block(monkeypatch):
         stop(ClusterError("z"))
 
 
+def test_a_stop_that_python_dropped_is_made_again(monkeypatch):
+    monkeypatch.setattr(interrupts, "LIMIT_S", 0.05)
+    send, sent = signal.pthread_kill, []
+
+    def kill(thread: int, number: int) -> None:
+        sent.append(number)
+        if len(sent) > 1:
+            send(thread, number)
+
+    monkeypatch.setattr(interrupts.signal, "pthread_kill", kill)
+
+    def work() -> None:
+        with interrupts.stoppable() as stop:
+            stop(ClusterError("y"))
+            threading.Event().wait(20)
+            pytest.fail("nothing ended the wait")
+
+    with pytest.raises(ClusterError, match="y"):
+        work()
+    assert len(sent) == 2
+
+
 def stopped_while(work) -> None:
     with interrupts.stoppable() as stop:
         threading.Timer(0.05, stop, [ClusterError("y")]).start()

@@ -18,6 +18,7 @@ BELOW = {
     "pipelines": {"vidalign", "cluster", "actors", "serving"},
 }
 BASE = {
+    "azure",
     "types",
     "records",
     "errors",

@@ -17,10 +17,11 @@ from test_video_times import VIDEOS
 
 from pipelines.media_urls import video_url
 from pipelines.stages.evaluate import common_folder
+from vidalign import storage
 from vidalign.data.rows import parse_row
 from vidalign.errors import ConfigError, DataError, VideoError
 from vidalign.types import Example
-from vidalign.video import decode_child, kept, stores, visuals
+from vidalign.video import decode_child, kept, visuals
 from vidalign.video.decode_child import ChildDecoder
 from vidalign.video.fetching import is_node_fault, local_file
 from vidalign.video.into_cache import decode_into_cache
@@ -284,7 +285,7 @@ def test_a_real_s3(tmp_path, monkeypatch, node):
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
     }.items():
         monkeypatch.setenv(name, value)
-    stores.bucket_store.cache_clear()
+    storage.bucket_store.cache_clear()
     try:
         from pyarrow import fs
 
@@ -311,7 +312,7 @@ def test_a_real_s3(tmp_path, monkeypatch, node):
         assert video_url(uri, None) == f"data:video/mp4;base64,{base64.b64encode(b'other').decode()}"
     finally:
         moto.stop()
-        stores.bucket_store.cache_clear()
+        storage.bucket_store.cache_clear()
 
 
 # Evaluation

@@ -8,21 +8,25 @@ import logging
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
+from conftest import free_port
 
 from pipelines import cli
 from pipelines.check import check
-from vidalign import storage
+from vidalign import azure, storage
 from vidalign.config.run import RunConfig
 from vidalign.data.reading import read_rows
 from vidalign.errors import ConfigError, DataError, ModelError
 from vidalign.model.checkpoint import policy_version
 from vidalign.model.folder import model_folder, stage_model
 from vidalign.storage import is_uri, staged
+from vidalign.video.stores import asked
 
 
 class Unreliable(http.server.BaseHTTPRequestHandler):
@@ -203,7 +207,8 @@ def test_local_rows_of_videos_in_a_store(tmp_path):
 MISTYPED = [
     ("s3:/bkt/x", "is no uri without two slashes; write s3://bucket/…"),
     ("s3://", "names no bucket"),
-    ("az://b/x", "begins with az:, which is not read here"),
+    ("adl://b/x", "begins with adl:, which is not read here"),
+    ("az://b/x", "a uri of Azure needs an account; set AZURE_STORAGE_ACCOUNT or AZURE_STORAGE_CONNECTION_STRING"),
     ("s4://b/x", "begins with s4:, which is not read here"),
 ]
 ABSENT = [("s3://bkt/nothing/here", "there is nothing at this uri"), ("s3://nobucket/x", "s3://nobucket/x")]
@@ -233,6 +238,67 @@ def test_a_mistyped_uri_is_one_sentence(bucket, key, uri, says, tmp_path, capsys
     error = capsys.readouterr().err
     assert error.count("\n") == 1, error
     assert says in error
+
+
+AZURITE = (  # the account and key of every Azurite
+    "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZF"
+    "PTOtr/KBHBeksoGMGw==;BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;"
+)
+
+
+def test_the_environment_says_which_account_of_azure_it_is():
+    key = {"AZURE_STORAGE_ACCOUNT": "mine", "AZURE_STORAGE_KEY": "k=="}
+    assert azure.options("", key) == {"account_name": "mine", "account_key": "k=="}
+    assert azure.options("theirs", key) == {"account_name": "theirs", "account_key": "k=="}
+    token = {"AZURE_STORAGE_ACCOUNT_NAME": "mine", "AZURE_STORAGE_SAS_TOKEN": "sv=1&sig=x"}
+    assert azure.options("", token) == {"account_name": "mine", "sas_token": "?sv=1&sig=x"}
+    assert azure.options("", {"AZURE_STORAGE_ACCOUNT": "mine"}) == {"account_name": "mine"}, "what the machine is allowed"
+    local = azure.options("", {azure.CONNECTION: AZURITE.format(port=7)})
+    assert (local["blob_storage_authority"], local["blob_storage_scheme"]) == ("127.0.0.1:7", "http")
+    assert local["account_key"].endswith("GMGw==")
+    china = azure.options("", {azure.CONNECTION: "AccountName=mine;AccountKey=k==;EndpointSuffix=core.chinacloudapi.cn"})
+    assert china["blob_storage_authority"] == ".blob.core.chinacloudapi.cn"
+    assert china["dfs_storage_authority"] == ".dfs.core.chinacloudapi.cn"
+    assert azure.parts_of("data@mine.dfs.core.windows.net/a/b") == ("mine", "data/a/b")
+    assert azure.parts_of("data/a@b") == ("", "data/a@b")
+
+
+@pytest.mark.skipif(shutil.which("azurite-blob") is None, reason="Azurite is a package of npm")
+def test_rows_and_folders_in_azure(tmp_path, monkeypatch):
+    port = free_port()
+    server = subprocess.Popen(
+        ["azurite-blob", "--silent", "--location", str(tmp_path), "--blobPort", str(port), "--skipApiVersionCheck"]
+    )
+    monkeypatch.setenv(azure.CONNECTION, AZURITE.format(port=port))
+    monkeypatch.setenv("VIDALIGN_STAGED", str(tmp_path / "staged"))
+    storage.bucket_store.cache_clear()
+    try:
+        wait_for_port(port)
+        store = storage.bucket_store("az")
+        store.create_dir("data")
+        with store.open_output_stream("data/a/train.jsonl") as file:
+            file.write(json.dumps({"id": "a", "video": "v.mp4", "question": "q?", "answer": "a"}).encode())
+        assert read_rows("az://data/a/train.jsonl")[0].example.video == "az://data/a/v.mp4"
+        folder = staged("model.path", "abfss://data@devstoreaccount1.dfs.core.windows.net/a")
+        assert [path.name for path in folder.iterdir()] == ["train.jsonl"]
+        with asked("az://data/a/train.jsonl") as answer:
+            assert b"v.mp4" in b"".join(answer.chunks)
+        with pytest.raises(DataError, match="there is nothing at this uri"):
+            staged("data.train", "az://data/none")
+    finally:
+        server.kill()
+        server.wait()
+        storage.bucket_store.cache_clear()
+
+
+def wait_for_port(port: int) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert time.monotonic() < deadline, "nothing listens"
+        time.sleep(0.1)
 
 
 def test_what_is_a_uri():

@@ -1,15 +1,23 @@
 """Nothing waits for nodes without end, and the console says what for."""
 
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
 import types
 
 import pytest
 import ray.exceptions
+from conftest import ROOT
 from ray.autoscaler.v2.schema import ClusterStatus, LaunchRequest, NodeInfo
 from ray.core.generated.gcs_pb2 import ActorTableData, PlacementGroupTableData
 
 from actors.engine_starts import MAX_STARTS, EngineStarts
 from cluster import waiting
-from cluster.waiting import PlacementWatch, Unplaced, answer_of_report, answer_of_status, unplaced_actors, unplaced_groups
+from cluster.placement import Unplaced, kind_of, unplaced_actors, unplaced_groups, unplaced_replicas
+from cluster.waiting import PlacementWatch, answer_of_report, answer_of_status
 from pipelines.stages.train import fit_again
 from vidalign.errors import ClusterError, ModelError
 
@@ -91,6 +99,54 @@ def test_placement_groups_of_this_job_wait():
     assert [str(each) for each in found] == ["1 x (4 CPU, 1 GPU) for training ranks"]
 
 
+def test_replicas_of_which_none_is_placed_wait():
+    def group(name: str, state: str) -> PlacementGroupTableData:
+        made = PlacementGroupTableData(name=name, state=getattr(PlacementGroupTableData, state), is_detached=True)
+        made.bundles.add(node_id=NODE if state == "CREATED" else NOWHERE).unit_resources.update({"GPU": 1.0})
+        return made
+
+    named = "SERVE_REPLICA::ours#PolicyServer:{}#{}"
+    groups = [
+        group(named.format("base", "a1"), "CREATED"),
+        group(named.format("base", "a2"), "PENDING"),  # one more, asked for by autoscaling
+        group(named.format("aligned", "b1"), "PENDING"),
+        group("SERVE_REPLICA::theirs#PolicyServer:aligned#c1", "PENDING"),
+    ]
+    ingress = actor("ServeReplica:ours:Ingress", ActorTableData.PENDING_CREATION, CPU=2)
+    ingress.name = "SERVE_REPLICA::ours#Ingress#d1"
+    inside = actor("ServeReplica:ours:PolicyServer", ActorTableData.PENDING_CREATION, CPU=1)
+    inside.name, inside.placement_group_id = named.format("base", "a1"), NODE
+    assert [str(each) for each in unplaced_replicas([ingress, inside], groups, "ours")] == [
+        "1 x (1 GPU) for replicas of PolicyServer:aligned",
+        "1 x (2 CPU) for replicas of Ingress",
+    ]
+    ingress.address.worker_id = WORKER
+    assert unplaced_replicas([ingress], groups[:2], "ours") == []
+
+
+def test_a_store_that_does_not_answer_ends_the_run_too(monkeypatch):
+    def silent() -> list[Unplaced]:
+        raise ConnectionError("no route to  the head node")
+
+    monkeypatch.setattr(waiting, "unplaced", silent)
+    monkeypatch.setattr(waiting, "LOOK_EVERY_S", 0.01)
+    ended, told = threading.Event(), []
+    with waiting.placement_watched(0.05, say=told.append, stop=lambda error: (told.append(error), ended.set())):
+        assert ended.wait(5)
+    assert "has not answered for 0 s (no route to the head node)" in str(told[0])
+
+
+def test_a_console_that_is_gone_stops_no_watch():
+    def say(_: str) -> None:
+        raise BrokenPipeError
+
+    ended = []
+    watch = PlacementWatch(30, answer=str, say=say, stop=ended.append)
+    for now in (0.0, 25.0, 31.0):
+        watch.look([ENGINES], now)
+    assert ended
+
+
 def test_what_the_autoscaler_answers():
     launch = {"instance_type_name": "g5", "ray_node_type_name": "gpu", "count": 2, "request_ts_s": 0}
     pending = LaunchRequest(**launch, state=LaunchRequest.Status.PENDING)
@@ -108,14 +164,23 @@ def test_what_the_autoscaler_answers():
     )
     report = {"autoscaler_report": {"pending_launches": {"gpu": 1}, "pending_nodes": [["1.2.3.4", "cpu", "waiting"]]}}
     assert answer_of_report(report) == "the autoscaler is starting 1 gpu and 1 cpu"
-    assert "failed to start 1 gpu: ended" in answer_of_report({"autoscaler_report": {"failed_nodes": [["1.2.3.4", "gpu"]]}})
+    gone = NodeInfo(
+        instance_type_name="",
+        node_status="DEAD",
+        node_id="1",
+        instance_id="",
+        ip_address="1",
+        ray_node_type_name="node_fd01",
+    )
+    assert answer_of_status(ClusterStatus(failed_nodes=[gone])) == "1 node ended"
+    assert "1 gpu ended" in answer_of_report({"autoscaler_report": {"failed_nodes": [["1.2.3.4", "gpu"]]}})
     assert "starts nothing" in answer_of_report({})
 
 
 def test_kinds_of_actors():
-    assert waiting.kind_of("RayTrainWorker") == "training ranks"
-    assert waiting.kind_of("MapWorker(MapBatches(Decoder))") == "decoders"
-    assert waiting.kind_of("MapWorker(Map(Other))") == "Other"
+    assert kind_of("RayTrainWorker") == "training ranks"
+    assert kind_of("MapWorker(MapBatches(Decoder))") == "decoders"
+    assert kind_of("MapWorker(Map(Other))") == "Other"
 
 
 @pytest.fixture
@@ -161,3 +226,28 @@ def test_an_engine_that_dies_while_it_loads_is_started_a_bounded_number_of_times
         EngineStarts(tmp_path, "an actor").begin()
     EngineStarts(tmp_path, "an actor").begin()  # the next command counts anew
     EngineStarts(tmp_path, "another").begin()
+
+
+@pytest.mark.heavy
+def test_no_wait_is_without_end():
+    """What is asked for is more than the cluster has, of a pool of Ray Data, of Ray Serve, and of Ray Train once a node is lost."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests/waits_for_nodes.py"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    says = {
+        "decode": r"waited \d+ s for 1 x \(64 CPU\) for decoders; the cluster has 4 CPU on 2 nodes; .*run the same command again",
+        "serve": r"waited \d+ s for 1 x \(64 CPU\) for replicas of Large; the cluster has 4 CPU on 2 nodes; .*Add nodes",
+        "train": r"waited \d+ s for \d x \(.*2 CPU.*\) for training ranks; the cluster has 2 CPU on 1 node; .*Add nodes",
+    }
+    says["library"] = says["decode"]
+    for name, pattern in says.items():
+        assert re.match(pattern, found[name]["error"]), found[name]
+        assert found[name]["seconds"] < 60, found

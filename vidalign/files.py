@@ -40,11 +40,11 @@ class RunFolder:
 
     @classmethod
     def at(cls, run_dir: str) -> RunFolder:
-        """The folder, which need not be there. Raises `ConfigError` for a uri: give the path of the shared file system's mount."""
+        """The folder, which need not be there. Raises `ConfigError` for a uri: no store replaces and appends."""
         if is_uri(run_dir):
             raise ConfigError(
-                f"run_dir must be a path that every node can read and write, got the uri {run_dir!r}; mount the bucket or "
-                "share and give its mount point"
+                f"run_dir must be a path that every node can read and write, got the uri {run_dir!r}: a run replaces and appends to "
+                "its files; give a folder that the nodes share, and copy the finished run to the store"
             )
         return cls(pathlib.Path(run_dir).absolute())
 
@@ -122,6 +122,46 @@ def part_path(parts: pathlib.Path, number: int) -> pathlib.Path:
     return parts / f"{number:06d}.json"
 
 
+def run_of(path: pathlib.Path) -> pathlib.Path:
+    """The root of the run that holds a file of a stage; of any other file, its folder."""
+    return next((folder.parent for folder in path.parents if folder.name == "rounds"), path.parent)
+
+
+def kept_place(root: pathlib.Path, place: str) -> str:
+    """How a run keeps the path of a file: relative to its root where it is inside, so that a run may be moved or copied."""
+    path = pathlib.PurePath(place)
+    return path.relative_to(root).as_posix() if place and path.is_relative_to(root) else place
+
+
+def found_places(root: pathlib.Path, kept: Mapping[str, str]) -> dict[str, str]:
+    """The paths of files from how the run at `root` keeps them.
+
+    Earlier runs keep whole paths, also of their own decoded frames, <run>/frames/xx/name. Those are found where the run is now.
+    """
+    own = root / "frames"
+    paths = {key: root / text for key, text in kept.items() if text}
+    folders = {path.parents[1] for path in paths.values() if len(path.parts) > 3} - {own}
+    moved = {folder for folder in folders if folder.name == own.name and not folder.is_dir()} if own.is_dir() else set()
+    return {
+        **kept,
+        **{
+            key: str(own.joinpath(*path.parts[-2:]) if len(path.parts) > 3 and path.parents[1] in moved else path)
+            for key, path in paths.items()
+        },
+    }
+
+
+def write_places(path: pathlib.Path, places: Mapping[str, str]) -> None:
+    """Write {key: path of a file} as JSON in a stage's folder, see `kept_place`."""
+    root = run_of(path)
+    write_json(path, {key: kept_place(root, place) for key, place in places.items()})
+
+
+def read_places(path: pathlib.Path) -> dict[str, str]:
+    """Read what `write_places` wrote. Raises `DataError` as `read_json` does."""
+    return found_places(run_of(path), read_json(path))
+
+
 def read_json(path: pathlib.Path) -> Any:
     """Raises `DataError` when the file is missing or is not JSON."""
     try:
@@ -130,6 +170,18 @@ def read_json(path: pathlib.Path) -> Any:
         raise DataError(f"no file {path}") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not valid JSON: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not valid JSON: it is not text in UTF-8") from error
+    except RecursionError as error:
+        raise DataError(f"{path} is not valid JSON: it is nested without end") from error
+
+
+def read_object(path: pathlib.Path) -> dict[str, Any]:
+    """`read_json` of a file that holds an object. Raises `DataError` for one that holds anything else."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise DataError(f"{path} must hold a JSON object, got {type(found).__name__}; download it again")
+    return found
 
 
 def read_jsonl(path: pathlib.Path) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Object stores (s3:// and gs://, by pyarrow.fs): what is in one, staged on a node's own disk.
+"""Object stores (s3://, gs:// and az://, by pyarrow.fs): what is in one, staged on a node's own disk.
 
     uri ─► listing {name: size, time of change} ─► <root>/<hash of uri and listing>/<last part of the uri>     a file or a folder
 
@@ -26,10 +26,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from vidalign import azure
 from vidalign.errors import ConfigError, DataError
 
-SCHEMES = ("s3", "gs", "gcs")
-OTHERS = ("az", "abfs", "abfss", "adl", "http", "https", "hdfs", "file")  # what people write, and what is not read here
+SCHEMES = ("s3", "gs", "gcs", *azure.SCHEMES)
+OTHERS = ("adl", "http", "https", "hdfs", "file")  # what people write, and what is not read here
 FOLDER, GIB = "VIDALIGN_STAGED", "VIDALIGN_STAGED_GIB"
 DEFAULT_GIB = 200.0
 TIMEOUT_S = 30.0  # for a store to connect, and for each read
@@ -52,8 +53,8 @@ def check_uri(key: str, uri: str) -> None:
     scheme, _, rest = uri.partition(":")
     if scheme.lower() not in SCHEMES:
         raise ConfigError(
-            f"{key}={uri} begins with {scheme}:, which is not read here; give s3://bucket/… or gs://bucket/…, or a path, such as "
-            "where that store is mounted"
+            f"{key}={uri} begins with {scheme}:, which is not read here; give s3://bucket/…, gs://bucket/… or az://container/…, or a "
+            "path, such as where that store is mounted"
         )
     if not rest.startswith("//"):
         raise ConfigError(f"{key}={uri} is no uri without two slashes; write {scheme}://bucket/…")
@@ -61,11 +62,22 @@ def check_uri(key: str, uri: str) -> None:
         raise ConfigError(f"{key}={uri} names no bucket; write {scheme}://bucket/…")
 
 
+def store_of(uri: str) -> tuple[Any, str]:
+    """The store of a uri, and the place in it. Raises `ConfigError` where the environment does not say which store it is."""
+    scheme, _, place = uri.partition("://")
+    account = ""
+    if scheme.lower() in azure.SCHEMES:
+        account, place = azure.parts_of(place)
+    return bucket_store(scheme.lower(), account), place
+
+
 @functools.cache
-def bucket_store(scheme: str) -> Any:
+def bucket_store(scheme: str, account: str = "") -> Any:
     """Credentials, region and address (AWS_ENDPOINT_URL) are those of the environment, as for every client of these stores."""
     from pyarrow import fs
 
+    if scheme in azure.SCHEMES:
+        return fs.AzureFileSystem(**azure.options(account))
     if scheme != "s3":
         return fs.GcsFileSystem(retry_time_limit=datetime.timedelta(seconds=TIMEOUT_S))
     return fs.S3FileSystem(
@@ -88,8 +100,8 @@ def staged(key: str, uri: str, patterns: Sequence[str] = ("*",)) -> pathlib.Path
         DataError: there is nothing, or the store does not answer.
     """
     check_uri(key, uri)
-    scheme, _, place = uri.partition("://")
-    store, place = bucket_store(scheme.lower()), place.rstrip("/")
+    store, place = store_of(uri)
+    place = place.rstrip("/")
     try:
         found = _listing(store, place, patterns)
     except Exception as error:  # a store's errors are of many kinds; all mean that it cannot be read

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from cluster.resources import ServePlan
 from pipelines.stages.base import Stage
 from pipelines.stages.rollout import digest, media_limits
+from serving.spec import EndpointSpec
 from vidalign.config.run import EvaluateConfig, ModelConfig, ServeConfig, VideoConfig
 from vidalign.types import Example, PolicyVersion
 from vidalign.video.naming import local_path, visual_of
@@ -31,6 +32,7 @@ class Evaluate(Stage):
     policies: Mapping[str, PolicyVersion]
     examples: Sequence[Example]
     plan: ServePlan
+    wait_for_nodes_s: float = EndpointSpec.wait_for_nodes_s
     earlier: Callable[[], Stage | None] | None = None
 
     def inputs(self) -> dict[str, Any]:
@@ -56,7 +58,6 @@ class Evaluate(Stage):
         from pipelines.asking import evaluate_each, num_unanswered
         from pipelines.endpoints import at_each, at_its_pace
         from serving.app import Endpoint
-        from serving.spec import EndpointSpec
 
         media_root = self.serve.media_root or common_folder(self.examples)
         spec = EndpointSpec(
@@ -67,6 +68,10 @@ class Evaluate(Stage):
             frame_spec=self.video.frame_spec(),
             decoder=self.video.backend,
             limits=media_limits(self.examples),
+            deadline_s=self.video.deadline_s,
+            num_decoders=self.video.num_decoders,
+            plain_prompt=self.prompt,
+            wait_for_nodes_s=self.wait_for_nodes_s,
         )
         asked = [(name, False) for name in self.policies] + ([("base", True)] if self.evaluate.blind else [])
         kept: dict[str, Any] = {"stage": self.folder, "prompt": self.prompt}

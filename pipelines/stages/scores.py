@@ -79,7 +79,7 @@ class Scores(Stage):
         facts: dict[str, Any] = {}
         if self.evaluate.judge is not None:
             answers, facts["judge"] = self._judged(answers, examples, self.evaluate.judge)
-        if figures := figures_of(answers, examples, self.evaluate.scorer):
+        if figures := _figures(answers, examples, self.evaluate.scorer):
             facts["figures"] = figures
         for name, made in answers.items():
             files.write_table(self.folder / f"{name}.parquet", made)
@@ -141,15 +141,6 @@ def scored(answer: EvalAnswer, example: Example, config: EvaluateConfig) -> Eval
     return dataclasses.replace(answer, correct=found.value >= config.min_score, scorer=found.scorer, score=found.value)
 
 
-def figures_of(answers: Answers, examples: Mapping[str, Example], scorer: str | None) -> dict[str, dict[str, float]]:
-    """The figures of a scorer that measures, of all answers of each model; empty for other scorers."""
-    made = {
-        name: scorers.figures(scorer, [answer.text for answer in given], [examples[answer.example_id] for answer in given])
-        for name, given in answers.items()
-    }
-    return {name: figures for name, figures in made.items() if figures}
-
-
 def judge_task(
     answers: Sequence[EvalAnswer], examples: Mapping[str, Example], judge: JudgeConfig, frames: Mapping[str, str]
 ) -> JudgeTask:
@@ -192,3 +183,12 @@ def unscored_warning(answers: Answers, config: EvaluateConfig) -> str | None:
                 f"whether they are right; {way_out}"
             )
     return None
+
+
+def _figures(answers: Answers, examples: Mapping[str, Example], scorer: str | None) -> dict[str, dict[str, float]]:
+    """Of all answers of each model, by the scorer's `measure`."""
+    made = {
+        name: scorers.figures(scorer, [answer.text for answer in given], [examples[answer.example_id] for answer in given])
+        for name, given in answers.items()
+    }
+    return {name: figures for name, figures in made.items() if figures}

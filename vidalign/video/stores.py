@@ -1,4 +1,4 @@
-"""Reading from where videos are: http(s), S3 and Google Cloud (pyarrow.fs), and every other protocol that fsspec has.
+"""Reading from where videos are: http(s), S3, Google Cloud and Azure (pyarrow.fs), and every other protocol that fsspec has.
 
 A store names the version of a file: by its ETag, or else by its size and time. Asked with the version that is known already, a store
 says that nothing has changed, and nothing is read.
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vidalign.errors import VideoError
-from vidalign.storage import TIMEOUT_S, bucket_store
+from vidalign.storage import SCHEMES, TIMEOUT_S, store_of
 
 CHUNK_BYTES = 2**20
 NOT_MODIFIED = 304
@@ -45,7 +45,7 @@ def asked(uri: str, known: str = "") -> Iterator[Answer]:
         VideoError: with reason missing or unreadable; `vidalign.video.fetching.is_node_fault` says whose fault it is.
     """
     scheme = urllib.parse.urlsplit(uri).scheme.lower()
-    ask = {"http": _http, "https": _http, "s3": _arrow, "gs": _arrow, "gcs": _arrow}.get(scheme, _fsspec)
+    ask = {"http": _http, "https": _http, **dict.fromkeys(SCHEMES, _arrow)}.get(scheme, _fsspec)
     try:
         with ask(uri, known) as answer:
             yield answer
@@ -90,8 +90,8 @@ def _quoted(uri: str) -> str:
 
 @contextlib.contextmanager
 def _arrow(uri: str, known: str) -> Iterator[Answer]:
-    scheme, _, key = uri.partition("://")
-    with bucket_store(scheme.lower()).open_input_file(key) as file:
+    store, key = store_of(uri)
+    with store.open_input_file(key) as file:
         said = {name.lower(): value.decode() for name, value in (file.metadata() or {}).items()}
         version = said.get("etag") or f"{file.size()} {said.get('last-modified') or said.get('updated', '')}"
         yield Answer(version=version, size=file.size(), chunks=None if version == known else _chunks(file))

@@ -1,0 +1,217 @@
+"""Faults in a small run, one at a time, and what is left of it: nothing lost, nothing doubled, no hang, no leftovers.
+
+    vidalign bench chaos [--faults driver generator …] [--seed 0]
+
+    undisturbed   rollout ─► train ─► evaluate
+    each fault    a copy of it up to one command ─► that command, hit at a random moment ─► again, if it ended ─► compared
+
+Every command is a process of its own with a Ray of its own. bench/chaos_faults.py lists the faults, bench/chaos_compare.py compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import contextlib
+import os
+import pathlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import psutil
+
+from bench.chaos_compare import differences
+from bench.chaos_faults import COMMANDS, FAULTS, POLL_S, Descendants, Fault, can_mount, failing_disk, kill_at_random
+from bench.chaos_page import page
+from bench.pages import RELIABILITY, add_arguments, publish
+from vidalign import files
+
+DEADLINE_S = 240.0  # for each command
+ENDS_WITHIN_S = 20.0  # processes, after their command
+MADE = {  # by a command and those after it
+    "rollout": ("rounds", "frames", "cache", "summary.json", "wall_s.json", "lease", ".folder-id", "config.yaml"),
+    "train": ("train", "model", "reference", "cache", "eval", "scores"),
+    "evaluate": ("eval", "scores"),
+}
+QUICK = ("decoder, rollout", "generator, rollout")
+
+
+def make_config(folder: pathlib.Path) -> pathlib.Path:
+    """Data and the configuration of a small run that asks a reference, below `folder`."""
+    from bench.built_in import MAX_NEW_TOKENS, make_run
+
+    config = make_run(
+        folder,
+        {"train": 12, "probe": 2, "heldout": 4},
+        recipe={"num_candidates": 2, "max_new_tokens": MAX_NEW_TOKENS},
+        rollout={"batch_size": 4},
+        objective={"name": "dpo"},
+        train={
+            "learning_rate": 1e-4,
+            "batch_size": 2,
+            "micro_batch_size": 2,
+            "log_every": 1,
+            "checkpoint_every": 1,
+            "num_monitored": 2,
+        },
+        evaluate={"max_new_tokens": MAX_NEW_TOKENS, "blind": False},
+    )
+    config["data"]["eval"] = config["data"].pop("heldout")
+    path = folder / "align.json"
+    files.write_json(path, config)  # JSON is YAML
+    return path
+
+
+class Command:
+    """`vidalign COMMAND` on a run folder, with what it says kept in a file."""
+
+    def __init__(self, name: str, config: pathlib.Path, run: pathlib.Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        handle, path = tempfile.mkstemp(prefix="chaos-")
+        self._said = pathlib.Path(path)
+        self._began = time.monotonic()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "pipelines.cli", name, str(config), f"run_dir={run}", f"serve.port={port}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=handle,
+            env={**os.environ, "RAY_worker_niceness": "0"},
+            start_new_session=True,
+        )
+        os.close(handle)
+        self.started = Descendants(psutil.Process(self.process.pid))
+        atexit.register(self.end)
+
+    def end(self) -> None:
+        """End it and all that it started, by force."""
+        self.started.look()
+        self.process.kill()
+        self.started.end()
+        atexit.unregister(self.end)
+
+    def wait(self) -> dict[str, Any]:
+        """How it ended: {exit_code: None for a hang, seconds, said: its last line, traceback, left: processes}."""
+        hung = False
+        while self.process.poll() is None:
+            self.started.look()
+            if time.monotonic() - self._began > DEADLINE_S:
+                hung = True
+                self.process.kill()
+            time.sleep(POLL_S)
+        seconds = time.monotonic() - self._began
+        left = self.started.left(ENDS_WITHIN_S)
+        self.end()
+        text = self._said.read_text(encoding="utf-8", errors="replace")
+        self._said.unlink()
+        lines = [line for line in text.replace("\r", "\n").splitlines() if line.strip()]
+        return {
+            "exit_code": None if hung else self.process.returncode,
+            "seconds": round(seconds, 1),
+            "said": lines[-1].strip()[:400] if lines else "",
+            "traceback": "Traceback (most recent call last)" in text,
+            "notes": [line.strip()[:300] for line in lines if line.startswith(("note:", "warning:"))],
+            "left": left,
+        }
+
+
+def undisturbed(config: pathlib.Path, run: pathlib.Path, last: str, known: pathlib.Path) -> dict[str, float]:
+    """Run the commands up to the last one that is needed, without those in `known`, a JSON file of seconds, which it writes.
+
+    Returns the seconds of each. Raises `SystemExit` where one fails.
+    """
+    seconds: dict[str, float] = files.read_json(known) if known.is_file() else {}
+    for name in COMMANDS[: COMMANDS.index(last) + 1]:
+        if name not in seconds:
+            ended = Command(name, config, run).wait()
+            if ended["exit_code"] != 0 or ended["left"]:
+                raise SystemExit(f"the undisturbed `vidalign {name}` failed: {ended}")
+            seconds[name] = ended["seconds"]
+            files.write_json(known, seconds)
+    return seconds
+
+
+def copy_up_to(command: str, run: pathlib.Path, target: pathlib.Path) -> None:
+    """Copy a finished run as it was before a command."""
+    last = COMMANDS.index(command)
+    without = {name for later in COMMANDS[last:] for name in MADE[later]} if command != "rollout" else {*MADE["rollout"]}
+    shutil.copytree(run, target, ignore=shutil.ignore_patterns(*without))
+
+
+def suffer(fault: Fault, config: pathlib.Path, base: pathlib.Path, run: pathlib.Path, draw: random.Random) -> dict[str, Any]:
+    """Let one fault happen, and run the same command again where it ended. Returns the row of the table."""
+    within_s = fault.within_s
+    for _ in range(3):
+        shutil.rmtree(run, ignore_errors=True)
+        copy_up_to(fault.command, base, run)
+        with contextlib.ExitStack() as stack:
+            mend = stack.enter_context(failing_disk(run, fault.disk)) if fault.disk else None
+            command = Command(fault.command, config, run)
+            hit_s = 0.0 if fault.disk else kill_at_random(fault, command.process, command.started, draw, within_s)
+            first = command.wait()
+            again = None
+            if hit_s is None:  # the command was faster
+                within_s /= 2
+                continue
+            if mend is not None:
+                mend()
+            if first["exit_code"] != 0:
+                again = Command(fault.command, config, run).wait()
+        row = {"fault": fault.name, "command": fault.command, "hit_s": round(hit_s, 1), "first": first, "again": again}
+        return {**row, "differences": differences(files_of(base, fault.command), run)[:10]}
+    return {"fault": fault.name, "command": fault.command, "hit_s": None}
+
+
+def files_of(base: pathlib.Path, command: str) -> pathlib.Path:
+    """The undisturbed run as it was after a command, beside it."""
+    after = COMMANDS[COMMANDS.index(command) + 1 :]
+    path = base.with_name(f"after-{command}")
+    if not path.is_dir():
+        copy_up_to(after[0], base, path) if after else shutil.copytree(base, path)
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", nargs="+", metavar="NAME", help="only those with such a text in `NAME, COMMAND`")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--folder", type=pathlib.Path, help="keep what is made here, and go on with it, rows of the table included"
+    )
+    add_arguments(parser, quick=f"{len(QUICK)} faults")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no command is left running
+    wanted = arguments.faults or (QUICK if arguments.quick else [""])
+    chosen = [f for f in FAULTS if any(text in str(f) for text in wanted)]
+    if not can_mount():
+        chosen = [fault for fault in chosen if not fault.disk]
+    with contextlib.ExitStack() as stack:
+        folder = arguments.folder or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
+        base, config = folder / "undisturbed", folder / "align.json"
+        if not config.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            make_config(folder)
+        last = max((fault.command for fault in chosen), key=COMMANDS.index)
+        seconds = undisturbed(config, base, last, folder / "seconds.json")
+        kept = folder / "rows.json"
+        rows: dict[str, Any] = files.read_json(kept) if kept.is_file() else {}
+        for fault in chosen:
+            draw = random.Random(f"{arguments.seed} {fault}")
+            rows[str(fault)] = suffer(fault, config, base, folder / "run", draw)
+            files.write_json(kept, rows)
+            print(rows[str(fault)], flush=True)
+        inside = [rows[str(fault)] for fault in FAULTS if str(fault) in rows]
+        found = {"seed": arguments.seed, "undisturbed_s": seconds, "rows": inside}
+    publish(arguments, RELIABILITY, "chaos", found, page(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Faults in a run: the script that compares two runs, the one that lets them happen, and two of them for real."""
+
+import json
+import pathlib
+import random
+import subprocess
+import sys
+
+import numpy as np
+import psutil
+import pytest
+from conftest import vidalign
+from safetensors.numpy import save_file
+from test_files import RESPONSE
+
+from bench import chaos, chaos_page
+from bench.chaos_compare import differences, same
+from bench.chaos_faults import FAULTS, Descendants, Fault, can_mount, failing_disk, kill_at_random
+from vidalign import files
+
+
+def make_run(root: pathlib.Path, *, text: str = "a ball", copies: int = 2, loss: float = 0.5, weight: float = 1.0):
+    stage = root / "rounds/0"
+    files.write_table(
+        stage / "responses/responses.parquet",
+        [RESPONSE] * (copies - 1) + [RESPONSE.__class__(**{**vars(RESPONSE), "text": text})],
+    )
+    files.write_text_atomic(
+        stage / "train/metrics.jsonl", json.dumps({"step": 0, "loss": loss, "seconds": random.random()}) + "\n"
+    )
+    files.write_json(root / "lease" / f"{random.randrange(10**6):06d}.json", {})
+    (stage / "model").mkdir()
+    save_file({"w": np.full(3, weight, np.float32)}, stage / "model/model.safetensors")
+    return root
+
+
+def test_what_differs_between_two_runs_is_named(tmp_path):
+    base = make_run(tmp_path / "base")
+    assert differences(base, make_run(tmp_path / "same", loss=0.50000001)) == []
+    cases = {
+        "text": ({"text": "a cube"}, "responses.parquet: row 1, text: 'a cube' instead of 'a ball'"),
+        "doubled": ({"copies": 3}, "responses.parquet: 3 rows instead of 2"),
+        "loss": ({"loss": 0.51}, "metrics.jsonl: row 0, loss: 0.51 instead of 0.5"),
+        "weights": ({"weight": 1.001}, "model.safetensors: weights differ by up to 1.0e-03"),
+    }
+    for name, (change, says) in cases.items():
+        [found] = differences(base, make_run(tmp_path / name, **change))
+        assert found.endswith(says)
+    other = make_run(tmp_path / "files")
+    (other / "rounds/0/responses/.responses.parquet.x1").touch()
+    (other / "rounds/0/train/metrics.jsonl").unlink()
+    assert differences(base, other) == [
+        "rounds/0/train/metrics.jsonl: 0 rows instead of 1",
+        "rounds/0/responses/.responses.parquet.x1 was left",
+        "rounds/0/train/metrics.jsonl is missing",
+    ]
+    assert same([1.0, float("nan")], [1.00001, float("nan")])
+    assert not same([1.0], [1.001])
+
+
+def test_the_victim_is_killed_and_what_a_command_leaves_behind_is_found():
+    code = "import subprocess, time; subprocess.Popen(['sleep', '60']); subprocess.Popen(['sleep', '61']).wait()"
+    command = subprocess.Popen([sys.executable, "-c", code])
+    started = Descendants(psutil.Process(command.pid))
+    fault = Fault(name="sleep", command="train", victim="sleep 61")
+    assert kill_at_random(fault, command, started, random.Random(0), 0.0) is not None
+    assert command.wait(10) == 0
+    assert started.left(0.2) == ["sleep 60"]
+    started.end()
+    assert started.left(5) == []
+    assert kill_at_random(fault, command, started, random.Random(0), 0.0) is None, "the command has ended"
+
+
+@pytest.mark.skipif(not can_mount(), reason="mounts need root")
+@pytest.mark.parametrize("kind", ["full", "read-only"])
+def test_a_disk_fails_and_is_mended(tmp_path, kind):
+    run = make_run(tmp_path / "run")
+    with failing_disk(run, kind) as mend:
+        with pytest.raises(OSError, match=r"No space left|Read-only"):
+            (run / "big").write_bytes(b"x" * 2**20)
+        mend()
+        (run / "big").write_bytes(b"x" * 2**20)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+    assert (run / "big").stat().st_size == 2**20
+    assert (run / "rounds/0/model/model.safetensors").is_file()
+
+
+def end(exit_code: int | None = 0, said: str = "", **more):
+    return {"exit_code": exit_code, "seconds": 10.0, "said": said, "traceback": False, "notes": [], "left": [], **more}
+
+
+def test_the_page_says_what_is_as_it_should_be_and_what_is_not():
+    rows = [
+        {"fault": "decoder", "command": "rollout", "hit_s": 1.5, "first": end(), "again": None, "differences": []},
+        {"fault": "driver", "command": "train", "hit_s": 2.0, "first": end(-9), "again": end(), "differences": []},
+        {
+            "fault": "run_dir full",
+            "command": "train",
+            "hit_s": 0.0,
+            "first": end(2, "vidalign: error: x"),
+            "again": end(2, "y"),
+        },
+        {"fault": "replica", "command": "evaluate", "hit_s": 0.3, "first": end(None, left=["ray::IDLE"]), "again": end()},
+        {"fault": "HAProxy", "command": "evaluate", "hit_s": None},
+    ]
+    made = chaos_page.page({"undisturbed_s": {"rollout": 20.0}, "rows": [{"differences": [], **row} for row in rows]})
+    assert "2 of 4 as they should be" in made
+    assert "| decoder | rollout | 1.5 s | went on | 10 s | equal |" in made
+    assert "| driver | train | 2.0 s | killed; the same command finished it | 20 s | equal |" in made
+    assert "| ended with 2: x; so did the next | 20 s | not finished: y |" in made
+    assert "| hung; the same command finished it | 20 s | hung; left running: ray::IDLE |" in made
+    assert "Not hit, because the command was faster: HAProxy in evaluate." in made
+
+
+def test_every_fault_is_of_a_command_and_listed_once():
+    assert {fault.command for fault in FAULTS} == set(chaos.COMMANDS)
+    assert len({(fault.name, fault.command) for fault in FAULTS}) == len(FAULTS)
+    assert all(bool(fault.victim) != bool(fault.disk) for fault in FAULTS)
+
+
+@pytest.mark.heavy
+def test_a_rollout_survives_the_loss_of_its_actors(tmp_path):
+    done = vidalign("bench", "chaos", "--quick", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    rows = files.read_json(tmp_path / "results/chaos.json")["rows"]
+    assert [row["fault"] for row in rows] == ["decoder", "generator"]
+    for row in rows:
+        assert row["hit_s"] is not None
+        assert chaos_page.faults_of(row) == []

@@ -1,0 +1,121 @@
+"""Waits for nodes that never come, on a Ray of two small nodes: prints, as one line of JSON, how each of them ended.
+
+A process of its own: a wait that does not end is ended with it.
+"""
+
+import contextlib
+import json
+import pathlib
+import sys
+import tempfile
+import threading
+import time
+
+from actors.decoder import decoded_videos
+from cluster import interrupts, waiting
+from pipelines.stages.train import fit_again
+from serving.leftovers import application_name
+from serving.readiness import wait_until_ready
+from vidalign.errors import VidalignError
+from vidalign.types import FrameSpec
+
+LIMIT_S = 4.0
+waiting.LOOK_EVERY_S = 0.5
+VIDEO = str(pathlib.Path(__file__).parent / "videos" / "base.mp4")
+
+
+def ended(work, *, in_command: bool = True) -> dict:
+    """{"seconds", "error"}: how a piece of work ended that may wait, in a command or in a program that uses the library."""
+    began = time.monotonic()
+    try:
+        with (
+            interrupts.handled() if in_command else contextlib.nullcontext(),
+            interrupts.stoppable() as stop,
+            waiting.placement_watched(LIMIT_S, say=lambda text: None, stop=stop),
+        ):
+            work()
+    except VidalignError as error:
+        return {"seconds": time.monotonic() - began, "error": str(error)}
+    return {"seconds": time.monotonic() - began, "error": ""}
+
+
+def decode() -> None:
+    with tempfile.TemporaryDirectory() as cache:
+        list(decoded_videos([VIDEO], FrameSpec(num_frames=2), cache, num_cpus=64))
+
+
+def serve() -> None:
+    from ray import serve as ray_serve
+
+    @ray_serve.deployment(placement_group_bundles=[{"CPU": 64}], ray_actor_options={"num_cpus": 1})
+    class Large:
+        def __call__(self) -> str:
+            return ""
+
+    try:
+        ray_serve.run_many([ray_serve.RunTarget(Large.bind(), name=application_name())], wait_for_applications_running=False)
+        wait_until_ready(
+            application_name(),
+            "http://127.0.0.1:9/v1",
+            ["x"],
+            started_at=time.monotonic(),
+            timeout_s=1.0,
+            wait_for_nodes_s=LIMIT_S,
+            on_wait=None,
+            say=lambda text: None,
+        )
+    finally:
+        ray_serve.shutdown()
+
+
+def train(cluster, node) -> None:
+    """Two ranks on two nodes, one of which goes."""
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    with tempfile.TemporaryDirectory() as folder:
+        began = pathlib.Path(folder) / "began"
+
+        def loop(config: dict) -> None:
+            pathlib.Path(config["began"]).touch()
+            time.sleep(300)
+
+        trainer = TorchTrainer(
+            loop,
+            train_loop_config={"began": str(began)},
+            scaling_config=ray.train.ScalingConfig(num_workers=2, resources_per_worker={"CPU": 2}),
+            run_config=ray.train.RunConfig(
+                name="x", storage_path=folder, failure_config=ray.train.FailureConfig(max_failures=3)
+            ),
+        )
+
+        def lose() -> None:
+            while not began.is_file():
+                time.sleep(0.1)
+            cluster.remove_node(node)
+
+        threading.Thread(target=lose, daemon=True).start()
+        fit_again(lambda: interrupts.beside(trainer.fit), print)
+
+
+def main() -> None:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    node = cluster.add_node(num_cpus=2)
+    ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+    found = {
+        "decode": ended(decode),
+        "library": ended(decode, in_command=False),
+        "serve": ended(serve),
+        "train": ended(lambda: train(cluster, node)),
+    }
+    ray.shutdown()
+    cluster.shutdown()
+    print(json.dumps(found), flush=True)
+    interrupts.leave(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
