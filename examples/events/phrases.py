@@ -40,10 +40,6 @@ class Match:
 
     pairs: tuple[tuple[int, int, int], ...]
 
-    def of_true(self, index: int) -> tuple[int, int] | None:
-        """(index told, attributes wrong) of a true event; None if it was not told."""
-        return next(((told, wrong) for told, true, wrong in self.pairs if true == index), None)
-
 
 @dataclasses.dataclass(frozen=True)
 class Marks:

@@ -40,10 +40,8 @@ class PhraseF1:
         """The figures of all replies of one model, see the module. Empty without replies."""
         if not replies:
             return {}
-        rows = [
-            (example, mark(reply, example) or mark_of_nothing(example))
-            for reply, example in zip(replies, examples, strict=True)
-        ]
+        understood = [mark(reply, example) for reply, example in zip(replies, examples, strict=True)]
+        rows = [(row, found or mark_of_nothing(row)) for row, found in zip(examples, understood, strict=True)]
         marks = [found for _, found in rows]
         taus = [found.tau for found in marks if found.tau is not None]
         concluded = [found for found in marks if found.contradicts is not None]
@@ -62,7 +60,7 @@ class PhraseF1:
             "contradicts.reasoning": _mean([bool(m.contradicts) for m in reasoned]),
             "words": _mean([len(reply.split()) for reply in replies]),
             "exact": _mean(exact),
-            "not_understood": _mean([mark(reply, row) is None for reply, row in zip(replies, examples, strict=True)]),
+            "not_understood": _mean([found is None for found in understood]),
         }
         return {name: round(value, 4) for name, value in figures.items() if value is not None}
 
