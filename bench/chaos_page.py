@@ -32,8 +32,8 @@ def page(found: Mapping[str, Any]) -> str:
             f"`objective.name: dpo`, undisturbed ({seconds}) and with one fault each. A process gets SIGKILL at a random moment "
             "after it appeared; a disk is a small file system in memory. Where the command ended, the same command was given "
             "once more. *Equal* means, of all that the command leaves: the same responses by text and token, pairs, quarantine and "
-            "answers; step figures within 1e-4 and exported weights within 1e-6; the same files, nothing temporary among them; and no process "
-            "left 20 s after the command.",
+            "answers; step figures within 1e-4 and exported weights within 1e-6; the same files, nothing temporary among them; "
+            "and no process left 20 s after the command.",
             "",
             f"{len(good)} of {len(ran)} as they should be.",
             "",
