@@ -11,7 +11,8 @@ TORCH_TIMEOUT ?= 5
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO := runs/shapes
 
-.PHONY: help setup setup-dev demo test test-families test-videos chaos check format shapes-data shapes-model clean
+.PHONY: help setup setup-dev demo test test-long test-families test-videos chaos check format
+.PHONY: shapes-data shapes-model events-data events-model clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -53,8 +54,11 @@ check: setup-dev ## format, lint, types and unit tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -m "not heavy" -n auto --maxprocesses 4 --dist loadfile
 
-test: check ## set-up and all tests but the long ones of test-families
-	$(BIN)/python -m pytest -q -m "heavy and not families"
+test: check ## set-up and all tests but those of test-long and test-families
+	$(BIN)/python -m pytest -q -m "heavy and not families and not long"
+
+test-long: setup-dev ## more combinations of what `make test` tries
+	$(BIN)/python -m pytest -q -m "heavy and long"
 
 test-families: setup-dev ## the tests of every model family, which write docs/models.md (half an hour)
 	$(BIN)/python -m pytest -q --record-families tests/test_family_training.py tests/test_family_engines.py tests/test_family_runs.py
@@ -71,6 +75,12 @@ format: setup-dev ## format the code
 
 shapes-model: setup ## train the built-in base model from scratch
 	$(BIN)/python -m examples.shapes.train_base --out examples/shapes/model
+
+events-data: setup ## make the videos and questions of the events task in data/events (a minute)
+	@test -f data/events/train.jsonl || $(BIN)/python -m examples.events.make_videos --out data/events
+
+events-model: setup ## train the base of the events task (SEED=0, 1, 2 …)
+	$(BIN)/python -m examples.events.train_base --out examples/events/model --seed $(or $(SEED),0)
 
 clean: ## remove runs and data made by the demo
 	rm -rf $(DEMO) data/shapes

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from cluster.engines import actor_environment, judge_options
+from cluster.engines import enter_actor_environment, judge_options
 from vidalign.config.judging import JudgeConfig
 from vidalign.errors import ConfigError, DataError, ModelError
 from vidalign.model.folder import model_folder
@@ -98,8 +98,7 @@ def vllm_chat(config: JudgeConfig, key: str) -> tuple[Chat, str]:
     """
     from vidalign.model.checkpoint import policy_version
 
-    for name, value in actor_environment(config.num_gpus).items():
-        os.environ.setdefault(name, value)
+    enter_actor_environment(config.num_gpus)
     import vllm
     from vllm.exceptions import VLLMValidationError
 

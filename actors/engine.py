@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from actors.engine_loop import EngineLoop
-from cluster.engines import ONE_VIDEO, actor_environment, generator_options, takes_video
+from cluster.engines import ONE_VIDEO, enter_actor_environment, generator_options, takes_video
 from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
 from vidalign.recipes.engine import SPECIAL_TOKEN, Completion, Request
@@ -43,8 +42,7 @@ class VllmEngine:
         engine_args: dict[str, Any] | None = None,
         limits: Mapping[str, int] = ONE_VIDEO,
     ) -> None:
-        for name, value in actor_environment(num_gpus).items():
-            os.environ.setdefault(name, value)
+        enter_actor_environment(num_gpus)
         import vllm
 
         from vidalign.model.engine_rules import engine_rules, with_head_dtype

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from actors.answered import Answered
 from actors.engine import VllmEngine
 from actors.engine_starts import EngineStarts
 from cluster.node_files import actor_id
@@ -91,14 +92,18 @@ class Generator:
         frames = {video["video"]: video["frames_path"] for video in decoded if video["frames_path"]}
         asked = [Example.from_row(example) for example in json.loads(row["examples"])]
         examples = [example for example in asked if all(name in frames for name in example.context.visuals)]
+        count = Answered(self._parts, chunk)
         answers = [
             self._answering.submit(self._respond, engine, [example], [_shown(example, frames)]) for example in examples
         ]
+        for answer in answers:
+            answer.add_done_callback(count.one)
         try:
             responses = in_turns([answer.result() for answer in answers])
         finally:
             for answer in answers:
                 answer.cancel()
+            count.over()
         files.write_table(files.part_path(self._parts, chunk).with_suffix(".parquet"), responses)
         seconds = {"starting": starting, **engine.take_seconds()}
         path = files.part_path(self._parts, chunk)

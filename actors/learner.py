@@ -81,7 +81,7 @@ class Learner:
         self.step_index = 0
         self.saved_at = time.monotonic()
         self.window: list[float] = []
-        watched, probe = self.data.groups[: train.num_monitored], self.data.probe[: train.num_probed]
+        watched, probe = self.data.watched[: train.num_monitored], self.data.probe[: train.num_probed]
         self._prepare_start(watched, probe)
         self.rank = Rank(
             model,
@@ -97,7 +97,7 @@ class Learner:
         self.monitor = Monitor(
             self.rank,
             self.renderer,
-            pairs=watched if self.data.two_sided else [group.only("chosen") for group in watched],
+            pairs=watched,
             probe=probe,
             size=train.micro_batch_size,
         )

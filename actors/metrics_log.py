@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from vidalign import files
@@ -30,14 +31,14 @@ class MetricsLog:
 
     def step(self, step: int, num_steps: int, values: dict[str, float | None]) -> None:
         """Record the progress and figures of one optimizer step."""
-        self.progress("train", step, num_steps)
+        self.progress("train", step, num_steps, {name: value for name, value in values.items() if value is not None})
         for name, value in values.items():
             if value is not None:
                 self._board.add_scalar(f"train/{name}", value, step)
 
-    def progress(self, phase: str, number: int, total: int) -> None:
-        """Say how far the "reference" (pairs) or "train" (optimizer steps) is."""
-        row = json.dumps({"phase": phase, "step": number, "num_steps": total}).encode()
+    def progress(self, phase: str, number: int, total: int, figures: Mapping[str, float] | None = None) -> None:
+        """Say how far the "reference" (pairs) or "train" (optimizer steps) is, and with which figures."""
+        row = json.dumps({"phase": phase, "step": number, "num_steps": total, "figures": figures or {}}).encode()
         # Only people read it, so no step waits for the disk.
         files.write_bytes_atomic(self._stage / "progress.json", row, durable=False)
 

@@ -62,7 +62,14 @@ class Monitor:
             figures = displacement.side_displacement("chosen", self.start["chosen"], now["chosen"])
         if self._probe:
             figures |= displacement.side_displacement("truth", self.start["truth"], now["truth"])
+        if step == 0 and any(each.behaviour_logps for group in self._pairs for each in group.responses):
+            figures["behaviour_gap"] = self._behaviour_gap(pairs)
         return {LOG_NAMES.get(name, name): value for name, value in figures.items()}
+
+    def _behaviour_gap(self, averages: torch.Tensor) -> float:
+        """Mean over the responses of |average log-likelihood - that under the policy that sampled them|: 0 if both compute alike."""
+        sampled = [[sum(r.behaviour_logps) / len(r.behaviour_logps) for r in group.responses] for group in self._pairs]
+        return float((averages - torch.tensor(sampled)).abs().mean())
 
     def _averages(self, name: str, groups: Sequence[TrainingGroup], width: int) -> torch.Tensor:
         """Average log-likelihoods [groups, width] of each group's `width` responses, on the CPU; each rank measures a share."""

@@ -24,13 +24,14 @@ from vidalign.learning.batches import spread
 from vidalign.learning.sequences import TrainingGroup, pair_group
 from vidalign.model.tensor_cache import TensorCache, missing, write_tensors
 from vidalign.records import Context
-from vidalign.types import PreferencePair
+from vidalign.types import PreferencePair, ResponseGroup
 
 if TYPE_CHECKING:
     import torch
 
     from actors.rank import Rank
 
+SIDES = ("chosen", "rejected")
 PARTS = ("hidden", "features")  # in addition to the log-probs, if requested
 
 
@@ -93,32 +94,39 @@ class Reference:
         with torch.inference_mode():
             hidden = self._scorer.hidden(rendered.inputs, rendered.labels, rendered.sources)
             logps = self._scorer.score(hidden, rendered.labels[mask])
-        outputs = outputs_of_pairs(logps, hidden, mask.sum(-1).tolist(), self._parts)
+        outputs = outputs_of_groups(logps, hidden, mask.sum(-1).tolist(), self._parts)
         for index, tensors in zip(indices, outputs, strict=True):
             write_tensors(pathlib.Path(self._kept[self._groups[index].id]), tensors)
         return {"done": [len(indices)]}
 
 
-def outputs_of_pairs(
-    logps: torch.Tensor, hidden: torch.Tensor, lengths: Sequence[int], parts: Collection[str]
+def outputs_of_groups(
+    logps: torch.Tensor,
+    hidden: torch.Tensor,
+    lengths: Sequence[int],
+    parts: Collection[str],
+    *,
+    names: Sequence[str] = SIDES,
 ) -> list[dict[str, torch.Tensor]]:
-    """The tensors to keep of each pair, see `Reference`.
+    """The tensors to keep of each pair, see `Reference`, or of each larger group: log-probs alone, by `names`.
 
     Args:
-        logps, hidden: [N] and [N, D] of all response tokens, response after response, all chosen ones first.
+        logps, hidden: [N] and [N, D] of all response tokens, response after response, the first of each group first.
         lengths: the number of tokens of each response. parts: those of `PARTS` that are wanted.
+        names: of a group's responses, see `TrainingGroup.names`.
     """
     import torch
 
-    count = len(lengths) // 2
+    count = len(lengths) // len(names)
     logps_of, states_of = logps.split(list(lengths)), hidden.split(list(lengths))
     made = []
-    for chosen, rejected in zip(range(count), range(count, 2 * count), strict=True):
-        tensors = {"chosen": logps_of[chosen], "rejected": logps_of[rejected]}
+    for index in range(count):
+        places = range(index, len(lengths), count)
+        tensors = {name: logps_of[place] for name, place in zip(names, places, strict=True)}
         if "hidden" in parts:
-            tensors["hidden"] = states_of[chosen]
+            tensors["hidden"] = states_of[index]
         if "features" in parts:
-            tensors["features"] = torch.stack([states_of[row].float().mean(0) for row in (chosen, rejected)])
+            tensors["features"] = torch.stack([states_of[place].float().mean(0) for place in places])
         made.append(tensors)
     return made
 
@@ -138,7 +146,7 @@ def write_missing(
     To be called before the first step, when the ranks still hold the weights of the reference.
 
     Args:
-        groups: pairs. kept: {group id: its file}. size: groups per forward pass.
+        groups: of the same number of responses. kept: {group id: its file}. size: groups per forward pass.
         done: called with how many of how many missing groups are written, counting all ranks.
     """
     import torch
@@ -154,7 +162,8 @@ def write_missing(
         own = [todo[index] for index in indices]
         with torch.no_grad():
             rows, hidden = rank.outputs(batch)
-        outputs = outputs_of_pairs(rows.logps[rows.mask], hidden, rows.mask.sum(-1).tolist(), parts)
+        lengths = rows.mask.sum(-1).tolist()
+        outputs = outputs_of_groups(rows.logps[rows.mask], hidden, lengths, parts, names=own[0].names)
         for group, tensors, is_own in zip(own, outputs, inside, strict=True):
             if is_own and rank.leads:
                 write_tensors(pathlib.Path(kept[group.id]), tensors)
@@ -166,7 +175,7 @@ def write_missing(
 
 def kept_paths(
     cache: TensorCache,
-    pairs: Sequence[PreferencePair],
+    pairs: Sequence[PreferencePair | ResponseGroup],
     frames: Mapping[str, str],
     *,
     policy_version: str,
@@ -177,7 +186,7 @@ def kept_paths(
     float32_head: bool = False,
     quantize: str | None = None,
 ) -> dict[str, str]:
-    """The file for the policy's outputs of each pair: {pair id: path}. `turns`: `vidalign.model.turns.Turns.key`.
+    """The file for the policy's outputs of each pair or group: {its id: path}. `turns`: `vidalign.model.turns.Turns.key`.
 
     A clip's own file name is a hash of the video's bytes and its FrameSpec.
     """
@@ -191,8 +200,7 @@ def kept_paths(
                     "prompt": plain_prompt,
                     **_shown(pair.context, frames),
                     "question": pair.question,
-                    "chosen": pair.chosen,
-                    "rejected": pair.rejected,
+                    **_said(pair),
                     "parts": sorted(parts),
                     **({"float32_head": True} if float32_head else {}),
                     **({"quantize": quantize} if quantize else {}),
@@ -201,6 +209,13 @@ def kept_paths(
         )
         for pair in pairs
     }
+
+
+def _said(pair: PreferencePair | ResponseGroup) -> dict[str, Any]:
+    """The responses of a pair; of a group, a hash of their tokens, and which of them are left out and so stand for none."""
+    if isinstance(pair, ResponseGroup):
+        return {"tokens": pair.tokens, "left_out": [bool(why) for why in pair.left_out]}
+    return {"chosen": pair.chosen, "rejected": pair.rejected}
 
 
 def _shown(context: Context, frames: Mapping[str, str]) -> dict[str, Any]:

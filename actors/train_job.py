@@ -15,7 +15,8 @@ class TrainJob:
     """What a rank needs to know, as paths and settings only, so that it can be sent as a small dict.
 
     `reference` and `doubt` are JSON files {pair id: its file of tensors} and {pair id: its doubt}, or empty. Doubt is what
-    `train.uncertainty` estimated; the pairs that it dropped are missing there. `checkpoints` is where Ray Train keeps its own.
+    `train.uncertainty` estimated; the pairs that it dropped are missing there. `checkpoints` is where Ray Train keeps its own. For an
+    objective on groups, `pairs` holds the groups, and `responses` the tokens of their responses.
     """
 
     model: ModelConfig
@@ -35,6 +36,7 @@ class TrainJob:
     doubt: str = ""
     cache: str = ""
     checkpoints: str = ""
+    responses: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The job as JSON values."""

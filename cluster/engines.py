@@ -1,11 +1,14 @@
 """How each vLLM engine is started: the options and the environment of the generator, the judge and a served replica.
 
-These are pure functions. What the user sets in `engine_args` overrides everything here.
+These are functions of their arguments and of `SCRATCH` in the environment. What the user sets in `engine_args` overrides
+everything here.
 """
 
 from __future__ import annotations
 
+import os
 import pathlib
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +20,11 @@ from vidalign.errors import ModelError
 
 CPU_BLOCK_SIZE = 32  # tokens; the CPU attention kernels need a multiple of it
 CPU_KV_CACHE_BYTES = 2**30  # for a served replica
+SCRATCH = "VIDALIGN_SCRATCH"  # names the folder of a Ray that this program started, which goes with it
 SHARED_GPU = "VIDALIGN_SHARED_GPU"  # "1" in the environment of a replica whose GPU another engine uses too
+# On CPUs the model runs eagerly; only a helper for log-probs would be compiled, which would delay its first use by 2 to 30 s.
+EAGER = {"TORCHDYNAMO_DISABLE": "1"}
+ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}  # HTTP and engine client share it, as in vLLM's server
 ONE_VIDEO = {"video": 1, "image": 0}  # what a prompt holds at most, unless rows hold more
 
 
@@ -90,6 +97,9 @@ def replica_options(
         "limit_mm_per_prompt": dict(limits),
         "trust_remote_code": model.trust_remote_code,
         "media_io_kwargs": media_io_kwargs,
+        # By default the first request with a grammar decides which library makes masks for all later ones, and those that were
+        # checked by another library fail.
+        "structured_outputs_config": {"backend": "xgrammar"},
         "allowed_local_media_path": str(pathlib.Path(serve.media_root).absolute()) if serve.media_root else "",
     }
     if plan.bundle_gpus:
@@ -104,6 +114,10 @@ def replica_options(
 def engine_environment(on_gpu: bool, *, logging_level: str = "WARNING") -> dict[str, str]:
     """Environment variables that every engine's process needs before vLLM is imported."""
     shared = {"VLLM_LOGGING_LEVEL": logging_level, "VLLM_NO_USAGE_STATS": "1"}
+    if scratch := os.environ.get(SCRATCH):
+        # What is compiled is kept for the next run.
+        compiled = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}"
+        shared |= {"TMPDIR": scratch, "VLLM_RPC_BASE_PATH": scratch, "TORCHINDUCTOR_CACHE_DIR": compiled}
     # Two engines that are bound to the same cores starve each other.
     return shared if on_gpu else {**shared, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
@@ -113,18 +127,25 @@ def actor_environment(num_gpus: int) -> dict[str, str]:
     shared = {**engine_environment(num_gpus > 0), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     if num_gpus:
         return shared
-    # The model runs eagerly; only a helper for log-probs would be compiled, which would delay the first token by 2 s.
-    return {**shared, "VLLM_CPU_KVCACHE_SPACE": "1", "TORCHDYNAMO_DISABLE": "1"}
+    return {**shared, "VLLM_CPU_KVCACHE_SPACE": "1", **EAGER}
+
+
+def enter_actor_environment(num_gpus: int) -> None:
+    """Set the variables of `actor_environment` that are not set, in the process of such an actor, before vLLM is imported."""
+    for name, value in actor_environment(num_gpus).items():
+        os.environ.setdefault(name, value)
+    tempfile.tempdir = None  # may have been found out already
 
 
 def replica_environment(plan: ServePlan, media_connector: str, *, logging_level: str = "WARNING") -> dict[str, str]:
     """Environment variables of a served replica. `media_connector` is the name of the connector that reads its urls."""
     return {
         **engine_environment(plan.bundle_gpus > 0, logging_level=logging_level),
+        **({} if plan.bundle_gpus else EAGER),
         **({SHARED_GPU: "1"} if 0 < plan.bundle_gpus < 1 else {}),
         "VLLM_MEDIA_CONNECTOR": media_connector,
         "HF_HUB_OFFLINE": "1",  # checkpoints are local folders
-        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # HTTP and engine client share an event loop, as in vLLM's server
+        **ONE_LOOP,
     }
 
 

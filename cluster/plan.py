@@ -83,8 +83,19 @@ def plan_evaluation(serve: ServeConfig, in_turn: bool | None, resources: Cluster
     return dataclasses.replace(made, in_turn=in_turn and num_models > 1)
 
 
-def plan_serve(serve: ServeConfig, resources: ClusterResources, num_models: int) -> ServePlan:
+def further_versions(serve: ServeConfig, resources: ClusterResources, num_models: int) -> int:
+    """For how many further versions of a policy an endpoint leaves room: CPUs are shares of a number, GPUs are real."""
+    if num_models < 2:
+        return 0
+    if serve.further_versions is not None:
+        return serve.further_versions
+    return 0 if _on_gpu(serve.gpus_per_replica, resources) else 1
+
+
+def plan_serve(serve: ServeConfig, resources: ClusterResources, num_models: int, *, further: int = 0) -> ServePlan:
     """Plan replicas that fit even at `max_replicas`. With few CPUs, actors take fractions; with few GPUs, models share one.
+
+    `further`: how many models more than `num_models` are to find room later.
 
     Raises:
         ClusterError: something does not fit. The message gives both numbers and the value that would fit.
@@ -96,19 +107,20 @@ def plan_serve(serve: ServeConfig, resources: ClusterResources, num_models: int)
     on_gpu = _on_gpu(devices, resources)
     bundle_gpus, memory = 0.0, None
     if on_gpu:
-        bundle_gpus, memory = _gpu_share(high, devices, num_models, resources)
+        bundle_gpus, memory = _gpu_share(high, devices, num_models + further, resources)
     num_devices = devices if on_gpu else 1
-    actors = num_models * high * (1 + num_devices)
+    actors = (num_models + further) * high * (1 + num_devices)
     # One CPU for each server and each device if that leaves one for the ingress, else equal shares of nine tenths of the CPUs.
     roomy = actors + 1 <= resources.total_cpus
     cpus = 1.0 if roomy else _share(SERVING_CPUS * resources.total_cpus, actors, whole=False)
     if cpus < LEAST_CPUS:
         raise ClusterError(
-            f"serve.max_replicas={high} of {count(num_models, 'model')} means {actors} actors, but the cluster has "
+            f"serve.max_replicas={high} of {count(num_models + further, 'model')} means {actors} actors, but the cluster has "
             f"{resources.describe()}; lower serve.max_replicas to {max(1, high // 4)} or add nodes"
         )
     return ServePlan(
         num_models=num_models,
+        further=further,
         min_replicas=low,
         max_replicas=high,
         num_devices=num_devices,
@@ -198,8 +210,9 @@ def _gpu_share(replicas: int, devices: int, num_models: int, resources: ClusterR
     fits = _engines_that_fit(devices, resources)
     if num_models * replicas <= fits:
         return 1.0, GPU_MEMORY_UTILIZATION
-    if devices == 1 and replicas <= fits:  # base and aligned on one GPU
-        return _floor(1 / num_models), _floor(GPU_MEMORY_UTILIZATION / num_models)
+    if devices == 1 and replicas <= fits:  # such as base and aligned on one GPU
+        on_each = math.ceil(num_models * replicas / fits)
+        return _floor(1 / on_each), _floor(GPU_MEMORY_UTILIZATION / on_each)
     if fits == 0:
         raise ClusterError(
             f"serve.gpus_per_replica={devices} needs {count(devices, 'GPU')} on one node, but {_largest(resources)}; set "

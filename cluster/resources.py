@@ -81,7 +81,7 @@ class ServePlan:
 
     `bundle_gpus` is below 1 if the served models share a GPU. `gpu_memory_utilization` is each engine's share of the GPU's
     memory, and None on CPUs. `one_node` says that the cluster has one node and cannot grow. `in_turn` says that more models are
-    to be served, each after the one before.
+    to be served, each after the one before; `further` for how many more there is room beside these.
     """
 
     num_models: int
@@ -95,6 +95,7 @@ class ServePlan:
     gpu_memory_utilization: float | None
     one_node: bool
     in_turn: bool = False
+    further: int = 0
 
     def bundle(self) -> dict[str, float]:
         """Resources of one device of one engine, as Ray's placement groups take them."""
@@ -107,9 +108,9 @@ class ServePlan:
         )
 
     def total_cpus(self, replicas: int) -> float:
-        """CPUs of the endpoint with `replicas` replicas of each model."""
+        """CPUs of the endpoint with `replicas` replicas of each model, and of those for which there is room."""
         each = self.server_cpus + self.num_devices * self.bundle_cpus
-        return round(self.ingress_cpus + self.num_models * replicas * each, 2)
+        return round(self.ingress_cpus + (self.num_models + self.further) * replicas * each, 2)
 
     def total_gpus(self, replicas: int) -> float:
         """GPUs of the endpoint with `replicas` replicas of each model."""
@@ -140,6 +141,16 @@ class ResourcePlan:
         """Logical CPUs that a local Ray must offer for every stage of this plan to be scheduled."""
         rollout = self.decoders.total_cpus + self.engines.total_cpus
         return max(math.ceil(max(rollout, self.train.total_cpus)), self.serve.num_cpus_needed)
+
+
+def plan_of_nothing() -> ResourcePlan:
+    """A plan with nobody in it, for what is asked of stages before a cluster is known."""
+    nobody = Workers(num=0, cpus=0)
+    serve = ServePlan(
+        num_models=0, min_replicas=0, max_replicas=0, num_devices=0, server_cpus=0, bundle_cpus=0, bundle_gpus=0, ingress_cpus=0,
+        gpu_memory_utilization=None, one_node=True,
+    )  # fmt: skip
+    return ResourcePlan(decoders=nobody, engines=nobody, train=nobody, serve=serve)
 
 
 def count(num: int, noun: str) -> str:

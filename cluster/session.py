@@ -8,10 +8,12 @@ import math
 import os
 import pathlib
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cluster import interrupts, launcher
+from cluster import console, interrupts, launcher
+from cluster.engines import SCRATCH
 from cluster.resources import MIN_CPUS, ClusterResources
 from vidalign.config.run import ClusterConfig
 from vidalign.errors import ClusterError
@@ -58,16 +60,47 @@ def connect(
         yield launcher.with_growth(cluster_resources(), config)
         return
     address = find_address(config.address)
+    with own_scratch() if address is None else contextlib.nullcontext():
+        yield from _connected(address, config, num_cpus_needed, verbose)
+
+
+def _connected(
+    address: str | None, config: ClusterConfig, num_cpus_needed: int | Callable[[], int], verbose: bool
+) -> Iterator[ClusterResources]:
+    import ray
+
     logs = {"logging_level": logging.INFO if verbose else logging.ERROR, "log_to_driver": verbose}
-    with interrupts.kept():  # Ray sets a handler of SIGTERM that ends the process at once
+    with (
+        interrupts.kept(),  # Ray sets a handler of SIGTERM that ends the process at once
+        contextlib.nullcontext() if verbose else console.without_native_lines(),
+    ):
         _enter(logs | _where(address, config, num_cpus_needed))
     if not verbose:
         _quiet()
-    try:
-        # A Ray that was started here cannot grow, whatever a launcher's file on this machine says.
-        yield cluster_resources() if address is None else launcher.with_growth(cluster_resources(), config)
-    finally:
-        ray.shutdown()
+    with contextlib.nullcontext() if verbose else console.without_raylet_lines():
+        try:
+            # A Ray that was started here cannot grow, whatever a launcher's file on this machine says.
+            yield cluster_resources() if address is None else launcher.with_growth(cluster_resources(), config)
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def own_scratch() -> Iterator[pathlib.Path]:
+    """A folder in which the engines of a Ray of this process keep their sockets and files, and which goes with it.
+
+    They are killed in the end, and would leave them in the system's folder for such files.
+    """
+    with tempfile.TemporaryDirectory(prefix="vidalign-ray-", ignore_cleanup_errors=True) as folder:
+        before = os.environ.get(SCRATCH)
+        os.environ[SCRATCH] = folder
+        try:
+            yield pathlib.Path(folder)
+        finally:
+            if before is None:
+                os.environ.pop(SCRATCH, None)
+            else:
+                os.environ[SCRATCH] = before
 
 
 def _where(address: str | None, config: ClusterConfig, num_cpus_needed: int | Callable[[], int]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,15 +25,15 @@ from cluster import interrupts
 from cluster.described import Machines
 from cluster.lease import Lease, check_free
 from cluster.preflight import Wanted, nodes_checked, wanted
-from cluster.resources import ClusterResources, ResourcePlan, Workers
+from cluster.resources import ClusterResources, ResourcePlan, Workers, plan_of_nothing
 from cluster.session import connect, local_device_memory, local_resources, total_memory
 from cluster.waiting import placement_watched, requested
-from pipelines import progress
+from pipelines import finished, progress
 from pipelines.check import STAGES, before, check_inputs, check_plan
 from pipelines.check_places import check_port
 from pipelines.inputs import Inputs
 from pipelines.progress import StageClock
-from pipelines.rounds import Rounds, exported_or_none, resource_plan
+from pipelines.rounds import Ahead, Rounds, exported_or_none, resource_plan
 from pipelines.stages.base import once
 from pipelines.summary import write_summary
 from serving.leftovers import clear_leftovers
@@ -60,23 +61,18 @@ def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = 
         with (
             interrupts.stoppable() as stop,
             Lease(run.root, f"vidalign {command(stages)}", on_loss=stop, on_wait=progress.note),
-            entered(config, inputs, stages, base, stop=stop, verbose=verbose) as (plan, text_tokens, asked_for),
         ):
-            rounds = Rounds(config=config, run=run, plan=plan, inputs=inputs, base=base, text_tokens=text_tokens)
-            rounds.accept(stages)  # and read the stored configuration before this one takes its place
-            files.write_text_atomic(run.config, dump_config(config))
-            for index in range(config.rounds):
-                if "rollout" in stages:
-                    with clock.stage("rollout"), asked_for(plan.engines):
-                        once(rounds.rollout(index))
-                        once(rounds.pairs(index))
-                if "train" in stages:
-                    with clock.stage("train"), asked_for(plan.train):
-                        once(rounds.train(index))
-            if "evaluate" in stages and config.data.eval:
-                with clock.stage("evaluate"), asked_for(plan.serve.workers()):
-                    endpoint = once(rounds.evaluate())["endpoint"]
-                    once(rounds.scores())
+            rounds = Rounds(config=config, run=run, plan=plan_of_nothing(), inputs=inputs, base=base)
+            ahead = rounds.accept(stages)  # and read the stored configuration before this one takes its place
+            progress.note(outlook(ahead))
+            if all(stage.is_finished for stage in ahead):
+                files.write_text_atomic(run.config, dump_config(config))
+            else:
+                with entered(config, inputs, stages, base, stop=stop, verbose=verbose) as (plan, text_tokens, asked_for):
+                    rounds = dataclasses.replace(rounds, plan=plan, text_tokens=text_tokens)
+                    _ = rounds.stored
+                    files.write_text_atomic(run.config, dump_config(config))
+                    endpoint = run_stages(rounds, stages, clock, asked_for)
     aligned = exported_or_none(run, config.rounds - 1)
     summary = write_summary(config, run, base=base, aligned=aligned, wall_s=clock.seconds, endpoint=endpoint)
     if "report" in stages:
@@ -85,7 +81,41 @@ def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = 
         with clock.stage("report"):
             write_report(run, config)
         summary = write_summary(config, run, base=base, aligned=aligned, wall_s=clock.seconds)
+    finished.record(run, config, stages)
     return summary
+
+
+def run_stages(
+    rounds: Rounds,
+    stages: Sequence[str],
+    clock: StageClock,
+    asked_for: Callable[[Workers], AbstractContextManager[None]],
+) -> dict[str, Any] | None:
+    """Run what is left of these stages, in order. Returns what is known of the endpoint, where there was an evaluation."""
+    config, plan = rounds.config, rounds.plan
+    for index in range(config.rounds):
+        if "rollout" in stages:
+            with clock.stage("rollout"), asked_for(plan.engines):
+                once(rounds.rollout(index))
+                once(rounds.pairs(index))
+        if "train" in stages:
+            with clock.stage("train"), asked_for(plan.train):
+                once(rounds.train(index))
+    if "evaluate" not in stages or not config.data.eval:
+        return None
+    with clock.stage("evaluate"), asked_for(plan.serve.workers()):
+        endpoint = once(rounds.evaluate())["endpoint"]
+        once(rounds.scores())
+    return endpoint
+
+
+def outlook(ahead: Sequence[Ahead]) -> str:
+    """What a command will do and what it will not do again, before it does anything."""
+    left = [str(stage) for stage in ahead if not stage.is_finished]
+    if not left:
+        return "nothing is left to do: every stage is finished with this configuration"
+    kept = [f"{stage.name} of round {stage.round_index}" for stage in ahead if stage.is_finished]
+    return "; ".join([*left, *([f"finished and kept: {', '.join(kept)}"] if kept else [])])
 
 
 def command(stages: Sequence[str]) -> str:
@@ -108,6 +138,7 @@ def entered(
     `stop` ends the run from another thread. Yields the plan, the tokens of the longest prompt and its reply without the video, and
     what asks the autoscaler for the workers of a stage.
     """
+    progress.note("starting Ray, and checking data, model and context beside it")
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         checking = pool.submit(check_inputs, config, inputs, stages)
         with connect(

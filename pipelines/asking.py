@@ -9,18 +9,20 @@ Every result is appended to `eval/{model_id}.jsonl` as it arrives; asking again 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import pathlib
-import random
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 import openai
-import tqdm
 
+from pipelines import patience as waiting
+from pipelines import progress as shown
 from pipelines.answer_log import AnswerLog
 from pipelines.media_urls import in_noise, messages
+from pipelines.patience import EndsEngineError, GivenUpError, Patience
 from serving.app import Endpoint
 from serving.refusals import unusable_video
 from vidalign import files, prompts
@@ -31,10 +33,6 @@ from vidalign.records import Context
 from vidalign.types import EvalAnswer, Example, QuarantineRow
 from vidalign.video.fetching import is_node_fault
 from vidalign.video.naming import short
-
-MAX_ATTEMPTS = 5
-FIRST_BACKOFF_S = 0.25
-TRANSIENT = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError, openai.ConflictError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,10 +94,11 @@ def evaluate_each(
         settings = _settings(version, prompt, config, blind=blind) | dict(made_from or {})
         runs.append(_Run(asker, AnswerLog.open(stage / f"{name}.jsonl", settings), examples, stage, blind, progress))
     if at_once:
-        asyncio.run(_all(run.ask() for run in runs))
+        patience = Patience(config.concurrency * len(runs))  # who is asked alone is alone among all
+        asyncio.run(_all(run.ask(patience) for run in runs))
     for run in runs:
         if not at_once:
-            asyncio.run(run.ask())
+            asyncio.run(run.ask(Patience(config.concurrency)))
     return [run.finish() for run in runs]
 
 
@@ -148,7 +147,7 @@ class _Run:
     blind: bool
     progress: bool
 
-    async def ask(self) -> None:
+    async def ask(self, patience: Patience) -> None:
         """Ask what is not answered yet."""
         todo = [example for example in self.examples if not self.log.holds(example)]
         if not todo:
@@ -157,7 +156,7 @@ class _Run:
         if self.blind:
             contexts = {id_: in_noise(id_, context, self.stage / "noise") for id_, context in contexts.items()}
         bar = _bar(self.asker.name, len(self.examples), len(self.examples) - len(todo), self.progress)
-        await self.asker.ask_all(todo, contexts, self.log, bar)
+        await self.asker.ask_all(todo, contexts, self.log, bar, patience)
 
     def finish(self) -> Evaluation:
         """Write the table of all answers."""
@@ -181,23 +180,34 @@ class _Asker:
     is_right: Callable[[str, Example], bool]
 
     async def ask_all(
-        self, examples: Sequence[Example], contexts: dict[str, Context], log: AnswerLog, bar: tqdm.tqdm
+        self,
+        examples: Sequence[Example],
+        contexts: dict[str, Context],
+        log: AnswerLog,
+        bar: shown.Bar | None,
+        patience: Patience,
     ) -> None:
-        slots = asyncio.Semaphore(self.config.concurrency)
+        at_once = asyncio.Semaphore(self.config.concurrency)  # so that not all videos are read before they are sent
         client = openai.AsyncOpenAI(
-            base_url=self.endpoint.base_url, api_key="none", timeout=self.config.request_timeout_s, max_retries=0
+            base_url=self.endpoint.base_url,
+            api_key=self.endpoint.api_key,
+            timeout=self.config.request_timeout_s,
+            max_retries=0,
         )
 
         async def one(example: Example) -> None:
-            async with slots:
-                log.add(example, await self.ask(client, example, contexts[example.id]))
-                bar.update()
+            async with at_once:
+                log.add(example, await self.ask(client, patience, example, contexts[example.id]))
+                if bar is not None:
+                    bar.update()
 
-        with bar:
+        with bar or contextlib.nullcontext():
             async with client:
                 await _all(one(example) for example in examples)
 
-    async def ask(self, client: openai.AsyncOpenAI, example: Example, context: Context) -> EvalAnswer | QuarantineRow:
+    async def ask(
+        self, client: openai.AsyncOpenAI, patience: Patience, example: Example, context: Context
+    ) -> EvalAnswer | QuarantineRow:
         video = ", ".join(map(short, context.visuals))
         text = prompts.fill(self.prompt, question=example.question)
         try:
@@ -205,7 +215,12 @@ class _Asker:
         except VideoError as error:
             return QuarantineRow(uri=video, reason=error.reason, message=error.message)
         try:
-            completion, latency_s = await self._complete(client, example, asked)
+            completion, latency_s = await self._complete(client, patience, example, asked)
+        except EndsEngineError:
+            message = (
+                "the endpoint's engine died twice on this question, the second time on nothing else; see the replica's log"
+            )
+            return QuarantineRow(uri=video, reason="crashed", message=message)
         except openai.APIStatusError as error:
             problem = unusable_video(_message(error))
             if problem is None:
@@ -234,46 +249,46 @@ class _Asker:
 
     async def _messages(self, text: str, context: Context) -> list[Any]:
         """The messages of a prompt. A store that does not answer is asked again; what it says of a video is raised."""
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        for attempt in range(1, waiting.MAX_ATTEMPTS + 1):
             try:
                 return await asyncio.to_thread(messages, text, context, self.endpoint.media_root)
             except VideoError as error:
                 if not is_node_fault(error):
                     raise
-                if attempt == MAX_ATTEMPTS:
+                if attempt == waiting.MAX_ATTEMPTS:
                     raise DataError(
-                        f"{error.message} ({MAX_ATTEMPTS} attempts). That is no fault of the video: look at the store and the "
+                        f"{error.message} ({waiting.MAX_ATTEMPTS} attempts). That is no fault of the video: look at the store and the "
                         "network, and start the evaluation again: it continues"
                     ) from error
-                await asyncio.sleep(FIRST_BACKOFF_S * 2 ** (attempt - 1))
+                await asyncio.sleep(waiting.FIRST_BACKOFF_S * 2 ** (attempt - 1))
         raise AssertionError("unreachable")
 
-    async def _complete(self, client: openai.AsyncOpenAI, example: Example, asked: list[Any]) -> tuple[Any, float]:
+    async def _complete(
+        self, client: openai.AsyncOpenAI, patience: Patience, example: Example, asked: list[Any]
+    ) -> tuple[Any, float]:
         """The completion and its latency in seconds; waits and asks again where the endpoint is busy or restarting."""
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+
+        async def send() -> tuple[Any, float]:
             started_at = time.monotonic()
-            try:
-                completion = await client.chat.completions.create(
-                    model=self.model_id,
-                    messages=asked,
-                    temperature=0,
-                    max_tokens=self.config.max_new_tokens,
-                )
-                return completion, time.monotonic() - started_at
-            except TRANSIENT as error:
-                if attempt == MAX_ATTEMPTS:
-                    raise ClusterError(
-                        f"example {example.id}: {self.endpoint.base_url} failed {MAX_ATTEMPTS} times, the last time with "
-                        f"{type(error).__name__}: {_short(error)}; see the replicas' logs, or raise "
-                        f"evaluate.request_timeout_s={self.config.request_timeout_s:g} or lower evaluate.concurrency="
-                        f"{self.config.concurrency} if it is only slow"
-                    ) from error
-                await asyncio.sleep(FIRST_BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
-        raise AssertionError("unreachable")
+            completion = await client.chat.completions.create(
+                model=self.model_id, messages=asked, temperature=0, max_tokens=self.config.max_new_tokens
+            )
+            return completion, time.monotonic() - started_at
+
+        try:
+            return await patience.ask(send)
+        except GivenUpError as given_up:
+            error = given_up.error
+            raise ClusterError(
+                f"example {example.id}: {self.endpoint.base_url} failed {given_up.attempts} times, the last time with "
+                f"{type(error).__name__}: {_short(error)}; see the replicas' logs, or raise "
+                f"evaluate.request_timeout_s={self.config.request_timeout_s:g} or lower evaluate.concurrency="
+                f"{self.config.concurrency} if it is only slow"
+            ) from error
 
 
-def _bar(name: str, total: int, done: int, progress: bool) -> tqdm.tqdm:
-    return tqdm.tqdm(total=total, initial=done, desc=f"evaluate {name}", unit="answer", disable=not progress)
+def _bar(name: str, total: int, done: int, progress: bool) -> shown.Bar | None:
+    return shown.bar(f"evaluate {name}", total, "answer", initial=done) if progress else None
 
 
 def _message(error: openai.APIError) -> str:

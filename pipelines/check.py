@@ -21,12 +21,13 @@ from cluster.resources import ClusterResources, ResourcePlan, Workers
 from cluster.session import local_device_memory, local_resources, total_memory
 from pipelines import check_model
 from pipelines.check_context import Tokens, check_tokens, prompts_asked
+from pipelines.check_learning import check_given, check_recipe
 from pipelines.check_memory import check_memory
 from pipelines.check_places import check_disk, check_places
 from pipelines.check_shapes import check_shapes, check_training
 from pipelines.check_texts import check_texts
 from pipelines.inputs import Inputs, SplitName, read_inputs
-from pipelines.rounds import Rounds, resource_plan
+from pipelines.rounds import Rounds, check_order, resource_plan
 from pipelines.stages.base import BEGUN, MANIFEST
 from vidalign import recipes
 from vidalign.config.loading import dump_config
@@ -132,9 +133,14 @@ def before(config: RunConfig, stages: Sequence[str], *, here: bool = True, conne
         VidalignError: the first thing that cannot work.
     """
     check_objective(config.objective, config.train)
+    if here:
+        check_order(config, stages)
+    check_recipe(config)
     inputs = read_inputs(config.data, config.recipe, splits=splits_read(stages))
     if "rollout" in stages:
         recipes.build(config.recipe).check_data(inputs.train, source=config.data.train)
+        if "train" in stages:
+            check_given(config, inputs.train)
     if here:
         check_places(config, stages, connects=connects)
     return inputs

@@ -11,6 +11,7 @@ from typing import Any
 from cluster.described import Machines
 from cluster.plan import GPU_MEMORY_UTILIZATION
 from cluster.resources import ResourcePlan, count
+from pipelines.check_learning import forward_tokens
 from pipelines.check_model import ModelFacts
 from vidalign import recipes
 from vidalign.config.recipes import JudgeConfig
@@ -215,7 +216,7 @@ def _training(config: RunConfig, made: ResourcePlan, model: ModelFacts, num_toke
     on_device = 1 if made.use_gpu else train.num_workers
     packed = train.shared_prefix and not shared_prefix.obstacle(outline)
     length = num_tokens or config.model.max_model_len
-    tokens = train.tokens_per_micro_batch or train.micro_batch_size * length * (1 if packed else 2)
+    tokens = forward_tokens(config, length, packed=packed)
     found = []
     if train.uncertainty is not None:  # any other reference is computed by the training's ranks
         weights, held = num_parameters(outline) * memory.BYTES[dtype], acts.inference(tokens, tokens)

@@ -14,7 +14,7 @@ from cluster.engines import takes_video
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
-from vidalign.files import read_json
+from vidalign.files import read_object
 from vidalign.model import loading, rendering, weight_checks
 from vidalign.model.checkpoint import generation_faults
 from vidalign.model.engine_rules import engine_rules
@@ -98,9 +98,10 @@ def _architecture(folder: pathlib.Path, *, trust_remote_code: bool, key: str) ->
     """The architecture that config.json names. Raises `ModelError` where there is none, or one that is not run. `key`: to trust it."""
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json; model.path must name a complete Hugging Face model folder")
-    raw = read_json(folder / "config.json")
-    architecture = (raw.get("architectures") or [None])[0]
-    if architecture is None:
+    raw = read_object(folder / "config.json")
+    named = raw.get("architectures")
+    architecture = named[0] if isinstance(named, list) and named else None
+    if not isinstance(architecture, str):
         raise ModelError(
             f'{folder}/config.json names no architecture; add the list "architectures", as save_pretrained does'
         )
@@ -215,7 +216,7 @@ def check_architecture(
         f"{folder} is a {architecture}, which vLLM {vllm.__version__} does not serve; {hint}; use a model of a supported "
         "family, for example Qwen2.5-VL, Qwen3-VL or LLaVA-OneVision"
     )
-    if "quantization" in engine_args or read_json(folder / "config.json").get("quantization_config"):
+    if "quantization" in engine_args or read_object(folder / "config.json").get("quantization_config"):
         if architecture not in known:
             raise unknown
         return

@@ -11,7 +11,7 @@ from cluster.session import find_address
 from pipelines.check_memory import disk_needed, gib
 from pipelines.check_model import ModelFacts
 from pipelines.stages.base import MANIFEST
-from serving.app import check_address
+from serving.checks import check_address
 from vidalign.config.run import RunConfig
 from vidalign.errors import ClusterError, ConfigError
 from vidalign.files import RunFolder
@@ -37,6 +37,14 @@ def check_places(config: RunConfig, stages: Sequence[str], *, connects: bool = F
                     f"{key}={place} must be a path; mount what it names at the same path on every node and give that"
                 )
             _check_writable(key, pathlib.Path(place).absolute())
+    for path, is_right in (
+        (run.config, pathlib.Path.is_file),
+        (run.summary, pathlib.Path.is_file),
+        (run.root / "rounds", pathlib.Path.is_dir),
+    ):
+        if path.exists() and not is_right(path):
+            what = "file" if is_right is pathlib.Path.is_file else "folder"
+            raise ConfigError(f"{path} is not the {what} that a run keeps there; move it away, or choose another run_dir")
     try:
         check_port(config, stages)
     except ClusterError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipelines.inputs import Inputs
-from vidalign.config.recipes import RecipeSection
+from vidalign.config.recipe import RecipeSection
 from vidalign.data.rows import special_token_errors
 from vidalign.errors import ConfigError
 from vidalign.special_tokens import FIX, SpecialTokens, why

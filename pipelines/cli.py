@@ -5,20 +5,33 @@ from __future__ import annotations
 import argparse
 import errno
 import pathlib
-import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-from cluster import interrupts
-from pipelines import data
+from cluster import console, interrupts
+from pipelines import promote
+from pipelines.arguments import EVERY, Parser, add_parsers, command_of, one_line, refuse_unknown, refuse_unused
 from pipelines.suites import command as suites
 from vidalign import __version__
-from vidalign.config.loading import load_config
-from vidalign.config.run import RunConfig
 from vidalign.errors import ClusterError, ConfigError, VidalignError
-from vidalign.files import RunFolder
 
+if TYPE_CHECKING:
+    from vidalign.config.run import RunConfig
+
+# Commands with a module of their own, which is imported when its command is asked for: name → (module, line of help).
+ELSEWHERE = {
+    "report": ("pipelines.reporting", "write the report of what a run has so far; of several runs, compare them"),
+    "init": ("pipelines.starting", "write a commented configuration for a model and a data file"),
+    "chat": ("pipelines.chatting", "ask a model about a video in the terminal"),
+    "export": ("pipelines.exporting", "copy the aligned model of a run to a folder, or push it to a hub"),
+    "clean": ("pipelines.cleaning", "say what of a run can be made again and how much room it takes; remove it"),
+    "keys": ("pipelines.keys", "make a key with which an endpoint may be asked"),
+    "data": ("pipelines.data", "import, export, convert and check data files"),
+    "options": ("pipelines.options", "say what options mean, with their values, defaults and units"),
+    "completion": ("pipelines.completion", "print what completes commands, options and keys in a shell"),
+}
+STAGES = ("rollout", "train", "evaluate", "report")
 BENCHES = {
     "decode": "decode",
     "rollout": "rollout",
@@ -34,11 +47,18 @@ BENCHES = {
     "chaos": "chaos",
 }
 
-# Of a disk that cannot be written, wherever that shows.
-FULL = {
+# Of a file or folder that cannot be written or read, wherever that shows: what to do about it.
+FILE_FAULTS = {
     errno.ENOSPC: "free some space there and run the same command again: it continues",
     errno.EDQUOT: "ask for more, or free some space there, and run the same command again: it continues",
     errno.EROFS: "mount it for writing, or choose another folder, and run the same command again",
+    errno.EACCES: "give this user the right to, or choose another place",
+    errno.EPERM: "give this user the right to, or choose another place",
+    errno.EISDIR: "remove the folder that has this name, or choose another place",
+    errno.ENOTDIR: "remove the file that stands where a folder should be, or choose another place",
+    errno.EEXIST: "remove what has this name, or choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "correct the links, which lead in a circle",
 }
 
 EPILOG = """\
@@ -49,6 +69,7 @@ examples:
   vidalign evaluate runs/shapes --suite mvbench --data MVBench  a published suite, base beside aligned
   vidalign align my.yaml --dry-run --on 8x80                    the same for a node with 8 GPUs of 80 GB, from any machine
   vidalign serve runs/shapes                                    base and aligned behind an OpenAI endpoint
+  vidalign promote runs/shapes:1 --to 127.0.0.1:6379            another round answers as aligned, without a stop
   vidalign data import --from trl pairs.jsonl --out mine.jsonl  other projects' preference data; then data validate
   ray job submit --working-dir . -- vidalign align my.yaml      the same on a cluster
 """
@@ -56,17 +77,19 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script. Returns the process's exit code."""
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)  # overrides may stand before and after options
-    if any(item.startswith("-") or "=" not in item for item in rest) or (not hasattr(arguments, "overrides") and rest):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    given = sys.argv[1:] if argv is None else list(argv)
+    parser = _parser(command_of(given))
+    arguments, rest = parser.parse_known_args(given)  # overrides may stand before and after options
+    refuse_unknown(parser, rest, arguments)
     if rest:
         arguments.overrides = [*arguments.overrides, *rest]
+    if not getattr(arguments, "verbose", False):
+        console.quiet_libraries()
     try:
         with interrupts.handled():
             return arguments.run(arguments)
     except VidalignError as error:
-        print(f"vidalign: error: {error}", file=sys.stderr)
+        print(f"vidalign: error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(interrupts.STOPPED, file=sys.stderr)
@@ -78,12 +101,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         cause = fixable_cause(error)
         if cause is None:
             raise
-        print(f"vidalign: error: {cause}", file=sys.stderr)
+        print(f"vidalign: error: {one_line(cause)}", file=sys.stderr)
         return 2
 
 
 def fixable_cause(error: BaseException) -> VidalignError | None:
-    """The `VidalignError` that a Ray actor raised, dug out of the errors Ray wrapped around it; or one for a disk that is full."""
+    """The `VidalignError` that a Ray actor raised, dug out of what Ray wrapped around it; or one for a file that cannot be used."""
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
     while queue:
@@ -92,9 +115,10 @@ def fixable_cause(error: BaseException) -> VidalignError | None:
             continue
         if isinstance(current, VidalignError):
             return current
-        if isinstance(current, OSError) and current.errno in FULL:
+        if isinstance(current, OSError) and current.errno in FILE_FAULTS:
             place = f"{current.filename}" if current.filename else "a disk"
-            return ClusterError(f"{place} cannot be written: {current.strerror}; {FULL[current.errno]}")
+            what = "written" if current.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else "used"
+            return ClusterError(f"{place} cannot be {what}: {current.strerror}; {FILE_FAULTS[current.errno]}")
         seen.add(id(current))
         queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
         workers = getattr(current, "worker_failures", None)  # Ray Train: {rank: error}
@@ -103,8 +127,8 @@ def fixable_cause(error: BaseException) -> VidalignError | None:
     return None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser(asked: str | None) -> Parser:
+    parser = Parser(
         prog="vidalign",
         description="Align a video language model with preferences it makes itself.",
         epilog=EPILOG,
@@ -117,28 +141,26 @@ def _parser() -> argparse.ArgumentParser:
         ("rollout", "decode videos, generate responses, make preference pairs"),
         ("train", "train on the pairs of a rollout and export the policy"),
         ("evaluate", "serve base and aligned and ask both the held-out questions"),
-        ("report", "write the report of what a run has so far"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         if name == "evaluate":
             suites.add_arguments(command)
         else:
             command.add_argument("config", help="YAML file; see examples/shapes/align.yaml")
-        command.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides of the config")
+        _add_overrides(command)
         command.add_argument(
             "--dry-run", action="store_true", help="check config, data, model and resources; start no engine"
         )
         command.add_argument(
             "--on", metavar="GPUSxGB", help="with --dry-run: plan for a cluster such as 8x80 or 2x8x80 (nodes x GPUs x GB)"
         )
-        command.add_argument("--verbose", action="store_true", help="show what Ray and its workers print")
         command.set_defaults(run=_run_evaluate if name == "evaluate" else _run_stages)
     command = commands.add_parser("serve", help="serve a model folder, or a run's base and aligned models")
     command.add_argument("target", help="a run folder or a model folder")
-    command.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides, for example serve.port=8080")
-    command.add_argument("--verbose", action="store_true", help="show what Ray and its workers print")
+    _add_overrides(command, "overrides, for example serve.port=8080")
     command.set_defaults(run=_run_serve)
-    data.add_parser(commands)
+    add_parsers(commands, ELSEWHERE, asked)
+    promote.add_parser(commands)
     command = commands.add_parser("bench", help="time a part of this against its alternatives; in a checkout of the project")
     command.add_argument("name", choices=BENCHES)
     command.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own; --help lists them")
@@ -148,30 +170,42 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def whole_parser() -> Parser:
+    """The parser with the arguments of every command."""
+    return _parser(EVERY)
+
+
+def _add_overrides(command: argparse.ArgumentParser, text: str = "overrides of the config") -> None:
+    command.add_argument("overrides", nargs="*", metavar="section.key=value", help=text)
+    command.add_argument("--verbose", action="store_true", help="show what Ray and its workers print")
+
+
 def _run_stages(arguments: argparse.Namespace) -> int:
+    from vidalign.config.loading import load_config
+
+    refuse_unused(arguments.command, arguments.overrides)
     config = load_config(arguments.config, arguments.overrides)
     if arguments.on and not arguments.dry_run:
         raise ConfigError(f"--on={arguments.on} describes a cluster for --dry-run; add --dry-run, or leave it out")
-    from pipelines import align
-
-    stages = align.STAGES if arguments.command == "align" else (arguments.command,)
+    stages = STAGES if arguments.command == "align" else (arguments.command,)
     if arguments.dry_run:
         return _dry_run(config, stages, arguments.on)
-    summary = align.align(config, stages, verbose=arguments.verbose)
-    print(_ending(summary, config.run_dir))
+    from pipelines import finished
+    from pipelines.ending import ending
+
+    summary = finished.summary_if_finished(config, stages)
+    if summary is not None:
+        print("nothing is left to do: every stage is finished, and nothing has changed since", file=sys.stderr)
+    else:
+        from pipelines import align
+
+        summary = align.align(config, stages, verbose=arguments.verbose)
+    print(ending(summary, config.run_dir))
     return 0
 
 
 def _run_evaluate(arguments: argparse.Namespace) -> int:
     return suites.run_command(arguments) if arguments.suite else _run_stages(suites.without_suite(arguments))
-
-
-def _ending(summary: dict[str, Any], run_dir: str) -> str:
-    """What the console shows at the end: base against aligned, the report and the command that serves the model."""
-    from pipelines.report_tables import summary_table
-
-    report = RunFolder.open(run_dir).report / "index.html"
-    return "\n".join([summary_table(summary), "", f"report   {report}", f"serve    vidalign serve {run_dir}"])
 
 
 def _dry_run(config: RunConfig, stages: Sequence[str], on: str | None) -> int:
@@ -190,6 +224,8 @@ def _run_serve(arguments: argparse.Namespace) -> int:
 
 
 def _run_bench(arguments: argparse.Namespace) -> int:
+    import subprocess
+
     module = BENCHES[arguments.name]
     if not pathlib.Path("bench", f"{module}.py").is_file():
         raise ConfigError(
@@ -202,9 +238,12 @@ def _run_bench(arguments: argparse.Namespace) -> int:
 def _run_doctor(arguments: argparse.Namespace) -> int:
     from cluster import doctor
 
-    findings = doctor.diagnose()
-    print(doctor.render(findings))
-    return 0 if doctor.is_healthy(findings) else 1
+    found = []
+    for finding in doctor.findings():
+        found.append(finding)
+        print(doctor.line(finding), flush=True)
+    print(f"\n{doctor.verdict(found)}")
+    return 0 if doctor.is_healthy(found) else 1
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from vidalign.data.writing import SUFFIXES, write_rows
 from vidalign.errors import ConfigError
 from vidalign.special_tokens import KNOWN_ONLY, SpecialTokens
 
+DEADLINE_S = 60.0
 SOURCE = "JSONL, JSON, Parquet, Arrow or CSV, a folder of one of them, or hf:org/name[:config][/split]"
 
 
@@ -61,7 +62,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--num-decoders", type=int, metavar="N", help="processes that open videos (default: one for each CPU)"
     )
     action.add_argument(
-        "--deadline-s", type=_positive, default=60.0, metavar="S", help="seconds that one video may take (default: 60)"
+        "--deadline-s", type=_positive, metavar="S", help=f"seconds that one video may take (default: {DEADLINE_S:g})"
     )
     action.add_argument("--model", metavar="DIR", help="also look for the special tokens of this model in every text")
     action.set_defaults(run=_validate)
@@ -72,7 +73,10 @@ def _names(formats: Iterable[str]) -> str:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text}") from None
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
     return value
@@ -123,6 +127,9 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
+    for option in ("num_decoders", "deadline_s"):
+        if getattr(arguments, option) is not None and not arguments.decode:
+            raise ConfigError(f"--{option.replace('_', '-')} is about opening videos; add --decode, or leave it out")
     look = _look(arguments) if arguments.decode else None
     special = _special_tokens(arguments.model) if arguments.model else KNOWN_ONLY
     report = validate.validate(arguments.files, video_root=arguments.video_root, special=special, look=look)
@@ -157,7 +164,7 @@ def _look(arguments: argparse.Namespace) -> Any:
             return decodable.look(
                 videos,
                 num_decoders=arguments.num_decoders,
-                deadline_s=arguments.deadline_s,
+                deadline_s=arguments.deadline_s or DEADLINE_S,
                 on_done=lambda: shown.update(1),
             )
 

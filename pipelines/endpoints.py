@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Collection
 from typing import TypeVar
@@ -33,10 +34,10 @@ def at_each(spec: EndpointSpec, wanted: Collection[str], ask: Callable[[Endpoint
             found.append(ask(Endpoint(base_url="", versions=versions, media_root=spec.serve.media_root)))
             continue
         what = f"start {next(iter(models))}" if spec.plan.in_turn else "start endpoint"
-        with (
-            progress.waiting(what) as on_wait,
-            endpoint(dataclasses.replace(spec, models=models), on_wait=on_wait, say=progress.note) as running,
-        ):
+        with contextlib.ExitStack() as stack:
+            with progress.waiting(what) as on_wait:
+                made = endpoint(dataclasses.replace(spec, models=models), on_wait=on_wait, say=progress.note)
+                running = stack.enter_context(made)
             found.append(ask(running))
     return found
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias
 
 from vidalign import prompts
-from vidalign.config.recipes import RecipeSection
+from vidalign.config.recipe import RecipeSection
 from vidalign.config.run import DataConfig
 from vidalign.data.leakage import Leak, find_leaks, locate
 from vidalign.data.reading import DataRow, read_rows

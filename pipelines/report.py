@@ -20,23 +20,36 @@ import jinja2
 
 from pipelines.report_examples import Thumbnails, answer_changes, drawn_pairs
 from pipelines.report_figures import Metrics, candidate_plots, curve_plots, pair_plots
-from pipelines.report_tables import accuracy_view, duration, filled, likelihood_view, number, percent, points
+from pipelines.report_groups import drawn_groups
+from pipelines.report_tables import accuracy_view, duration, figure, filled, likelihood_view, number, percent, points
 from pipelines.suites import tables as suites
 from pipelines.summary import scored_answers
 from vidalign import recipes
 from vidalign.config.loading import dump_config
 from vidalign.config.run import RunConfig
 from vidalign.config.training import TrainConfig
+from vidalign.data.source import GROUPS_FILE
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, read_json, read_jsonl, read_table, write_bytes_atomic
 from vidalign.records import Record
-from vidalign.types import PreferencePair, QuarantineRow
+from vidalign.types import PreferencePair, QuarantineRow, ResponseGroup
 
 NUM_QUARANTINE_ROWS = 40
 MAX_CHARACTERS = 3000  # of one text on the page
 SUMMARY_PARTS = {
     "videos": ("total", "decoded", "quarantined"),
     "pairs": ("kept", "dropped"),
+    "groups": (
+        "kept",
+        "dropped",
+        "all_alike",
+        "replies",
+        "left_out",
+        "mean_reward",
+        "mean_parts",
+        "mean_reward_by_round",
+        "behaviour_gap",
+    ),
     "policy": ("base", "aligned"),
     "endpoint": ("model_ids",),
 }
@@ -60,7 +73,14 @@ def write_report(run: RunFolder, config: RunConfig) -> pathlib.Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "points": points, "number": number, "duration": duration, "clip": _clip}
+    environment.filters |= {
+        "percent": percent,
+        "points": points,
+        "number": number,
+        "figure": figure,
+        "duration": duration,
+        "clip": _clip,
+    }
     page = environment.get_template("report.html").render(view(run, config, summary, rounds))
     path = run.report / "index.html"
     write_bytes_atomic(path, page.encode("utf-8", "replace"))
@@ -72,6 +92,7 @@ def view(run: RunFolder, config: RunConfig, summary: Mapping[str, Any], rounds: 
     last = rounds[-1] if rounds else 0
     metrics = {index: read_metrics(run.stage("train", index) / "metrics.jsonl") for index in rounds}
     pairs = _read(run.stage("pairs", last) / "pairs.parquet", PreferencePair)
+    groups = _read(run.stage("pairs", last) / GROUPS_FILE, ResponseGroup)
     answers = scored_answers(run, last)
     quarantine = [row for i in rounds for row in _read(run.stage("quarantine", i) / "quarantine.parquet", QuarantineRow)]
     quarantine = list({(row.uri, row.reason): row for row in quarantine}.values())  # one video fails in every round
@@ -80,6 +101,7 @@ def view(run: RunFolder, config: RunConfig, summary: Mapping[str, Any], rounds: 
     with Thumbnails(run, last, config.video) as strip:
         changes = answer_changes(answers, strip, draw)
         pair_views = drawn_pairs(pairs, strip, draw)
+        group_views = drawn_groups(groups, strip, draw)
     return {
         "name": run.root.name,
         "folder": str(run.root),
@@ -103,6 +125,9 @@ def view(run: RunFolder, config: RunConfig, summary: Mapping[str, Any], rounds: 
         "judge": summary.get("judge"),
         "drawn_pairs": pair_views,
         "num_pairs": len(pairs),
+        "makes": recipe.makes,
+        "drawn_groups": group_views,
+        "num_groups": len(groups),
         "quarantine": quarantine[:NUM_QUARANTINE_ROWS],
         "num_quarantined": len(quarantine),
         "last_round": last,
@@ -113,6 +138,8 @@ def _num_monitored(run: RunFolder, index: int, train: TrainConfig) -> str:
     import pyarrow.parquet as pq
 
     path = run.stage("pairs", index) / "pairs.parquet"
+    if path.with_name(GROUPS_FILE).is_file():
+        return f"best and worst reply of at most {train.num_monitored:,} groups"
     if not path.is_file():
         return "monitored pairs"
     return f"{min(pq.read_metadata(path).num_rows, train.num_monitored):,} training pairs"

@@ -41,6 +41,18 @@ def scoring_lines(table: Mapping[str, Any]) -> list[str]:
     overlaps = [f"{name} {row['mean']:.2f}" for name, row in table["f1"].items() if row.get("mean") is not None]
     if overlaps:
         lines.append("overlap with short and free ground truths (token F1, no judge): " + ", ".join(overlaps))
+    return [*lines, *figure_lines(table["figures"])]
+
+
+def figure_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """The figures of the scorer as a table in plain text; none without figures."""
+    if not rows:
+        return []
+    width = max(len("figure"), *(len(row["name"]) for row in rows))
+    shown = [name for name in MODEL_IDS if any(row["numbers"][name] is not None for row in rows)]
+    lines = [f"{'figure':<{width}}" + "".join(f"  {name:>8}" for name in shown)]
+    for row in rows:
+        lines.append(f"{row['name']:<{width}}" + "".join(f"  {figure(row['numbers'][name]):>8}" for name in shown))
     return lines
 
 
@@ -56,8 +68,15 @@ def accuracy_view(accuracy: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "n": accuracy["num_examples"],
         "f1": accuracy.get("f1") or {},
         "judge": accuracy.get("judge"),
+        "figures": _figures(accuracy.get("figures") or {}),
         **_scoring(accuracy.get("scored_by") or {}),
     }
+
+
+def _figures(found: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Rows {name, numbers by model} of {model: {name: value}}."""
+    names = dict.fromkeys(name for figures in found.values() for name in figures)
+    return [{"name": name, "numbers": {model: found.get(model, {}).get(name) for model in MODEL_IDS}} for name in names]
 
 
 def _scoring(scored_by: Mapping[str, Mapping[str, Mapping[str, int]]]) -> dict[str, Any]:
@@ -115,6 +134,11 @@ def points(share: float | None) -> str:
 
 def number(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.2f}".replace("-", "−")
+
+
+def figure(value: float | None) -> str:
+    """A figure of a scorer, which may be a share or a count."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}".replace("-", "−")
 
 
 def duration(seconds: float) -> str:

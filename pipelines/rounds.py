@@ -12,7 +12,7 @@ from cluster.plan import plan
 from cluster.resources import ClusterResources, ResourcePlan
 from pipelines.inputs import Inputs, read_inputs
 from pipelines.stages import base as stages_base
-from pipelines.stages.base import MANIFEST, Stage
+from pipelines.stages.base import BEGUN, MANIFEST, Stage
 from pipelines.stages.evaluate import Evaluate
 from pipelines.stages.pairs import Pairs
 from pipelines.stages.rollout import Rollout
@@ -21,7 +21,7 @@ from pipelines.stages.train import Train, exported
 from vidalign import recipes
 from vidalign.config.loading import load_config
 from vidalign.config.run import RunConfig
-from vidalign.errors import DataError, VidalignError
+from vidalign.errors import ConfigError, DataError, VidalignError
 from vidalign.files import RunFolder
 from vidalign.model.checkpoint import policy_version
 from vidalign.recipes.base import Recipe
@@ -29,6 +29,28 @@ from vidalign.types import PolicyVersion
 
 ASKING = ("options_prompt", "options_style")  # options of a recipe that are part of the questions
 StageT = TypeVar("StageT", bound=Stage)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ahead:
+    """A stage that a command comes to, and whether it is finished."""
+
+    name: str
+    round_index: int
+    folder: pathlib.Path
+    is_finished: bool
+
+    def __str__(self) -> str:
+        where = f"{self.name} of round {self.round_index}"
+        if self.is_finished:
+            return f"{where} is finished"
+        if (self.folder / MANIFEST).is_file():
+            return f"{where} is looked at again, because what it is made from is made first"
+        if (self.folder / BEGUN).is_file():
+            return f"{where} goes on from where it stopped"
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            return f"{where} is made again, because {self.folder} has no {MANIFEST}"
+        return f"{where} is to be made"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,26 +79,34 @@ class Rounds:
         except VidalignError:
             return None
 
-    def accept(self, names: Sequence[str]) -> None:
-        """Check that no stage's folder was made from other inputs, as far as that is known before anything runs.
+    def accept(self, names: Sequence[str]) -> list[Ahead]:
+        """What these stages have ahead of them, in order, as far as that is known before anything runs.
 
         Raises:
-            ConfigError: the first that was; the message names the options that differ.
+            ConfigError: a stage's folder was made from other inputs; the message names the options that differ.
         """
         _ = self.stored  # before the present configuration takes its place
+        found = []
         for index in range(self.config.rounds):
-            if index and exported_or_none(self.run, index - 1) is None:
-                break
+            begins = index == 0 or exported_or_none(self.run, index - 1) is not None
             if "rollout" in names:
-                stages_base.check(self.rollout(index))
-                stages_base.check(self.pairs(index))
-            if "train" in names and (self.run.stage("pairs", index) / MANIFEST).is_file():
-                stages_base.check(self.train(index))
+                found.append(self._ahead("rollout", "responses", index, self.rollout if begins else None))
+                found.append(self._ahead("pairs", "pairs", index, self.pairs if begins else None))
+            if "train" in names:
+                has_pairs = begins and (self.run.stage("pairs", index) / MANIFEST).is_file()
+                found.append(self._ahead("train", "train", index, self.train if has_pairs else None))
         last = self.config.rounds - 1
-        if "evaluate" in names and self.config.data.eval and exported_or_none(self.run, last) is not None:
-            stages_base.check(self.evaluate())
-            if (self.run.stage("eval", last) / MANIFEST).is_file():
-                stages_base.check(self.scores())
+        if "evaluate" in names and self.config.data.eval:
+            has_policy = exported_or_none(self.run, last) is not None
+            found.append(self._ahead("evaluate", "eval", last, (lambda _: self.evaluate()) if has_policy else None))
+            has_answers = has_policy and (self.run.stage("eval", last) / MANIFEST).is_file()
+            found.append(self._ahead("scores", "scores", last, (lambda _: self.scores()) if has_answers else None))
+        return found
+
+    def _ahead(self, name: str, folder: str, index: int, stage: Callable[[int], Stage] | None) -> Ahead:
+        """`stage`: makes the stage, or None where what it needs is not there yet."""
+        is_finished = stage is not None and stages_base.check(stage(index))
+        return Ahead(name=name, round_index=index, folder=self.run.stage(folder, index), is_finished=is_finished)
 
     def policy(self, index: int) -> PolicyVersion:
         """The policy that a round starts from. Raises `DataError` where the round before it has not been trained."""
@@ -189,6 +219,26 @@ def _earlier_stage(rounds: Rounds, same: Callable[[Rounds], Stage]) -> Stage | N
         return same(before) if before else None
     except VidalignError:
         return None  # the folder is then compared with the present configuration alone
+
+
+def check_order(config: RunConfig, stages: Sequence[str]) -> None:
+    """Raises `DataError` or `ConfigError` where the first of these stages has nothing to work on, and none of them makes it."""
+    run = RunFolder.at(config.run_dir)
+    if "train" in stages and "rollout" not in stages:
+        left = [index for index in range(config.rounds) if not (run.stage("train", index) / MANIFEST).is_file()]
+        if left and not (run.stage("pairs", left[0]) / MANIFEST).is_file():
+            raise DataError(
+                f"{run.root} holds no pairs of round {left[0]} to train on; run `vidalign rollout` with this configuration first, or "
+                "`vidalign align`, which runs all stages"
+            )
+    if "evaluate" in stages and "train" not in stages:
+        if not config.data.eval:
+            raise ConfigError(
+                "vidalign evaluate asks the questions of data.eval, which is not set; set it, or name a --suite"
+            )
+        aligned_policy(run, config.rounds - 1)
+    if set(stages) == {"report"} and not any(run.root.glob("rounds/*/*")):
+        raise DataError(f"{run.root} has nothing to report: no stage of a run was begun there; run `vidalign align` first")
 
 
 def resource_plan(config: RunConfig, resources: ClusterResources) -> ResourcePlan:

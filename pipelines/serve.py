@@ -6,17 +6,20 @@ import dataclasses
 import pathlib
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cluster import interrupts
-from cluster.plan import plan_serve
+from cluster.plan import further_versions, plan_serve
 from cluster.resources import ClusterResources
 from cluster.session import connect, local_resources
 from pipelines import progress
-from serving.app import Endpoint, build_app, check_files, endpoint
+from pipelines.run_videos import example_url, with_media_root
+from serving.app import NO_KEY, Endpoint, build_app, endpoint
+from serving.checks import check_address, check_files
 from serving.spec import EndpointSpec
-from vidalign import files
+from serving.versions import POLICY
+from vidalign import files, prompts
 from vidalign.config.loading import load_config, parse_section
 from vidalign.config.run import RunConfig, ServingConfig
 from vidalign.errors import ConfigError, ModelError
@@ -45,6 +48,7 @@ class Target:
     config: ServingConfig
     frame_spec: FrameSpec
     notes: tuple[str, ...] = ()
+    plain_prompt: str = prompts.PLAIN
 
 
 def run(target: str, overrides: Sequence[str] = (), *, verbose: bool = False) -> None:
@@ -61,20 +65,37 @@ def run(target: str, overrides: Sequence[str] = (), *, verbose: bool = False) ->
     found = find_target(target, overrides)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
-    config, num_models = found.config, len(found.models)
+    serving = found.config.model_copy(update={"serve": with_media_root(target, found.config.serve)})
+    found = dataclasses.replace(found, config=serving)
+    config = found.config
+    check_address(config.serve)
     print(f"starting {' and '.join(found.models)} …", file=sys.stderr)
 
-    def needed() -> int:
-        return plan_serve(config.serve, local_resources(config.cluster), num_models).num_cpus_needed
-
     with (
-        connect(config.cluster, num_cpus_needed=needed, verbose=verbose) as resources,
+        connect(config.cluster, num_cpus_needed=num_cpus_needed(found), verbose=verbose) as resources,
         endpoint(spec_of(found, resources), say=progress.note) as running,
     ):
         with interrupts.until_signal():
-            print(describe(running), flush=True)
+            print(describe(running) + how_to_promote(target, running), flush=True)
             threading.Event().wait()
         print("stopping", file=sys.stderr)
+
+
+def num_cpus_needed(found: Target) -> Callable[[], int]:
+    """What a Ray that is started for this endpoint must offer, found out where one is."""
+    config, num_models = found.config, len(found.models)
+
+    def needed() -> int:
+        resources = local_resources(config.cluster)
+        further = further_versions(config.serve, resources, num_models)
+        return plan_serve(config.serve, resources, num_models, further=further).num_cpus_needed
+
+    return needed
+
+
+def only(found: Target, name: str) -> Target:
+    """The target with one of its models."""
+    return dataclasses.replace(found, models={name: found.models[name]})
 
 
 def application(args: Mapping[str, Any]) -> Application:
@@ -116,9 +137,17 @@ def spec_of(found: Target, resources: ClusterResources) -> EndpointSpec:
         models=found.models,
         model=config.model,
         serve=config.serve,
-        plan=plan_serve(config.serve, resources, len(found.models)),
+        plan=plan_serve(
+            config.serve,
+            resources,
+            len(found.models),
+            further=further_versions(config.serve, resources, len(found.models)),
+        ),
         frame_spec=found.frame_spec,
         decoder=config.video.backend,
+        deadline_s=config.video.deadline_s,
+        num_decoders=config.video.num_decoders,
+        plain_prompt=found.plain_prompt,
         wait_for_nodes_s=config.cluster.wait_for_nodes_s,
     )
 
@@ -148,7 +177,8 @@ def _run_target(folder: pathlib.Path, overrides: Sequence[str]) -> Target:
     if not models:
         raise ModelError(f"{folder} has neither its base model ({config.model.path}) nor an exported policy to serve")
     serving = ServingConfig(model=config.model, video=config.video, serve=config.serve, cluster=config.cluster)
-    return Target(models=models, config=serving, frame_spec=config.video.frame_spec(), notes=notes)
+    plain = config.recipe.plain_prompt
+    return Target(models=models, config=serving, frame_spec=config.video.frame_spec(), notes=notes, plain_prompt=plain)
 
 
 def models_of(run: RunFolder, config: RunConfig) -> tuple[dict[str, PolicyVersion], tuple[str, ...]]:
@@ -202,7 +232,7 @@ def refuse_unused(overrides: Sequence[str], used: Sequence[str], *, what: str = 
 
 def _model_defaults(folder: pathlib.Path) -> dict[str, Any]:
     """The dtype that the checkpoint is stored in, and a context that it has."""
-    stored = files.read_json(folder / "config.json")
+    stored = files.read_object(folder / "config.json")
     text = stored.get("text_config", stored)
     model: dict[str, Any] = {"path": str(folder)}
     dtype = stored.get("dtype") or stored.get("torch_dtype") or text.get("dtype")
@@ -230,22 +260,33 @@ def describe(running: Endpoint) -> str:
     model_id = running.model_ids[-1]
     versions = "\n".join(f"  {name:<12} policy {version}" for name, version in running.versions.items())
     root = f"file: urls below {running.media_root}" if running.media_root else "no file: urls (set serve.media_root=FOLDER)"
-    video = f"file://{running.media_root}/clip.mp4" if running.media_root else "data:video/mp4;base64,…"
+    video = example_url(running.media_root)
+    needs_key = running.api_key != NO_KEY
+    header = " -H 'Authorization: Bearer KEY'" if needs_key else ""
     return f"""
 serving at {running.base_url}   (Ctrl-C stops it)
 {versions}
   videos: data: urls, {root}
 
-curl {running.base_url}/chat/completions -H 'Content-Type: application/json' -d '{{"model": "{model_id}", "messages": [
+curl {running.base_url}/chat/completions -H 'Content-Type: application/json'{header} -d '{{"model": "{model_id}", "messages": [
   {{"role": "user", "content": [{{"type": "video_url", "video_url": {{"url": "{video}"}}}},
                               {{"type": "text", "text": "What happens?"}}]}}]}}'
 
 from openai import OpenAI
-client = OpenAI(base_url="{running.base_url}", api_key="none")
+client = OpenAI(base_url="{running.base_url}", api_key="{"KEY" if needs_key else NO_KEY}")
 reply = client.chat.completions.create(model="{model_id}", messages=[{{"role": "user", "content": [
     {{"type": "video_url", "video_url": {{"url": "{video}"}}}}, {{"type": "text", "text": "What happens?"}}]}}])
 print(reply.choices[0].message.content, reply.system_fingerprint)  # the text, and the version of the policy that wrote it
 """
+
+
+def how_to_promote(target: str, running: Endpoint) -> str:
+    """How another version comes in, where the endpoint can have one. Ray must be connected."""
+    import ray
+
+    if POLICY not in running.versions or len(running.versions) == 1:
+        return ""
+    return f"\nanother version: vidalign promote {target}:ROUND --to {ray.get_runtime_context().gcs_address}\n"
 
 
 def _words(spec: FrameSpec) -> str:

@@ -33,7 +33,8 @@ def write_summary(
     previous = _read(run.summary) or {}
     summary = {
         "videos": _read(run.stage("responses", last) / "videos.json"),
-        "pairs": {"kept": pairs["kept"], "dropped": pairs["dropped"]} if pairs else None,
+        "pairs": {"kept": pairs["kept"], "dropped": pairs["dropped"]} if pairs and "groups" not in pairs else None,
+        **groups(run, last),
         "reward_trust_correlation": pairs.get("reward_trust_correlation"),
         "artefacts": artefacts(run, last),
         "judge": pairs.get("judge"),
@@ -51,9 +52,29 @@ def write_summary(
     return summary
 
 
+def groups(run: RunFolder, round_index: int) -> dict[str, Any]:
+    """What a round's groups are, how many were dropped and why, and the mean reward of every round so far; nothing of pairs.
+
+    "dropped" counts examples without a group, and then groups that the objective does not learn from.
+    """
+    rounds = [_read(run.stage("pairs", index) / MANIFEST) or {} for index in range(round_index + 1)]
+    made = rounds[-1]
+    if "groups" not in made:
+        return {}
+    trained = _read(run.stage("train", round_index) / MANIFEST) or {}
+    found = {
+        "kept": trained.get("num_groups", made["kept"]),
+        "dropped": made["dropped"] | trained.get("dropped", {}),
+        **made["groups"],
+        "behaviour_gap": trained.get("behaviour_gap"),
+        "mean_reward_by_round": [each["groups"]["mean_reward"] for each in rounds if "groups" in each],
+    }
+    return {"groups": found}
+
+
 def unclear_pairs(pairs: dict[str, Any]) -> str | None:
     """The warning of a finished pairs stage about replies that no rule could judge, if any."""
-    if not pairs:
+    if not pairs or "groups" in pairs:
         return None
     return unclear_warning(pairs["dropped"], pairs["kept"] + sum(pairs["dropped"].values()))
 
@@ -83,6 +104,7 @@ def accuracy(run: RunFolder, round_index: int) -> dict[str, Any] | None:
         "scored_by": {name: table["scored_by"] for name, table in tables.items()},
         "f1": {name: table["f1"] for name, table in tables.items()},
         "judge": facts.get("judge"),
+        **({"figures": facts["figures"]} if "figures" in facts else {}),  # of a scorer that measures more than one number
         "by_category": {
             category: _shares({name: table["by_category"].get(category, {}) for name, table in tables.items()})
             for category in first["by_category"]

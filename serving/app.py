@@ -1,13 +1,12 @@
 """The OpenAI endpoint: Ray Serve's own LLM application over vLLM, one deployment for each served policy.
 
-    client ── HTTP ── HAProxy ── PolicyServer "model"        one policy: HTTP and vLLM in one replica (1..n of them)
+    client ── HTTP ── HAProxy ── gate, PolicyServer "model"          one policy: both in one replica (1..n of them)
 
-    client ── HTTP ── HAProxy ── PolicyIngress ─┬─ PolicyServer "base"      several: one more process in between, which
-                                                └─ PolicyServer "aligned"   knows where each is
+    client ── HTTP ── HAProxy ── gate, PolicyIngress ─┬─ PolicyServer "base"      several: the gate in one more process,
+                                                      └─ PolicyServer "aligned"   which knows where each is (serving/versions.py)
 
-`endpoint(...)` starts it, waits until it answers, and shuts it down again. serving/media.py decides which urls it reads;
-serving/chat_rules.py makes its prompts those of training; serving/proxy.py decides what listens on its port, HAProxy or Serve's own
-proxy.
+`endpoint(...)` starts it, waits until it answers, and shuts it down again. Everything that a client sends passes serving/gate.py;
+serving/media.py decides which urls are read; serving/proxy.py decides what listens on the port, HAProxy or Serve's own proxy.
 """
 
 from __future__ import annotations
@@ -18,41 +17,46 @@ import dataclasses
 import logging
 import os
 import pathlib
+import secrets
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cluster.engines import replica_environment, replica_options
-from cluster.resources import ServePlan
-from serving import frames, video_loader
-from serving.chat_rules import ChatRules
+from cluster.engines import ONE_LOOP, replica_environment, replica_options
+from serving import frames, table_store, video_loader
+from serving.access import hash_of, new_key
+from serving.checks import check_address, check_files
+from serving.decoders import MediaOptions
+from serving.deployments import deployment_config, drain, served, stopping, video_limit
+from serving.gates import GateOptions
 from serving.leftovers import application_name, clear_leftovers
-from serving.proxy import haproxy_folder, proxy_environment
+from serving.proxy import BINARY, haproxy_folder, proxy_environment, uses_haproxy, write_haproxy_script
 from serving.readiness import wait_until_ready
 from serving.spec import EndpointSpec
+from serving.versions import POLICY
 from vidalign.config.run import ModelConfig, ServeConfig
-from vidalign.errors import ClusterError, ModelError
+from vidalign.errors import ClusterError
 from vidalign.types import FrameSpec, PolicyVersion
 
 if TYPE_CHECKING:
     from ray.serve import Application
 
-TARGET_ONGOING_REQUESTS = 32  # requests in flight per replica above which another replica is started
+NO_KEY = "none"  # what clients send where no key is needed, since they want one
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Endpoint:
     """A running endpoint.
 
-    `base_url` is what an OpenAI client takes; `versions` maps model ids to policy versions; `file:` urls are read below
-    `media_root`.
+    `base_url` and `api_key` are what an OpenAI client takes; `versions` maps model ids to policy versions; `file:` urls are read
+    below `media_root`.
     """
 
     base_url: str
     versions: Mapping[str, str]
     media_root: str | None = None
+    api_key: str = NO_KEY
 
     @property
     def model_ids(self) -> tuple[str, ...]:
@@ -80,8 +84,13 @@ def endpoint(
     """
     serve = spec.serve
     check_can_start(spec.models, serve)
-    environment = proxy_environment(serve.host, spec.plan)
-    os.environ.update(environment)  # Serve reads it when it is imported
+    if uses_haproxy(serve, spec.plan):
+        write_haproxy_script(serve, spec.plan)
+    environment = proxy_environment(serve, spec.plan)
+    own_key = new_key() if serve.access.keys_file else ""
+    # Serve reads it when it is imported. HAProxy's command is of this endpoint alone, and started by Serve's controller.
+    added = {name: value for name, value in environment.items() if name != BINARY and name not in os.environ}
+    os.environ.update(added)
     from ray import serve as ray_serve
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -95,27 +104,36 @@ def endpoint(
                 http_options={"host": serve.host, "port": serve.port},
                 controller_options={"runtime_env": {"env_vars": environment}},
             )
-            app = build_app(spec)
+            apps = _applications(spec, hash_of(own_key) if own_key else "")
             starting.result()
-        ray_serve.run_many([ray_serve.RunTarget(app, name=application_name())], wait_for_applications_running=False)
+        targets = [ray_serve.RunTarget(app, name=name, route_prefix=route) for name, (app, route) in apps.items()]
+        ray_serve.run_many(targets, wait_for_applications_running=False)
         running = Endpoint(
             base_url=f"http://{_reachable(serve.host)}:{serve.port}/v1",
             versions={model_id: policy.version for model_id, policy in spec.models.items()},
             media_root=serve.media_root,
+            api_key=own_key or NO_KEY,
         )
         wait_until_ready(
-            application_name(),
+            list(apps),
             running.base_url,
             running.model_ids,
+            api_key=running.api_key,
             started_at=started_at,
             timeout_s=serve.start_timeout_s,
             wait_for_nodes_s=spec.wait_for_nodes_s,
             on_wait=on_wait,
             say=say,
         )
-        yield running
+        try:
+            yield running
+        finally:
+            drain(application_name(), serve.drain_s)  # its versions go with Serve, once nobody can ask them
     finally:
         ray_serve.shutdown()
+        table_store.forget(application_name())
+        for name in added:  # else an endpoint of a process that this one starts would take them for the user's
+            os.environ.pop(name, None)
         shutil.rmtree(haproxy_folder(), ignore_errors=True)
 
 
@@ -126,8 +144,8 @@ def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> 
     from ray import serve as ray_serve
 
     clear_leftovers()
-    applications = ray_serve.status().applications if ray.is_initialized() else {}
-    if applications:
+    running = ray_serve.status().applications if ray.is_initialized() else {}
+    if applications := [name for name in running if "@" not in name] or list(running):
         raise ClusterError(
             f"Ray Serve is already running {', '.join(sorted(applications))} on this cluster; stop it with `serve shutdown` or "
             "use another cluster"
@@ -135,81 +153,60 @@ def check_can_start(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> 
     check_address(serve)
 
 
-def check_files(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> None:
-    """Raises `ModelError` where a policy's folder is not a checkpoint, and `ClusterError` where the media root is no folder."""
-    for model_id, policy in models.items():
-        folder = pathlib.Path(policy.path)
-        if not folder.is_dir():
-            raise ModelError(
-                f"model {model_id!r} is to be served from {policy.path}, which is not a folder; give a checkpoint folder"
-            )
-        if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-            raise ModelError(
-                f"{policy.path} is not a Hugging Face checkpoint: config.json and *.safetensors are needed; `vidalign train` "
-                "exports such folders to rounds/N/model"
-            )
-    check_media_root(serve)
+def _applications(spec: EndpointSpec, own_hash: str) -> dict[str, tuple[Application, str | None]]:
+    """The applications of an endpoint and their routes, by their names. The policy whose versions change is one of its own."""
+    from ray.serve.llm import LLMConfig, build_llm_deployment
+
+    name = application_name()
+    policy = spec.models.get(POLICY) if len(spec.models) > 1 else None
+    apart = {} if policy is None else {POLICY: f"{name}@{policy.version}"}
+    found: dict[str, tuple[Application, str | None]] = {name: (build_app(spec, own_hash, apart), "/")}
+    if policy is not None:
+        found[apart[POLICY]] = (build_llm_deployment(LLMConfig(**llm_options(spec, POLICY, policy))), None)
+    return found
 
 
-def check_media_root(serve: ServeConfig) -> None:
-    """Raises `ClusterError` where the endpoint's media root is no folder."""
-    if serve.media_root is not None and not pathlib.Path(serve.media_root).is_dir():
-        raise ClusterError(f"serve.media_root={serve.media_root} is not a folder; file: urls are read from below it")
+def build_app(spec: EndpointSpec, own_hash: str = "", apart: Mapping[str, str] | None = None) -> Application:
+    """The Serve application of `endpoint`, not yet deployed. Imports vLLM.
 
-
-def check_address(serve: ServeConfig) -> None:
-    """Raises `ClusterError` where the endpoint's port is taken on this machine, or its media root is no folder."""
-    check_media_root(serve)
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((serve.host, serve.port))
-        except OSError as error:
-            raise ClusterError(
-                f"cannot listen on port {serve.port} of {serve.host} ({error.strerror}); choose another port with serve.port"
-            ) from error
-
-
-def build_app(spec: EndpointSpec) -> Application:
-    """The Serve application of `endpoint`, not yet deployed. Imports vLLM."""
+    `apart`: model id → the application of a model that is not in this one.
+    """
     from ray import serve as ray_serve
-    from ray.serve.llm import LLMConfig, build_llm_deployment, build_openai_app
+    from ray.serve.llm import LLMConfig, build_llm_deployment
 
-    configs = [LLMConfig(**_llm_options(spec, model_id, policy)) for model_id, policy in spec.models.items()]
-    policies = {
-        model_id: {"policy_version": policy.version, "parent": policy.parent, "frame_spec": spec.frame_spec.to_row()}
-        for model_id, policy in spec.models.items()
-    }
-    trusted = spec.model.trust_remote_code
-    rules = {name: ChatRules.of(policy.path, trust_remote_code=trusted) for name, policy in spec.models.items()}
-    if len(configs) == 1:
-        from serving.engine import PolicyServer
+    from serving.engine import PolicyServer
+    from serving.ingress import PolicyIngress
 
+    apart = apart or {}
+    configs = [LLMConfig(**llm_options(spec, name, policy)) for name, policy in spec.models.items() if name not in apart]
+    models = {name: served(spec, policy) for name, policy in spec.models.items()}
+    if len(models) == 1:
+        options = GateOptions(models=models, serve=spec.serve, own_hash=own_hash)
         return build_llm_deployment(
-            configs[0],
-            deployment_cls=ray_serve.ingress()(PolicyServer),
-            bind_kwargs={"policy": policies[configs[0].model_id], "rules": rules[configs[0].model_id]},
+            configs[0], deployment_cls=ray_serve.ingress()(PolicyServer), bind_kwargs={"options": options}
         )
-    return build_openai_app(
-        {
-            "llm_configs": configs,
-            "ingress_cls_config": {
-                "ingress_cls": "serving.ingress.PolicyIngress",
-                "ingress_extra_kwargs": {"policies": policies, "rules": rules},
-            },
-            "ingress_deployment_config": {
-                "num_replicas": 1,
-                "autoscaling_config": None,
-                "ray_actor_options": {"num_cpus": spec.plan.ingress_cpus},
-            },
-        }
+    options = GateOptions(
+        models=models,
+        serve=spec.serve,
+        own_hash=own_hash,
+        capacity=spec.plan.max_replicas,
+        id=secrets.token_hex(8),
+        spec=spec,
+        apart=apart,
     )
+    ingress = ray_serve.deployment(ray_serve.ingress()(PolicyIngress), name="PolicyIngress").options(
+        num_replicas=1,
+        max_ongoing_requests=2 * spec.serve.limits.max_connections,  # the gate decides
+        ray_actor_options={"num_cpus": spec.plan.ingress_cpus, "runtime_env": {"env_vars": ONE_LOOP}},
+        **stopping(spec.serve),
+    )
+    servers = {config.model_id: build_llm_deployment(config) for config in configs}
+    return ingress.bind(servers, options=options)
 
 
-def _llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> dict[str, Any]:
+def llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> dict[str, Any]:
     """Ray's `LLMConfig` of one served policy, as keyword arguments."""
-    most = spec.serve.engine_args.get("limit_mm_per_prompt", spec.limits).get("video", 1)
-    num_videos = most if isinstance(most, int) else most.get("count", 1)  # vLLM takes both forms
+    num_videos = video_limit(spec)
     frame_spec = bounded(spec.frame_spec, policy.path, spec.model, num_videos)
     media_io_kwargs = video_loader.media_io_kwargs(frame_spec, spec.decoder)
     engine_kwargs = replica_options(
@@ -218,11 +215,14 @@ def _llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> di
     logging_level = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
     environment = replica_environment(spec.plan, video_loader.NAME, logging_level=logging_level)
     environment |= frames.model_variable(str(pathlib.Path(policy.path).absolute()), spec.model)
+    environment |= MediaOptions(
+        media=spec.serve.media, deadline_s=spec.deadline_s, num_decoders=spec.num_decoders
+    ).environment()
     return {
         "model_loading_config": {"model_id": model_id, "model_source": str(pathlib.Path(policy.path).absolute())},
         "engine_kwargs": {**engine_kwargs, "fingerprint_mode": "custom", "fingerprint_value": policy.version},
         "placement_group_config": {"bundle_per_worker": spec.plan.bundle(), "strategy": "STRICT_PACK"},
-        "deployment_config": deployment_config(spec.plan),
+        "deployment_config": deployment_config(spec.plan, spec.serve),
         "runtime_env": {"env_vars": environment},
         "callback_config": {
             "callback_class": "serving.engine.LocalCheckpoint",
@@ -262,23 +262,6 @@ def bounded(spec: FrameSpec, path: str, model: ModelConfig, num_videos: int = 1)
     config = AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
     longest = longest_video_s(config, model.max_model_len) / max(1, num_videos)
     return dataclasses.replace(spec, max_duration_s=min(spec.max_duration_s, longest))
-
-
-def deployment_config(plan: ServePlan) -> dict[str, Any]:
-    """Serve's options for the deployment of one model."""
-    return {
-        "autoscaling_config": {
-            "min_replicas": plan.min_replicas,
-            "max_replicas": plan.max_replicas,
-            "target_ongoing_requests": TARGET_ONGOING_REQUESTS,
-        },
-        "ray_actor_options": {"num_cpus": plan.server_cpus},
-        "max_constructor_retry_count": 1,  # an engine that failed to start would fail again
-        "health_check_period_s": 30,
-        "health_check_timeout_s": 60,
-        "graceful_shutdown_wait_loop_s": 0.5,
-        "graceful_shutdown_timeout_s": 10,
-    }
 
 
 def _reachable(host: str) -> str:

@@ -1,6 +1,6 @@
-"""What an endpoint does with a chat request before its engine sees it, so that its prompts are those of training.
+"""What a policy's prompts may hold and end with, so that an endpoint's prompts are those of training.
 
-request ── a sampling of its own, or a special token in a text? ─► 400
+request ── a special token in a text? ─► 400
         ── bos and end of turn as `vidalign.model.turns` has them ─► engine
 """
 
@@ -12,9 +12,8 @@ from typing import Any
 
 from vidalign.special_tokens import FIX, KNOWN_ONLY, SpecialTokens, why
 
-SAMPLING_OVERRIDES = ("media_io_kwargs", "mm_processor_kwargs")
 RENDERED = ("messages", "tools", "documents", "chat_template_kwargs")  # what a chat template can write into a prompt
-MEDIA = frozenset({"video_url", "image_url", "audio_url", "input_audio", "image_embeds"})
+MEDIA = frozenset({"video_url", "image_url"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,27 +35,19 @@ class ChatRules:
         turns = turns_of(load_processor(path, trust_remote_code=trust_remote_code))
         return cls(special=turns.special, stop=turns.end[-1], adds_bos=bool(turns.bos))
 
-    def refusal(self, body: Any) -> str | None:
-        """The message that refuses a chat request; None for one that can be answered."""
-        for name in SAMPLING_OVERRIDES:
-            if getattr(body, name, None):
-                return (
-                    f"{name} is not accepted: this endpoint samples frames as the model was trained (see metadata.frame_spec in "
-                    "/v1/models); leave it out"
-                )
+    def refusal(self, body: dict[str, Any]) -> str | None:
+        """The message that refuses a chat request, as its JSON; None for one that can be answered."""
         for name in RENDERED:
-            for place, text in _texts(getattr(body, name, None), name):
+            for place, text in _texts(body.get(name), name):
                 if found := self.special.found(text):
                     return f"{place}: {why(found)}; {FIX}"
         return None
 
-    def apply(self, body: Any) -> None:
+    def apply(self, body: dict[str, Any]) -> None:
         """Set what vLLM does by default in another way than training does."""
-        body.add_special_tokens = self.adds_bos
-        if self.stop is not None and not getattr(
-            body, "ignore_eos", False
-        ):  # who asks for that wants to go on past a turn's end
-            body.stop_token_ids = list(dict.fromkeys([*(body.stop_token_ids or []), self.stop]))
+        body["add_special_tokens"] = self.adds_bos
+        if self.stop is not None and not body.get("ignore_eos"):  # who asks for that wants to go on past a turn's end
+            body["stop_token_ids"] = list(dict.fromkeys([*(body.get("stop_token_ids") or []), self.stop]))
 
 
 def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:

@@ -14,19 +14,21 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 from ray.llm._internal.common.callbacks.base import CallbackBase
-from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm.deployment import LLMServer
 
 from cluster.engines import SHARED_GPU
 from cluster.node_lock import alone
+from serving.relay import answered
 from vidalign.model.folder import stage_model
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-    from ray.serve.llm import LLMConfig
+    from collections.abc import AsyncIterator
 
-    from serving.chat_rules import ChatRules
+    from ray.serve.llm import LLMConfig
+    from starlette.types import ASGIApp, Message
+
+    from serving.gates import GateOptions
 
 
 class LocalCheckpoint(CallbackBase):
@@ -52,6 +54,11 @@ class LeanEngine(VLLMEngine):
         async with alone(pathlib.Path(tempfile.gettempdir()) / f"vidalign-engine-start-{os.getuid()}.lock"):
             await super().start()
 
+    @property
+    def client(self) -> Any:
+        """vLLM's engine client."""
+        return self._engine_client
+
     def _prepare_engine_config(self, callback_ctx: Any) -> Any:
         from vllm.plugins import load_general_plugins
 
@@ -66,23 +73,34 @@ class LeanEngine(VLLMEngine):
 
 
 class PolicyServer(LLMServer):
-    """The server of one policy; called through a handle by `PolicyIngress`, or over HTTP if it is the only one."""
+    """The server of one policy: reached over HTTP if it is the only one, else through `PolicyIngress`."""
 
     _default_engine_cls = LeanEngine
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, llm_config: LLMConfig, *, policy: dict[str, Any] | None = None, rules: ChatRules | None = None, **kwargs: Any
+        self, llm_config: LLMConfig, *, options: GateOptions | None = None, **kwargs: Any
     ) -> None:
-        """`policy` is what `policy_card` adds to the model's card; both are needed if this server receives HTTP requests itself."""
-        self._policy, self._rules = policy, rules
+        """`options` are those of its gate, if this server receives HTTP requests itself."""
+        from serving.engine_app import EngineApp
+
+        self._options = options
         await super().__init__(llm_config, **kwargs)
+        assert isinstance(self.engine, LeanEngine)
+        client = self.engine.client
+        self._app = EngineApp(await self.engine.build_asgi_app(), client, client.model_config.max_model_len)
 
-    async def __serve_build_asgi_app__(self) -> FastAPI:
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Ray Serve if this class is wrapped as an ingress."""
-        from serving.direct import policy_routes
-        from serving.ingress import policy_card
+        assert self._options is not None
+        models = self._options.models
+        catalog = self._options.catalog(lambda: dict.fromkeys(models, self._app.works))
+        return self._options.gate(self._app, catalog)
 
-        assert self._policy is not None
-        assert self._rules is not None
-        card = to_model_metadata(self._llm_config.model_id, self._llm_config)
-        return policy_routes(await super().__serve_build_asgi_app__(), policy_card(card, self._policy), self._rules)
+    async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[list[Message]]:
+        """Answer a relayed request."""
+        async for messages in answered(self._app, scope, body):
+            yield messages
+
+    async def alive(self) -> bool:
+        """Whether the engine can take requests."""
+        return self._app.works

@@ -1,4 +1,4 @@
-"""From the bytes of a video, of frames or of an image to pixels by the endpoint's FrameSpec, as training decodes them."""
+"""What vLLM knows of an endpoint's frames: the loader that it finds by name, and which frames its model takes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from serving.refusals import unusable_message
@@ -49,36 +49,8 @@ class FrameSpecLoader:
 
         with refused():
             clip = decode_bytes(data, spec_of(num_frames, **options), decoder, start_s=start_s, end_s=end_s)
-            _check_taken(clip)
+            check_taken(clip)
         return clip.frames, clip.metadata()
-
-    def load_frames(
-        self,
-        frames: Sequence[bytes],
-        fps_of_frames: float,
-        num_frames: int = ANY,
-        *,
-        start_s: float = 0.0,
-        end_s: float | None = None,
-        **options: Any,
-    ) -> Frames:
-        """Decode frames that are the bytes of images, `fps_of_frames` a second, as `load_bytes` does."""
-        from vidalign.video import stills
-
-        options.pop("decoder", None)
-        named = [(f"frame {number}", stills.from_bytes(frame)) for number, frame in enumerate(frames)]
-        with refused():
-            clip = stills.decode_frames(named, fps_of_frames, spec_of(num_frames, **options), start_s=start_s, end_s=end_s)
-            _check_taken(clip)
-        return clip.frames, clip.metadata()
-
-    def load_image(self, data: bytes, num_frames: int = ANY, **options: Any) -> np.ndarray:
-        """Decode an image in the size of the FrameSpec: uint8 [H, W, 3]. Raises as `load_bytes` does."""
-        from vidalign.video import stills
-
-        options.pop("decoder", None)
-        with refused():
-            return stills.decode_image("image in memory", stills.from_bytes(data), spec_of(num_frames, **options)).frames[0]
 
 
 def model_variable(path: str, model: ModelConfig) -> dict[str, str]:
@@ -98,14 +70,15 @@ def taken_by_the_model() -> Callable[[str, int, int, int, float], None] | None:
     return ClipCheck(**json.loads(named))
 
 
-def _check_taken(clip: Clip) -> None:
+def check_taken(clip: Clip) -> None:
+    """Raises `VideoError` (unfit) for frames that the served model's processor does not take."""
     takes = taken_by_the_model()
     if takes is not None:
         num_frames, height, width = clip.frames.shape[:3]
         takes("the video", num_frames, height, width, clip.duration_s)
 
 
-def spec_of(num_frames: int, **options: Any) -> FrameSpec:
+def spec_of(num_frames: int | None, **options: Any) -> FrameSpec:
     """The FrameSpec that `media_io_kwargs` wrote."""
     return FrameSpec(num_frames=None if num_frames == ANY else num_frames, **options)
 

@@ -1,73 +1,174 @@
-"""Ray Serve LLM's OpenAI routes, in which every model card and every answer names its policy version.
+"""The process that clients reach where several policies are served. It imports neither vLLM nor torch.
 
-This module imports vLLM (through Ray). It is imported by the process that builds the application and by its replicas.
+table in the cluster ── read twice a second ──► catalog of the gate, targets of the relay ──► what was made of it, beside the table
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import Any
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
 
-from fastapi import HTTPException, Request, Response
-from fastapi.responses import JSONResponse
-from ray.llm._internal.serve.core.configs.openai_api_models import OpenAIHTTPException
-from ray.serve.llm.ingress import OpenAiIngress
-from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
+from serving import promotion_log, table_store
+from serving.relay import Relay
+from serving.table_store import Seen
+from serving.versions import Row, Table
 
-from serving.chat_rules import ChatRules
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
-VERSION_HEADER = "x-policy-version"
+    from serving.catalog import Catalog
+    from serving.gates import GateOptions
+
+LOOK_S = 0.5  # between two looks at the table
+
+log = logging.getLogger("vidalign.serving")
 
 
-def policy_card(card: Any, policy: dict[str, Any]) -> Any:
-    """A model's card with its policy in `metadata`: "policy_version", "parent", "frame_spec"."""
-    return card.model_copy(update={"metadata": {**card.metadata, **policy}})
+class PolicyIngress:
+    """The gate, and behind it a relay to the deployments."""
+
+    def __init__(self, servers: dict[str, Any], *, options: GateOptions) -> None:
+        """`servers`: model id → the handle of its deployment."""
+        self._options = options
+        calls = {name: _call(handle) for name, handle in servers.items()}
+        alive = {name: handle.alive.remote for name, handle in servers.items()}
+        sleeping = options.serve.min_replicas == 0
+        self._relay = Relay(calls, {}, accept_s=options.serve.start_timeout_s) if sleeping else Relay(calls, alive)
+        self._bound, self._watched = set(servers), not sleeping
+
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Called by Ray Serve."""
+        from ray import serve
+
+        name = serve.get_replica_context().app_name
+        catalog = self._options.catalog(lambda: self._relay.up)
+        follower = Follower(catalog, self._relay, _Kept(name), self._connect, bound=self._bound)
+        await follower.begin(Table(id=self._options.id, rows=self._options.rows(), spec=self._options.spec))
+        self._following = asyncio.create_task(follower.follow())
+        return self._options.gate(self._relay, catalog)
+
+    def _connect(self, row: Row) -> tuple[Any, Any]:
+        from ray import serve
+
+        handle = serve.get_deployment_handle(row.deployment, row.application, _check_exists=False)
+        return _call(handle), handle.alive.remote if self._watched else None
 
 
-class PolicyIngress(OpenAiIngress):
-    """`/v1/models` shows each policy's version in `metadata`; answers carry it as a header and as `system_fingerprint`."""
+def _call(handle: Any) -> Any:
+    return handle.options(stream=True).answer.remote
+
+
+class _Kept:
+    """The table of one endpoint, as the cluster keeps it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def read(self) -> Table | None:
+        return table_store.read(self._name)
+
+    def read_seen(self) -> Seen:
+        return table_store.read_seen(self._name)
+
+    def write(self, table: Table) -> None:
+        """The table of an endpoint that starts; versions of the one that was there before are taken down."""
+        from ray import serve
+
+        own = {row.application for row in table.rows}
+        for application in serve.status().applications:
+            if application.startswith(f"{self._name}@") and application not in own:
+                serve.delete(application, _blocking=False)
+        table_store.write(self._name, table)
+
+    def write_seen(self, seen: Seen) -> None:
+        table_store.write_seen(self._name, seen)
+
+
+class Follower:
+    """Takes up the table wherever it changes, and says what became of it.
+
+    `connect` gives a row's `Call` and its `alive`; the relay knows the targets that are `bound` already.
+    """
 
     def __init__(
         self,
-        llm_deployments: Any,
-        model_cards: Any,
+        catalog: Catalog,
+        relay: Relay,
+        kept: Any,
+        connect: Callable[[Row], tuple[Any, Any]],
         *,
-        policies: dict[str, dict[str, Any]],
-        rules: dict[str, ChatRules],
-        **kwargs: Any,
+        bound: Collection[str] = (),
+        look_s: float = LOOK_S,
     ) -> None:
-        """By model id, `policies` are metadata, with at least "policy_version", and `rules` what is done with chat requests."""
-        cards = {model_id: policy_card(card, policies[model_id]) for model_id, card in model_cards.items()}
-        super().__init__(llm_deployments, cards, **kwargs)
-        self._rules = rules
-        self._versions = {model_id: metadata["policy_version"] for model_id, metadata in policies.items()}
+        self._catalog, self._relay, self._kept, self._connect, self._look_s = catalog, relay, kept, connect, look_s
+        self._table: Table | None = None
+        self._targets = set(bound)
+        self._said = Seen()
+        self._logged: set[str] = set()
 
-    async def chat(self, body: ChatCompletionRequest, request: Request) -> Response:
-        rules = self._rules.get(body.model or next(iter(self._rules)))
-        if rules is not None:  # an unknown model is refused below
-            if refusal := rules.refusal(body):
-                return _error(400, refusal)
-            rules.apply(body)
-        return await self._named(super().chat(body, request), body.model)
+    async def begin(self, first: Table) -> None:
+        """Take up the table that is there; of another start of this endpoint, or none, `first`."""
+        table = await asyncio.to_thread(self._kept.read)
+        if table is None or table.id != first.id:
+            table = first
+            await asyncio.to_thread(self._kept.write, table)
+        seen = await asyncio.to_thread(self._kept.read_seen)
+        self._catalog.verdicts = dict(seen.verdicts) if seen.id == table.id else {}
+        self._logged = set(self._catalog.verdicts)
+        await self._take_up(table)
+        await self._say()
 
-    async def completions(self, body: CompletionRequest, request: Request) -> Response:
-        return await self._named(super().completions(body, request), body.model)
+    async def follow(self) -> None:
+        """Look at the table now and then, for ever."""
+        while True:
+            await asyncio.sleep(self._look_s)
+            try:
+                await self.look()
+            except Exception:  # of Ray's head node, which may be away for a while
+                log.exception("the table of versions cannot be read")
 
-    async def _named(self, answer: Awaitable[Response], model_id: str | None) -> Response:
-        """The answer with its policy's version, or the client's mistake as an OpenAI error (Ray's message repeats it three times)."""
-        try:
-            response = await answer
-        except OpenAIHTTPException as error:
-            if error.status_code >= 500:
-                raise
-            return _error(error.status_code, error.message)
-        except HTTPException as error:
-            return _error(error.status_code, str(error.detail))
-        # A request may omit the model if only one is served.
-        response.headers[VERSION_HEADER] = self._versions[model_id or next(iter(self._versions))]
-        return response
+    async def look(self) -> None:
+        """Take up a table that has changed, and say so."""
+        table = await asyncio.to_thread(self._kept.read)
+        if table is not None and self._table is not None and table.serial != self._table.serial:
+            await self._take_up(table)
+        await self._say()
+
+    async def _take_up(self, table: Table) -> None:
+        wanted = {row.target: row for row in table.rows}
+        for target in wanted.keys() - self._targets:
+            call, alive = await asyncio.to_thread(self._connect, wanted[target])
+            self._relay.add(target, call, alive)
+        self._catalog.apply(table.rows)
+        for target in self._targets - wanted.keys():
+            self._relay.remove(target)
+        self._targets, self._table = set(wanted), table
+
+    async def _say(self) -> None:
+        assert self._table is not None
+        rows = self._catalog.rows
+        seen = Seen(
+            id=self._table.id,
+            serial=self._table.serial,
+            up={row.target: self._catalog.works(row) for row in rows},
+            busy=self._catalog.busy(),
+            outcomes={row.target: self._catalog.outcomes.summary(row.target) for row in rows},
+            verdicts=dict(self._catalog.verdicts),
+        )
+        if seen != self._said:
+            await asyncio.to_thread(self._kept.write_seen, seen)
+            self._said = seen
+        for row in rows:
+            if row.trial in seen.verdicts and row.trial not in self._logged:
+                self._logged.add(row.trial)
+                log.error("%s is taken back: %s", row.exact_id, row.why)
+                await asyncio.to_thread(_note, row, self._table.promoted(row.model_id).version)
 
 
-def _error(status: int, message: str) -> JSONResponse:
-    error = {"message": message, "type": "invalid_request_error", "param": None, "code": status}
-    return JSONResponse({"error": error}, status_code=status)
+def _note(row: Row, promoted: str) -> None:
+    step = {"who": "the endpoint", "step": "rollback", "model": row.model_id, "version": row.version, "source": row.source}
+    promotion_log.note(
+        row.run, **step, **{"from": row.version, "to": promoted}, outcome=promotion_log.AUTOMATIC, why=row.why
+    )

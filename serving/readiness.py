@@ -7,7 +7,7 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from cluster.placement import unplaced_in
@@ -19,20 +19,21 @@ _RAISED = re.compile(r"[\w.]*(Error|Exception): ")  # the line of a traceback th
 
 
 def wait_until_ready(
-    application: str,
+    applications: Sequence[str],
     base_url: str,
     model_ids: Collection[str],
     *,
+    api_key: str = "none",
     started_at: float,
     timeout_s: float,
     wait_for_nodes_s: float,
     on_wait: Callable[[float], None] | None,
     say: Callable[[str], None],
 ) -> None:
-    """Return once every model is listed over HTTP.
+    """Return once every model is listed over HTTP and the endpoint says that it is ready.
 
     Args:
-        application: the name of the application in Ray Serve.
+        applications: the names of its applications in Ray Serve.
         started_at: the `time.monotonic()` from which `timeout_s` counts. While a replica waits for a node, it does not.
         on_wait: called about once a second, with the seconds that have passed.
         say: called with a line for the console where a replica waits for a node.
@@ -45,18 +46,21 @@ def wait_until_ready(
 
     watch, began = PlacementWatch(wait_for_nodes_s, answer=cluster_answer, say=say, stop=_end), started_at
     while True:
-        if waiting := unplaced_in(application):
+        if waiting := [each for name in applications for each in unplaced_in(name)]:
             began = time.monotonic()
         watch.look(waiting, time.monotonic())
-        status = ray_serve.status().applications[application]
-        if status.status == "DEPLOY_FAILED":
-            raise _start_failure(status)
-        if status.status == "RUNNING" and set(model_ids) <= _listed_models(base_url):
+        found = ray_serve.status().applications
+        status = [found[name] for name in applications]
+        for each in status:
+            if each.status == "DEPLOY_FAILED":
+                raise start_failure(each)
+        if all(each.status == "RUNNING" for each in status) and set(model_ids) <= _listed_models(base_url, api_key):
             return
         if time.monotonic() - began > timeout_s:
             details = "; ".join(
                 f"{name}: {deployment.status} {failure_reason(deployment.message)}".strip()
-                for name, deployment in status.deployments.items()
+                for each in status
+                for name, deployment in each.deployments.items()
             )
             raise ClusterError(
                 f"the endpoint did not start within serve.start_timeout_s={timeout_s:g} s ({details}); raise the timeout, or see "
@@ -71,15 +75,20 @@ def _end(error: VidalignError) -> None:
     raise error
 
 
-def _listed_models(base_url: str) -> set[str]:
+def _listed_models(base_url: str, api_key: str) -> set[str]:
+    headers = {"Authorization": f"Bearer {api_key}"}
+    ready, models = (
+        urllib.request.Request(url, headers=headers)
+        for url in (f"{base_url.removesuffix('/v1')}/ready", f"{base_url}/models")
+    )
     try:
-        with urllib.request.urlopen(f"{base_url}/models", timeout=10) as response:
+        with urllib.request.urlopen(ready, timeout=10), urllib.request.urlopen(models, timeout=10) as response:
             return {card["id"] for card in json.load(response)["data"]}
     except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return set()  # the proxy learns its routes a moment after the application is running
+        return set()  # the proxy learns its routes a moment after the application is running, and the gate which models work
 
 
-def _start_failure(status: Any) -> ModelError:
+def start_failure(status: Any) -> ModelError:
     logs = "for more, see Ray's logs (by default in /tmp/ray/session_latest/logs)"
     for name, deployment in status.deployments.items():
         if deployment.status in ("DEPLOY_FAILED", "UNHEALTHY"):

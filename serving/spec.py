@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from cluster.engines import ONE_VIDEO
 from cluster.resources import ServePlan
+from vidalign import prompts
 from vidalign.config.run import ClusterConfig, ModelConfig, ServeConfig
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec, PolicyVersion
 
@@ -16,8 +17,9 @@ class EndpointSpec:
     """One endpoint: its `models` (model id → policy), and the options that they share.
 
     `plan` gives the replicas and their resources (`cluster.plan`); `frame_spec` says how the frames of every video are
-    sampled, `decoder` names the backend that decodes them, and `limits` says how many videos and images a prompt may have. No
-    replica waits longer than `wait_for_nodes_s` for a node.
+    sampled, `decoder` names the backend that decodes them, and `limits` says how many videos and images a prompt may have.
+    `deadline_s` and `num_decoders` are those of the video section, and `plain_prompt` that of the recipe. No replica waits longer
+    than `wait_for_nodes_s` for a node.
     """
 
     models: Mapping[str, PolicyVersion]
@@ -27,4 +29,7 @@ class EndpointSpec:
     frame_spec: FrameSpec
     decoder: Backend = DEFAULT_BACKEND
     limits: Mapping[str, int] = dataclasses.field(default_factory=lambda: dict(ONE_VIDEO))
+    deadline_s: float = 60.0
+    num_decoders: int | None = None
+    plain_prompt: str = prompts.PLAIN
     wait_for_nodes_s: float = ClusterConfig().wait_for_nodes_s  # type: ignore[call-arg]

@@ -118,7 +118,7 @@ vidalign.decode("a.mp4", num_frames="8")
     done = subprocess.run([sys.executable, "-m", "mypy", str(client)], capture_output=True, text=True, check=False, cwd=ROOT)
     expected = (
         'vidalign.config.run.RunConfig"', '"dict[str, Any]"', 'vidalign.video.clip.Clip"', '"tuple[float, ...]"',
-        '"bool | None"', 'vidalign.learning.objectives.base.Objective"', 'no attribute "algin"', "incompatible type",
+        '"bool | None"', 'vidalign.learning.objectives.base.AnyObjective"', 'no attribute "algin"', "incompatible type",
     )  # fmt: skip
     lines = done.stdout.splitlines()
     assert len(lines) == len(expected) + 1, done.stdout + done.stderr

@@ -82,6 +82,7 @@ def test_shapes_are_those_of_models_that_exist(name):
     assert config.vision_config.out_hidden_size == text.hidden_size
 
 
+@pytest.mark.long
 @pytest.mark.heavy
 def test_its_parts_run_on_the_cpu_in_a_quick_form(monkeypatch, tmp_path):
     """A failure in one part is in the page and in the exit code, and does not end the others."""

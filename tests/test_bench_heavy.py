@@ -68,6 +68,7 @@ def test_engine(tmp_path):
     assert len(table(written(tmp_path, "rollout_engine"))) == 2 * 3
 
 
+@pytest.mark.long
 def test_rollout(tmp_path):
     bench("rollout", "--quick", "--counts", 1, "--examples", 2, "--out", tmp_path)
     found = files.read_json(tmp_path / "results/rollout.json")
@@ -77,6 +78,7 @@ def test_rollout(tmp_path):
     assert len(table(written(tmp_path, "rollout"))) == 2 + 4 + 1
 
 
+@pytest.mark.long
 def test_serve(tmp_path):
     bench("serve", "--quick", "--out", tmp_path)
     found = files.read_json(tmp_path / "results/serve.json")
@@ -84,6 +86,7 @@ def test_serve(tmp_path):
     assert len(table(written(tmp_path, "serve"))) == 2 + 6 + 2 + 2
 
 
+@pytest.mark.long
 def test_start(tmp_path):
     bench("start", "--quick", "--out", tmp_path)
     found = files.read_json(tmp_path / "results/start.json")
@@ -103,6 +106,7 @@ def test_growth_reads_a_finished_run(finished_run):
     assert min(found["step_s"]) > 0
 
 
+@pytest.mark.long
 def test_seeds(finished_run, small_config, tmp_path):
     """Rollout and training are finished; what is left is the endpoint with base and aligned, and the page."""
     (tmp_path / "seeds").mkdir()

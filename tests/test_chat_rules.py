@@ -1,7 +1,6 @@
 """What an endpoint refuses in a chat request, and what it sets in one, so that its prompts are those of training."""
 
 import shutil
-import types
 
 import pytest
 from conftest import add_bos
@@ -11,7 +10,7 @@ from vidalign.model.rendering import load_processor, prompt_ids
 
 
 def request(**fields):
-    return types.SimpleNamespace(**{"messages": [], "stop_token_ids": [], "add_special_tokens": False, **fields})
+    return {"messages": [], "stop_token_ids": [], "add_special_tokens": False, **fields}
 
 
 def user(content):
@@ -45,11 +44,6 @@ def test_plain_requests_are_answered_and_media_are_not_read_as_text(model_path):
     assert ChatRules.of(model_path).refusal(user([VIDEO, {"type": "text", "text": "Which way? a < b | c > d"}])) is None
 
 
-def test_a_sampling_of_ones_own_is_refused(model_path):
-    body = request(mm_processor_kwargs={"fps": 2})
-    assert "mm_processor_kwargs is not accepted" in str(ChatRules.of(model_path).refusal(body))
-
-
 @pytest.mark.parametrize(
     ("changed", "in_template", "adds"), [(False, False, False), (True, False, True), (True, True, False)]
 )
@@ -59,8 +53,8 @@ def test_bos_and_end_of_turn_are_those_of_training(model_path, tmp_path, changed
         add_bos(tmp_path / "model", in_template=in_template)
     body = request(stop_token_ids=[7], add_special_tokens=not adds)
     ChatRules.of(str(tmp_path / "model")).apply(body)
-    assert body.add_special_tokens is adds
-    assert body.stop_token_ids == [7, 2]  # <|im_end|>
+    assert body["add_special_tokens"] is adds
+    assert body["stop_token_ids"] == [7, 2]  # <|im_end|>
     processor = load_processor(str(tmp_path / "model"))
     ids = prompt_ids(processor, "Which way?")
     assert ids[:2] == ([0, 1] if changed else [1, 378])
@@ -70,4 +64,4 @@ def test_bos_and_end_of_turn_are_those_of_training(model_path, tmp_path, changed
 def test_a_client_may_ask_to_go_on_past_the_end_of_a_turn():
     body = request(stop_token_ids=[7], ignore_eos=True)
     ChatRules(stop=2).apply(body)
-    assert body.stop_token_ids == [7]
+    assert body["stop_token_ids"] == [7]

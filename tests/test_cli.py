@@ -1,6 +1,8 @@
 """Mistakes on the command line: one sentence, exit code 2, no stack trace."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -103,3 +105,102 @@ def test_a_run_folder_that_cannot_be_made_is_one_sentence(config, capsys):
         assert place in error
         assert "choose another folder" in error
         assert error.count("\n") == 1
+
+
+def test_help_is_there_at_once():
+    code = "import sys; from pipelines.cli import main\ntry: main(['--help'])\nfinally: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert {"align", "serve", "data", "bench", "doctor"} <= set(done.stdout.split())
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "pipelines.cli" in loaded
+    assert not loaded & {"pydantic", "yaml", "numpy", "pyarrow", "tqdm", "jinja2", "torch", "ray", "pipelines.data"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--learning_rate", "1e-5"], "written without dashes: train.learning_rate=1e-5; see"),
+        (["--learning-rate=1e-5"], "--learning-rate is no option; what the configuration holds"),
+        (["--lr", "-1"], "train.learning_rate=-1"),
+        (["--train.learning_rat", "1"], "train.learning_rate=1"),
+        (["--batch_size"], "rollout.batch_size=VALUE or train.batch_size=VALUE"),
+        (["--no-such"], "unrecognized arguments: --no-such"),
+        (["1e-5"], "must have the form section.key=value, got '1e-5'"),
+        (["seed=[", "--dry-run"], "override 'seed=[': the value is not valid YAML: line 1"),
+    ],
+)
+def test_options_in_the_form_of_others_are_answered_with_ours(config, arguments, says, capsys):
+    try:
+        code = main(["align", str(config), *arguments])
+    except SystemExit as left:
+        code = left.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert says in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "override", "refused"),
+    [
+        ("rollout", "train.learning_rate=1e-5", True),
+        ("rollout", "train.float32_head=true", False),
+        ("rollout", "train.num_workers=2", False),
+        ("train", "recipe.num_candidates=2", True),
+        ("train", "train.learning_rate=1e-5", False),
+        ("evaluate", "objective.name=dpo", True),
+        ("evaluate", "evaluate.blind=false", False),
+        ("report", "model.path=x", True),
+        ("report", "seed=2", False),
+        ("align", "serve.port=9000", False),
+    ],
+)
+def test_an_override_of_what_a_command_does_not_read_is_refused(config, command, override, refused, capsys):
+    elsewhere = ["model.path=nowhere"] if command != "report" else []
+    assert main([command, str(config), *elsewhere, override]) == 2
+    error = capsys.readouterr().err
+    assert (f"vidalign {command} does not use {override.partition('.')[0]}" in error) == refused, error
+
+
+def test_a_dry_run_is_an_option_of_what_starts_something(config, capsys):
+    for option in ("--dry-run", "--verbose", "--on=8x80"):
+        with pytest.raises(SystemExit):
+            main(["report", str(config), option])
+        assert f"unrecognized arguments: {option}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "summary.json", "rounds"])
+def test_a_run_folder_that_holds_something_else_is_refused(config, name, capsys):
+    (config.parent / "train.jsonl").write_text(json.dumps({"id": "a", "video": "v", "question": "q", "answer": "a"}))
+    (config.parent / "v").write_bytes(b"x")
+    there = config.parent / "run" / name
+    there.parent.mkdir()
+    there.touch() if name == "rounds" else there.mkdir()
+    assert main(["align", str(config)]) == 2
+    assert f"{there} is not the" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["data", "validate", "x.jsonl", "--deadline-s", "5"], "--deadline-s is about opening videos; add --decode"),
+        (["data", "validate", "x.jsonl", "--num-decoders", "2"], "--num-decoders is about opening videos"),
+        (["data", "validate", "x.jsonl", "--deadline-s", "soon"], "must be a number, got soon"),
+        (
+            ["evaluate", "runs/x", "--suite", "mvbench", "--data", "d", "--on", "8x80"],
+            "--on=8x80 plans a run's own evaluation",
+        ),
+        (["evaluate", "runs/x", "--task", "a"], "--task is an option of suites"),
+        (["algin"], "invalid choice: 'algin'"),
+        ([], "the following arguments are required: COMMAND"),
+    ],
+)
+def test_an_option_without_what_it_belongs_to_is_refused(arguments, says, capsys):
+    try:
+        code = main(arguments)
+    except SystemExit as left:
+        code = left.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert says in error
+    assert error.count("\n") == 1

@@ -32,8 +32,8 @@ def model(checkpoints, tmp_path_factory):
     return str(folder)
 
 
-def test_there_are_four():
-    assert NAMES == ["hound-dpo-7b.yaml", "leanpo-7b.yaml", "rrpo-7b.yaml", "sft-7b.yaml"]
+def test_there_are_five():
+    assert NAMES == ["hound-dpo-7b.yaml", "leanpo-7b.yaml", "rrpo-7b.yaml", "sft-7b.yaml", "tgrpo-7b.yaml"]
 
 
 @pytest.mark.parametrize("name", NAMES)

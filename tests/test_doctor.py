@@ -4,13 +4,15 @@ import sys
 
 import pytest
 
-from cluster import doctor
+from cluster import doctor, imports
 from cluster.doctor import Finding
 
 
 def test_a_package_that_imports_and_one_that_does_not():
-    assert doctor.check_package("pyarrow", "pyarrow").ok
-    found = doctor.check_package("not-installed", "not_installed_anywhere")
+    made = dict(imports.import_each(["json", "not_installed_anywhere", "pyarrow"]))
+    assert list(made) == ["json", "not_installed_anywhere", "pyarrow"]
+    assert doctor.package_finding("pyarrow", made["pyarrow"]).ok
+    found = doctor.package_finding("not-installed", made["not_installed_anywhere"])
     assert not found.ok
     assert "No module named 'not_installed_anywhere'" in found.detail
     assert found.fix
@@ -19,9 +21,20 @@ def test_a_package_that_imports_and_one_that_does_not():
 def test_a_package_whose_import_kills_the_process(tmp_path, monkeypatch):
     (tmp_path / "lethal_package.py").write_text("import os; os._exit(7)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    found = doctor.check_package("lethal", "lethal_package")
+    (tmp_path / "loud_package.py").write_text("print('[]'); __version__ = '1'; import sys; sys.stdout.write('x')")
+    made = dict(imports.import_each(["loud_package", "lethal_package", "json"]))
+    assert made["loud_package"] == imports.Imported(version="1")
+    assert not made["json"].error
+    found = doctor.package_finding("lethal", made["lethal_package"])
     assert not found.ok
     assert found.detail == "exit code 7"
+
+
+def test_a_package_that_does_not_end_importing(tmp_path, monkeypatch):
+    (tmp_path / "slow_package.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    [(name, found)] = imports.import_each(["slow_package"], timeout_s=0.5)
+    assert (name, "did not finish within 0.5 s" in found.error) == ("slow_package", True)
 
 
 def test_known_import_errors_have_their_own_fix():
@@ -67,11 +80,17 @@ def test_shared_memory():
 
 
 def test_every_check_is_in_the_diagnosis(monkeypatch):
-    monkeypatch.setattr(doctor, "PACKAGES", {"pyarrow": "pyarrow"})
-    names = [finding.name for finding in doctor.diagnose()]
-    assert names[:3] == ["python", "pyarrow", "vllm build"]
-    assert names[3:8] == ["job submission", "compiler", "cores", "memory", "disk"]
-    assert names[-4:] == ["/dev/shm", "gpus", "decoding", "ray cluster"]
+    monkeypatch.setattr(doctor, "PACKAGES", {"pyarrow": "pyarrow", "vllm": "json"})
+    names = [finding.name for finding in doctor.findings()]
+    assert names[:6] == ["python", "job submission", "compiler", "cores", "memory", "disk"]
+    assert names[7:] == ["/dev/shm", "decoding", "pyarrow", "vllm", "vllm build", "gpus", "ray cluster"]
+
+
+def test_findings_come_one_by_one(monkeypatch):
+    monkeypatch.setattr(doctor, "PACKAGES", {"vllm": "not_installed_anywhere"})
+    found = doctor.findings()
+    assert next(found).name == "python"  # before anything is imported
+    assert [finding.ok for finding in found if finding.name == "vllm"] == [False]
 
 
 def test_python_version():
@@ -118,9 +137,9 @@ def test_rendering_and_verdict():
     slow = Finding(name="compiler", ok=False, detail="no g++", fix="apt-get install g++", needed=False)
     broken = Finding(name="torch", ok=False, detail="No module named 'torch'", fix="install it")
     assert doctor.is_healthy([fine, slow])
-    assert doctor.render([fine, slow]).splitlines()[-1] == "everything that a run needs is installed"
+    assert doctor.verdict([fine, slow]) == "everything that a run needs is installed"
     assert not doctor.is_healthy([fine, broken])
-    lines = doctor.render([fine, slow, broken]).splitlines()
-    assert lines[0] == "ok    python    3.11.7"
-    assert lines[1:3] == ["warn  compiler  no g++", "                → apt-get install g++"]
+    lines = [*map(doctor.line, [fine, slow, broken]), doctor.verdict([fine, slow, broken])]
+    assert lines[0] == "ok    python            3.11.7"
+    assert lines[1].splitlines() == ["warn  compiler          no g++", "                        → apt-get install g++"]
     assert lines[-1] == "needs fixing: torch"

@@ -1,6 +1,7 @@
 """What a run refuses before it starts, its dry run refuses in the same words. A dry run leaves nothing behind."""
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -19,7 +20,7 @@ from pipelines.check import check, this_machine
 from pipelines.check_context import probe_videos
 from pipelines.cli import main
 from vidalign.config.loading import dump_config, parse_config
-from vidalign.errors import ModelError, VidalignError, VideoError
+from vidalign.errors import DataError, ModelError, VidalignError, VideoError
 from vidalign.model import rendering
 from vidalign.model.clip_check import ClipCheck, black, measure_tokens, quarantined
 from vidalign.types import FrameSpec
@@ -314,7 +315,9 @@ def test_a_dry_run_leaves_nothing_and_reads_what_its_stages_read(raw, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     report = check(parse_config(raw), machines=TWO_CORES, ask_vllm=False)
     assert [line.partition(":")[0] for line in report.data] == ["train", "eval", "videos"]
-    report = check(parse_config(raw), ("evaluate",), machines=TWO_CORES, ask_vllm=False)
+    with pytest.raises(DataError, match="holds no trained policy of round 0"):  # as the command itself would say
+        check(parse_config(raw), ("evaluate",), machines=TWO_CORES, ask_vllm=False)
+    report = check(parse_config(raw), ("evaluate",), machines=dataclasses.replace(TWO_CORES, here=False), ask_vllm=False)
     assert [line.partition(":")[0] for line in report.data] == ["eval", "videos"]
     assert sorted(tmp_path.rglob("*")) == before
 

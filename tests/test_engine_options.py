@@ -1,5 +1,7 @@
 """What each place that starts vLLM gives it: options and environment, pinned; what the user sets wins."""
 
+import tempfile
+
 import pytest
 
 from cluster.engines import (
@@ -36,6 +38,7 @@ GENERATOR_CPU = {
 }
 JUDGE = {"dtype": "bfloat16", "max_model_len": 256, "load_format": "safetensors", "disable_log_stats": True}
 REPLICA = {
+    "structured_outputs_config": {"backend": "xgrammar"},
     "dtype": "float16",
     "max_model_len": 512,
     "load_format": "safetensors",
@@ -123,8 +126,26 @@ def test_a_replicas_engine(num_devices, bundle_gpus, more):
     given = {"gpu_memory_utilization": 0.2, "max_model_len": 64, "allowed_local_media_path": "/other"}
     assert replica_options(MODEL, ServeConfig(engine_args=given), made_for, media) == REPLICA | more | given
     assert replica_options(MODEL, ServeConfig(), made_for, media)["allowed_local_media_path"] == ""
-    on_cpu = {} if bundle_gpus else {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    on_cpu = {} if bundle_gpus else {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}
     shared = {"VIDALIGN_SHARED_GPU": "1"} if bundle_gpus == 0.5 else {}
     assert replica_environment(made_for, NAME) == REPLICA_ENVIRONMENT | on_cpu | shared
     loud = replica_environment(made_for, NAME, logging_level="INFO")
     assert loud == REPLICA_ENVIRONMENT | on_cpu | shared | {"VLLM_LOGGING_LEVEL": "INFO"}
+
+
+def test_engines_of_a_ray_that_is_started_here_leave_nothing_in_the_systems_folder(monkeypatch, tmp_path):
+    from cluster.session import own_scratch
+
+    for name in ("VIDALIGN_SCRATCH", "TORCHINDUCTOR_CACHE_DIR"):  # torch itself sets the latter
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert "TMPDIR" not in actor_environment(0)
+    with own_scratch() as folder:
+        (folder / "socket").touch()
+        assert folder.parent == tmp_path
+        for found in (actor_environment(0), actor_environment(1), replica_environment(plan(1, 0), NAME)):
+            assert (found["TMPDIR"], found["VLLM_RPC_BASE_PATH"]) == (str(folder), str(folder))
+            assert found["TORCHINDUCTOR_CACHE_DIR"].startswith(f"{tmp_path}/torchinductor_"), "what is compiled is kept"
+    assert list(tmp_path.iterdir()) == []
+    assert "TMPDIR" not in actor_environment(0)

@@ -16,9 +16,10 @@ from json_server import serving
 
 from cluster.plan import plan_evaluation
 from cluster.resources import ClusterResources
-from pipelines import asking
-from pipelines.asking import MAX_ATTEMPTS, evaluate, evaluate_each
+from pipelines import patience
+from pipelines.asking import evaluate, evaluate_each
 from pipelines.media_urls import noise_clips, video_url
+from pipelines.patience import MAX_ATTEMPTS
 from serving.app import Endpoint
 from serving.refusals import unusable_message
 from serving.spec import EndpointSpec
@@ -219,7 +220,7 @@ def test_a_changed_question_is_asked_again_and_a_changed_prompt_is_refused(serve
 
 
 def test_a_busy_endpoint_is_asked_again_and_at_last_given_up(served, tmp_path, monkeypatch):
-    monkeypatch.setattr(asking, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(patience, "FIRST_BACKOFF_S", 0.01)
     assert _evaluate(served, [_example(0, "busy at first", tmp_path)], tmp_path / "a").answers[0].text == "busy at first"
     assert served.attempts["busy at first"] == 3
     with pytest.raises(ClusterError, match=r"example e1: http://.* failed 5 times.*no replica is ready"):
@@ -228,7 +229,7 @@ def test_a_busy_endpoint_is_asked_again_and_at_last_given_up(served, tmp_path, m
 
 
 def test_an_endpoint_that_is_not_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(asking, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(patience, "FIRST_BACKOFF_S", 0.01)
     gone = Endpoint(base_url="http://127.0.0.1:9/v1", versions={"base": "v1"})
     with pytest.raises(ClusterError, match=r"example e0: http://127\.0\.0\.1:9/v1 failed 5 times"):
         evaluate([_example(0, "q", tmp_path)], gone, model_id="base", stage=tmp_path, config=CONFIG, progress=False)
@@ -297,7 +298,7 @@ def test_video_urls(tmp_path):
 def store(tmp_path, monkeypatch):
     """Answers with each of `statuses` in turn, and with the last one for ever."""
     monkeypatch.setenv("VIDALIGN_VIDEOS", str(tmp_path / "kept"))
-    monkeypatch.setattr(asking, "FIRST_BACKOFF_S", 0.001)
+    monkeypatch.setattr(patience, "FIRST_BACKOFF_S", 0.001)
     statuses: list[int] = []
 
     class Handler(BaseHTTPRequestHandler):

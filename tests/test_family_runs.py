@@ -22,9 +22,9 @@ from vidalign.video.decoding import decode
 
 pytestmark = pytest.mark.heavy
 
-# In every run of the heavy tests, because they differ most: patches on three axes of positions whose features enter several layers;
-# videos as stacks or lists of frames; frames as images, whose processor would sample them again. `make test-families` runs all.
-ALWAYS = ("qwen3_vl", "llava_onevision", "internvl")
+# In every run of the heavy tests, because it differs most from the built-in model: patches on three axes of positions, whose features
+# enter several layers. `make test-families` runs all.
+ALWAYS = ("qwen3_vl",)
 
 NUM_TOKENS = 6
 RUN = ("pairs", "align", "serve", "evaluate")  # the columns that a whole run fills

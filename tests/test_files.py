@@ -115,3 +115,18 @@ def test_frame_spec_keys_stay():
     assert FrameSpec().key() == FrameSpec(num_frames=8).key() == "f9e6873dd831c397"
     assert FrameSpec(num_frames=None, fps=2.0, max_pixels=1000).key() == "4016b0e48b7f26ae"
     assert FrameSpec(snap_to_keyframes=True).key() == "e2f54b736cd918f8"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"{", "is not valid JSON"),
+        (b"\xff\xfe", "it is not text in UTF-8"),
+        (b"[" * 100_000, "is not valid JSON"),
+        (b"[]", "got list"),
+    ],
+)
+def test_a_file_that_holds_no_object_is_a_sentence(tmp_path, content, says):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(DataError, match=says):
+        files.read_object(tmp_path / "config.json")

@@ -220,6 +220,7 @@ def answered(url, body=None, timeout_s=60.0):
 
 
 @pytest.mark.heavy
+@pytest.mark.long
 def test_ray_serve_itself_starts_the_application(model_path, tmp_path):
     """As in a RayService: Serve reads the configuration, calls the application's function on a node, and its own proxy listens."""
     port = free_port()

@@ -47,32 +47,37 @@ def weights(folder: pathlib.Path) -> dict[str, np.ndarray]:
     return {name: value.float().numpy() for path in folder.glob("*.safetensors") for name, value in load_file(path).items()}
 
 
-def test_stages_workers_and_accumulation_train_alike(trained, finished_run, model_path):
+ALIKE = [  # every setting of each kind at least once; the long form has the other combinations
+    ("train.zero_stage=0", "train.micro_batch_size=1", "train.shared_prefix=false"),
+    ("train.zero_stage=1", "train.num_workers=2", "train.micro_batch_size=2"),
+    ("train.zero_stage=3", "train.num_workers=2", "train.micro_batch_size=1", "train.tokens_per_micro_batch=400"),
+    ("train.zero_stage=3", "train.micro_batch_size=2", "train.cache_vision_features=true"),
+]
+ALSO_ALIKE = [
+    ("train.zero_stage=0", "train.micro_batch_size=1"),
+    ("train.zero_stage=3", "train.num_workers=2", "train.micro_batch_size=1", "train.shared_prefix=false"),
+    ("train.zero_stage=2", "train.num_workers=2", "train.micro_batch_size=1", "train.tokens_per_micro_batch=400"),
+]
+
+
+@pytest.mark.parametrize(
+    "overrides", [*ALIKE, *(pytest.param(overrides, marks=pytest.mark.long) for overrides in ALSO_ALIKE)], ids=" ".join
+)
+def test_stages_workers_and_accumulation_train_alike(trained, finished_run, model_path, overrides):
     """One step of 4 pairs is the same step, however it is cut and sharded; the finished run is ZeRO 2, 1 worker, 1 x 4."""
-    expected = weights(finished_run / "rounds/0/model")
-    start = policy_version(model_path).version
-    for overrides in (
-        ("train.zero_stage=0", "train.micro_batch_size=1"),
-        ("train.zero_stage=1", "train.num_workers=2", "train.micro_batch_size=2"),
-        ("train.zero_stage=3", "train.num_workers=2", "train.micro_batch_size=1"),
-        ("train.zero_stage=0", "train.micro_batch_size=1", "train.shared_prefix=false"),
-        ("train.zero_stage=3", "train.num_workers=2", "train.micro_batch_size=1", "train.shared_prefix=false"),
-        ("train.zero_stage=2", "train.num_workers=2", "train.micro_batch_size=1", "train.tokens_per_micro_batch=400"),
-        ("train.zero_stage=3", "train.micro_batch_size=2", "train.cache_vision_features=true"),
-    ):
-        folder, rows = trained(*overrides)
-        card = read_card(folder)
-        assert card is not None
-        assert card["parent"] == start
-        made = weights(folder)
-        assert made.keys() == expected.keys()
-        for name, value in expected.items():
-            np.testing.assert_allclose(made[name], value, atol=2e-4, err_msg=f"{overrides}: {name}")
-        reference = files.read_jsonl(finished_run / "rounds/0/train/metrics.jsonl")
-        for name in ("loss", "chosen_logp", "rejected_logp", "truth_logp"):
-            assert rows[-1][name] == pytest.approx(reference[-1][name], abs=2e-3), (overrides, name)
-        for name in ("loss", "grad_norm") if "train.zero_stage=0" not in overrides else ("loss",):
-            assert rows[1][name] == pytest.approx(reference[1][name], rel=1e-4), (overrides, name)
+    folder, rows = trained(*overrides)
+    card = read_card(folder)
+    assert card is not None
+    assert card["parent"] == policy_version(model_path).version
+    made, expected = weights(folder), weights(finished_run / "rounds/0/model")
+    assert made.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(made[name], value, atol=2e-4, err_msg=name)
+    reference = files.read_jsonl(finished_run / "rounds/0/train/metrics.jsonl")
+    for name in ("loss", "chosen_logp", "rejected_logp", "truth_logp"):
+        assert rows[-1][name] == pytest.approx(reference[-1][name], abs=2e-3), name
+    for name in ("loss", "grad_norm") if "train.zero_stage=0" not in overrides else ("loss",):
+        assert rows[1][name] == pytest.approx(reference[1][name], rel=1e-4), name
 
 
 def test_frozen_parts_do_not_move_and_the_rest_does(finished_run, model_path):

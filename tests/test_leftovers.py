@@ -12,8 +12,15 @@ from vidalign.errors import ClusterError
 
 
 def test_only_endpoints_of_dead_drivers_are_left_behind():
-    names = ["vidalign-01000000", "vidalign-02000000", "default", "vidalign"]
-    assert left_behind(names, {"01000000", "03000000"}) == ["vidalign-01000000"]
+    names = [
+        "vidalign-01000000",
+        "vidalign-01000000@ab12",
+        "vidalign-02000000",
+        "vidalign-02000000@cd",
+        "default",
+        "vidalign",
+    ]
+    assert left_behind(names, {"01000000", "03000000"}) == ["vidalign-01000000", "vidalign-01000000@ab12"]
     assert left_behind(names, ()) == []
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from vidalign.config.recipes import LintConfig
+from vidalign.config.linting import LintConfig
 from vidalign.recipes.lint import filter_pairs, lint
 from vidalign.types import PreferencePair
 

@@ -1,5 +1,7 @@
 """Displacement while training, with a rank that has no engine around its model."""
 
+import dataclasses
+
 import pytest
 import torch
 from test_reference import groups, pairs, prepared, source  # noqa: F401 (fixtures)
@@ -71,6 +73,22 @@ def test_figures_are_against_step_0(scorer, source, groups, probe):  # noqa: F81
 def test_of_chosen_responses_alone_there_is_no_margin(scorer, source, groups):  # noqa: F811
     monitor = Monitor(ModelAlone(scorer), source, pairs=[group.only("chosen") for group in groups], probe=[], size=2)
     assert monitor.measure(0).keys() == {"chosen_logp", "chosen_change", "chosen_fell"}
+
+
+def test_the_gap_to_what_sampled_is_measured_once(scorer, source, groups):  # noqa: F811
+    """The best and worst responses of a group, sampled with log-probs that are 0.25 nats a token below the policy's."""
+    watched = []
+    for group in groups:
+        sampled = []
+        for response, average in zip(group.responses, by_hand(scorer, source, group), strict=True):
+            ids = tuple(source.tokens(response))
+            below = (average - 0.25,) * len(ids)
+            sampled.append(dataclasses.replace(response, marks=(), token_ids=ids, behaviour_logps=below))
+        watched.append(dataclasses.replace(group, responses=tuple(sampled)))
+    monitor = Monitor(ModelAlone(scorer), source, pairs=watched, probe=[], size=2)
+    assert monitor.measure(0)["behaviour_gap"] == pytest.approx(0.25, abs=1e-5)
+    assert "behaviour_gap" not in monitor.measure(1)
+    assert "behaviour_gap" not in Monitor(ModelAlone(scorer), source, pairs=groups, probe=[], size=2).measure(0)
 
 
 def test_ranks_share_the_groups(scorer, source, groups, probe):  # noqa: F811

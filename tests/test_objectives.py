@@ -21,7 +21,7 @@ from vidalign.learning.objectives import OBJECTIVES, build
 from vidalign.learning.objectives.orpo import log_odds
 from vidalign.model.logps import PairLogps
 
-NAMES = list(OBJECTIVES)
+NAMES = [name for name, kind in OBJECTIVES.items() if kind.consumes == "pairs"]
 PADDING = 7.0  # deliberately not 0: what the mask leaves out must not count
 
 

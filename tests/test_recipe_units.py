@@ -264,7 +264,7 @@ OWN = '''
 from typing import Literal
 
 from vidalign import prompts
-from vidalign.config.recipes import SamplingSection
+from vidalign.config.recipe import SamplingSection
 from vidalign.recipes.base import Recipe
 from vidalign.recipes.engine import Request
 from vidalign.recipes.pairing import build_pair, side

@@ -103,6 +103,7 @@ def test_hound_takes_its_pairs_from_a_judge_behind_an_endpoint(small_config, tmp
     assert summary["judge"]["agreement"]["agreement"] > 0.5
 
 
+@pytest.mark.long
 def test_doubt_about_given_pairs_smooths_or_drops_them(small_config, tmp_path, finished_run):
     made = files.read_table(finished_run / "rounds/0/pairs/pairs.parquet", PreferencePair)
     train = tmp_path / "pairs.jsonl"
@@ -127,6 +128,7 @@ def test_doubt_about_given_pairs_smooths_or_drops_them(small_config, tmp_path, f
     exported(run)
 
 
+@pytest.mark.long
 def test_supervised_training_needs_no_rollout(small_config, tmp_path):
     run = run_without_endpoint(small_config, tmp_path, {"recipe": {"name": "given"}, "objective": {"name": "sft"}})
     rows = files.read_jsonl(run / "rounds/0/train/metrics.jsonl")

@@ -5,6 +5,7 @@ import dataclasses
 import html.parser
 import io
 import json
+import math
 import pathlib
 import random
 import re
@@ -16,14 +17,16 @@ from conftest import write_video
 from test_files import RESPONSE
 
 from pipelines import report, report_examples, report_figures, report_plots, report_tables
+from pipelines.stages.groups import group_facts
+from pipelines.summary import write_summary
+from vidalign.config.linting import LintConfig
 from vidalign.config.loading import parse_config
-from vidalign.config.recipes import LintConfig
 from vidalign.config.run import RunConfig
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, write_json, write_table, write_text_atomic
 from vidalign.recipes.lint import lint
 from vidalign.records import Context
-from vidalign.types import EvalAnswer, FrameSpec, PreferencePair, QuarantineRow, Response
+from vidalign.types import EvalAnswer, FrameSpec, PolicyVersion, PreferencePair, QuarantineRow, Response, ResponseGroup
 from vidalign.video.clip import Clip
 from vidalign.video.frame_cache import FrameCache
 
@@ -276,6 +279,45 @@ def test_a_run_with_training_and_no_evaluation(tmp_path):
     text = report.write_report(run, make_config(tmp_path)).read_text(encoding="utf-8")
     assert "was not evaluated" in text
     assert "Average log-likelihood" in text
+
+
+def test_a_run_on_groups_shows_groups_in_place_of_pairs(tmp_path):
+    run = make_run(tmp_path, rounds=2)
+    group = ResponseGroup(
+        id="g", example_id="train-0", video="/videos/train/0000.mp4", question=f"{ATTACK} Which way?", answer="left",
+        texts=("left", "right", "up and"), rewards=(1.3, 0.0, math.nan), left_out=("", "", "cut_by_length"), policy_version="aaaa",
+        tokens="t", category="motion", parts=json.dumps({"accuracy": [1.0, 0.0, None], "temporal": [1.0, 0.0, None]}),
+    )  # fmt: skip
+    for index, alike in enumerate((3, 5)):
+        for name in ("pairs.parquet", "lint.json"):
+            (run.stage("pairs", index) / name).unlink()
+        groups = [dataclasses.replace(group, id=f"g{number}") for number in range(9)]
+        write_table(run.stage("pairs", index) / "groups.parquet", groups)
+        found = {**group_facts(groups), "all_alike": alike, "mean_reward": 0.4 + index / 10}
+        made = {"kept": 9, "dropped": {"cut_by_length": 2}, "groups": found, "reward_trust_correlation": None}
+        write_json(run.stage("pairs", index) / "manifest.json", made)
+        trained = {"num_groups": 4, "dropped": {"all_alike": alike}, "behaviour_gap": 2e-6}
+        write_json(run.stage("train", index) / "manifest.json", trained)
+    config = make_config(tmp_path, recipe={"name": "group"}, objective={"name": "dapo"}, rounds=2)
+    base = PolicyVersion(version="aaaa", path="models/tiny")
+    summary = write_summary(config, run, base=base, aligned=base, wall_s={"train": 3.0})
+    assert summary["pairs"] is None
+    assert summary["groups"]["kept"] == 4
+    assert summary["groups"]["dropped"] == {"cut_by_length": 2, "all_alike": 5}
+    assert summary["groups"]["left_out"] == {"cut_by_length": 9}
+    assert summary["groups"]["mean_reward_by_round"] == [0.4, 0.5]
+    text = report.write_report(run, config).read_text(encoding="utf-8")
+    page = Page(text)
+    words = " ".join("".join(page.words).split())
+    assert {"groups", "round-1"} <= set(page.ids)
+    assert not {"pairs", "artefacts"} & set(page.ids)
+    assert {item[1:] for item in page.resources if item.startswith("#")} <= set(page.ids)
+    assert "<script" not in text
+    for expected in ("4kept; 7 dropped; 5 made with equal rewards", "reward 1.30", "temporal 1.00", "left out: cut_by_length",
+                     "all_alike5", "differ by 2.0e-06 nats", "Left out of their groups as cut_by_length: 9",
+                     "6 of 9 groups of round 1", "best and worst reply of at most 64 groups", "Dropped groups"):  # fmt: skip
+        assert expected in words, expected
+    assert "Preference pairs" not in words
 
 
 def test_a_video_that_the_rollout_did_not_keep_is_decoded_like_the_others(tmp_path):

@@ -1,19 +1,21 @@
 """The stages that a configuration makes, and what they are recognised by, in runs of today and of format 1."""
 
 import dataclasses
+import json
 
 import pytest
 
 from cluster.resources import ClusterResources
+from pipelines.align import outlook
 from pipelines.inputs import Inputs
-from pipelines.rounds import Rounds, resource_plan
+from pipelines.rounds import Rounds, check_order, resource_plan
 from pipelines.stages.base import flat, once
 from pipelines.stages.judge import Judging
 from vidalign import files
 from vidalign.config.loading import dump_config, parse_config
 from vidalign.data.reading import DataRow
 from vidalign.data.rows import ExampleRow
-from vidalign.errors import ConfigError
+from vidalign.errors import ConfigError, DataError
 from vidalign.files import RunFolder
 from vidalign.recipes.judging import JudgeTask, judge_rows
 from vidalign.types import Example, PolicyVersion, stable_hash
@@ -181,3 +183,73 @@ def test_a_run_accepts_a_configuration_before_anything_of_it_is_changed(make):
     with pytest.raises(ConfigError, match=r"recipe\.temperature was 1\.0 and is now 0\.5"):
         make("recipe.temperature=0.5").accept(("rollout",))
     make("recipe.temperature=0.5").accept(("train",))  # asks nothing of the rollout
+
+
+# What a command has ahead of it
+
+
+def finished(rounds, *names):
+    """Finish these stages as they would be, without what they make."""
+    for name in names:
+        stage = getattr(rounds, name)(0) if name in ("rollout", "pairs", "train") else getattr(rounds, name)()
+        made = {"format": 2, "stage": stage.name, "inputs": as_stored(flat(stage.inputs()))}
+        files.write_json(stage.folder / "manifest.json", made)
+        if name == "train":
+            files.write_json(rounds.run.stage("model", 0) / "vidalign.json", {"version": "new", "parent": "pol"})
+
+
+def as_stored(values):
+    return json.loads(json.dumps(values))
+
+
+def test_a_command_says_what_it_makes_what_it_makes_again_and_what_it_keeps(make):
+    rounds, every = make(), ("rollout", "train", "evaluate", "report")
+    assert [str(stage) for stage in rounds.accept(every)] == [
+        f"{name} of round 0 is to be made" for name in ("rollout", "pairs", "train", "evaluate", "scores")
+    ]
+    finished(rounds, "rollout", "pairs")
+    files.write_json(
+        rounds.run.stage("train") / "begun.json", {"format": 2, "stage": "train", "inputs": {}} | begun(rounds.train(0))
+    )
+    said = outlook(rounds.accept(every))
+    assert said.startswith(
+        "train of round 0 goes on from where it stopped; evaluate of round 0 is to be made; scores of round 0 is"
+    )
+    assert said.endswith("; finished and kept: rollout of round 0, pairs of round 0")
+    finished(rounds, "train", "evaluate", "scores")
+    assert outlook(rounds.accept(every)).startswith("nothing is left to do")
+    (rounds.run.stage("pairs") / "manifest.json").unlink()
+    (rounds.run.stage("pairs") / "pairs.parquet").touch()
+    said = outlook(rounds.accept(every))
+    assert (
+        f"pairs of round 0 is made again, because {rounds.run.stage('pairs')} has no manifest.json; train of round 0 is looked"
+        in said
+    )
+    with pytest.raises(ConfigError, match=r"recipe\.temperature was 1\.0 and is now 0\.5"):
+        make("recipe.temperature=0.5").accept(every)
+
+
+def begun(stage):
+    return {"inputs": as_stored(flat(stage.inputs())), "layout": flat(stage.layout())}
+
+
+def test_a_stage_that_has_nothing_to_work_on_is_refused_before_anything_starts(make):
+    rounds = make()
+    config = rounds.config
+    with pytest.raises(DataError, match=r"no pairs of round 0 to train on; run `vidalign rollout`"):
+        check_order(config, ("train",))
+    with pytest.raises(DataError, match=r"no trained policy of round 0; run `vidalign train`"):
+        check_order(config, ("evaluate",))
+    with pytest.raises(DataError, match=r"has nothing to report"):
+        check_order(config, ("report",))
+    with pytest.raises(ConfigError, match=r"data\.eval, which is not set"):
+        check_order(make("data.eval=null").config, ("evaluate",))
+    check_order(config, ("rollout", "train", "evaluate", "report"))
+    finished(rounds, "rollout", "pairs")
+    check_order(config, ("train",))
+    check_order(config, ("report",))
+    finished(rounds, "train")
+    check_order(config, ("evaluate",))
+    check_order(config, ("train",))
+    with pytest.raises(DataError, match=r"no pairs of round 1"):
+        check_order(make("rounds=2").config, ("train",))

@@ -160,6 +160,7 @@ def test_what_is_held_out_shares_no_video_with_a_runs_pairs(run, tmp_path):
         read_inputs(DataConfig(train=str(run), eval=str(held)), GivenRecipe(name="given"))
 
 
+@pytest.mark.long
 @pytest.mark.heavy
 def test_training_on_a_runs_pairs_is_training_in_that_run(finished_run, small_config, tmp_path):
     config = yaml.safe_load(small_config.read_text())

@@ -7,6 +7,7 @@ import json
 import shutil
 import types
 
+import numpy as np
 import pytest
 from conftest import free_port, plan_of
 from test_judge import endpoint  # noqa: F401  (a fixture)
@@ -96,6 +97,47 @@ def test_a_scorer_of_your_own_is_found_by_its_place_and_held_to_its_word():
     for text in ("odd", "word"):
         with pytest.raises(ConfigError, match=r"returned (7|'right').*a scorer returns a number in \[0, 1\]"):
             scored(answer("free", text), EXAMPLES["free"], config)
+
+
+class Measured:
+    """A scorer that also says how long the replies are; `extra` is what it says beside."""
+
+    def __init__(self, **extra):
+        self.extra = extra
+
+    def __call__(self, reply, example):
+        return bool(reply)
+
+    def measure(self, replies, examples):
+        return {"letters": np.mean([len(reply) for reply in replies]), "rows": len(examples), **self.extra}
+
+
+measured, measured_badly = Measured(), Measured(share=float("nan"))
+
+
+def test_a_scorer_that_measures_has_its_figures_beside_the_accuracy(tmp_path):
+    run, name = RunFolder.open(str(tmp_path)), f"{__name__}:measured"
+    given = {model: [answer("short", text), answer("free", text)] for model, text in {"base": "ab", "blind": "abcd"}.items()}
+    for model, answers in given.items():
+        files.write_table(run.stage("eval", 0) / f"{model}.parquet", answers)
+    stage = types.SimpleNamespace(
+        answers=run.stage("eval", 0),
+        folder=run.stage("scores", 0),
+        evaluate=EvaluateConfig(scorer=name),
+        examples=EXAMPLES.values(),
+    )
+    facts = Scores.run(stage)
+    assert facts["figures"] == {"base": {"letters": 2.0, "rows": 2.0}, "blind": {"letters": 4.0, "rows": 2.0}}
+    files.write_json(run.stage("scores", 0) / MANIFEST, facts)
+    found = accuracy(run, 0)
+    assert found["figures"] == facts["figures"]
+    lines = report_tables.summary_table({"accuracy": found}).splitlines()
+    assert [line.split() for line in lines[-3:]] == [
+        ["figure", "base", "blind"], ["letters", "2.000", "4.000"], ["rows", "2.000", "2.000"],
+    ]  # fmt: skip
+    assert scorers.figures("exact", ["a"], [EXAMPLES["free"]]) == {}
+    with pytest.raises(ConfigError, match="returned nan for share"):
+        scorers.figures(f"{__name__}:measured_badly", ["a"], [EXAMPLES["free"]])
 
 
 def test_a_judges_score_counts_from_the_threshold_on_and_only_what_is_open_is_judged():

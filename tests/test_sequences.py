@@ -158,6 +158,12 @@ class OnGroups(Hinge):
     consumes: ClassVar[str] = "groups"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnTriples(Hinge):
+    name: ClassVar[str] = "on_triples"
+    consumes: ClassVar[str] = "triples"
+
+
 NUMBER = 3
 '''
 
@@ -192,7 +198,11 @@ def test_an_objective_from_another_package_trains(outside, prepared, source, gro
 
 
 def test_an_objective_that_training_cannot_serve_is_refused(outside):
-    with pytest.raises(ConfigError, match=r"objective.name=on_groups consumes groups, but training can give .* only pairs"):
+    with pytest.raises(ConfigError, match=r"objective.name=on_triples consumes triples, .* can give .* only pairs, groups"):
+        view_of(objectives.build(f"{outside}:OnTriples", {}))
+    with pytest.raises(
+        ConfigError, match=r"objective.name=on_groups consumes groups and is no GroupObjective; derive it from"
+    ):
         view_of(objectives.build(f"{outside}:OnGroups", {}))
     with pytest.raises(ConfigError, match=r"objective.name=somebodys_objectives:NUMBER is 3; name a subclass of"):
         objectives.build(f"{outside}:NUMBER", {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
@@ -11,13 +12,16 @@ import pathlib
 import re
 import shutil
 import socket
+import stat
 import subprocess
 import sys
+import time
 
 import numpy as np
 import psutil
 import pytest
 from conftest import add_bos, free_port, write_video
+from contract_table import ANSWERED, CHAT, MISTAKES, READS, UNUSUAL, Case, chat, check_reply, sent
 
 from cluster.resources import ServePlan
 from pipelines.asking import evaluate
@@ -27,7 +31,7 @@ from pipelines.suites.run import evaluate_suite
 from pipelines.suites.task import read_task
 from serving.app import Endpoint, bounded, check_can_start, endpoint
 from serving.frames import FrameSpecLoader, model_variable, taken_by_the_model
-from serving.proxy import proxy_environment
+from serving.proxy import haproxy_folder, proxy_environment
 from serving.readiness import failure_reason
 from serving.refusals import unusable_message, unusable_video
 from serving.spec import EndpointSpec
@@ -90,15 +94,21 @@ def _data_url(path: pathlib.Path) -> str:
     [("127.0.0.1", True, True), ("127.0.0.1", False, False), ("0.0.0.0", False, True), ("10.0.0.5", True, False)],
 )
 def test_haproxy_is_used_where_it_reaches_every_replica(host, one_node, reached):
-    environment = proxy_environment(host, dataclasses.replace(PLAN, one_node=one_node))
+    environment = proxy_environment(ServeConfig(host=host), dataclasses.replace(PLAN, one_node=one_node))
     assert environment.get("RAY_SERVE_ENABLE_HA_PROXY") == ("1" if reached else None)
 
 
 def test_haproxys_sockets_have_short_paths():
-    environment = proxy_environment("127.0.0.1", dataclasses.replace(PLAN, one_node=True))
+    environment = proxy_environment(ServeConfig(), dataclasses.replace(PLAN, one_node=True))
     folder, name = os.path.split(environment["RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH"])
     node_id, while_binding = "0" * 56, ".4194304.tmp"
     assert len(os.path.join(folder, node_id, name + while_binding)) <= 107
+
+
+def test_an_endpoint_of_a_process_that_an_endpoint_started_has_files_of_its_own(monkeypatch):
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_CONFIG_FILE_LOC", "/tmp/vidalign-another/haproxy.cfg")
+    environment = proxy_environment(ServeConfig(), dataclasses.replace(PLAN, one_node=True))
+    assert environment["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"] == f"{haproxy_folder()}/haproxy.cfg"
 
 
 @pytest.mark.parametrize(
@@ -303,6 +313,9 @@ def test_how_to_ask_is_said_for_the_endpoint_that_runs():
     assert "file:///films/clip.mp4" in text
     body = text[text.index("-d '") + 4 : text.index("}'\n") + 1]
     assert json.loads(body)["messages"][0]["content"][1]["text"] == "What happens?"
+    keyed = describe(Endpoint(base_url="http://h:1/v1", versions={"base": "v0"}, api_key="the endpoint's own"))
+    assert "-H 'Authorization: Bearer KEY'" in keyed
+    assert "the endpoint's own" not in keyed
 
 
 # vLLM's media path, without an engine
@@ -343,7 +356,7 @@ def test_vllm_gets_the_frames_of_vidalign_video(connect_media, media, to_url):
         ("file://{root}/cut.mp4", r"video cannot be used \(truncated\)"),
         ("http://127.0.0.1:1/clip.mp4", r"does not fetch over http\(s\)"),
         ("HTTPS://example.org/clip.mp4", r"does not fetch over http\(s\)"),
-        ("ftp://example.org/clip.mp4", "media urls must begin with data: or file:"),
+        ("ftp://example.org/clip.mp4", "media urls must begin with data:, file: or https:"),
         ("data:video/mp4,AAAA", "must be base64"),
         ("data:video/mp4;base64,AAAA", r"video cannot be used \(not_a_video\)"),
     ],
@@ -359,16 +372,22 @@ def test_no_media_root_means_no_files(connect_media, media):
         connect_media(root="").fetch_video((media / "two.mp4").as_uri())
 
 
-@pytest.mark.heavy
-def test_listed_domains_are_fetched_and_no_others(connect_media, media):
-    listed = connect_media(allowed_media_domains=["films.example"])
-    listed.check("https://films.example/clip.mp4")
-    with pytest.raises(ValueError, match="allowed domains"):
-        listed.fetch_video("https://other.example/clip.mp4")
-
-
 def _haproxy_configs() -> set[pathlib.Path]:
     return set(pathlib.Path("/tmp").glob("vidalign-*/*/haproxy.cfg"))
+
+
+_streams: list[str] = []
+
+
+def _long_stream(port: int) -> list[str]:
+    import httpx
+
+    body = chat("Hello", n=8, max_tokens=480, ignore_eos=True, stream=True, temperature=1.0) | {"model": "model"}
+    with httpx.stream("POST", f"http://127.0.0.1:{port}{CHAT}", json=body, timeout=60) as reply:
+        for line in reply.iter_lines():
+            if line:
+                _streams.append(line)
+    return _streams
 
 
 @pytest.mark.heavy
@@ -381,9 +400,14 @@ def test_the_command_serves_until_it_is_told_to_stop(media):
             assert process.stdout is not None
             assert any(line.startswith("serving at") for line in process.stdout)
             assert len(_haproxy_configs() - folders) == 1
-        finally:
-            process.terminate()
-        assert process.wait(60) == 0
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                words = pool.submit(_long_stream, port)
+                assert _within(20, lambda: bool(_streams))
+                process.terminate()
+                assert words.result(60)[-1] == "data: [DONE]", "a running stream is not cut"
+            assert process.wait(60) == 0
+        finally:  # a second signal would end it by force
+            process.kill()
     assert _haproxy_configs() == folders  # HAProxy's files are gone with it
 
 
@@ -595,12 +619,90 @@ def test_vllms_other_routes_are_not_served(running, client):
         assert answer.status_code == 404, path
 
 
+def _numbers(running) -> str:
+    import httpx
+
+    return httpx.get(running.base_url.removesuffix("/v1") + "/metrics").text
+
+
+@pytest.mark.heavy
+def test_every_case_of_the_table_with_a_real_engine(running, client):
+    import httpx
+
+    with httpx.Client(base_url=running.base_url.removesuffix("/v1"), timeout=60) as asking:
+        for case in [*ANSWERED, *READS, *MISTAKES]:
+            check_reply(case, asking.request(**sent(case)))
+        assert len(asking.post(CHAT, json=chat(n=3, temperature=0)).json()["choices"]) == 3
+        for body in UNUSUAL:
+            for streams in ({}, {"stream": True}):
+                reply = asking.post(CHAT, json=body | streams)
+                if reply.status_code != 200:
+                    check_reply(Case(str(body)[:300], 400), reply)
+        assert asking.get("/health").status_code == 200
+
+
+@pytest.mark.heavy
+def test_a_reply_is_as_long_as_the_context_leaves_room_for_and_says_so(running, client, media):
+    raw = client.chat.completions.with_raw_response.create(
+        model="base",
+        messages=[{"role": "user", "content": "Hello"}],
+        max_tokens=16_384,
+        temperature=0,
+        extra_body={"ignore_eos": True},
+    )
+    usage = raw.parse().usage
+    assert int(raw.headers["x-max-tokens"]) == MODEL.max_model_len - usage.prompt_tokens == usage.completion_tokens
+    assert 'vidalign_tokens_total{kind="completion",model="base"}' in _numbers(running)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_takes_its_request_with_it(running, client, stream):
+    import httpx
+
+    left = 'vidalign_requests_total{model="base",path="/v1/chat/completions",status="499"}'
+    before = _number(_numbers(running), left)
+    body = chat("Hello", n=60, max_tokens=480, ignore_eos=True, stream=stream, temperature=1.0)
+    if stream:
+        with httpx.stream("POST", f"{running.base_url}/chat/completions", json=body, timeout=60) as reply:
+            assert next(reply.iter_lines()).startswith("data: ")
+    else:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{running.base_url}/chat/completions", json=body, timeout=httpx.Timeout(60, read=0.5))
+    assert _within(60, lambda: 'vidalign_running_sequences{model="base"} 0.0' in _numbers(running))
+    assert _number(_numbers(running), left) == before + 1, "it was ended, not answered"
+    assert _within(5, lambda: sum(process.cpu_percent(0.3) for process in _engines()) < 30), (
+        "the engine does not go on with it"
+    )
+    assert _ask(client, "base").choices
+
+
+def _number(numbers: str, name: str) -> float:
+    return next((float(line.rpartition(" ")[2]) for line in numbers.splitlines() if line.startswith(name)), 0.0)
+
+
+def _within(seconds: float, holds) -> bool:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
 @pytest.mark.heavy
 def test_replicas_are_asked_by_haproxy(running, client):
     """Serve's own proxy names itself; a replica answers as uvicorn, and nothing else listens on the endpoint's port."""
     port = int(running.base_url.removesuffix("/v1").rpartition(":")[2])
     listening = [c.pid for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port]
-    assert {psutil.Process(pid).name() for pid in listening} == {"haproxy"}
+    [pid] = set(listening)
+    haproxy = psutil.Process(pid)
+    assert haproxy.name() == "haproxy"
+    assert {c.laddr.ip for c in haproxy.net_connections("tcp") if c.status == "LISTEN"} == {"127.0.0.1"}
+    bound = [re.sub(r"\.\d+\.tmp$", "", str(c.laddr)) for c in haproxy.net_connections("unix")]
+    sockets = [pathlib.Path(path) for path in bound if path.endswith("admin.sock")]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in sockets} == {0o600}
+    assert stat.S_IMODE(sockets[0].parents[1].stat().st_mode) == 0o700
 
 
 @pytest.mark.heavy
@@ -666,6 +768,41 @@ def test_two_suites_are_asked_of_a_running_endpoint(running, client, media, tmp_
     }
     assert tables["videohallucer"]["models"]["base"]["scores"][0]["n"] == 1
     assert (tables["tvbench"]["difference"] is None) == (len(running.versions) == 1)
+
+
+@pytest.mark.heavy
+def test_an_engine_that_dies_is_said_at_once_and_comes_back(running, client):
+    """The last test of this file: it kills the engine of "base"."""
+    import httpx
+
+    url = running.base_url.removesuffix("/v1")
+    with httpx.Client(base_url=url, timeout=60) as asking, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        body = chat("Hello", n=60, max_tokens=480, ignore_eos=True, temperature=1.0)
+        asked = pool.submit(asking.post, CHAT, json=body)
+        assert _within(10, lambda: 'vidalign_running_sequences{model="base"} 60.0' in _numbers(running))
+        [engine] = _engines("base")
+        engine.kill()
+        died = asked.result(30)
+        assert (died.status_code, died.json()["error"]["code"]) == (503, "engine_died")
+        started_at = time.monotonic()
+        refused = asking.post(CHAT, json=chat())
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_restarting")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert asking.get("/health").status_code == 503
+        assert time.monotonic() - started_at < 2
+        assert _within(180, lambda: asking.get("/health").status_code == 200)
+        assert asking.post(CHAT, json=chat()).status_code == 200
+
+
+def _engines(model_id: str = "") -> list[psutil.Process]:
+    """The engine cores of this machine's replicas."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            above = " ".join(" ".join(parent.cmdline()) for parent in process.parents())
+            if "EngineCore" in " ".join(process.cmdline()) and f"PolicyServer:{model_id}" in above:
+                found.append(process)
+    return found
 
 
 def _publish(folder: pathlib.Path, name: str, rows: list) -> None:

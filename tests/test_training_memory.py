@@ -84,6 +84,7 @@ CASES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.heavy
 def test_a_step_holds_what_is_predicted(tmp_path):
     command = [sys.executable, str(ROOT / "tests" / "tracked_steps.py"), json.dumps(CASES), str(tmp_path)]

@@ -417,6 +417,7 @@ def test_marks_move_with_the_text_that_they_mark():
     ("template", "says"),
     [
         ("{{ raise_exception('no') }}", "cannot be rendered for one question on a video"),
+        ("{{ 1 / 0 }}", "cannot be rendered for one question on a video"),
         (chatml(PAD, text="{{ part.text | upper }}"), "does not keep the text of a question"),
         (
             "{%- for message in messages -%}{{ message.content }}{{ '<|im_end|>' }}{%- endfor -%}",

@@ -212,6 +212,7 @@ def test_ranks_whose_rows_show_other_numbers_and_lengths_of_videos_train_like_on
         assert figures(made[name]) == pytest.approx(figures(expected[name]), abs=1e-5, rel=1e-5), name
 
 
+@pytest.mark.long
 def test_an_output_layer_in_float32_is_gathered_as_any_other(folder, model_path, tmp_path):
     """It is partitioned in bfloat16 and computes in float32, also for the KL; rounding alone sets the two apart."""
     made = {}
@@ -272,6 +273,7 @@ def assert_adapter_gives(folder, model_path):
         torch.testing.assert_close(made[name], value, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_bfloat16_trains_alike_at_every_stage_and_on_one_rank(folder, model_path, tmp_path):
     """Several micro-batches a step, whose gradients are added up in float32: neither stages nor ranks make a difference."""
     train = {"objective": "dpo", "dtype": "bfloat16", "learning_rate": 1e-4}
@@ -290,6 +292,7 @@ def test_bfloat16_trains_alike_at_every_stage_and_on_one_rank(folder, model_path
         assert made[stage]["measured"][1]["margin"] == pytest.approx(expected["measured"][1]["margin"], rel=0.1), stage
 
 
+@pytest.mark.long
 def test_ranks_with_a_base_in_4_bits_train_like_one(folder, model_path, tmp_path):
     pytest.importorskip("bitsandbytes")
     train = {"objective": "dpo", "learning_rate": 1e-3, "lora": {"rank": 4, "alpha": 8, "quantize": "4bit"}}

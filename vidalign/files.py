@@ -170,6 +170,18 @@ def read_json(path: pathlib.Path) -> Any:
         raise DataError(f"no file {path}") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not valid JSON: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not valid JSON: it is not text in UTF-8") from error
+    except RecursionError as error:
+        raise DataError(f"{path} is not valid JSON: it is nested without end") from error
+
+
+def read_object(path: pathlib.Path) -> dict[str, Any]:
+    """`read_json` of a file that holds an object. Raises `DataError` for one that holds anything else."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise DataError(f"{path} must hold a JSON object, got {type(found).__name__}; download it again")
+    return found
 
 
 def read_jsonl(path: pathlib.Path) -> list[Any]:

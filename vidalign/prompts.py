@@ -65,6 +65,7 @@ PLACEHOLDERS = {
     "rewrite_prompt": ("{answer}", "{previous}"),
     "options_prompt": ("{question}", "{options}"),
 }
+FIELDS = ("question", "answer", "previous", "options")
 JUDGE_FIELDS = ("caption", "question", "answer", "response")
 
 

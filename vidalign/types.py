@@ -104,8 +104,8 @@ class Response(Record):
 
     `kind`: "hinted" (first turn, saw the ground truth), "unhinted" (first turn without it), "reflected" (a later turn),
     "augmented" (no hint, augmented video), "plain" (no hint, clean video), "perturbed" (no hint, perturbed video),
-    "replayed" (the ground truth with one segment generated anew), "truth" (the ground truth itself, not sampled), "differences" and
-    "rewritten" (RRPO's two steps from a wrong response), "caption" (of the video).
+    "shuffled" (no hint, frames in any order), "replayed" (the ground truth with one segment generated anew), "truth" (the ground
+    truth itself, not sampled), "differences" and "rewritten" (RRPO's two steps from a wrong response), "caption" (of the video).
 
     `log_probs` are natural-log probabilities of `token_ids` under the policy, before temperature and top-p. `reward` is the
     average log-likelihood per token of the text under the policy given the clean video and the question *without* hints;
@@ -175,6 +175,32 @@ class PreferencePair(Prompted):
         """Its row without provenance, for hashes. Unknown win rates are left out, as in runs from before they existed."""
         row = self.to_row() | {"provenance": ""}
         return {name: value for name, value in row.items() if not (name.endswith("_win_rate") and math.isnan(value))}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResponseGroup(Prompted):
+    """A policy's own responses to one prompt and their rewards: place n of each list is that of candidate n.
+
+    `rewards` are NaN for responses that are not learned from, for the reason in `left_out` ("" for the others). `parts` is a JSON
+    object of what the rewards add up, {name: [value or null]}. `tokens` is a hash of the token ids, which the round's responses hold.
+    """
+
+    id: str
+    example_id: str
+    video: str
+    question: str
+    answer: str
+    texts: tuple[str, ...]
+    rewards: tuple[float, ...]
+    left_out: tuple[str, ...]
+    policy_version: str
+    tokens: str
+    category: str = ""
+    parts: str = "{}"
+    videos: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    system: str = ""
+    turns: tuple[Turn, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ from typing import Any
 
 from vidalign import prompts
 from vidalign.config.judging import JudgeConfig
-from vidalign.config.recipes import HoundRecipe, LeanpoRecipe, RecipeSection, RrpoRecipe
+from vidalign.config.recipe import RecipeSection
+from vidalign.config.recipes import HoundRecipe, LeanpoRecipe, RrpoRecipe
 from vidalign.types import PreferencePair
 
 GRID = (3e-5, 1e-4, 3e-4, 1e-3)

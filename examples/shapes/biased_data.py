@@ -62,7 +62,7 @@ TWO_THINGS = {"order": 0.4, "presence": 0.3, "description": 0.3}
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One training sample: frames [8, 56, 56, 3] uint8, and independent (prompt, reply) turns about them."""
+    """One training sample: frames [F, 56, 56, 3] uint8, and independent (prompt, reply) turns about them."""
 
     frames: np.ndarray
     turns: list[tuple[str, str]]
@@ -96,11 +96,11 @@ def draw_question(
     return ask(scene, category, rng, yes=bias.yes, named_first=bias.named_first)
 
 
-def draw_frames(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """The frames [8, 56, 56, 3] uint8 that the model sees, with the small changes that a video codec makes."""
-    times = (np.arange(NUM_FRAMES) + rng.uniform(0.1, 0.9)) / NUM_FRAMES
+def draw_frames(scene: Scene, rng: np.random.Generator, num_frames: int = NUM_FRAMES) -> np.ndarray:
+    """The frames [F, 56, 56, 3] uint8 that the model sees, with the small changes that a video codec makes."""
+    times = (np.arange(num_frames) + rng.uniform(0.1, 0.9)) / num_frames
     frames = halve(render(scene, times))
-    assert frames.shape == (NUM_FRAMES, FRAME_SIZE, FRAME_SIZE, 3)
+    assert frames.shape == (num_frames, FRAME_SIZE, FRAME_SIZE, 3)
     noise = rng.integers(-6, 7, size=frames.shape, dtype=np.int16) + np.int16(rng.integers(-8, 9))
     return np.clip(frames + noise, 0, 255).astype(np.uint8)
 

@@ -26,9 +26,9 @@ from vidalign.video import decoding
 HERE = Path(__file__).parent
 
 
-def decode(path: Path) -> tuple[np.ndarray, dict]:
-    """Frames [8, 56, 56, 3] uint8 as every stage of a run samples them, and their metadata for the processor."""
-    clip = decoding.decode(path, FrameSpec(num_frames=NUM_FRAMES, height=FRAME_SIZE, width=FRAME_SIZE))
+def decode(path: Path, num_frames: int = NUM_FRAMES) -> tuple[np.ndarray, dict]:
+    """Frames [F, 56, 56, 3] uint8 as every stage of a run samples them, and their metadata for the processor."""
+    clip = decoding.decode(path, FrameSpec(num_frames=num_frames, height=FRAME_SIZE, width=FRAME_SIZE))
     metadata = clip.metadata()
     metadata.pop("do_sample_frames")
     return clip.frames, metadata
@@ -40,8 +40,16 @@ def load_rows(path: Path) -> list[dict]:
 
 
 @torch.inference_mode()
-def reply(model, processor, prompts: Sequence[str], videos: Sequence[tuple[np.ndarray, dict]]) -> list[str]:
-    """Greedy replies to prompts, each about its own video."""
+def reply(
+    model,
+    processor,
+    prompts: Sequence[str],
+    videos: Sequence[tuple[np.ndarray, dict]],
+    *,
+    max_new_tokens: int = 32,
+    **sampling,
+) -> list[str]:
+    """Replies to prompts, each about its own video; greedy, unless `sampling` (of Hugging Face's generate) says otherwise."""
     replies, batch = [], 100
     for at in range(0, len(prompts), batch):
         frames, metadata = zip(*videos[at : at + batch], strict=True)
@@ -55,7 +63,7 @@ def reply(model, processor, prompts: Sequence[str], videos: Sequence[tuple[np.nd
             padding=True,
             return_tensors="pt",
         )
-        output = model.generate(**inputs, max_new_tokens=32, do_sample=False)
+        output = model.generate(**inputs, max_new_tokens=max_new_tokens, **(sampling or {"do_sample": False}))
         replies += processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in replies]
 
@@ -70,15 +78,20 @@ def accuracy(rows: Sequence[dict], replies: Sequence[str]) -> dict[str, float]:
     return {name: round(float(np.mean(values)), 3) for name, values in {"all": hits, **by}.items() if values}
 
 
+def load(folder: Path) -> tuple:
+    """The model of a folder, in float32, and its processor."""
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    correct_positions(model)
+    return model, AutoProcessor.from_pretrained(folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=HERE / "model")
     parser.add_argument("--data", type=Path, default=Path("data/shapes"))
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     args = parser.parse_args()
-    processor = AutoProcessor.from_pretrained(args.model)
-    model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=torch.float32).eval()
-    correct_positions(model)
+    model, processor = load(args.model)
     rows = load_rows(args.data / "heldout.jsonl")
     clips = {row["video"]: decode(args.data / row["video"]) for row in rows}
     videos = [clips[row["video"]] for row in rows]

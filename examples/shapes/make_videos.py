@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import av
@@ -83,31 +84,46 @@ def write_jsonl(path: Path, rows: list[dict]) -> None:
 
 def make(out: Path, sizes: dict[str, int], seed: int = 0) -> int:
     """Write `sizes[split]` questions for every split, their videos and scenes.jsonl; returns the number of videos."""
+    return write_splits(out, {split: split_rows(split, num_questions, seed) for split, num_questions in sizes.items()})
+
+
+def write_splits(
+    out: Path, splits: Mapping[str, tuple[list[dict], list[tuple[str, Scene]]]], num_frames: int = NUM_FRAMES
+) -> int:
+    """Write the rows of every split, its videos, and scenes.jsonl; returns the number of videos."""
     (out / "videos").mkdir(parents=True, exist_ok=True)
     described = []
-    for split, num_questions in sizes.items():
-        rows, scenes = split_rows(split, num_questions, seed)
+    for split, (rows, scenes) in splits.items():
         for video, scene in scenes:
-            write_video(out / video, render(scene, frame_times()))
+            write_video(out / video, render(scene, frame_times(num_frames)))
             described.append({"video": video, **scene.to_row()})
         write_jsonl(out / f"{split}.jsonl", rows)
     write_jsonl(out / "scenes.jsonl", described)
     return len(described)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("data/shapes"))
-    parser.add_argument("--train", type=int, default=800, help="number of questions")
-    parser.add_argument("--heldout", type=int, default=600, help="number of questions")
-    parser.add_argument("--probe", type=int, default=64, help="number of questions")
-    parser.add_argument("--dev", type=int, default=0, help="number of questions for choosing settings; none by default")
+def options(description: str | None, out: str, defaults: Mapping[str, int]) -> argparse.Namespace:
+    """The command line: `out`, `seed`, and the number of questions of every split in `sizes`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(out))
+    for split in SPLITS:
+        purpose = "number of questions" + (" for choosing settings; none by default" if split == "dev" else "")
+        parser.add_argument(f"--{split}", type=int, default=defaults.get(split, 0), help=purpose)
     parser.add_argument("--scale", type=float, default=1.0, help="multiply all these numbers, for tests of growth")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    sizes = {split: round(getattr(args, split) * args.scale) for split in SPLITS if getattr(args, split)}
-    num_videos = make(args.out, sizes, args.seed)
-    print(f"{args.out}: {num_videos} videos, questions: " + ", ".join(f"{n} {split}" for split, n in sizes.items()))
+    args.sizes = {split: round(getattr(args, split) * args.scale) for split in SPLITS if getattr(args, split)}
+    return args
+
+
+def report(out: Path, num_videos: int, sizes: Mapping[str, int]) -> None:
+    """Say what was written."""
+    print(f"{out}: {num_videos} videos, questions: " + ", ".join(f"{n} {split}" for split, n in sizes.items()))
+
+
+def main() -> None:
+    args = options(__doc__, "data/shapes", {"train": 800, "heldout": 600, "probe": 64})
+    report(args.out, make(args.out, args.sizes, args.seed), args.sizes)
 
 
 if __name__ == "__main__":

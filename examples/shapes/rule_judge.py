@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from examples.shapes.world import COLOURS, DIRECTIONS, SHAPES, read_description, solve
@@ -28,18 +29,28 @@ def judge(prompt: str) -> str:
     Raises:
         ValueError: the prompt is not `vidalign.prompts.JUDGE`.
     """
-    match = _ASKED.fullmatch(prompt)
-    if match is None:
-        raise ValueError(
-            "this judge reads only the prompt of vidalign.prompts.JUDGE; leave recipe.judge.prompt at its default"
-        )
-    caption, question, _, response = match.groups()
+    caption, question, response = asked(prompt)
     try:
         truth = solve(read_description(caption), question)
     except ValueError as error:
         return f"The caption does not answer the question: {error}."
     score, why = compare(response, truth, question)
     return f"By the caption the answer is {truth!r}; the answer given {why}.\nScore: {score}"
+
+
+def asked(prompt: str) -> tuple[str, str, str]:
+    """The caption, the question and the response that a judge's prompt holds.
+
+    Raises:
+        ValueError: the prompt is not `vidalign.prompts.JUDGE`.
+    """
+    match = _ASKED.fullmatch(prompt)
+    if match is None:
+        raise ValueError(
+            "this judge reads only the prompt of vidalign.prompts.JUDGE; leave recipe.judge.prompt at its default"
+        )
+    caption, question, _, response = match.groups()
+    return caption, question, response
 
 
 def compare(response: str, truth: str, question: str) -> tuple[int, str]:
@@ -63,14 +74,17 @@ def _facts(text: str) -> set[str]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    reply: Callable[[str], str]  # to a judge's prompt; set by `serve`
+    owner: str
 
     def do_GET(self) -> None:
-        self._reply(200, {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "shapes"}]})
+        self._reply(200, {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": self.owner}]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         try:
-            text = judge(body["messages"][0]["content"])  # a reminder that may follow asks the same question again
+            # A reminder that may follow asks the same question again.
+            text = type(self).reply(body["messages"][0]["content"])
         except ValueError as error:
             self._reply(400, {"error": {"message": str(error), "type": "invalid_request_error"}})
             return
@@ -90,17 +104,25 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def serve(port: int = 0) -> ThreadingHTTPServer:
-    """A server on 127.0.0.1 that is not yet running; port 0 takes a free port, see `server_address`."""
-    return ThreadingHTTPServer(("127.0.0.1", port), _Handler)
+def serve(port: int = 0, reply: Callable[[str], str] = judge, owner: str = "shapes") -> ThreadingHTTPServer:
+    """A server on 127.0.0.1 that is not yet running; port 0 takes a free port, see `server_address`.
+
+    `reply` is the judge: a function of its prompt.
+    """
+    handler = type("Handler", (_Handler,), {"reply": staticmethod(reply), "owner": owner})
+    return ThreadingHTTPServer(("127.0.0.1", port), handler)
+
+
+def run(server: ThreadingHTTPServer) -> None:
+    """Say where a server is, and let it answer until it is stopped."""
+    print(f"rule-based judge at http://127.0.0.1:{server.server_address[1]}/v1, model {MODEL}", flush=True)
+    server.serve_forever()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8100)
-    server = serve(parser.parse_args().port)
-    print(f"rule-based judge at http://127.0.0.1:{server.server_address[1]}/v1, model {MODEL}", flush=True)
-    server.serve_forever()
+    run(serve(parser.parse_args().port))
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
+def build_model(tokenizer: PreTrainedTokenizerFast, max_new_tokens: int = 48) -> Qwen2_5_VLForConditionalGeneration:
     """Qwen2.5-VL with 2.4M parameters, float32, newly initialised."""
     token = tokenizer.convert_tokens_to_ids
     config = Qwen2_5_VLConfig(
@@ -136,7 +136,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalG
     model = Qwen2_5_VLForConditionalGeneration(config)
     model.generation_config = GenerationConfig(
         do_sample=False,
-        max_new_tokens=48,
+        max_new_tokens=max_new_tokens,
         bos_token_id=token("<|endoftext|>"),
         eos_token_id=token("<|im_end|>"),
         pad_token_id=token("<|endoftext|>"),

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
+import math
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,26 +29,42 @@ from examples.shapes.biased_data import (
     draw_sample,
     edit_turn,
 )
-from examples.shapes.tiny_model import NUM_FRAMES, build_model, build_processor, build_tokenizer, patchify
+from examples.shapes.tiny_model import (
+    FRAME_SIZE,
+    NUM_FRAMES,
+    PATCH,
+    TEMPORAL_PATCH,
+    build_model,
+    build_processor,
+    build_tokenizer,
+    patchify,
+)
 from vidalign.model.positions import mrope_positions
 from vidalign.prompts import HINT, REFLECT, chat, fill
 
 HERE = Path(__file__).parent
-GRID = (NUM_FRAMES // 2, 4, 4)  # patches: time, height, width
 IGNORED = -100
+LONGEST_TURN = 256  # tokens
 
 
 @dataclasses.dataclass(frozen=True)
-class Phase:
-    """One phase of training: how long, how fast, and on which world."""
+class Pace:
+    """How long and how fast a phase of training goes."""
 
     name: str
     steps: int
     learning_rate: float
+    warmup: int = dataclasses.field(default=30, kw_only=True)  # steps
+    # Whether the learning rate falls linearly to zero; else it stays constant after the warmup.
+    decays: bool = dataclasses.field(default=False, kw_only=True)
+    frozen_vision: bool = dataclasses.field(default=False, kw_only=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase(Pace):
+    """One phase of training: how long, how fast, and on which world."""
+
     bias: Bias
-    warmup: int = 30  # steps
-    decays: bool = False  # whether the learning rate falls linearly to zero; else it stays constant after the warmup
-    frozen_vision: bool = False
     two_things: float = 0.4  # share of the videos with two things
     hinted: float = 0.2  # share of the videos whose prompts contain a hint or quote an earlier response
     num_videos: int = 16  # per step
@@ -71,19 +90,20 @@ class Collator:
     continue those of the video, so that every turn looks as if the processor had rendered it alone.
     """
 
-    def __init__(self, processor, model):
+    def __init__(self, processor, model, num_frames: int = NUM_FRAMES):
+        self.grid = (num_frames // TEMPORAL_PATCH, *[FRAME_SIZE // PATCH] * 2)  # patches: time, height, width
         self.tokenizer = processor.tokenizer
         words = processor.apply_chat_template(chat("\0"), tokenize=False, add_generation_prompt=True)
         before, self.after = words.split("\0")
         video_token = model.config.video_token_id
-        num_video_tokens = GRID[0] * GRID[1] * GRID[2] // model.config.vision_config.spatial_merge_size**2
+        num_video_tokens = math.prod(self.grid) // model.config.vision_config.spatial_merge_size**2
         ids = self.tokenizer(before).input_ids
         at = ids.index(video_token)
         self.prefix = ids[:at] + [video_token] * num_video_tokens + ids[at + 1 :]
-        padded = self.prefix + [0] * 256
+        padded = self.prefix + [0] * LONGEST_TURN
         self.positions = mrope_positions(
             [int(token == video_token) for token in padded],
-            [GRID],
+            [self.grid],
             [0.5 * model.config.vision_config.tokens_per_second],  # half a second per pair of frames
             model.config.vision_config.spatial_merge_size,
         )  # [3, T]
@@ -112,7 +132,7 @@ class Collator:
             "attention_mask": (seen & torch.ones_like(seen).tril())[:, None],  # [B, 1, T, T]
             "position_ids": pad([p.T for p in positions], batch_first=True).permute(2, 0, 1),
             "pixel_values_videos": patchify(np.stack([sample.frames for sample in samples])),
-            "video_grid_thw": torch.tensor([GRID] * len(samples)),
+            "video_grid_thw": torch.tensor([self.grid] * len(samples)),
         }
         return inputs, pad(labels, batch_first=True, padding_value=IGNORED)
 
@@ -137,44 +157,53 @@ def corpus(seed: int, num_texts: int = 3000) -> list[str]:
     return texts
 
 
-def train(model, collate: Collator, phase: Phase, rng: np.random.Generator, out: Path) -> None:
-    """Train through one phase, in place, and append to training_log.jsonl."""
-    model.model.visual.requires_grad_(not phase.frozen_vision)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def train(
+    model, pace: Pace, batch_loss: Callable[[], torch.Tensor], out: Path, *, heads: torch.nn.Module | None = None
+) -> None:
+    """Train through one phase, in place, and append to training_log.jsonl. `batch_loss` draws a batch and returns its loss.
+
+    `heads` are trained with the model, and thrown away with the phase.
+    """
+    model.model.visual.requires_grad_(not pace.frozen_vision)
+    trained = [p for part in (model, heads) if part is not None for p in part.parameters() if p.requires_grad]
     decayed = [parameter for parameter in trained if parameter.ndim > 1]
     plain = [parameter for parameter in trained if parameter.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}],
-        lr=phase.learning_rate,
+        lr=pace.learning_rate,
         betas=(0.9, 0.95),  # so that the large first gradients, of the words alone, are soon forgotten
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / phase.warmup) * (1 - step / phase.steps if phase.decays else 1.0)
+        optimizer, lambda step: min(1.0, (step + 1) / pace.warmup) * (1 - step / pace.steps if pace.decays else 1.0)
     )
     losses, began = [], time.monotonic()
     model.train()
-    for step in range(1, phase.steps + 1):
-        samples = [
-            draw_sample(
-                phase.bias,
-                rng,
-                two_things=phase.two_things,
-                hinted=phase.hinted,
-                num_turns=phase.num_turns,
-                weights=phase.weights,
-            )
-            for _ in range(phase.num_videos)
-        ]
-        loss = reply_loss(model, *collate(samples))
+    for step in range(1, pace.steps + 1):
+        loss = batch_loss()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         schedule.step()
         losses.append(float(loss.detach()))
-        if step % 50 == 0 or step == phase.steps:
+        if step % 50 == 0 or step == pace.steps:
             mean, wall_s = round(float(np.mean(losses[-50:])), 4), round(time.monotonic() - began)
-            record(out, {"phase": phase.name, "step": step, "loss": mean, "wall_s": wall_s})
+            record(out, {"phase": pace.name, "step": step, "loss": mean, "wall_s": wall_s})
+
+
+def draw_batch(phase: Phase, rng: np.random.Generator) -> list[Sample]:
+    """The samples of one step of a phase."""
+    return [
+        draw_sample(
+            phase.bias,
+            rng,
+            two_things=phase.two_things,
+            hinted=phase.hinted,
+            num_turns=phase.num_turns,
+            weights=phase.weights,
+        )
+        for _ in range(phase.num_videos)
+    ]
 
 
 def record(out: Path, row: dict) -> None:
@@ -184,9 +213,10 @@ def record(out: Path, row: dict) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=HERE / "model")
+def options(description: str | None, out: Path) -> argparse.Namespace:
+    """The command line of a training script, with torch set up as it says; the folder `--out` exists and holds no log."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=out)
     parser.add_argument(
         "--phases", type=Path, help="folder for the weights after each phase: read if they exist, else written"
     )
@@ -200,18 +230,33 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "training_log.jsonl").unlink(missing_ok=True)
     torch.manual_seed(args.seed)
+    return args
+
+
+def in_phases(model, kept: Path | None, phases: Mapping[str, Callable[[], None]]) -> None:
+    """Train through phases by name. What a folder `kept` holds is read from it, and what it does not is trained and put there."""
+    for name, train_phase in phases.items():
+        path = kept and kept / f"{name}.pt"
+        if path and path.exists():
+            model.load_state_dict(torch.load(path))
+            continue
+        train_phase()
+        if path:
+            torch.save(model.state_dict(), path)
+
+
+def main() -> None:
+    args = options(__doc__, HERE / "model")
     tokenizer = build_tokenizer(corpus(args.seed))
     processor, model = build_processor(tokenizer), build_model(tokenizer)
     collate = Collator(processor, model)
     record(args.out, {"seed": args.seed, "phases": [dataclasses.asdict(phase) for phase in PHASES]})
-    for number, phase in enumerate(PHASES):
-        kept = args.phases and args.phases / f"{phase.name}.pt"
-        if kept and kept.exists():
-            model.load_state_dict(torch.load(kept))
-            continue
-        train(model, collate, phase, np.random.default_rng([args.seed, 2 + number]), args.out)
-        if kept:
-            torch.save(model.state_dict(), kept)
+
+    def run(number: int, phase: Phase) -> None:
+        rng = np.random.default_rng([args.seed, 2 + number])
+        train(model, phase, lambda: reply_loss(model, *collate(draw_batch(phase, rng))), args.out)
+
+    in_phases(model, args.phases, {phase.name: functools.partial(run, n, phase) for n, phase in enumerate(PHASES)})
     model.to(torch.bfloat16).save_pretrained(args.out)
     processor.save_pretrained(args.out)
 

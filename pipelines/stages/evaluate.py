@@ -68,6 +68,9 @@ class Evaluate(Stage):
             frame_spec=self.video.frame_spec(),
             decoder=self.video.backend,
             limits=media_limits(self.examples),
+            deadline_s=self.video.deadline_s,
+            num_decoders=self.video.num_decoders,
+            plain_prompt=self.prompt,
             wait_for_nodes_s=self.wait_for_nodes_s,
         )
         asked = [(name, False) for name in self.policies] + ([("base", True)] if self.evaluate.blind else [])

@@ -1,4 +1,4 @@
-"""Pairs: responses ─► judgements and rewrites, where the recipe asks a judge ─► one preference pair per example ─► linter."""
+"""Pairs: responses ─► judgements and rewrites, where the recipe asks a judge ─► a preference pair per example ─► linter; or groups."""
 
 from __future__ import annotations
 
@@ -11,14 +11,24 @@ from typing import Any, ClassVar
 from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage, once
+from pipelines.stages.groups import (
+    NO_GROUPS,
+    group_facts,
+    no_contrast,
+    sampled_tokens,
+    special_ids,
+    without_spelled,
+)
 from pipelines.stages.judge import Judging, judgements_of
 from pipelines.stages.rollout import Rollout, read_frames, read_responses
 from vidalign import files
-from vidalign.config.recipes import RecipeSection
+from vidalign.config.recipe import RecipeSection
 from vidalign.data.reading import DataRow
+from vidalign.data.source import GROUPS_FILE
 from vidalign.errors import DataError
 from vidalign.files import RunFolder
 from vidalign.recipes.base import Recipe, Replays, responses_by_example, scores_by_example
+from vidalign.recipes.group import make_groups
 from vidalign.recipes.judging import JudgeTask
 from vidalign.recipes.kinds import is_cut, kind_of
 from vidalign.recipes.lint import filter_pairs, lint
@@ -33,7 +43,7 @@ JUDGEMENTS = "judgements.parquet"  # of a round, for the rounds after it
 
 @dataclasses.dataclass(kw_only=True)
 class Pairs(Stage):
-    """The preference pairs of one round, from its finished rollout."""
+    """The preference pairs of one round, from its finished rollout; of a recipe that makes groups, its groups."""
 
     name: ClassVar[str] = "pairs"
 
@@ -71,8 +81,10 @@ class Pairs(Stage):
         }
 
     def run(self) -> dict[str, Any]:
-        """Write pairs.parquet and lint.json. Raises `DataError` when no pair is left."""
+        """Write pairs.parquet and lint.json, or groups.parquet. Raises `DataError` when no pair or group is left."""
         recipe, index = self.recipe, self.rollout.round_index
+        if recipe.makes == "groups":
+            return self._grouped()
         responses = read_responses(self.rollout.folder)
         judgements, rewritten, facts = self._judged(responses)
         pairs, dropped = make_pairs(
@@ -105,9 +117,33 @@ class Pairs(Stage):
             progress.warn(warning)
         if (warning := unclear_warning(dropped, len(self.rows))) is not None:
             progress.warn(warning)
+        progress.note(
+            f"pairs, round {index}: {len(pairs):,} of {len(self.rows):,} examples; dropped: {progress.counts(dropped | filtered)}"
+        )
         trusted = self._trusted(responses, judgements)
         correlation = reward_trust_correlation([*trusted, *rewritten], recipe)
         return {"kept": len(pairs), "dropped": dropped | filtered, "reward_trust_correlation": correlation, **facts}
+
+    def _grouped(self) -> dict[str, Any]:
+        """Write groups.parquet; the facts. Raises `DataError` when there is no group, or none whose replies differ."""
+        rollout, recipe = self.rollout, self.recipe
+        special = special_ids(rollout.policy.path, trust_remote_code=rollout.model.trust_remote_code)
+        tokens, spelled = sampled_tokens(rollout.folder / "responses.parquet", special)
+        responses = without_spelled(read_responses(rollout.folder), spelled)
+        judgements, _, facts = self._judged(responses)
+        decoded = read_frames(rollout.folder)
+        groups, dropped = make_groups(self.rows, responses, recipe, judgements, decoded=decoded, tokens=tokens)
+        if not groups:
+            raise DataError(f"no group was made from {len(self.rows)} examples ({dropped}); {NO_GROUPS}")
+        found = group_facts(groups)
+        if (why := no_contrast(found, len(groups))) is not None:
+            raise DataError(why)
+        files.write_table(self.folder / GROUPS_FILE, groups)
+        facts |= cut_facts(responses, recipe)
+        if (warning := cut_warning(facts, recipe.config)) is not None:
+            progress.warn(warning)
+        correlation = reward_trust_correlation(responses, recipe)
+        return {"kept": len(groups), "dropped": dropped, "groups": found, "reward_trust_correlation": correlation, **facts}
 
     def _judged(self, responses: Sequence[Response]) -> tuple[list[Judgement], list[Response], dict[str, Any]]:
         """Judgements, rewritten responses, and facts about the judge; all empty where the recipe has no task for a judge."""

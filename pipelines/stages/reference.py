@@ -19,11 +19,11 @@ from vidalign import files
 from vidalign.config.run import ModelConfig
 from vidalign.config.training import TrainConfig
 from vidalign.files import RunFolder
-from vidalign.learning.objectives.base import Objective
+from vidalign.learning.objectives.base import AnyObjective
 from vidalign.model.rendering import cached_processor
 from vidalign.model.tensor_cache import TensorCache, missing
 from vidalign.model.turns import turns_of
-from vidalign.types import PolicyVersion, PreferencePair
+from vidalign.types import PolicyVersion, PreferencePair, ResponseGroup
 
 
 class Training(Protocol):
@@ -41,13 +41,15 @@ class Training(Protocol):
     responses: pathlib.Path
 
 
-def reference_files(stage: Training, usable: Sequence[PreferencePair], objective: Objective) -> pathlib.Path | None:
-    """JSON file {pair id: its reference file}; None if the objective needs no reference.
+def reference_files(
+    stage: Training, usable: Sequence[PreferencePair | ResponseGroup], objective: AnyObjective
+) -> pathlib.Path | None:
+    """JSON file {id of a pair or group: its reference file}; None if the objective needs no reference.
 
     With `train.uncertainty`, all of these files exist afterwards; without it, the training writes those that are missing.
     """
     parts = parts_of(hidden=objective.needs_kl, features=stage.train.uncertainty is not None)
-    if not (objective.needs_reference or parts):
+    if not (objective.uses_reference or parts):
         return None
     kept = kept_paths(
         TensorCache(stage.cache / "reference"),

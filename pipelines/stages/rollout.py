@@ -17,6 +17,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from actors import answered
 from actors.decoder import ChunkDecoder, decoded_videos
 from actors.engine_starts import EngineStarts
 from actors.generator import Generator
@@ -25,14 +26,13 @@ from cluster.node_files import Missed, Passes
 from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage
+from pipelines.stages.decoded import Decoded, count_videos
 from pipelines.stages.lookalikes import lookalike_warning
 from vidalign import files
 from vidalign.config.run import ModelConfig, RolloutConfig, VideoConfig
 from vidalign.errors import DataError
 from vidalign.recipes.base import Recipe
 from vidalign.types import Example, PolicyVersion, QuarantineRow, Response, stable_hash
-
-Decoded = Mapping[str, Mapping[str, str]]  # video uri ─► {video, frames_path, reason, message, backend}
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -118,15 +118,22 @@ class Rollout(Stage):
         """Decode, respond, and write the part files of all chunks that have none yet; needs Ray."""
         parts, passes = self.folder / "parts", Passes(self.missing)
         EngineStarts.forget(parts)
+        answered.forget(parts)
         todo = [(index, chunk) for index, chunk in self._chunks() if not files.part_path(parts, index).is_file()]
-        with progress.bar(f"rollout, round {self.round_index}", len(self.train), "example") as shown:
-            shown.update(len(self.train) - sum(len(chunk) for _, chunk in todo))
+        begun = done = len(self.train) - sum(len(chunk) for _, chunk in todo)
+        with progress.bar(f"rollout, round {self.round_index}", len(self.train), "example", initial=begun) as shown:
+
+            def look() -> None:  # finer than chunks
+                number = max(shown.n, done + answered.num_answered(parts))
+                shown.show(number, "waiting for the engine and the first videos" if number == begun else "")
+
             while todo:
                 missed: dict[int, list[Missed]] = {}
-                for row in self._stream(todo, parts, passes).iter_rows():
-                    shown.update(int(row["num_examples"]))
-                    if found := json.loads(row["missed"]):
-                        missed[int(row["chunk"])] = [Missed.from_row(miss) for miss in found]
+                with progress.looked_at(look):
+                    for row in self._stream(todo, parts, passes).iter_rows():
+                        done += int(row["num_examples"])
+                        if found := json.loads(row["missed"]):
+                            missed[int(row["chunk"])] = [Missed.from_row(miss) for miss in found]
                 passes.again([miss for found in missed.values() for miss in found])
                 todo = [(index, chunk) for index, chunk in todo if index in missed]
 
@@ -253,7 +260,13 @@ class Rollout(Stage):
         files.write_table(self.folder / "probe.parquet", usable)
         files.write_places(self.folder / "frames.json", frames)
         files.write_table(self.quarantine / "quarantine.parquet", quarantine)
-        files.write_json(self.folder / "videos.json", count_videos(decoded))
+        videos = count_videos(decoded)
+        files.write_json(self.folder / "videos.json", videos)
+        if quarantine:
+            shares = f"{len(quarantine):,} of {videos['total']:,} videos ({progress.counts(videos['quarantined'])})"
+            progress.note(
+                f"quarantine, round {self.round_index}: {shares}; why of each: {self.quarantine}/quarantine.parquet"
+            )
         if (warning := lookalike_warning(frames, self.train, self.probe, split="probe")) is not None:
             progress.warn(warning)
 
@@ -269,18 +282,6 @@ def media_limits(examples: Sequence[Example]) -> dict[str, int]:
     return {
         "video": max((len(context.videos) for context in contexts), default=1),
         "image": max((len(context.images) for context in contexts), default=0),
-    }
-
-
-def count_videos(decoded: Decoded) -> dict[str, Any]:
-    """{total, decoded, quarantined {reason: n}, backends {what decoded them: n}} of distinct videos and images."""
-    reasons = collections.Counter(row["reason"] for row in decoded.values() if not row["frames_path"])
-    backends = collections.Counter(row.get("backend") or "not noted" for row in decoded.values() if row["frames_path"])
-    return {
-        "total": len(decoded),
-        "decoded": len(decoded) - sum(reasons.values()),
-        "quarantined": dict(reasons),
-        "backends": dict(backends),
     }
 
 

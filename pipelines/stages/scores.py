@@ -67,7 +67,8 @@ class Scores(Stage):
         }
 
     def run(self) -> dict[str, Any]:
-        """Write one table a model. Facts: the judge's name, how many answers it scored, how many of its replies were unreadable."""
+        """Write one table a model. Facts: the judge's name, how many answers it scored, how many of its replies were unreadable; and
+        the figures of a scorer that has some."""
         examples = {example.id: example for example in self.examples}
         paths = {name: self.answers / f"{name}.parquet" for name in MODEL_IDS}
         given = {name: files.read_table(path, EvalAnswer) for name, path in paths.items() if path.is_file()}
@@ -78,6 +79,8 @@ class Scores(Stage):
         facts: dict[str, Any] = {}
         if self.evaluate.judge is not None:
             answers, facts["judge"] = self._judged(answers, examples, self.evaluate.judge)
+        if figures := _figures(answers, examples, self.evaluate.scorer):
+            facts["figures"] = figures
         for name, made in answers.items():
             files.write_table(self.folder / f"{name}.parquet", made)
         if (warning := unscored_warning(answers, self.evaluate)) is not None:
@@ -180,3 +183,12 @@ def unscored_warning(answers: Answers, config: EvaluateConfig) -> str | None:
                 f"whether they are right; {way_out}"
             )
     return None
+
+
+def _figures(answers: Answers, examples: Mapping[str, Example], scorer: str | None) -> dict[str, dict[str, float]]:
+    """Of all answers of each model, by the scorer's `measure`."""
+    made = {
+        name: scorers.figures(scorer, [answer.text for answer in given], [examples[answer.example_id] for answer in given])
+        for name, given in answers.items()
+    }
+    return {name: figures for name, figures in made.items() if figures}

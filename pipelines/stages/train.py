@@ -1,4 +1,4 @@
-"""Train: pairs ─► reference log-probs, where the objective needs them ─► Ray Train + DeepSpeed ─► an exported policy."""
+"""Train: pairs or groups ─► reference log-probs, where the objective needs them ─► Ray Train + DeepSpeed ─► an exported policy."""
 
 from __future__ import annotations
 
@@ -20,14 +20,18 @@ from pipelines.stages.reference import reference_files
 from vidalign import files
 from vidalign.config.run import ModelConfig, ObjectiveConfig
 from vidalign.config.training import TrainConfig
+from vidalign.data.source import GROUPS_FILE
 from vidalign.errors import ClusterError, DataError
 from vidalign.files import RunFolder
 from vidalign.learning import objectives
-from vidalign.learning.objectives.base import Objective
+from vidalign.learning.group_data import usable_groups
+from vidalign.learning.objectives.base import AnyObjective
+from vidalign.learning.objectives.groups import GroupObjective
 from vidalign.learning.pair_data import usable_pairs
 from vidalign.model.checkpoint import policy_version, read_card
-from vidalign.types import FrameSpec, PolicyVersion, PreferencePair
+from vidalign.types import FrameSpec, PolicyVersion, PreferencePair, ResponseGroup
 
+MAX_BEHAVIOUR_GAP = 0.05  # nats a token; in bfloat16, 0.02 was seen of a 3B model (docs/performance.md)
 MAX_LOST_CONTROLLERS = 3  # in one training, and of ranks that could not be started
 CHECKPOINTS = "ray"  # what Ray Train keeps of a training, its checkpoints among it
 
@@ -98,6 +102,8 @@ class Train(Stage):
     def run(self) -> dict[str, Any]:
         """Train, and export the policy to the round's model folder."""
         objective = objectives.build(self.objective.name, self.objective.params)
+        if isinstance(objective, GroupObjective):
+            return self._on_groups(objective)
         usable, dropped = usable_pairs(files.read_table(self.pairs / "pairs.parquet", PreferencePair), objective)
         if not usable:
             raise DataError(
@@ -124,13 +130,24 @@ class Train(Stage):
                 f"{facts['win_rates']['hard']:,} of {len(usable):,} pairs have no win rates; objective.name={self.objective.name} "
                 "takes 1 and 0 for them"
             )
-        self._fit(reference, doubt)
-        trained = exported(self.export)
-        if not self.train.keep_checkpoints:
-            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+        trained = self._fit(self.pairs / "pairs.parquet", reference, doubt)
         return {"policy": trained.version, "num_pairs": num_kept, "dropped": dropped, **facts}
 
-    def _fit(self, reference: pathlib.Path | None, doubt: str) -> None:
+    def _on_groups(self, objective: GroupObjective) -> dict[str, Any]:
+        """Train on the round's groups."""
+        groups = files.read_table(self.pairs / GROUPS_FILE, ResponseGroup)
+        usable, dropped = usable_groups(groups, objective)
+        trained = self._fit(self.pairs / GROUPS_FILE, reference_files(self, usable, objective))
+        gap = files.read_jsonl(self.folder / "metrics.jsonl")[0]["behaviour_gap"]
+        if gap > MAX_BEHAVIOUR_GAP:
+            progress.warn(
+                f"the log-probs that responses were sampled with and those of training differ by {gap:.3f} nats a token in the mean; "
+                "set train.float32_head or model.dtype=float32"
+            )
+        return {"policy": trained.version, "num_groups": len(usable), "dropped": dropped, "behaviour_gap": gap}
+
+    def _fit(self, pairs: pathlib.Path, reference: pathlib.Path | None, doubt: str = "") -> PolicyVersion:
+        """Train on a file of pairs or groups; the exported policy."""
         import ray.train
         from ray.train.torch import TorchTrainer
 
@@ -143,7 +160,8 @@ class Train(Stage):
             plain_prompt=self.plain_prompt,
             frame_spec=self.frame_spec,
             seed=self.seed,
-            pairs=str(self.pairs / "pairs.parquet"),
+            pairs=str(pairs),
+            responses=str(self.responses / "responses.parquet"),
             frames=str(self.responses / "frames.json"),
             probe=str(self.responses / "probe.parquet"),
             reference=str(reference) if reference else "",
@@ -174,6 +192,10 @@ class Train(Stage):
         with progress.follow_steps(self.round_index, self.folder):
             # In the main thread, Ray Train would take over Ctrl-C for good.
             fit_again(lambda: interrupts.beside(trainer.fit), progress.warn)
+        trained = exported(self.export)
+        if not self.train.keep_checkpoints:
+            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+        return trained
 
 
 def fit_again(fit: Callable[[], Any], warn: Callable[[str], None]) -> Any:
@@ -198,7 +220,7 @@ def fit_again(fit: Callable[[], Any], warn: Callable[[str], None]) -> Any:
     raise AssertionError
 
 
-def win_rate_facts(pairs: Sequence[PreferencePair], objective: Objective) -> dict[str, Any]:
+def win_rate_facts(pairs: Sequence[PreferencePair], objective: AnyObjective) -> dict[str, Any]:
     """For an objective that takes win rates, how many pairs bring theirs and how many take the hard case; else nothing."""
     if not objective.takes_win_rates:
         return {}

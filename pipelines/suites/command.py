@@ -53,6 +53,10 @@ def run_command(arguments: argparse.Namespace) -> int:
     """`vidalign evaluate --suite`. Raises `VidalignError` for what the user can fix."""
     if not arguments.data:
         raise ConfigError("--suite needs --data FOLDER, the folder with the suite's rows and videos")
+    if arguments.on:
+        raise ConfigError(
+            f"--on={arguments.on} plans a run's own evaluation; a suite is planned for this machine: leave it out"
+        )
     overrides = list(arguments.overrides)
     target = arguments.config
     if target and "=" in target and arguments.endpoint:  # the first override, where no target is given

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import openai
 
 from pipelines.serve import Target, find_target, models_of, refuse_unused
-from serving.app import Endpoint
+from serving.app import NO_KEY, Endpoint
 from vidalign.config.loading import load_config, parse_section
 from vidalign.config.run import ClusterConfig, EvaluateConfig, RunConfig, ServingConfig
 from vidalign.config.section import Section
@@ -18,6 +19,7 @@ from vidalign.errors import ClusterError, ConfigError, ModelError
 from vidalign.files import RunFolder
 from vidalign.types import FrameSpec
 
+KEY_VARIABLE = "VIDALIGN_API_KEY"
 USED = ("evaluate", "cluster")  # sections that matter in every case
 OWN_RULE = ("scorer", "threshold", "min_score", "blind")  # what a suite decides itself
 
@@ -116,7 +118,7 @@ def of_endpoint(
     media_root: str | None = None,
     out: str | None = None,
 ) -> AskedModels:
-    """The models of a running endpoint: those named, or all of them in its order.
+    """The models of a running endpoint: those named, or all of them in its order, each as the version that is promoted.
 
     Args:
         media_root: the folder below which the endpoint reads file: urls; other videos are sent with each question.
@@ -132,7 +134,8 @@ def of_endpoint(
     unknown = [name for name in model_ids if name not in cards]
     if unknown:
         raise ConfigError(f"{url} has no model {unknown[0]!r}; it has {', '.join(cards)}")
-    asked = {name: cards[name] for name in model_ids or cards}
+    by_default = [name for name, card in cards.items() if not card.get("version_of")]  # a version is asked where it is named
+    asked = {name: cards[name] for name in model_ids or by_default}
     versions = {name: str(card.get("policy_version") or "") for name, card in asked.items()}
     return AskedModels(
         versions=versions,
@@ -140,17 +143,22 @@ def of_endpoint(
         evaluate=config.evaluate,
         cluster=config.cluster,
         frame_spec=_common_frames(asked.values()),
-        running=Endpoint(base_url=url, versions=versions, media_root=media_root),
+        running=Endpoint(base_url=url, versions=versions, media_root=media_root, api_key=key_of_environment()),
         notes=()
         if all(versions.values())
         else (f"{url} does not name policy versions, so a change of model is not noticed",),
     )
 
 
+def key_of_environment() -> str:
+    """The key of an endpoint that another process started; one without keys takes any."""
+    return os.environ.get(KEY_VARIABLE, NO_KEY)
+
+
 def _cards(url: str) -> dict[str, dict[str, Any]]:
     """What an endpoint says of each of its models beside its id: vidalign's names "policy_version" and "frame_spec"."""
     try:
-        models = openai.OpenAI(base_url=url, api_key="none", timeout=30, max_retries=1).models.list().data
+        models = openai.OpenAI(base_url=url, api_key=key_of_environment(), timeout=30, max_retries=1).models.list().data
     except openai.OpenAIError as error:
         raise ClusterError(
             f"no OpenAI endpoint answers at {url} ({' '.join(str(error).split())[:200]}); give its address up to /v1, such as "

@@ -18,16 +18,27 @@ class AugmentConfig(Section):
     """
 
     crop_scale: tuple[float, float] = (0.08, 0.3)
+    """Share of the area that a crop keeps, from and to."""
     brightness: float = pydantic.Field(0.4, ge=0)
+    """Most change of brightness."""
     contrast: float = pydantic.Field(0.4, ge=0)
+    """Most change of contrast."""
     saturation: float = pydantic.Field(0.2, ge=0)
+    """Most change of saturation."""
     hue: float = pydantic.Field(0.1, ge=0, le=0.5)
+    """Most change of hue."""
     jitter_probability: float = pydantic.Field(0.8, ge=0, le=1)
+    """How often colours are changed."""
     grayscale_probability: float = pydantic.Field(0.2, ge=0, le=1)
+    """How often a video loses its colours."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Width of the blur in pixels, from and to."""
     blur_probability: float = pydantic.Field(0.5, ge=0, le=1)
+    """How often a video is blurred."""
     flip_probability: float = pydantic.Field(0.5, ge=0, le=1)
+    """How often a video is mirrored."""
     num_frames: int = pydantic.Field(2, ge=2)
+    """Frames that are left of a video."""
 
     @pydantic.model_validator(mode="after")
     def _ranges(self) -> AugmentConfig:
@@ -48,8 +59,11 @@ class PerturbConfig(Section):
     """
 
     mask_area: tuple[float, float] | None = (0.25, 0.5)
+    """Share of the area that a square masks, from and to; null masks nothing."""
     shuffle: Literal["none", "local", "global"] = "local"
+    """Which frames change places."""
     num_segments: int = pydantic.Field(4, ge=1)
+    """Parts within which frames change places where shuffle is "local"."""
 
     @pydantic.model_validator(mode="after")
     def _does_something(self) -> PerturbConfig:

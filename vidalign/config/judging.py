@@ -11,7 +11,7 @@ import pydantic
 
 from vidalign import prompts
 from vidalign.config.section import Section
-from vidalign.config.texts import plain_text
+from vidalign.config.texts import check_spelling, plain_text
 from vidalign.errors import ConfigError
 from vidalign.plugins import resolve
 
@@ -41,20 +41,35 @@ class JudgeConfig(Section):
     LATER: ClassVar[frozenset[str]] = frozenset({"sees"})
 
     kind: Literal["openai", "vllm", "policy"]
+    """An engine of its own, an OpenAI endpoint, or the policy itself."""
     model: str = ""
+    """Folder of the judge's model, or its name at the endpoint."""
     sees: Literal["caption", "video", "frames"] = "caption"
+    """What the judge is shown beside the texts."""
     base_url: str | None = None
+    """Address of the endpoint."""
     api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the endpoint's key."""
     concurrency: int = pydantic.Field(16, ge=1)
+    """Requests in flight."""
     timeout_s: float = pydantic.Field(120.0, gt=0)
+    """How long one reply may take."""
     max_retries: int = pydantic.Field(4, ge=0)
+    """How often a request is tried again."""
     num_gpus: int = pydantic.Field(1, ge=0)
+    """GPUs of the judge's engine."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Type of the judge's weights."""
     max_model_len: int = pydantic.Field(4096, ge=16)
+    """The judge's longest context in tokens."""
     engine_args: dict[str, Any] = {}
+    """Arguments of `vllm.LLM`, passed as they are."""
     prompt: str = prompts.JUDGE
+    """Template of what the judge is asked."""
     max_response_chars: int = pydantic.Field(2000, ge=1)
+    """Longer responses are cut for the judge, in characters."""
     max_new_tokens: int = pydantic.Field(256, ge=1)
+    """Most tokens of its reply."""
 
     _no_special_tokens = pydantic.field_validator("prompt")(plain_text)
 
@@ -81,6 +96,7 @@ class JudgeConfig(Section):
         needed = [name for name in prompts.missing_fields(self.prompt) if name != "caption" or not self.sees_video]
         if needed:
             raise ValueError(f"prompt must contain {', '.join(f'{{{name}}}' for name in needed)}, got {self.prompt[:80]!r}")
+        check_spelling("prompt", self.prompt, prompts.JUDGE_FIELDS)
         return self
 
     @property
@@ -108,9 +124,13 @@ class ScoringSection(Section):
     """
 
     scorer: str | None = None
+    """Who says what is right: null (rules), exact, f1, judge, or `package.module:attribute`."""
     judge: JudgeConfig | None = None
+    """The model that scores what rules cannot."""
     threshold: float = pydantic.Field(3.0, gt=1, le=5)
+    """An answer is right from this score of the judge on, of 1 to 5."""
     min_score: float = pydantic.Field(0.5, gt=0, le=1)
+    """An answer is right from this score in [0, 1] on."""
 
     @pydantic.field_validator("scorer")
     @classmethod

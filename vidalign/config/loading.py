@@ -6,31 +6,22 @@ contradiction is a `ConfigError` that names the key. Relative paths are relative
 
 from __future__ import annotations
 
-import difflib
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import pydantic
 import yaml
 
-from vidalign.config.recipes import RECIPES, section_of
+from vidalign.config.explaining import explain_all, sections_in
+from vidalign.config.recipes import section_of
 from vidalign.config.run import RunConfig
 from vidalign.config.section import Section
+from vidalign.config.yaml_file import read_mapping, read_value
 from vidalign.errors import ConfigError
 
 SectionT = TypeVar("SectionT", bound=Section)
 RUN_CONFIG = "config.yaml"  # in a run's folder
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads an unquoted 1e-6 as a string (it wants 1.0e-6); people write 1e-6."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
-)
 
 
 def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -44,17 +35,14 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
     path = pathlib.Path(path)
     if path.is_dir() and (path / RUN_CONFIG).is_file():
         path /= RUN_CONFIG
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; give a YAML file, or the folder of a run, which holds a {RUN_CONFIG}")
     if not path.is_file():
         raise ConfigError(f"no config file at {path}; start from one in configs/ or examples/shapes/align.yaml")
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold a mapping of sections (model, data, ...), got {type(raw).__name__}")
+    raw = read_mapping(path)
     if (
         path.name == RUN_CONFIG and (path.parent / "rounds").is_dir()
-    ):  # a run may have been moved or copied since it was written
+    ):  # it may have been moved or copied since it was written
         raw["run_dir"] = str(path.parent)
     return parse_config(raw, overrides, source=str(path))
 
@@ -71,9 +59,22 @@ def parse_section(
     for override in overrides:
         _apply_override(raw, override)
     try:
-        return kind.model_validate(_with_recipe_from_elsewhere(raw))
+        return kind.model_validate(_with_recipe_from_elsewhere(_without_empty(raw, kind)))
     except pydantic.ValidationError as error:
-        raise ConfigError(f"{source}: " + "; ".join(_explain(item, kind) for item in error.errors())) from error
+        raise ConfigError(f"{source}: {explain_all(error.errors(), kind)}") from error
+
+
+def _without_empty(raw: dict[str, Any], kind: type[Section]) -> dict[str, Any]:
+    """Without the sections that hold nothing, as where every line of one is a comment."""
+    return {
+        name: value
+        for name, value in raw.items()
+        if value is not None or name not in kind.model_fields or _takes_null(kind, name)
+    }
+
+
+def _takes_null(kind: type[Section], name: str) -> bool:
+    return not sections_in(kind.model_fields[name].annotation)
 
 
 def _with_recipe_from_elsewhere(raw: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def _with_recipe_from_elsewhere(raw: dict[str, Any]) -> dict[str, Any]:
         return {**raw, "recipe": section_of(name).model_validate(recipe)}
     except pydantic.ValidationError as error:
         items = [{**item, "loc": ("recipe", name, *item["loc"])} for item in error.errors()]
-        raise ConfigError("; ".join(_explain(item, RunConfig) for item in items)) from error
+        raise ConfigError(explain_all(items, RunConfig)) from error
 
 
 def dump_config(config: RunConfig) -> str:
@@ -108,42 +109,6 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
             raise ConfigError(f"override {override!r}: {name} holds a value, not a section")
         node = child
     try:
-        node[last] = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML: {_one_line(error)}") from error
-
-
-def _explain(item: Any, parsed: type[Section]) -> str:
-    """One of pydantic's errors as a sentence. `parsed` is the section class that the whole mapping was parsed as."""
-    location = [str(part) for part in item["loc"]]
-    if item["type"] == "union_tag_invalid":
-        return f"recipe.name={item['ctx']['tag']!r} is not a recipe; choose one of {', '.join(RECIPES)}"
-    recipe: type[Section] | None = None
-    if location[:1] == ["recipe"] and len(location) > 1:
-        recipe = section_of(location.pop(1))  # its name is not part of the key
-    key = ".".join(location)
-    if item["type"] == "extra_forbidden":
-        known = _known_keys(parsed, location[:-1], recipe)
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {'.'.join([*location[:-1], near[0]])}?" if near else f"known keys: {', '.join(known)}"
-        return f"unknown key {key}; {hint}"
-    if item["type"] == "missing":
-        return f"{key} is required"
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    return f"{key}={item['input']!r}: {message[:1].lower()}{message[1:]}"
-
-
-def _known_keys(parsed: type[Section], location: list[str], recipe: type[Section] | None) -> list[str]:
-    model: Any = parsed
-    for name in location:
-        annotation = model.model_fields[name].annotation
-        options = [recipe, annotation, *getattr(annotation, "__args__", ())]
-        model = next(o for o in options if isinstance(o, type) and issubclass(o, Section))
-        recipe = None
-    return list(model.model_fields)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        node[last] = read_value(text, dotted)
+    except ConfigError as error:
+        raise ConfigError(f"override {override[:80]!r}: the value {error}") from error

@@ -8,87 +8,12 @@ import pydantic
 
 from vidalign import prompts
 from vidalign.config.degrading import AugmentConfig, PerturbConfig
-from vidalign.config.judging import JudgeConfig, check_scorer
-from vidalign.config.section import Section
-from vidalign.config.texts import plain_text
+from vidalign.config.judging import JudgeConfig
+from vidalign.config.linting import LintConfig
+from vidalign.config.recipe import RecipeSection, SamplingSection
+from vidalign.config.rewards import RewardOptions
 from vidalign.errors import ConfigError
 from vidalign.plugins import resolve
-
-
-class LintConfig(Section):
-    """What counts as an artefact in pairs (`vidalign/recipes/lint.py`), and which pairs are dropped for it.
-
-    By default artefacts are only reported.
-    """
-
-    word_ratio: float = pydantic.Field(5.0, gt=1)
-    min_count: int = pydantic.Field(8, ge=1)
-    max_longer_share: float = pydantic.Field(0.75, ge=0.5, le=1)
-    drop_tell_tales: bool = False
-    max_length_ratio: float | None = pydantic.Field(None, ge=1)
-    max_duplicates: int | None = pydantic.Field(None, ge=1)
-
-
-class RecipeSection(Section):
-    """What all recipes share: the prompt without hints, which training, scoring and evaluation use too, and how options are shown.
-
-    A row's `options` are put after its question by `options_prompt`, one per line, with letters or as their texts alone, unless the
-    question lists them already.
-    """
-
-    PAIRING: ClassVar[frozenset[str]] = frozenset({"lint"})  # options that affect the pairs but not the responses
-    # What they change is in the questions themselves, which stages hash with the data.
-    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"options_prompt", "options_style"})
-
-    name: str
-    plain_prompt: str = prompts.PLAIN
-    lint: LintConfig = LintConfig()  # type: ignore[call-arg]
-    options_prompt: str = prompts.OPTIONS
-    options_style: prompts.OptionsStyle = "letters"
-
-    @pydantic.field_validator("*")
-    @classmethod
-    def _no_special_tokens(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
-        return plain_text(value) if isinstance(value, str) and str(info.field_name).endswith("_prompt") else value
-
-    @pydantic.model_validator(mode="after")
-    def _placeholders(self) -> Self:
-        for key, names in prompts.PLACEHOLDERS.items():
-            template = getattr(self, key, None)
-            for name in names:
-                if template is not None and name not in template:
-                    raise ValueError(f"{key} must contain {name}, got {template!r}")
-        return self
-
-
-class SamplingSection(RecipeSection):
-    """How many responses a recipe samples, and how; and how far each agrees with the ground truth.
-
-    `trust` null: by the rules of the answer's kind, and where they cannot tell, no pair depends on it. "exact": right or wrong. "f1":
-    right, or overlap of words. "judge": what no rule can tell is scored by `judge`. `package.module:attribute`: a scorer of your own.
-    """
-
-    LATER: ClassVar[frozenset[str]] = frozenset({"trust"})
-
-    num_candidates: int = pydantic.Field(4, ge=1)
-    temperature: float = pydantic.Field(1.0, ge=0)
-    top_p: float = pydantic.Field(0.9, gt=0, le=1)
-    max_new_tokens: int = pydantic.Field(256, ge=1)
-    trust: str | None = None
-
-    @pydantic.field_validator("trust")
-    @classmethod
-    def _is_a_scorer(cls, name: str | None) -> str | None:
-        check_scorer(name, "recipe.trust")
-        return name
-
-    @pydantic.model_validator(mode="after")
-    def _has_a_judge(self) -> Self:
-        if self.trust == "judge" and getattr(self, "judge", None) is None:
-            raise ValueError(
-                "trust=judge needs recipe.judge, a model that judges (kind, model); or set trust to null, exact or f1"
-            )
-        return self
 
 
 class LeanpoRecipe(SamplingSection):
@@ -107,18 +32,31 @@ class LeanpoRecipe(SamplingSection):
     LATER: ClassVar[frozenset[str]] = frozenset({"trust", "judge"})
 
     name: Literal["leanpo"] = "leanpo"
+    """The recipe."""
     hints: bool = True
+    """Show the ground truth as a hint in the first turn of the chosen side."""
     num_turns: int = pydantic.Field(2, ge=1)
+    """Turns of the chosen side: the first reply and its reflections."""
     rejected_top_p: float = pydantic.Field(1.0, gt=0, le=1)
+    """Nucleus of sampling of the rejected side."""
     negatives: Literal["augmented", "replayed", "both"] = "augmented"
+    """Where rejected responses come from: augmented videos, replayed ground truths, or both."""
     replay_max_tokens: int = pydantic.Field(256, ge=1)
+    """Most tokens of a replayed segment."""
     replay_buffer: int = pydantic.Field(2000, ge=1)
+    """Replayed responses that are kept for later rounds."""
     pair_rule: Literal["best_vs_worst", "hinted_vs_augmented", "hinted_vs_augmented_unfiltered"] = "best_vs_worst"
+    """Which responses of an example become its pair."""
     min_trust_gap: float = pydantic.Field(0.1, ge=0, le=1)
+    """Least difference of trust between chosen and rejected."""
     hint_prompt: str = prompts.HINT
+    """Template of the first turn with the hint."""
     reflect_prompt: str = prompts.REFLECT
+    """Template of a reflection."""
     augment: AugmentConfig = AugmentConfig()
+    """How the videos of the rejected side are degraded."""
     judge: JudgeConfig | None = None
+    """The model that scores what no rule can, where trust is judge."""
 
     @pydantic.model_validator(mode="after")
     def _judge_is_asked(self) -> LeanpoRecipe:
@@ -140,15 +78,25 @@ class RrpoRecipe(SamplingSection):
     PAIRING: ClassVar[frozenset[str]] = frozenset({"wrong_by", "threshold", "judge", "lint"})
 
     name: Literal["rrpo"] = "rrpo"
+    """The recipe."""
     perturb: PerturbConfig = PerturbConfig()  # type: ignore[call-arg]
+    """How videos are perturbed."""
     wrong_by: Literal["trust", "judge"] = "trust"
+    """What decides that a response is wrong."""
     max_trust: float = pydantic.Field(0.999, ge=0, lt=1)
+    """A response is wrong up to this trust."""
     threshold: float = pydantic.Field(3.0, gt=1, le=5)
+    """A response is wrong below this score of the judge's."""
     rewrite: Literal["none", "policy", "judge"] = "none"
+    """Who swaps what a wrong response gets wrong into the ground truth; none takes the response as it is."""
     rewrite_tries: int = pydantic.Field(3, ge=1)
+    """Wrong responses of an example that are tried."""
     differences_prompt: str = prompts.DIFFERENCES
+    """Template that asks for what is wrong."""
     rewrite_prompt: str = prompts.REWRITE
+    """Template that asks for the swap."""
     judge: JudgeConfig | None = None
+    """The model that judges or rewrites."""
 
     @pydantic.model_validator(mode="after")
     def _judge_is_there_and_asked(self) -> RrpoRecipe:
@@ -184,12 +132,19 @@ class HoundRecipe(SamplingSection):
     PAIRING: ClassVar[frozenset[str]] = frozenset({"judge", "threshold", "min_score_gap", "lint"})
 
     name: Literal["hound"] = "hound"
+    """The recipe."""
     top_p: float = pydantic.Field(0.95, gt=0, le=1)
+    """Nucleus of sampling."""
     captions: Literal["data", "policy"] = "data"
+    """Where captions come from: the rows, or the policy."""
     caption_prompt: str = prompts.CAPTION
+    """Template that asks the policy for a caption."""
     threshold: float = pydantic.Field(3.0, gt=1, le=5)
+    """Least score of a chosen response."""
     min_score_gap: float = pydantic.Field(1.0, gt=0, le=4)
+    """Least difference of scores between chosen and rejected."""
     judge: JudgeConfig
+    """The model that scores responses."""
 
     @pydantic.model_validator(mode="after")
     def _judge_and_captions(self) -> HoundRecipe:
@@ -203,10 +158,55 @@ class HoundRecipe(SamplingSection):
         return self
 
 
+class GroupRecipe(RewardOptions, SamplingSection):
+    """Groups of the policy's own replies to one prompt with rewards, for objectives on groups (grpo, dapo, dr_grpo, gspo).
+
+    Their log-probs are those of the untruncated policy, so `temperature` and `top_p` are 1. `trust` says who tells right from wrong
+    for the rewards "accuracy" and "temporal"; `judge` tells what no rule can, with `trust` "judge", as right from `threshold` on.
+    """
+
+    PAIRING: ClassVar[frozenset[str]] = frozenset(
+        {"rewards", "format_pattern", "temporal_share", "judge", "threshold", "lint"}
+    )
+
+    name: Literal["group"] = "group"
+    """The recipe."""
+    num_candidates: int = pydantic.Field(8, ge=2)
+    """Replies of a group."""
+    top_p: float = pydantic.Field(1.0, gt=0, le=1)
+    """Nucleus of sampling, which is 1 here."""
+    judge: JudgeConfig | None = None
+    """The model that scores what no rule can, where trust is judge."""
+    threshold: float = pydantic.Field(3.0, gt=1, le=5)
+    """Least score of the judge's of a reply that is right."""
+
+    @pydantic.model_validator(mode="after")
+    def _samples_the_policy_itself(self) -> Self:
+        if (self.temperature, self.top_p) != (1.0, 1.0):
+            raise ValueError(
+                f"recipe group compares log-probs with those that the policy sampled with, got temperature={self.temperature:g} and "
+                f"top_p={self.top_p:g}; set both to 1"
+            )
+        if self.lint != LintConfig():  # type: ignore[call-arg]
+            raise ValueError("recipe.lint is for pairs, and recipe group makes none; leave it out")
+        if not self.asks_who_is_right and (self.trust is not None or self.judge is not None):
+            raise ValueError(
+                "recipe.trust and recipe.judge are for the rewards accuracy and temporal; add one of them to rewards"
+            )
+        if self.judge is not None and self.trust != "judge":
+            raise ValueError("recipe.judge is set but nothing uses it; set trust to judge, or remove recipe.judge")
+        if self.judge is None and self.threshold != type(self).model_fields["threshold"].default:
+            raise ValueError(
+                "threshold is of a judge's scores, and there is no recipe.judge; set it, or leave threshold out"
+            )
+        return self
+
+
 class GivenRecipe(RecipeSection):
     """No rollout: data.train already holds pairs (rows with chosen and rejected), or examples for objective sft."""
 
     name: Literal["given"] = "given"
+    """The recipe."""
 
 
 RECIPES: dict[str, type[RecipeSection]] = {
@@ -214,6 +214,7 @@ RECIPES: dict[str, type[RecipeSection]] = {
     "rrpo": RrpoRecipe,
     "hound": HoundRecipe,
     "given": GivenRecipe,
+    "group": GroupRecipe,
 }
 ELSEWHERE = "elsewhere"  # tag of a recipe that is named as package.module:attribute
 
@@ -231,7 +232,7 @@ def section_of(name: str) -> type[RecipeSection]:
     if not (isinstance(section, type) and issubclass(section, RecipeSection)):
         raise ConfigError(
             f"recipe.name={name!r} is not a recipe; name a subclass of vidalign.recipes.base.Recipe whose Config is a "
-            "subclass of vidalign.config.recipes.RecipeSection"
+            "subclass of vidalign.config.recipe.RecipeSection"
         )
     return section
 
@@ -240,15 +241,24 @@ def _elsewhere(value: Any) -> RecipeSection:
     return section_of(value["name"]).model_validate(value) if isinstance(value, dict) else value
 
 
-def _tag(value: Any) -> str:
-    name = value.get("name", "leanpo") if isinstance(value, dict) else value.name
-    return ELSEWHERE if ":" in str(name) else name
+def _tag(value: Any) -> str | None:
+    """None for what is neither a section nor a mapping, which pydantic then refuses."""
+    if isinstance(value, RecipeSection):
+        name = value.name
+    elif isinstance(value, dict) and value.get("name", "leanpo") is not None:
+        name = value.get("name", "leanpo")
+    else:
+        return None
+    if not isinstance(name, str):
+        return repr(name)  # which no recipe is called
+    return ELSEWHERE if ":" in name else name
 
 
 RecipeConfig = Annotated[
     Annotated[LeanpoRecipe, pydantic.Tag("leanpo")]
     | Annotated[RrpoRecipe, pydantic.Tag("rrpo")]
     | Annotated[HoundRecipe, pydantic.Tag("hound")]
+    | Annotated[GroupRecipe, pydantic.Tag("group")]
     | Annotated[GivenRecipe, pydantic.Tag("given")]
     | Annotated[pydantic.SerializeAsAny[RecipeSection], pydantic.BeforeValidator(_elsewhere), pydantic.Tag(ELSEWHERE)],
     pydantic.Discriminator(_tag),

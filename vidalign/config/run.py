@@ -12,7 +12,8 @@ import pydantic
 
 from vidalign.config.judging import ScoringSection
 from vidalign.config.recipes import LeanpoRecipe, RecipeConfig
-from vidalign.config.section import Section
+from vidalign.config.section import PathText, Section
+from vidalign.config.serving import AccessConfig, LimitsConfig, MediaConfig
 from vidalign.config.training import TrainConfig
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 
@@ -26,11 +27,16 @@ class ModelConfig(Section):
     NEUTRAL: ClassVar[frozenset[str]] = frozenset({"vision_attention"})
     LATER: ClassVar[frozenset[str]] = frozenset({"vision_attention"})
 
-    path: str
+    path: PathText
+    """Folder of a Hugging Face model with safetensors weights, a name on the hub, or a uri of a store."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Type of the weights in engines and in training."""
     max_model_len: int = pydantic.Field(4096, ge=16)
+    """Longest context in tokens: the prompt with its video, and the reply."""
     trust_remote_code: bool = False
+    """Run the model's own Python code, for models that bring some. Only for models that you trust."""
     vision_attention: Literal["auto", "flash_attn", "sdpa"] = "auto"
+    """How training computes a vision tower that attends in windows; "auto" takes flash attention where it can be had."""
 
 
 class DataConfig(Section):
@@ -40,34 +46,57 @@ class DataConfig(Section):
     likelihood of their ground truth is logged. Without `eval`, no evaluation is run.
     """
 
-    train: str
-    eval: str | None = None
-    probe: str | None = None
-    video_root: str | None = None
+    train: PathText
+    """Rows to train on: a file, a folder of shards, `hf:org/name`, a uri, or the pairs of a run."""
+    eval: PathText | None = None
+    """Held-out rows on other videos, which base and aligned are asked; without them there is no evaluation."""
+    probe: PathText | None = None
+    """Rows that are never trained on; the likelihood of their ground truth is logged during training."""
+    video_root: PathText | None = None
+    """Folder that the rows' relative videos are relative to; null means the folder of each file."""
     limit: int | None = pydantic.Field(None, ge=1)
+    """Take only this many rows of `train`; null takes all."""
     eval_limit: int | None = pydantic.Field(None, ge=1)
+    """Take only this many rows of `eval`; null takes all."""
 
 
 class VideoConfig(Section):
     """Frame sampling (see `vidalign.types.FrameSpec`) and how decoding is run."""
 
     num_frames: int | None = pydantic.Field(8, ge=1)
+    """Frames of a video, evenly spread; null where `fps` is set."""
     fps: float | None = pydantic.Field(None, gt=0)
+    """Frames for each second of a video instead of a fixed number."""
     max_frames: int = pydantic.Field(128, ge=1)
+    """Most frames of a video where `fps` is set."""
     min_frames: int = pydantic.Field(2, ge=1)
+    """Videos with fewer frames than this are quarantined."""
     height: int | None = pydantic.Field(None, ge=1)
+    """Height of the frames in pixels, with `width`; null keeps the video's own size within the bounds below."""
     width: int | None = pydantic.Field(None, ge=1)
+    """Width of the frames in pixels, with `height`."""
     max_pixels: int | None = pydantic.Field(None, ge=1)
+    """Most pixels of one frame; larger frames are made smaller in proportion."""
     total_pixels: int | None = pydantic.Field(None, ge=1)
+    """Most pixels of all frames of a video together."""
     snap_to_keyframes: bool = False
+    """Take the nearest key frames, which is faster and less exact."""
     square_pixels: bool = True
+    """Stretch videos whose pixels are not square to the shape that they are shown in."""
     hdr_to_sdr: bool = True
+    """Map the tones of HDR videos to what models were trained on."""
     max_duration_s: float = pydantic.Field(FrameSpec.max_duration_s, gt=0)
+    """Longer videos are quarantined."""
     max_pixels_decoded: int = pydantic.Field(FrameSpec.max_pixels_decoded, ge=1)
+    """Videos of which more pixels would have to be decoded are quarantined."""
     backend: Backend = DEFAULT_BACKEND
+    """What decodes videos."""
     deadline_s: float = pydantic.Field(60.0, gt=0)
+    """A video that takes longer to decode is quarantined."""
     num_decoders: int | None = pydantic.Field(None, ge=1)
-    cache_dir: str | None = None
+    """Processes that decode; null takes as many as fit beside the engines."""
+    cache_dir: PathText | None = None
+    """Where decoded frames are kept, by content; null means the run's folder."""
 
     @pydantic.model_validator(mode="after")
     def _one_sampling_rule(self) -> VideoConfig:
@@ -94,29 +123,63 @@ class RolloutConfig(Section):
     """The vLLM engines that generate responses. `engine_args` are passed to `vllm.LLM` unchanged."""
 
     num_engines: int | None = pydantic.Field(None, ge=1)
+    """vLLM engines; null fills the cluster."""
     gpus_per_engine: int = pydantic.Field(1, ge=0)
+    """GPUs that share one engine (tensor parallelism)."""
     batch_size: int = pydantic.Field(64, ge=1)
+    """Examples of one chunk, the smallest piece of work that is kept."""
     engine_args: dict[str, Any] = {}
+    """Arguments of `vllm.LLM`, passed as they are."""
 
 
 class ObjectiveConfig(Section):
     """The loss (`vidalign/learning/objectives/`). `params` are the keyword arguments of the objective's dataclass."""
 
     name: str = "leanpo"
+    """The loss: a name of `vidalign/learning/objectives`, or `package.module:attribute`."""
     params: dict[str, float | int | bool | str] = {}
+    """The objective's own parameters, such as `{beta: 0.1}`."""
 
 
 class ServeConfig(Section):
-    """The Ray Serve endpoint. `media_root` is the only folder from which `file:` video urls are served."""
+    """The Ray Serve endpoint."""
 
     host: str = "127.0.0.1"
+    """Address that the endpoint listens on; 127.0.0.1 is this machine alone."""
     port: int = pydantic.Field(8000, ge=1, le=65535)
+    """Port that the endpoint listens on."""
     min_replicas: int = pydantic.Field(1, ge=0)
+    """Fewest replicas of each model."""
     max_replicas: int = pydantic.Field(1, ge=1)
+    """Most replicas of each model."""
     gpus_per_replica: int = pydantic.Field(1, ge=0)
-    media_root: str | None = None
+    """GPUs of one replica (tensor parallelism)."""
+    media_root: PathText | None = None
+    """The only folder whose files clients may name as `file:` urls; null means none, and for `vidalign serve RUN` on this
+    machine alone the videos of the run.
+    """
     engine_args: dict[str, Any] = {}
+    """Arguments of the vLLM engines, passed as they are."""
     start_timeout_s: float = pydantic.Field(900.0, gt=0)
+    """How long an endpoint may take to start."""
+    drain_s: float = pydantic.Field(30.0, ge=0)
+    """How long running requests may go on once the endpoint is told to stop."""
+    further_versions: int | None = pydantic.Field(None, ge=0)
+    """Versions of the aligned policy that find room beside the first (`vidalign promote`); null means one on CPUs and none on
+    GPUs.
+    """
+    access_log: PathText | None = None
+    """A folder for one line of JSON a request, without prompts, replies and keys; null writes none."""
+    client_sampling: Literal["refuse", "same", "allow"] = "refuse"
+    """What becomes of a request's own frame sampling: refused, taken where it is the endpoint's (same), or taken within the
+    endpoint's bounds (allow).
+    """
+    limits: LimitsConfig = LimitsConfig()  # type: ignore[call-arg]
+    """How much may be asked."""
+    media: MediaConfig = MediaConfig()  # type: ignore[call-arg]
+    """Where videos are read from."""
+    access: AccessConfig = AccessConfig()  # type: ignore[call-arg]
+    """Who may ask."""
 
 
 class EvaluateConfig(ScoringSection):
@@ -132,10 +195,15 @@ class EvaluateConfig(ScoringSection):
     )
 
     concurrency: int = pydantic.Field(16, ge=1)
+    """Requests in flight at a replica."""
     in_turn: bool | None = None
+    """Serve one model after the other; null does so where GPUs do not suffice for all at once."""
     max_new_tokens: int = pydantic.Field(256, ge=1)
+    """Most tokens of an answer."""
     blind: bool = True
+    """Also ask the base model about videos of noise: what it scores without seeing."""
     request_timeout_s: float = pydantic.Field(120.0, gt=0)
+    """How long one answer may take."""
 
 
 class ClusterConfig(Section):
@@ -147,34 +215,58 @@ class ClusterConfig(Section):
     """
 
     address: str | None = None
+    """host:port of a Ray cluster, "local" for a Ray of this run alone, "auto" for one that must run here; null joins one or
+    starts one.
+    """
     num_cpus: int | None = pydantic.Field(None, ge=1)
+    """Logical CPUs of a Ray that is started on this machine; null counts its cores."""
     max_num_cpus: int | None = pydantic.Field(None, ge=1)
+    """How far an autoscaling cluster may grow, in CPUs."""
     max_num_gpus: int | None = pydantic.Field(None, ge=0)
+    """How far an autoscaling cluster may grow, in GPUs."""
     wait_for_nodes_s: float = pydantic.Field(900.0, gt=0)
+    """How long work may wait to be placed on a node."""
 
 
 class RunConfig(Section):
     """Everything that one run needs. Stored in the run folder as `config.yaml`, with all defaults filled in."""
 
-    run_dir: str
-    seed: int = pydantic.Field(0, ge=0)
+    run_dir: PathText
+    """Folder of the run, which every node sees. Running again continues what is there."""
+    seed: int = pydantic.Field(0, ge=0, lt=2**32)
+    """Decides every random choice of a run."""
     rounds: int = pydantic.Field(1, ge=1)
+    """Rounds of rollout and training; each starts from the policy of the one before."""
     model: ModelConfig
+    """The policy to align."""
     data: DataConfig
+    """The rows."""
     video: VideoConfig = VideoConfig()  # type: ignore[call-arg]
+    """Which frames are taken, and how."""
     recipe: RecipeConfig = LeanpoRecipe()  # type: ignore[call-arg]
+    """How responses and pairs are made."""
     rollout: RolloutConfig = RolloutConfig()  # type: ignore[call-arg]
+    """The engines that generate."""
     objective: ObjectiveConfig = ObjectiveConfig()
+    """The loss."""
     train: TrainConfig = TrainConfig()  # type: ignore[call-arg]
+    """Training."""
     serve: ServeConfig = ServeConfig()  # type: ignore[call-arg]
+    """The endpoint."""
     evaluate: EvaluateConfig = EvaluateConfig()  # type: ignore[call-arg]
+    """The evaluation."""
     cluster: ClusterConfig = ClusterConfig()  # type: ignore[call-arg]
+    """Where Ray runs."""
 
 
 class ServingConfig(Section):
     """What `vidalign serve` needs: these sections of a run, or the defaults for a checkpoint folder."""
 
     model: ModelConfig
+    """The model to serve."""
     video: VideoConfig = VideoConfig()  # type: ignore[call-arg]
+    """Which frames it sees."""
     serve: ServeConfig = ServeConfig()  # type: ignore[call-arg]
+    """The endpoint."""
     cluster: ClusterConfig = ClusterConfig()  # type: ignore[call-arg]
+    """Where Ray runs."""

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
-from typing import Any, ClassVar
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Set
+from typing import Annotated, Any, ClassVar, TypeAlias, get_args
 
 import pydantic
+
+
+def _usable_path(path: str) -> str:
+    """The path with ~ as the home folder it stands for: nothing after this module knows of ~."""
+    if not path.strip():
+        raise ValueError(f"must name something, got {path!r}")
+    if len(os.fsencode(path)) > MAX_PATH or max(len(os.fsencode(part)) for part in path.split("/")) > MAX_NAME:
+        raise ValueError(f"is longer than a path or a name in it may be, got {path[:60]}…")
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(pathlib.Path(path).expanduser())
+    except RuntimeError as error:
+        raise ValueError(f"names the home folder of a user that this machine does not have, got {path!r}") from error
+
+
+FIRST_VERSION = "0.1.0"
+MAX_PATH, MAX_NAME = 4000, 255  # bytes, on the file systems of Linux
+PathText: TypeAlias = Annotated[str, pydantic.AfterValidator(_usable_path)]
 
 
 class Section(pydantic.BaseModel):
@@ -16,12 +37,26 @@ class Section(pydantic.BaseModel):
 
     LATER names the options that are younger than the records of finished stages may be. One that has its default value is
     recorded as if it did not exist, so that what was finished before it existed stays valid.
+
+    SINCE names the version of options that are younger than `FIRST_VERSION`. What an option means is the text below it.
     """
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset()
     LATER: ClassVar[frozenset[str]] = frozenset()
+    SINCE: ClassVar[Mapping[str, str]] = {}
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        """Python takes true for 1, and pydantic with it."""
+        if isinstance(value, bool):
+            annotation = cls.model_fields[str(info.field_name)].annotation
+            kinds = set(get_args(annotation) or (annotation,))
+            if kinds & {int, float} and bool not in kinds:
+                raise ValueError(f"must be a number, got {str(value).lower()}")
+        return value
 
     def deciding(self) -> dict[str, Any]:
         """The options that decide a result, as JSON values, including those of nested sections."""

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import pydantic
 
-from vidalign.config.section import Section
+from vidalign.config.section import PathText, Section
 
 
 class LoraConfig(Section):
@@ -22,11 +22,17 @@ class LoraConfig(Section):
     LATER: ClassVar[frozenset[str]] = frozenset({"targets", "export", "quantize"})
 
     rank: int = pydantic.Field(128, ge=1)
+    """Rank of the adapters."""
     alpha: int = pydantic.Field(256, ge=1)
+    """Scale of the adapters: they are multiplied by alpha / rank."""
     dropout: float = pydantic.Field(0.0, ge=0, lt=1)
+    """Dropout of the adapters' inputs."""
     targets: list[str] | None = pydantic.Field(None, min_length=1)
+    """Last parts of the names of the layers that get adapters; null means all linear layers of the language model."""
     export: Literal["merged", "both"] = "merged"
+    """What the exported folder holds: complete "merged" weights, or "both" those and the adapter."""
     quantize: Literal["4bit"] | None = None
+    """Keep the layers below the adapters in 4 bits while training (QLoRA)."""
 
 
 class UncertaintyConfig(Section):
@@ -40,14 +46,19 @@ class UncertaintyConfig(Section):
     LATER: ClassVar[frozenset[str]] = frozenset({"sampled_share"})
 
     num_passes: int = pydantic.Field(10, ge=2)
+    """Passes with dropout from which the doubt of a pair is estimated."""
     dropout: float = pydantic.Field(0.1, gt=0, lt=1)
+    """Dropout of these passes."""
     max_smoothing: float = pydantic.Field(0.4, ge=0, lt=0.5)
+    """Most label smoothing of a pair."""
     drop_disagreeing: bool = True
+    """Leave out pairs whose order most passes vote against."""
     sampled_share: float | None = pydantic.Field(None, gt=0, le=1)
+    """Share of the pairs that is drawn for training, half by certainty and half by doubt; null takes all."""
 
 
 class TrainConfig(Section):
-    """The DeepSpeed job. `batch_size` counts pairs per optimizer step over all workers.
+    """The DeepSpeed job. `batch_size` counts pairs (or groups) per optimizer step over all workers.
 
     A forward pass takes `micro_batch_size` pairs or, with `tokens_per_micro_batch`, as many as fit into that many tokens (a
     longer pair goes alone). `shared_prefix` computes the prompt and video of a pair once for both responses and lays the pairs of
@@ -95,36 +106,67 @@ class TrainConfig(Section):
     )
 
     num_workers: int = pydantic.Field(1, ge=1)
+    """DeepSpeed ranks, each on a GPU of its own where there are any."""
     use_gpu: bool | None = None
+    """Train on GPUs; null does where the cluster has any."""
     learning_rate: float = pydantic.Field(5e-7, gt=0)
+    """Highest learning rate."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls after the warm-up."""
     warmup_ratio: float = pydantic.Field(0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises."""
     num_epochs: int = pydantic.Field(1, ge=1)
+    """Passes over the pairs."""
     batch_size: int = pydantic.Field(16, ge=1)
+    """Pairs of one optimizer step, over all workers."""
     micro_batch_size: int = pydantic.Field(1, ge=1)
+    """Pairs of one forward pass of one worker."""
     tokens_per_micro_batch: int | None = pydantic.Field(None, ge=1)
+    """Fill each forward pass up to this many tokens instead of a fixed number of pairs."""
     weight_decay: float = pydantic.Field(0.0, ge=0)
+    """Weight decay of AdamW."""
     max_grad_norm: float = pydantic.Field(1.0, gt=0)
+    """Gradients are clipped to this norm."""
     zero_stage: int = pydantic.Field(2, ge=0, le=3)
+    """What DeepSpeed divides over the workers: 1 optimizer states, 2 gradients too, 3 weights too."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, about a third more time."""
     shared_prefix: bool = True
+    """Compute prompt and video of a pair once for both responses, where the architecture allows it."""
     sequence_parallel: int = pydantic.Field(1, ge=1)
+    """Neighbouring workers that share each forward pass, for long videos."""
     cache_vision_features: bool = False
-    cache_dir: str | None = None
+    """Keep what a frozen vision tower computes on disk, once for each video."""
+    cache_dir: PathText | None = None
+    """Where features and the reference's outputs are kept, by content; null means the run's folder."""
     float32_head: bool = False
+    """Compute logits in float32 in a model of another type, in rollouts too."""
     train_vision_tower: bool = False
+    """Train the vision tower too."""
     train_projector: bool = False
+    """Train the projector between vision tower and language model too."""
     lora: LoraConfig | None = None
+    """Train adapters instead of all weights: `{}` for the defaults."""
     uncertainty: UncertaintyConfig | None = None
+    """Smooth labels by the doubt of each pair: `{}` for the defaults."""
     log_every: int = pydantic.Field(5, ge=1)
+    """Optimizer steps between two measurements."""
     num_monitored: int = pydantic.Field(64, ge=1)
+    """Pairs that are measured."""
     num_probed: int = pydantic.Field(64, ge=1)
+    """Rows of `data.probe` that are measured."""
     deepspeed: dict[str, Any] = {}
+    """Options of DeepSpeed's own configuration, merged into ours last."""
     checkpoint_every: int | None = pydantic.Field(None, ge=1)
+    """Optimizer steps between two checkpoints; null goes by time alone."""
     checkpoint_minutes: float | None = pydantic.Field(10.0, gt=0)
+    """Minutes between two checkpoints; null goes by steps alone."""
     num_checkpoints_kept: int = pydantic.Field(1, ge=1)
+    """Checkpoints that are kept while training."""
     keep_checkpoints: bool = False
+    """Keep checkpoints after the export too."""
     max_failures: int = pydantic.Field(2, ge=-1)
+    """How often a training may fail and go on from its newest checkpoint; -1 is without end."""
 
     @pydantic.model_validator(mode="after")
     def _accumulation_is_whole(self) -> TrainConfig:

@@ -7,6 +7,7 @@
 
 A scorer is a function of a reply and its example that returns a score in [0, 1] (True and False are 1 and 0), or None where it
 cannot tell. What no scorer can tell goes to the judge, if there is one, and is otherwise counted apart: it is neither right nor wrong.
+A scorer may also have `measure`, which gives figures of all replies of a model (`figures`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from vidalign.data.answers import kind_of, token_f1, trust, verdict
@@ -97,6 +98,25 @@ def score(reply: str, example: Example, name: str | None = None) -> Score:
         )
     by = RULES if name is None or (name == "f1" and kind_of(example) not in WORDED) else name
     return Score(value=float(value), scorer=by)
+
+
+def figures(name: str | None, replies: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
+    """What a scorer's `measure(replies, examples)` says of all replies of a model, by name; empty for scorers without it.
+
+    Raises:
+        ConfigError: it returned something else than finite numbers by name.
+    """
+    measure = getattr(find(name), "measure", None)
+    if measure is None:
+        return {}
+    found = measure(replies, examples)
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"measure of scorer {name} returned {found!r}; return a dict of numbers by name")
+    made = {str(key): value.item() if hasattr(value, "item") else value for key, value in found.items()}
+    for key, value in made.items():
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ConfigError(f"measure of scorer {name} returned {value!r} for {key}; return finite numbers by name")
+    return {key: float(value) for key, value in made.items()}
 
 
 def trust_by(name: str | None, reply: str, example: Example) -> float:

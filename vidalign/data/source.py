@@ -32,7 +32,7 @@ READERS: Mapping[str, Callable[[pathlib.Path], Iterator[Located]]] = {
 }
 PACKED = frozenset({".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz"})
 TABLES = frozenset(READERS) | {".json"}
-PAIRS_FILE = "pairs.parquet"
+PAIRS_FILE, GROUPS_FILE = "pairs.parquet", "groups.parquet"
 _NUMBERS = re.compile(r"\d+")
 
 
@@ -50,6 +50,10 @@ def read_source(name: str | pathlib.Path) -> Iterator[Located]:
 def files_of(name: str | pathlib.Path) -> list[pathlib.Path]:
     """The files behind a local name, in order. Raises `DataError` as `read_source` does."""
     path = pathlib.Path(name)
+    if path.name == GROUPS_FILE or (path / GROUPS_FILE).is_file() or list(path.glob(f"rounds/*/pairs/{GROUPS_FILE}")):
+        raise DataError(
+            f"{name} holds groups of a run's own replies, which only that run's policy learns from; name the data that the run read"
+        )
     if path.is_file():
         return [path]
     if path.is_dir():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import collections
 from collections.abc import Sequence
 
-from vidalign.learning.objectives.base import Objective
+from vidalign.learning.objectives.base import AnyObjective
 from vidalign.types import PreferencePair
 
 
-def usable_pairs(pairs: Sequence[PreferencePair], objective: Objective) -> tuple[list[PreferencePair], dict[str, int]]:
+def usable_pairs(pairs: Sequence[PreferencePair], objective: AnyObjective) -> tuple[list[PreferencePair], dict[str, int]]:
     """The pairs that an objective can be trained on, and the number dropped for each reason: no_rejected, no_key_phrase."""
     kept: list[PreferencePair] = []
     dropped: collections.Counter[str] = collections.Counter()

@@ -63,6 +63,11 @@ class TrainingGroup:
         if self.context is ONE_VIDEO:
             object.__setattr__(self, "context", Context(videos=(self.video,)))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the reference's log-probs of each response are kept as: its side of a pair, or its place in the group."""
+        return tuple(f"{each.role}_{n}" if each.role == "member" else each.role for n, each in enumerate(self.responses))
+
     def only(self, *roles: Role) -> TrainingGroup:
         """The group with only its responses of these roles."""
         return dataclasses.replace(self, responses=tuple(each for each in self.responses if each.role in roles))

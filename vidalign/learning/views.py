@@ -1,9 +1,9 @@
 """What an objective sees of a forward pass over groups: one view for each kind of input that objectives consume.
 
-    rows of a batch ─► view.policy ─► PairLogps ─► objective(policy, reference, **denominators)
-    kept tensors    ─► view.reference ─►──────────┘
+    rows of a batch ─► view.policy ─► PairLogps or GroupLogps ─► objective(policy, reference, **denominators)
+    kept tensors    ─► view.reference ─►────────────────────────┘
 
-A view of whole groups reads the same rows and the same groups; it has the same methods and is added to `VIEWS`.
+Another view reads the same rows and the same groups; it has the same methods and is added to `VIEWS`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, TypeAlias
 
 import torch
 
 from vidalign.errors import ConfigError
 from vidalign.learning.batch_source import BatchSource
-from vidalign.learning.objectives.base import Objective
-from vidalign.learning.sequences import Role, TrainingGroup
+from vidalign.learning.objectives.base import AnyObjective, Objective
+from vidalign.learning.objectives.groups import GroupLogps, GroupObjective
+from vidalign.learning.sequences import Role, TrainingGroup, TrainingResponse
 from vidalign.model.logps import PairLogps, RowLogps, pad_to_mask
 
 SIDES: tuple[Role, Role] = ("chosen", "rejected")
@@ -31,6 +33,8 @@ class PairView:
         kept: from a group's id to the reference's outputs for it, see `actors.reference.Reference`.
         doubt: by group id, the probability that a pair's order is wrong, as estimated by `train.uncertainty`; empty without it.
     """
+
+    takes: ClassVar[type[AnyObjective]] = Objective
 
     objective: Objective
     source: BatchSource
@@ -83,18 +87,75 @@ class PairView:
         return {"num_pairs": len(groups), "num_chosen_tokens": tokens}
 
 
-VIEWS: dict[str, type[PairView]] = {"pairs": PairView}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupView:
+    """Groups of a policy's own responses with advantages, all of the same number of responses. Attributes: see `PairView`."""
+
+    takes: ClassVar[type[AnyObjective]] = GroupObjective
+
+    objective: GroupObjective
+    source: BatchSource
+    kept: Callable[[str], Mapping[str, torch.Tensor]]
+    doubt: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def sequences(self, group: TrainingGroup) -> TrainingGroup:
+        """The group: all of its responses need a forward pass."""
+        return group
+
+    def reference_hidden(self, groups: Sequence[TrainingGroup]) -> torch.Tensor | None:
+        """None: no objective on groups needs a KL over the whole vocabulary."""
+        return None
+
+    def policy(self, rows: RowLogps, groups: Sequence[TrainingGroup]) -> GroupLogps:
+        """The rows of a batch of these groups, with behaviour log-probs and advantages; responses of weight 0 are masked."""
+        device = rows.logps.device
+        members = by_rows(groups)
+        behaviour = torch.tensor([value for each in members for value in each.behaviour_logps], device=device)
+        return GroupLogps(
+            logps=rows.logps,
+            mask=rows.mask & torch.tensor([each.weight > 0 for each in members], device=device)[:, None],
+            behaviour=pad_to_mask(behaviour, rows.mask),
+            advantages=torch.tensor([each.advantage for each in members], device=device),
+        )
+
+    def reference(self, rows: RowLogps, groups: Sequence[TrainingGroup]) -> torch.Tensor | None:
+        """The reference's log-probs [R, T] of the same rows; None if the objective does not need them."""
+        if not self.objective.uses_reference:
+            return None
+        kept = [self.kept(group.id) for group in groups]
+        flat = torch.cat([tensors[name] for name in groups[0].names for tensors in kept])
+        return pad_to_mask(flat.to(rows.logps.device), rows.mask)
+
+    def denominators(self, groups: Sequence[TrainingGroup]) -> dict[str, int]:
+        """The denominators of a step on these groups, as the objective's keyword arguments: totals of the step."""
+        learned = [each for group in groups for each in group.responses if each.weight > 0]
+        return {"num_responses": len(learned), "num_tokens": sum(len(self.source.tokens(each)) for each in learned)}
 
 
-def view_of(objective: Objective) -> type[PairView]:
+def by_rows(groups: Sequence[TrainingGroup]) -> list[TrainingResponse]:
+    """The responses in the order of a batch's rows: the first of every group, then every second one, and so on."""
+    return [group.responses[place] for place in range(len(groups[0].responses)) for group in groups]
+
+
+View: TypeAlias = PairView | GroupView
+VIEWS: dict[str, type[View]] = {"pairs": PairView, "groups": GroupView}
+
+
+def view_of(objective: AnyObjective) -> Callable[..., View]:
     """The view that gives an objective what it consumes.
 
     Raises:
-        ConfigError: there is no such view.
+        ConfigError: there is no such view, or it gives its objectives something else than this one takes.
     """
     if objective.consumes not in VIEWS:
         raise ConfigError(
             f"objective.name={objective.name} consumes {objective.consumes}, but training can give an objective only "
             f"{', '.join(VIEWS)}; choose another objective"
         )
-    return VIEWS[objective.consumes]
+    view = VIEWS[objective.consumes]
+    if not isinstance(objective, view.takes):
+        raise ConfigError(
+            f"objective.name={objective.name} consumes {objective.consumes} and is no {view.takes.__name__}; derive it from "
+            f"{view.takes.__module__}.{view.takes.__name__}"
+        )
+    return view

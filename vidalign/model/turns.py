@@ -130,7 +130,7 @@ def _render(processor: Any, messages: list[dict[str, Any]], *, generation: bool)
     """The conversation as text; None where the template refuses or cannot read it."""
     try:
         return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError):
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError):
         return None
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vidalign.config.recipes import RecipeSection
+from vidalign.config.recipe import RecipeSection
 from vidalign.plugins import resolve
 from vidalign.recipes.base import Recipe
 from vidalign.recipes.given import Given
+from vidalign.recipes.group import Group
 from vidalign.recipes.hound import Hound
 from vidalign.recipes.leanpo import Leanpo
 from vidalign.recipes.rrpo import Rrpo
 
-RECIPES: Mapping[str, type[Recipe[Any]]] = {"leanpo": Leanpo, "rrpo": Rrpo, "hound": Hound, "given": Given}
+RECIPES: Mapping[str, type[Recipe[Any]]] = {"leanpo": Leanpo, "rrpo": Rrpo, "hound": Hound, "given": Given, "group": Group}
 
 
 def build(config: RecipeSection) -> Recipe[Any]:

@@ -12,16 +12,16 @@ import collections
 import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from vidalign.config.judging import JudgeConfig
-from vidalign.config.recipes import RecipeSection, SamplingSection
+from vidalign.config.recipe import RecipeSection, SamplingSection
 from vidalign.data.reading import DataRow
 from vidalign.data.scorers import JUDGE
 from vidalign.recipes.engine import Engine
 from vidalign.recipes.judging import JudgeTask, scoring_task, trust_of
 from vidalign.recipes.kinds import KINDS, Kind, kind_of
-from vidalign.types import Example, Judgement, PreferencePair, Response
+from vidalign.types import Example, Judgement, PreferencePair, Response, ResponseGroup
 from vidalign.video.scene import Shown
 
 ConfigT = TypeVar("ConfigT", bound=RecipeSection)
@@ -64,15 +64,17 @@ class Replays:
 
 
 class Recipe(Generic[ConfigT]):
-    """Base of all recipes. A new one sets `Config` and implements `respond` and `pair`; everything else has defaults.
+    """Base of all recipes. A new one sets `Config` and implements `respond` and `pair` (or `group`); everything else has defaults.
 
     Config: the recipe's section of the configuration; a pydantic model without heavy imports.
+    makes: what objectives learn from it (`Objective.consumes`): "pairs" by `pair`, or "groups" by `group`.
     asks_policy: False if no response is sampled because the data already holds the pairs.
     keeps_replays: True if `replays` uses earlier rounds.
     kinds: the kinds of responses that it makes, see `vidalign.recipes.kinds`.
     """
 
     Config: ClassVar[type[RecipeSection]]
+    makes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     asks_policy: ClassVar[bool] = True
     kinds: ClassVar[Mapping[str, Kind]] = KINDS
 
@@ -156,6 +158,10 @@ class Recipe(Generic[ConfigT]):
 
     def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
         """One pair, or the reason (a word) why this example gives none."""
+        raise NotImplementedError
+
+    def group(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> ResponseGroup | str:
+        """One group, if the recipe makes groups, or the reason (a word) why this example gives none."""
         raise NotImplementedError
 
     def asked(self, rows: Sequence[DataRow]) -> list[Asked]:

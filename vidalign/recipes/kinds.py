@@ -34,6 +34,7 @@ KINDS: Mapping[str, Kind] = {
     "perturbed": Kind(side="rejected", label="perturbed video"),
     "replayed": Kind(side="rejected", label="ground truth with a resampled segment", limited=True),
     "plain": Kind(side="plain", label="no hint, clean video"),
+    "shuffled": Kind(side=None, label="shuffled frames", scored=False),
     "truth": Kind(side="truth", label="ground truth", scored=False),
     "rewritten": Kind(side="truth", label="rewritten ground truth"),
     "differences": Kind(side=None, label="list of differences", scored=False),

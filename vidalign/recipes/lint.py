@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vidalign.config.recipes import LintConfig
+from vidalign.config.linting import LintConfig
 from vidalign.data.words import word_spans
 from vidalign.records import Context
 from vidalign.types import PreferencePair

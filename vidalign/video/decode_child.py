@@ -1,6 +1,6 @@
 """The process that decodes, separate so that it can be killed: decoders hang and crash on hostile files.
 
-    parent: ChildDecoder.decode(uri) ── one JSON line ──> child: main()     {"uri", "alarm_s"}
+    parent: ChildDecoder.decode(uri) ── one JSON line ──> child: main()     {"uri", "alarm_s"} and perhaps "spec"
                                      <── "opened" ──                        of a remote uri: it is fetched, and now decoded
                                      <── one JSON line ──                   {"frames_path", "reason", "message", "backend"}
 
@@ -82,24 +82,29 @@ class ChildDecoder:
         self._stderr: IO[bytes] | None = None
         self._buffer = b""
         self._num_decoded = 0
+        self._stopped = False
 
     @property
     def pid(self) -> int | None:
         """Process id of the child; None if there is no child."""
         return None if self._process is None else self._process.pid
 
-    def decode(self, uri: str) -> DecodedVideo:
+    def decode(self, uri: str, spec: FrameSpec | None = None) -> DecodedVideo:
         """Decode one video into the frame cache. A fault of the video is returned as its quarantine reason, not raised.
+
+        `spec`: in place of the decoder's own.
 
         Raises:
             DataError: the frame cache cannot be written, the child cannot be started, or a store does not answer.
-            ClusterError: the child is killed again and again.
+            ClusterError: the child is killed again and again, or `stop` was called.
         """
         num_crashes = num_tries = 0
         for num_starts in range(1, MAX_STARTS + 1):
             try:
-                done = self._try(uri)
+                done = self._try(uri, spec)
             except _KilledError as killed:
+                if self._stopped:
+                    raise ClusterError(f"the decoding of {uri} was stopped") from None
                 num_tries += killed.while_decoding
                 if num_tries >= MAX_TRIES or num_starts >= MAX_STARTS:
                     raise ClusterError(
@@ -124,12 +129,14 @@ class ChildDecoder:
             f"the decoding process was killed or failed {MAX_STARTS} times at {uri}; look at the node that decodes it"
         )
 
-    def _try(self, uri: str) -> DecodedVideo:
+    def _try(self, uri: str, spec: FrameSpec | None) -> DecodedVideo:
         """One attempt. The reason is "again" where a store or the node failed. Raises `_KilledError`."""
         process = self._running_child()
         assert self._stderr is not None
         self._stderr.truncate(0)
         request = {"uri": uri, "alarm_s": self.deadline_s + ALARM_AFTER_DEADLINE_S}
+        if spec is not None:
+            request["spec"] = spec.to_row()
         remote = visuals.has_remote(uri)
         limit_s = FETCH_S if remote else self.deadline_s
         line = self._exchange(process, json.dumps(request).encode() + b"\n", time.monotonic() + limit_s)
@@ -159,6 +166,12 @@ class ChildDecoder:
         if reply["reason"] == "cache":
             raise DataError(reply["message"])
         return DecodedVideo(video=uri, **reply)
+
+    def stop(self) -> None:
+        """End, from another thread, the `decode` that is running: it raises. The decoder cannot be used again."""
+        self._stopped = True
+        if (process := self._process) is not None:
+            process.kill()
 
     def close(self) -> None:
         """Kill the child, if any. The next `decode` starts a new one."""
@@ -263,7 +276,8 @@ def main() -> None:
             if remote:
                 replies.write(OPENED)
 
-        reply = decode_into_cache(uri, spec, settings["cache_dir"], settings["backend"], opened)
+        asked = FrameSpec.from_row(request["spec"]) if "spec" in request else spec
+        reply = decode_into_cache(uri, asked, settings["cache_dir"], settings["backend"], opened)
         signal.setitimer(signal.ITIMER_REAL, 0)
         replies.write(json.dumps(reply).encode() + b"\n")
 

@@ -13,10 +13,11 @@ from typing import Any
 from vidalign import plugins
 from vidalign.errors import ConfigError
 from vidalign.learning.objectives.alpha_dpo import AlphaDPO
-from vidalign.learning.objectives.base import Loss, Objective
+from vidalign.learning.objectives.base import AnyObjective, Loss, Objective
 from vidalign.learning.objectives.bmc import BMC
 from vidalign.learning.objectives.dpo import CDPO, DPO, IPO, RDPO, RPO
 from vidalign.learning.objectives.expo import EXPO
+from vidalign.learning.objectives.groups import DAPO, GRPO, GSPO, DrGRPO
 from vidalign.learning.objectives.leanpo import LeanPO, SimPO
 from vidalign.learning.objectives.orpo import ORPO
 from vidalign.learning.objectives.rrpo import RRPO
@@ -25,7 +26,7 @@ from vidalign.learning.objectives.sppo import SPPO
 
 __all__ = ["OBJECTIVES", "Loss", "Objective", "build"]
 
-OBJECTIVES: dict[str, type[Objective]] = {
+OBJECTIVES: dict[str, type[AnyObjective]] = {
     "leanpo": LeanPO,
     "simpo": SimPO,
     "rrpo": RRPO,
@@ -40,18 +41,22 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "bmc": BMC,
     "expo": EXPO,
     "sft": SFT,
+    "grpo": GRPO,
+    "dapo": DAPO,
+    "dr_grpo": DrGRPO,
+    "gspo": GSPO,
 }
 
 
-def build(name: str, params: Mapping[str, Any]) -> Objective:
+def build(name: str, params: Mapping[str, Any]) -> AnyObjective:
     """The objective called `name`, with `params` in place of its defaults.
 
     Raises:
         ConfigError: an unknown name or parameter (the message suggests the nearest known one), a value of the wrong type or out
-            of range, or a `package.module:attribute` that is not a subclass of `Objective`.
+            of range, or a `package.module:attribute` that is not a subclass of `Objective` or `GroupObjective`.
     """
     objective = plugins.resolve(name, OBJECTIVES, what="objective.name")
-    if not (isinstance(objective, type) and issubclass(objective, Objective)):
+    if not (isinstance(objective, type) and issubclass(objective, AnyObjective)):
         raise ConfigError(f"objective.name={name} is {objective!r}; name a subclass of {Objective.__module__}.Objective")
     known = [field.name for field in dataclasses.fields(objective)]
     for key in params:

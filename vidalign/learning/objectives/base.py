@@ -1,6 +1,6 @@
 """What every objective has in common: parameters that are checked, the SFT term, normalisation and metrics.
 
-An objective is a frozen dataclass whose fields are its parameters, and a pure function of log-probabilities. A new one
+An objective is a frozen dataclass whose fields are its parameters, and a pure function of log-probabilities. A new one on pairs
 implements `preference` and is added to `vidalign.learning.objectives.OBJECTIVES`, or stays in its own package and is named as
 `package.module:attribute`; no trainer has to change.
 
@@ -67,11 +67,11 @@ class Preference:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Objective:
-    """Base of all objectives. `sft_weight` adds that multiple of the cross-entropy on the chosen response (a token mean).
+class AnyObjective:
+    """Base of all objectives, on pairs (`Objective`) and on groups (`vidalign.learning.objectives.groups.GroupObjective`).
 
     consumes: what it is a function of, and so which view of a batch it is given (`vidalign.learning.views`).
-    needs_reference: log-probs of the same pairs under the reference are required.
+    needs_reference: log-probs of the same responses under the reference are required.
     needs_phrases: `chosen_phrases` and `rejected_phrases` are required.
     needs_kl: `chosen_kl` is required, that is, the reference's final hidden states (or the adapter switched off).
     takes_doubt: label smoothing may differ from pair to pair (`PairLogps.doubt`, if larger than the objective's own), which
@@ -88,8 +88,6 @@ class Objective:
     takes_win_rates: ClassVar[bool] = False
     needs_rejected: ClassVar[bool] = True
 
-    sft_weight: float = param(0.0, ge=0)
-
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):
@@ -98,17 +96,33 @@ class Objective:
             object.__setattr__(self, field.name, value)
 
     @property
+    def uses_reference(self) -> bool:
+        """Whether the reference's log-probs are required; it may depend on the parameters."""
+        return self.needs_reference
+
+    @property
     def needs_kl(self) -> bool:
         """Whether `chosen_kl` is required; it may depend on the parameters."""
         return False
 
-    def preference(self, policy: PairLogps, reference: PairLogps | None, state: Mapping[str, float]) -> Preference:
-        """Loss and rewards of each pair, without the SFT term. `reference` is set if `needs_reference`."""
-        raise NotImplementedError
-
     def next_state(self, state: Mapping[str, float], statistics: Mapping[str, Tensor]) -> dict[str, float]:
         """The state after an optimizer step, from the sum of `Loss.statistics` over the step's global batch."""
         return dict(state)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Loss:
+        """The loss of what a view gives: of the policy, of the reference, the step's denominators by name, and `state`."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective(AnyObjective):
+    """Base of objectives on pairs. `sft_weight` adds that multiple of the cross-entropy on the chosen response (a token mean)."""
+
+    sft_weight: float = param(0.0, ge=0)
+
+    def preference(self, policy: PairLogps, reference: PairLogps | None, state: Mapping[str, float]) -> Preference:
+        """Loss and rewards of each pair, without the SFT term. `reference` is set if `needs_reference`."""
+        raise NotImplementedError
 
     def __call__(
         self,

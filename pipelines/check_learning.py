@@ -1,0 +1,58 @@
+"""Does the objective learn from what the recipe makes, and how many tokens is one of these?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vidalign import recipes
+from vidalign.config.run import RunConfig
+from vidalign.data.reading import DataRow
+from vidalign.errors import ConfigError, DataError
+from vidalign.learning import objectives
+from vidalign.learning.objectives.groups import GroupObjective
+from vidalign.learning.pair_data import usable_pairs
+
+
+def check_recipe(config: RunConfig) -> None:
+    """Raises `ConfigError` where the recipe makes something else than the objective learns from, or another length than it takes."""
+    recipe, objective = recipes.build(config.recipe), objectives.build(config.objective.name, config.objective.params)
+    if recipe.makes != objective.consumes:
+        fitting = [name for name, kind in objectives.OBJECTIVES.items() if kind.consumes == recipe.makes]
+        others = [name for name, kind in recipes.RECIPES.items() if kind.makes == objective.consumes]
+        raise ConfigError(
+            f"objective.name={config.objective.name} learns from {objective.consumes}, and recipe.name={config.recipe.name} makes "
+            f"{recipe.makes}; set recipe.name to {' or '.join(others)}, or objective.name to one of {', '.join(fitting)}"
+        )
+    length = getattr(config.recipe, "max_new_tokens", None)
+    if isinstance(objective, GroupObjective) and objective.normalise == "constant" and objective.max_tokens != length:
+        raise ConfigError(
+            f"objective.name={config.objective.name} divides by objective.params.max_tokens={objective.max_tokens:g}, which is to be "
+            f"the length of the longest reply, recipe.max_new_tokens={length}; set one to the other"
+        )
+
+
+def check_given(config: RunConfig, rows: Sequence[DataRow]) -> None:
+    """Raises `DataError` where the data is to hold the pairs and the objective can be trained on none of them."""
+    recipe = recipes.build(config.recipe)
+    pairs = recipe.given(rows)
+    if recipe.asks_policy or not pairs:
+        return
+    usable, dropped = usable_pairs(pairs, objectives.build(config.objective.name, config.objective.params))
+    if not usable:
+        raise DataError(
+            f"objective.name={config.objective.name} can train on none of the {len(pairs):,} rows of {config.data.train} ({dropped}); "
+            "it needs rows with chosen and rejected that differ; add them, or set objective.name to sft"
+        )
+
+
+def forward_tokens(config: RunConfig, length: int, *, packed: bool) -> int:
+    """Tokens of a forward pass of training. `length`: of the longest prompt with one reply.
+
+    A group may be longer than `train.tokens_per_micro_batch`, and then goes alone.
+    """
+    train, budget = config.train, config.train.tokens_per_micro_batch
+    if recipes.build(config.recipe).makes == "pairs":
+        return budget or train.micro_batch_size * length * (1 if packed else 2)
+    others = getattr(config.recipe, "num_candidates", 1) - 1
+    group = length + others * (getattr(config.recipe, "max_new_tokens", 0) if packed else length)
+    return max(budget, group) if budget else train.micro_batch_size * group

@@ -1,0 +1,70 @@
+"""The body of a request: read whole within bounds, and parsed."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING, Any
+
+import pydantic_core
+from starlette.datastructures import Headers
+
+from serving.admission import Bytes
+from serving.replies import ClientLeft, Refusal
+from vidalign.config.serving import LimitsConfig
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope
+
+LARGE_JSON = 2**20  # bytes that are parsed beside the event loop
+
+
+async def read_body(scope: Scope, receive: Receive, limits: LimitsConfig, held_bytes: Bytes) -> bytes:
+    """The whole body, whose bytes are then held. Raises `Refusal` for one that is too large, or that does not come."""
+    headers, most = Headers(scope=scope), int(limits.max_body_mb * 2**20)
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise Refusal(415, f"the body must be application/json, got Content-Type {kind[:60]!r}", connection="close")
+    too_large = Refusal(
+        413,
+        f"a body may have {most:,} bytes (serve.limits.max_body_mb); send the video as a file: or https: url",
+        connection="close",
+    )
+    length = headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > most:
+        raise too_large
+    chunks: list[bytes] = []
+    held = 0
+    try:
+        while True:
+            async with asyncio.timeout(limits.body_idle_s):
+                message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientLeft
+            chunk = message.get("body", b"")
+            if held + len(chunk) > most:
+                raise too_large
+            held_bytes.take(len(chunk))
+            held += len(chunk)
+            chunks.append(chunk)
+            if not message.get("more_body"):
+                return b"".join(chunks)
+    except TimeoutError:
+        held_bytes.give_back(held)
+        raise Refusal(
+            408,
+            f"nothing of the body came for {limits.body_idle_s:g} s (serve.limits.body_idle_s)",
+            connection="close",
+        ) from None
+    except BaseException:
+        held_bytes.give_back(held)
+        raise
+
+
+async def parsed(body: bytes) -> Any:
+    """The JSON of a body. Raises `Refusal`."""
+    parse = functools.partial(pydantic_core.from_json, body, allow_inf_nan=False)
+    try:
+        return parse() if len(body) < LARGE_JSON else await asyncio.to_thread(parse)
+    except ValueError as error:
+        raise Refusal(400, f"the body is not JSON: {str(error)[:100]}") from None

@@ -1,0 +1,103 @@
+"""Runs HAProxy with the configuration that Ray Serve wrote, after closing what it leaves open.
+
+Serve calls this in the place of HAProxy (RAY_SERVE_HAPROXY_BINARY_PATH). Its template makes the admin socket everybody's, publishes
+counts on every address, waits an hour for a client, without a replica holds requests until there is one, and does not notice clients
+that leave.
+
+This module imports nothing heavy: it runs before each start and reload of HAProxy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import sys
+from typing import Any
+
+RETRY_AFTER_S = 10
+SCRIPT = "haproxy"
+PAGES = {
+    "died.http": ("the replica ended while it worked on this request; try again later", "engine_died"),
+    "down.http": ("no replica is there; it is being started, try again later", "engine_restarting"),
+}
+
+
+def write_script(folder: str, settings: dict[str, Any]) -> str:
+    """Write the command that Serve starts, in a folder of its own, and return its path.
+
+    Args:
+        settings: the `binary`, `header_s` and `idle_s` for a client, `max_connections`, and whether Serve's own proxy may `wake`
+            models without a replica.
+    """
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    root = str(pathlib.Path(__file__).parents[1])
+    path = pathlib.Path(folder) / SCRIPT
+    path.write_text(
+        f"#!/bin/sh\nPYTHONPATH={_quoted(root)} exec {_quoted(sys.executable)} -m serving.haproxy {_quoted(json.dumps(settings))} "
+        '"$@"\n'
+    )
+    path.chmod(0o700)
+    return str(path)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def closed(config: str, settings: dict[str, Any], folder: str) -> str:
+    """Serve's configuration with what it leaves open closed. `folder` holds the `PAGES`.
+
+    Raises:
+        ValueError: a line that has to be changed is not there, as after a change of Ray's template.
+    """
+    changes = [
+        # With it HAProxy notices a client that leaves only after its reply, if the body came after the headers.
+        (r"(?m)^    option splice-request\n", ""),
+        (r"(stats socket \S+) mode 666 ", r"\1 mode 600 "),
+        (r"(frontend prometheus\n\s+bind) \S*:(\d+)", r"\1 127.0.0.1:\2"),
+        (r"(listen stats\n\s+bind) \S*:(\d+)", r"\1 127.0.0.1:\2"),
+        (r"(defaults\n\s+mode http\n)", rf"\1    timeout http-request {settings['header_s']:g}s\n    option forwardfor\n"),
+        (r"(?m)^    timeout client .*$", f"    timeout client {settings['idle_s']:g}s"),
+        (r"(frontend http_frontend\n\s+bind .*\n)", r"\1    http-request del-header x-request-id\n"),
+        (r"(backend default_backend\n    http-request) return status 404 .*", r"\1 deny deny_status 503"),
+        (r"(?m)^    maxconn .*$", f"    maxconn {settings['max_connections']}"),
+        (r"(?m)^(\s+errorfile 502) .*$", rf"\1 {folder}/died.http"),
+        (r"(?m)^(\s+errorfile 50[34]) .*$", rf"\1 {folder}/down.http"),
+    ]
+    for pattern, text in changes:
+        config, number = re.subn(pattern, text, config)
+        if not number:
+            raise ValueError(
+                f"HAProxy's configuration has nothing like {pattern}, so it cannot be closed; is this another Ray?"
+            )
+    if not settings["wake"]:  # Serve's proxy would hold a request until there is a replica: nobody listens there
+        config = re.sub(r"(?m)^(\s+server \S+) \S+ check backup$", r"\1 127.0.0.1:1 check backup", config)
+    return config
+
+
+def error_page(message: str, code: str) -> str:
+    """An answer of HAProxy's own."""
+    error = {"message": message, "type": "overloaded_error", "param": None, "code": code, "request_id": ""}
+    body = json.dumps({"error": error})
+    head = ["HTTP/1.1 503 Service Unavailable", "Content-Type: application/json", f"Retry-After: {RETRY_AFTER_S}"]
+    return "\r\n".join([*head, "Cache-Control: no-cache", "Connection: close", f"Content-Length: {len(body)}", "", body])
+
+
+def main(arguments: list[str]) -> None:
+    """Close the configuration that the arguments name, and become HAProxy."""
+    settings, own = json.loads(arguments[0]), arguments[1:]
+    if "-f" in own:
+        path = pathlib.Path(own[own.index("-f") + 1])
+        for name, (message, code) in PAGES.items():
+            path.with_name(name).write_text(error_page(message, code), newline="")
+        text = path.read_text()
+        if "mode 600 level admin" not in text:  # a reload without a change finds it closed
+            path.write_text(closed(text, settings, str(path.parent)))
+    os.umask(0o077)
+    os.execv(settings["binary"], [settings["binary"], *own])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

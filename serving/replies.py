@@ -1,0 +1,87 @@
+"""The errors of the endpoint: one JSON form, one sentence, and an id under which the log says more."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from starlette.responses import Response
+
+TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    413: "invalid_request_error",
+    415: "invalid_request_error",
+    429: "rate_limit_error",
+    500: "internal_error",
+    503: "overloaded_error",
+}
+ID_HEADER = "x-request-id"
+LONGEST = 600  # characters of a message
+RESTARTING = "engine_restarting"  # the engine was down when the request came
+DIED = "engine_died"  # the engine ended while it worked on the request
+_TRACE = re.compile(r'Traceback \(most recent call last\)|\bFile "[^"]*", line \d+')
+
+
+class ClientLeft(Exception):
+    """The client closed its connection before it had its answer."""
+
+
+class Refusal(Exception):
+    """A request that is not answered; `status` and `message` are the reply."""
+
+    def __init__(
+        self, status: int, message: str, *, code: str | None = None, retry_after_s: float | None = None, **headers: str
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code = status, message, code
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        if retry_after_s is not None:
+            self.headers["retry-after"] = str(max(1, round(retry_after_s)))
+
+
+def error_reply(refusal: Refusal, request_id: str) -> Response:
+    """The reply to a refused request."""
+    error = {
+        "message": refusal.message,
+        "type": TYPES.get(refusal.status, "invalid_request_error"),
+        "param": None,
+        "code": refusal.code or refusal.status,
+        "request_id": request_id,
+    }
+    return json_reply({"error": error}, refusal.status, refusal.headers)
+
+
+def json_reply(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """JSON as Starlette would send it."""
+    return Response(json.dumps(content), status, headers, media_type="application/json")
+
+
+def refusal_of(status: int, body: bytes) -> Refusal:
+    """What vLLM's error says, as the endpoint says it: a client's mistake in one line, and of the engine's own faults nothing."""
+    if status >= 500:
+        return internal()
+    try:
+        found = json.loads(body)
+        error = found.get("error", found) if isinstance(found, dict) else {}
+        message = error.get("message") or error.get("detail") or ""
+    except ValueError:
+        message = ""
+    status = 400 if status == 422 else status
+    return Refusal(status, one_line(str(message)) or "the request cannot be answered")
+
+
+def internal() -> Refusal:
+    """The reply where the endpoint is at fault."""
+    return Refusal(500, "the endpoint failed on this request; its log says why under the request_id of this reply")
+
+
+def one_line(message: str) -> str:
+    """A message without line breaks, tracebacks and the rest of what follows them."""
+    found = _TRACE.search(message)
+    text = " ".join((message[: found.start()] if found else message).split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"

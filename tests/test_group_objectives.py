@@ -1,0 +1,247 @@
+"""Objectives on groups: value and gradient against float64 NumPy for every switch, identities, and how a step is cut."""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from vidalign.errors import ConfigError
+from vidalign.learning import objectives
+from vidalign.learning.advantages import group_advantages, is_uniform
+from vidalign.learning.objectives import OBJECTIVES
+from vidalign.learning.objectives.groups import GroupLogps, GroupObjective
+
+NAMES = [name for name, kind in OBJECTIVES.items() if kind.consumes == "groups"]
+PADDING = 7.0  # deliberately not 0: what the mask leaves out must not count
+LENGTHS = [5, 1, 3, 8, 2, 6]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Switched(GroupObjective):
+    name = "switched"
+
+
+def random_rows(seed=0, lengths=LENGTHS, by_token=False):
+    """(GroupLogps in float64, reference [R, T]): log-ratios of up to 0.5 in both directions, advantages of both signs."""
+    rng = np.random.default_rng(seed)
+    mask = np.arange(max(lengths))[None] < np.array(lengths)[:, None]
+    behaviour = rng.uniform(-3, -0.1, mask.shape)
+    logps = behaviour + rng.uniform(-0.5, 0.5, mask.shape)
+    reference = behaviour + rng.uniform(-0.5, 0.5, mask.shape)
+    advantages = rng.normal(size=mask.shape if by_token else len(lengths))
+    rows = [np.where(mask, values, PADDING) for values in (logps, behaviour, reference)]
+    made = [torch.tensor(values) for values in rows]
+    policy = GroupLogps(logps=made[0], behaviour=made[1], mask=torch.tensor(mask), advantages=torch.tensor(advantages))
+    return policy, made[2]
+
+
+def oracle(objective, policy, reference):
+    """The loss and its gradient [R, T], written out over responses and tokens."""
+    logps, behaviour, ref = (values.numpy() for values in (policy.logps, policy.behaviour, reference))
+    mask, advantages = policy.mask.numpy(), policy.advantages.numpy()
+    counted = [row for row in range(len(logps)) if mask[row].any()]
+    total, gradient = 0.0, np.zeros_like(logps)
+    for row in counted:
+        tokens = np.flatnonzero(mask[row])
+        scale = {
+            "response": 1 / (len(counted) * len(tokens)),
+            "tokens": 1 / mask.sum(),
+            "constant": 1 / (len(counted) * objective.max_tokens),
+        }[objective.normalise]
+        mean = np.mean(logps[row, tokens] - behaviour[row, tokens])
+        for token in tokens:
+            own = logps[row, token] - behaviour[row, token]
+            ratio = math.exp(mean if objective.ratio == "sequence" else own)
+            advantage = advantages[row] if advantages.ndim == 1 else advantages[row, token]
+            held = min(max(ratio, 1 - objective.eps_low), 1 + objective.eps_high)
+            total += scale * -min(ratio * advantage, held * advantage)
+            if ratio * advantage <= held * advantage:  # the free term is the smaller one, so it has the gradient
+                if objective.ratio == "sequence":
+                    gradient[row, tokens] -= scale * ratio * advantage / len(tokens)
+                else:
+                    gradient[row, token] -= scale * ratio * advantage
+            shift = ref[row, token] - logps[row, token]
+            total += scale * objective.beta * (math.exp(shift) - shift - 1)
+            gradient[row, token] += scale * objective.beta * (1 - math.exp(shift))
+    return total, gradient
+
+
+def value_and_gradient(objective, policy, reference=None, **denominators):
+    leaf = policy.logps.clone().requires_grad_()
+    loss = objective(dataclasses.replace(policy, logps=leaf), reference, **denominators)
+    loss.value.backward()
+    return float(loss.value), leaf.grad
+
+
+SWITCHES = list(itertools.product(("response", "tokens", "constant"), ("token", "sequence"), (0.0, 0.3), (False, True)))
+
+
+@pytest.mark.parametrize(("normalise", "ratio", "beta", "by_token"), SWITCHES)
+def test_value_and_gradient_are_those_written_out(normalise, ratio, beta, by_token):
+    objective = Switched(normalise=normalise, ratio=ratio, beta=beta, eps_low=0.02, eps_high=0.03, max_tokens=9)
+    policy, reference = random_rows(by_token=by_token)
+    policy.mask[2] = False  # a response that is left out
+    expected, gradient = oracle(objective, policy, reference)
+    value, found = value_and_gradient(objective, policy, reference)
+    assert value == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_allclose(found.numpy(), gradient, rtol=1e-10, atol=1e-14)
+    assert float(objective(policy, reference).metrics["clipped"]) > 0, "no clip was active, so none was tested"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_presets_are_what_their_papers_say(name):
+    made = objectives.build(name, {})
+    found = (made.normalise, made.ratio, made.eps_low, made.eps_high, made.beta, made.scale, made.drop_uniform)
+    assert (
+        found
+        == {
+            "grpo": ("response", "token", 0.2, 0.2, 0.04, True, False),
+            "dapo": ("tokens", "token", 0.2, 0.28, 0.0, True, True),
+            "dr_grpo": ("constant", "token", 0.2, 0.2, 0.0, False, False),
+            "gspo": ("response", "sequence", 3e-4, 4e-4, 0.0, True, False),
+        }[name]
+    )
+    assert made.uses_reference == (name == "grpo")
+    policy, reference = random_rows(seed=3)
+    expected, gradient = oracle(made, policy, reference)
+    value, found = value_and_gradient(made, policy, reference)
+    assert value == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_allclose(found.numpy(), gradient, rtol=1e-10, atol=1e-14)
+
+
+def test_two_responses_right_and_wrong_from_the_policy_itself():
+    """Behaviour = policy: the gradient is that of -(A1 logp1 + A2 logp2) / 2, each a token mean."""
+    policy, _ = random_rows(lengths=[2, 3])
+    advantages = group_advantages([1.0, 0.0], scale=True)
+    assert advantages == pytest.approx([0.5 / (math.sqrt(0.5) + 1e-4), -0.5 / (math.sqrt(0.5) + 1e-4)])
+    policy = dataclasses.replace(policy, logps=policy.behaviour.clone(), advantages=torch.tensor(advantages))
+    value, gradient = value_and_gradient(objectives.build("grpo", {"beta": 0}), policy)
+    assert value == pytest.approx(0.0, abs=1e-12)
+    expected = [[-advantages[0] / 4, -advantages[0] / 4, 0], [-advantages[1] / 6] * 3]
+    np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-12)
+
+
+def test_the_clip_holds_only_where_going_further_would_gain():
+    """rho = 1.5: held for a good response, free for a bad one; rho = 0.5 the other way round."""
+    for ratio, advantage, held in ((1.5, 1.0, True), (1.5, -1.0, False), (0.5, 1.0, False), (0.5, -1.0, True)):
+        policy = GroupLogps(
+            logps=torch.tensor([[math.log(ratio)]]),
+            behaviour=torch.zeros(1, 1),
+            mask=torch.ones(1, 1, dtype=torch.bool),
+            advantages=torch.tensor([advantage]),
+        )
+        value, gradient = value_and_gradient(objectives.build("dapo", {}), policy)
+        assert (float(gradient) == 0) == held
+        bound = {1.5: 1.28, 0.5: 0.8}[ratio] if held else ratio
+        assert value == pytest.approx(-bound * advantage, rel=1e-6)
+
+
+def test_a_sequence_ratio_is_the_token_ratio_of_one_token_responses():
+    policy, _ = random_rows(lengths=[1, 1, 1])
+    by_token, by_sequence = (value_and_gradient(Switched(ratio=ratio), policy) for ratio in ("token", "sequence"))
+    assert by_token[0] == pytest.approx(by_sequence[0], rel=1e-12)
+    torch.testing.assert_close(by_token[1], by_sequence[1])
+
+
+def test_a_group_that_is_all_alike_adds_nothing():
+    policy, _ = random_rows()
+    alike = dataclasses.replace(policy, advantages=torch.zeros(len(LENGTHS)))
+    value, gradient = value_and_gradient(objectives.build("dapo", {}), alike)
+    assert value == 0
+    assert not gradient.any()
+
+
+def test_the_kl_is_zero_at_the_reference_and_positive_elsewhere():
+    policy, reference = random_rows()
+    alike = dataclasses.replace(policy, advantages=torch.zeros(len(LENGTHS)))
+    objective = objectives.build("grpo", {"beta": 1.0})
+    at_reference = dataclasses.replace(alike, logps=reference)
+    value, gradient = value_and_gradient(objective, at_reference, reference)
+    assert value == pytest.approx(0, abs=1e-12)
+    assert gradient.abs().max() < 1e-12
+    assert float(objective(alike, reference).value) > 0.01
+    with pytest.raises(AssertionError, match="needs the reference"):
+        objective(policy)
+
+
+def chosen(policy, rows):
+    return GroupLogps(**{field.name: getattr(policy, field.name)[rows] for field in dataclasses.fields(policy)})
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("pieces", [[[0, 1], [2, 3], [4, 5]], [[5, 0, 3], [1], [4, 2]], [[4], [2], [0], [5], [1], [3]]])
+def test_micro_batches_ranks_and_order_change_nothing(name, pieces):
+    """As `Learner.step` cuts it: totals divided by the number of calls, and the mean of the calls' losses."""
+    objective, (policy, reference) = objectives.build(name, {}), random_rows(seed=5)
+    whole, gradient = value_and_gradient(objective, policy, reference)
+    totals = {"num_responses": len(LENGTHS) / len(pieces), "num_tokens": sum(LENGTHS) / len(pieces)}
+    value, found = 0.0, torch.zeros_like(gradient)
+    for rows in pieces:
+        part, own = value_and_gradient(objective, chosen(policy, rows), reference[rows], **totals)
+        value += part / len(pieces)
+        found[rows] += own / len(pieces)
+    assert value == pytest.approx(whole, rel=1e-12)
+    torch.testing.assert_close(found, gradient, rtol=1e-10, atol=1e-14)
+
+
+def test_without_the_denominators_the_cut_would_show():
+    policy, _ = random_rows()
+    objective = objectives.build("dapo", {})
+    mean_of_means = sum(float(objective(chosen(policy, [row])).value) for row in range(6)) / 6
+    assert abs(mean_of_means - float(objective(policy).value)) > 1e-3
+
+
+def test_a_step_down_the_gradient_makes_the_better_response_likelier():
+    policy, _ = random_rows(lengths=[4, 4])
+    policy = dataclasses.replace(policy, logps=policy.behaviour.clone(), advantages=torch.tensor([0.7, -0.7]))
+    for name in NAMES:
+        _, gradient = value_and_gradient(objectives.build(name, {}), policy, policy.behaviour)
+        assert (gradient[0] < 0).all(), name
+        assert (gradient[1] > 0).all(), name
+
+
+def test_extreme_log_probs_stay_finite():
+    for shift in (-60.0, 60.0):
+        policy = GroupLogps(
+            logps=torch.full((2, 3), -80.0),
+            behaviour=torch.full((2, 3), -80.0 - shift),
+            mask=torch.ones(2, 3, dtype=torch.bool),
+            advantages=torch.tensor([0.7, -0.7]),
+        )
+        for name in NAMES:
+            value, gradient = value_and_gradient(objectives.build(name, {"beta": 0}), policy)
+            assert math.isfinite(value)
+            assert torch.isfinite(gradient).all()
+
+
+def test_advantages_leave_out_what_has_no_reward():
+    rewards = [1.0, math.nan, 0.0, 0.0]
+    assert group_advantages(rewards, scale=False) == pytest.approx([2 / 3, 0, -1 / 3, -1 / 3])
+    std = np.std([1.0, 0.0, 0.0], ddof=1)
+    assert group_advantages(rewards, scale=True) == pytest.approx(np.array([2 / 3, 0, -1 / 3, -1 / 3]) / (std + 1e-4))
+    assert group_advantages(rewards, scale=True).sum() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("rewards", [[1.0, 1.0, 1.0], [0.3, 0.1 + 0.2], [math.nan, 1.0, math.nan], [math.nan] * 2, []])
+def test_rewards_that_do_not_differ_give_no_advantage(rewards):
+    assert is_uniform(rewards)
+    assert not group_advantages(rewards, scale=True).any()
+    assert not is_uniform([*rewards, 0.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"normalise": "mean"}, "normalise of grpo must be one of 'response', 'tokens', 'constant', got 'mean'"),
+        ({"eps_low": 1.0}, "eps_low of grpo must be less than 1"),
+        ({"beta": -0.1}, "beta of grpo must be at least 0"),
+        ({"scale": 1}, "scale of grpo must be true or false"),
+        ({"sft_weight": 1}, r"unknown objective\.params\.sft_weight of grpo"),
+    ],
+)
+def test_wrong_parameters_are_explained(params, message):
+    with pytest.raises(ConfigError, match=message):
+        objectives.build("grpo", params)
