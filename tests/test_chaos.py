@@ -103,7 +103,9 @@ def test_the_page_says_what_is_as_it_should_be_and_what_is_not():
         {"fault": "replica", "command": "evaluate", "hit_s": 0.3, "first": end(None, left=["ray::IDLE"]), "again": end()},
         {"fault": "HAProxy", "command": "evaluate", "hit_s": None},
     ]
-    made = chaos_page.page({"undisturbed_s": {"rollout": 20.0}, "rows": [{"differences": [], **row} for row in rows]})
+    made = chaos_page.page(
+        {"load": 1.5, "undisturbed_s": {"rollout": 20.0}, "rows": [{"differences": [], **row} for row in rows]}
+    )
     assert "2 of 4 as they should be" in made
     assert "| decoder | rollout | 1.5 s | went on | 10 s | equal |" in made
     assert "| driver | train | 2.0 s | killed; the same command finished it | 20 s | equal |" in made
