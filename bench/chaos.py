@@ -158,6 +158,8 @@ def suffer(fault: Fault, config: pathlib.Path, base: pathlib.Path, run: pathlib.
             hit_s = 0.0 if fault.disk else kill_at_random(fault, command.process, command.started, draw, within_s)
             first = command.wait()
             again = None
+            if hit_s is None and first["exit_code"] != 0:
+                raise SystemExit(f"`vidalign {fault.command}` failed before it was hit: {first}")
             if hit_s is None:  # the command was faster
                 within_s /= 2
                 continue
