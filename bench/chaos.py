@@ -69,18 +69,24 @@ def make_config(folder: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def _own(command: str) -> list[str]:
+    """Overrides of one command alone: a port that is free."""
+    if command != "evaluate":
+        return []
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return [f"serve.port={probe.getsockname()[1]}"]
+
+
 class Command:
     """`vidalign COMMAND` on a run folder, with what it says kept in a file."""
 
     def __init__(self, name: str, config: pathlib.Path, run: pathlib.Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         handle, path = tempfile.mkstemp(prefix="chaos-")
         self._said = pathlib.Path(path)
         self._began = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.cli", name, str(config), f"run_dir={run}", f"serve.port={port}"],
+            [sys.executable, "-m", "pipelines.cli", name, str(config), f"run_dir={run}", *_own(name)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=handle,

@@ -83,7 +83,7 @@ def test_grpo_starts_where_its_replies_were_sampled(small_config, shapes, model_
     # Behaviour log-probs are the learner's own: computed again here, by its parts, and as the learner kept and logged them.
     model = load_policy(ModelConfig(path=model_path, dtype="float32", max_model_len=512))
     source = BatchSource(
-        frames=files.read_json(run / "rounds/0/responses/frames.json"),
+        frames=files.read_places(run / "rounds/0/responses/frames.json"),
         processor=cached_processor(model_path),
         plain_prompt="{question}",
         max_model_len=512,

@@ -55,7 +55,7 @@ def serve() -> None:
     try:
         ray_serve.run_many([ray_serve.RunTarget(Large.bind(), name=application_name())], wait_for_applications_running=False)
         wait_until_ready(
-            application_name(),
+            [application_name()],
             "http://127.0.0.1:9/v1",
             ["x"],
             started_at=time.monotonic(),
