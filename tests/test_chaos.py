@@ -121,6 +121,7 @@ def test_every_fault_is_of_a_command_and_listed_once():
 
 
 @pytest.mark.heavy
+@pytest.mark.long
 def test_a_rollout_survives_the_loss_of_its_actors(tmp_path):
     done = vidalign("bench", "chaos", "--quick", "--out", str(tmp_path))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
