@@ -72,6 +72,7 @@ class Load:
 
 
 @pytest.mark.heavy
+@pytest.mark.long
 def test_a_promotion_and_a_rollback_under_load_fail_nothing(local_ray, run, model_path):
     import ray
 
