@@ -2,12 +2,14 @@
 
 import asyncio
 import json
-import warnings
+import os
+import subprocess
+import sys
 
-import hypothesis
 import numpy as np
 import PIL.Image
 import pytest
+from conftest import ROOT
 from contract_table import CHAT, COMPLETIONS
 from endpoint_stub import MODES, SPEC, StubEngine, application, client
 
@@ -205,32 +207,14 @@ def test_the_requests_of_other_harnesses(name):
 
 @pytest.mark.heavy
 def test_any_request_of_the_openapi_is_answered_as_it_says():
-    import schemathesis
-    from schemathesis.openapi.checks import RejectedPositiveData
-
-    schema = schemathesis.openapi.from_asgi("/openapi.json", application(MODES[0], StubEngine()))
-    operations = [result.ok() for result in schema.get_all_operations()]
-    assert len(operations) == 7  # all but the document's own
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for operation in operations:
-            _check_any(operation, RejectedPositiveData)
-
-
-def _check_any(operation, rejected):
-    @hypothesis.settings(
-        max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+    """In a process of its own: schemathesis brings werkzeug's proxies, and vLLM looks at what every module holds."""
+    script = ROOT / "tests" / "any_request.py"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
-    @hypothesis.given(case=operation.as_strategy())
-    def check(case):
-        try:
-            case.call_and_validate()
-        except Exception as error:
-            others = [each for each in getattr(error, "exceptions", [error]) if not isinstance(each, rejected)]
-            if others:  # what options forbid together, or a model has not, no schema says
-                raise
-
-    check()
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.splitlines()[-1] == "7 operations"  # all but the document's own
 
 
 def test_images_of_lmms_eval_are_images_where_the_endpoint_takes_them():
