@@ -34,7 +34,7 @@ from serving.leftovers import application_name, clear_leftovers
 from serving.proxy import BINARY, haproxy_folder, proxy_environment, uses_haproxy, write_haproxy_script
 from serving.readiness import wait_until_ready
 from serving.spec import EndpointSpec
-from serving.versions import POLICY
+from serving.versions import POLICY, PREFIX
 from vidalign.config.run import ModelConfig, ServeConfig
 from vidalign.errors import ClusterError
 from vidalign.types import FrameSpec, PolicyVersion
@@ -162,7 +162,8 @@ def _applications(spec: EndpointSpec, own_hash: str) -> dict[str, tuple[Applicat
     apart = {} if policy is None else {POLICY: f"{name}@{policy.version}"}
     found: dict[str, tuple[Application, str | None]] = {name: (build_app(spec, own_hash, apart), "/")}
     if policy is not None:
-        found[apart[POLICY]] = (build_llm_deployment(LLMConfig(**llm_options(spec, POLICY, policy))), None)
+        config = LLMConfig(**llm_options(spec, POLICY, policy))
+        found[apart[POLICY]] = (build_llm_deployment(config, name_prefix=PREFIX), None)
     return found
 
 
@@ -200,7 +201,7 @@ def build_app(spec: EndpointSpec, own_hash: str = "", apart: Mapping[str, str] |
         ray_actor_options={"num_cpus": spec.plan.ingress_cpus, "runtime_env": {"env_vars": ONE_LOOP}},
         **stopping(spec.serve),
     )
-    servers = {config.model_id: build_llm_deployment(config) for config in configs}
+    servers = {config.model_id: build_llm_deployment(config, name_prefix=PREFIX) for config in configs}
     return ingress.bind(servers, options=options)
 
 

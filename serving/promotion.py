@@ -22,7 +22,7 @@ from serving.promotion_log import now
 from serving.readiness import start_failure
 from serving.spec import EndpointSpec
 from serving.table_store import Seen
-from serving.versions import LEAVING, POLICY, Row, Table, deployment_of
+from serving.versions import LEAVING, POLICY, PREFIX, Row, Table, deployment_of
 from vidalign.errors import ClusterError, ModelError, VidalignError
 from vidalign.types import PolicyVersion
 
@@ -105,7 +105,7 @@ def start(application: str, spec: EndpointSpec, policy: PolicyVersion, plain_pro
 
     # Where models may sleep, this one is woken once, else nobody would know whether it can start.
     options["deployment_config"]["autoscaling_config"]["initial_replicas"] = max(1, spec.plan.min_replicas)
-    app = build_llm_deployment(LLMConfig(**options))
+    app = build_llm_deployment(LLMConfig(**options), name_prefix=PREFIX)
     started_at = time.monotonic()
     try:
         ray_serve.run_many([ray_serve.RunTarget(app, name=name, route_prefix=None)], wait_for_applications_running=False)

@@ -20,6 +20,7 @@ from serving.spec import EndpointSpec
 PROMOTED, CANARY, SHADOW, KEPT, TAKEN_BACK, LEAVING = "promoted", "canary", "shadow", "kept", "taken back", "leaving"
 ON_TRIAL = (CANARY, SHADOW)
 POLICY = "aligned"  # the model whose versions are promoted
+PREFIX = "PolicyServer:"  # what the names of deployments begin with
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,7 +195,7 @@ def rows_of(models: Mapping[str, Served], apart: Mapping[str, str] | None = None
 
 def deployment_of(model_id: str) -> str:
     """The name of a model's deployment in its application."""
-    return f"PolicyServer:{model_id}"
+    return f"{PREFIX}{model_id}"
 
 
 def place_of(who: str, version: str) -> float:

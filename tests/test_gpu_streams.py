@@ -209,7 +209,7 @@ def test_a_run(two_gpus, shapes, model_path, small_config, tmp_path, monkeypatch
     """Rollout, reference, training and evaluation, from the configuration that a user writes."""
     import ray.train.torch
 
-    run, options = tmp_path / "run/rounds/0", serving.app._llm_options
+    run, options = tmp_path / "run/rounds/0", serving.app.llm_options
 
     def options_on_cpu(spec, model_id, policy):
         made = options(spec, model_id, policy)
@@ -232,7 +232,7 @@ def test_a_run(two_gpus, shapes, model_path, small_config, tmp_path, monkeypatch
     monkeypatch.setattr(train_stage, "train_loop", train_on_cpu)
     on_gloo = functools.partial(ray.train.torch.TorchTrainer, torch_config=ray.train.torch.TorchConfig(backend="gloo"))
     monkeypatch.setattr(ray.train.torch, "TorchTrainer", on_gloo)
-    monkeypatch.setattr(serving.app, "_llm_options", options_on_cpu)
+    monkeypatch.setattr(serving.app, "llm_options", options_on_cpu)
     raw = yaml.safe_load(small_config.read_text()) | {"run_dir": str(tmp_path / "run")}
     raw["data"] |= {"limit": 12, "eval_limit": 4}
     raw["rollout"] = {"batch_size": 3}
