@@ -162,11 +162,12 @@ def _without_paths(error: VideoError, local: LocalMedia, url: str) -> VideoError
     """The error with what the client sent in the place of this machine's paths."""
     is_file = url[:5].lower() == "file:"
     shown = url[:SHOWN] if is_file else "the image" if local.visual.kind == "image" else "the video"
-    message = error.message
-    for uri in local.visual.uris if local.name else ():
-        path = pathlib.Path(naming.local_path(uri) or uri)
-        for inside in (local.name, uri, str(path)):
-            message = message.replace(inside, shown)
+    message = error.message.replace(local.name, shown) if local.name else error.message
+    paths = [pathlib.Path(naming.local_path(uri) or uri) for uri in (local.visual.uris if local.name else ())]
+    for number, (uri, path) in enumerate(zip(local.visual.uris, paths, strict=False)):
+        for inside in (uri, str(path)):
+            message = message.replace(inside, f"frame {number}" if local.visual.kind == "list" else shown)
+    for path in paths:
         message = re.sub(re.escape(str(path if path.is_dir() else path.parent)) + r"/[^\s,;:]*", shown, message)
     if not local.name:
         message = re.sub(r"/\S*/incoming-\S*", shown, message)
