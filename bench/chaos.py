@@ -18,7 +18,6 @@ import pathlib
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from bench.chaos_compare import differences
 from bench.chaos_faults import COMMANDS, FAULTS, POLL_S, Descendants, Fault, can_mount, failing_disk, kill_at_random
 from bench.chaos_page import page
 from bench.pages import RELIABILITY, add_arguments, publish
+from serving.proxy import free_port
 from vidalign import files
 
 DEADLINE_S = 600.0  # for each command
@@ -71,11 +71,7 @@ def make_config(folder: pathlib.Path) -> pathlib.Path:
 
 def _own(command: str) -> list[str]:
     """Overrides of one command alone: a port that is free."""
-    if command != "evaluate":
-        return []
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return [f"serve.port={probe.getsockname()[1]}"]
+    return [f"serve.port={free_port()}"] if command == "evaluate" else []
 
 
 class Command:

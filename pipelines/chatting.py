@@ -143,13 +143,11 @@ def _stream_of(arguments: argparse.Namespace) -> Iterator[Callable[[list[dict[st
 
 
 def _free_port(overrides: Sequence[str]) -> list[str]:
-    import socket
+    from serving.proxy import free_port
 
     if any(override.startswith("serve.port=") for override in overrides):
         return []
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return [f"serve.port={probe.getsockname()[1]}"]
+    return [f"serve.port={free_port()}"]
 
 
 def streamed(base_url: str, api_key: str, model: str, messages: list[Any], max_tokens: int) -> Iterator[str]:
