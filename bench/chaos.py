@@ -23,16 +23,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import psutil
 
-from bench.chaos_compare import differences
+from bench.chaos_compare import OTHER_RANKS_TOLERANCE, WEIGHTS_TOLERANCE, differences
 from bench.chaos_faults import (
     COMMANDS,
     DISKS,
     DRIVER,
     FAULTS,
+    NODE,
     POLL_S,
     Descendants,
     Fault,
@@ -43,6 +45,7 @@ from bench.chaos_faults import (
     hit_at_random,
     torn,
 )
+from bench.chaos_nodes import two_nodes
 from bench.chaos_page import page
 from bench.pages import RELIABILITY, add_arguments, publish
 from serving.proxy import free_port
@@ -95,12 +98,12 @@ def _own(command: str) -> list[str]:
 class Command:
     """`vidalign COMMAND` on a run folder, with what it says kept in a file."""
 
-    def __init__(self, name: str, config: pathlib.Path, run: pathlib.Path) -> None:
+    def __init__(self, name: str, config: pathlib.Path, run: pathlib.Path, overrides: Sequence[str] = ()) -> None:
         handle, path = tempfile.mkstemp(prefix="chaos-")
         self._said = pathlib.Path(path)
         self._began = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.cli", name, str(config), f"run_dir={run}", *_own(name)],
+            [sys.executable, "-m", "pipelines.cli", name, str(config), f"run_dir={run}", *overrides, *_own(name)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=handle,
@@ -124,7 +127,9 @@ class Command:
         replaced: whether another of the kind that was hit appeared afterwards.
         """
         hung = replaced = False
-        watched = fault.victim if fault is not None and hit is not None and fault.victim != DRIVER else ""
+        watched = ""
+        if fault is not None and hit is not None and fault.victim not in (DRIVER, NODE) and not fault.two_nodes:
+            watched = fault.victim
         while self.process.poll() is None:
             if not watched or replaced:
                 self.started.look()
@@ -185,7 +190,8 @@ def suffer(fault: Fault, config: pathlib.Path, base: pathlib.Path, run: pathlib.
         copy_up_to(fault.command, base, run)
         row = _suffer_once(fault, config, run, draw, within_s)
         if row is not None:
-            found = differences(files_of(base, fault.command), run)[:10]
+            tolerance = OTHER_RANKS_TOLERANCE if fault.num_ranks_change else WEIGHTS_TOLERANCE
+            found = differences(files_of(base, fault.command), run, weights_tolerance=tolerance)[:10]
             if (fault.place and row["first"]["exit_code"] == 0 and not found) or (fault.then and not row["then"]):
                 row["hit_s"] = None
             return {**row, "differences": found}
@@ -198,10 +204,17 @@ def _suffer_once(
 ) -> dict[str, Any] | None:
     with contextlib.ExitStack() as stack:
         mend = stack.enter_context(_broken(fault, run, config.parent))
-        command = Command(fault.command, config, run)
+        overrides, then_overrides, node, nodes = list(fault.overrides), fault.then_overrides, None, None
+        if fault.two_nodes:
+            address, node, nodes = stack.enter_context(two_nodes())
+            overrides.append(f"cluster.address={address}")
+        command = Command(fault.command, config, run, overrides)
         hit = Hit(seconds=0.0, line="", like=frozenset())
         if not fault.place:
-            struck = hit_at_random(fault, command.process, command.started, draw, within_s)
+            seen, before = nodes or command.started, progress_of(run, fault.command)
+            struck = hit_at_random(
+                fault, command.process, seen, draw, within_s, node, lambda: progress_of(run, fault.command) != before
+            )
             if struck is None:
                 ended = command.wait()
                 if ended["exit_code"] != 0:
@@ -212,14 +225,15 @@ def _suffer_once(
         row: dict[str, Any] = {"fault": fault.name, "command": fault.command}
         row |= {"hit_s": round(hit.seconds, 1), "hit": hit.line, "done": done}
         if fault.twice:
-            row["second"] = Command(fault.command, config, run).wait()
+            row["second"] = Command(fault.command, config, run, overrides).wait()
             if row["second"]["exit_code"] == 0 and command.process.poll() is not None:  # it found nobody there
                 command.wait()
                 return None
         row["first"] = command.wait(fault, hit)
         mend()
         row["then"] = fault.then if fault.then and torn(run, fault.then) else ""
-        row["again"] = Command(fault.command, config, run).wait() if row["first"]["exit_code"] != 0 else None
+        again = overrides if then_overrides is None else then_overrides
+        row["again"] = Command(fault.command, config, run, again).wait() if row["first"]["exit_code"] != 0 else None
     return row
 
 

@@ -20,6 +20,7 @@ import psutil
 POLL_S = 0.3
 COMMANDS = ("rollout", "train", "evaluate")
 DRIVER = "driver"
+NODE = "node"
 GCS = "/gcs/gcs_server"
 RAYLET = "/raylet/raylet"
 CHILD = "vidalign.video.decode_child"
@@ -27,6 +28,19 @@ DECODER = r"ray::MapWorker\(Map\(ChunkDecoder"
 GENERATOR = r"ray::MapWorker\(Map\(Generator"
 REPLICA = r"ray::ServeReplica(?!.*PolicyIngress)"
 INGRESS = r"ray::ServeReplica.*PolicyIngress"
+RANK = "ray::RayTrainWorker"
+ELASTIC: dict[str, Any] = {
+    "command": "train",
+    "two_nodes": True,
+    "overrides": ("train.num_workers=[1, 2]", "train.micro_batch_size=1"),
+    "num_ranks_change": True,
+}
+TWO_RANKS: dict[str, Any] = {
+    "command": "train",
+    "overrides": ("train.num_workers=2", "train.micro_batch_size=1"),
+    "then_overrides": (),
+    "num_ranks_change": True,
+}
 DISKS = ("full", "read-only")
 STARTED_TWICE = "the same command a second time"
 GONE_WITHIN_S = 10.0
@@ -44,7 +58,8 @@ class Fault:
     Attributes:
         name: what it is called in the table.
         command: the command that runs meanwhile.
-        victim: a pattern of the command line of the process; `DRIVER` is the command itself; "" for a fault of no process.
+        victim: a pattern of the command line of the process; `DRIVER` is the command itself, `NODE` the raylet of the
+            second of two nodes; "" for a fault of no process.
         within_s: it is hit at a random moment of so many seconds after it first appeared.
         signal: what it gets.
         stopped_s: it gets SIGSTOP, and SIGCONT after so many seconds, in the place of `signal`.
@@ -52,6 +67,10 @@ class Fault:
             not there.
         room_bytes: of a full disk.
         then: what is broken after the command and before the next: "newest checkpoint", "newest part", "lease".
+        two_nodes: the command runs on a cluster of two nodes, which outlives it.
+        overrides: of the configuration, for the command that is hit and the one after it.
+        then_overrides: in their place for the command after it; None: the same.
+        num_ranks_change: weights may then differ by `chaos_compare.OTHER_RANKS_TOLERANCE`.
         twice: the same command is started a second time at that moment, in the place of a signal.
     """
 
@@ -64,6 +83,10 @@ class Fault:
     place: str = ""
     room_bytes: int = 500_000  # some decoded videos of these, and less than a checkpoint
     then: str = ""
+    two_nodes: bool = False
+    overrides: tuple[str, ...] = ()
+    then_overrides: tuple[str, ...] | None = None
+    num_ranks_change: bool = False
     twice: bool = False
 
     def __str__(self) -> str:
@@ -98,8 +121,8 @@ FAULTS = (
     Fault(name="driver, and its newest part is torn", command="rollout", victim=DRIVER, within_s=20, then="newest part"),
     Fault(name="videos gone", command="rollout", place="videos"),
     *of_driver("rollout", 20),
-    Fault(name="training rank", command="train", victim="ray::RayTrainWorker", within_s=20),
-    Fault(name="training rank stopped for 10 s", command="train", victim="ray::RayTrainWorker", within_s=20, stopped_s=10),
+    Fault(name="training rank", command="train", victim=RANK, within_s=20),
+    Fault(name="training rank stopped for 10 s", command="train", victim=RANK, within_s=20, stopped_s=10),
     Fault(name="training's controller", command="train", victim="ray::TrainController", within_s=20),
     Fault(
         name="driver, and its newest checkpoint is torn",
@@ -109,6 +132,11 @@ FAULTS = (
         then="newest checkpoint",
     ),
     *of_driver("train", 28),
+    Fault(name="raylet of one of two nodes, train.num_workers=[1, 2]", victim=NODE, within_s=6, **ELASTIC),
+    Fault(name="training rank of two, train.num_workers=[1, 2]", victim=RANK, within_s=20, **ELASTIC),
+    Fault(name="driver, and then one rank in the place of two", victim=DRIVER, within_s=28, **TWO_RANKS),
+    Fault(name="raylet of one of two nodes", command="rollout", victim=NODE, within_s=10, two_nodes=True),
+    Fault(name="raylet of one of two nodes", command="evaluate", victim=NODE, within_s=20, two_nodes=True),
     Fault(name="replica", command="evaluate", victim=REPLICA, within_s=25),
     Fault(name="replica stopped for 10 s", command="evaluate", victim=REPLICA, within_s=25, stopped_s=10),
     Fault(name="ingress", command="evaluate", victim=INGRESS, within_s=25),
@@ -182,9 +210,17 @@ class Hit:
 
 
 def hit_at_random(
-    fault: Fault, command: subprocess.Popen[bytes], started: Descendants, draw: random.Random, within_s: float
+    fault: Fault,
+    command: subprocess.Popen[bytes],
+    started: Descendants,
+    draw: random.Random,
+    within_s: float,
+    node: psutil.Process | None = None,
+    begun: Callable[[], bool] = lambda: True,
 ) -> Hit | None:
     """Send the victim its signal, or wait for the moment of a fault without one. None where the command ended before.
+
+    A `node` is there before the command: the time of its fault counts from the moment at which the work has `begun`.
 
     Raises:
         RuntimeError: the victim got the signal and lives.
@@ -192,7 +228,10 @@ def hit_at_random(
     moment = draw.uniform(0, within_s)
     seen: float | None = None
     while command.poll() is None:
-        there = [psutil.Process(command.pid)] if fault.victim == DRIVER or fault.twice else started.named(fault.victim)
+        if fault.victim == NODE and node is not None:
+            there = [node] if begun() else []
+        else:
+            there = [psutil.Process(command.pid)] if fault.victim == DRIVER or fault.twice else started.named(fault.victim)
         if there and seen is None:
             seen = time.monotonic()
         if there and seen is not None and time.monotonic() - seen >= moment:
