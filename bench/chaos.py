@@ -11,7 +11,6 @@ Every command is a process of its own with a Ray of its own. bench/chaos_faults.
 from __future__ import annotations
 
 import argparse
-import atexit
 import contextlib
 import math
 import os
@@ -19,40 +18,20 @@ import pathlib
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from typing import Any
 
-import psutil
-
+from bench.chaos_command import Command
 from bench.chaos_compare import OTHER_RANKS_TOLERANCE, WEIGHTS_TOLERANCE, differences
-from bench.chaos_faults import (
-    COMMANDS,
-    DISKS,
-    DRIVER,
-    FAULTS,
-    NODE,
-    POLL_S,
-    Descendants,
-    Fault,
-    Hit,
-    can_mount,
-    failing_disk,
-    gone,
-    hit_at_random,
-    torn,
-)
+from bench.chaos_faults import COMMANDS, DISKS, FAULTS, Fault
 from bench.chaos_nodes import two_nodes
 from bench.chaos_page import page
+from bench.chaos_strikes import Hit, can_mount, failing_disk, gone, hit_at_random, torn
 from bench.pages import RELIABILITY, add_arguments, publish
-from serving.proxy import free_port
 from vidalign import files
 
-DEADLINE_S = 300.0  # for each command
-ENDS_WITHIN_S = 20.0  # processes, after their command
 MADE = {  # by a command and those after it
     "rollout": ("rounds", "frames", "cache", "summary.json", "wall_s.json", "lease", ".folder-id", "config.yaml"),
     "train": ("train", "model", "reference", "cache", "eval", "scores"),
@@ -88,72 +67,6 @@ def make_config(folder: pathlib.Path) -> pathlib.Path:
     path = folder / "align.json"
     files.write_json(path, config)  # JSON is YAML
     return path
-
-
-def _own(command: str) -> list[str]:
-    """Overrides of one command alone: a port that is free."""
-    return [f"serve.port={free_port()}"] if command == "evaluate" else []
-
-
-class Command:
-    """`vidalign COMMAND` on a run folder, with what it says kept in a file."""
-
-    def __init__(self, name: str, config: pathlib.Path, run: pathlib.Path, overrides: Sequence[str] = ()) -> None:
-        handle, path = tempfile.mkstemp(prefix="chaos-")
-        self._said = pathlib.Path(path)
-        self._began = time.monotonic()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.cli", name, str(config), f"run_dir={run}", *overrides, *_own(name)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=handle,
-            env={**os.environ, "RAY_worker_niceness": "0"},
-            start_new_session=True,
-        )
-        os.close(handle)
-        self.started = Descendants(psutil.Process(self.process.pid))
-        atexit.register(self.end)
-
-    def end(self) -> None:
-        """End it and all that it started, by force."""
-        self.started.look()
-        self.process.kill()
-        self.started.end()
-        atexit.unregister(self.end)
-
-    def wait(self, fault: Fault | None = None, hit: Hit | None = None) -> dict[str, Any]:
-        """How it ended: {exit_code: None for a hang, seconds, said: its last line, traceback, left: processes}.
-
-        replaced: whether another of the kind that was hit appeared afterwards.
-        """
-        hung = replaced = False
-        watched = ""
-        if fault is not None and hit is not None and fault.victim not in (DRIVER, NODE) and not fault.two_nodes:
-            watched = fault.victim
-        while self.process.poll() is None:
-            if not watched or replaced:
-                self.started.look()
-            elif hit is not None:
-                replaced = bool({process.pid for process in self.started.named(watched)} - hit.like)
-            if time.monotonic() - self._began > DEADLINE_S:
-                hung = True
-                self.process.kill()
-            time.sleep(POLL_S)
-        seconds = time.monotonic() - self._began
-        left = self.started.left(ENDS_WITHIN_S)
-        self.end()
-        text = self._said.read_text(encoding="utf-8", errors="replace")
-        self._said.unlink()
-        lines = [line for line in text.replace("\r", "\n").splitlines() if line.strip()]
-        return {
-            "exit_code": None if hung else self.process.returncode,
-            "seconds": round(seconds, 1),
-            "said": lines[-1].strip()[:400] if lines else "",
-            "traceback": "Traceback (most recent call last)" in text,
-            "notes": [line.strip()[:300] for line in lines if line.startswith(("note:", "warning:"))],
-            "left": left,
-            **({"replaced": replaced} if watched else {}),
-        }
 
 
 def undisturbed(config: pathlib.Path, run: pathlib.Path, last: str, known: pathlib.Path) -> dict[str, float]:

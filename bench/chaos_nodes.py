@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from bench.chaos_faults import Descendants
+from bench.chaos_strikes import Descendants
 
 CPUS = 2  # logical, of each node
 
@@ -54,7 +54,8 @@ def main() -> None:
     from ray._private.ray_constants import PROCESS_TYPE_RAYLET
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster.add_node(num_cpus=CPUS)
     node = cluster.add_node(num_cpus=CPUS)
     raylet = node.all_processes[PROCESS_TYPE_RAYLET][0].process.pid
     print(json.dumps({"address": cluster.address, "worker": raylet}), flush=True)

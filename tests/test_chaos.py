@@ -16,7 +16,8 @@ from test_files import RESPONSE
 
 from bench import chaos, chaos_page
 from bench.chaos_compare import differences, same
-from bench.chaos_faults import DRIVER, FAULTS, TORN, Descendants, Fault, can_mount, failing_disk, gone, hit_at_random, torn
+from bench.chaos_faults import DRIVER, FAULTS, Fault
+from bench.chaos_strikes import TORN, Descendants, can_mount, failing_disk, gone, hit_at_random, torn
 from vidalign import files
 
 

@@ -44,6 +44,7 @@ class Train(Stage):
     """
 
     name: ClassVar[str] = "train"
+    once_in_layout = frozenset({"train.num_workers"})
 
     run_folder: RunFolder
     cache: pathlib.Path
@@ -83,8 +84,8 @@ class Train(Stage):
         }
 
     def layout(self) -> dict[str, Any]:
-        """DeepSpeed reads no checkpoint of another number of ranks or ZeRO stage; the figures of step 0 are of fixed pairs."""
-        made = {f"train.{name}": getattr(self.train, name) for name in ("num_workers", "zero_stage", "num_monitored")}
+        """DeepSpeed reads no checkpoint of another ZeRO stage; the figures of step 0 are of fixed pairs."""
+        made = {f"train.{name}": getattr(self.train, name) for name in ("zero_stage", "num_monitored")}
         if self.train.num_probed != TrainConfig.model_fields["num_probed"].default:  # runs may be older than this option
             made["train.num_probed"] = self.train.num_probed
         return made
@@ -176,7 +177,7 @@ class Train(Stage):
             train_loop,
             train_loop_config=job.to_dict(),
             scaling_config=ray.train.ScalingConfig(
-                num_workers=workers.num,
+                num_workers=(self.train.fewest_workers, self.train.most_workers) if self.train.is_elastic else workers.num,
                 use_gpu=use_gpu,
                 resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if use_gpu else {})},
             ),
