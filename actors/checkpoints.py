@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import time
+import zipfile
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from actors.rank import Rank
-from vidalign.config.training import TrainConfig
+from vidalign import files
+
+if TYPE_CHECKING:
+    from actors.rank import Rank
+    from vidalign.config.training import TrainConfig
+
+SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of the checkpoints that there are
 
 
 class Checkpoints:
@@ -50,6 +57,41 @@ class Checkpoints:
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
         self._saved_at = time.monotonic()
+
+
+def is_whole(checkpoint: pathlib.Path) -> bool:
+    """Whether all of a checkpoint's tensors are there to their ends: a power failure leaves files that were cut off."""
+    found = list(checkpoint.glob("state/*.pt"))  # see actors.rank.TAG
+    return bool(found) and all(zipfile.is_zipfile(path) for path in found)  # whose list of contents is at the end
+
+
+def leave_out_torn(folder: pathlib.Path, warn: Callable[[str], None]) -> None:
+    """Take checkpoints that are cut off or gone from Ray Train's list, so that a training goes on from the one before.
+
+    Without any that is whole it begins anew: its order of groups depends on the seed alone, so the result is the same.
+    """
+    path = folder / SNAPSHOT
+    if not path.is_file():
+        return
+    rows: list[Any] = [None]
+    whole: list[Any] = []
+    try:
+        listed = json.loads(path.read_bytes())
+        rows = list(zip(listed["checkpoint_results"], listed["checkpoint_report_indices"], strict=True))
+        whole = [row for row in rows if is_whole(folder / row[0]["checkpoint_dir_name"])]
+    except (ValueError, KeyError, TypeError):  # the list itself is cut off
+        pass
+    if len(whole) == len(rows):
+        return
+    if whole:
+        (newest, _), step = whole[-1], whole[-1][0]["metrics"].get("step")
+        results, indices = map(list, zip(*whole, strict=True))
+        listed |= {"checkpoint_results": results, "checkpoint_report_indices": indices, "latest_checkpoint_result": newest}
+        files.write_json(path, listed)
+        warn(f"the newest checkpoint in {folder} is cut off; the training continues from the one of step {step}")
+    else:
+        path.unlink()
+        warn(f"no checkpoint in {folder} is whole, as after a power failure; the training begins anew")
 
 
 def preemption_notice() -> tuple[str, ...] | None:

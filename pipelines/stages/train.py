@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+from actors.checkpoints import leave_out_torn
 from actors.learner import train_loop
 from actors.train_job import TrainJob
 from cluster import interrupts
@@ -190,9 +191,14 @@ class Train(Stage):
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=self.train.num_checkpoints_kept),
             ),
         )
+
+        def fit() -> Any:
+            leave_out_torn(self.folder / CHECKPOINTS, progress.warn)
+            return trainer.fit()
+
         with progress.follow_steps(self.round_index, self.folder):
             # In the main thread, Ray Train would take over Ctrl-C for good.
-            fit_again(lambda: interrupts.beside(trainer.fit), progress.warn)
+            fit_again(lambda: interrupts.beside(fit), progress.warn)
         trained = exported(self.export)
         if not self.train.keep_checkpoints:
             shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
