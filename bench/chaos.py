@@ -117,16 +117,16 @@ def _suffer_once(
 ) -> dict[str, Any] | None:
     with contextlib.ExitStack() as stack:
         mend = stack.enter_context(_broken(fault, run, config.parent))
-        overrides, then_overrides, node, nodes = list(fault.overrides), fault.then_overrides, None, None
-        if fault.two_nodes:
-            address, node, nodes = stack.enter_context(two_nodes())
-            overrides.append(f"cluster.address={address}")
+        overrides, then_overrides = list(fault.overrides), fault.then_overrides
+        nodes = stack.enter_context(two_nodes()) if fault.two_nodes else None
+        if nodes is not None:
+            overrides.append(f"cluster.address={nodes.address}")
         command = Command(fault.command, config, run, overrides)
         hit = Hit(seconds=0.0, line="", like=frozenset())
         if not fault.place:
-            seen, before = nodes or command.started, progress_of(run, fault.command)
+            seen, before = nodes.started if nodes else command.started, progress_of(run, fault.command)
             struck = hit_at_random(
-                fault, command.process, seen, draw, within_s, node, lambda: progress_of(run, fault.command) != before
+                fault, command.process, seen, draw, within_s, nodes, lambda: progress_of(run, fault.command) != before
             )
             if struck is None:
                 ended = command.wait()

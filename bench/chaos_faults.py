@@ -44,6 +44,7 @@ class Fault:
             second of two nodes; "" for a fault of no process.
         within_s: it is hit at a random moment of so many seconds after it first appeared.
         signal: what it gets.
+        notice_s: the second node is told that it will be taken away in so many seconds, in the place of `signal`.
         stopped_s: it gets SIGSTOP, and SIGCONT after so many seconds, in the place of `signal`.
         place: what fails before the command starts: one of `DISKS` for the run's folder, "videos" or "model" for a folder that is
             not there.
@@ -61,6 +62,7 @@ class Fault:
     victim: str = ""
     within_s: float = 5.0
     signal: signal.Signals = signal.SIGKILL
+    notice_s: float = 0.0
     stopped_s: float = 0.0
     place: str = ""
     room_bytes: int = 500_000  # some decoded videos of these, and less than a checkpoint
@@ -115,6 +117,7 @@ FAULTS = (
     ),
     *of_driver("train", 28),
     Fault(name="raylet of one of two nodes, train.num_workers=[1, 2]", victim=NODE, within_s=6, **ELASTIC),
+    Fault(name="notice that a node will go, train.num_workers=[1, 2]", victim=NODE, within_s=3, notice_s=10, **ELASTIC),
     Fault(name="training rank of two, train.num_workers=[1, 2]", victim=RANK, within_s=20, **ELASTIC),
     Fault(name="driver, and then one rank in the place of two", victim=DRIVER, within_s=28, **TWO_RANKS),
     Fault(name="raylet of one of two nodes", command="rollout", victim=NODE, within_s=10, two_nodes=True),

@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -80,6 +81,16 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TwoNodes:
+    """A cluster: its address, its second node's raylet and id, and the processes of all nodes."""
+
+    address: str
+    raylet: psutil.Process
+    node_id: str
+    started: Descendants
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Hit:
     """A process that was hit so many seconds after it appeared: its command line, and those that lived then and had its like."""
 
@@ -94,12 +105,12 @@ def hit_at_random(
     started: Descendants,
     draw: random.Random,
     within_s: float,
-    node: psutil.Process | None = None,
+    nodes: TwoNodes | None = None,
     begun: Callable[[], bool] = lambda: True,
 ) -> Hit | None:
     """Send the victim its signal, or wait for the moment of a fault without one. None where the command ended before.
 
-    A `node` is there before the command: the time of its fault counts from the moment at which the work has `begun`.
+    `nodes` are there before the command: the time of a fault of one counts from the moment at which the work has `begun`.
 
     Raises:
         RuntimeError: the victim got the signal and lives.
@@ -107,8 +118,8 @@ def hit_at_random(
     moment = draw.uniform(0, within_s)
     seen: float | None = None
     while command.poll() is None:
-        if fault.victim == NODE and node is not None:
-            there = [node] if begun() else []
+        if fault.victim == NODE and nodes is not None:
+            there = [nodes.raylet] if begun() else []
         else:
             there = [psutil.Process(command.pid)] if fault.victim == DRIVER or fault.twice else started.named(fault.victim)
         if there and seen is None:
@@ -117,7 +128,9 @@ def hit_at_random(
             with contextlib.suppress(psutil.NoSuchProcess):
                 started.look()
                 line = " ".join(there[0].cmdline())[:120]
-                if not fault.twice:
+                if fault.notice_s and nodes is not None:
+                    give_notice(nodes, fault.notice_s)
+                elif not fault.twice:
                     strike(there[0], fault)
                 like = frozenset(process.pid for process in there)
                 return Hit(seconds=time.monotonic() - seen, line=line, like=like)
@@ -142,6 +155,21 @@ def strike(process: psutil.Process, fault: Fault) -> None:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"process {process.pid} outlives SIGKILL")
             time.sleep(0.01)
+
+
+def give_notice(nodes: TwoNodes, within_s: float) -> None:
+    """Say that the second node is to be taken away, as a cloud does of a spot machine."""
+    words = [
+        "drain-node",
+        "--address",
+        nodes.address,
+        "--node-id",
+        nodes.node_id,
+        "--reason",
+        "DRAIN_NODE_REASON_PREEMPTION",
+    ]
+    command = [sys.executable, "-m", "ray.scripts.scripts", *words, "--reason-message", "chaos"]
+    subprocess.run([*command, "--deadline-remaining-seconds", str(int(within_s))], check=True, stdout=subprocess.DEVNULL)
 
 
 # What is broken between two commands
