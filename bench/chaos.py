@@ -92,32 +92,68 @@ def copy_up_to(command: str, run: pathlib.Path, target: pathlib.Path) -> None:
     shutil.copytree(run, target, ignore=shutil.ignore_patterns(*without))
 
 
-def suffer(fault: Fault, config: pathlib.Path, base: pathlib.Path, run: pathlib.Path, draw: random.Random) -> dict[str, Any]:
-    """Let one fault happen, and run the same command again where it ended. Returns the row of the table.
+class Chain:
+    """Faults of one command, one after another on the same run until a command finishes it; then that is compared.
 
-    `hit_s` is None where the fault did not strike: the command was over, or needed nothing of what was broken.
+    So most faults cost only the time up to their moment, and meet a run that others have disturbed already. Those with a
+    configuration of their own have a run of their own.
     """
-    within_s = fault.within_s
-    for _ in range(3):
-        shutil.rmtree(run, ignore_errors=True)
-        copy_up_to(fault.command, base, run)
-        row = _suffer_once(fault, config, run, draw, within_s)
-        if row is not None:
-            tolerance = OTHER_RANKS_TOLERANCE if fault.num_ranks_change else WEIGHTS_TOLERANCE
-            found = differences(files_of(base, fault.command), run, weights_tolerance=tolerance)[:10]
-            if (fault.place and row["first"]["exit_code"] == 0 and not found) or (fault.then and not row["then"]):
+
+    def __init__(self, command: str, config: pathlib.Path, base: pathlib.Path, run: pathlib.Path) -> None:
+        self._command, self._config, self._base, self._run = command, config, base, run
+        self._pending: list[dict[str, Any]] = []
+
+    def suffer(self, fault: Fault, draw: random.Random) -> list[dict[str, Any]]:
+        """Let one fault happen. Returns the rows of the table that are complete now.
+
+        `hit_s` is None where a fault did not strike: the command was over, or needed nothing of what was broken.
+        """
+        complete = self.finish() if fault.is_apart else []
+        within_s = fault.within_s
+        for _ in range(3):
+            if not self._pending:
+                shutil.rmtree(self._run, ignore_errors=True)
+                copy_up_to(self._command, self._base, self._run)
+            row, ended = _suffer_once(fault, self._config, self._run, draw, within_s)
+            if row is None:  # the command was faster
+                within_s /= 2
+                complete += self._compared(ended)
+                continue
+            self._pending.append(row)
+            if row["first"]["exit_code"] == 0:
+                return complete + self._compared(ended, fault)
+            return complete + (self.finish(fault) if fault.is_apart else [])
+        return [*complete, {"fault": fault.name, "command": fault.command, "hit_s": None}]
+
+    def finish(self, fault: Fault | None = None) -> list[dict[str, Any]]:
+        """Give the command once more, if it has not finished. Returns the rows that are complete now."""
+        if not self._pending:
+            return []
+        overrides = () if fault is None else fault.overrides if fault.then_overrides is None else fault.then_overrides
+        return self._compared(Command(self._command, self._config, self._run, overrides).wait(), fault)
+
+    def _compared(self, ended: dict[str, Any], fault: Fault | None = None) -> list[dict[str, Any]]:
+        """The rows since the last comparison, with what differs after the command that `ended`."""
+        tolerance = OTHER_RANKS_TOLERANCE if fault is not None and fault.num_ranks_change else WEIGHTS_TOLERANCE
+        rows, self._pending = self._pending, []
+        if not rows:
+            return []
+        found = differences(files_of(self._base, self._command), self._run, weights_tolerance=tolerance)[:10]
+        for further, row in enumerate(reversed(rows)):
+            row["again"] = ended if row["first"]["exit_code"] != 0 else None
+            row |= {"further": further, "differences": found}
+            if row["first"]["exit_code"] == 0 and row.pop("needs_failure") and not found:
                 row["hit_s"] = None
-            return {**row, "differences": found}
-        within_s /= 2  # the command was faster
-    return {"fault": fault.name, "command": fault.command, "hit_s": None}
+        return rows
 
 
 def _suffer_once(
     fault: Fault, config: pathlib.Path, run: pathlib.Path, draw: random.Random, within_s: float
-) -> dict[str, Any] | None:
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """The fault's row as far as it is known, None where the command was over before; and how the command ended."""
     with contextlib.ExitStack() as stack:
         mend = stack.enter_context(_broken(fault, run, config.parent))
-        overrides, then_overrides = list(fault.overrides), fault.then_overrides
+        overrides = list(fault.overrides)
         nodes = stack.enter_context(two_nodes()) if fault.two_nodes else None
         if nodes is not None:
             overrides.append(f"cluster.address={nodes.address}")
@@ -132,22 +168,21 @@ def _suffer_once(
                 ended = command.wait()
                 if ended["exit_code"] != 0:
                     raise SystemExit(f"`vidalign {fault.command}` failed before it was hit: {ended}")
-                return None
+                return None, ended
             hit = struck
         done = progress_of(run, fault.command)
         row: dict[str, Any] = {"fault": fault.name, "command": fault.command}
-        row |= {"hit_s": round(hit.seconds, 1), "hit": hit.line, "done": done}
+        row |= {"hit_s": round(hit.seconds, 1), "hit": hit.line, "done": done, "needs_failure": bool(fault.place)}
         if fault.twice:
             row["second"] = Command(fault.command, config, run, overrides).wait()
             if row["second"]["exit_code"] == 0 and command.process.poll() is not None:  # it found nobody there
-                command.wait()
-                return None
+                return None, command.wait()
         row["first"] = command.wait(fault, hit)
         mend()
         row["then"] = fault.then if fault.then and torn(run, fault.then) else ""
-        again = overrides if then_overrides is None else then_overrides
-        row["again"] = Command(fault.command, config, run, again).wait() if row["first"]["exit_code"] != 0 else None
-    return row
+        if fault.then and not row["then"]:
+            row["hit_s"] = None
+    return row, row["first"]
 
 
 def _broken(fault: Fault, run: pathlib.Path, folder: pathlib.Path) -> Any:
@@ -204,13 +239,17 @@ def main() -> None:
         seconds = undisturbed(config, base, last, folder / "seconds.json")
         kept = folder / "rows.json"
         rows: dict[str, Any] = files.read_json(kept) if kept.is_file() else {}
-        for fault in chosen:
-            if (str(fault) in rows and not arguments.anew) or time.monotonic() - began > arguments.minutes * 60:
-                continue
-            draw = random.Random(f"{arguments.seed} {fault}")
-            rows[str(fault)] = suffer(fault, config, base, folder / "run", draw)
-            files.write_json(kept, rows)
-            print(rows[str(fault)], flush=True)
+        for command in COMMANDS:
+            chain = Chain(command, config, base, folder / "run")
+            todo = [fault for fault in chosen if fault.command == command and (arguments.anew or str(fault) not in rows)]
+            for fault in [*todo, None]:
+                if fault is not None and time.monotonic() - began > arguments.minutes * 60:
+                    continue
+                draw = random.Random(f"{arguments.seed} {fault}")
+                for row in chain.finish() if fault is None else chain.suffer(fault, draw):
+                    rows[f"{row['fault']}, {row['command']}"] = row
+                    print(row, flush=True)
+                files.write_json(kept, rows)
         inside = [rows[str(fault)] for fault in FAULTS if str(fault) in rows]
         found = {"seed": arguments.seed, "load": round(os.getloadavg()[1], 1), "undisturbed_s": seconds, "rows": inside}
     publish(arguments, RELIABILITY, "chaos", found, page(found))

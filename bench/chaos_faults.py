@@ -76,6 +76,11 @@ class Fault:
     def __str__(self) -> str:
         return f"{self.name}, {self.command}"
 
+    @property
+    def is_apart(self) -> bool:
+        """Whether it needs a run of its own, for it has other options or nodes than the rest."""
+        return self.two_nodes or bool(self.overrides) or self.then_overrides is not None
+
 
 def of_driver(command: str, within_s: float) -> list[Fault]:
     """Faults that every command may meet."""

@@ -127,7 +127,7 @@ def hit_at_random(
         if there and seen is not None and time.monotonic() - seen >= moment:
             with contextlib.suppress(psutil.NoSuchProcess):
                 started.look()
-                line = " ".join(there[0].cmdline())[:120]
+                line = " ".join(there[0].cmdline()).strip()[:120]
                 if fault.notice_s and nodes is not None:
                     give_notice(nodes, fault.notice_s)
                 elif not fault.twice:
