@@ -32,10 +32,9 @@ def page(found: Mapping[str, Any]) -> str:
             f"`objective.name: dpo`, undisturbed ({seconds}) and with one fault each. Unless the row says otherwise, a process gets "
             "SIGKILL, at a random moment after it appeared, and is seen to be gone; a disk is a small file system in memory. Where "
             "the command ended, the same command met the next fault on the same run, until one finished it, which is compared in the "
-            "rows of all faults since it was begun anew. *Equal* means, of all that the command leaves: the same responses by text and "
-            "token, pairs, quarantine and answers; step figures within 1e-4 and exported weights within 1e-6 (1e-4 where the number of "
-            "ranks changed); "
-            "the same files, nothing temporary among them; "
+            "rows of all faults since it was begun anew. *Equal* means, of all that the command leaves: the same responses by text "
+            "and token, pairs, quarantine and answers; step figures within 1e-4 and exported weights within 1e-6 (1e-4 where the "
+            "number of ranks changed); the same files, nothing temporary among them; "
             "and no process left 20 s after the command.",
             "",
             f"{len(good)} of {len(ran)} as they should be.",
