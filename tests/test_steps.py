@@ -51,7 +51,7 @@ def test_a_run_is_read_back_as_it_was_written(tmp_path):
     [
         ([], "a list without a step"),
         ([{"repeat": 0}], "repeat"),
-        ([{"objectiv": {"name": "dpo"}}], r"unknown key rounds\[0\].objectiv.* objective"),
+        ([{"objectiv": {"name": "dpo"}}], r"unknown key rounds\[0\].objectiv; did you mean rounds\[0\].objective"),
         ([{"train": {"num_workers": 2}}], "one train.num_workers"),
         ([{"recipe": {"plain_prompt": "{question}?"}}], "one recipe.plain_prompt"),
         ([{}, {"train": {"lr": 1}}], "learning_rate"),
