@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from cluster.resources import ClusterResources
-from vidalign.config.run import ClusterConfig, NodeType
+from vidalign.config.cluster import ClusterConfig, NodeType
 from vidalign.errors import ClusterError
 
 BOOTSTRAP_FILE = (

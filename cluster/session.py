@@ -15,7 +15,7 @@ from typing import Any
 from cluster import console, interrupts, launcher
 from cluster.engines import SCRATCH
 from cluster.resources import MIN_CPUS, ClusterResources
-from vidalign.config.run import ClusterConfig
+from vidalign.config.cluster import ClusterConfig
 from vidalign.errors import ClusterError
 
 PROBE_TIMEOUT_S = 5.0

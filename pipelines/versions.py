@@ -21,7 +21,7 @@ from pipelines.places import find_cluster, only_endpoint
 from serving import promotion, promotion_log, table_store
 from serving.promotion_log import DONE, REFUSED, now
 from serving.versions import CANARY, KEPT, ON_TRIAL, POLICY, TAKEN_BACK, Row, Table
-from vidalign.config.run import ClusterConfig
+from vidalign.config.cluster import ClusterConfig
 from vidalign.errors import ClusterError, ModelError, VidalignError
 
 

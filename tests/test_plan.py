@@ -12,8 +12,9 @@ from cluster.launcher import with_growth
 from cluster.plan import plan_evaluation, plan_serve
 from cluster.resources import ClusterResources, Workers
 from cluster.session import find_address, local_num_cpus
+from vidalign.config.cluster import ClusterConfig
 from vidalign.config.loading import parse_config
-from vidalign.config.run import ClusterConfig, ServeConfig
+from vidalign.config.run import ServeConfig
 from vidalign.errors import ClusterError
 
 

@@ -10,12 +10,14 @@ from typing import Any, ClassVar, Literal
 
 import pydantic
 
+from vidalign.config.cluster import ClusterConfig
 from vidalign.config.judging import ScoringSection
 from vidalign.config.recipes import LeanpoRecipe, RecipeConfig
 from vidalign.config.section import PathText, Section
 from vidalign.config.serving import AccessConfig, LimitsConfig, MediaConfig
+from vidalign.config.steps import StepConfig
 from vidalign.config.training import TrainConfig
-from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
+from vidalign.types import DEADLINE_S, DEFAULT_BACKEND, Backend, FrameSpec
 
 
 class ModelConfig(Section):
@@ -91,7 +93,7 @@ class VideoConfig(Section):
     """Videos of which more pixels would have to be decoded are quarantined."""
     backend: Backend = DEFAULT_BACKEND
     """What decodes videos."""
-    deadline_s: float = pydantic.Field(60.0, gt=0)
+    deadline_s: float = pydantic.Field(DEADLINE_S, gt=0)
     """A video that takes longer to decode is quarantined."""
     num_decoders: int | None = pydantic.Field(None, ge=1)
     """Processes that decode; null takes as many as fit beside the engines."""
@@ -206,52 +208,19 @@ class EvaluateConfig(ScoringSection):
     """How long one answer may take."""
 
 
-class NodeType(pydantic.BaseModel):
-    """Nodes of one kind that an autoscaler may start: CPUs and GPUs of each, as Ray counts them, and how many there may be."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-    num_cpus: int = pydantic.Field(ge=0)
-    num_gpus: int = pydantic.Field(0, ge=0)
-    max_nodes: int = pydantic.Field(ge=1)
-
-
-class ClusterConfig(Section):
-    """Where Ray runs. `address` null starts or joins a local Ray, "local" starts one, "auto" demands a running cluster.
-
-    `node_types` says which nodes an autoscaling cluster may start, the head aside. Without it, KubeRay or the launcher's config on the
-    head node says that, or else the cluster is taken as it is; `max_num_cpus` and `max_num_gpus` replace its sums. `num_cpus` is the
-    number of logical CPUs of a Ray started on this machine.
-    Nothing waits longer than `wait_for_nodes_s` to be placed on a node.
-    """
-
-    address: str | None = None
-    """host:port of a Ray cluster, "local" for a Ray of this run alone, "auto" for one that must run here; null joins one or
-    starts one.
-    """
-    num_cpus: int | None = pydantic.Field(None, ge=1)
-    """Logical CPUs of a Ray that is started on this machine; null counts its cores."""
-    max_num_cpus: int | None = pydantic.Field(None, ge=1)
-    """How far an autoscaling cluster may grow, in CPUs."""
-    max_num_gpus: int | None = pydantic.Field(None, ge=0)
-    """How far an autoscaling cluster may grow, in GPUs."""
-    node_types: dict[str, NodeType] | None = None
-    """Which nodes an autoscaling cluster may start: {name: {num_cpus, num_gpus, max_nodes}}; null asks KubeRay, or the launcher's
-    config.
-    """
-    wait_for_nodes_s: float = pydantic.Field(900.0, gt=0)
-    """How long work may wait to be placed on a node."""
-
-
 class RunConfig(Section):
     """Everything that one run needs. Stored in the run folder as `config.yaml`, with all defaults filled in."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"steps"})
 
     run_dir: PathText
     """Folder of the run, which every node sees. Running again continues what is there."""
     seed: int = pydantic.Field(0, ge=0, lt=2**32)
     """Decides every random choice of a run."""
     rounds: int = pydantic.Field(1, ge=1)
-    """Rounds of rollout and training; each starts from the policy of the one before."""
+    """Rounds of rollout and training; each starts from the policy of the one before. A list of steps stands for their rounds."""
+    steps: tuple[StepConfig, ...] = ()
+    """What rounds change, in turn; written as a list in the place of `rounds`."""
     model: ModelConfig
     """The policy to align."""
     data: DataConfig
@@ -272,6 +241,27 @@ class RunConfig(Section):
     """The evaluation."""
     cluster: ClusterConfig = ClusterConfig()  # type: ignore[call-arg]
     """Where Ray runs."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _rounds_of_steps(cls, values: Any) -> Any:
+        """A list in the place of `rounds` is the steps, and the number of rounds follows."""
+        if not isinstance(values, dict) or not isinstance(steps := values.get("rounds"), list):
+            return values
+        if values.get("steps"):
+            raise ValueError("rounds and steps are two lists of steps; leave steps out")
+        if not steps:
+            raise ValueError("rounds is a list without a step; name at least one, or a number of rounds")
+        repeats = [step.get("repeat", 1) if isinstance(step, dict) else 1 for step in steps]
+        return {**values, "steps": steps, "rounds": sum(count for count in repeats if isinstance(count, int))}
+
+    @pydantic.model_validator(mode="after")
+    def _as_many_as_steps(self) -> RunConfig:
+        if self.steps and self.rounds != (count := sum(step.repeat for step in self.steps)):
+            raise ValueError(
+                f"rounds={self.rounds}, but the steps are {count} rounds; change their repeat instead of rounds"
+            )
+        return self
 
 
 class ServingConfig(Section):
