@@ -72,6 +72,7 @@ def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = 
                     rounds = dataclasses.replace(rounds, plan=plan, text_tokens=text_tokens)
                     _ = rounds.stored
                     files.write_text_atomic(run.config, dump_config(config))
+                    files.write_json(run.plan, dataclasses.asdict(plan))
                     endpoint = run_stages(rounds, stages, clock, asked_for)
     aligned = exported_or_none(run, config.rounds - 1)
     summary = write_summary(config, run, base=base, aligned=aligned, wall_s=clock.seconds, endpoint=endpoint)
