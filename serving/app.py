@@ -2,8 +2,8 @@
 
     client ── HTTP ── HAProxy ── gate, PolicyServer "model"          one policy: both in one replica (1..n of them)
 
-    client ── HTTP ── HAProxy ── gate, PolicyIngress ─┬─ PolicyServer "base"      several: the gate in one more process,
-                                                      └─ PolicyServer "aligned"   which knows where each is (serving/versions.py)
+    client ── HTTP ── HAProxy ── gate, PolicyIngress ─┬─ PolicyServer "base"      several, or one that may sleep: the gate in
+                                                      └─ PolicyServer "aligned"   a process that knows where each is (versions.py)
 
 `endpoint(...)` starts it, waits until it answers, and shuts it down again. Everything that a client sends passes serving/gate.py;
 serving/media.py decides which urls are read; serving/proxy.py decides what listens on the port, HAProxy or Serve's own proxy.
@@ -181,7 +181,7 @@ def build_app(spec: EndpointSpec, own_hash: str = "", apart: Mapping[str, str] |
     apart = apart or {}
     configs = [LLMConfig(**llm_options(spec, name, policy)) for name, policy in spec.models.items() if name not in apart]
     models = {name: served(spec, policy) for name, policy in spec.models.items()}
-    if len(models) == 1:
+    if len(models) == 1 and spec.plan.min_replicas > 0:  # one that sleeps cannot say that it is being woken
         options = GateOptions(models=models, serve=spec.serve, own_hash=own_hash)
         return build_llm_deployment(
             configs[0], deployment_cls=ray_serve.ingress()(PolicyServer), bind_kwargs={"options": options}

@@ -37,6 +37,11 @@ class GateOptions:
     spec: EndpointSpec | None = None
     apart: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    @property
+    def sleeps(self) -> bool:
+        """Whether a model that nobody asks for has no replica."""
+        return self.spec is not None and self.spec.plan.min_replicas == 0
+
     def rows(self) -> tuple[Row, ...]:
         """The table of the endpoint at its start."""
         return rows_of(self.models, self.apart)

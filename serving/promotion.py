@@ -103,8 +103,6 @@ def start(application: str, spec: EndpointSpec, policy: PolicyVersion, plain_pro
     from ray import serve as ray_serve
     from ray.serve.llm import LLMConfig, build_llm_deployment  # which imports vLLM
 
-    # Where models may sleep, this one is woken once, else nobody would know whether it can start.
-    options["deployment_config"]["autoscaling_config"]["initial_replicas"] = max(1, spec.plan.min_replicas)
     app = build_llm_deployment(LLMConfig(**options), name_prefix=PREFIX)
     started_at = time.monotonic()
     try:
@@ -206,4 +204,4 @@ def running_on(found: Mapping[str, Any] | None = None) -> dict[str, Table]:
 
     applications = ray_serve.status().applications if found is None else found
     tables = {name: table_store.current(name) for name in table_store.names() if name in applications}
-    return {name: table for name, table in tables.items() if table is not None}
+    return {name: table for name, table in tables.items() if table is not None and table.changes}

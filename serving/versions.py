@@ -86,6 +86,11 @@ class Table:
     spec: EndpointSpec | None = None
     serial: int = 1
 
+    @property
+    def changes(self) -> bool:
+        """Whether versions can be promoted: an endpoint of a single model has none."""
+        return len({row.model_id for row in self.rows}) > 1 and bool(self.of(POLICY))
+
     def of(self, model_id: str) -> list[Row]:
         """A model's versions."""
         return [row for row in self.rows if row.model_id == model_id]

@@ -124,6 +124,7 @@ def test_a_promotion_that_cannot_be_is_in_the_log_too(run, capsys):
 def table(*rows):
     served = Served(version="v0", frame_spec=SPEC, media={"video": 1}, max_model_len=512)
     first = Row(target="aligned", model_id="aligned", served=served, source="run:0")
+    base = Row(target="base", model_id="base", served=served)
     others = [
         Row(
             target=f"aligned@{version}", model_id="aligned", served=dataclasses.replace(served, version=version), state=state
@@ -137,7 +138,7 @@ def table(*rows):
         plan=plan_serve(ServeConfig(), ClusterResources(num_cpus=4), 2),
         frame_spec=SPEC,
     )
-    return Table(id="i", rows=(first, *others), spec=spec)
+    return Table(id="i", rows=(first, *others, base), spec=spec)
 
 
 @pytest.mark.parametrize(

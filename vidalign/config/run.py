@@ -13,7 +13,7 @@ import pydantic
 from vidalign.config.judging import ScoringSection
 from vidalign.config.recipes import LeanpoRecipe, RecipeConfig
 from vidalign.config.section import PathText, Section
-from vidalign.config.serving import AccessConfig, LimitsConfig, MediaConfig
+from vidalign.config.serving import AccessConfig, AutoscalingConfig, LimitsConfig, MediaConfig, refuse_idle_scaling
 from vidalign.config.training import TrainConfig
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 
@@ -149,7 +149,7 @@ class ServeConfig(Section):
     port: int = pydantic.Field(8000, ge=1, le=65535)
     """Port that the endpoint listens on."""
     min_replicas: int = pydantic.Field(1, ge=0)
-    """Fewest replicas of each model."""
+    """Fewest replicas of each model; with 0 a model that nobody asks for gives up its CPUs and GPUs."""
     max_replicas: int = pydantic.Field(1, ge=1)
     """Most replicas of each model."""
     gpus_per_replica: int = pydantic.Field(1, ge=0)
@@ -174,12 +174,19 @@ class ServeConfig(Section):
     """What becomes of a request's own frame sampling: refused, taken where it is the endpoint's (same), or taken within the
     endpoint's bounds (allow).
     """
+    autoscaling: AutoscalingConfig = AutoscalingConfig()  # type: ignore[call-arg]
+    """How fast replicas come and go."""
     limits: LimitsConfig = LimitsConfig()  # type: ignore[call-arg]
     """How much may be asked."""
     media: MediaConfig = MediaConfig()  # type: ignore[call-arg]
     """Where videos are read from."""
     access: AccessConfig = AccessConfig()  # type: ignore[call-arg]
     """Who may ask."""
+
+    @pydantic.model_validator(mode="after")
+    def _scaling_makes_a_difference(self) -> ServeConfig:
+        refuse_idle_scaling(self.autoscaling, self.limits, self.min_replicas, self.max_replicas)
+        return self
 
 
 class EvaluateConfig(ScoringSection):
