@@ -116,6 +116,17 @@ class PolicyServer(LLMServer):
         async for messages in answered(self._app, scope, body):
             yield messages
 
+    async def load_adapter(self, name: str, folder: str) -> str:
+        """Load an adapter before anybody asks for it; why it cannot be, or ""."""
+        from serving.engine_adapters import AdapterError
+
+        assert self._app.adapters is not None
+        try:
+            await self._app.adapters.use(name, folder)
+        except AdapterError as error:
+            return str(error)
+        return ""
+
     async def alive(self) -> bool:
         """Whether the engine can take requests."""
         return self._app.works

@@ -44,7 +44,7 @@ class GateOptions:
 
     def rows(self) -> tuple[Row, ...]:
         """The table of the endpoint at its start."""
-        return rows_of(self.models, self.apart)
+        return rows_of(self.models, self.apart, self.spec.adapters if self.spec is not None else None)
 
     def catalog(self, works: Callable[[], Mapping[str, bool]]) -> Catalog:
         """What is behind the gate at its start. `works` says of each target whether its engine does."""

@@ -43,7 +43,7 @@ class PolicyIngress:
         """Called by Ray Serve."""
         from ray import serve
 
-        name = serve.get_replica_context().app_name
+        self._name = name = serve.get_replica_context().app_name
         catalog = self._options.catalog(lambda: self._relay.up)
         follower = Follower(catalog, self._relay, _Kept(name), self._connect, bound=self._bound)
         await follower.begin(Table(id=self._options.id, rows=self._options.rows(), spec=self._options.spec))
@@ -53,7 +53,7 @@ class PolicyIngress:
     def _connect(self, row: Row) -> tuple[Any, Any]:
         from ray import serve
 
-        handle = serve.get_deployment_handle(row.deployment, row.application, _check_exists=False)
+        handle = serve.get_deployment_handle(row.deployment, row.application or self._name, _check_exists=False)
         return _call(handle), handle.alive.remote if self._watched else None
 
 

@@ -368,3 +368,27 @@ def test_a_promotion_that_fails_leaves_everything_as_it_was(run, events, why):
         assert after.serial > before.serial + 1, "newer than what the ingress may yet take up"
     last = json.loads((run / promotion_log.FILE).read_text().splitlines()[-1])
     assert (last["step"], last["outcome"]) == ("promote", "refused")
+
+
+def test_adapters_come_in_and_go_without_an_engine_or_room_for_one(run, events, monkeypatch):
+    rounds(run, 4)
+    events.room = 0
+    attached = []
+
+    def attach(name, spec, policy, plain_prompt, adapter):
+        attached.append(policy.version)
+        served = Served(version=policy.version, frame_spec=SPEC, media={}, max_model_len=512, plain_prompt=plain_prompt)
+        return Row(target=f"aligned@{policy.version}", model_id="aligned", served=served, adapter=adapter, since="s")
+
+    monkeypatch.setattr(promotion, "attach", attach)
+    monkeypatch.setattr(versions, "adapter_for", lambda table, candidate: f"/{candidate.policy.version}/adapter")
+    for index in (1, 2):
+        versions.promote(f"{run}:{index}", "to", AT_ONCE)
+    assert (attached, events.started, events.removed) == (["v1", "v2"], [], ["v0"])
+    assert states(events) == {"v1": "kept", "v2": "promoted"}
+    versions.promote(f"{run}:3", "to", candidates.how_of(None, True, {}))
+    assert states(events) == {"v1": "kept", "v2": "promoted", "v3": "shadow"}
+    versions.rollback("to")
+    assert (events.removed[-1], states(events)) == ("v3", {"v1": "kept", "v2": "promoted"})
+    versions.rollback("to")
+    assert states(events) == {"v1": "promoted", "v2": "taken back"}

@@ -168,6 +168,10 @@ class ServeConfig(Section):
     """Versions of the aligned policy that find room beside the first (`vidalign promote`); null means one on CPUs and none on
     GPUs.
     """
+    adapters: bool = False
+    """Serve the adapter that a run kept (`train.lora.export=both`) over the engine of its base (`vidalign serve RUN`); an evaluation
+    has an engine for each policy.
+    """
     access_log: PathText | None = None
     """A folder for one line of JSON a request, without prompts, replies and keys; null writes none."""
     client_sampling: Literal["refuse", "same", "allow"] = "refuse"
