@@ -68,5 +68,5 @@ def _with_cors(gate: Gate, origins: tuple[str, ...]) -> ASGIApp:
         allow_origins=origins,
         allow_methods=["GET", "POST"],
         allow_headers=["authorization", "content-type", VERSION_HEADER, CANARY_HEADER],
-        expose_headers=[ID_HEADER, VERSION_HEADER, MAX_TOKENS_HEADER, FRAMES_HEADER, "retry-after"],
+        expose_headers=[ID_HEADER, VERSION_HEADER, MAX_TOKENS_HEADER, FRAMES_HEADER, "retry-after", "retry-after-ms"],
     )

@@ -263,12 +263,13 @@ def test_replies_are_those_of_the_merged_weights_and_a_promotion_starts_no_engin
         assert cards["aligned"]["parent"] == policy_version(model_path).version
         assert vidalign("rollback", "--to", to, timeout_s=120).returncode == 0
         check(replies(url, "aligned"), expected, merged[0].version)
-        shutil.copytree(run, run.parent / "broken")
-        (weights,) = (run.parent / "broken" / "rounds/1/model/adapter").glob("*.safetensors")
+        broken = run.parent / "broken"
+        shutil.copytree(run, broken)
+        weights, card = (broken / "rounds/1/model" / name for name in ("adapter/adapter_model.safetensors", CARD))
         weights.write_bytes(weights.read_bytes()[:100])
-        assert vidalign("rollback", "--to", to, timeout_s=120).returncode == 0, "removes what was taken back"
-        refused = vidalign("promote", f"{run.parent / 'broken'}:1", "--to", to, timeout_s=120)
-        assert refused.returncode == 1
+        card.write_text(json.dumps(json.loads(card.read_text()) | {"version": "broken"}))
+        refused = vidalign("promote", f"{broken}:1", "--to", to, timeout_s=120)
+        assert refused.returncode == 2
         assert "cannot be served" in refused.stderr
         assert "Traceback" not in refused.stderr
         check(replies(url, "aligned"), expected, merged[0].version)

@@ -12,8 +12,10 @@ class LimitsConfig(Section):
 
     max_sequences: int = pydantic.Field(128, ge=1)
     """Replies (`n` times the prompts) of one replica that its engine works on at once."""
-    max_waiting: int = pydantic.Field(128, ge=0)
-    """Replies of one replica that wait for a place; a request beyond is refused with 429."""
+    max_waiting: int = pydantic.Field(64, ge=0)
+    """Replies of one replica that wait for a place; a request beyond is refused with 429. Half of `max_sequences` keeps all replies
+    within twice the time of one.
+    """
     max_wait_s: float = pydantic.Field(60.0, gt=0)
     """How long a request waits for a place before it is refused with 503."""
     max_sequences_per_request: int = pydantic.Field(64, ge=1)
