@@ -27,13 +27,13 @@ $(VENV)/.vidalign-cpu: requirements/torch-cpu.lock requirements/cpu.lock pyproje
 	$(PIP) --extra-index-url $(TORCH_INDEX) --retries 0 --timeout $(TORCH_TIMEOUT) -r requirements/torch-cpu.lock \
 	  || $(PIP) -r requirements/torch-cpu.lock
 	$(PIP) --no-deps -r requirements/cpu.lock
-	$(PIP) --no-deps --no-build-isolation -e .
+	$(PIP) --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 	@touch $@
 
 $(VENV)/.vidalign-gpu: requirements/gpu.lock pyproject.toml | $(VENV)/bin/python
 	@echo "setting up $(VENV): CUDA builds of PyTorch and vLLM, and the locked packages (several gigabytes)"
 	$(PIP) --no-deps -r requirements/gpu.lock
-	$(PIP) --no-deps --no-build-isolation -e .
+	$(PIP) --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 	@touch $@
 
 setup-dev: $(VENV)/.vidalign-dev-$(EXTRA)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":  # python -m pipelines.cli: what is imported below must be vidalign's own
+    from vidalign.__main__ import main as checked_main
+
+    sys.exit(checked_main())
+
 import argparse
 import errno
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -244,7 +250,3 @@ def _run_doctor(arguments: argparse.Namespace) -> int:
         print(doctor.line(finding), flush=True)
     print(f"\n{doctor.verdict(found)}")
     return 0 if doctor.is_healthy(found) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -51,6 +51,8 @@ if not TYPE_CHECKING:  # a type checker would conclude that the module has every
         if name not in _PLACES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         module, _, attribute = _PLACES[name].partition(":")
+        if name == "align":
+            importlib.import_module("vidalign.hidden").refuse_hidden_packages()
         found = importlib.import_module(module)
         value = globals()[name] = getattr(found, attribute) if attribute else found
         return value
