@@ -29,6 +29,7 @@ from pipelines.check_texts import check_texts
 from pipelines.inputs import Inputs, SplitName, read_inputs
 from pipelines.rounds import Rounds, check_order, resource_plan
 from pipelines.stages.base import BEGUN, MANIFEST
+from pipelines.trackers import check_trackers
 from vidalign import recipes
 from vidalign.config.loading import dump_config
 from vidalign.config.run import DataConfig, ObjectiveConfig, RunConfig
@@ -135,6 +136,8 @@ def before(config: RunConfig, stages: Sequence[str], *, here: bool = True, conne
     check_objective(config.objective, config.train)
     if here:
         check_order(config, stages)
+        if set(stages) - {"report"}:
+            check_trackers(config.track)
     check_recipe(config)
     inputs = read_inputs(config.data, config.recipe, splits=splits_read(stages))
     if "rollout" in stages:

@@ -228,6 +228,9 @@ class ClusterConfig(Section):
     """How long work may wait to be placed on a node."""
 
 
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+
+
 class RunConfig(Section):
     """Everything that one run needs. Stored in the run folder as `config.yaml`, with all defaults filled in."""
 
@@ -257,6 +260,8 @@ class RunConfig(Section):
     """The evaluation."""
     cluster: ClusterConfig = ClusterConfig()  # type: ignore[call-arg]
     """Where Ray runs."""
+    track: list[TrackerName] = ["tensorboard"]
+    """Where curves, evaluation, configuration and report are sent too: tensorboard, wandb, mlflow, trackio."""
 
 
 class ServingConfig(Section):
