@@ -10,8 +10,10 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH_TIMEOUT ?= 5
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO := runs/shapes
+DOCS := build/docs
 
 .PHONY: help setup setup-dev demo test test-long test-families test-videos chaos check format
+.PHONY: docs licences
 .PHONY: shapes-data shapes-model events-data events-model clean
 
 help:
@@ -68,6 +70,15 @@ test-videos: setup-dev ## both video backends against FFmpeg's command on the wh
 
 chaos: setup-dev ## a run with one fault at a time, and a table of what became of it (half an hour)
 	$(BIN)/python -m bench.chaos
+
+docs: $(DOCS)/.installed ## the pages of docs/ as a site in build/site, which needs no network to be read
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+$(DOCS)/.installed: requirements/docs.lock
+	$$(command -v $(PYTHON) || command -v python3) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/docs.lock
+	@touch $@
 
 format: setup-dev ## format the code
 	$(BIN)/ruff format .

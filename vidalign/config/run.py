@@ -234,6 +234,8 @@ TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 class RunConfig(Section):
     """Everything that one run needs. Stored in the run folder as `config.yaml`, with all defaults filled in."""
 
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"track"})
+
     run_dir: PathText
     """Folder of the run, which every node sees. Running again continues what is there."""
     seed: int = pydantic.Field(0, ge=0, lt=2**32)
