@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # Commands with a module of their own, which is imported when its command is asked for: name → (module, line of help).
 ELSEWHERE = {
     "report": ("pipelines.reporting", "write the report of what a run has so far; of several runs, compare them"),
+    "watch": ("pipelines.watching", "show a run while it goes on, on a page of this machine alone"),
     "init": ("pipelines.starting", "write a commented configuration for a model and a data file"),
     "chat": ("pipelines.chatting", "ask a model about a video in the terminal"),
     "export": ("pipelines.exporting", "copy the aligned model of a run to a folder, or push it to a hub"),
