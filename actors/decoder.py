@@ -10,7 +10,7 @@ import numpy as np
 import ray.data
 
 from cluster.node_files import Missed, Passes, this_node
-from vidalign.types import DEFAULT_BACKEND, Backend, Example, FrameSpec
+from vidalign.types import DEADLINE_S, DEFAULT_BACKEND, Backend, Example, FrameSpec
 from vidalign.video import visuals
 from vidalign.video.decode_child import ChildDecoder, DecodedVideo
 
@@ -28,7 +28,7 @@ class Decoder:
         spec: FrameSpec,
         cache_dir: str,
         backend: Backend = DEFAULT_BACKEND,
-        deadline_s: float = 60.0,
+        deadline_s: float = DEADLINE_S,
         gone: Collection[str] = (),
     ) -> None:
         """`gone`: local names that the driver misses too. What else is missing here is this node's fault, see `missed`."""
@@ -86,7 +86,7 @@ def decode_videos(
     cache_dir: str,
     *,
     backend: Backend = DEFAULT_BACKEND,
-    deadline_s: float = 60.0,
+    deadline_s: float = DEADLINE_S,
     num_decoders: int = 1,
     num_cpus: float = 1,
     passes: Passes | None = None,

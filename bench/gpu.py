@@ -38,7 +38,7 @@ from bench.pages import PERFORMANCE, Output, add_arguments, publish
 
 NEEDS = {"training": ("deepspeed",), "engine": ("vllm",), "align": ("vllm", "ray", "deepspeed")}
 PARTS = ("facts", "numbers", "vision", "step", "training", "engine", "align")
-LIMITS_S = {"facts": 60, "numbers": 90, "vision": 90, "step": 90, "training": 120, "engine": 180, "align": 240}
+LIMITS_S = {"facts": 60, "numbers": 90, "vision": 90, "step": 90, "training": 180, "engine": 180, "align": 360}
 CPU_SLOWER = 10  # times as long as on a GPU may a part take
 GRACE_S = 20  # for a part that takes too long, to end what it started
 LAST_WORDS = 700  # characters of what a failed part printed

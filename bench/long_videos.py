@@ -20,14 +20,12 @@ from bench.memory import resident
 from bench.pages import PERFORMANCE, add_arguments, publish
 from bench.videos import write_video
 from pipelines.summary import versions
-from vidalign.config.run import VideoConfig
-from vidalign.types import Backend, FrameSpec
+from vidalign.types import DEADLINE_S, Backend, FrameSpec
 from vidalign.video.decode_child import ChildDecoder
 from vidalign.video.frame_cache import load_clip
 
 MIB = 2**20
 HOUR_S = 3600
-DEADLINE_S = VideoConfig.model_fields["deadline_s"].default
 TOTAL_PIXELS = 768 * 224 * 224  # the frames of a row together, as a model's budget for a video has it
 SAMPLINGS: dict[str, dict[str, Any]] = {
     "8 frames": {"num_frames": 8},
@@ -35,8 +33,6 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
     "768 frames": {"num_frames": 768},
     "1 a second": {"num_frames": None, "fps": 1.0, "max_frames": HOUR_S},
 }
-
-
 IN_DECORD = ("8 frames", "128 frames")  # it decodes every frame between a keyframe and the wanted one: more take minutes
 
 
@@ -125,7 +121,7 @@ def page(found: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--deadline-s", type=float, default=600.0, help="ten times video.deadline_s, for busy machines")
+    parser.add_argument("--deadline-s", type=float, default=600.0, help="more than video.deadline_s, for busy machines")
     add_arguments(parser, quick="the small video and 8 frames only")
     arguments = parser.parse_args()
     videos = {"320x240": hour(240, 320, 60)} | ({} if arguments.quick else {"1280x720": hour(720, 1280, 30)})

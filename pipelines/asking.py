@@ -155,7 +155,8 @@ class _Run:
         contexts = {example.id: example.context for example in todo}
         if self.blind:
             contexts = {id_: in_noise(id_, context, self.stage / "noise") for id_, context in contexts.items()}
-        bar = _bar(self.asker.name, len(self.examples), len(self.examples) - len(todo), self.progress)
+        done = len(self.examples) - len(todo)
+        bar = shown.bar(f"evaluate {self.asker.name}", len(self.examples), "answer", initial=done) if self.progress else None
         await self.asker.ask_all(todo, contexts, self.log, bar, patience)
 
     def finish(self) -> Evaluation:
@@ -270,8 +271,10 @@ class _Asker:
 
         async def send() -> tuple[Any, float]:
             started_at = time.monotonic()
+            # Our endpoint names a version. It would apply generation_config.json, which rollouts and training do not.
+            extra = {"repetition_penalty": 1.0} if self.version else None
             completion = await client.chat.completions.create(
-                model=self.model_id, messages=asked, temperature=0, max_tokens=self.config.max_new_tokens
+                model=self.model_id, messages=asked, temperature=0, max_tokens=self.config.max_new_tokens, extra_body=extra
             )
             return completion, time.monotonic() - started_at
 
@@ -285,10 +288,6 @@ class _Asker:
                 f"evaluate.request_timeout_s={self.config.request_timeout_s:g} or lower evaluate.concurrency="
                 f"{self.config.concurrency} if it is only slow"
             ) from error
-
-
-def _bar(name: str, total: int, done: int, progress: bool) -> shown.Bar | None:
-    return shown.bar(f"evaluate {name}", total, "answer", initial=done) if progress else None
 
 
 def _message(error: openai.APIError) -> str:

@@ -17,8 +17,8 @@ from vidalign.data.formats.export import convert_file, export_file
 from vidalign.data.writing import SUFFIXES, write_rows
 from vidalign.errors import ConfigError
 from vidalign.special_tokens import KNOWN_ONLY, SpecialTokens
+from vidalign.types import DEADLINE_S
 
-DEADLINE_S = 60.0
 SOURCE = "JSONL, JSON, Parquet, Arrow or CSV, a folder of one of them, or hf:org/name[:config][/split]"
 
 

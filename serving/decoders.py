@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from serving.admission import Admission
 from vidalign.config.serving import MediaConfig
 from vidalign.errors import DataError, VideoError
-from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
+from vidalign.types import DEADLINE_S, DEFAULT_BACKEND, Backend, FrameSpec
 from vidalign.video.decode_child import ChildDecoder, DecodedVideo
 from vidalign.video.frame_cache import FrameCache, load_clip
 
@@ -43,7 +43,7 @@ class MediaOptions:
     """How a replica reads media; its environment carries them to vLLM's plugin."""
 
     media: MediaConfig = dataclasses.field(default_factory=lambda: MediaConfig.model_validate({}))
-    deadline_s: float = 60.0
+    deadline_s: float = DEADLINE_S
     num_decoders: int | None = None
 
     def environment(self) -> dict[str, str]:

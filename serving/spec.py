@@ -9,7 +9,7 @@ from cluster.engines import ONE_VIDEO
 from cluster.resources import ServePlan
 from vidalign import prompts
 from vidalign.config.run import ClusterConfig, ModelConfig, ServeConfig
-from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec, PolicyVersion
+from vidalign.types import DEADLINE_S, DEFAULT_BACKEND, Backend, FrameSpec, PolicyVersion
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class EndpointSpec:
     frame_spec: FrameSpec
     decoder: Backend = DEFAULT_BACKEND
     limits: Mapping[str, int] = dataclasses.field(default_factory=lambda: dict(ONE_VIDEO))
-    deadline_s: float = 60.0
+    deadline_s: float = DEADLINE_S
     num_decoders: int | None = None
     plain_prompt: str = prompts.PLAIN
     wait_for_nodes_s: float = ClusterConfig().wait_for_nodes_s  # type: ignore[call-arg]

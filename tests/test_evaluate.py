@@ -110,6 +110,7 @@ def test_answers_are_scored_and_written_in_the_order_of_the_examples(served, tmp
     assert all(answer.latency_s > 0 for answer in answers)
     assert files.read_table(tmp_path / "eval" / "base.parquet", EvalAnswer) == answers
     assert {(body["temperature"], body["max_tokens"], body["model"]) for body in served.requests} == {(0, 8, "base")}
+    assert {body["repetition_penalty"] for body in served.requests} == {1.0}  # a model's own is not that of its rollouts
 
 
 def test_as_many_questions_are_in_flight_as_the_config_says(served, tmp_path, monkeypatch):

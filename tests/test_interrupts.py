@@ -160,7 +160,15 @@ def test_a_stop_whose_signal_python_dropped_still_ends_the_block(monkeypatch):
         stop(ClusterError("z"))
 
 
-def test_a_stop_that_python_dropped_is_made_again(monkeypatch):
+@pytest.fixture
+def heard():
+    """SIGINT is heard, also in a process that a shell started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_stop_that_python_dropped_is_made_again(monkeypatch, heard):
     monkeypatch.setattr(interrupts, "LIMIT_S", 0.05)
     send, sent = signal.pthread_kill, []
 

@@ -64,6 +64,11 @@ class Unreliable(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
+class Quiet(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Clients leave as they like: what they leave behind is not printed among the lines that a test reads."""
+
+
 @pytest.fixture(scope="module")
 def server():
     moto_server = pytest.importorskip("moto.server", reason="moto is in requirements/dev.lock")
@@ -73,7 +78,7 @@ def server():
     handler = type(
         "Between", (Unreliable,), {"behind": moto.get_host_and_port(), "numbers": itertools.count(), "refused": []}
     )
-    between = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    between = Quiet(("127.0.0.1", 0), handler)
     threading.Thread(target=between.serve_forever, args=(0.05,), daemon=True).start()
     yield between, handler
     between.shutdown()

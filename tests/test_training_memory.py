@@ -61,6 +61,16 @@ def test_what_is_offloaded_is_on_the_host():
     assert both.host == 16 * 200 * M + 2 * 250 * M
 
 
+def test_gradients_added_up_in_float32_stay_on_the_device():
+    """As on an H200: a 3B model at stage 2 with its optimizer on the host had a peak of 23.3 GiB; without them 11.5 GiB are said."""
+    added_up = of(zero_stage=2, batch_size=2, deepspeed=offload(optimizer=1))
+    assert added_up.gradients == 4 * 800 * M
+    assert added_up.optimizer == 0
+    assert added_up.buffers == of(zero_stage=2, batch_size=2).buffers + 2 * 100 * M
+    assert of(zero_stage=2, batch_size=1, deepspeed=offload(optimizer=1)).gradients == 0
+    assert of(zero_stage=3, batch_size=2, deepspeed=offload(optimizer=1)).gradients == 0
+
+
 def test_the_peak_is_in_the_forward_pass_or_in_the_step():
     states = TrainMemory(weights=10, gradients=5, optimizer=20, buffers=3, backward=1, step=7, accumulates=True)
     assert states.peak(100) == 10 + 20 + 3 + 1 + 5 + 100

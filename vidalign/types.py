@@ -14,6 +14,7 @@ from vidalign.records import Prompted, Record, Turn
 
 Backend: TypeAlias = Literal["pyav", "decord"]  # what decodes videos, see vidalign.video.readers
 DEFAULT_BACKEND: Backend = "pyav"
+DEADLINE_S = 180.0  # for a video to be decoded: an hour of 1280x720 at one frame a second takes 75 s of a slow CPU
 MODEL_IDS = ("base", "aligned", "blind")  # whose answers an evaluation holds; blind: the base, with noise for videos
 
 

@@ -15,7 +15,7 @@ from vidalign.config.recipes import LeanpoRecipe, RecipeConfig
 from vidalign.config.section import PathText, Section
 from vidalign.config.serving import AccessConfig, LimitsConfig, MediaConfig
 from vidalign.config.training import TrainConfig
-from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
+from vidalign.types import DEADLINE_S, DEFAULT_BACKEND, Backend, FrameSpec
 
 
 class ModelConfig(Section):
@@ -91,7 +91,7 @@ class VideoConfig(Section):
     """Videos of which more pixels would have to be decoded are quarantined."""
     backend: Backend = DEFAULT_BACKEND
     """What decodes videos."""
-    deadline_s: float = pydantic.Field(60.0, gt=0)
+    deadline_s: float = pydantic.Field(DEADLINE_S, gt=0)
     """A video that takes longer to decode is quarantined."""
     num_decoders: int | None = pydantic.Field(None, ge=1)
     """Processes that decode; null takes as many as fit beside the engines."""

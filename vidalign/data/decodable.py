@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from vidalign.types import DEFAULT_BACKEND, FrameSpec
+from vidalign.types import DEADLINE_S, DEFAULT_BACKEND, FrameSpec
 from vidalign.video.decode_child import ChildDecoder
 from vidalign.video.frame_cache import load_signature
 from vidalign.video.signature import NUM_FRAMES, Signatures
@@ -36,7 +36,7 @@ def look(
     videos: Sequence[str],
     *,
     num_decoders: int | None = None,
-    deadline_s: float = 60.0,
+    deadline_s: float = DEADLINE_S,
     on_done: Callable[[], None] = lambda: None,
 ) -> dict[str, Looked]:
     """Decode a few frames of every video, named as `vidalign.video.naming` says.

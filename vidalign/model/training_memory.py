@@ -153,7 +153,10 @@ def train_memory(count: ParameterCount, train: TrainConfig, dtype: str, *, on_gp
     host = 0
     if _offloads(zero, "offload_optimizer"):
         host, optimizer, step = optimizer + share * MASTER, 0, 0
-        gradients = gradients if stage == 1 else 0
+        # Gradients that are added up in float32 stay on the device until the step (DeepSpeed's compact partition buffer); others go
+        # to the host as they come, and those that come back are put into a tensor as large as the largest.
+        gradients = gradients if stage == 1 or (stage == 2 and in_float32) else 0
+        buffers += count.largest * size if stage < 3 else 0
     if _offloads(zero, "offload_param"):
         host, weights = host + weights, 0
     return TrainMemory(

@@ -28,7 +28,7 @@ from typing import IO
 
 from vidalign.errors import ClusterError, DataError
 from vidalign.records import Record
-from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
+from vidalign.types import DEADLINE_S, DEFAULT_BACKEND, Backend, FrameSpec
 from vidalign.video import visuals
 from vidalign.video.into_cache import decode_into_cache
 
@@ -74,7 +74,7 @@ class ChildDecoder:
     """
 
     def __init__(
-        self, spec: FrameSpec, cache_dir: str, *, backend: Backend = DEFAULT_BACKEND, deadline_s: float = 60.0
+        self, spec: FrameSpec, cache_dir: str, *, backend: Backend = DEFAULT_BACKEND, deadline_s: float = DEADLINE_S
     ) -> None:
         self._settings = {"spec": spec.to_row(), "cache_dir": cache_dir, "backend": backend}
         self.deadline_s = deadline_s
