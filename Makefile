@@ -80,6 +80,9 @@ $(DOCS)/.installed: requirements/docs.lock
 	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/docs.lock
 	@touch $@
 
+licences: setup ## the licences of everything that is installed, copyleft first
+	@$(BIN)/python requirements/licences.py requirements/$(EXTRA).lock
+
 format: setup-dev ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
