@@ -92,7 +92,7 @@ class Learner:
             compares=self.objective.needs_kl,
             device=device,
         )
-        self.log = MetricsLog(pathlib.Path(job.stage)) if self.rank.is_first else None
+        self.log = MetricsLog(pathlib.Path(job.stage), board=job.tensorboard) if self.rank.is_first else None
         self.refer()
         self.monitor = Monitor(
             self.rank,

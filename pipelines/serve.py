@@ -22,7 +22,8 @@ from serving.spec import EndpointSpec
 from serving.versions import POLICY
 from vidalign import files, prompts
 from vidalign.config.loading import load_config, parse_section
-from vidalign.config.run import RunConfig, ServingConfig
+from vidalign.config.run import RunConfig
+from vidalign.config.served import ServingConfig
 from vidalign.errors import ConfigError, ModelError
 from vidalign.files import RunFolder
 from vidalign.model.checkpoint import CARD, policy_version, read_card
@@ -209,7 +210,7 @@ def _checkpoint_target(folder: pathlib.Path, overrides: Sequence[str]) -> Target
     if card is not None:
         raw["video"] = dict(card["frame_spec"])
     refuse_unused(overrides, list(ServingConfig.model_fields))
-    config = parse_section(ServingConfig, raw, overrides, source=f"serving {folder}")
+    config = parse_section(raw, overrides, source=f"serving {folder}")
     if config.serve.adapters:
         raise ConfigError(
             f"serve.adapters is for a run with a base and a policy, and {folder} is one checkpoint; leave it out"
