@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import math
 import os
 import pathlib
 import random
@@ -22,18 +23,35 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import psutil
 
-from bench.chaos_compare import differences
-from bench.chaos_faults import COMMANDS, FAULTS, POLL_S, Descendants, Fault, can_mount, failing_disk, kill_at_random
+from bench.chaos_compare import OTHER_RANKS_TOLERANCE, WEIGHTS_TOLERANCE, differences
+from bench.chaos_faults import (
+    COMMANDS,
+    DISKS,
+    DRIVER,
+    FAULTS,
+    NODE,
+    POLL_S,
+    Descendants,
+    Fault,
+    Hit,
+    can_mount,
+    failing_disk,
+    gone,
+    hit_at_random,
+    torn,
+)
+from bench.chaos_nodes import two_nodes
 from bench.chaos_page import page
 from bench.pages import RELIABILITY, add_arguments, publish
 from serving.proxy import free_port
 from vidalign import files
 
-DEADLINE_S = 600.0  # for each command
+DEADLINE_S = 300.0  # for each command
 ENDS_WITHIN_S = 20.0  # processes, after their command
 MADE = {  # by a command and those after it
     "rollout": ("rounds", "frames", "cache", "summary.json", "wall_s.json", "lease", ".folder-id", "config.yaml"),
@@ -62,7 +80,10 @@ def make_config(folder: pathlib.Path) -> pathlib.Path:
             "num_monitored": 2,
         },
         evaluate={"max_new_tokens": MAX_NEW_TOKENS, "blind": False},
+        cluster={"address": "local", "wait_for_nodes_s": 60},
     )
+    shutil.copytree(config["model"]["path"], folder / "model")  # a folder of its own, which may be gone
+    config["model"]["path"] = str(folder / "model")
     config["data"]["eval"] = config["data"].pop("heldout")
     path = folder / "align.json"
     files.write_json(path, config)  # JSON is YAML
@@ -77,12 +98,12 @@ def _own(command: str) -> list[str]:
 class Command:
     """`vidalign COMMAND` on a run folder, with what it says kept in a file."""
 
-    def __init__(self, name: str, config: pathlib.Path, run: pathlib.Path) -> None:
+    def __init__(self, name: str, config: pathlib.Path, run: pathlib.Path, overrides: Sequence[str] = ()) -> None:
         handle, path = tempfile.mkstemp(prefix="chaos-")
         self._said = pathlib.Path(path)
         self._began = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.cli", name, str(config), f"run_dir={run}", *_own(name)],
+            [sys.executable, "-m", "pipelines.cli", name, str(config), f"run_dir={run}", *overrides, *_own(name)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=handle,
@@ -100,11 +121,20 @@ class Command:
         self.started.end()
         atexit.unregister(self.end)
 
-    def wait(self) -> dict[str, Any]:
-        """How it ended: {exit_code: None for a hang, seconds, said: its last line, traceback, left: processes}."""
-        hung = False
+    def wait(self, fault: Fault | None = None, hit: Hit | None = None) -> dict[str, Any]:
+        """How it ended: {exit_code: None for a hang, seconds, said: its last line, traceback, left: processes}.
+
+        replaced: whether another of the kind that was hit appeared afterwards.
+        """
+        hung = replaced = False
+        watched = ""
+        if fault is not None and hit is not None and fault.victim not in (DRIVER, NODE) and not fault.two_nodes:
+            watched = fault.victim
         while self.process.poll() is None:
-            self.started.look()
+            if not watched or replaced:
+                self.started.look()
+            elif hit is not None:
+                replaced = bool({process.pid for process in self.started.named(watched)} - hit.like)
             if time.monotonic() - self._began > DEADLINE_S:
                 hung = True
                 self.process.kill()
@@ -122,6 +152,7 @@ class Command:
             "traceback": "Traceback (most recent call last)" in text,
             "notes": [line.strip()[:300] for line in lines if line.startswith(("note:", "warning:"))],
             "left": left,
+            **({"replaced": replaced} if watched else {}),
         }
 
 
@@ -149,29 +180,79 @@ def copy_up_to(command: str, run: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def suffer(fault: Fault, config: pathlib.Path, base: pathlib.Path, run: pathlib.Path, draw: random.Random) -> dict[str, Any]:
-    """Let one fault happen, and run the same command again where it ended. Returns the row of the table."""
+    """Let one fault happen, and run the same command again where it ended. Returns the row of the table.
+
+    `hit_s` is None where the fault did not strike: the command was over, or needed nothing of what was broken.
+    """
     within_s = fault.within_s
     for _ in range(3):
         shutil.rmtree(run, ignore_errors=True)
         copy_up_to(fault.command, base, run)
-        with contextlib.ExitStack() as stack:
-            mend = stack.enter_context(failing_disk(run, fault.disk)) if fault.disk else None
-            command = Command(fault.command, config, run)
-            hit_s = 0.0 if fault.disk else kill_at_random(fault, command.process, command.started, draw, within_s)
-            first = command.wait()
-            again = None
-            if hit_s is None and first["exit_code"] != 0:
-                raise SystemExit(f"`vidalign {fault.command}` failed before it was hit: {first}")
-            if hit_s is None:  # the command was faster
-                within_s /= 2
-                continue
-            if mend is not None:
-                mend()
-            if first["exit_code"] != 0:
-                again = Command(fault.command, config, run).wait()
-        row = {"fault": fault.name, "command": fault.command, "hit_s": round(hit_s, 1), "first": first, "again": again}
-        return {**row, "differences": differences(files_of(base, fault.command), run)[:10]}
+        row = _suffer_once(fault, config, run, draw, within_s)
+        if row is not None:
+            tolerance = OTHER_RANKS_TOLERANCE if fault.num_ranks_change else WEIGHTS_TOLERANCE
+            found = differences(files_of(base, fault.command), run, weights_tolerance=tolerance)[:10]
+            if (fault.place and row["first"]["exit_code"] == 0 and not found) or (fault.then and not row["then"]):
+                row["hit_s"] = None
+            return {**row, "differences": found}
+        within_s /= 2  # the command was faster
     return {"fault": fault.name, "command": fault.command, "hit_s": None}
+
+
+def _suffer_once(
+    fault: Fault, config: pathlib.Path, run: pathlib.Path, draw: random.Random, within_s: float
+) -> dict[str, Any] | None:
+    with contextlib.ExitStack() as stack:
+        mend = stack.enter_context(_broken(fault, run, config.parent))
+        overrides, then_overrides, node, nodes = list(fault.overrides), fault.then_overrides, None, None
+        if fault.two_nodes:
+            address, node, nodes = stack.enter_context(two_nodes())
+            overrides.append(f"cluster.address={address}")
+        command = Command(fault.command, config, run, overrides)
+        hit = Hit(seconds=0.0, line="", like=frozenset())
+        if not fault.place:
+            seen, before = nodes or command.started, progress_of(run, fault.command)
+            struck = hit_at_random(
+                fault, command.process, seen, draw, within_s, node, lambda: progress_of(run, fault.command) != before
+            )
+            if struck is None:
+                ended = command.wait()
+                if ended["exit_code"] != 0:
+                    raise SystemExit(f"`vidalign {fault.command}` failed before it was hit: {ended}")
+                return None
+            hit = struck
+        done = progress_of(run, fault.command)
+        row: dict[str, Any] = {"fault": fault.name, "command": fault.command}
+        row |= {"hit_s": round(hit.seconds, 1), "hit": hit.line, "done": done}
+        if fault.twice:
+            row["second"] = Command(fault.command, config, run, overrides).wait()
+            if row["second"]["exit_code"] == 0 and command.process.poll() is not None:  # it found nobody there
+                command.wait()
+                return None
+        row["first"] = command.wait(fault, hit)
+        mend()
+        row["then"] = fault.then if fault.then and torn(run, fault.then) else ""
+        again = overrides if then_overrides is None else then_overrides
+        row["again"] = Command(fault.command, config, run, again).wait() if row["first"]["exit_code"] != 0 else None
+    return row
+
+
+def _broken(fault: Fault, run: pathlib.Path, folder: pathlib.Path) -> Any:
+    """A block in which the fault's place fails, until the function that it yields is called."""
+    if fault.place in DISKS:
+        return failing_disk(run, fault.place, fault.room_bytes)
+    if fault.place:
+        return gone(folder / {"videos": "data/videos", "model": "model"}[fault.place])
+    return contextlib.nullcontext(lambda: None)
+
+
+def progress_of(run: pathlib.Path, command: str) -> str:
+    """How far a command is: optimizer steps, or what is written of the others' results."""
+    if command == "train":
+        steps = list(run.glob("rounds/*/train/metrics.jsonl"))
+        return f"{sum(len(path.read_bytes().splitlines()) for path in steps)} measurements"
+    pattern = {"rollout": "rounds/*/responses/parts/*.json", "evaluate": "rounds/*/eval/**/*"}[command]
+    return f"{sum(path.is_file() for path in run.glob(pattern))} files"
 
 
 def files_of(base: pathlib.Path, command: str) -> pathlib.Path:
@@ -187,27 +268,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", nargs="+", metavar="NAME", help="only those with such a text in `NAME, COMMAND`")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin with no further fault after so many")
     parser.add_argument(
-        "--folder", type=pathlib.Path, help="keep what is made here, and go on with it, rows of the table included"
+        "--folder", type=pathlib.Path, help="keep what is made here, and go on with what is missing of the table"
     )
+    parser.add_argument("--anew", action="store_true", help="let those of --faults happen again that the table has")
     add_arguments(parser, quick=f"{len(QUICK)} faults")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no command is left running
     wanted = arguments.faults or (QUICK if arguments.quick else [""])
     chosen = [f for f in FAULTS if any(text in str(f) for text in wanted)]
     if not can_mount():
-        chosen = [fault for fault in chosen if not fault.disk]
+        chosen = [fault for fault in chosen if fault.place not in DISKS]
+    began = time.monotonic()
     with contextlib.ExitStack() as stack:
         folder = arguments.folder or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
         base, config = folder / "undisturbed", folder / "align.json"
         if not config.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             make_config(folder)
-        last = max((fault.command for fault in chosen), key=COMMANDS.index)
+        last = max((fault.command for fault in chosen), key=COMMANDS.index, default=COMMANDS[0])
         seconds = undisturbed(config, base, last, folder / "seconds.json")
         kept = folder / "rows.json"
         rows: dict[str, Any] = files.read_json(kept) if kept.is_file() else {}
         for fault in chosen:
+            if (str(fault) in rows and not arguments.anew) or time.monotonic() - began > arguments.minutes * 60:
+                continue
             draw = random.Random(f"{arguments.seed} {fault}")
             rows[str(fault)] = suffer(fault, config, base, folder / "run", draw)
             files.write_json(kept, rows)
