@@ -55,7 +55,9 @@ def write_browser(
 def pair_row(pair: PreferencePair, round_index: int) -> dict[str, Any]:
     """A pair as the page has it; what is empty is left out."""
     made = _provenance(pair.provenance)
-    sides = {side: made.get(side) if isinstance(made.get(side), dict) else {} for side in ("chosen", "rejected")}
+    sides: dict[str, Any] = {
+        side: made.get(side) if isinstance(made.get(side), dict) else {} for side in ("chosen", "rejected")
+    }
     row: dict[str, Any] = {
         **_asked(pair.example_id, pair.context.visuals, pair.question, pair.answer, pair.category),
         "round": round_index,

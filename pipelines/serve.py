@@ -210,7 +210,7 @@ def _checkpoint_target(folder: pathlib.Path, overrides: Sequence[str]) -> Target
     if card is not None:
         raw["video"] = dict(card["frame_spec"])
     refuse_unused(overrides, list(ServingConfig.model_fields))
-    config = parse_section(raw, overrides, source=f"serving {folder}")
+    config = parse_section(ServingConfig, raw, overrides, source=f"serving {folder}")
     if config.serve.adapters:
         raise ConfigError(
             f"serve.adapters is for a run with a base and a policy, and {folder} is one checkpoint; leave it out"

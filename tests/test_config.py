@@ -9,6 +9,7 @@ import yaml
 from vidalign.config.loading import dump_config, load_config, parse_config, parse_section
 from vidalign.config.recipes import RECIPES
 from vidalign.config.run import VideoConfig
+from vidalign.config.served import ServingConfig
 from vidalign.errors import ConfigError
 from vidalign.learning import objectives
 from vidalign.types import FrameSpec
@@ -130,11 +131,11 @@ def test_every_shipped_config_loads_and_its_objective_can_be_built(path):
 
 def test_a_part_of_a_run_is_explained_like_a_whole_one():
     raw = {"model": {"path": "m"}}
-    found = parse_section(dict(raw), ["serve.port=9001", "video.fps=2", "video.num_frames=null"])
+    found = parse_section(ServingConfig, dict(raw), ["serve.port=9001", "video.fps=2", "video.num_frames=null"])
     assert (found.serve.port, found.video.fps) == (9001, 2.0)
     with pytest.raises(ConfigError, match=r"^serving x: unknown key serve\.prot; did you mean serve\.port\?$"):
-        parse_section(dict(raw), ["serve.prot=1"], source="serving x")
+        parse_section(ServingConfig, dict(raw), ["serve.prot=1"], source="serving x")
     with pytest.raises(ConfigError, match=r"unknown key recipe; known keys: model, video, serve, cluster$"):
-        parse_section({**raw, "recipe": {"name": "leanpo"}})
+        parse_section(ServingConfig, {**raw, "recipe": {"name": "leanpo"}})
     with pytest.raises(ConfigError, match=r"model\.path is required"):
-        parse_section({"model": {}})
+        parse_section(ServingConfig, {"model": {}})
