@@ -1,7 +1,7 @@
-"""Two nodes of one Ray cluster on this machine, as a process of its own: a head, and a node that may be killed.
+"""Two nodes of one Ray cluster on this machine beside a head without CPUs, as a process of its own. One of them may be killed.
 
-python -m bench.chaos_nodes        prints {"address", "worker": the process number of the second node's raylet} as JSON,
-                                   and ends with its standard input
+`python -m bench.chaos_nodes` prints {"address", "pid": of the second node's raylet, "node": its id} as JSON, and ends with its
+standard input.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 
 import psutil
 
-from bench.chaos_faults import Descendants
+from bench.chaos_strikes import Descendants, TwoNodes
 
 CPUS = 2  # logical, of each node
 
 
 @contextlib.contextmanager
-def two_nodes() -> Iterator[tuple[str, psutil.Process, Descendants]]:
-    """(address, the raylet of the second node, all processes of both) of a cluster that ends with the block."""
+def two_nodes() -> Iterator[TwoNodes]:
+    """A cluster that ends with the block."""
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.chaos_nodes"],
         stdin=subprocess.PIPE,
@@ -42,7 +42,7 @@ def two_nodes() -> Iterator[tuple[str, psutil.Process, Descendants]]:
         else:
             raise SystemExit("the cluster of two nodes did not start")
         started.look()
-        yield found["address"], psutil.Process(found["worker"]), started
+        yield TwoNodes(address=found["address"], raylet=psutil.Process(found["pid"]), node_id=found["node"], started=started)
     finally:
         started.look()
         process.kill()
@@ -54,10 +54,11 @@ def main() -> None:
     from ray._private.ray_constants import PROCESS_TYPE_RAYLET
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster.add_node(num_cpus=CPUS)
     node = cluster.add_node(num_cpus=CPUS)
     raylet = node.all_processes[PROCESS_TYPE_RAYLET][0].process.pid
-    print(json.dumps({"address": cluster.address, "worker": raylet}), flush=True)
+    print(json.dumps({"address": cluster.address, "pid": raylet, "node": node.node_id}), flush=True)
     sys.stdin.read()
 
 

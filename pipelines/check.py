@@ -213,7 +213,7 @@ def check_plan(
         ConfigError: a stage of the run folder was made with another configuration, a disk is too small, or flash attention or a
             model in 4 bits is asked for and cannot be.
     """
-    made, steps = resource_plan(config, machines.resources), variants(config)
+    made, steps = resource_plan(config, machines.resources, len(inputs.present)), variants(config)
     for step in steps if "train" in stages else ():
         wanted, outline = config.model.vision_attention, found.model.outline
         vision_attention.check(wanted, outline, dtype=config.model.dtype, use_gpu=made.use_gpu, here=machines.here)

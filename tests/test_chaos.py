@@ -16,7 +16,8 @@ from test_files import RESPONSE
 
 from bench import chaos, chaos_page
 from bench.chaos_compare import differences, same
-from bench.chaos_faults import DRIVER, FAULTS, TORN, Descendants, Fault, can_mount, failing_disk, gone, hit_at_random, torn
+from bench.chaos_faults import DRIVER, FAULTS, Fault
+from bench.chaos_strikes import TORN, Descendants, can_mount, failing_disk, gone, hit_at_random, torn
 from vidalign import files
 
 
@@ -130,7 +131,15 @@ def test_the_page_says_what_is_as_it_should_be_and_what_is_not():
             "differences": [],
             "done": "2 files",
         },
-        {"fault": "driver", "command": "train", "hit_s": 2.0, "first": end(-9), "again": end(), "differences": []},
+        {
+            "fault": "driver",
+            "command": "train",
+            "hit_s": 2.0,
+            "first": end(-9),
+            "again": end(),
+            "differences": [],
+            "further": 2,
+        },
         {
             "fault": "run_dir full",
             "command": "train",
@@ -145,10 +154,13 @@ def test_the_page_says_what_is_as_it_should_be_and_what_is_not():
         {"load": 1.5, "undisturbed_s": {"rollout": 20.0}, "rows": [{"differences": [], **row} for row in rows]}
     )
     assert "2 of 4 as they should be" in made
-    assert "| decoder | rollout | 1.5 s, 2 files | went on with another | 10 s | equal |" in made
-    assert "| driver | train | 2.0 s | killed; the same command finished it | 20 s | equal |" in made
-    assert "| ended with 2: x; so did the next | 20 s | not finished: y |" in made
-    assert "| hung; the same command finished it | 20 s | hung; left running: ray::IDLE |" in made
+    assert "| decoder | rollout | 1.5 s, 2 files | went on with another | 10 | equal |" in made
+    assert (
+        "| driver | train | 2.0 s | killed; the same command finished it, after 2 more of these faults | 10 | equal |"
+        in made
+    )
+    assert "| ended with 2: x; so did the next | 10 | not finished: y |" in made
+    assert "| hung; the same command finished it | 10 | hung; left running: ray::IDLE |" in made
     assert "Did not strike, because the command was over before or needed nothing of it: HAProxy in evaluate." in made
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import pydantic
 
+from vidalign.config.cluster import ClusterConfig
 from vidalign.config.judging import ScoringSection
 from vidalign.config.recipes import LeanpoRecipe, RecipeConfig
 from vidalign.config.section import PathText, Section
@@ -216,28 +217,6 @@ class EvaluateConfig(ScoringSection):
     """Also ask the base model about videos of noise: what it scores without seeing."""
     request_timeout_s: float = pydantic.Field(120.0, gt=0)
     """How long one answer may take."""
-
-
-class ClusterConfig(Section):
-    """Where Ray runs. `address` null starts or joins a local Ray, "local" starts one, "auto" demands a running cluster.
-
-    `max_num_cpus` and `max_num_gpus` say how far an autoscaling cluster may grow; null means what the launcher's config on the
-    head node says, or else what the cluster has now. `num_cpus` is the number of logical CPUs of a Ray started on this machine.
-    Nothing waits longer than `wait_for_nodes_s` to be placed on a node.
-    """
-
-    address: str | None = None
-    """host:port of a Ray cluster, "local" for a Ray of this run alone, "auto" for one that must run here; null joins one or
-    starts one.
-    """
-    num_cpus: int | None = pydantic.Field(None, ge=1)
-    """Logical CPUs of a Ray that is started on this machine; null counts its cores."""
-    max_num_cpus: int | None = pydantic.Field(None, ge=1)
-    """How far an autoscaling cluster may grow, in CPUs."""
-    max_num_gpus: int | None = pydantic.Field(None, ge=0)
-    """How far an autoscaling cluster may grow, in GPUs."""
-    wait_for_nodes_s: float = pydantic.Field(900.0, gt=0)
-    """How long work may wait to be placed on a node."""
 
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vidalign.config.run import ClusterConfig, ModelConfig, ServeConfig, VideoConfig
+from vidalign.config.cluster import ClusterConfig
+from vidalign.config.run import ModelConfig, ServeConfig, VideoConfig
 from vidalign.config.section import Section
 
 
