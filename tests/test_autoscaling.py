@@ -1,6 +1,7 @@
 """Replicas that come and go with the requests and may be gone altogether: the options, and real engines under load."""
 
 import concurrent.futures
+import contextlib
 import threading
 import time
 
@@ -154,18 +155,48 @@ def within(seconds: float, holds) -> float:
     return time.monotonic() - began
 
 
-def replica_processes() -> list[psutil.Process]:
-    def is_one(process: psutil.Process) -> bool:
-        return any("ServeReplica" in part and "PolicyServer:model" in part for part in process.cmdline())
-
+def processes(name: str) -> list[psutil.Process]:
+    """The replicas (ServeReplica) or their engines (EngineCore) of this machine."""
     found = []
     for process in psutil.process_iter():
-        try:
-            if is_one(process):
+        with contextlib.suppress(psutil.Error):
+            above = " ".join(" ".join(each.cmdline()) for each in (process, *process.parents()))
+            if name in " ".join(process.cmdline()) and "PolicyServer:model" in above:
                 found.append(process)
-        except psutil.Error:
-            continue
     return found
+
+
+def spec_of(serve, model_path, resources) -> EndpointSpec:
+    return EndpointSpec(
+        models={"model": policy_version(model_path)},
+        model=ModelConfig(path=model_path, dtype="float32", max_model_len=512),
+        serve=serve,
+        plan=plan_serve(serve, resources, 1),
+        frame_spec=SPEC,
+    )
+
+
+@pytest.mark.heavy
+@pytest.mark.long
+def test_of_two_replicas_one_may_lose_its_engine_or_die(local_ray, model_path):
+    """HAProxy passes requests to both: those that run in it are lost, and answered when they come back once."""
+    serve = ServeConfig(port=free_port(), min_replicas=2, max_replicas=2)
+    with endpoint(spec_of(serve, model_path, local_ray)) as running:
+        for victim in ("EngineCore", "ServeReplica"):
+            within(150, lambda: replicas() == 2 and len(processes("EngineCore")) == 2)
+            load = Load(running.base_url.removesuffix("/v1"), 8)
+            try:
+                within(30, lambda load=load: len(load.seen) > 8)
+                before = len(load.seen)
+                processes(victim)[0].kill()
+                time.sleep(15)
+            finally:
+                load.end()
+            assert {row[:2] for row in load.seen[:before]} == {(200, "")}
+            refused = [row for row in load.seen[before:] if row[0] != 200]
+            assert {row[:2] for row in refused} <= {(503, "engine_died"), (503, "engine_restarting")}
+            assert 1 <= len(refused) <= 8, victim
+            assert load.lost == 0, victim
 
 
 @pytest.mark.heavy
@@ -174,14 +205,7 @@ def test_replicas_follow_the_load_and_come_back_from_none(local_ray, model_path)
     """1 → 2 under load, one of them is killed, → 0 without requests, and the next request wakes the model."""
     scaling = {"target_ongoing_requests": 2, "upscale_delay_s": 1, "downscale_delay_s": 5, "look_back_period_s": 11}
     serve = ServeConfig(port=free_port(), min_replicas=0, max_replicas=2, autoscaling=scaling)
-    spec = EndpointSpec(
-        models={"model": policy_version(model_path)},
-        model=ModelConfig(path=model_path, dtype="float32", max_model_len=512),
-        serve=serve,
-        plan=plan_serve(serve, local_ray, 1),
-        frame_spec=SPEC,
-    )
-    with endpoint(spec) as running:
+    with endpoint(spec_of(serve, model_path, local_ray)) as running:
         url = running.base_url.removesuffix("/v1")
         assert replicas() == 1
         load = Load(url, 8)
@@ -190,7 +214,7 @@ def test_replicas_follow_the_load_and_come_back_from_none(local_ray, model_path)
             time.sleep(2)  # for both to have requests
             assert {status for status, _, _ in load.seen} <= {200}
             before = len(load.seen)
-            replica_processes()[0].kill()
+            processes("ServeReplica")[0].kill()
             time.sleep(15)
         finally:
             load.end()

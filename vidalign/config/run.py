@@ -157,9 +157,7 @@ class ServeConfig(Section):
     gpus_per_replica: int = pydantic.Field(1, ge=0)
     """GPUs of one replica (tensor parallelism)."""
     media_root: PathText | None = None
-    """The only folder whose files clients may name as `file:` urls; null means none, and for `vidalign serve RUN` on this
-    machine alone the videos of the run.
-    """
+    """The only folder whose files clients may name as `file:` urls; null: none, or for a run on this machine alone its videos."""
     engine_args: dict[str, Any] = {}
     """Arguments of the vLLM engines, passed as they are."""
     start_timeout_s: float = pydantic.Field(900.0, gt=0)
@@ -167,13 +165,9 @@ class ServeConfig(Section):
     drain_s: float = pydantic.Field(30.0, ge=0)
     """How long running requests may go on once the endpoint is told to stop."""
     further_versions: int | None = pydantic.Field(None, ge=0)
-    """Versions of the aligned policy that find room beside the first (`vidalign promote`); null means one on CPUs and none on
-    GPUs.
-    """
+    """Versions of aligned that find room beside the first (`vidalign promote`); null means one on CPUs and none on GPUs."""
     adapters: bool = False
-    """Serve the adapter that a run kept (`train.lora.export=both`) over the engine of its base (`vidalign serve RUN`); an evaluation
-    has an engine for each policy.
-    """
+    """Serve a run's adapter (`train.lora.export=both`) over the engine of its base; an evaluation has an engine for each policy."""
     access_log: PathText | None = None
     """A folder for one line of JSON a request, without prompts, replies and keys; null writes none."""
     client_sampling: Literal["refuse", "same", "allow"] = "refuse"
@@ -189,10 +183,7 @@ class ServeConfig(Section):
     access: AccessConfig = AccessConfig()  # type: ignore[call-arg]
     """Who may ask."""
 
-    @pydantic.model_validator(mode="after")
-    def _scaling_makes_a_difference(self) -> ServeConfig:
-        refuse_idle_scaling(self.autoscaling, self.limits, self.min_replicas, self.max_replicas)
-        return self
+    _scaling_makes_a_difference = pydantic.model_validator(mode="after")(refuse_idle_scaling)
 
 
 class EvaluateConfig(ScoringSection):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pydantic
 
 from vidalign.config.section import PathText, Section
@@ -126,8 +128,9 @@ class AccessConfig(Section):
         return origins
 
 
-def refuse_idle_scaling(scaling: AutoscalingConfig, limits: LimitsConfig, low: int, high: int) -> None:
-    """Raises `ValueError` for options of `autoscaling` that could make no difference with `low` to `high` replicas."""
+def refuse_idle_scaling(serve: Any) -> Any:
+    """The section `serve`. Raises `ValueError` where an option of its `autoscaling` could make no difference."""
+    scaling, limits, low, high = serve.autoscaling, serve.limits, serve.min_replicas, serve.max_replicas
     plain = AutoscalingConfig.model_validate({})
     changed = [name for name in AutoscalingConfig.model_fields if getattr(scaling, name) != getattr(plain, name)]
     to_zero = [name for name in changed if name in ("downscale_to_zero_delay_s", "cold_start_s")]
@@ -145,3 +148,4 @@ def refuse_idle_scaling(scaling: AutoscalingConfig, limits: LimitsConfig, low: i
             f"autoscaling.target_ongoing_requests={scaling.target_ongoing_requests:g} is above limits.max_sequences="
             f"{limits.max_sequences}, which a replica never exceeds, so none would ever be added; lower the one or raise the other"
         )
+    return serve
