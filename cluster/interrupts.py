@@ -102,6 +102,11 @@ def stoppable() -> Iterator[Callable[[VidalignError], None]]:
     found: list[VidalignError] = []
     _stops.append(found)
     over = threading.Event()
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as shells start what is in the background
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        if found:
+            raise KeyboardInterrupt
 
     def signal_again() -> None:
         """Python drops an exception that a signal raises in a callback of its garbage collector, and then nothing has ended."""
@@ -120,6 +125,8 @@ def stoppable() -> Iterator[Callable[[VidalignError], None]]:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     try:
+        if ignored:
+            signal.signal(signal.SIGINT, hear)
         yield stop
         # Python drops an exception that a signal raises inside a callback of its garbage collector.
         if found:
@@ -131,6 +138,8 @@ def stoppable() -> Iterator[Callable[[VidalignError], None]]:
     finally:
         over.set()
         _stops.remove(found)
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

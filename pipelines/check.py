@@ -21,7 +21,7 @@ from cluster.resources import ClusterResources, ResourcePlan, Workers
 from cluster.session import local_device_memory, local_resources, total_memory
 from pipelines import check_model
 from pipelines.check_context import Tokens, check_tokens, prompts_asked
-from pipelines.check_learning import check_given, check_recipe
+from pipelines.check_learning import check_given, check_recipe, check_reuse
 from pipelines.check_memory import check_memory
 from pipelines.check_places import check_disk, check_places
 from pipelines.check_shapes import check_shapes, check_training
@@ -29,9 +29,9 @@ from pipelines.check_texts import check_texts
 from pipelines.inputs import Inputs, SplitName, read_inputs
 from pipelines.rounds import Rounds, check_order, resource_plan
 from pipelines.stages.base import BEGUN, MANIFEST
-from pipelines.trackers import check_trackers
 from vidalign import recipes
 from vidalign.config.loading import dump_config
+from vidalign.config.rounds import variants
 from vidalign.config.run import DataConfig, ObjectiveConfig, RunConfig
 from vidalign.config.training import TrainConfig
 from vidalign.errors import ConfigError
@@ -133,17 +133,20 @@ def before(config: RunConfig, stages: Sequence[str], *, here: bool = True, conne
     Raises:
         VidalignError: the first thing that cannot work.
     """
-    check_objective(config.objective, config.train)
+    steps = variants(config)
+    for step in steps:
+        check_objective(step.objective, step.train)
     if here:
         check_order(config, stages)
-        if set(stages) - {"report"}:
-            check_trackers(config.track)
-    check_recipe(config)
+    for step in steps:
+        check_recipe(step)
+    check_reuse(config)
     inputs = read_inputs(config.data, config.recipe, splits=splits_read(stages))
     if "rollout" in stages:
-        recipes.build(config.recipe).check_data(inputs.train, source=config.data.train)
-        if "train" in stages:
-            check_given(config, inputs.train)
+        for step in steps:
+            recipes.build(step.recipe).check_data(inputs.train, source=config.data.train)
+            if "train" in stages:
+                check_given(step, inputs.train)
     if here:
         check_places(config, stages, connects=connects)
     return inputs
@@ -164,9 +167,10 @@ def check_inputs(
     Raises:
         ModelError, ConfigError: the first thing that cannot work.
     """
-    check_judges(config, ask_vllm=ask_vllm)
+    steps = variants(config)
+    check_judges(config, steps, ask_vllm=ask_vllm)
     model = check_model.inspect(config.model, ask_vllm=ask_vllm, fetch=fetch, engine_args=config.rollout.engine_args)
-    if "train" in stages and config.train.cache_vision_features:
+    if "train" in stages and any(step.train.cache_vision_features for step in steps):
         vision_features.check(model.outline)
     warnings = list(model.warnings)
     if inputs.missing:
@@ -174,15 +178,16 @@ def check_inputs(
             f"{len(inputs.missing):,} of {len(inputs.missing) + len(inputs.present):,} videos are missing and will be "
             f"quarantined, first {inputs.missing[0]}"
         )
-    check_texts(inputs, config.recipe, turns_of(model.processor).special)
-    asked = prompts_asked(inputs, recipes.build(config.recipe), config.evaluate)
+    check_texts(inputs, [step.recipe for step in steps], turns_of(model.processor).special)
+    asked = [each for step in steps for each in prompts_asked(inputs, recipes.build(step.recipe), config.evaluate)]
     plain = {name for example in inputs.examples if example.context.is_plain for name in example.context.videos}
     tokens = Tokens()
     if plain:
         videos = [video for video in inputs.present if video in plain]
         tokens = check_tokens(asked, videos, config.video, model, config.model)
     lines, more = check_shapes(asked, config.video, model, config.model.max_model_len)
-    check_training(config.train, [*(row.example for row in inputs.train), *inputs.probe], model.config.model_type)
+    for step in steps:
+        check_training(step.train, [*(row.example for row in inputs.train), *inputs.probe], model.config.model_type)
     return Findings(
         model=model,
         tokens=(*tokens.lines, *lines),
@@ -209,25 +214,27 @@ def check_plan(
         ConfigError: a stage of the run folder was made with another configuration, a disk is too small, or flash attention or a
             model in 4 bits is asked for and cannot be.
     """
-    made = resource_plan(config, machines.resources)
-    if "train" in stages:
+    made, steps = resource_plan(config, machines.resources), variants(config)
+    for step in steps if "train" in stages else ():
         wanted, outline = config.model.vision_attention, found.model.outline
         vision_attention.check(wanted, outline, dtype=config.model.dtype, use_gpu=made.use_gpu, here=machines.here)
-        packed = config.train.shared_prefix and not shared_prefix.obstacle(outline)
-        sequence_parallel.check(outline, config.train.sequence_parallel, packed=packed)
+        packed = step.train.shared_prefix and not shared_prefix.obstacle(outline)
+        sequence_parallel.check(outline, step.train.sequence_parallel, packed=packed)
         if machines.here:
-            quantized.check(config.train)
-    asks = "rollout" in stages and recipes.build(config.recipe).asks_policy and not made.engines.gpus
+            quantized.check(step.train)
+    asks = any(recipes.build(step.recipe).asks_policy for step in steps) and "rollout" in stages and not made.engines.gpus
     if asks or ("evaluate" in stages and config.data.eval and not made.serve.bundle_gpus):
         check_on_cpu(found.model.config, config.model.dtype)
     run = RunFolder.at(config.run_dir)
     if any(run.root.glob(f"rounds/*/*/{name}") for name in (BEGUN, MANIFEST)):
         version = base or policy_version(config.model.path)
         Rounds(config=config, run=run, plan=made, inputs=inputs, base=version).accept(stages)
-    memory = check_memory(config, made, found.model, machines, num_tokens=found.num_tokens, stages=stages)
-    if machines.here:
-        check_disk(config, found.model, stages)
-    return made, memory
+    memory: dict[str, None] = {}  # lines that steps share are said once
+    for step in steps:
+        memory |= dict.fromkeys(check_memory(step, made, found.model, machines, num_tokens=found.num_tokens, stages=stages))
+        if machines.here:
+            check_disk(step, found.model, stages)
+    return made, list(memory)
 
 
 def check_objective(config: ObjectiveConfig, train: TrainConfig) -> None:
@@ -242,9 +249,10 @@ def check_objective(config: ObjectiveConfig, train: TrainConfig) -> None:
         )
 
 
-def check_judges(config: RunConfig, *, ask_vllm: bool = True) -> None:
+def check_judges(config: RunConfig, steps: Sequence[RunConfig], *, ask_vllm: bool = True) -> None:
     """Raises `ModelError` for a judge whose model cannot judge, see `pipelines.check_model.check_judge`."""
-    for key, judge in (("recipe.judge", recipes.build(config.recipe).judge), ("evaluate.judge", config.evaluate.judge)):
+    judges = [("recipe.judge", recipes.build(step.recipe).judge) for step in steps]
+    for key, judge in [*judges, ("evaluate.judge", config.evaluate.judge)]:
         if judge is not None:
             check_model.check_judge(judge, key, ask_vllm=ask_vllm)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vidalign import recipes
+from vidalign.config.rounds import at
 from vidalign.config.run import RunConfig
 from vidalign.data.reading import DataRow
 from vidalign.errors import ConfigError, DataError
@@ -29,6 +30,18 @@ def check_recipe(config: RunConfig) -> None:
             f"objective.name={config.objective.name} divides by objective.params.max_tokens={objective.max_tokens:g}, which is to be "
             f"the length of the longest reply, recipe.max_new_tokens={length}; set one to the other"
         )
+
+
+def check_reuse(config: RunConfig) -> None:
+    """Raises `ConfigError` for a round that takes the responses of groups where no round of groups is just before it."""
+    kinds = [recipes.build(at(config, index).recipe) for index in range(config.rounds)]
+    for index, recipe in enumerate(kinds):
+        if recipe.reuses_groups and (index == 0 or kinds[index - 1].makes != "groups"):
+            raise ConfigError(
+                f"recipe.name={recipe.config.name} makes pairs of the round before's groups, and before round {index} there are none; "
+                "write rounds as a list of steps, such as [{recipe: {name: group}, objective: {name: grpo}}, {recipe: {name: "
+                f"{recipe.config.name}, …}}, objective: {{name: dpo}}}}]"
+            )
 
 
 def check_given(config: RunConfig, rows: Sequence[DataRow]) -> None:

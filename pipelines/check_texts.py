@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pipelines.inputs import Inputs
 from vidalign.config.recipe import RecipeSection
 from vidalign.data.rows import special_token_errors
@@ -9,9 +11,9 @@ from vidalign.errors import ConfigError
 from vidalign.special_tokens import FIX, SpecialTokens, why
 
 
-def check_texts(inputs: Inputs, recipe: RecipeSection, special: SpecialTokens) -> None:
+def check_texts(inputs: Inputs, recipes: Sequence[RecipeSection], special: SpecialTokens) -> None:
     """Raises `RowError` for the first row with a special token in a text, and `ConfigError` for a prompt's template with one."""
-    for name, value in recipe:
+    for name, value in (option for recipe in recipes for option in recipe):
         if isinstance(value, str) and name.endswith("_prompt") and (found := special.found(value)):
             raise ConfigError(f"recipe.{name} {why(found)}; {FIX}")
     for row in [*inputs.train, *inputs.held_out]:

@@ -27,6 +27,7 @@ from pipelines.suites import tables as suites
 from pipelines.summary import scored_answers
 from vidalign import recipes
 from vidalign.config.loading import dump_config
+from vidalign.config.rounds import at, variants
 from vidalign.config.run import RunConfig
 from vidalign.config.training import TrainConfig
 from vidalign.data.source import GROUPS_FILE
@@ -105,7 +106,7 @@ def view(run: RunFolder, config: RunConfig, summary: Mapping[str, Any], rounds: 
     quarantine = [row for i in rounds for row in _read(run.stage("quarantine", i) / "quarantine.parquet", QuarantineRow)]
     quarantine = list({(row.uri, row.reason): row for row in quarantine}.values())  # one video fails in every round
     draw = random.Random(config.seed)
-    recipe = recipes.build(config.recipe)
+    recipe = recipes.build(at(config, last).recipe)
     with Thumbnails(run, last, config.video) as strip:
         changes = answer_changes(answers, strip, draw)
         pair_views = drawn_pairs(pairs, strip, draw)
@@ -116,7 +117,7 @@ def view(run: RunFolder, config: RunConfig, summary: Mapping[str, Any], rounds: 
         "has_summary": bool(summary),
         "config": config,
         "config_yaml": dump_config(config),
-        "recipe_line": recipe.describe(),
+        "recipe_line": recipe_line(config),
         **{part: filled(summary.get(part), names) for part, names in SUMMARY_PARTS.items()},
         "likelihood": likelihood_view(summary.get("log_likelihood")),
         "correlation": summary.get("reward_trust_correlation"),
@@ -126,7 +127,9 @@ def view(run: RunFolder, config: RunConfig, summary: Mapping[str, Any], rounds: 
         "accuracy": accuracy_view(summary.get("accuracy")),
         "suites": suites.views([run.stage("suites", index) for index in rounds]),
         "changes": changes,
-        "curves": [(i, curve_plots(rows, i, _num_monitored(run, i, config.train))) for i, rows in metrics.items() if rows],
+        "curves": [
+            (i, curve_plots(rows, i, _num_monitored(run, i, at(config, i).train))) for i, rows in metrics.items() if rows
+        ],
         "candidates": candidate_plots(run.stage("responses", last) / "responses.parquet", recipe.kinds),
         "pair_plots": pair_plots(pairs),
         "lint": read_json(lint) if (lint := run.stage("pairs", last) / "lint.json").is_file() else None,
@@ -158,6 +161,14 @@ def _stages(wall_s: Mapping[str, float | None]) -> list[tuple[str, float, float]
     known = [(name, float(seconds)) for name, seconds in wall_s.items() if seconds is not None and name != "total"]
     longest = max((seconds for _, seconds in known), default=0.0)
     return [(name, seconds, seconds / longest if longest else 0.0) for name, seconds in known]
+
+
+def recipe_line(config: RunConfig) -> str:
+    """The recipe of a run, or of each of its steps."""
+    said = [f"{recipes.build(each.recipe).describe()}, objective {each.objective.name}" for each in variants(config)]
+    if not config.steps:
+        return recipes.build(config.recipe).describe()
+    return "; then ".join(f"{step.repeat} x ({text})" for step, text in zip(config.steps, said, strict=True))
 
 
 def _rounds(run: RunFolder) -> list[int]:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cluster.plan import plan
 from cluster.resources import ClusterResources, ResourcePlan
@@ -20,11 +20,11 @@ from pipelines.stages.scores import Scores
 from pipelines.stages.train import Train, exported
 from vidalign import recipes
 from vidalign.config.loading import load_config
+from vidalign.config.rounds import at
 from vidalign.config.run import RunConfig
 from vidalign.errors import ConfigError, DataError, VidalignError
 from vidalign.files import RunFolder
 from vidalign.model.checkpoint import policy_version
-from vidalign.recipes.base import Recipe
 from vidalign.types import PolicyVersion
 
 ASKING = ("options_prompt", "options_style")  # options of a recipe that are part of the questions
@@ -68,10 +68,6 @@ class Rounds:
     text_tokens: int = 0
 
     @functools.cached_property
-    def recipe(self) -> Recipe[Any]:
-        return recipes.build(self.config.recipe)
-
-    @functools.cached_property
     def stored(self) -> RunConfig | None:
         """The configuration in the run's folder when this was first asked; None where there is none that can be read."""
         try:
@@ -113,7 +109,7 @@ class Rounds:
         return self.base if index == 0 else aligned_policy(self.run, index - 1)
 
     def rollout(self, index: int) -> Rollout:
-        config = self.config
+        config = at(self.config, index)
         return self._with_earlier(
             Rollout(
                 folder=self.run.stage("responses", index),
@@ -123,7 +119,7 @@ class Rounds:
                 model=config.model,
                 video=config.video,
                 rollout=config.rollout,
-                recipe=self.recipe,
+                recipe=recipes.build(config.recipe),
                 policy=self.policy(index),
                 train=[row.example for row in self.inputs.train],
                 probe=self.inputs.probe,
@@ -142,7 +138,7 @@ class Rounds:
         return self._with_earlier(stage, lambda rounds: rounds.pairs(index))
 
     def train(self, index: int) -> Train:
-        config = self.config
+        config = at(self.config, index)
         return self._with_earlier(
             Train(
                 run_folder=self.run,

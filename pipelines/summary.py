@@ -14,6 +14,7 @@ from typing import Any
 from pipelines.stages.base import MANIFEST
 from pipelines.stages.pairs import cut_warning, unclear_warning
 from vidalign import files
+from vidalign.config.rounds import at
 from vidalign.config.run import RunConfig
 from vidalign.files import RunFolder
 from vidalign.statistics import accuracy_table
@@ -43,7 +44,7 @@ def write_summary(
         "artefacts": artefacts(run, last),
         "judge": pairs.get("judge"),
         "cut_by_length": pairs.get("cut_by_length"),
-        "warnings": [warning for warning in (cut_warning(pairs, config.recipe), unclear_pairs(pairs)) if warning],
+        "warnings": [warning for warning in (cut_warning(pairs, at(config, last).recipe), unclear_pairs(pairs)) if warning],
         "accuracy": accuracy(run, last),
         "log_likelihood": log_likelihood(run, last),
         "policy": {"base": base.version, "aligned": aligned.version if aligned else None},

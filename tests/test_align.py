@@ -157,6 +157,7 @@ def test_training_that_was_killed_continues_as_if_it_never_stopped(finished_run,
         np.testing.assert_allclose(weights[name], value, rtol=0, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.long
 def test_models_that_are_served_one_after_the_other_answer_as_side_by_side(finished_run, small_config, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished_run, run, ignore=shutil.ignore_patterns("eval", "scores", "report", "summary.json"))

@@ -36,6 +36,7 @@ def test_memory_of_the_driver(tmp_path):
     assert len(table(written(tmp_path, "driver_memory"))) == 3
 
 
+@pytest.mark.long
 def test_decode(tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (2, 40, 64, 64, 3), np.uint8)
     clips = [write_video(tmp_path / f"{number}.mp4", made) for number, made in enumerate(frames)]
@@ -57,6 +58,7 @@ def test_decode(tmp_path):
     assert any(line.startswith("| clip | 8 | ") for line in table(written(tmp_path, "decode")))
 
 
+@pytest.mark.long
 def test_engine(tmp_path):
     bench("engine", "--quick", "--model", "built-in", "--out", tmp_path)
     [row] = files.read_json(tmp_path / "results/rollout_engine.json")["rows"]

@@ -14,7 +14,9 @@ from examples.events.careless import NO_FLAWS, Flaws, draw_sample, imperfect, re
 from examples.events.phrases import parse
 from examples.events.scorers import phrase_f1
 from examples.events.world import UNSEEN_KINDS, Event
-from vidalign.prompts import JUDGE, substitute
+from vidalign.config.judging import JudgeConfig
+from vidalign.prompts import CONSISTENCY, JUDGE, substitute
+from vidalign.recipes import verified
 from vidalign.types import Example
 
 SIZES = {"train": 12, "heldout": 12, "dev": 6}
@@ -230,6 +232,27 @@ def judged(response, question="What happens in the video?", **options):
     caption = f"{world.listed(EVENTS, 0)}."
     prompt = substitute(JUDGE, caption=caption, question=question, answer="unknown", response=response)
     return rule_judge.judge(prompt, **options)
+
+
+def test_the_judge_says_what_a_reasoning_leads_to():
+    question = world.ask(EVENTS, "reasoning", np.random.default_rng(0))
+    for style in range(3):
+        true = world.answer(EVENTS, question, style)
+        reasoning = verified.parts(true)[0]
+        row = {
+            "example": Example(id="e", video="v", question=question.text, answer=true).to_row(),
+            "prompt": CONSISTENCY,
+            "compare": "examples.events.scorers:same_conclusion",
+        }
+        torn = true.replace(verified.parts(true)[1], verified.parts(world.answer(EVENTS[::-1], question, style))[1])
+        assert torn != true
+        assert reasoning in torn
+        config = JudgeConfig(kind="openai", model="rules", base_url="http://x/v1")
+        rows = [row | {"response": text} for text in (true, torn)]
+        made = verified.consistency(
+            rows, config, lambda asked: [rule_judge.judge(each[0]["content"]) for each in asked], "m"
+        )
+        assert [each.get("score") for each in made] == [5.0, 1.0], made
 
 
 def test_the_judge_goes_by_the_caption_and_the_phrases():

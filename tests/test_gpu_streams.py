@@ -205,6 +205,7 @@ def train_on_cpu(config):
     train_loop(config)
 
 
+@pytest.mark.long
 def test_a_run(two_gpus, shapes, model_path, small_config, tmp_path, monkeypatch):
     """Rollout, reference, training and evaluation, from the configuration that a user writes."""
     import ray.train.torch

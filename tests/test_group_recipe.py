@@ -242,7 +242,7 @@ def test_options_that_do_not_go_together_are_refused(options, says):
     assert says in str(caught.value)
 
 
-NEEDED = {"hound": {"judge": JUDGE.model_dump()}}
+NEEDED = {name: {"judge": JUDGE.model_dump()} for name in ("hound", "verified")}
 
 
 @pytest.mark.parametrize("recipe", SECTIONS)

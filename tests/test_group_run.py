@@ -167,6 +167,7 @@ def sampled_nearby(folder, model_path, groups, replies, rng):
     return [dataclasses.replace(r, log_probs=near[r.example_id, r.candidate]) for r in replies]
 
 
+@pytest.mark.long
 def test_a_training_on_groups_is_the_same_however_it_is_cut_and_shared(folder, model_path, tmp_path):
     """One rank with whole steps, one with a group a forward pass and separate sequences, two ranks at two ZeRO stages."""
 

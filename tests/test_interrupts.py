@@ -1,5 +1,6 @@
 """Ctrl-C, SIGTERM and errors of watching threads end a command within seconds, with a sentence and nothing left running."""
 
+import os
 import pathlib
 import signal
 import subprocess
@@ -161,14 +162,27 @@ def test_a_stop_whose_signal_python_dropped_still_ends_the_block(monkeypatch):
 
 
 @pytest.fixture
-def heard():
-    """SIGINT is heard, also in a process that a shell started in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def in_background():
+    """As shells start what is in the background: SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     yield
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     signal.signal(signal.SIGINT, before)
 
 
-def test_a_stop_that_python_dropped_is_made_again(monkeypatch, heard):
+def test_a_stop_is_heard_where_ctrl_c_is_not(in_background):
+    def work() -> None:
+        with interrupts.stoppable() as stop:
+            threading.Timer(0.05, stop, [ClusterError("y")]).start()
+            os.kill(os.getpid(), signal.SIGINT)
+            threading.Event().wait(20)
+            pytest.fail("nothing ended the wait")
+
+    with pytest.raises(ClusterError, match="y"):
+        work()
+
+
+def test_a_stop_that_python_dropped_is_made_again(monkeypatch):
     monkeypatch.setattr(interrupts, "LIMIT_S", 0.05)
     send, sent = signal.pthread_kill, []
 

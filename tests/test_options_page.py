@@ -13,7 +13,7 @@ from vidalign.errors import ConfigError
 def test_every_option_has_a_text_below_it():
     options = [option for _, each in chapters() for option in each]
     assert [option.key for option in options if len(option.text) < 8 or not option.text.endswith(".")] == []
-    sections = {"model", "data", "video", "recipe", "rollout", "objective", "train", "serve", "evaluate", "cluster"}
+    sections = {"model", "data", "video", "recipe", "rollout", "objective", "train", "serve", "evaluate", "cluster", "steps"}
     assert {option.key for option in options} == set(all_keys(RunConfig)) - sections
 
 

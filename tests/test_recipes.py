@@ -139,7 +139,11 @@ def test_supervised_training_needs_no_rollout(small_config, tmp_path):
 
 def test_a_second_round_starts_from_the_policy_of_the_first_and_draws_on_its_replays(small_config, tmp_path):
     recipe = {"name": "leanpo", "num_candidates": 2, "num_turns": 1, "max_new_tokens": 24, "negatives": "replayed"}
-    run = run_without_endpoint(small_config, tmp_path, {"recipe": recipe, "rounds": 2})
+    steps = [{}, {"objective": {"name": "dpo", "params": {"beta": 0.3}}, "train": {"learning_rate": 2e-5}}]
+    run = run_without_endpoint(small_config, tmp_path, {"recipe": recipe, "rounds": steps})
+    trained = [json.loads((run / f"rounds/{index}/train/manifest.json").read_text())["inputs"] for index in (0, 1)]
+    assert [inputs["objective.name"] for inputs in trained] == ["leanpo", "dpo"]
+    assert trained[1]["train.learning_rate"] == 2e-5 != trained[0]["train.learning_rate"]
     cards = [json.loads((run / f"rounds/{index}/model/vidalign.json").read_text()) for index in (0, 1)]
     assert cards[1]["parent"] == cards[0]["version"]
     replays = []

@@ -362,6 +362,7 @@ def test_prompts_that_do_not_fit_are_refused_before_anything_is_served(shapes, m
     assert not refused.out
 
 
+@pytest.mark.long
 @pytest.mark.heavy
 def test_a_suite_is_asked_of_base_and_aligned_of_a_run(shapes, model_path, tmp_path):
     """TVBench's form over the held-out videos, with a part of a video; the aligned policy is the base under another version."""

@@ -174,6 +174,7 @@ def test_ranks_with_other_data_train_like_one(folder, model_path, tmp_path):
         assert figures(made[name]) == pytest.approx(figures(expected[name]), abs=1e-5, rel=1e-5), name
 
 
+@pytest.mark.long
 def test_ranks_whose_rows_show_other_numbers_and_lengths_of_videos_train_like_one(folder, checkpoints, tmp_path):
     """Rank 0 has rows of one video, rank 1 of two, and where rows show one, videos of unequal length come as a list."""
     frames = FrameCache(tmp_path / "frames")

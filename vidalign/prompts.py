@@ -1,9 +1,9 @@
 """The words the policy and a judge see. Every template is a config field; these are the defaults.
 
-Placeholders: `{question}`, `{answer}` (the ground truth), `{previous}` (the reply that is worked on) and `{options}`. `{question}`
-stands for `asked_question`, the row's question with its options, wherever the policy is asked.
+Placeholders: `{question}`, `{answer}` (the ground truth), `{previous}` (the reply that is worked on), `{reasoning}` (its
+reasoning) and `{options}`. `{question}` stands for `asked_question`, the row's question with its options, where the policy is asked.
 Sources of the steps (the wording is ours): LeanPO, arXiv 2506.05260, for hint and reflection; RRPO, arXiv 2504.12083, for
-differences and rewrite; LLaVA-Hound, arXiv 2404.01258, for the caption.
+differences and rewrite; LLaVA-Hound, arXiv 2404.01258, for the caption; VerIPO, arXiv 2505.19000, for consistency.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ DIFFERENCES = (
     "attributes, places, times), one a line, as: phrase of the right answer => phrase of the wrong answer"
 )
 REWRITE = "{question}\nRight answer: {answer}\nRewrite the right answer. Swap in these phrases and change nothing else:\n{previous}"
+CONSISTENCY = (
+    "Question: {question}\nSomebody reasoned: {reasoning}\nWhich answer to the question does this reasoning lead to, right or wrong? "
+    "Write that answer alone, in the form in which the question asks for it."
+)
 CAPTION = "Describe the video in detail: every object, its colour and shape, how it moves, and the order of events."
 
 JUDGE = """\
@@ -63,9 +67,10 @@ PLACEHOLDERS = {
     "reflect_prompt": ("{question}", "{answer}", "{previous}"),
     "differences_prompt": ("{answer}", "{previous}"),
     "rewrite_prompt": ("{answer}", "{previous}"),
+    "consistency_prompt": ("{question}", "{reasoning}"),
     "options_prompt": ("{question}", "{options}"),
 }
-FIELDS = ("question", "answer", "previous", "options")
+FIELDS = ("question", "answer", "previous", "options", "reasoning")
 JUDGE_FIELDS = ("caption", "question", "answer", "response")
 
 

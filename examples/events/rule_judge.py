@@ -11,23 +11,30 @@ from __future__ import annotations
 
 import argparse
 import functools
+import re
 
 from examples.events.phrases import as_events
 from examples.events.reading import read
 from examples.events.scorers import phrase_f1
 from examples.events.world import solve
 from examples.shapes.rule_judge import asked, run, serve
+from vidalign.prompts import CONSISTENCY
 from vidalign.types import Example, stable_hash
 
+_REASONED = re.compile("(.*)".join(map(re.escape, re.split(r"\{\w+\}", CONSISTENCY))), re.DOTALL)
 GRADES = ((1.0, 5), (0.8, 4), (0.4, 2), (0.0, 1))  # (from this F1 on, score)
 
 
 def judge(prompt: str, flips: float = 0.0, seed: int = 0) -> str:
     """The reply to a judge's prompt: an explanation and a score; no score where the caption or the answer is not understood.
 
+    To `vidalign.prompts.CONSISTENCY` it replies with the answer that the reasoning leads to.
+
     Raises:
-        ValueError: the prompt is not `vidalign.prompts.JUDGE`.
+        ValueError: the prompt is neither of the two.
     """
+    if (reasoned := _REASONED.fullmatch(prompt)) is not None:
+        return concluded(*reasoned.groups())
     caption, question, response = asked(prompt)
     try:
         truth = solve(as_events(read(caption).events), question)
@@ -40,6 +47,14 @@ def judge(prompt: str, flips: float = 0.0, seed: int = 0) -> str:
     if flipped(prompt, flips, seed):
         score = 6 - score
     return f"By the caption the answer is {truth!r}.\nScore: {score}"
+
+
+def concluded(question: str, reasoning: str) -> str:
+    """The answer to a question by a list of events; an excuse where it is not understood."""
+    try:
+        return solve(as_events(read(reasoning).events), question)
+    except ValueError as error:
+        return f"I cannot tell: {error}."
 
 
 def flipped(prompt: str, flips: float, seed: int) -> bool:

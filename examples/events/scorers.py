@@ -2,6 +2,7 @@
 
     evaluate.scorer: examples.events.scorers:phrase_f1    F1 of whole phrases; 1 is right in everything
     recipe.trust:    examples.events.scorers:agreement    F1 by attribute against the row's own answer, which may be imperfect
+    recipe.compare:  examples.events.scorers:same_conclusion    whether two answers name the same thing
 
 Figures of a table (`PhraseF1.measure`), over all answers of a model, as shares in [0, 1] unless said otherwise:
 
@@ -24,7 +25,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from examples.events.phrases import Marks, harmonic, mark
+from examples.events.phrases import Marks, harmonic, mark, parse
 from vidalign.data.words import normalise
 from vidalign.types import Example
 
@@ -72,6 +73,12 @@ def agreement(reply: str, example: Example) -> float | None:
         return None
     right, told, asked = (sum(counts[place] for counts in marks.attributes.values()) for place in range(3))
     return harmonic(right, told, right, asked)
+
+
+def same_conclusion(reply: str, example: Example) -> float | None:
+    """Whether a reply names the thing that the row's answer names, for `recipe.compare`; None where one of them names none."""
+    own, other = (parse(text, example.question).named for text in (reply, example.answer))
+    return None if own is None or other is None else float(own == other)
 
 
 phrase_f1 = PhraseF1()

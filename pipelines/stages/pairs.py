@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from cluster.resources import Workers
 from pipelines import progress
-from pipelines.stages.base import Stage, once
+from pipelines.stages.base import Stage, identity, once
 from pipelines.stages.groups import (
     NO_GROUPS,
     group_facts,
@@ -68,6 +68,7 @@ class Pairs(Stage):
         config = self.recipe.config
         return {
             **self.rollout.inputs(),
+            **({"groups": [identity(self.run_folder.stage("pairs", i)) for i in self._reused]} if self._reused else {}),
             "data.pairs": stable_hash([pair.content() for pair in self.recipe.given(self.rows)]),
             "pairing": {name: value for name, value in config.deciding().items() if name in config.PAIRING},
         }
@@ -85,8 +86,13 @@ class Pairs(Stage):
         recipe, index = self.recipe, self.rollout.round_index
         if recipe.makes == "groups":
             return self._grouped()
-        responses = read_responses(self.rollout.folder)
+        responses = [r for i in self._reused for r in read_responses(self.run_folder.stage("responses", i))]
+        responses += read_responses(self.rollout.folder)
         judgements, rewritten, facts = self._judged(responses)
+        if verdicts := recipe.verdicts(responses, scores_by_example(judgements)):
+            files.write_table(self.folder / "verdicts.parquet", verdicts)
+            facts["verdicts"] = recipe.counted(verdicts)
+            progress.note(f"verdicts, round {index}: {progress.counts(facts['verdicts'])}")
         pairs, dropped = make_pairs(
             self.rows,
             [*responses, *rewritten],
@@ -145,6 +151,17 @@ class Pairs(Stage):
         correlation = reward_trust_correlation(responses, recipe)
         return {"kept": len(groups), "dropped": dropped, "groups": found, "reward_trust_correlation": correlation, **facts}
 
+    @property
+    def _reused(self) -> list[int]:
+        """The rounds whose responses a recipe takes in place of new ones: those of groups just before this one."""
+        found: list[int] = []
+        if self.recipe.reuses_groups:
+            index = self.rollout.round_index - 1
+            while index >= 0 and (self.run_folder.stage("pairs", index) / GROUPS_FILE).is_file():
+                found.insert(0, index)
+                index -= 1
+        return found
+
     def _judged(self, responses: Sequence[Response]) -> tuple[list[Judgement], list[Response], dict[str, Any]]:
         """Judgements, rewritten responses, and facts about the judge; all empty where the recipe has no task for a judge."""
         examples = [row.example for row in self.rows]
@@ -153,7 +170,7 @@ class Pairs(Stage):
         facts: dict[str, Any] = {}
         if (task := self.recipe.judge_rows(examples, responses)) is not None:
             judgements, judge = judgements_of(self._ask("judgements", "judge", task), task, self.recipe, examples)
-            facts["judge"] = judge
+            facts["judge"] = judge if self.recipe.judges_answers else {**judge, "agreement": None}
         if (task := self.recipe.rewrite(examples, responses, judgements)) is not None:
             rewritten = self.recipe.rewritten(self._ask("rewrites", "rewrite", task))
         return judgements, rewritten, facts

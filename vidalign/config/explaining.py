@@ -73,7 +73,7 @@ def explain(item: Any, parsed: type[Section]) -> str:
     if location[:1] == ["recipe"] and len(location) > 1:
         name = location.pop(1)  # not part of the key
         recipe = section_of(name) if name != ELSEWHERE else None
-    key = ".".join(location)
+    key = _written(location)
     if item["type"] == "extra_forbidden":
         return f"unknown key {key}; {_hint(location, parsed, recipe)}"
     if item["type"] == "missing":
@@ -84,6 +84,13 @@ def explain(item: Any, parsed: type[Section]) -> str:
     if item["type"] == "value_error":
         return f"{key}: {message}" if key else message
     return f"{key}={_shown(item['input'])}: {message[:1].lower()}{message[1:]}"
+
+
+def _written(location: Sequence[str]) -> str:
+    """A place in the configuration as its option is written: steps are a list in the place of `rounds`."""
+    if len(location) > 1 and location[0] == "steps":
+        return ".".join([f"rounds[{location[1]}]", *location[2:]])
+    return ".".join(location)
 
 
 def _shown(value: Any) -> str:
@@ -133,7 +140,7 @@ def sections_in(annotation: Any) -> list[type[Section]]:
 def _hint(location: Sequence[str], parsed: type[Section], recipe: type[Section] | None) -> str:
     known = _siblings(parsed, location[:-1], recipe)
     meant = find_keys(parsed, ".".join(location))
-    near = [".".join([*location[:-1], name]) for name in difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)]
+    near = [_written([*location[:-1], name]) for name in difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)]
     if recipe is not None:  # of another recipe, an option would be refused again
         meant = [key for key in meant if not key.startswith("recipe.")]
     if meant and OTHER_NAMES.get(location[-1].lower()) == meant[0]:
@@ -148,6 +155,8 @@ def _hint(location: Sequence[str], parsed: type[Section], recipe: type[Section] 
 def _siblings(parsed: type[Section], location: Sequence[str], recipe: type[Section] | None) -> list[str]:
     model: type[Section] = parsed
     for name in location:
+        if name.isdigit():  # a place in a list
+            continue
         options = sections_in(model.model_fields[name].annotation)
         model = recipe if recipe is not None and model is parsed else options[0]
     return list(model.model_fields)

@@ -12,6 +12,7 @@ from vidalign.config.judging import JudgeConfig
 from vidalign.config.linting import LintConfig
 from vidalign.config.recipe import RecipeSection, SamplingSection
 from vidalign.config.rewards import RewardOptions
+from vidalign.config.verifying import VerifiedRecipe
 from vidalign.errors import ConfigError
 from vidalign.plugins import resolve
 
@@ -215,6 +216,7 @@ RECIPES: dict[str, type[RecipeSection]] = {
     "hound": HoundRecipe,
     "given": GivenRecipe,
     "group": GroupRecipe,
+    "verified": VerifiedRecipe,
 }
 ELSEWHERE = "elsewhere"  # tag of a recipe that is named as package.module:attribute
 
@@ -260,6 +262,7 @@ RecipeConfig = Annotated[
     | Annotated[HoundRecipe, pydantic.Tag("hound")]
     | Annotated[GroupRecipe, pydantic.Tag("group")]
     | Annotated[GivenRecipe, pydantic.Tag("given")]
+    | Annotated[VerifiedRecipe, pydantic.Tag("verified")]
     | Annotated[pydantic.SerializeAsAny[RecipeSection], pydantic.BeforeValidator(_elsewhere), pydantic.Tag(ELSEWHERE)],
     pydantic.Discriminator(_tag),
 ]

@@ -14,6 +14,7 @@ from vidalign.config.judging import ScoringSection
 from vidalign.config.recipes import LeanpoRecipe, RecipeConfig
 from vidalign.config.section import PathText, Section
 from vidalign.config.serving import AccessConfig, LimitsConfig, MediaConfig
+from vidalign.config.steps import StepConfig
 from vidalign.config.training import TrainConfig
 from vidalign.types import DEADLINE_S, DEFAULT_BACKEND, Backend, FrameSpec
 
@@ -165,9 +166,7 @@ class ServeConfig(Section):
     drain_s: float = pydantic.Field(30.0, ge=0)
     """How long running requests may go on once the endpoint is told to stop."""
     further_versions: int | None = pydantic.Field(None, ge=0)
-    """Versions of the aligned policy that find room beside the first (`vidalign promote`); null means one on CPUs and none on
-    GPUs.
-    """
+    """Versions of the aligned policy with room beside the first (`vidalign promote`); null is one on CPUs and none on GPUs."""
     access_log: PathText | None = None
     """A folder for one line of JSON a request, without prompts, replies and keys; null writes none."""
     client_sampling: Literal["refuse", "same", "allow"] = "refuse"
@@ -228,20 +227,20 @@ class ClusterConfig(Section):
     """How long work may wait to be placed on a node."""
 
 
-TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
-
-
 class RunConfig(Section):
     """Everything that one run needs. Stored in the run folder as `config.yaml`, with all defaults filled in."""
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset({"track"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"steps"})
 
     run_dir: PathText
     """Folder of the run, which every node sees. Running again continues what is there."""
     seed: int = pydantic.Field(0, ge=0, lt=2**32)
     """Decides every random choice of a run."""
     rounds: int = pydantic.Field(1, ge=1)
-    """Rounds of rollout and training; each starts from the policy of the one before."""
+    """Rounds of rollout and training; each starts from the policy of the one before. A list of steps stands for their rounds."""
+    steps: tuple[StepConfig, ...] = ()
+    """What rounds change, in turn; written as a list in the place of `rounds`."""
     model: ModelConfig
     """The policy to align."""
     data: DataConfig
@@ -262,8 +261,29 @@ class RunConfig(Section):
     """The evaluation."""
     cluster: ClusterConfig = ClusterConfig()  # type: ignore[call-arg]
     """Where Ray runs."""
-    track: list[TrackerName] = ["tensorboard"]
+    track: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = ["tensorboard"]
     """Where curves, evaluation, configuration and report are sent too: tensorboard, wandb, mlflow, trackio."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _rounds_of_steps(cls, values: Any) -> Any:
+        """A list in the place of `rounds` is the steps, and the number of rounds follows."""
+        if not isinstance(values, dict) or not isinstance(steps := values.get("rounds"), list):
+            return values
+        if values.get("steps"):
+            raise ValueError("rounds and steps are two lists of steps; leave steps out")
+        if not steps:
+            raise ValueError("rounds is a list without a step; name at least one, or a number of rounds")
+        repeats = [step.get("repeat", 1) if isinstance(step, dict) else 1 for step in steps]
+        return {**values, "steps": steps, "rounds": sum(count for count in repeats if isinstance(count, int))}
+
+    @pydantic.model_validator(mode="after")
+    def _as_many_as_steps(self) -> RunConfig:
+        if self.steps and self.rounds != (count := sum(step.repeat for step in self.steps)):
+            raise ValueError(
+                f"rounds={self.rounds}, but the steps are {count} rounds; change their repeat instead of rounds"
+            )
+        return self
 
 
 class ServingConfig(Section):

@@ -68,6 +68,13 @@ def without_reasoning(text: str) -> tuple[str, bool]:
     return before, False
 
 
+def reasoning_part(text: str) -> str:
+    """The reasoning that a reply closes before it answers, without its tags; "" where there is none."""
+    text = unicodedata.normalize("NFKC", text).replace("◁", "<").replace("▷", ">")
+    before, *after = _CLOSING.split(text, maxsplit=1)
+    return _OPENING.sub(" ", before).strip() if after else ""
+
+
 def _last_box(text: str) -> str | None:
     """What the last \\boxed{…} holds, braces inside of it included."""
     lower = text.lower()

@@ -13,8 +13,16 @@ from vidalign.recipes.group import Group
 from vidalign.recipes.hound import Hound
 from vidalign.recipes.leanpo import Leanpo
 from vidalign.recipes.rrpo import Rrpo
+from vidalign.recipes.verified import Verified
 
-RECIPES: Mapping[str, type[Recipe[Any]]] = {"leanpo": Leanpo, "rrpo": Rrpo, "hound": Hound, "given": Given, "group": Group}
+RECIPES: Mapping[str, type[Recipe[Any]]] = {
+    "leanpo": Leanpo,
+    "rrpo": Rrpo,
+    "hound": Hound,
+    "given": Given,
+    "group": Group,
+    "verified": Verified,
+}
 
 
 def build(config: RecipeSection) -> Recipe[Any]:

@@ -21,6 +21,7 @@ from vidalign.data.scorers import JUDGE
 from vidalign.recipes.engine import Engine
 from vidalign.recipes.judging import JudgeTask, scoring_task, trust_of
 from vidalign.recipes.kinds import KINDS, Kind, kind_of
+from vidalign.records import Record
 from vidalign.types import Example, Judgement, PreferencePair, Response, ResponseGroup
 from vidalign.video.scene import Shown
 
@@ -69,6 +70,8 @@ class Recipe(Generic[ConfigT]):
     Config: the recipe's section of the configuration; a pydantic model without heavy imports.
     makes: what objectives learn from it (`Objective.consumes`): "pairs" by `pair`, or "groups" by `group`.
     asks_policy: False if no response is sampled because the data already holds the pairs.
+    reuses_groups: True if its responses are those of the group rounds just before, and nothing is sampled.
+    judges_answers: True if the judge says how right a response is, so that its scores are compared with what rules say.
     keeps_replays: True if `replays` uses earlier rounds.
     kinds: the kinds of responses that it makes, see `vidalign.recipes.kinds`.
     """
@@ -76,6 +79,8 @@ class Recipe(Generic[ConfigT]):
     Config: ClassVar[type[RecipeSection]]
     makes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     asks_policy: ClassVar[bool] = True
+    reuses_groups: ClassVar[bool] = False
+    judges_answers: ClassVar[bool] = True
     kinds: ClassVar[Mapping[str, Kind]] = KINDS
 
     def __init__(self, config: ConfigT) -> None:
@@ -155,6 +160,19 @@ class Recipe(Generic[ConfigT]):
         The default is log(trust x exp(reward)), so that one response beats another with odds of trust x exp(reward).
         """
         return response.reward + (math.log(response.trust) if response.trust else -math.inf)
+
+    def pairs(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> list[PreferencePair] | str:
+        """The pairs of an example, by default the one that `pair` makes, or the reason why it gives none."""
+        made = self.pair(row, responses, evidence)
+        return made if isinstance(made, str) else [made]
+
+    def verdicts(self, responses: Sequence[Response], judgements: Mapping[str, Mapping[str, Judgement]]) -> Sequence[Record]:
+        """What else is kept of each response, as rows of verdicts.parquet. `judgements`: by example and response text."""
+        return ()
+
+    def counted(self, verdicts: Sequence[Any]) -> dict[str, int]:
+        """What `verdicts` come to, for the manifest and the console."""
+        return {}
 
     def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
         """One pair, or the reason (a word) why this example gives none."""

@@ -36,6 +36,8 @@ def make_pairs(
 ) -> tuple[list[PreferencePair], dict[str, int]]:
     """Pair the responses to each example. Returns the pairs, in the rows' order, and the number of examples dropped by reason.
 
+    A recipe that makes several pairs of an example may lose one of them and keep the others; each lost one is counted.
+
     A response in which the policy spelled out a special token is left out; an example that then has no pair counts as "special_token".
 
     Args:
@@ -57,18 +59,17 @@ def make_pairs(
         made = by_example.get(example.id, [])
         plain = [r for r in made if not spells_special_token(r)]
         candidates = recipe.trusted(plain, evidence.judgements)
-        outcome = recipe.pair(row, candidates, evidence)
-        known = not isinstance(outcome, str) and KNOWN_ONLY.found(
-            f"{outcome.chosen}\n{outcome.rejected}"
-        )  # a judge may write some
-        if known or (isinstance(outcome, str) and len(plain) < len(made)):
-            outcome = "special_token"
-        if not isinstance(outcome, str) and _holds_cut_text(outcome, candidates, recipe):
-            outcome = "cut_by_length"
+        outcome = recipe.pairs(row, candidates, evidence)
         if isinstance(outcome, str):
-            dropped[outcome] += 1
-        else:
-            pairs.append(_with_win_rates(outcome, candidates, recipe, evidence))
+            dropped["special_token" if len(plain) < len(made) else outcome] += 1
+            continue
+        for pair in outcome:
+            if KNOWN_ONLY.found(f"{pair.chosen}\n{pair.rejected}"):  # a judge may write some
+                dropped["special_token"] += 1
+            elif _holds_cut_text(pair, candidates, recipe):
+                dropped["cut_by_length"] += 1
+            else:
+                pairs.append(_with_win_rates(pair, candidates, recipe, evidence))
     return pairs, dict(dropped)
 
 

@@ -1,0 +1,150 @@
+"""Recipe verified: what is said of a reply, which pairs that gives, and what is asked of the judge."""
+
+import dataclasses
+import json
+
+import pytest
+
+from pipelines import check
+from vidalign import recipes
+from vidalign.config.judging import JudgeConfig
+from vidalign.config.loading import parse_config
+from vidalign.config.verifying import VerifiedRecipe
+from vidalign.data.reading import DataRow
+from vidalign.data.rows import ExampleRow
+from vidalign.errors import ConfigError
+from vidalign.recipes import verified
+from vidalign.recipes.pairing import make_pairs
+from vidalign.types import Example, Judgement, Response
+
+JUDGE = {"kind": "openai", "model": "m", "base_url": "http://x/v1"}
+EXAMPLE = Example(id="e", video="v", question="Which colour comes last?", answer="Red.")
+LONG = "first a red circle moves left and then a blue one moves right"
+
+
+def recipe(**options):
+    return recipes.build(VerifiedRecipe(judge=JUDGE, **options))
+
+
+def reply(text, *, trust=1.0, candidate=0, reward=-1.0, **more):
+    made = Response(
+        example_id="e",
+        kind="plain",
+        candidate=candidate,
+        turn=0,
+        text=text,
+        token_ids=tuple(range(len(text.split()))),
+        log_probs=(),
+        policy_version="p",
+        seed=0,
+        temperature=1.0,
+        top_p=1.0,
+        finish_reason="stop",
+        reward=reward,
+        trust=trust,
+    )
+    return dataclasses.replace(made, **more)
+
+
+def thought(reasoning, answer):
+    return f"<think> {reasoning} </think> {answer}"
+
+
+def judged(text, score):
+    return Judgement(example_id="e", response=text, score=score, explanation="", judge="m")
+
+
+def paired(replies, judgements=(), **options):
+    row = DataRow(example=EXAMPLE, row=ExampleRow(id="e", video="v", question=EXAMPLE.question, answer="Red."), where="t:1")
+    return make_pairs([row], replies, recipe(**options), judgements, decoded={"v"})
+
+
+GOOD, BETTER = thought("red is last", "Red."), thought(LONG + " so red is last", "Red.")
+TORN, WRONG = thought("blue is last", "Red."), thought("blue is last", "Blue.")
+
+
+def test_one_pair_of_each_kind_against_the_longest_verified_reply():
+    replies = [reply(GOOD), reply(BETTER, candidate=1), reply(TORN, candidate=2), reply(WRONG, trust=0.0, candidate=3)]
+    pairs, dropped = paired(replies, [judged(GOOD, 5.0), judged(BETTER, 5.0), judged(TORN, 1.0)])
+    assert dropped == {}
+    assert {pair.chosen for pair in pairs} == {BETTER}
+    assert [(json.loads(pair.provenance)["rule"], pair.rejected) for pair in pairs] == [
+        ("consistency", TORN),
+        ("penalty", WRONG),
+    ]
+    assert [pair.rejected for pair in paired(replies, [judged(GOOD, 5.0)], kinds=["penalty"])[0]] == [WRONG]
+    assert {pair.chosen for pair in paired(replies, [judged(GOOD, 5.0), judged(BETTER, 5.0)], max_tokens=9)[0]} == {GOOD}
+
+
+def test_the_likelier_error_is_rejected():
+    other = thought("green is last", "Green.")
+    replies = [reply(GOOD), reply(WRONG, trust=0.0, candidate=1, reward=-2.0), reply(other, trust=0.0, candidate=2)]
+    assert [pair.rejected for pair in paired(replies, [judged(GOOD, 5.0)])[0]] == [other]
+
+
+def test_what_nobody_could_tell_is_on_no_side():
+    unclear = reply(thought("who knows", "Perhaps."), trust=float("nan"), candidate=1)
+    unjudged = reply(BETTER, candidate=2)  # the judge's reply was not understood
+    assert paired([reply(GOOD), unclear, unjudged], [judged(GOOD, 5.0)]) == ([], {"all_verified": 1})
+    assert paired([unclear, unjudged]) == ([], {"no_verified": 1})
+    assert paired([]) == ([], {"missing": 1})
+    assert paired([reply(GOOD, finish_reason="length")]) == ([], {"cut_by_length": 1})
+
+
+def test_a_reply_without_reasoning_contradicts_nothing():
+    pairs, _ = paired([reply("Red."), reply("Blue.", trust=0.0, candidate=1)])
+    assert [(pair.chosen, pair.rejected) for pair in pairs] == [("Red.", "Blue.")]
+
+
+def test_repetition_is_a_share_of_runs_of_four_words():
+    assert verified.repetition("a b c") == 0.0
+    assert verified.repetition("a b c d e") == 0.0
+    assert verified.repetition("a b c d " * 3) == 1 - 4 / 9
+    again = thought("red is last " * 9, "Red.")
+    pairs, _ = paired([reply(GOOD), reply(again, candidate=1)], [judged(GOOD, 5.0), judged(again, 5.0)])
+    assert [pair.rejected for pair in pairs] == [again]
+
+
+def test_the_judge_reads_the_reasoning_without_its_answer():
+    replies = [reply(GOOD), reply(TORN, candidate=1), reply(WRONG, trust=0.0, candidate=2), reply("Red.", candidate=3)]
+    task = recipe().judge_rows([EXAMPLE], replies)
+    rows = [json.loads(row) for row in task.rows]
+    assert [row["response"] for row in rows] == [GOOD, TORN]  # the others need no judge
+    asked = []
+
+    def chat(conversations):
+        asked.extend(each[0]["content"] for each in conversations)
+        return ["Red", "<think> it is said </think> Blue."]
+
+    made = task.work(rows, JudgeConfig(**JUDGE), chat, "m")
+    assert [row["score"] for row in made] == [5.0, 1.0]
+    assert all("Red." not in text and EXAMPLE.question in text for text in asked)
+    assert "red is last" in asked[0]
+    [lost] = task.work(rows[:1], JudgeConfig(**JUDGE), lambda _: [""], "m")
+    assert lost["reason"] == "unparsable_judgement"
+    assert recipe().judge_rows([EXAMPLE], [reply("Red.")]) is None
+
+
+def test_verdicts_are_counted():
+    made = recipe().verdicts([reply(TORN), reply(WRONG, trust=0.0)], {"e": {TORN: judged(TORN, 1.0)}})
+    assert [(each.accurate, each.consistent) for each in made] == [(True, False), (False, None)]
+    counts = verified.counts(made, 0.2)
+    assert counts == {"replies": 2, "accurate": 1, "wrong": 1, "inconsistent": 1, "repetitive": 0, "unusable": 0}
+
+
+def test_it_needs_groups_before_it():
+    groups = {"recipe": {"name": "group"}, "objective": {"name": "grpo"}}
+    pairs = {"recipe": {"name": "verified", "judge": JUDGE}, "objective": {"name": "dpo"}}
+    raw = {"run_dir": "r", "model": {"path": "examples/shapes/model"}, "data": {"train": "t.jsonl"}}
+    for rounds in ([pairs], [groups, {**pairs, "repeat": 2}]):
+        with pytest.raises(ConfigError, match="there are none; write rounds as a list of steps"):
+            check.before(parse_config({**raw, "rounds": rounds}), ["rollout"])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"kinds": []}, "names no kind"), ({"judge": {**JUDGE, "sees": "video"}}, "about the reasoning alone")],
+)
+def test_what_it_cannot_be(options, says):
+    with pytest.raises(ValueError, match=says):
+        VerifiedRecipe(**{"judge": JUDGE, **options})
