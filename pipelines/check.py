@@ -29,7 +29,6 @@ from pipelines.check_texts import check_texts
 from pipelines.inputs import Inputs, SplitName, read_inputs
 from pipelines.rounds import Rounds, check_order, resource_plan
 from pipelines.stages.base import BEGUN, MANIFEST
-from pipelines.trackers import check_trackers
 from vidalign import recipes
 from vidalign.config.loading import dump_config
 from vidalign.config.rounds import variants

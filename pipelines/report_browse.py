@@ -56,7 +56,7 @@ def pair_row(pair: PreferencePair, round_index: int) -> dict[str, Any]:
     """A pair as the page has it; what is empty is left out."""
     made = _provenance(pair.provenance)
     sides: dict[str, Any] = {
-        side: made.get(side) if isinstance(made.get(side), dict) else {} for side in ("chosen", "rejected")
+        side: found if isinstance(found := made.get(side), dict) else {} for side in ("chosen", "rejected")
     }
     row: dict[str, Any] = {
         **_asked(pair.example_id, pair.context.visuals, pair.question, pair.answer, pair.category),
@@ -66,7 +66,7 @@ def pair_row(pair: PreferencePair, round_index: int) -> dict[str, Any]:
     for side in ("chosen", "rejected"):
         row[side] = _cut(getattr(pair, side))
         row[f"{side}_marks"] = [list(span) for span in getattr(pair, f"{side}_marks")]
-        row[f"{side}_kind"] = str((sides[side] or {}).get("kind", ""))
+        row[f"{side}_kind"] = str(sides[side].get("kind", ""))
         for figure in ("reward", "trust"):
             value = getattr(pair, f"{side}_{figure}")
             row[f"{side}_{figure}"] = None if math.isnan(value) else round(value, 3)

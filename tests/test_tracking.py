@@ -155,9 +155,10 @@ def test_a_missing_package_is_a_sentence_with_the_line_that_installs_it(name, mo
         trackers.check_trackers(["tensorboard", name])
 
 
-def test_a_dry_run_refuses_it_too(tmp_path, monkeypatch, capsys):
+def test_a_dry_run_refuses_it_too(shapes, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda found: None)
-    command = ["align", "examples/shapes/align.yaml", f"run_dir={tmp_path / 'r'}", "track=[trackio]", "--dry-run"]
+    data = f"data={{train: {shapes}/train.jsonl, eval: {shapes}/heldout.jsonl}}"
+    command = ["align", "examples/shapes/align.yaml", f"run_dir={tmp_path / 'r'}", data, "track=[trackio]", "--dry-run"]
     assert main(command) == 2
     assert "track has trackio, whose package is not installed; run `pip install trackio`" in capsys.readouterr().err
 

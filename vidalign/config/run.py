@@ -247,7 +247,7 @@ class RunConfig(Section):
     """The evaluation."""
     cluster: ClusterConfig = ClusterConfig()  # type: ignore[call-arg]
     """Where Ray runs."""
-    track: list[TrackerName] = ["tensorboard"]
+    track: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = ["tensorboard"]
     """Where curves, evaluation, configuration and report are sent too: tensorboard, wandb, mlflow, trackio."""
 
     @pydantic.model_validator(mode="before")
