@@ -134,8 +134,6 @@ def before(config: RunConfig, stages: Sequence[str], *, here: bool = True, conne
         check_objective(step.objective, step.train)
     if here:
         check_order(config, stages)
-        if set(stages) - {"report"}:
-            check_trackers(config.track)
     for step in steps:
         check_recipe(step)
     check_reuse(config)
