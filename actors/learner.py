@@ -93,7 +93,7 @@ class Learner:
             device=device,
         )
         self.checkpoints = Checkpoints(self.rank, train, pathlib.Path(job.checkpoints))
-        self.log = MetricsLog(pathlib.Path(job.stage)) if self.rank.is_first else None
+        self.log = MetricsLog(pathlib.Path(job.stage), board=job.tensorboard) if self.rank.is_first else None
         self.refer()
         self.monitor = Monitor(
             self.rank,

@@ -11,6 +11,7 @@ from cluster.session import find_address
 from pipelines.check_memory import disk_needed, gib
 from pipelines.check_model import ModelFacts
 from pipelines.stages.base import MANIFEST
+from pipelines.trackers import check_trackers
 from serving.checks import check_address
 from vidalign.config.run import RunConfig
 from vidalign.errors import ClusterError, ConfigError
@@ -25,9 +26,11 @@ def check_places(config: RunConfig, stages: Sequence[str], *, connects: bool = F
     the port, which is taken down there.
 
     Raises:
-        ConfigError: a folder that cannot be made or written.
+        ConfigError: a folder that cannot be made or written, or a tracker that cannot be used.
         ClusterError: the endpoint's port is taken, or its media root is no folder.
     """
+    if set(stages) - {"report"}:
+        check_trackers(config.track)
     run = RunFolder.at(config.run_dir)
     places = {"run_dir": str(run.root), "video.cache_dir": config.video.cache_dir, "train.cache_dir": config.train.cache_dir}
     for key, place in places.items():

@@ -152,6 +152,7 @@ class Rounds:
                 policy=self.policy(index),
                 workers=self.plan.train,
                 run_seed=config.seed,
+                tensorboard="tensorboard" in config.track,
             ),
             lambda rounds: rounds.train(index),
         )

@@ -8,7 +8,8 @@ import yaml
 
 from vidalign.config.loading import dump_config, load_config, parse_config, parse_section
 from vidalign.config.recipes import RECIPES
-from vidalign.config.run import ServingConfig, VideoConfig
+from vidalign.config.run import VideoConfig
+from vidalign.config.served import ServingConfig
 from vidalign.errors import ConfigError
 from vidalign.learning import objectives
 from vidalign.types import FrameSpec

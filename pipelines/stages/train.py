@@ -42,6 +42,7 @@ class Train(Stage):
     """One round's training on its pairs. A round that was killed continues from its newest checkpoint.
 
     `cache`: where what frozen models say is kept. `run_seed`: of the run; the round's own is derived from it.
+    `tensorboard`: also write TensorBoard's events.
     """
 
     name: ClassVar[str] = "train"
@@ -58,6 +59,7 @@ class Train(Stage):
     policy: PolicyVersion
     workers: Workers
     run_seed: int
+    tensorboard: bool = True
     earlier: Callable[[], Stage | None] | None = None
 
     def __post_init__(self) -> None:
@@ -172,6 +174,7 @@ class Train(Stage):
             stage=str(self.folder),
             checkpoints=str(self.folder / CHECKPOINTS),
             export=str(self.export),
+            tensorboard=self.tensorboard,
         )
         workers, use_gpu = self.workers, self.workers.gpus > 0
         trainer = TorchTrainer(
