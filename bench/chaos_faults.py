@@ -17,12 +17,6 @@ GENERATOR = r"ray::MapWorker\(Map\(Generator"
 REPLICA = r"ray::ServeReplica(?!.*PolicyIngress)"
 INGRESS = r"ray::ServeReplica.*PolicyIngress"
 RANK = "ray::RayTrainWorker"
-ELASTIC: dict[str, Any] = {
-    "command": "train",
-    "two_nodes": True,
-    "overrides": ("train.num_workers=[1, 2]", "train.micro_batch_size=1"),
-    "num_ranks_change": True,
-}
 TWO_RANKS: dict[str, Any] = {
     "command": "train",
     "overrides": ("train.num_workers=2", "train.micro_batch_size=1"),
@@ -44,7 +38,6 @@ class Fault:
             second of two nodes; "" for a fault of no process.
         within_s: it is hit at a random moment of so many seconds after it first appeared.
         signal: what it gets.
-        notice_s: the second node is told that it will be taken away in so many seconds, in the place of `signal`.
         stopped_s: it gets SIGSTOP, and SIGCONT after so many seconds, in the place of `signal`.
         place: what fails before the command starts: one of `DISKS` for the run's folder, "videos" or "model" for a folder that is
             not there.
@@ -62,7 +55,6 @@ class Fault:
     victim: str = ""
     within_s: float = 5.0
     signal: signal.Signals = signal.SIGKILL
-    notice_s: float = 0.0
     stopped_s: float = 0.0
     place: str = ""
     room_bytes: int = 500_000  # some decoded videos of these, and less than a checkpoint
@@ -121,9 +113,6 @@ FAULTS = (
         then="newest checkpoint",
     ),
     *of_driver("train", 28),
-    Fault(name="raylet of one of two nodes, train.num_workers=[1, 2]", victim=NODE, within_s=6, **ELASTIC),
-    Fault(name="notice that a node will go, train.num_workers=[1, 2]", victim=NODE, within_s=3, notice_s=10, **ELASTIC),
-    Fault(name="training rank of two, train.num_workers=[1, 2]", victim=RANK, within_s=20, **ELASTIC),
     Fault(name="driver, and then one rank in the place of two", victim=DRIVER, within_s=28, **TWO_RANKS),
     Fault(name="raylet of one of two nodes", command="rollout", victim=NODE, within_s=10, two_nodes=True),
     Fault(name="raylet of one of two nodes", command="evaluate", victim=NODE, within_s=20, two_nodes=True),

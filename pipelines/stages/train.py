@@ -181,7 +181,7 @@ class Train(Stage):
             train_loop,
             train_loop_config=job.to_dict(),
             scaling_config=ray.train.ScalingConfig(
-                num_workers=(self.train.fewest_workers, self.train.most_workers) if self.train.is_elastic else workers.num,
+                num_workers=workers.num,
                 use_gpu=use_gpu,
                 resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if use_gpu else {})},
             ),
