@@ -252,7 +252,16 @@ def test_all_of_it_runs_under_ray_from_a_folder_outside_of_the_checkout(shapes, 
             "recipe": {"name": "backwards:Backwards", "trust": "keywords:named", "max_trust": 0.9, **short},
             "objective": {"name": "hinge:Hinge", "params": {"width": 2.0}},
         },
-        "judged": {"recipe": {"name": "hound", "judge": {"kind": "word_judge:open_judge"}, **short}},
+        "judged": {
+            "recipe": {
+                "name": "hound",
+                "judge": {"kind": "word_judge:open_judge"},
+                "threshold": 4.5,
+                **short,
+                "num_candidates": 6,
+            },
+            "objective": {"name": "dpo"},
+        },
         "rewarded": {
             "recipe": {"name": "group", "rewards": {"accuracy": 1, "brevity:brevity": 0.2}, **short},
             "objective": {"name": "grpo"},
