@@ -68,7 +68,7 @@ test-families: setup-dev ## the tests of every model family, which write docs/mo
 test-videos: setup-dev ## both video backends against FFmpeg's command on the whole corpus, and its table in docs/videos.md
 	$(BIN)/python -m pytest -q tests/all_videos.py
 
-chaos: setup-dev ## a run with one fault at a time, and a table of what became of it (half an hour)
+chaos: setup-dev ## runs with fifty faults, one at a time, and a table of what became of each (an hour)
 	$(BIN)/python -m bench.chaos
 
 docs: $(DOCS)/.installed ## the pages of docs/ as a site in build/site, which needs no network to be read

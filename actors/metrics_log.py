@@ -11,6 +11,17 @@ from typing import Any
 from vidalign import files
 
 
+def whole_rows(text: str) -> list[dict[str, Any]]:
+    """The rows of JSON lines, up to one that was cut off: by a full disk, or when its writer was killed."""
+    rows = []
+    for line in text.splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
 class MetricsLog:
     """Writes `metrics.jsonl` (measurements), `progress.json` (every step) and, with `board`, TensorBoard events.
 
@@ -26,7 +37,7 @@ class MetricsLog:
 
     def rewind(self, step: int) -> None:
         """Remove what an interrupted run wrote after the checkpoint at `step`, and open the TensorBoard log."""
-        rows = files.read_jsonl(self._path) if self._path.is_file() else []
+        rows = whole_rows(self._path.read_text(encoding="utf-8")) if self._path.is_file() else []
         kept = [row for row in rows if row["step"] <= step] if step else []
         files.write_text_atomic(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         if self._writes_board:

@@ -16,10 +16,11 @@ from typing import Any
 from cluster import console, interrupts, launcher
 from cluster.engines import SCRATCH
 from cluster.resources import MIN_CPUS, ClusterResources
-from vidalign.config.run import ClusterConfig
+from vidalign.config.cluster import ClusterConfig
 from vidalign.errors import ClusterError
 
 PROBE_TIMEOUT_S = 5.0
+HEAD = "node:__internal_head__"  # the resource by which Ray marks the head node
 # Read by Ray when it is imported or started; values that the user has set take precedence.
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -236,12 +237,17 @@ def cluster_resources() -> ClusterResources:
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    head: dict[str, float] = next((node for node in nodes if HEAD in node), {})
     return ClusterResources(
         num_cpus=int(sum(node.get("CPU", 0) for node in nodes)),
         num_gpus=int(sum(node.get("GPU", 0) for node in nodes)),
         num_nodes=len(nodes),
         cpus_per_node=int(max((node.get("CPU", 0) for node in nodes), default=0)) or None,
         gpus_per_node=int(max((node.get("GPU", 0) for node in nodes), default=0)) or None,
+        gpus_of_nodes=tuple(int(node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1),
+        num_without_cpus=sum(node.get("CPU", 0) < 1 for node in nodes),
+        head_cpus=int(head.get("CPU", 0)),
+        head_gpus=int(head.get("GPU", 0)),
     )
 
 

@@ -28,7 +28,7 @@ def find_cluster(to: str) -> str:
     found = []
     for address in sorted(known - {"auto", "local"}):
         for table in tables_at(address).values():
-            if table.spec is not None and table.spec.serve.port == port and address not in found:
+            if table.changes and table.spec is not None and table.spec.serve.port == port and address not in found:
                 found.append(address)
     if len(found) == 1:
         return found[0]

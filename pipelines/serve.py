@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import interrupts
 from cluster.plan import further_versions, plan_serve
-from cluster.resources import ClusterResources
+from cluster.resources import ClusterResources, ServePlan
 from cluster.session import connect, local_resources
 from pipelines import progress
 from pipelines.run_videos import example_url, with_media_root
+from serving.adapters import adapters_of
 from serving.app import NO_KEY, Endpoint, build_app, endpoint
 from serving.checks import check_address, check_files
 from serving.spec import EndpointSpec
 from serving.versions import POLICY
 from vidalign import files, prompts
 from vidalign.config.loading import load_config, parse_section
-from vidalign.config.run import RunConfig, ServingConfig
+from vidalign.config.run import RunConfig
+from vidalign.config.served import ServingConfig
 from vidalign.errors import ConfigError, ModelError
 from vidalign.files import RunFolder
 from vidalign.model.checkpoint import CARD, policy_version, read_card
@@ -42,13 +44,14 @@ DECIDED_BY_SERVE = {  # override → what decides it where the cluster starts Ra
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
-    """What to serve: model id → policy, the configuration to serve it with, and notes for the user."""
+    """What to serve: model id → policy, with which configuration, notes for the user, and adapters (id → folder) without an engine."""
 
     models: dict[str, PolicyVersion]
     config: ServingConfig
     frame_spec: FrameSpec
     notes: tuple[str, ...] = ()
     plain_prompt: str = prompts.PLAIN
+    adapters: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def run(target: str, overrides: Sequence[str] = (), *, verbose: bool = False) -> None:
@@ -83,19 +86,20 @@ def run(target: str, overrides: Sequence[str] = (), *, verbose: bool = False) ->
 
 def num_cpus_needed(found: Target) -> Callable[[], int]:
     """What a Ray that is started for this endpoint must offer, found out where one is."""
-    config, num_models = found.config, len(found.models)
+    return lambda: _plan(found, local_resources(found.config.cluster)).num_cpus_needed
 
-    def needed() -> int:
-        resources = local_resources(config.cluster)
-        further = further_versions(config.serve, resources, num_models)
-        return plan_serve(config.serve, resources, num_models, further=further).num_cpus_needed
 
-    return needed
+def _plan(found: Target, resources: ClusterResources) -> ServePlan:
+    serve = found.config.serve
+    further = further_versions(serve, resources, len(found.models))
+    if found.adapters:
+        further = serve.further_versions or 0  # an adapter needs no room
+    return plan_serve(serve, resources, len(found.models) - len(found.adapters), further=further)
 
 
 def only(found: Target, name: str) -> Target:
-    """The target with one of its models."""
-    return dataclasses.replace(found, models={name: found.models[name]})
+    """The target with one of its models, in an engine of its own."""
+    return dataclasses.replace(found, models={name: found.models[name]}, adapters={})
 
 
 def application(args: Mapping[str, Any]) -> Application:
@@ -137,12 +141,8 @@ def spec_of(found: Target, resources: ClusterResources) -> EndpointSpec:
         models=found.models,
         model=config.model,
         serve=config.serve,
-        plan=plan_serve(
-            config.serve,
-            resources,
-            len(found.models),
-            further=further_versions(config.serve, resources, len(found.models)),
-        ),
+        plan=_plan(found, resources),
+        adapters=found.adapters,
         frame_spec=found.frame_spec,
         decoder=config.video.backend,
         deadline_s=config.video.deadline_s,
@@ -177,8 +177,9 @@ def _run_target(folder: pathlib.Path, overrides: Sequence[str]) -> Target:
     if not models:
         raise ModelError(f"{folder} has neither its base model ({config.model.path}) nor an exported policy to serve")
     serving = ServingConfig(model=config.model, video=config.video, serve=config.serve, cluster=config.cluster)
-    plain = config.recipe.plain_prompt
-    return Target(models=models, config=serving, frame_spec=config.video.frame_spec(), notes=notes, plain_prompt=plain)
+    adapters = adapters_of(models, str(folder)) if config.serve.adapters else {}
+    spec, plain = config.video.frame_spec(), config.recipe.plain_prompt
+    return Target(models=models, config=serving, frame_spec=spec, notes=notes, plain_prompt=plain, adapters=adapters)
 
 
 def models_of(run: RunFolder, config: RunConfig) -> tuple[dict[str, PolicyVersion], tuple[str, ...]]:
@@ -210,6 +211,10 @@ def _checkpoint_target(folder: pathlib.Path, overrides: Sequence[str]) -> Target
         raw["video"] = dict(card["frame_spec"])
     refuse_unused(overrides, list(ServingConfig.model_fields))
     config = parse_section(ServingConfig, raw, overrides, source=f"serving {folder}")
+    if config.serve.adapters:
+        raise ConfigError(
+            f"serve.adapters is for a run with a base and a policy, and {folder} is one checkpoint; leave it out"
+        )
     frame_spec = config.video.frame_spec()
     if card is None:
         notes.append(

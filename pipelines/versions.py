@@ -19,9 +19,10 @@ from cluster.session import connect
 from pipelines.candidates import Candidate, How, find_candidate
 from pipelines.places import find_cluster, only_endpoint
 from serving import promotion, promotion_log, table_store
+from serving.adapters import adapter_of
 from serving.promotion_log import DONE, REFUSED, now
-from serving.versions import CANARY, KEPT, ON_TRIAL, POLICY, TAKEN_BACK, Row, Table
-from vidalign.config.run import ClusterConfig
+from serving.versions import BASE, CANARY, KEPT, ON_TRIAL, POLICY, TAKEN_BACK, Row, Table
+from vidalign.config.cluster import ClusterConfig
 from vidalign.errors import ClusterError, ModelError, VidalignError
 
 
@@ -39,14 +40,15 @@ def promote(named: str, to: str, how: How, *, verbose: bool = False) -> None:
 def _promote(name: str, table: Table, candidate: Candidate, how: How, resources: ClusterResources) -> None:
     version, before = candidate.policy.version, table.promoted()
     check(table, candidate)
-    if table.find(version) is None:
+    adapter = adapter_for(table, candidate)
+    if table.find(version) is None and not adapter:
         table = _make_room(name, table, resources)
     with promotion.all_or_nothing(name, table) as change:
         if (row := table.find(version)) is not None:
             _must_work(name, row)
             known = table
         else:
-            row = _start(name, table, candidate)
+            row = _start(name, table, candidate, adapter)
             known = table.added(row)
         if how.state in ON_TRIAL:
             change.table = known.changed(
@@ -66,7 +68,7 @@ def _promote(name: str, table: Table, candidate: Candidate, how: How, resources:
         return
     _say(f"{POLICY} is {version} ({candidate.source}); {before.version} is kept for `vidalign rollback`")
     for old in _idle(table):
-        if old.application and old != table.back():
+        if old.goes and old != table.back():
             table = _take_down(name, table, old)
 
 
@@ -96,11 +98,27 @@ def _make_room(name: str, table: Table, resources: ClusterResources) -> Table:
     return table
 
 
-def _start(name: str, table: Table, candidate: Candidate) -> Row:
+def adapter_for(table: Table, candidate: Candidate) -> str:
+    """The adapter with which the base's engine is this version; "" where that gets an engine of its own, which is then said."""
+    assert table.spec is not None
+    if not table.spec.adapters:
+        return ""
+    try:
+        return adapter_of(candidate.policy, table.spec.models[BASE])
+    except ModelError as error:
+        _say(f"note: it gets an engine of its own: {error}")
+        return ""
+
+
+def _start(name: str, table: Table, candidate: Candidate, adapter: str) -> Row:
     assert table.spec is not None
     version, answering = candidate.policy.version, table.promoted().version
-    _say(f"starting {version} ({candidate.source}) …")
-    row = promotion.start(name, table.spec, candidate.policy, candidate.plain_prompt)
+    if adapter:
+        _say(f"loading the adapter of {version} ({candidate.source}) …")
+        row = promotion.attach(name, table.spec, candidate.policy, candidate.plain_prompt, adapter)
+    else:
+        _say(f"starting {version} ({candidate.source}) …")
+        row = promotion.start(name, table.spec, candidate.policy, candidate.plain_prompt)
     _note(candidate.run, "start", version, candidate.source, answering, answering)
     return dataclasses.replace(row, state=KEPT, source=candidate.source, run=candidate.run)
 
@@ -140,10 +158,10 @@ def rollback(to: str, *, verbose: bool = False) -> None:
                 change.table = table = table.changed(trial.target, state=TAKEN_BACK, share=0.0, why="by hand")
             _note(trial.run, "rollback", trial.version, trial.source, before.version, before.version)
             _say(f"{trial.version} ({trial.source}) is taken back; {POLICY} is {before.version}")
-            if trial.application:
+            if trial.goes:
                 _take_down(name, table, trial)
             return
-        if failed := [row for row in _idle(table) if row.why and row.application]:
+        if failed := [row for row in _idle(table) if row.why and row.goes]:
             for row in failed:
                 _say(f"{row.version} ({row.source}) was taken back already: {row.why}")
                 table = _take_down(name, table, row)

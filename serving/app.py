@@ -2,8 +2,8 @@
 
     client ── HTTP ── HAProxy ── gate, PolicyServer "model"          one policy: both in one replica (1..n of them)
 
-    client ── HTTP ── HAProxy ── gate, PolicyIngress ─┬─ PolicyServer "base"      several: the gate in one more process,
-                                                      └─ PolicyServer "aligned"   which knows where each is (serving/versions.py)
+    client ── HTTP ── HAProxy ── gate, PolicyIngress ─┬─ PolicyServer "base"      several, or one that may sleep: the gate in
+                                                      └─ PolicyServer "aligned"   a process that knows where each is (versions.py)
 
 `endpoint(...)` starts it, waits until it answers, and shuts it down again. Everything that a client sends passes serving/gate.py;
 serving/media.py decides which urls are read; serving/proxy.py decides what listens on the port, HAProxy or Serve's own proxy.
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.engines import ONE_LOOP, replica_environment, replica_options
 from serving import frames, table_store, video_loader
 from serving.access import hash_of, new_key
+from serving.adapters import engine_options
 from serving.checks import check_address, check_files
 from serving.decoders import MediaOptions
 from serving.deployments import deployment_config, drain, served, stopping, video_limit
@@ -34,7 +35,7 @@ from serving.leftovers import application_name, clear_leftovers
 from serving.proxy import BINARY, haproxy_folder, proxy_environment, uses_haproxy, write_haproxy_script
 from serving.readiness import wait_until_ready
 from serving.spec import EndpointSpec
-from serving.versions import POLICY, PREFIX
+from serving.versions import BASE, POLICY, PREFIX
 from vidalign.config.run import ModelConfig, ServeConfig
 from vidalign.errors import ClusterError
 from vidalign.types import FrameSpec, PolicyVersion
@@ -158,7 +159,7 @@ def _applications(spec: EndpointSpec, own_hash: str) -> dict[str, tuple[Applicat
     from ray.serve.llm import LLMConfig, build_llm_deployment
 
     name = application_name()
-    policy = spec.models.get(POLICY) if len(spec.models) > 1 else None
+    policy = spec.models.get(POLICY) if len(spec.models) > 1 and POLICY not in spec.adapters else None
     apart = {} if policy is None else {POLICY: f"{name}@{policy.version}"}
     found: dict[str, tuple[Application, str | None]] = {name: (build_app(spec, own_hash, apart), "/")}
     if policy is not None:
@@ -179,9 +180,10 @@ def build_app(spec: EndpointSpec, own_hash: str = "", apart: Mapping[str, str] |
     from serving.ingress import PolicyIngress
 
     apart = apart or {}
-    configs = [LLMConfig(**llm_options(spec, name, policy)) for name, policy in spec.models.items() if name not in apart]
+    engines = {name: policy for name, policy in spec.models.items() if name not in apart and name not in spec.adapters}
+    configs = [LLMConfig(**llm_options(spec, name, policy)) for name, policy in engines.items()]
     models = {name: served(spec, policy) for name, policy in spec.models.items()}
-    if len(models) == 1:
+    if len(models) == 1 and spec.plan.min_replicas > 0:  # one that sleeps cannot say that it is being woken
         options = GateOptions(models=models, serve=spec.serve, own_hash=own_hash)
         return build_llm_deployment(
             configs[0], deployment_cls=ray_serve.ingress()(PolicyServer), bind_kwargs={"options": options}
@@ -210,9 +212,10 @@ def llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> dic
     num_videos = video_limit(spec)
     frame_spec = bounded(spec.frame_spec, policy.path, spec.model, num_videos)
     media_io_kwargs = video_loader.media_io_kwargs(frame_spec, spec.decoder)
-    engine_kwargs = replica_options(
-        spec.model, spec.serve, spec.plan, media_io_kwargs, spec.limits, rules=_rules(spec, policy)
-    )
+    rules = _rules(spec, policy)
+    if model_id == BASE and spec.adapters:
+        rules |= engine_options(spec.adapters)
+    engine_kwargs = replica_options(spec.model, spec.serve, spec.plan, media_io_kwargs, spec.limits, rules=rules)
     logging_level = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
     environment = replica_environment(spec.plan, video_loader.NAME, logging_level=logging_level)
     environment |= frames.model_variable(str(pathlib.Path(policy.path).absolute()), spec.model)

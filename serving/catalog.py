@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from serving.admission import Admission
@@ -26,7 +28,8 @@ class Catalog:
     ) -> None:
         self._limits, self._works, self._capacity = limits, works, capacity
         self._started_at = int(time.time())
-        self._places: dict[str, Admission] = {}
+        self._places: dict[str, Admission] = {}  # by engine
+        self._busy: collections.Counter[str] = collections.Counter()
         self.outcomes = Outcomes()
         self.verdicts: dict[str, str] = {}
         self.rows: tuple[Row, ...] = ()
@@ -39,10 +42,11 @@ class Catalog:
             self.outcomes.clear()
         self.rows = taken_back(rows, self.verdicts)
         limits, each = self._limits, self._capacity
+        engines = {row.engine for row in rows}
         self._places = {
-            row.target: self._places.get(row.target)
+            engine: self._places.get(engine)
             or Admission(limits.max_sequences * each, limits.max_waiting * each, limits.max_wait_s)
-            for row in rows
+            for engine in engines
         }
 
     def take_back(self, row: Row, why: str) -> None:
@@ -88,10 +92,20 @@ class Catalog:
         return self._works().get(row.target, False)
 
     def places(self, row: Row) -> Admission:
-        """The places of a version; of one that has just been taken away, none of anybody's."""
-        if row.target not in self._places:
+        """The places of a version's engine; of one that has just been taken away, none of anybody's."""
+        if row.engine not in self._places:
             raise Refusal(404, f"there is no {row.exact_id} any more")
-        return self._places[row.target]
+        return self._places[row.engine]
+
+    @contextlib.asynccontextmanager
+    async def place(self, row: Row, client: str, weight: int) -> AsyncIterator[None]:
+        """Places for replies of a version while the block lasts. Raises `Refusal` as `Admission.place` does."""
+        self._busy[row.target] += weight
+        try:
+            async with self.places(row).place(client, weight):
+                yield
+        finally:
+            self._busy[row.target] -= weight
 
     def shadow(self, model_id: str) -> Row | None:
         """The version that gets copies of a model's requests."""
@@ -111,11 +125,11 @@ class Catalog:
         works = {row.label: self.works(row) for row in self.rows if row.state != LEAVING}
         promoted = [row for row in self.rows if row.state == PROMOTED]
         healthy = all(self.works(row) for row in promoted)
-        return works, healthy, healthy and not any(self._places[row.target].full for row in promoted)
+        return works, healthy, healthy and not any(self._places[row.engine].full for row in promoted)
 
     def busy(self) -> dict[str, int]:
         """How many replies of each target are being given or waited for."""
-        return {target: places.running + places.waiting for target, places in self._places.items()}
+        return {row.target: self._busy[row.target] for row in self.rows}
 
     def cards(self) -> dict[str, dict[str, Any]]:
         """What /v1/models says of each id."""

@@ -12,17 +12,20 @@ from serving.spec import EndpointSpec
 from vidalign.config.run import ServeConfig
 from vidalign.types import PolicyVersion
 
-TARGET_ONGOING_REQUESTS = 32  # requests in flight per replica above which another replica is started
 STOP_S, POLL_S = 15.0, 0.2  # for replicas to stop once they have nothing to do; between two looks
 
 
 def deployment_config(plan: ServePlan, serve: ServeConfig) -> dict[str, Any]:
-    """Serve's options for the deployment of one model."""
+    """Serve's options for the deployment of one model.
+
+    A model that may sleep is awake at first, else nobody would know whether it can start.
+    """
     return {
         "autoscaling_config": {
             "min_replicas": plan.min_replicas,
             "max_replicas": plan.max_replicas,
-            "target_ongoing_requests": TARGET_ONGOING_REQUESTS,
+            "initial_replicas": max(1, plan.min_replicas),
+            **serve.autoscaling.model_dump(exclude={"cold_start_s"}),
         },
         "ray_actor_options": {"num_cpus": plan.server_cpus},
         "max_ongoing_requests": 2 * serve.limits.max_connections,  # the gate decides

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from serving.gates import GateOptions
 
 
+LOOK_S, LAST_WORDS_S = 0.5, 0.3  # between two looks at the engine; for what its requests are told when it is gone
+
+
 class LocalCheckpoint(CallbackBase):
     """Skips the download of model files, which are in a folder that every node sees, or are staged here from a store."""
 
@@ -87,7 +90,19 @@ class PolicyServer(LLMServer):
         await super().__init__(llm_config, **kwargs)
         assert isinstance(self.engine, LeanEngine)
         client = self.engine.client
+        if llm_config.deployment_config["autoscaling_config"]["max_replicas"] > 1:
+            self._leaving = asyncio.create_task(self._leave_with(client))
         self._app = EngineApp(await self.engine.build_asgi_app(), client, client.model_config.max_model_len)
+
+    async def _leave_with(self, client: Any) -> None:
+        """End this process soon after its engine, where there are other replicas.
+
+        It would have the fewest requests in flight, and so get all of theirs until Serve's next look at it.
+        """
+        while not client.errored:
+            await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(LAST_WORDS_S)
+        os._exit(1)
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Ray Serve if this class is wrapped as an ingress."""
@@ -100,6 +115,17 @@ class PolicyServer(LLMServer):
         """Answer a relayed request."""
         async for messages in answered(self._app, scope, body):
             yield messages
+
+    async def load_adapter(self, name: str, folder: str) -> str:
+        """Load an adapter before anybody asks for it; why it cannot be, or ""."""
+        from serving.engine_adapters import AdapterError
+
+        assert self._app.adapters is not None
+        try:
+            await self._app.adapters.use(name, folder)
+        except AdapterError as error:
+            return str(error)
+        return ""
 
     async def alive(self) -> bool:
         """Whether the engine can take requests."""

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import MutableHeaders
 
+from serving.adapters import SCOPE
 from serving.answer import USAGE
 from serving.decoders import client
+from serving.engine_adapters import Adapters
 from serving.gate import ASKED_TOKENS, CLIENT
 from serving.leaving import ended_with_its_client
 from serving.replies import DIED, RESTARTING, Refusal, error_reply
@@ -50,6 +52,7 @@ class EngineApp:
             if serving := getattr(app.state, name, None):
                 serving._extract_prompt_len = _noted(serving._extract_prompt_len)
         self._app, self._engine, self._max_model_len = app, engine, max_model_len
+        self.adapters = Adapters(app.state, engine) if engine.vllm_config.lora_config else None
 
     @property
     def works(self) -> bool:
@@ -62,6 +65,8 @@ class EngineApp:
             return
         if not self.works:
             raise Refusal(503, "the engine is down", code=RESTARTING)
+        if SCOPE in scope:
+            await self._use_adapter(*scope[SCOPE])
         prompt = Prompt()
         token = _prompt.set(prompt)
         client.set(scope.get(CLIENT, ""))
@@ -89,6 +94,16 @@ class EngineApp:
             await send(
                 {"type": USAGE, "prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens or 0}
             )
+
+    async def _use_adapter(self, name: str, folder: str) -> None:
+        """Raises where the adapter cannot be used, rather than answer as the base does."""
+        assert self.adapters is not None, "the endpoint's table has adapters only where this engine takes them"
+        try:
+            await self.adapters.use(name, folder)
+        except Exception:
+            if not self.works:
+                raise Refusal(503, "the engine died", code=DIED) from None
+            raise
 
     def _lowered_to(self, scope: Scope, prompt: Prompt) -> int | None:
         """How many tokens a reply may have, if that is less than its request asks for: vLLM lowers it without a word."""

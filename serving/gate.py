@@ -20,6 +20,7 @@ from starlette.responses import Response
 
 from serving import openapi
 from serving.access import Access, Key
+from serving.adapters import SCOPE
 from serving.admission import Bytes
 from serving.answer import Answer
 from serving.bodies import parsed, read_body
@@ -138,7 +139,7 @@ class Gate:
             if not self._catalog.works(row):
                 raise _down(row.label, RESTARTING)
             came_s = record.since()
-            async with self._catalog.places(row).place(key.name, asked.num_sequences):
+            async with self._catalog.place(row, key.name, asked.num_sequences):
                 record.wait_s = record.since() - came_s
                 answer.headers |= asked.headers | {VERSION_HEADER: row.version}
                 if asked.model_id == row.model_id and (shadow := self._catalog.shadow(row.model_id)):
@@ -179,7 +180,7 @@ class Gate:
         answer = Answer(_to_nobody, record)
         try:
             asked = check(scope["path"], await parsed(body), {row.model_id: row.served}, self._limits)
-            async with self._catalog.places(row).place(key.name, asked.num_sequences):
+            async with self._catalog.place(row, key.name, asked.num_sequences):
                 await self._watched(scope, _never, answer, record, asked, row)
         except Refusal as refusal:
             record.status, record.why = refusal.status, refusal.message
@@ -189,7 +190,7 @@ class Gate:
             self._observed.finished(record)
 
     async def _engine(self, scope: Scope, receive: Receive, answer: Answer, record: Record, asked: Asked, row: Row) -> None:
-        body = pydantic_core.to_json(asked.body | {"model": row.model_id})
+        body = pydantic_core.to_json(asked.body | {"model": row.name_there})
         headers = [(name, value) for name, value in scope["headers"] if name in PASSED_ON]
         headers += [
             (b"content-type", b"application/json"),
@@ -204,6 +205,8 @@ class Gate:
             "target": row.target,
             CLIENT: record.key,
         }
+        if row.adapter:
+            inner[SCOPE] = (row.name_there, row.adapter)
         if asked.wanted_tokens is not None:
             inner[ASKED_TOKENS] = asked.wanted_tokens
         sent = False

@@ -37,9 +37,14 @@ class GateOptions:
     spec: EndpointSpec | None = None
     apart: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    @property
+    def sleeps(self) -> bool:
+        """Whether a model that nobody asks for has no replica."""
+        return self.spec is not None and self.spec.plan.min_replicas == 0
+
     def rows(self) -> tuple[Row, ...]:
         """The table of the endpoint at its start."""
-        return rows_of(self.models, self.apart)
+        return rows_of(self.models, self.apart, self.spec.adapters if self.spec is not None else None)
 
     def catalog(self, works: Callable[[], Mapping[str, bool]]) -> Catalog:
         """What is behind the gate at its start. `works` says of each target whether its engine does."""
@@ -63,5 +68,5 @@ def _with_cors(gate: Gate, origins: tuple[str, ...]) -> ASGIApp:
         allow_origins=origins,
         allow_methods=["GET", "POST"],
         allow_headers=["authorization", "content-type", VERSION_HEADER, CANARY_HEADER],
-        expose_headers=[ID_HEADER, VERSION_HEADER, MAX_TOKENS_HEADER, FRAMES_HEADER, "retry-after"],
+        expose_headers=[ID_HEADER, VERSION_HEADER, MAX_TOKENS_HEADER, FRAMES_HEADER, "retry-after", "retry-after-ms"],
     )

@@ -28,8 +28,7 @@ def write_script(folder: str, settings: dict[str, Any]) -> str:
     """Write the command that Serve starts, in a folder of its own, and return its path.
 
     Args:
-        settings: the `binary`, `header_s` and `idle_s` for a client, `max_connections`, and whether Serve's own proxy may `wake`
-            models without a replica.
+        settings: the `binary`, `header_s` and `idle_s` for a client, and `max_connections`.
     """
     os.makedirs(folder, mode=0o700, exist_ok=True)
     root = str(pathlib.Path(__file__).parents[1])
@@ -72,9 +71,8 @@ def closed(config: str, settings: dict[str, Any], folder: str) -> str:
             raise ValueError(
                 f"HAProxy's configuration has nothing like {pattern}, so it cannot be closed; is this another Ray?"
             )
-    if not settings["wake"]:  # Serve's proxy would hold a request until there is a replica: nobody listens there
-        config = re.sub(r"(?m)^(\s+server \S+) \S+ check backup$", r"\1 127.0.0.1:1 check backup", config)
-    return config
+    # Serve's proxy would hold a request until there is a replica: nobody listens there.
+    return re.sub(r"(?m)^(\s+server \S+) \S+ check backup$", r"\1 127.0.0.1:1 check backup", config)
 
 
 def error_page(message: str, code: str) -> str:

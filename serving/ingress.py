@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from serving import promotion_log, table_store
-from serving.relay import Relay
+from serving.relay import ACCEPT_S, Relay
 from serving.table_store import Seen
 from serving.versions import Row, Table
 
@@ -34,15 +34,16 @@ class PolicyIngress:
         self._options = options
         calls = {name: _call(handle) for name, handle in servers.items()}
         alive = {name: handle.alive.remote for name, handle in servers.items()}
-        sleeping = options.serve.min_replicas == 0
-        self._relay = Relay(calls, {}, accept_s=options.serve.start_timeout_s) if sleeping else Relay(calls, alive)
+        sleeping = options.sleeps
+        accept_s = options.serve.autoscaling.cold_start_s if sleeping else ACCEPT_S
+        self._relay = Relay(calls, {} if sleeping else alive, accept_s=accept_s, num_replicas=options.capacity)
         self._bound, self._watched = set(servers), not sleeping
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Ray Serve."""
         from ray import serve
 
-        name = serve.get_replica_context().app_name
+        self._name = name = serve.get_replica_context().app_name
         catalog = self._options.catalog(lambda: self._relay.up)
         follower = Follower(catalog, self._relay, _Kept(name), self._connect, bound=self._bound)
         await follower.begin(Table(id=self._options.id, rows=self._options.rows(), spec=self._options.spec))
@@ -52,7 +53,7 @@ class PolicyIngress:
     def _connect(self, row: Row) -> tuple[Any, Any]:
         from ray import serve
 
-        handle = serve.get_deployment_handle(row.deployment, row.application, _check_exists=False)
+        handle = serve.get_deployment_handle(row.deployment, row.application or self._name, _check_exists=False)
         return _call(handle), handle.alive.remote if self._watched else None
 
 

@@ -22,7 +22,7 @@ from serving.promotion_log import now
 from serving.readiness import start_failure
 from serving.spec import EndpointSpec
 from serving.table_store import Seen
-from serving.versions import LEAVING, POLICY, PREFIX, Row, Table, deployment_of
+from serving.versions import BASE, LEAVING, POLICY, PREFIX, Row, Table, deployment_of
 from vidalign.errors import ClusterError, ModelError, VidalignError
 from vidalign.types import PolicyVersion
 
@@ -103,8 +103,6 @@ def start(application: str, spec: EndpointSpec, policy: PolicyVersion, plain_pro
     from ray import serve as ray_serve
     from ray.serve.llm import LLMConfig, build_llm_deployment  # which imports vLLM
 
-    # Where models may sleep, this one is woken once, else nobody would know whether it can start.
-    options["deployment_config"]["autoscaling_config"]["initial_replicas"] = max(1, spec.plan.min_replicas)
     app = build_llm_deployment(LLMConfig(**options), name_prefix=PREFIX)
     started_at = time.monotonic()
     try:
@@ -114,6 +112,36 @@ def start(application: str, spec: EndpointSpec, policy: PolicyVersion, plain_pro
         ray_serve.delete(name, _blocking=False)
         raise
     return dataclasses.replace(row, since=now())
+
+
+def attach(application: str, spec: EndpointSpec, policy: PolicyVersion, plain_prompt: str, adapter: str) -> Row:
+    """Let the base's engine load a version's adapter and return its row, whose state is still to be decided.
+
+    Raises:
+        ModelError: it cannot be loaded, or changes nothing.
+        ClusterError: the base's engine does not answer in `serve.start_timeout_s`.
+    """
+    from ray import serve as ray_serve
+
+    row = Row(
+        target=f"{POLICY}@{policy.version}",
+        model_id=POLICY,
+        served=served(dataclasses.replace(spec, plain_prompt=plain_prompt), policy),
+        deployment=deployment_of(BASE),
+        adapter=adapter,
+        since=now(),
+    )
+    handle = ray_serve.get_deployment_handle(row.deployment, application)
+    try:
+        why = handle.load_adapter.remote(row.exact_id, adapter).result(timeout_s=spec.serve.start_timeout_s)
+    except TimeoutError:
+        raise ClusterError(
+            f"the base's engine did not load {adapter} within serve.start_timeout_s={spec.serve.start_timeout_s:g} s; look at the "
+            "endpoint's /health"
+        ) from None
+    if why:
+        raise ModelError(f"the adapter {adapter} cannot be served: {why}; export the round again")
+    return row
 
 
 def _wait_until_running(application: str, name: str, spec: EndpointSpec, started_at: float) -> None:
@@ -174,7 +202,7 @@ def switch(application: str, table: Table) -> Seen:
 
 def take_down(application: str, table: Table, row: Row) -> Table:
     """Let no new request come to a version, wait for those that it has, and stop it. Returns the table without it."""
-    assert row.application
+    assert row.goes
     assert table.spec is not None
     drain_s = table.spec.serve.drain_s
     table = table.changed(row.target, state=LEAVING, share=0.0)
@@ -183,7 +211,8 @@ def take_down(application: str, table: Table, row: Row) -> Table:
         _await(application, lambda seen: not seen.busy.get(row.target), drain_s)
     table = table.without(row.target)
     switch(application, table)
-    drain(row.application, drain_s)
+    if row.application:
+        drain(row.application, drain_s)
     return table
 
 
@@ -206,4 +235,4 @@ def running_on(found: Mapping[str, Any] | None = None) -> dict[str, Table]:
 
     applications = ray_serve.status().applications if found is None else found
     tables = {name: table_store.current(name) for name in table_store.names() if name in applications}
-    return {name: table for name, table in tables.items() if table is not None}
+    return {name: table for name, table in tables.items() if table is not None and table.changes}

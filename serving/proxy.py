@@ -63,7 +63,6 @@ def write_haproxy_script(serve: ServeConfig, plan: ServePlan) -> None:
         "header_s": serve.limits.header_s,
         "idle_s": serve.limits.body_idle_s,
         "max_connections": serve.limits.max_connections,
-        "wake": plan.min_replicas == 0,
     }
     write_script(haproxy_folder(), settings)
 

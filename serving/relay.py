@@ -32,7 +32,7 @@ class Relay:
     """The ASGI application behind a gate whose models are in other processes. `servers`: target → `Call`.
 
     Targets that may have no replica are not in `alive`: to look at one would start it. `accept_s` is how long a replica may take to
-    say that it has a request.
+    say that it has a request. Of several replicas (`num_replicas`) of a target one may be gone while the others answer.
     """
 
     def __init__(
@@ -41,8 +41,10 @@ class Relay:
         alive: Mapping[str, Callable[[], Awaitable[bool]]],
         *,
         accept_s: float = ACCEPT_S,
+        num_replicas: int = 1,
     ) -> None:
         self._servers, self._alive, self._accept_s = dict(servers), dict(alive), accept_s
+        self._num_replicas = num_replicas
         self.up = dict.fromkeys(servers, True)
         self._watching: dict[str, asyncio.Task[None]] = {}
 
@@ -108,7 +110,8 @@ class Relay:
             watching.cancel()
 
     def _not_up(self, target: str) -> None:
-        if target in self.up:
+        """A replica is gone. Where there may be others, looking at the target decides whether it works."""
+        if target in self.up and self._num_replicas == 1:
             self.up[target] = target not in self._alive
 
     def _watch_all(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from typing import Any
 
@@ -22,6 +23,7 @@ TYPES = {
 }
 ID_HEADER = "x-request-id"
 LONGEST = 600  # characters of a message
+LATEST_S = 60.0  # OpenAI's clients take no later time for what it says
 RESTARTING = "engine_restarting"  # the engine was down when the request came
 DIED = "engine_died"  # the engine ended while it worked on the request
 _TRACE = re.compile(r'Traceback \(most recent call last\)|\bFile "[^"]*", line \d+')
@@ -41,7 +43,17 @@ class Refusal(Exception):
         self.status, self.message, self.code = status, message, code
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
         if retry_after_s is not None:
-            self.headers["retry-after"] = str(max(1, round(retry_after_s)))
+            self.headers |= come_back(retry_after_s)
+
+
+def come_back(after_s: float) -> dict[str, str]:
+    """When to ask again, in whole seconds and, as OpenAI's clients read it, in milliseconds that differ from reply to reply.
+
+    Clients that were turned away together would come back together, and leave the places empty in between.
+    """
+    spread_s = random.uniform(0.0, max(1.0, min(5.0, after_s / 2)))
+    milliseconds = 1000 * min(LATEST_S, max(0.5, after_s) + spread_s)
+    return {"retry-after": str(max(1, round(after_s))), "retry-after-ms": str(round(milliseconds))}
 
 
 def error_reply(refusal: Refusal, request_id: str) -> Response:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from cluster.engines import ONE_VIDEO
 from cluster.resources import ServePlan
 from vidalign import prompts
-from vidalign.config.run import ClusterConfig, ModelConfig, ServeConfig
+from vidalign.config.cluster import ClusterConfig
+from vidalign.config.run import ModelConfig, ServeConfig
 from vidalign.types import DEADLINE_S, DEFAULT_BACKEND, Backend, FrameSpec, PolicyVersion
 
 
@@ -19,7 +20,7 @@ class EndpointSpec:
     `plan` gives the replicas and their resources (`cluster.plan`); `frame_spec` says how the frames of every video are
     sampled, `decoder` names the backend that decodes them, and `limits` says how many videos and images a prompt may have.
     `deadline_s` and `num_decoders` are those of the video section, and `plain_prompt` that of the recipe. No replica waits longer
-    than `wait_for_nodes_s` for a node.
+    than `wait_for_nodes_s` for a node. `adapters` (model id → folder) are served over the base's engine (`serving.adapters`).
     """
 
     models: Mapping[str, PolicyVersion]
@@ -32,4 +33,5 @@ class EndpointSpec:
     deadline_s: float = DEADLINE_S
     num_decoders: int | None = None
     plain_prompt: str = prompts.PLAIN
+    adapters: Mapping[str, str] = dataclasses.field(default_factory=dict)
     wait_for_nodes_s: float = ClusterConfig().wait_for_nodes_s  # type: ignore[call-arg]

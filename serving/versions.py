@@ -19,7 +19,7 @@ from serving.spec import EndpointSpec
 
 PROMOTED, CANARY, SHADOW, KEPT, TAKEN_BACK, LEAVING = "promoted", "canary", "shadow", "kept", "taken back", "leaving"
 ON_TRIAL = (CANARY, SHADOW)
-POLICY = "aligned"  # the model whose versions are promoted
+BASE, POLICY = "base", "aligned"  # the model over whose engine adapters are served, and the one whose versions are promoted
 PREFIX = "PolicyServer:"  # what the names of deployments begin with
 
 
@@ -40,8 +40,8 @@ class Row:
     """One running version of a model.
 
     `target` is what the relay knows it by, `application` the one in Ray Serve that holds it alone ("": the endpoint's own, which
-    cannot give it up) and `deployment` its name there, `share` a canary's, `source` where it comes from (RUN:round), `run` the
-    folder of that run, and `why` what it was taken back for.
+    cannot give it up) and `deployment` its name there, `adapter` the folder of its adapter where that is the base's, `share` a
+    canary's, `source` where it comes from (RUN:round), `run` the folder of that run, and `why` what it was taken back for.
     """
 
     target: str
@@ -52,6 +52,7 @@ class Row:
     bounds: Bounds = dataclasses.field(default_factory=Bounds)
     application: str = ""
     deployment: str = ""
+    adapter: str = ""
     source: str = ""
     run: str = ""
     since: str = ""
@@ -65,6 +66,21 @@ class Row:
     def exact_id(self) -> str:
         """The id under which a client asks this version and no other."""
         return f"{self.model_id}@{self.version}"
+
+    @property
+    def engine(self) -> str:
+        """The target whose engine it is that answers."""
+        return BASE if self.adapter else self.target
+
+    @property
+    def name_there(self) -> str:
+        """What that engine calls it."""
+        return self.exact_id if self.adapter else self.model_id
+
+    @property
+    def goes(self) -> bool:
+        """Whether it can be taken away while the endpoint runs."""
+        return bool(self.application or self.adapter)
 
     @property
     def trial(self) -> str:
@@ -85,6 +101,11 @@ class Table:
     rows: tuple[Row, ...]
     spec: EndpointSpec | None = None
     serial: int = 1
+
+    @property
+    def changes(self) -> bool:
+        """Whether versions can be promoted: an endpoint of a single model has none."""
+        return len({row.model_id for row in self.rows}) > 1 and bool(self.of(POLICY))
 
     def of(self, model_id: str) -> list[Row]:
         """A model's versions."""
@@ -181,14 +202,23 @@ def taken_back(rows: Sequence[Row], verdicts: Mapping[str, str]) -> tuple[Row, .
     )
 
 
-def rows_of(models: Mapping[str, Served], apart: Mapping[str, str] | None = None) -> tuple[Row, ...]:
+def rows_of(
+    models: Mapping[str, Served], apart: Mapping[str, str] | None = None, adapters: Mapping[str, str] | None = None
+) -> tuple[Row, ...]:
     """The table of an endpoint at its start: each model has one version, which is promoted.
 
-    `apart`: model id → the application that holds it alone.
+    `apart`: model id → the application that holds it alone; `adapters`: model id → the adapter with which the base's engine is it.
     """
-    apart = apart or {}
+    apart, adapters = apart or {}, adapters or {}
     return tuple(
-        Row(target=name, model_id=name, served=served, application=apart.get(name, ""), deployment=deployment_of(name))
+        Row(
+            target=name,
+            model_id=name,
+            served=served,
+            application=apart.get(name, ""),
+            deployment=deployment_of(BASE if name in adapters else name),
+            adapter=adapters.get(name, ""),
+        )
         for name, served in models.items()
     )
 

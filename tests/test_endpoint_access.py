@@ -225,7 +225,7 @@ def test_keys_are_added_on_the_command_line(tmp_path, capsys):
     assert f"serve.access.keys_file={tmp_path}/none cannot be read" in capsys.readouterr().err
 
 
-SETTINGS = {"binary": "/bin/echo", "header_s": 10, "idle_s": 30, "max_connections": 99, "wake": False}
+SETTINGS = {"binary": "/bin/echo", "header_s": 10, "idle_s": 30, "max_connections": 99}
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +269,6 @@ def test_what_serve_leaves_open_of_haproxy_is_closed(serves_config):
     assert "errorfile 502 /tmp/x/died.http" in text
     assert "errorfile 503 /tmp/x/down.http" in text
     assert "server f 127.0.0.1:1 check backup" in text
-    assert "server f 127.0.0.1:31000 check backup" in closed(serves_config, {**SETTINGS, "wake": True}, "x")
     with pytest.raises(ValueError, match="is this another Ray"):
         closed("global\n", SETTINGS, "x")
 

@@ -37,7 +37,7 @@ REPLY = [
 ]
 
 
-def ask(*calls, alive=lambda: True, accept_s=0.2, watched=True):
+def ask(*calls, alive=lambda: True, accept_s=0.2, watched=True, num_replicas=1):
     """The replies to as many requests as there are calls, and what the relay says of the model at the end."""
 
     async def asking():
@@ -53,6 +53,7 @@ def ask(*calls, alive=lambda: True, accept_s=0.2, watched=True):
             {name: lambda scope, body: coming.pop(0) for name in ("base", "aligned")},
             {"base": is_alive, "aligned": is_alive} if watched else {},
             accept_s=accept_s,
+            num_replicas=num_replicas,
         )
         options = GateOptions(models=models(MODES[1]), serve=ServeConfig())
         gate = options.gate(made, options.catalog(lambda: made.up))
@@ -185,6 +186,14 @@ def test_a_model_that_does_not_answer_gets_no_requests():
     [first, second], up = ask(Call(RuntimeError("gone")), Call(*REPLY), alive=lambda: TimeoutError())
     assert (first.status_code, second.status_code) == (503, 503)
     assert up == {"base": False, "aligned": False}
+
+
+@pytest.mark.parametrize(("num_replicas", "then"), [(1, 503), (2, 200)])
+def test_a_replica_that_dies_takes_only_its_own_requests_with_it(num_replicas, then, monkeypatch):
+    monkeypatch.setattr(relay, "WATCH_S", 60)
+    died = Call([{"type": ACCEPTED}], RuntimeError("the actor died"))
+    [first, second], _ = ask(died, Call(*REPLY), num_replicas=num_replicas)
+    assert (first.status_code, first.json()["error"]["code"], second.status_code) == (503, "engine_died", then)
 
 
 def test_a_model_that_may_sleep_is_not_looked_at_and_woken_by_a_request():

@@ -124,6 +124,7 @@ def test_a_promotion_that_cannot_be_is_in_the_log_too(run, capsys):
 def table(*rows):
     served = Served(version="v0", frame_spec=SPEC, media={"video": 1}, max_model_len=512)
     first = Row(target="aligned", model_id="aligned", served=served, source="run:0")
+    base = Row(target="base", model_id="base", served=served)
     others = [
         Row(
             target=f"aligned@{version}", model_id="aligned", served=dataclasses.replace(served, version=version), state=state
@@ -137,7 +138,7 @@ def table(*rows):
         plan=plan_serve(ServeConfig(), ClusterResources(num_cpus=4), 2),
         frame_spec=SPEC,
     )
-    return Table(id="i", rows=(first, *others), spec=spec)
+    return Table(id="i", rows=(first, *others, base), spec=spec)
 
 
 @pytest.mark.parametrize(
@@ -367,3 +368,27 @@ def test_a_promotion_that_fails_leaves_everything_as_it_was(run, events, why):
         assert after.serial > before.serial + 1, "newer than what the ingress may yet take up"
     last = json.loads((run / promotion_log.FILE).read_text().splitlines()[-1])
     assert (last["step"], last["outcome"]) == ("promote", "refused")
+
+
+def test_adapters_come_in_and_go_without_an_engine_or_room_for_one(run, events, monkeypatch):
+    rounds(run, 4)
+    events.room = 0
+    attached = []
+
+    def attach(name, spec, policy, plain_prompt, adapter):
+        attached.append(policy.version)
+        served = Served(version=policy.version, frame_spec=SPEC, media={}, max_model_len=512, plain_prompt=plain_prompt)
+        return Row(target=f"aligned@{policy.version}", model_id="aligned", served=served, adapter=adapter, since="s")
+
+    monkeypatch.setattr(promotion, "attach", attach)
+    monkeypatch.setattr(versions, "adapter_for", lambda table, candidate: f"/{candidate.policy.version}/adapter")
+    for index in (1, 2):
+        versions.promote(f"{run}:{index}", "to", AT_ONCE)
+    assert (attached, events.started, events.removed) == (["v1", "v2"], [], ["v0"])
+    assert states(events) == {"v1": "kept", "v2": "promoted"}
+    versions.promote(f"{run}:3", "to", candidates.how_of(None, True, {}))
+    assert states(events) == {"v1": "kept", "v2": "promoted", "v3": "shadow"}
+    versions.rollback("to")
+    assert (events.removed[-1], states(events)) == ("v3", {"v1": "kept", "v2": "promoted"})
+    versions.rollback("to")
+    assert states(events) == {"v1": "promoted", "v2": "taken back"}

@@ -10,11 +10,12 @@ from typing import Any, ClassVar, Literal
 
 import pydantic
 
+from vidalign.config.cluster import ClusterConfig
 from vidalign.config.judging import ScoringSection
 from vidalign.config.recipes import LeanpoRecipe, RecipeConfig
 from vidalign.config.section import PathText, Section
-from vidalign.config.serving import AccessConfig, LimitsConfig, MediaConfig
-from vidalign.config.steps import StepConfig
+from vidalign.config.serving import AccessConfig, AutoscalingConfig, LimitsConfig, MediaConfig, refuse_idle_scaling
+from vidalign.config.steps import StepConfig, check_count, with_steps
 from vidalign.config.training import TrainConfig
 from vidalign.types import DEADLINE_S, DEFAULT_BACKEND, Backend, FrameSpec
 
@@ -150,15 +151,13 @@ class ServeConfig(Section):
     port: int = pydantic.Field(8000, ge=1, le=65535)
     """Port that the endpoint listens on."""
     min_replicas: int = pydantic.Field(1, ge=0)
-    """Fewest replicas of each model."""
+    """Fewest replicas of each model; with 0 a model that nobody asks for gives up its CPUs and GPUs."""
     max_replicas: int = pydantic.Field(1, ge=1)
     """Most replicas of each model."""
     gpus_per_replica: int = pydantic.Field(1, ge=0)
     """GPUs of one replica (tensor parallelism)."""
     media_root: PathText | None = None
-    """The only folder whose files clients may name as `file:` urls; null means none, and for `vidalign serve RUN` on this
-    machine alone the videos of the run.
-    """
+    """The only folder whose files clients may name as `file:` urls; null: none, or for a run on this machine alone its videos."""
     engine_args: dict[str, Any] = {}
     """Arguments of the vLLM engines, passed as they are."""
     start_timeout_s: float = pydantic.Field(900.0, gt=0)
@@ -166,19 +165,25 @@ class ServeConfig(Section):
     drain_s: float = pydantic.Field(30.0, ge=0)
     """How long running requests may go on once the endpoint is told to stop."""
     further_versions: int | None = pydantic.Field(None, ge=0)
-    """Versions of the aligned policy with room beside the first (`vidalign promote`); null is one on CPUs and none on GPUs."""
+    """Versions of aligned that find room beside the first (`vidalign promote`); null means one on CPUs and none on GPUs."""
+    adapters: bool = False
+    """Serve a run's adapter (`train.lora.export=both`) over the engine of its base; an evaluation has an engine for each policy."""
     access_log: PathText | None = None
     """A folder for one line of JSON a request, without prompts, replies and keys; null writes none."""
     client_sampling: Literal["refuse", "same", "allow"] = "refuse"
     """What becomes of a request's own frame sampling: refused, taken where it is the endpoint's (same), or taken within the
     endpoint's bounds (allow).
     """
+    autoscaling: AutoscalingConfig = AutoscalingConfig()  # type: ignore[call-arg]
+    """How fast replicas come and go."""
     limits: LimitsConfig = LimitsConfig()  # type: ignore[call-arg]
     """How much may be asked."""
     media: MediaConfig = MediaConfig()  # type: ignore[call-arg]
     """Where videos are read from."""
     access: AccessConfig = AccessConfig()  # type: ignore[call-arg]
     """Who may ask."""
+
+    _scaling_makes_a_difference = pydantic.model_validator(mode="after")(refuse_idle_scaling)
 
 
 class EvaluateConfig(ScoringSection):
@@ -205,26 +210,7 @@ class EvaluateConfig(ScoringSection):
     """How long one answer may take."""
 
 
-class ClusterConfig(Section):
-    """Where Ray runs. `address` null starts or joins a local Ray, "local" starts one, "auto" demands a running cluster.
-
-    `max_num_cpus` and `max_num_gpus` say how far an autoscaling cluster may grow; null means what the launcher's config on the
-    head node says, or else what the cluster has now. `num_cpus` is the number of logical CPUs of a Ray started on this machine.
-    Nothing waits longer than `wait_for_nodes_s` to be placed on a node.
-    """
-
-    address: str | None = None
-    """host:port of a Ray cluster, "local" for a Ray of this run alone, "auto" for one that must run here; null joins one or
-    starts one.
-    """
-    num_cpus: int | None = pydantic.Field(None, ge=1)
-    """Logical CPUs of a Ray that is started on this machine; null counts its cores."""
-    max_num_cpus: int | None = pydantic.Field(None, ge=1)
-    """How far an autoscaling cluster may grow, in CPUs."""
-    max_num_gpus: int | None = pydantic.Field(None, ge=0)
-    """How far an autoscaling cluster may grow, in GPUs."""
-    wait_for_nodes_s: float = pydantic.Field(900.0, gt=0)
-    """How long work may wait to be placed on a node."""
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 
 class RunConfig(Section):
@@ -266,34 +252,10 @@ class RunConfig(Section):
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _rounds_of_steps(cls, values: Any) -> Any:
-        """A list in the place of `rounds` is the steps, and the number of rounds follows."""
-        if not isinstance(values, dict) or not isinstance(steps := values.get("rounds"), list):
-            return values
-        if values.get("steps"):
-            raise ValueError("rounds and steps are two lists of steps; leave steps out")
-        if not steps:
-            raise ValueError("rounds is a list without a step; name at least one, or a number of rounds")
-        repeats = [step.get("repeat", 1) if isinstance(step, dict) else 1 for step in steps]
-        return {**values, "steps": steps, "rounds": sum(count for count in repeats if isinstance(count, int))}
+    def _steps_in_place_of_rounds(cls, values: Any) -> Any:
+        return with_steps(values)
 
     @pydantic.model_validator(mode="after")
     def _as_many_as_steps(self) -> RunConfig:
-        if self.steps and self.rounds != (count := sum(step.repeat for step in self.steps)):
-            raise ValueError(
-                f"rounds={self.rounds}, but the steps are {count} rounds; change their repeat instead of rounds"
-            )
+        check_count(self.rounds, self.steps)
         return self
-
-
-class ServingConfig(Section):
-    """What `vidalign serve` needs: these sections of a run, or the defaults for a checkpoint folder."""
-
-    model: ModelConfig
-    """The model to serve."""
-    video: VideoConfig = VideoConfig()  # type: ignore[call-arg]
-    """Which frames it sees."""
-    serve: ServeConfig = ServeConfig()  # type: ignore[call-arg]
-    """The endpoint."""
-    cluster: ClusterConfig = ClusterConfig()  # type: ignore[call-arg]
-    """Where Ray runs."""

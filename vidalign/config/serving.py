@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pydantic
 
 from vidalign.config.section import PathText, Section
@@ -12,8 +14,10 @@ class LimitsConfig(Section):
 
     max_sequences: int = pydantic.Field(128, ge=1)
     """Replies (`n` times the prompts) of one replica that its engine works on at once."""
-    max_waiting: int = pydantic.Field(128, ge=0)
-    """Replies of one replica that wait for a place; a request beyond is refused with 429."""
+    max_waiting: int = pydantic.Field(64, ge=0)
+    """Replies of one replica that wait for a place; a request beyond is refused with 429. Half of `max_sequences` keeps all replies
+    within twice the time of one.
+    """
     max_wait_s: float = pydantic.Field(60.0, gt=0)
     """How long a request waits for a place before it is refused with 503."""
     max_sequences_per_request: int = pydantic.Field(64, ge=1)
@@ -44,6 +48,23 @@ class LimitsConfig(Section):
                 "the one or raise the other"
             )
         return self
+
+
+class AutoscalingConfig(Section):
+    """How fast replicas come and go between `min_replicas` and `max_replicas` (Ray Serve's `autoscaling_config`)."""
+
+    target_ongoing_requests: float = pydantic.Field(32.0, gt=0)
+    """Requests in flight at a replica above which another one is started."""
+    upscale_delay_s: float = pydantic.Field(30.0, ge=0)
+    """How long there must be too many requests before a replica is added."""
+    downscale_delay_s: float = pydantic.Field(600.0, ge=0)
+    """How long there must be too few before one is taken away."""
+    downscale_to_zero_delay_s: float | None = pydantic.Field(None, ge=0)
+    """The same for the last one, where `min_replicas` is 0; null means `downscale_delay_s`."""
+    look_back_period_s: float = pydantic.Field(30.0, gt=10)
+    """The time over which requests in flight are averaged; replicas report every 10 s."""
+    cold_start_s: float = pydantic.Field(120.0, gt=0)
+    """How long a request waits for a replica where there is none (`min_replicas` 0), before it is refused with 503."""
 
 
 class MediaConfig(Section):
@@ -105,3 +126,26 @@ class AccessConfig(Section):
             if origin != "*" and not (origin.startswith(("http://", "https://")) and origin.count("/") == 2):
                 raise ValueError(f"cors_origins are scheme and host, as in https://app.example.org, got {origin!r}")
         return origins
+
+
+def refuse_idle_scaling(serve: Any) -> Any:
+    """The section `serve`. Raises `ValueError` where an option of its `autoscaling` could make no difference."""
+    scaling, limits, low, high = serve.autoscaling, serve.limits, serve.min_replicas, serve.max_replicas
+    plain = AutoscalingConfig.model_validate({})
+    changed = [name for name in AutoscalingConfig.model_fields if getattr(scaling, name) != getattr(plain, name)]
+    to_zero = [name for name in changed if name in ("downscale_to_zero_delay_s", "cold_start_s")]
+    if changed and low >= high:
+        raise ValueError(
+            f"autoscaling.{changed[0]} makes no difference with min_replicas={low} and max_replicas={high}; raise max_replicas, or "
+            "leave it out"
+        )
+    if to_zero and low > 0:
+        raise ValueError(
+            f"autoscaling.{to_zero[0]} is for min_replicas=0, got {low}; set min_replicas to 0, or leave it out"
+        )
+    if high > max(1, low) and scaling.target_ongoing_requests > limits.max_sequences:
+        raise ValueError(
+            f"autoscaling.target_ongoing_requests={scaling.target_ongoing_requests:g} is above limits.max_sequences="
+            f"{limits.max_sequences}, which a replica never exceeds, so none would ever be added; lower the one or raise the other"
+        )
+    return serve
