@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import pathlib
+import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -78,12 +79,35 @@ def _connected(
         _enter(logs | _where(address, config, num_cpus_needed))
     if not verbose:
         _quiet()
+    session = _session_folder() if address is None else None
     with contextlib.nullcontext() if verbose else console.without_raylet_lines():
         try:
             # A Ray that was started here cannot grow, whatever a launcher's file on this machine says.
             yield cluster_resources() if address is None else launcher.with_growth(cluster_resources(), config)
+        except BaseException:
+            session = None  # its logs may say why
+            raise
         finally:
             ray.shutdown()
+            if session is not None:
+                forget_session(session)
+
+
+def _session_folder() -> pathlib.Path | None:
+    """Where the Ray that this process started keeps its logs and sockets."""
+    import ray._private.worker
+
+    node = ray._private.worker._global_node
+    return pathlib.Path(node.get_session_dir_path()) if node is not None else None
+
+
+def forget_session(session: pathlib.Path) -> None:
+    """Remove what a Ray that ended well left in the system's folder for temporary files: logs and sockets, some megabytes a run."""
+    latest = session.with_name("session_latest")
+    shutil.rmtree(session, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        if latest.is_symlink() and not latest.exists():
+            latest.unlink()
 
 
 @contextlib.contextmanager

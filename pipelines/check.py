@@ -23,7 +23,7 @@ from pipelines import check_model
 from pipelines.check_context import Tokens, check_tokens, prompts_asked
 from pipelines.check_learning import check_given, check_objective, check_recipe, check_reuse
 from pipelines.check_memory import check_memory
-from pipelines.check_places import check_disk, check_places
+from pipelines.check_places import check_disk, check_places, data_lines
 from pipelines.check_shapes import check_shapes, check_training
 from pipelines.check_texts import check_texts
 from pipelines.inputs import Inputs, SplitName, read_inputs
@@ -32,13 +32,13 @@ from pipelines.stages.base import BEGUN, MANIFEST
 from vidalign import recipes
 from vidalign.config.loading import dump_config
 from vidalign.config.rounds import variants
-from vidalign.config.run import DataConfig, RunConfig
+from vidalign.config.run import RunConfig
 from vidalign.files import RunFolder
 from vidalign.model import quantized, sequence_parallel, shared_prefix, vision_attention, vision_features
 from vidalign.model.checkpoint import policy_version
 from vidalign.model.engine_rules import check_on_cpu
 from vidalign.model.turns import turns_of
-from vidalign.types import Example, PolicyVersion
+from vidalign.types import PolicyVersion
 
 STAGES = ("rollout", "train", "evaluate", "report")
 
@@ -98,7 +98,7 @@ def check(
     return CheckReport(
         config=dump_config(config),
         resources=tuple(_plan_lines(made, planned_for.resources)),
-        data=tuple(_data_lines(config.data, inputs)),
+        data=tuple(data_lines(config, inputs)),
         model=tuple(found.model.lines),
         tokens=found.tokens,
         memory=tuple(memory),
@@ -264,21 +264,3 @@ def _plan_lines(made: ResourcePlan, resources: ClusterResources) -> list[str]:
         f"serving: {models} x {serve.min_replicas} to {serve.max_replicas} replicas x ({serve.server_cpus:g} CPU "
         f"+ {serve.num_devices} x ({serve.bundle_cpus:g} CPU{gpus}))",
     ]
-
-
-def _data_lines(config: DataConfig, inputs: Inputs) -> list[str]:
-    splits = {
-        "train": (config.train, [row.example for row in inputs.train]),
-        "eval": (config.eval, inputs.eval),
-        "probe": (config.probe, inputs.probe),
-    }
-    lines = [
-        f"{name}: {len(examples):,} examples on {_num_shown(examples):,} videos ({path})"
-        for name, (path, examples) in splits.items()
-        if path and examples
-    ]
-    return [*lines, f"videos: {len(inputs.present):,} present, {len(inputs.missing):,} missing"]
-
-
-def _num_shown(examples: Sequence[Example]) -> int:
-    return len({name for example in examples for name in example.context.visuals})

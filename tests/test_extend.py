@@ -236,37 +236,54 @@ def test_nothing_is_hidden_in_the_checkout_nor_by_other_folders(tmp_path, monkey
 
 @pytest.mark.heavy
 @pytest.mark.long
-def test_a_recipe_an_objective_a_scorer_and_a_judge_run_from_a_folder_outside_of_the_checkout(shapes, model_path, tmp_path):
+def test_all_of_it_runs_under_ray_from_a_folder_outside_of_the_checkout(shapes, model_path, tmp_path):
     for path in PROJECTS.values():
         shutil.copy(path, tmp_path)
+    short = {"num_candidates": 2, "max_new_tokens": 24}
     raw = {
-        "run_dir": "run",
         "model": {"path": model_path, "dtype": "float32", "max_model_len": 512},
         "data": {"train": str(shapes / "train.jsonl"), "limit": 16},
         "video": {"num_frames": 8, "height": 56, "width": 56},
-        "recipe": {
-            "name": "backwards:Backwards", "num_candidates": 2, "max_new_tokens": 24, "trust": "keywords:named", "max_trust": 0.9,
-        },
-        "objective": {"name": "hinge:Hinge", "params": {"width": 2.0}},
         "train": {"learning_rate": 1e-4, "batch_size": 2, "micro_batch_size": 2, "num_monitored": 2},
         "cluster": {"address": "local"},
-    }  # fmt: skip
-    config = tmp_path / "align.yaml"
-    config.write_text(yaml.safe_dump(raw))
+    }
+    runs = {
+        "own": {
+            "recipe": {"name": "backwards:Backwards", "trust": "keywords:named", "max_trust": 0.9, **short},
+            "objective": {"name": "hinge:Hinge", "params": {"width": 2.0}},
+        },
+        "judged": {
+            "recipe": {
+                "name": "hound",
+                "judge": {"kind": "word_judge:open_judge"},
+                "threshold": 4.5,
+                **short,
+                "num_candidates": 6,
+            },
+            "objective": {"name": "dpo"},
+        },
+        "rewarded": {
+            "recipe": {"name": "group", "rewards": {"accuracy": 1, "brevity:brevity": 0.2}, **short},
+            "objective": {"name": "grpo"},
+        },
+    }
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
 
-    def command(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "vidalign", *arguments],
+    def command(stage, name):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**raw, "run_dir": name, **runs[name]}))
+        done = subprocess.run(
+            [sys.executable, "-m", "vidalign", stage, f"{name}.yaml"],
             cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=400,
         )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads((tmp_path / name / "summary.json").read_text())
 
-    done = command("rollout", "align.yaml")
-    assert done.returncode == 0, done.stderr[-3000:]
-    done = command("train", "align.yaml")
-    assert done.returncode == 0, done.stderr[-3000:]
-    facts = json.loads((tmp_path / "run" / "summary.json").read_text())
+    facts = command("rollout", "own")
     assert facts["pairs"]["kept"] > 0
+    facts = command("train", "own")
     assert facts["policy"]["aligned"] != facts["policy"]["base"]
-    rows = [json.loads(line) for line in (tmp_path / "run/rounds/0/train/metrics.jsonl").read_text().splitlines()]
-    assert all("wide_enough" in row for row in rows[1:]), rows[-1]
+    facts = command("rollout", "judged")
+    assert facts["judge"]["name"].startswith("word_judge:open_judge:")
+    assert facts["judge"]["judged"] > 0
+    facts = command("rollout", "rewarded")
+    assert set(facts["groups"]["mean_parts"]) == {"accuracy", "brevity:brevity"}

@@ -82,6 +82,7 @@ def test_a_row_without_provenance_scores_or_category_is_shown_without_them():
 
 
 @pytest.mark.heavy
+@pytest.mark.long
 def test_ten_thousand_pairs_are_beside_a_page_of_less_than_5_mb(tmp_path):
     page = report.write_report(make_run(tmp_path, num_pairs=10_000), make_config(tmp_path))
     files = {path.name: path.stat().st_size for path in page.parent.rglob("*") if path.is_file()}
@@ -150,9 +151,9 @@ def test_search_filters_and_pages(made, tmp_path):
     ("name", "size", "dark"),
     [
         ("index", "390,844", False),
-        ("index", "1280,900", True),
+        pytest.param("index", "1280,900", True, marks=pytest.mark.long),
         ("browse", "390,844", True),
-        ("comparison", "1280,900", False),
+        pytest.param("comparison", "1280,900", False, marks=pytest.mark.long),
     ],
 )
 def test_the_pages_can_be_used_by_keyboard_and_screen_reader(made, tmp_path, name, size, dark):
