@@ -153,7 +153,7 @@ class Rank:
         self.wait()
 
     def load(self, folder: str | pathlib.Path) -> dict[str, Any]:
-        """Continue from what `save` wrote, of whoever many ranks; returns its `state`. Collective."""
+        """Continue from what `save` wrote, of any number of ranks; returns its `state`. Collective."""
         state = resharding.load(self._engine, pathlib.Path(folder), TAG)
         if self._random(folder).is_file():  # an older checkpoint has rank 0's in its state
             random = read_tensors(self._random(folder))

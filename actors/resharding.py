@@ -12,17 +12,28 @@ from typing import Any
 
 import torch.distributed as dist
 
+from vidalign.errors import ConfigError
+
 UNIVERSAL = "universal"
 
 
 def load(engine: Any, folder: pathlib.Path, tag: str) -> dict[str, Any]:
-    """Continue an engine from what `save_checkpoint` wrote, whoever many ranks did; returns its client state. Collective.
+    """Continue an engine from what `save_checkpoint` wrote, on whatever number of ranks; returns its client state. Collective.
 
     For as long as this takes, a checkpoint of another number of ranks needs its size once more on disk.
+
+    Raises:
+        ConfigError: it is of another number of ranks, and its states are on NVMe.
     """
-    if num_shards(folder / tag) in (0, dist.get_world_size()):
+    written_by = num_shards(folder / tag)
+    if written_by in (0, dist.get_world_size()):
         _, state = engine.load_checkpoint(str(folder), tag=tag, load_module_strict=False)
         return state
+    if engine.zero_nvme_offload_optimizer():
+        raise ConfigError(
+            f"the optimizer's states are on NVMe (train.deepspeed), of which each rank reads its own, and {folder} was written by "
+            f"{written_by} ranks, not {dist.get_world_size()}; set train.num_workers to {written_by}"
+        )
     if dist.get_rank() == 0:
         gather(folder / tag, folder / UNIVERSAL)
     dist.barrier()

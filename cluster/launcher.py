@@ -91,10 +91,11 @@ def of_kuberay(environment: Mapping[str, str] = os.environ, namespace_file: str 
     if not name or not namespace.is_file():
         return {}
     import requests
-    from ray.autoscaler._private.kuberay.autoscaling_config import AutoscalingConfigProducer
+    from ray.autoscaler._private.kuberay import autoscaling_config, node_provider
 
-    try:
-        return AutoscalingConfigProducer(name, namespace.read_text(encoding="utf-8").strip())()
+    try:  # once: Ray's own way to both would try for half a minute, and show each failure
+        client = node_provider.KubernetesHttpApiClient(namespace=namespace.read_text(encoding="utf-8").strip())
+        return autoscaling_config._derive_autoscaling_config_from_ray_cr(client.get(f"rayclusters/{name}"))
     except (requests.RequestException, OSError):  # the pod is not of a cluster that scales, whose account may read it
         return {}
 

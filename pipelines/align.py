@@ -74,6 +74,7 @@ def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = 
                     rounds = dataclasses.replace(rounds, plan=plan, text_tokens=text_tokens)
                     _ = rounds.stored
                     files.write_text_atomic(run.config, dump_config(config))
+                    files.write_json(run.plan, dataclasses.asdict(plan))
                     with tracking.following():
                         endpoint = run_stages(rounds, stages, clock, asked_for)
     aligned = exported_or_none(run, config.rounds - 1)

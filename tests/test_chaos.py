@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import psutil
@@ -162,6 +163,33 @@ def test_the_page_says_what_is_as_it_should_be_and_what_is_not():
     assert "| ended with 2: x; so did the next | 10 | not finished: y |" in made
     assert "| hung; the same command finished it | 10 | hung; left running: ray::IDLE |" in made
     assert "Did not strike, because the command was over before or needed nothing of it: HAProxy in evaluate." in made
+
+
+def test_faults_follow_each_other_until_a_command_finishes_the_run(tmp_path, monkeypatch):
+    (tmp_path / "base").mkdir()
+    fresh, ends = [], iter([-9, 2, 0, None, -9])  # None: the command was over before
+    monkeypatch.setattr(chaos, "copy_up_to", lambda command, base, run: fresh.append(command))
+    monkeypatch.setattr(chaos, "files_of", lambda base, command: base)
+    monkeypatch.setattr(chaos, "differences", lambda *_, **__: ["other"] if len(fresh) == 3 else [])
+    monkeypatch.setattr(chaos, "Command", lambda *_: types.SimpleNamespace(wait=lambda: end(0, "given once more")))
+
+    def once(fault, config, run, draw, within_s):
+        code = next(ends)
+        row = {"fault": fault.name, "command": "train", "hit_s": 1.0, "needs_failure": False, "first": end(code)}
+        return (None, end(0)) if code is None else (row, row["first"])
+
+    monkeypatch.setattr(chaos, "_suffer_once", once)
+    chain = chaos.Chain("train", tmp_path / "align.json", tmp_path / "base", tmp_path / "run")
+    faults = [Fault(name=name, command="train", victim="x") for name in "abcd"]
+    made = [chain.suffer(fault, random.Random(0)) for fault in faults]
+    assert [[row["fault"] for row in rows] for rows in made] == [[], [], ["a", "b", "c"], []]
+    assert [row["further"] for row in made[2]] == [2, 1, 0]
+    assert [row["again"] and row["again"]["exit_code"] for row in made[2]] == [0, 0, None]
+    assert all(row["differences"] == [] for row in made[2])
+    [last] = chain.finish()
+    assert (last["fault"], last["again"]["said"], last["differences"]) == ("d", "given once more", ["other"])
+    assert chain.finish() == []
+    assert fresh == ["train", "train", "train"], "begun anew after each command that finished"
 
 
 def test_every_fault_is_of_a_command_and_listed_once():

@@ -49,6 +49,15 @@ def test_dumped_config_loads_to_the_same_config():
         ),
         ({"train": {"num_workers": [1, 2, 3]}}, "[fewest, most], got [1, 2, 3]"),
         ({"train": {"num_workers": [2, 4], "sequence_parallel": 2}}, "set num_workers to 4, or sequence_parallel to 1"),
+        (
+            {
+                "train": {
+                    "num_workers": [2, 4],
+                    "deepspeed": {"zero_optimization": {"offload_optimizer": {"device": "nvme"}}},
+                }
+            },
+            "set num_workers to 4, or offload to the device cpu",
+        ),
     ],
 )
 def test_a_mistake_names_its_key_and_the_way_out(change, says):

@@ -17,6 +17,7 @@ import urllib.request
 import jsonschema
 import kubernetes_validate
 import pytest
+import requests
 import yaml
 from conftest import ROOT, free_port, plan_of
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
@@ -210,6 +211,13 @@ def test_in_a_pod_of_kuberay_the_groups_say_how_far_the_cluster_grows(growth, tm
     found = limits(of_kuberay({KUBERAY_NAME: "vidalign"}, str(namespace)))
     assert found == growth
     assert asked == ["ours", "rayclusters/vidalign"]
+
+    def refused(self, path):
+        raise requests.HTTPError("403 Forbidden")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Client, "get", refused)
+        assert of_kuberay({KUBERAY_NAME: "vidalign"}, str(namespace)) == {}, "an account that may not read it"
     assert (found.max_num_nodes, found.gpus_of_nodes, found.num_without_cpus) == (13, (4, 4, 4, 4), 1)
     config = config_of(["rollout.gpus_per_engine=8"])
     head = ClusterResources(num_cpus=0, num_without_cpus=1)

@@ -192,6 +192,14 @@ class TrainConfig(Section):
                 f"num_workers=[{fewest}, {most}] may become any number between, which sequence_parallel={self.sequence_parallel} need "
                 f"not divide; set num_workers to {most}, or sequence_parallel to 1"
             )
+        zero = self.deepspeed.get("zero_optimization") or {}
+        if self.is_elastic and "nvme" in [
+            (zero.get(name) or {}).get("device") for name in ("offload_optimizer", "offload_param")
+        ]:
+            raise ValueError(
+                f"num_workers=[{fewest}, {most}] may change, and what deepspeed keeps on NVMe is read by the rank that wrote it; set "
+                f"num_workers to {most}, or offload to the device cpu"
+            )
         return self
 
     @property
