@@ -37,6 +37,7 @@ PERFORMANCE = Page(
         "rollout.md",
         "rollout_engine.md",
         "serve.md",
+        "serve_load.md",
         "growth.md",
         "driver_memory.md",
         "start.md",
