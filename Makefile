@@ -10,8 +10,10 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH_TIMEOUT ?= 5
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO := runs/shapes
+DOCS := build/docs
 
 .PHONY: help setup setup-dev demo test test-long test-families test-videos chaos check format
+.PHONY: docs licences
 .PHONY: shapes-data shapes-model events-data events-model clean
 
 help:
@@ -27,13 +29,13 @@ $(VENV)/.vidalign-cpu: requirements/torch-cpu.lock requirements/cpu.lock pyproje
 	$(PIP) --extra-index-url $(TORCH_INDEX) --retries 0 --timeout $(TORCH_TIMEOUT) -r requirements/torch-cpu.lock \
 	  || $(PIP) -r requirements/torch-cpu.lock
 	$(PIP) --no-deps -r requirements/cpu.lock
-	$(PIP) --no-deps --no-build-isolation -e .
+	$(PIP) --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 	@touch $@
 
 $(VENV)/.vidalign-gpu: requirements/gpu.lock pyproject.toml | $(VENV)/bin/python
 	@echo "setting up $(VENV): CUDA builds of PyTorch and vLLM, and the locked packages (several gigabytes)"
 	$(PIP) --no-deps -r requirements/gpu.lock
-	$(PIP) --no-deps --no-build-isolation -e .
+	$(PIP) --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 	@touch $@
 
 setup-dev: $(VENV)/.vidalign-dev-$(EXTRA)
@@ -66,8 +68,20 @@ test-families: setup-dev ## the tests of every model family, which write docs/mo
 test-videos: setup-dev ## both video backends against FFmpeg's command on the whole corpus, and its table in docs/videos.md
 	$(BIN)/python -m pytest -q tests/all_videos.py
 
-chaos: setup-dev ## a run with one fault at a time, and a table of what became of it (half an hour)
+chaos: setup-dev ## runs with fifty faults, one at a time, and a table of what became of each (an hour)
 	$(BIN)/python -m bench.chaos
+
+docs: $(DOCS)/.installed ## the pages of docs/ as a site in build/site, which needs no network to be read
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+$(DOCS)/.installed: requirements/docs.lock
+	$$(command -v $(PYTHON) || command -v python3) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/docs.lock
+	@touch $@
+
+licences: setup ## the licences of everything that is installed, copyleft first
+	@$(BIN)/python requirements/licences.py requirements/$(EXTRA).lock
 
 format: setup-dev ## format the code
 	$(BIN)/ruff format .

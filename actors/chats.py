@@ -1,4 +1,4 @@
-"""How a judge is talked to: an OpenAI-compatible endpoint, a text model in vLLM, or a video model in vLLM.
+"""How a judge is talked to: an OpenAI-compatible endpoint, a text or video model in vLLM, or a function of the user's own.
 
 Each function opens one and returns (a chat, the model's name). A chat takes conversations and gives the next reply to each, greedily.
 The first message of a conversation may name videos and images; `frames` says where the decoded clip of each is.
@@ -20,6 +20,7 @@ from cluster.engines import enter_actor_environment, judge_options
 from vidalign.config.judging import JudgeConfig
 from vidalign.errors import ConfigError, DataError, ModelError
 from vidalign.model.folder import model_folder
+from vidalign.plugins import resolve
 from vidalign.recipes.judging import Chat, Messages
 from vidalign.video.naming import local_path, short, visual_of
 
@@ -31,6 +32,8 @@ def open_chat(config: JudgeConfig, frames: Mapping[str, str], limits: Mapping[st
     """
     if config.kind == "openai":
         return openai_chat(config, frames, key)
+    if config.is_own:
+        return own_chat(config, key), config.model
     config = located(config)
     return seeing_chat(config, frames, limits, key) if config.sees_video else vllm_chat(config, key)
 
@@ -88,6 +91,27 @@ def openai_chat(config: JudgeConfig, frames: Mapping[str, str], key: str) -> tup
             return list(pool.map(reply, conversations))
 
     return chat, config.model
+
+
+def own_chat(config: JudgeConfig, key: str) -> Chat:
+    """The chat that a function of the user's own opens.
+
+    Raises:
+        ConfigError: by the chat, if it returns something else than one text a conversation.
+    """
+    theirs: Any = resolve(config.kind, {}, what=f"{key}.kind")(config)
+
+    def chat(conversations: Sequence[Messages]) -> list[str]:
+        replies = theirs(conversations)
+        texts = isinstance(replies, list | tuple) and all(isinstance(reply, str) for reply in replies)
+        if not texts or len(replies) != len(conversations):
+            raise ConfigError(
+                f"{key}.kind={config.kind} answered {len(conversations)} conversations with {str(replies)[:200]!r}; a chat returns a "
+                "list with one text for each"
+            )
+        return list(replies)
+
+    return chat
 
 
 def vllm_chat(config: JudgeConfig, key: str) -> tuple[Chat, str]:

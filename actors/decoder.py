@@ -105,7 +105,7 @@ def decode_videos(
         Decoder,
         fn_constructor_kwargs=decoder,
         batch_size=BATCH_SIZE,
-        compute=ray.data.ActorPoolStrategy(size=num_decoders),
+        compute=ray.data.ActorPoolStrategy(size=min(num_decoders, num_blocks)),
         num_cpus=num_cpus,
         **passes.placement(),
     )

@@ -8,6 +8,7 @@
       export              complete Hugging Face folder, written by rank 0
 
     training_data.py  what is learned from   rank.py  the engine   monitor.py  displacement   metrics_log.py  what is recorded
+    checkpoints.py  when and where they are written   resharding.py  those of another number of ranks
     vidalign/learning/ahead.py  the thread that renders the next batch
 
 The order of the groups depends only on the seed, so the data position is the step number, and a resumed job sees the same data as
@@ -18,14 +19,14 @@ from __future__ import annotations
 
 import functools
 import pathlib
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from actors import sharding
+from actors.checkpoints import Checkpoints, preemption_notice
 from actors.metrics_log import MetricsLog
 from actors.monitor import Monitor
 from actors.rank import Rank, place_of
@@ -50,7 +51,7 @@ def train_loop(config: dict[str, Any]) -> None:
 
     learner = Learner(TrainJob.from_dict(config), device=ray.train.torch.get_device())
     learner.restore(ray.train.get_checkpoint())
-    learner.run(report=ray.train.report)
+    learner.run(report=ray.train.report, notice=preemption_notice)
 
 
 class Learner:
@@ -79,7 +80,6 @@ class Learner:
         self.view = view(objective=self.objective, source=self.source, kept=self.data.kept, doubt=self.data.doubt)
         self.order = batch_order(len(self.data.groups), train.batch_size, train.num_epochs, job.seed)
         self.step_index = 0
-        self.saved_at = time.monotonic()
         self.window: list[float] = []
         watched, probe = self.data.watched[: train.num_monitored], self.data.probe[: train.num_probed]
         self._prepare_start(watched, probe)
@@ -92,7 +92,8 @@ class Learner:
             compares=self.objective.needs_kl,
             device=device,
         )
-        self.log = MetricsLog(pathlib.Path(job.stage)) if self.rank.is_first else None
+        self.checkpoints = Checkpoints(self.rank, train, pathlib.Path(job.checkpoints))
+        self.log = MetricsLog(pathlib.Path(job.stage), board=job.tensorboard) if self.rank.is_first else None
         self.refer()
         self.monitor = Monitor(
             self.rank,
@@ -117,15 +118,15 @@ class Learner:
             done=functools.partial(self.log.progress, "reference") if self.log else None,
         )
 
-    def run(self, report: Any) -> None:
-        """Train to the end, then export."""
+    def run(self, report: Any, notice: Callable[[], Any] = lambda: None) -> None:
+        """Train to the end, then export. `notice`: see `Checkpoints.are_due`; asked after each step."""
         try:
-            self.train(report)
+            self.train(report, notice)
         finally:
             self.renderer.close()
         self._export()
 
-    def train(self, report: Any) -> None:
+    def train(self, report: Any, notice: Callable[[], Any] = lambda: None) -> None:
         """All steps that are left, with their measurements and checkpoints. Collective."""
         train, num_steps = self.job.train, len(self.order)
         if self.log:
@@ -143,7 +144,7 @@ class Learner:
             if last or self.step_index % train.log_every == 0:
                 self.measure(loss=float(np.mean(self.window)), grad_norm=grad_norm)
                 self.window = []
-            if self._checkpoint_is_due() and not last:  # the export follows the last step
+            if self.checkpoints.are_due(self.step_index, notice()) and not last:  # the export follows the last step
                 self.checkpoint(report)
 
     def _export(self) -> None:
@@ -160,20 +161,12 @@ class Learner:
             trust_remote_code=self.job.model.trust_remote_code,
         )
 
-    def _checkpoint_is_due(self) -> bool:
-        """Whether enough steps or minutes have passed since the last checkpoint, by rank 0's clock. Collective."""
-        every, minutes = self.job.train.checkpoint_every, self.job.train.checkpoint_minutes
-        if every is not None and self.step_index % every == 0:
-            return True
-        passed = time.monotonic() - self.saved_at
-        return minutes is not None and bool(self.rank.largest(self.rank.is_first and passed >= minutes * 60))
-
     def step(self, indices: np.ndarray) -> tuple[float, float | None, dict[str, float]]:
         """One optimizer step on a global batch of groups: (loss, gradient norm, objective metrics), means over the batch.
 
         The gradient norm is None if DeepSpeed does not provide it. Collective.
         """
-        forwards = self._forwards(self._own(indices))
+        forwards, num_real = self._forwards(indices)
         sequences = [[self.view.sequences(self.data.groups[index]) for index in micro] for micro in forwards]
         batches = self.renderer.batches(sequences)
         self._prepare(self.step_index + 1)
@@ -184,6 +177,7 @@ class Learner:
         statistics: dict[str, torch.Tensor] = {}
         self.rank.train()
         for number, (micro, batch) in enumerate(zip(forwards, batches, strict=True), 1):
+            counts = number <= num_real
             groups = [self.data.groups[index] for index in micro]
             rows = self.rank.logps(batch, self.view.reference_hidden(groups))
             loss = self.objective(
@@ -192,20 +186,22 @@ class Learner:
                 **{name: value / share for name, value in totals.items()},
                 state=self.objective_state,
             )
-            self.rank.backward(loss.value / len(forwards), last=number == len(forwards))
-            total += loss.value.detach() / share
+            self.rank.backward(loss.value / len(forwards) * counts, last=number == len(forwards))
+            total += loss.value.detach() / share * counts
             for name, value in loss.metrics.items():
-                weighted = value.float() * len(micro) / len(indices)  # a forward pass's mean counts by its number of groups
+                weighted = (
+                    value.float() * counts * len(micro) / len(indices)
+                )  # a forward pass's mean counts by its number of groups
                 metrics[name] = metrics.get(name, torch.zeros((), device=self.rank.device)) + weighted
             for name, value in loss.statistics.items():
-                statistics[name] = statistics.get(name, torch.zeros_like(value)) + value
+                statistics[name] = statistics.get(name, torch.zeros_like(value)) + value * counts
         self.rank.step()
         self.rank.add_up(total, *metrics.values(), *statistics.values())
         self.objective_state = self.objective.next_state(self.objective_state, statistics)
         return float(total), self.rank.grad_norm, {name: float(value) for name, value in metrics.items()}
 
     def _own(self, indices: np.ndarray) -> np.ndarray:
-        """This rank's groups of an optimizer step."""
+        """This rank's groups of an optimizer step: one fewer than others' where the number of ranks does not divide the batch."""
         return indices[self.rank.index :: self.rank.count]
 
     def _prepare_start(self, watched: Sequence[TrainingGroup], probe: Sequence[TrainingGroup]) -> None:
@@ -229,15 +225,24 @@ class Learner:
             first=functools.partial(first_of, size=train.micro_batch_size, budget=train.tokens_per_micro_batch),
         )
 
-    def _forwards(self, own: np.ndarray) -> list[np.ndarray]:
-        """This rank's groups of one optimizer step, split into forward passes. Collective."""
-        return micro_batches(
+    def _forwards(self, indices: np.ndarray) -> tuple[list[np.ndarray], int]:
+        """This rank's groups of one optimizer step, split into as many forward passes as other ranks'. Collective.
+
+        Returns:
+            the groups of each, and how many of them count: those after that stand in for groups that there are too few of.
+        """
+        own = self._own(indices)
+        uneven = len(indices) % self.rank.count != 0
+        made = micro_batches(
             own,
             size=self.job.train.micro_batch_size,
             budget=self.job.train.tokens_per_micro_batch,
             num_tokens=lambda rows: self.renderer.num_tokens([self.view.sequences(self.data.groups[row]) for row in rows]),
             largest=self.rank.largest,
+            most=-(-len(indices) // self.rank.count),
         )
+        num_all = self.rank.largest(len(made)) if uneven else len(made)
+        return [*made, *[indices[:1]] * (num_all - len(made))], len(made)
 
     def measure(self, loss: float | None, grad_norm: float | None) -> None:
         """Measure displacement and record it with loss and progress. Collective."""
@@ -255,28 +260,14 @@ class Learner:
             )
 
     def checkpoint(self, report: Any) -> None:
-        """Write and report a checkpoint from which `restore` continues exactly. Collective.
-
-        It is written where Ray Train keeps checkpoints, so that none of its many gigabytes is copied.
-        """
-        from ray.train import Checkpoint, CheckpointUploadMode
-
+        """Write and report a checkpoint from which `restore` continues exactly. Collective."""
         state = {
             "step_index": self.step_index,
             "start": self.monitor.start,
             "window": self.window,
             "objective_state": self.objective_state,
         }
-        name = f"step-{self.step_index:06d}-{self.rank.largest(time.time_ns() // 1_000_000)}"
-        folder = pathlib.Path(self.job.checkpoints) / name
-        self.rank.save(folder, state)
-        report(
-            {"step": self.step_index, "num_steps": len(self.order)},
-            checkpoint=Checkpoint(str(folder)) if self.rank.is_first else None,
-            checkpoint_dir_name=name,
-            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-        )
-        self.saved_at = time.monotonic()
+        self.checkpoints.write(state, report, num_steps=len(self.order))
 
     def restore(self, checkpoint: Any) -> None:
         """Continue from a checkpoint; with None, start at step 0."""

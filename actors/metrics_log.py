@@ -11,28 +11,44 @@ from typing import Any
 from vidalign import files
 
 
-class MetricsLog:
-    """Writes `metrics.jsonl` (measurements), `progress.json` (every step) and TensorBoard events. Only rank 0 has one."""
+def whole_rows(text: str) -> list[dict[str, Any]]:
+    """The rows of JSON lines, up to one that was cut off: by a full disk, or when its writer was killed."""
+    rows = []
+    for line in text.splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
 
-    def __init__(self, stage: pathlib.Path) -> None:
+
+class MetricsLog:
+    """Writes `metrics.jsonl` (measurements), `progress.json` (every step) and, with `board`, TensorBoard events.
+
+    Only rank 0 has one.
+    """
+
+    def __init__(self, stage: pathlib.Path, *, board: bool = True) -> None:
         self._stage = stage
+        self._writes_board = board
         self._path = stage / "metrics.jsonl"
         self._started = time.monotonic()
         self._board: Any = None
 
     def rewind(self, step: int) -> None:
         """Remove what an interrupted run wrote after the checkpoint at `step`, and open the TensorBoard log."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        rows = files.read_jsonl(self._path) if self._path.is_file() else []
+        rows = whole_rows(self._path.read_text(encoding="utf-8")) if self._path.is_file() else []
         kept = [row for row in rows if row["step"] <= step] if step else []
         files.write_text_atomic(self._path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._board = SummaryWriter(str(self._stage / "tensorboard"), purge_step=step + 1)
+        if self._writes_board:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self._stage / "tensorboard"), purge_step=step + 1)
 
     def step(self, step: int, num_steps: int, values: dict[str, float | None]) -> None:
         """Record the progress and figures of one optimizer step."""
         self.progress("train", step, num_steps, {name: value for name, value in values.items() if value is not None})
-        for name, value in values.items():
+        for name, value in values.items() if self._writes_board else ():
             if value is not None:
                 self._board.add_scalar(f"train/{name}", value, step)
 
@@ -47,6 +63,8 @@ class MetricsLog:
         row = {**row, "seconds": time.monotonic() - self._started}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        if not self._writes_board:
+            return
         for name, value in row.items():
             if isinstance(value, float):
                 self._board.add_scalar(f"displacement/{name}", value, row["step"])

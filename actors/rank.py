@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from actors import sharding
+from actors import resharding, sharding
 from vidalign.config.training import TrainConfig
 from vidalign.learning.schedule import learning_rate_factor
 from vidalign.model.batch import IGNORED, Batch
@@ -153,8 +153,8 @@ class Rank:
         self.wait()
 
     def load(self, folder: str | pathlib.Path) -> dict[str, Any]:
-        """Continue from what `save` wrote; returns its `state`."""
-        _, state = self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+        """Continue from what `save` wrote, of any number of ranks; returns its `state`. Collective."""
+        state = resharding.load(self._engine, pathlib.Path(folder), TAG)
         if self._random(folder).is_file():  # an older checkpoint has rank 0's in its state
             random = read_tensors(self._random(folder))
             torch.set_rng_state(random["cpu"])

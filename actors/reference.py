@@ -79,7 +79,7 @@ class Reference:
             max_model_len=config.max_model_len,
             number=shared_prefix.numbering(policy) if packed else None,
         )
-        self._kept: dict[str, str] = files.read_json(pathlib.Path(kept))
+        self._kept = files.read_places(pathlib.Path(kept))
         self._parts = frozenset(parts)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

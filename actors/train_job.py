@@ -16,7 +16,8 @@ class TrainJob:
 
     `reference` and `doubt` are JSON files {pair id: its file of tensors} and {pair id: its doubt}, or empty. Doubt is what
     `train.uncertainty` estimated; the pairs that it dropped are missing there. `checkpoints` is where Ray Train keeps its own. For an
-    objective on groups, `pairs` holds the groups, and `responses` the tokens of their responses.
+    objective on groups, `pairs` holds the groups, and `responses` the tokens of their responses. `tensorboard`: also write
+    TensorBoard's events.
     """
 
     model: ModelConfig
@@ -37,6 +38,7 @@ class TrainJob:
     cache: str = ""
     checkpoints: str = ""
     responses: str = ""
+    tensorboard: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """The job as JSON values."""

@@ -48,7 +48,7 @@ class TrainingData:
         return cls(
             groups=groups,
             probe=[truth_group(example) for example in files.read_table(pathlib.Path(job.probe), Example)],
-            reference=files.read_json(pathlib.Path(job.reference)) if job.reference else {},
+            reference=files.read_places(pathlib.Path(job.reference)) if job.reference else {},
             doubt=doubt,
         )
 

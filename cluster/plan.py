@@ -36,13 +36,15 @@ def plan(
     train: TrainConfig,
     serve: ServeConfig,
     num_decoders: int | None,
+    num_videos: int | None = None,
     num_served: int = 2,
     in_turn: bool | None = None,
 ) -> ResourcePlan:
     """Divide `resources` among the stages of a run.
 
     Args:
-        num_decoders: decoders of the rollout (`video.num_decoders`); None means as many as fit.
+        num_decoders: decoders of the rollout (`video.num_decoders`); None means as many as fit, and no more than videos.
+        num_videos: how many videos and images there are to decode; None where that is not known.
         num_served: how many models are evaluated; by default two, base and aligned. in_turn: see `plan_evaluation`.
 
     Raises:
@@ -52,7 +54,7 @@ def plan(
     engines = _plan_engines(rollout, resources)
     return ResourcePlan(
         engines=engines,
-        decoders=_plan_decoders(num_decoders, resources, engines),
+        decoders=_plan_decoders(num_decoders, num_videos, resources, engines),
         train=_plan_train(train, resources),
         serve=plan_evaluation(serve, in_turn, resources, num_served),
     )
@@ -70,7 +72,7 @@ def plan_evaluation(serve: ServeConfig, in_turn: bool | None, resources: Cluster
     """
     _refuse_no_cpus(resources)
     devices = serve.gpus_per_replica
-    fits = _engines_that_fit(devices, resources) if _on_gpu(devices, resources) else 0
+    fits = resources.num_fitting(devices) if _on_gpu(devices, resources) else 0
     if in_turn is None:
         in_turn = 0 < fits < num_models * serve.max_replicas
     at_once = 1 if in_turn else num_models
@@ -137,7 +139,7 @@ def _plan_engines(rollout: RolloutConfig, resources: ClusterResources) -> Worker
     """Plan the vLLM engines: as many as the GPUs allow, or one CPU engine per node."""
     wanted, devices = rollout.num_engines, rollout.gpus_per_engine
     if not _on_gpu(devices, resources):
-        num = wanted or max(1, resources.num_nodes)
+        num = wanted or max(1, resources.total_nodes)
         if resources.total_cpus < SMALL_CLUSTER_CPUS:
             cpus = _share(min(resources.total_cpus, MIN_CPUS) / 4, num)
         else:  # half of the CPUs generate, the rest decode
@@ -145,7 +147,7 @@ def _plan_engines(rollout: RolloutConfig, resources: ClusterResources) -> Worker
         if num > resources.total_cpus:
             raise _too_many("rollout.num_engines", num, "CPU", resources.total_cpus, resources, cpu=True)
         return Workers(num=num, cpus=cpus)
-    fits = _engines_that_fit(devices, resources)
+    fits = resources.num_fitting(devices)
     if fits == 0:
         raise ClusterError(
             f"rollout.gpus_per_engine={devices} needs {count(devices, 'GPU')} on one node, but {_largest(resources)}; "
@@ -165,8 +167,9 @@ def _plan_engines(rollout: RolloutConfig, resources: ClusterResources) -> Worker
     return Workers(num=num, cpus=cpus, gpus=float(devices))
 
 
-def _plan_decoders(wanted: int | None, resources: ClusterResources, engines: Workers) -> Workers:
+def _plan_decoders(wanted: int | None, num_videos: int | None, resources: ClusterResources, engines: Workers) -> Workers:
     """Decoders fill the CPUs that the engines leave, less one for Ray Data's own tasks."""
+    most = MAX_DECODERS if num_videos is None else max(1, min(MAX_DECODERS, num_videos))
     free = resources.total_cpus - engines.total_cpus
     if resources.total_cpus < SMALL_CLUSTER_CPUS:
         num = wanted or 1
@@ -180,12 +183,12 @@ def _plan_decoders(wanted: int | None, resources: ClusterResources, engines: Wor
             f"only {count(fits, 'CPU')} of the cluster's {resources.total_cpus} remain for decoders; lower video.num_decoders "
             f"to {fits}, leave it out, or raise cluster.num_cpus to divide a local machine's cores among more logical CPUs"
         )
-    return Workers(num=wanted or min(fits, MAX_DECODERS), cpus=1)
+    return Workers(num=wanted or min(fits, most), cpus=1)
 
 
 def _plan_train(train: TrainConfig, resources: ClusterResources) -> Workers:
-    """One rank per worker, each with a GPU or an equal share of the CPUs."""
-    num, use_gpu = train.num_workers, train.use_gpu
+    """One rank per worker, each with a GPU or an equal share of the CPUs; of [fewest, most], as many as fit."""
+    fewest, most, use_gpu = train.fewest_workers, train.most_workers, train.use_gpu
     if use_gpu and resources.total_gpus == 0:
         raise ClusterError(
             f"train.use_gpu=true, but the cluster has {resources.describe()}; set train.use_gpu to false, or to null to use "
@@ -194,20 +197,22 @@ def _plan_train(train: TrainConfig, resources: ClusterResources) -> Workers:
     if use_gpu is None:
         use_gpu = resources.total_gpus > 0
     if use_gpu:
+        num = max(fewest, min(most, resources.total_gpus))
         if num > resources.total_gpus:
             raise _too_many("train.num_workers", num, "GPU", resources.total_gpus, resources)
         per_gpu = resources.node_cpus // max(1, resources.node_gpus)
         cpus = min(max(1, min(4, per_gpu)), _share(resources.total_cpus, num))
         return Workers(num=num, cpus=cpus, gpus=1)
+    num = max(fewest, min(most, resources.total_cpus))
     if num > resources.total_cpus:
         raise _too_many("train.num_workers", num, "CPU", resources.total_cpus, resources, cpu=True)
-    nodes = max(1, min(resources.num_nodes, resources.total_cpus // resources.node_cpus))
+    nodes = max(1, min(resources.total_nodes, resources.total_cpus // resources.node_cpus))
     return Workers(num=num, cpus=max(1, resources.node_cpus // math.ceil(num / nodes)))
 
 
 def _gpu_share(replicas: int, devices: int, num_models: int, resources: ClusterResources) -> tuple[float, float]:
     """GPUs of one engine bundle, and its share of the GPU's memory."""
-    fits = _engines_that_fit(devices, resources)
+    fits = resources.num_fitting(devices)
     if num_models * replicas <= fits:
         return 1.0, GPU_MEMORY_UTILIZATION
     if devices == 1 and replicas <= fits:  # such as base and aligned on one GPU
@@ -230,14 +235,6 @@ def _gpu_share(replicas: int, devices: int, num_models: int, resources: ClusterR
 def _on_gpu(devices: int, resources: ClusterResources) -> bool:
     """Whether an engine of so many GPUs has any; 1, the default, means "a GPU if there is one"."""
     return devices > 0 and not (devices == 1 and resources.total_gpus == 0)
-
-
-def _engines_that_fit(devices: int, resources: ClusterResources) -> int:
-    """How many engines of `devices` GPUs fit, none split over two nodes. All nodes count as equal, except a smaller last one."""
-    if not resources.node_gpus:
-        return 0
-    full_nodes, rest = divmod(resources.total_gpus, resources.node_gpus)
-    return full_nodes * (resources.node_gpus // devices) + rest // devices
 
 
 def _largest(resources: ClusterResources) -> str:

@@ -14,7 +14,9 @@ class ClusterResources:
     """What a cluster has now, and what it may grow to.
 
     `cpus_per_node` and `gpus_per_node` are those of its largest node (default: everything is on one node). `max_num_cpus`
-    and `max_num_gpus` are the autoscaler's limits (default: the cluster does not grow).
+    and `max_num_gpus` are the autoscaler's limits (default: the cluster does not grow), and `max_num_nodes` is with how many nodes.
+    `gpus_of_nodes` are the GPUs of each node that has any once the cluster is fully grown (default: all are as large as the largest,
+    but for the last). `num_without_cpus` of the nodes have no CPU, as KubeRay's head. `head_cpus` and `head_gpus` are the head node's.
     """
 
     num_cpus: int
@@ -24,6 +26,11 @@ class ClusterResources:
     gpus_per_node: int | None = None
     max_num_cpus: int | None = None
     max_num_gpus: int | None = None
+    max_num_nodes: int | None = None
+    gpus_of_nodes: tuple[int, ...] = ()
+    num_without_cpus: int = 0
+    head_cpus: int = 0
+    head_gpus: int = 0
 
     @property
     def grows(self) -> bool:
@@ -39,6 +46,19 @@ class ClusterResources:
     def total_gpus(self) -> int:
         """GPUs once the cluster is fully grown."""
         return max(self.num_gpus, self.max_num_gpus or 0)
+
+    @property
+    def total_nodes(self) -> int:
+        """Nodes with CPUs once the cluster is fully grown."""
+        return max(self.num_nodes, self.max_num_nodes or 0) - self.num_without_cpus
+
+    def num_fitting(self, gpus: int) -> int:
+        """How many actors of so many GPUs fit, none split over two nodes."""
+        if not self.node_gpus:
+            return 0
+        full_nodes, rest = divmod(self.total_gpus, self.node_gpus)
+        sizes = self.gpus_of_nodes or (*[self.node_gpus] * full_nodes, rest)
+        return sum(size // gpus for size in sizes)
 
     @property
     def node_cpus(self) -> int:

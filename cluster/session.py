@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import pathlib
+import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,10 +16,11 @@ from typing import Any
 from cluster import console, interrupts, launcher
 from cluster.engines import SCRATCH
 from cluster.resources import MIN_CPUS, ClusterResources
-from vidalign.config.run import ClusterConfig
+from vidalign.config.cluster import ClusterConfig
 from vidalign.errors import ClusterError
 
 PROBE_TIMEOUT_S = 5.0
+HEAD = "node:__internal_head__"  # the resource by which Ray marks the head node
 # Read by Ray when it is imported or started; values that the user has set take precedence.
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -77,12 +79,35 @@ def _connected(
         _enter(logs | _where(address, config, num_cpus_needed))
     if not verbose:
         _quiet()
+    session = _session_folder() if address is None else None
     with contextlib.nullcontext() if verbose else console.without_raylet_lines():
         try:
             # A Ray that was started here cannot grow, whatever a launcher's file on this machine says.
             yield cluster_resources() if address is None else launcher.with_growth(cluster_resources(), config)
+        except BaseException:
+            session = None  # its logs may say why
+            raise
         finally:
             ray.shutdown()
+            if session is not None:
+                forget_session(session)
+
+
+def _session_folder() -> pathlib.Path | None:
+    """Where the Ray that this process started keeps its logs and sockets."""
+    import ray._private.worker
+
+    node = ray._private.worker._global_node
+    return pathlib.Path(node.get_session_dir_path()) if node is not None else None
+
+
+def forget_session(session: pathlib.Path) -> None:
+    """Remove what a Ray that ended well left in the system's folder for temporary files: logs and sockets, some megabytes a run."""
+    latest = session.with_name("session_latest")
+    shutil.rmtree(session, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        if latest.is_symlink() and not latest.exists():
+            latest.unlink()
 
 
 @contextlib.contextmanager
@@ -212,12 +237,17 @@ def cluster_resources() -> ClusterResources:
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    head: dict[str, float] = next((node for node in nodes if HEAD in node), {})
     return ClusterResources(
         num_cpus=int(sum(node.get("CPU", 0) for node in nodes)),
         num_gpus=int(sum(node.get("GPU", 0) for node in nodes)),
         num_nodes=len(nodes),
         cpus_per_node=int(max((node.get("CPU", 0) for node in nodes), default=0)) or None,
         gpus_per_node=int(max((node.get("GPU", 0) for node in nodes), default=0)) or None,
+        gpus_of_nodes=tuple(int(node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1),
+        num_without_cpus=sum(node.get("CPU", 0) < 1 for node in nodes),
+        head_cpus=int(head.get("CPU", 0)),
+        head_gpus=int(head.get("GPU", 0)),
     )
 
 

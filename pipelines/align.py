@@ -36,6 +36,7 @@ from pipelines.progress import StageClock
 from pipelines.rounds import Ahead, Rounds, exported_or_none, resource_plan
 from pipelines.stages.base import once
 from pipelines.summary import write_summary
+from pipelines.tracking import Tracking
 from serving.leftovers import clear_leftovers
 from vidalign import files
 from vidalign.config.loading import dump_config
@@ -56,6 +57,7 @@ def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = 
     base = policy_version(config.model.path)
     run = RunFolder.open(config.run_dir)
     clock = StageClock(run.root / "wall_s.json")
+    tracking = Tracking(config, run)
     endpoint = None
     if works:
         with (
@@ -72,7 +74,9 @@ def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = 
                     rounds = dataclasses.replace(rounds, plan=plan, text_tokens=text_tokens)
                     _ = rounds.stored
                     files.write_text_atomic(run.config, dump_config(config))
-                    endpoint = run_stages(rounds, stages, clock, asked_for)
+                    files.write_json(run.plan, dataclasses.asdict(plan))
+                    with tracking.following():
+                        endpoint = run_stages(rounds, stages, clock, asked_for)
     aligned = exported_or_none(run, config.rounds - 1)
     summary = write_summary(config, run, base=base, aligned=aligned, wall_s=clock.seconds, endpoint=endpoint)
     if "report" in stages:
@@ -81,6 +85,8 @@ def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = 
         with clock.stage("report"):
             write_report(run, config)
         summary = write_summary(config, run, base=base, aligned=aligned, wall_s=clock.seconds)
+    if works:
+        tracking.finish(summary)
     finished.record(run, config, stages)
     return summary
 

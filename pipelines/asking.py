@@ -18,6 +18,7 @@ from typing import Any
 
 import openai
 
+from pipelines import coroutines
 from pipelines import patience as waiting
 from pipelines import progress as shown
 from pipelines.answer_log import AnswerLog
@@ -95,10 +96,9 @@ def evaluate_each(
         runs.append(_Run(asker, AnswerLog.open(stage / f"{name}.jsonl", settings), examples, stage, blind, progress))
     if at_once:
         patience = Patience(config.concurrency * len(runs))  # who is asked alone is alone among all
-        asyncio.run(_all(run.ask(patience) for run in runs))
-    for run in runs:
-        if not at_once:
-            asyncio.run(run.ask(Patience(config.concurrency)))
+        coroutines.run(_all(run.ask(patience) for run in runs))
+    for run in [] if at_once else runs:
+        coroutines.run(run.ask(Patience(config.concurrency)))
     return [run.finish() for run in runs]
 
 

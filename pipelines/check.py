@@ -21,9 +21,9 @@ from cluster.resources import ClusterResources, ResourcePlan, Workers
 from cluster.session import local_device_memory, local_resources, total_memory
 from pipelines import check_model
 from pipelines.check_context import Tokens, check_tokens, prompts_asked
-from pipelines.check_learning import check_given, check_recipe, check_reuse
+from pipelines.check_learning import check_given, check_objective, check_recipe, check_reuse
 from pipelines.check_memory import check_memory
-from pipelines.check_places import check_disk, check_places
+from pipelines.check_places import check_disk, check_places, data_lines
 from pipelines.check_shapes import check_shapes, check_training
 from pipelines.check_texts import check_texts
 from pipelines.inputs import Inputs, SplitName, read_inputs
@@ -32,17 +32,13 @@ from pipelines.stages.base import BEGUN, MANIFEST
 from vidalign import recipes
 from vidalign.config.loading import dump_config
 from vidalign.config.rounds import variants
-from vidalign.config.run import DataConfig, ObjectiveConfig, RunConfig
-from vidalign.config.training import TrainConfig
-from vidalign.errors import ConfigError
+from vidalign.config.run import RunConfig
 from vidalign.files import RunFolder
-from vidalign.learning import objectives
-from vidalign.learning.views import view_of
 from vidalign.model import quantized, sequence_parallel, shared_prefix, vision_attention, vision_features
 from vidalign.model.checkpoint import policy_version
 from vidalign.model.engine_rules import check_on_cpu
 from vidalign.model.turns import turns_of
-from vidalign.types import Example, PolicyVersion
+from vidalign.types import PolicyVersion
 
 STAGES = ("rollout", "train", "evaluate", "report")
 
@@ -102,7 +98,7 @@ def check(
     return CheckReport(
         config=dump_config(config),
         resources=tuple(_plan_lines(made, planned_for.resources)),
-        data=tuple(_data_lines(config.data, inputs)),
+        data=tuple(data_lines(config, inputs)),
         model=tuple(found.model.lines),
         tokens=found.tokens,
         memory=tuple(memory),
@@ -214,7 +210,7 @@ def check_plan(
         ConfigError: a stage of the run folder was made with another configuration, a disk is too small, or flash attention or a
             model in 4 bits is asked for and cannot be.
     """
-    made, steps = resource_plan(config, machines.resources), variants(config)
+    made, steps = resource_plan(config, machines.resources, len(inputs.present)), variants(config)
     for step in steps if "train" in stages else ():
         wanted, outline = config.model.vision_attention, found.model.outline
         vision_attention.check(wanted, outline, dtype=config.model.dtype, use_gpu=made.use_gpu, here=machines.here)
@@ -235,18 +231,6 @@ def check_plan(
         if machines.here:
             check_disk(step, found.model, stages)
     return made, list(memory)
-
-
-def check_objective(config: ObjectiveConfig, train: TrainConfig) -> None:
-    """Raises `ConfigError` for an unknown objective or parameter, and for one that does not go with train.uncertainty."""
-    objective = objectives.build(config.name, config.params)
-    view_of(objective)
-    if train.uncertainty is not None and not objective.takes_doubt:
-        fitting = [name for name, kind in objectives.OBJECTIVES.items() if kind.takes_doubt]
-        raise ConfigError(
-            f"train.uncertainty smooths labels, which objective.name={config.name} does not have; choose one of "
-            f"{', '.join(fitting)}, or set train.uncertainty to null"
-        )
 
 
 def check_judges(config: RunConfig, steps: Sequence[RunConfig], *, ask_vllm: bool = True) -> None:
@@ -280,21 +264,3 @@ def _plan_lines(made: ResourcePlan, resources: ClusterResources) -> list[str]:
         f"serving: {models} x {serve.min_replicas} to {serve.max_replicas} replicas x ({serve.server_cpus:g} CPU "
         f"+ {serve.num_devices} x ({serve.bundle_cpus:g} CPU{gpus}))",
     ]
-
-
-def _data_lines(config: DataConfig, inputs: Inputs) -> list[str]:
-    splits = {
-        "train": (config.train, [row.example for row in inputs.train]),
-        "eval": (config.eval, inputs.eval),
-        "probe": (config.probe, inputs.probe),
-    }
-    lines = [
-        f"{name}: {len(examples):,} examples on {_num_shown(examples):,} videos ({path})"
-        for name, (path, examples) in splits.items()
-        if path and examples
-    ]
-    return [*lines, f"videos: {len(inputs.present):,} present, {len(inputs.missing):,} missing"]
-
-
-def _num_shown(examples: Sequence[Example]) -> int:
-    return len({name for example in examples for name in example.context.visuals})

@@ -6,12 +6,26 @@ from collections.abc import Sequence
 
 from vidalign import recipes
 from vidalign.config.rounds import at
-from vidalign.config.run import RunConfig
+from vidalign.config.run import ObjectiveConfig, RunConfig
+from vidalign.config.training import TrainConfig
 from vidalign.data.reading import DataRow
 from vidalign.errors import ConfigError, DataError
 from vidalign.learning import objectives
 from vidalign.learning.objectives.groups import GroupObjective
 from vidalign.learning.pair_data import usable_pairs
+from vidalign.learning.views import view_of
+
+
+def check_objective(config: ObjectiveConfig, train: TrainConfig) -> None:
+    """Raises `ConfigError` for an unknown objective or parameter, and for one that does not go with train.uncertainty."""
+    objective = objectives.build(config.name, config.params)
+    view_of(objective)
+    if train.uncertainty is not None and not objective.takes_doubt:
+        fitting = [name for name, kind in objectives.OBJECTIVES.items() if kind.takes_doubt]
+        raise ConfigError(
+            f"train.uncertainty smooths labels, which objective.name={config.name} does not have; choose one of "
+            f"{', '.join(fitting)}, or set train.uncertainty to null"
+        )
 
 
 def check_recipe(config: RunConfig) -> None:

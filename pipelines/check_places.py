@@ -1,4 +1,4 @@
-"""Where a run writes and listens: folders that can be written, disks with room, a port that is free."""
+"""Where a run reads, writes and listens: its data, folders that can be written, disks with room, a port that is free."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from cluster.session import find_address
 from pipelines.check_memory import disk_needed, gib
 from pipelines.check_model import ModelFacts
+from pipelines.inputs import Inputs
 from pipelines.stages.base import MANIFEST
+from pipelines.trackers import check_trackers
 from serving.checks import check_address
-from vidalign.config.run import RunConfig
+from vidalign.config.run import RunConfig, VideoConfig
 from vidalign.errors import ClusterError, ConfigError
 from vidalign.files import RunFolder
 from vidalign.storage import is_uri
+from vidalign.types import Example
 
 
 def check_places(config: RunConfig, stages: Sequence[str], *, connects: bool = False) -> None:
@@ -25,9 +28,11 @@ def check_places(config: RunConfig, stages: Sequence[str], *, connects: bool = F
     the port, which is taken down there.
 
     Raises:
-        ConfigError: a folder that cannot be made or written.
+        ConfigError: a folder that cannot be made or written, or a tracker that cannot be used.
         ClusterError: the endpoint's port is taken, or its media root is no folder.
     """
+    if set(stages) - {"report"}:
+        check_trackers(config.track)
     run = RunFolder.at(config.run_dir)
     places = {"run_dir": str(run.root), "video.cache_dir": config.video.cache_dir, "train.cache_dir": config.train.cache_dir}
     for key, place in places.items():
@@ -85,6 +90,40 @@ def check_disk(config: RunConfig, model: ModelFacts, stages: Sequence[str]) -> N
             f"run_dir={run.root} needs {gib(kept - written)} for exported models and {config.train.num_checkpoints_kept} checkpoints "
             f"a round, and has {gib(free)} left; lower train.num_checkpoints_kept, set train.lora, or choose another disk"
         )
+
+
+def data_lines(config: RunConfig, inputs: Inputs) -> list[str]:
+    """What is read of each split, the videos that are there, and what their frames will take."""
+    splits = {
+        "train": (config.data.train, [row.example for row in inputs.train]),
+        "eval": (config.data.eval, inputs.eval),
+        "probe": (config.data.probe, inputs.probe),
+    }
+    lines = [
+        f"{name}: {len(examples):,} examples on {_num_shown(examples):,} videos ({path})"
+        for name, (path, examples) in splits.items()
+        if path and examples
+    ]
+    return [
+        *lines,
+        *frames_lines(config.video, len(inputs.present)),
+        f"videos: {len(inputs.present):,} present, {len(inputs.missing):,} missing",
+    ]
+
+
+def _num_shown(examples: Sequence[Example]) -> int:
+    return len({name for example in examples for name in example.context.visuals})
+
+
+def frames_lines(video: VideoConfig, num_videos: int) -> list[str]:
+    """What decoded frames take on the disk at most, where the options bound it; they are kept once for each video."""
+    frames = video.num_frames or video.max_frames
+    pixels = video.height * video.width if video.height and video.width else video.max_pixels
+    whole = [each for each in (pixels and frames * pixels, video.total_pixels) if each]
+    if not whole:
+        return []
+    where = "video.cache_dir" if video.cache_dir else "run_dir"
+    return [f"frames: up to {gib(3 * num_videos * min(whole))} in {where}, of at most {frames} frames a video"]
 
 
 def _size_of(folder: pathlib.Path) -> int:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":  # python -m pipelines.cli: what is imported below must be vidalign's own
+    from vidalign.__main__ import main as checked_main
+
+    sys.exit(checked_main())
+
 import argparse
 import errno
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
 # Commands with a module of their own, which is imported when its command is asked for: name → (module, line of help).
 ELSEWHERE = {
     "report": ("pipelines.reporting", "write the report of what a run has so far; of several runs, compare them"),
+    "watch": ("pipelines.watching", "show a run while it goes on, on a page of this machine alone"),
     "init": ("pipelines.starting", "write a commented configuration for a model and a data file"),
     "chat": ("pipelines.chatting", "ask a model about a video in the terminal"),
     "export": ("pipelines.exporting", "copy the aligned model of a run to a folder, or push it to a hub"),
@@ -245,7 +252,3 @@ def _run_doctor(arguments: argparse.Namespace) -> int:
         print(doctor.line(finding), flush=True)
     print(f"\n{doctor.verdict(found)}")
     return 0 if doctor.is_healthy(found) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

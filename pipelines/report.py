@@ -2,7 +2,7 @@
 
     run folder ─ summary.json, config.yaml ─┐
                ─ rounds/*/train metrics ────┼─ view (plain dict) ─ templates/report.html ─ report/index.html
-               ─ responses, pairs, eval ────┘
+               ─ responses, pairs, eval ────┴─ all of their rows  ─ report_browse.py     ─ report/browse.html, report/rows/
 
 A part that the run does not have (no evaluation data, training not run) is said to be missing, with the reason; no figure
 is made up for it. Examples on the page are drawn at random with the run's seed, never picked.
@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import jinja2
 
+from pipelines.report_browse import write_browser
 from pipelines.report_examples import Thumbnails, answer_changes, drawn_pairs
 from pipelines.report_figures import Metrics, candidate_plots, curve_plots, pair_plots
 from pipelines.report_groups import drawn_groups
@@ -82,7 +83,14 @@ def write_report(run: RunFolder, config: RunConfig) -> pathlib.Path:
         "duration": duration,
         "clip": _clip,
     }
-    page = environment.get_template("report.html").render(view(run, config, summary, rounds))
+    browsed = write_browser(
+        run,
+        environment,
+        pairs={index: _read(run.stage("pairs", index) / "pairs.parquet", PreferencePair) for index in rounds},
+        groups={index: _read(run.stage("pairs", index) / GROUPS_FILE, ResponseGroup) for index in rounds},
+        answers=scored_answers(run, rounds[-1] if rounds else 0),
+    )
+    page = environment.get_template("report.html").render({**view(run, config, summary, rounds), "browsed": browsed})
     path = run.report / "index.html"
     write_bytes_atomic(path, page.encode("utf-8", "replace"))
     return path

@@ -54,8 +54,19 @@ class Thumbnails:
         except DataError as error:
             return {"thumbnails": [], "note": str(error)}
         shown = np.linspace(0, len(clip.frames) - 1, min(NUM_THUMBNAILS, len(clip.frames))).round().astype(int)
-        thumbnails = [(report_plots.thumbnail(clip.frames[i]), f"{clip.times_s[i]:.1f} s") for i in shown]
+        times = told_apart([clip.times_s[i] for i in shown])
+        thumbnails = [(report_plots.thumbnail(clip.frames[i]), time) for i, time in zip(shown, times, strict=True)]
         return {"thumbnails": thumbnails, "note": None, "wide": clip.frames.shape[2] > 1.25 * clip.frames.shape[1]}
+
+
+def told_apart(times_s: Sequence[float]) -> list[str]:
+    """Times in seconds, with as many digits as tell them apart, or three."""
+    texts: list[str] = []
+    for digits in (1, 2, 3):
+        texts = [f"{time:.{digits}f} s" for time in times_s]
+        if len(set(texts)) == len(set(times_s)):
+            break
+    return texts
 
 
 def thumbnails(context: Context, strip: Strip) -> dict[str, Any]:

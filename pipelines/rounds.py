@@ -152,6 +152,7 @@ class Rounds:
                 policy=self.policy(index),
                 workers=self.plan.train,
                 run_seed=config.seed,
+                tensorboard="tensorboard" in config.track,
             ),
             lambda rounds: rounds.train(index),
         )
@@ -237,14 +238,15 @@ def check_order(config: RunConfig, stages: Sequence[str]) -> None:
         raise DataError(f"{run.root} has nothing to report: no stage of a run was begun there; run `vidalign align` first")
 
 
-def resource_plan(config: RunConfig, resources: ClusterResources) -> ResourcePlan:
-    """Who gets which CPUs and GPUs in this run. Raises `ClusterError` where something does not fit."""
+def resource_plan(config: RunConfig, resources: ClusterResources, num_videos: int | None = None) -> ResourcePlan:
+    """Who gets which CPUs and GPUs in this run of so many videos. Raises `ClusterError` where something does not fit."""
     return plan(
         resources,
         rollout=config.rollout,
         train=config.train,
         serve=config.serve,
         num_decoders=config.video.num_decoders,
+        num_videos=num_videos,
         in_turn=config.evaluate.in_turn,
     )
 

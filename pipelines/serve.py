@@ -22,7 +22,8 @@ from serving.spec import EndpointSpec
 from serving.versions import POLICY
 from vidalign import files, prompts
 from vidalign.config.loading import load_config, parse_section
-from vidalign.config.run import RunConfig, ServingConfig
+from vidalign.config.run import RunConfig
+from vidalign.config.served import ServingConfig
 from vidalign.errors import ConfigError, ModelError
 from vidalign.files import RunFolder
 from vidalign.model.checkpoint import CARD, policy_version, read_card

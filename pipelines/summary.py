@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import importlib.metadata
 import json
+import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,11 +50,24 @@ def write_summary(
         "policy": {"base": base.version, "aligned": aligned.version if aligned else None},
         "endpoint": endpoint or previous.get("endpoint"),
         "wall_s": wall_s,
+        "disk_bytes": disk_bytes(run),
         "versions": versions(),
         "seed": config.seed,
     }
     files.write_json(run.summary, summary)
     return summary
+
+
+def disk_bytes(run: RunFolder) -> dict[str, int]:
+    """What a run takes on its disk, in bytes: "total", and what is below each of its folders, those of all rounds together."""
+    sizes: collections.Counter[str] = collections.Counter()
+    for folder, _, names in os.walk(run.root):
+        parts = pathlib.Path(folder).relative_to(run.root).parts
+        place = parts[2] if parts[:1] == ("rounds",) and len(parts) > 2 else parts[0] if parts else "files"
+        for name in names:
+            with contextlib.suppress(OSError):  # another process may be removing it
+                sizes[place] += os.lstat(os.path.join(folder, name)).st_size
+    return {"total": sizes.total(), **dict(sorted(sizes.items()))}
 
 
 def groups(run: RunFolder, round_index: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from serving import promotion, promotion_log, table_store
 from serving.adapters import adapter_of
 from serving.promotion_log import DONE, REFUSED, now
 from serving.versions import BASE, CANARY, KEPT, ON_TRIAL, POLICY, TAKEN_BACK, Row, Table
-from vidalign.config.run import ClusterConfig
+from vidalign.config.cluster import ClusterConfig
 from vidalign.errors import ClusterError, ModelError, VidalignError
 
 

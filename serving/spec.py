@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from cluster.engines import ONE_VIDEO
 from cluster.resources import ServePlan
 from vidalign import prompts
-from vidalign.config.run import ClusterConfig, ModelConfig, ServeConfig
+from vidalign.config.cluster import ClusterConfig
+from vidalign.config.run import ModelConfig, ServeConfig
 from vidalign.types import DEADLINE_S, DEFAULT_BACKEND, Backend, FrameSpec, PolicyVersion
 
 

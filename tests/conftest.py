@@ -175,7 +175,7 @@ def small_config(shapes, model_path, tmp_path_factory) -> pathlib.Path:
 def local_ray():
     """A Ray of this process's own with four logical CPUs, for the tests of one module."""
     from cluster.session import connect
-    from vidalign.config.run import ClusterConfig
+    from vidalign.config.cluster import ClusterConfig
 
     with connect(ClusterConfig(address="local", num_cpus=4)) as resources:
         yield resources

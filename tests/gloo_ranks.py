@@ -2,8 +2,8 @@
 
     python tests/gloo_ranks.py JOBS RANK COUNT PORT OUT
 
-JOBS is a JSON file {name: {"job": a `TrainJob`'s dict, "chunk_size": …, "export": …}}. Rank 0 writes to OUT, after each job,
-{name: {"losses", "measured", "peak_bytes"}}.
+JOBS is a JSON file {name: {"job": a `TrainJob`'s dict, "chunk_size": …, "export": …, "stop_after": steps, "resume": a checkpoint}}.
+Rank 0 writes to OUT, after each job, {name: {"losses", "measured", "peak_bytes", "checkpoint"}}: the last of one that was stopped.
 """
 
 from __future__ import annotations
@@ -63,14 +63,16 @@ def main(jobs: str, rank: str, count: str, port: str, out: str) -> None:
     made = {}
     for name, settings in json.loads(pathlib.Path(jobs).read_text()).items():
         print(name, flush=True)
-        made[name] = train(settings["job"], chunk_size=settings["chunk_size"], export=settings.get("export"))
+        made[name] = train(**settings)
         if rank == "0":
             pathlib.Path(out).write_text(json.dumps(made))
     dist.barrier()
 
 
-def train(job: dict[str, Any], *, chunk_size: int, export: dict[str, Any] | None) -> dict[str, Any]:
-    """Train to the end, measured before and after, and export where that is asked for."""
+def train(
+    job: dict[str, Any], *, chunk_size: int, export: dict[str, Any] | None = None, stop_after: int = -1, resume: str = ""
+) -> dict[str, Any]:
+    """Train to the end or so many steps, measured before and after, and export where that is asked for."""
     import torch
 
     from actors import learner, rank, sharding
@@ -81,14 +83,20 @@ def train(job: dict[str, Any], *, chunk_size: int, export: dict[str, Any] | None
     sharded = os.environ["RANK"] != "0" and job["train"]["zero_stage"] == 3
     sharding.load_policy = refused if sharded else load_policy
     one = learner.Learner(TrainJob.from_dict(job), device=torch.device("cpu"))
-    measured = [one.monitor.measure(0)]
+    if resume:
+        from ray.train import Checkpoint
+
+        one.restore(Checkpoint(resume))
+    measured = [one.monitor.measure(one.step_index)]
     losses = []
-    for indices in one.order:
-        losses.append(one.step(indices)[0])
+    while one.step_index < len(one.order) and len(losses) != stop_after:
+        losses.append(one.step(one.order[one.step_index])[0])
         one.step_index += 1
-    measured.append(one.monitor.measure(len(losses)))
+    measured.append(one.monitor.measure(one.step_index))
     one.renderer.close()
     made: dict[str, Any] = {"losses": losses, "measured": measured}
+    if stop_after >= 0:
+        one.checkpoint(lambda *arguments, checkpoint, **options: made.update(checkpoint=checkpoint and checkpoint.path))
     if export is not None:
         made["peak_bytes"] = exported(one, export)
     return made

@@ -117,6 +117,7 @@ def test_a_run_that_was_moved_reports_serves_and_is_still_finished(finished_run,
         models, _ = models_of(files.RunFolder(moved), load_config(moved))
         assert {name: policy.version for name, policy in models.items()} == before["policy"]
         assert models["aligned"].path == str(moved / "rounds/0/model")
+        assert files.read_json(moved / "plan.json")["train"]["num"] == 1
     finally:
         moved.rename(finished_run)
     assert {**after, "wall_s": None} == {**before, "wall_s": None}

@@ -67,7 +67,7 @@ def test_what_each_light_part_may_load(code, allowed):
 
 
 def test_the_names_are_those_that_were_promised():
-    promised = ["align", "decode", "judge_reply", "load_config", "objectives"]
+    promised = ["Engine", "align", "decode", "errors", "judge_reply", "load_config", "objectives"]
     assert vidalign.__all__ == promised
     assert set(promised) <= set(dir(vidalign))
     assert vidalign.objectives is objectives

@@ -5,6 +5,8 @@ import pathlib
 import random
 import subprocess
 import sys
+import time
+import types
 
 import numpy as np
 import psutil
@@ -15,7 +17,8 @@ from test_files import RESPONSE
 
 from bench import chaos, chaos_page
 from bench.chaos_compare import differences, same
-from bench.chaos_faults import FAULTS, Descendants, Fault, can_mount, failing_disk, kill_at_random
+from bench.chaos_faults import DRIVER, FAULTS, Fault
+from bench.chaos_strikes import TORN, Descendants, can_mount, failing_disk, gone, hit_at_random, torn
 from vidalign import files
 
 
@@ -63,19 +66,48 @@ def test_the_victim_is_killed_and_what_a_command_leaves_behind_is_found():
     command = subprocess.Popen([sys.executable, "-c", code])
     started = Descendants(psutil.Process(command.pid))
     fault = Fault(name="sleep", command="train", victim="sleep 61")
-    assert kill_at_random(fault, command, started, random.Random(0), 0.0) is not None
+    hit = hit_at_random(fault, command, started, random.Random(0), 0.0)
+    assert hit is not None
+    assert hit.line == "sleep 61"
     assert command.wait(10) == 0
     assert started.left(0.2) == ["sleep 60"]
     started.end()
     assert started.left(5) == []
-    assert kill_at_random(fault, command, started, random.Random(0), 0.0) is None, "the command has ended"
+    assert hit_at_random(fault, command, started, random.Random(0), 0.0) is None, "the command has ended"
+
+
+def test_a_process_is_stopped_for_a_while_and_goes_on():
+    command = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.6)"])
+    fault = Fault(name="driver", command="train", victim=DRIVER, stopped_s=0.5)
+    began = time.monotonic()
+    assert hit_at_random(fault, command, Descendants(psutil.Process(command.pid)), random.Random(0), 0.0) is not None
+    assert time.monotonic() - began >= 0.5
+    assert command.wait(5) == 0
+
+
+def test_the_newest_file_of_a_kind_is_torn_and_one_that_is_not_there_is_not(tmp_path):
+    run = make_run(tmp_path / "run")
+    [lease] = run.glob(TORN["lease"])
+    size = lease.stat().st_size
+    assert torn(run, "lease")
+    assert lease.stat().st_size == size // 2
+    assert not torn(run, "newest checkpoint")
+
+
+def test_a_folder_is_gone_for_a_while(tmp_path):
+    (tmp_path / "videos").mkdir()
+    with gone(tmp_path / "videos") as mend:
+        assert not (tmp_path / "videos").exists()
+        mend()
+        assert (tmp_path / "videos").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["videos"]
 
 
 @pytest.mark.skipif(not can_mount(), reason="mounts need root")
 @pytest.mark.parametrize("kind", ["full", "read-only"])
 def test_a_disk_fails_and_is_mended(tmp_path, kind):
     run = make_run(tmp_path / "run")
-    with failing_disk(run, kind) as mend:
+    with failing_disk(run, kind, 500_000) as mend:
         with pytest.raises(OSError, match=r"No space left|Read-only"):
             (run / "big").write_bytes(b"x" * 2**20)
         mend()
@@ -91,8 +123,24 @@ def end(exit_code: int | None = 0, said: str = "", **more):
 
 def test_the_page_says_what_is_as_it_should_be_and_what_is_not():
     rows = [
-        {"fault": "decoder", "command": "rollout", "hit_s": 1.5, "first": end(), "again": None, "differences": []},
-        {"fault": "driver", "command": "train", "hit_s": 2.0, "first": end(-9), "again": end(), "differences": []},
+        {
+            "fault": "decoder",
+            "command": "rollout",
+            "hit_s": 1.5,
+            "first": end(replaced=True),
+            "again": None,
+            "differences": [],
+            "done": "2 files",
+        },
+        {
+            "fault": "driver",
+            "command": "train",
+            "hit_s": 2.0,
+            "first": end(-9),
+            "again": end(),
+            "differences": [],
+            "further": 2,
+        },
         {
             "fault": "run_dir full",
             "command": "train",
@@ -107,17 +155,48 @@ def test_the_page_says_what_is_as_it_should_be_and_what_is_not():
         {"load": 1.5, "undisturbed_s": {"rollout": 20.0}, "rows": [{"differences": [], **row} for row in rows]}
     )
     assert "2 of 4 as they should be" in made
-    assert "| decoder | rollout | 1.5 s | went on | 10 s | equal |" in made
-    assert "| driver | train | 2.0 s | killed; the same command finished it | 20 s | equal |" in made
-    assert "| ended with 2: x; so did the next | 20 s | not finished: y |" in made
-    assert "| hung; the same command finished it | 20 s | hung; left running: ray::IDLE |" in made
-    assert "Not hit, because the command was faster: HAProxy in evaluate." in made
+    assert "| decoder | rollout | 1.5 s, 2 files | went on with another | 10 | equal |" in made
+    assert (
+        "| driver | train | 2.0 s | killed; the same command finished it, after 2 more of these faults | 10 | equal |"
+        in made
+    )
+    assert "| ended with 2: x; so did the next | 10 | not finished: y |" in made
+    assert "| hung; the same command finished it | 10 | hung; left running: ray::IDLE |" in made
+    assert "Did not strike, because the command was over before or needed nothing of it: HAProxy in evaluate." in made
+
+
+def test_faults_follow_each_other_until_a_command_finishes_the_run(tmp_path, monkeypatch):
+    (tmp_path / "base").mkdir()
+    fresh, ends = [], iter([-9, 2, 0, None, -9])  # None: the command was over before
+    monkeypatch.setattr(chaos, "copy_up_to", lambda command, base, run: fresh.append(command))
+    monkeypatch.setattr(chaos, "files_of", lambda base, command: base)
+    monkeypatch.setattr(chaos, "differences", lambda *_, **__: ["other"] if len(fresh) == 3 else [])
+    monkeypatch.setattr(chaos, "Command", lambda *_: types.SimpleNamespace(wait=lambda: end(0, "given once more")))
+
+    def once(fault, config, run, draw, within_s):
+        code = next(ends)
+        row = {"fault": fault.name, "command": "train", "hit_s": 1.0, "needs_failure": False, "first": end(code)}
+        return (None, end(0)) if code is None else (row, row["first"])
+
+    monkeypatch.setattr(chaos, "_suffer_once", once)
+    chain = chaos.Chain("train", tmp_path / "align.json", tmp_path / "base", tmp_path / "run")
+    faults = [Fault(name=name, command="train", victim="x") for name in "abcd"]
+    made = [chain.suffer(fault, random.Random(0)) for fault in faults]
+    assert [[row["fault"] for row in rows] for rows in made] == [[], [], ["a", "b", "c"], []]
+    assert [row["further"] for row in made[2]] == [2, 1, 0]
+    assert [row["again"] and row["again"]["exit_code"] for row in made[2]] == [0, 0, None]
+    assert all(row["differences"] == [] for row in made[2])
+    [last] = chain.finish()
+    assert (last["fault"], last["again"]["said"], last["differences"]) == ("d", "given once more", ["other"])
+    assert chain.finish() == []
+    assert fresh == ["train", "train", "train"], "begun anew after each command that finished"
 
 
 def test_every_fault_is_of_a_command_and_listed_once():
     assert {fault.command for fault in FAULTS} == set(chaos.COMMANDS)
     assert len({(fault.name, fault.command) for fault in FAULTS}) == len(FAULTS)
-    assert all(bool(fault.victim) != bool(fault.disk) for fault in FAULTS)
+    assert all(bool(fault.victim) + bool(fault.place) + (fault.twice and not fault.victim) == 1 for fault in FAULTS)
+    assert len(FAULTS) >= 40
 
 
 @pytest.mark.heavy

@@ -1,11 +1,13 @@
 """Mistakes on the command line: one sentence, exit code 2, no stack trace."""
 
 import json
+import resource
 import subprocess
 import sys
 
 import pytest
 import yaml
+from conftest import ROOT
 
 from pipelines.cli import fixable_cause, main
 from vidalign.errors import DataError
@@ -204,3 +206,17 @@ def test_an_option_without_what_it_belongs_to_is_refused(arguments, says, capsys
     assert code == 2
     assert says in error
     assert error.count("\n") == 1
+
+
+def test_help_takes_less_than_a_third_of_a_second_of_a_core():
+    """Of the processor, not of the clock, so that a busy machine does not matter; the best of three."""
+    took = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [sys.executable, "-m", "vidalign", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        assert "vidalign align" in done.stdout
+    assert min(took) < 0.3

@@ -9,8 +9,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from cluster.launcher import limits, with_growth
 from cluster.resources import ClusterResources
+from vidalign.config.cluster import ClusterConfig
 from vidalign.config.loading import parse_config
-from vidalign.config.run import ClusterConfig
 from vidalign.errors import ClusterError
 
 FILE = pathlib.Path(__file__).parent.parent / "ray_cluster.yaml"

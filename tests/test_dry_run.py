@@ -20,6 +20,7 @@ from pipelines.check import check, this_machine
 from pipelines.check_context import probe_videos
 from pipelines.cli import main
 from vidalign.config.loading import dump_config, parse_config
+from vidalign.config.run import VideoConfig
 from vidalign.errors import DataError, ModelError, VidalignError, VideoError
 from vidalign.model import rendering
 from vidalign.model.clip_check import ClipCheck, black, measure_tokens, quarantined
@@ -440,3 +441,18 @@ def test_tokens_are_counted_at_the_videos_own_times(name, folders, tmp_path):
     assert counted + text == rendered.length
     short = measure_tokens(processor, planned(write_clip(tmp_path / "short.mp4", 3), spec))
     assert counted > short
+
+
+@pytest.mark.parametrize(
+    ("video", "says"),
+    [
+        ({}, None),
+        ({"height": 56, "width": 56}, "7.2 MiB in run_dir, of at most 8"),
+        ({"max_pixels": 1000, "num_frames": None, "fps": 2, "max_frames": 10}, "2.9 MiB in run_dir, of at most 10"),
+        ({"total_pixels": 5000, "max_pixels": 1000, "cache_dir": "c"}, "1.4 MiB in video.cache_dir, of at most 8"),
+        ({"total_pixels": 100_000}, "28.6 MiB in run_dir, of at most 8"),
+    ],
+)
+def test_what_decoded_frames_take_is_said_where_options_bound_it(video, says):
+    found = check_places.frames_lines(VideoConfig(**video), 100)
+    assert found == ([f"frames: up to {says} frames a video"] if says else [])

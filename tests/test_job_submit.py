@@ -29,7 +29,7 @@ pytestmark = pytest.mark.heavy
 PROBE = """
 import json, pathlib, ray, vidalign
 from cluster.session import connect
-from vidalign.config.run import ClusterConfig
+from vidalign.config.cluster import ClusterConfig
 
 @ray.remote
 def imported_from():

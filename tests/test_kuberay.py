@@ -17,19 +17,20 @@ import urllib.request
 import jsonschema
 import kubernetes_validate
 import pytest
+import requests
 import yaml
 from conftest import ROOT, free_port, plan_of
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.serve.schema import ServeDeploySchema
 from test_deploy import locked
 
-from cluster.launcher import limits, with_growth
+from cluster.launcher import KUBERAY_NAME, limits, of_kuberay, with_growth
 from cluster.resources import ClusterResources
 from pipelines.cli import main
 from pipelines.serve import application
 from serving.proxy import PATIENCE
 from vidalign.config.loading import parse_config
-from vidalign.errors import ConfigError, ModelError
+from vidalign.errors import ClusterError, ConfigError, ModelError
 
 FOLDER = ROOT / "deploy" / "kuberay"
 KUBERNETES = "1.37"  # of the schemas that pods and the claim are checked against
@@ -187,6 +188,42 @@ def test_a_plan_for_a_head_without_cpus_whose_workers_are_not_up_yet():
     made = plan_of(config, with_growth(head, config.cluster, "/nowhere.yaml"))
     assert (made.engines.num, made.engines.gpus, made.train.gpus) == (16, 1, 1)
     assert made.decoders.num == 64
+
+
+def test_in_a_pod_of_kuberay_the_groups_say_how_far_the_cluster_grows(growth, tmp_path, monkeypatch):
+    manifest = read("cluster")
+    manifest["metadata"]["namespace"] = "ours"
+    asked = []
+
+    class Client:
+        def __init__(self, namespace):
+            asked.append(namespace)
+
+        def get(self, path):
+            asked.append(path)
+            return manifest
+
+    monkeypatch.setattr("ray.autoscaler._private.kuberay.node_provider.KubernetesHttpApiClient", Client)
+    namespace = tmp_path / "namespace"
+    assert of_kuberay({KUBERAY_NAME: "vidalign"}, str(namespace)) == {}, "no pod, or one without an account"
+    namespace.write_text("ours")
+    assert of_kuberay({}, str(namespace)) == {}
+    found = limits(of_kuberay({KUBERAY_NAME: "vidalign"}, str(namespace)))
+    assert found == growth
+    assert asked == ["ours", "rayclusters/vidalign"]
+
+    def refused(self, path):
+        raise requests.HTTPError("403 Forbidden")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Client, "get", refused)
+        assert of_kuberay({KUBERAY_NAME: "vidalign"}, str(namespace)) == {}, "an account that may not read it"
+    assert (found.max_num_nodes, found.gpus_of_nodes, found.num_without_cpus) == (13, (4, 4, 4, 4), 1)
+    config = config_of(["rollout.gpus_per_engine=8"])
+    head = ClusterResources(num_cpus=0, num_without_cpus=1)
+    monkeypatch.setattr("cluster.launcher.of_kuberay", lambda: of_kuberay({KUBERAY_NAME: "x"}, str(namespace)))
+    with pytest.raises(ClusterError, match="needs 8 GPUs on one node, but its largest node has 4 GPUs"):
+        plan_of(config, with_growth(head, config.cluster, "/nowhere.yaml"))
 
 
 def test_the_endpoint_is_an_application_that_there_is(growth):

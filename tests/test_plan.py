@@ -1,5 +1,6 @@
 """The resource plan and the search for a cluster: arithmetic only, no Ray is started."""
 
+import dataclasses
 import socket
 
 import pytest
@@ -7,11 +8,13 @@ from conftest import plan_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.launcher import with_growth
 from cluster.plan import plan_evaluation, plan_serve
 from cluster.resources import ClusterResources, Workers
 from cluster.session import find_address, local_num_cpus
+from vidalign.config.cluster import ClusterConfig
 from vidalign.config.loading import parse_config
-from vidalign.config.run import ClusterConfig, ServeConfig
+from vidalign.config.run import ServeConfig
 from vidalign.errors import ClusterError
 
 
@@ -262,3 +265,72 @@ def test_addresses(monkeypatch):
         find_address("ray://head:10001")
     with pytest.raises(ClusterError, match="form host:port"):
         find_address("head")
+
+
+def test_a_range_of_workers_is_as_many_as_fit_and_no_fewer_than_the_fewest():
+    elastic = run_config(train={"num_workers": [2, 8]})
+    assert plan_of(elastic, ClusterResources(num_cpus=96, num_gpus=8)).train.num == 8
+    assert plan_of(elastic, ClusterResources(num_cpus=96, num_gpus=3)).train.num == 3
+    assert plan_of(elastic, ClusterResources(num_cpus=4)).train.num == 4
+    with pytest.raises(ClusterError, match=r"train.num_workers=2 needs 2 GPUs, but the cluster has 96 CPUs and 1 GPU"):
+        plan_of(elastic, ClusterResources(num_cpus=96, num_gpus=1))
+
+
+GPU_NODES = {"gpu": {"num_cpus": 48, "num_gpus": 4, "max_nodes": 2}, "decode": {"num_cpus": 16, "max_nodes": 3}}
+
+
+@pytest.mark.parametrize("head_cpus", [0, 8])
+@pytest.mark.parametrize(
+    ("num_gpu", "num_cpu_nodes"), [(0, 0), (1, 0), (0, 3), (1, 2), (2, 3)], ids=lambda number: str(number)
+)
+def test_the_plan_is_the_same_whichever_nodes_are_up(head_cpus, num_gpu, num_cpu_nodes):
+    def at(num_gpu, num_cpu_nodes):
+        return ClusterResources(
+            num_cpus=head_cpus + 48 * num_gpu + 16 * num_cpu_nodes,
+            num_gpus=4 * num_gpu,
+            num_nodes=1 + num_gpu + num_cpu_nodes,
+            cpus_per_node=max(head_cpus, 48 * (num_gpu > 0), 16 * (num_cpu_nodes > 0)) or None,
+            gpus_per_node=4 * (num_gpu > 0) or None,
+            gpus_of_nodes=(4,) * num_gpu,
+            num_without_cpus=int(head_cpus == 0),
+            head_cpus=head_cpus,
+        )
+
+    def planned(types, *up, **sections):
+        config = run_config(**sections, cluster={"node_types": types})
+        return plan_of(config, with_growth(at(*up), config.cluster, "/nowhere.yaml"))
+
+    for sections in ({}, {"rollout": {"gpus_per_engine": 2}}, {"train": {"num_workers": [2, 8]}}):
+        made = planned(GPU_NODES, num_gpu, num_cpu_nodes, **sections)
+        assert dataclasses.replace(made, serve=planned(GPU_NODES, 2, 3, **sections).serve) == planned(
+            GPU_NODES, 2, 3, **sections
+        )
+        assert made.engines.num == (4 if sections.get("rollout") else 8)
+        assert made.serve.max_replicas == planned(GPU_NODES, 2, 3, **sections).serve.max_replicas
+    only_cpus = {"decode": GPU_NODES["decode"]}
+    if not num_gpu:
+        assert planned(only_cpus, 0, num_cpu_nodes).train == planned(only_cpus, 0, 3).train
+        assert planned(only_cpus, 0, num_cpu_nodes).engines == planned(only_cpus, 0, 3).engines
+        assert planned(only_cpus, 0, 0).engines.num == 3 + (head_cpus > 0)
+
+
+def test_an_engine_of_eight_gpus_needs_a_node_that_has_them():
+    types = {
+        "large": {"num_cpus": 96, "num_gpus": 8, "max_nodes": 1},
+        "small": {"num_cpus": 48, "num_gpus": 4, "max_nodes": 2},
+    }
+    config = run_config(rollout={"gpus_per_engine": 8}, cluster={"node_types": types})
+    head = ClusterResources(num_cpus=0, num_without_cpus=1)
+    assert plan_of(config, with_growth(head, config.cluster, "/nowhere.yaml")).engines.num == 1  # of 16 GPUs
+    up = ClusterResources(num_cpus=192, num_gpus=16, num_nodes=3, cpus_per_node=96, gpus_per_node=8, gpus_of_nodes=(8, 4, 4))
+    assert plan_of(run_config(rollout={"gpus_per_engine": 8}), up).engines.num == 1
+    with pytest.raises(ClusterError, match=r"rollout\.num_engines=2 with gpus_per_engine=8 needs 16 GPUs"):
+        plan_of(run_config(rollout={"gpus_per_engine": 8, "num_engines": 2}), up)
+
+
+def test_there_are_no_more_decoders_than_videos():
+    large = ClusterResources(num_cpus=96, num_gpus=8)
+    assert plan_of(run_config(), large, num_videos=5).decoders.num == 5
+    assert plan_of(run_config(), large, num_videos=0).decoders.num == 1
+    assert plan_of(run_config(), large, num_videos=5000).decoders.num == 63
+    assert plan_of(run_config(video={"num_decoders": 7}), large, num_videos=5).decoders.num == 7

@@ -207,7 +207,7 @@ def test_the_page_fetches_nothing(full):
     page = Page(text)
     assert path.name == "index.html"
     assert page.resources
-    assert all(item.startswith(("#", "data:image/")) for item in page.resources)
+    assert all(item.startswith(("#", "data:image/")) or item == "browse.html" for item in page.resources)
     assert "@import" not in text
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert "default-src 'none'" in text
@@ -530,3 +530,16 @@ def test_suites_have_their_tables_and_say_what_they_left_out(tmp_path):
     ):
         assert text in page, text
     assert "replies of aligned in which no answer is read, counted as wrong: 1" in page
+
+
+def test_the_summary_says_what_a_run_takes_on_its_disk(tmp_path):
+    run = make_run(tmp_path, rounds=2)
+    base = PolicyVersion(version="aaaa", path="models/tiny")
+    (run.stage("model", 1)).mkdir(parents=True)
+    (run.stage("model", 1) / "model.safetensors").write_bytes(b"0" * 12345)
+    run.summary.unlink()
+    found = write_summary(make_config(tmp_path, rounds=2), run, base=base, aligned=base, wall_s={})["disk_bytes"]
+    assert found["model"] == 12345
+    assert found["pairs"] == sum(path.stat().st_size for path in run.root.glob("rounds/*/pairs/*"))
+    assert found["total"] == sum(size for name, size in found.items() if name != "total")
+    assert {"frames", "responses", "train", "eval", "quarantine"} <= found.keys()

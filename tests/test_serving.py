@@ -36,7 +36,8 @@ from serving.readiness import failure_reason
 from serving.refusals import unusable_message, unusable_video
 from serving.spec import EndpointSpec
 from serving.video_loader import media_io_kwargs
-from vidalign.config.run import ClusterConfig, EvaluateConfig, ModelConfig, ServeConfig
+from vidalign.config.cluster import ClusterConfig
+from vidalign.config.run import EvaluateConfig, ModelConfig, ServeConfig
 from vidalign.data.suites.base import Request
 from vidalign.errors import ClusterError, ConfigError, ModelError, VideoError
 from vidalign.model.checkpoint import CARD, policy_version

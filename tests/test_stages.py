@@ -56,6 +56,22 @@ def test_a_finished_stage_is_not_run_again(tmp_path):
     assert stored["inputs"] == {"sum.numbers": [1, 2], "sum.label": "sum"}
 
 
+def test_an_option_that_partial_results_no_longer_depend_on_may_differ_from_that_of_an_older_folder(tmp_path):
+    begun = Adding(tmp_path / "s", dies=True, batch=4)
+    with pytest.raises(RuntimeError):
+        once(begun)
+    with pytest.raises(ConfigError, match="batch was 4 and is now 8"):
+        once(Adding(tmp_path / "s", batch=8))
+
+    class Younger(Adding):
+        once_in_layout = frozenset({"batch"})
+
+        def layout(self):
+            return {}
+
+    assert once(Younger(tmp_path / "s"))["total"] == 3
+
+
 def test_a_changed_option_is_named_with_its_old_and_new_value(tmp_path):
     once(Adding(tmp_path / "s"))
     with pytest.raises(ConfigError) as caught:

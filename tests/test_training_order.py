@@ -73,3 +73,19 @@ def test_the_first_forward_pass_is_known_before_the_ranks_have_agreed():
     for options in ({"size": 2, "budget": None}, {"size": 1, "budget": 12}):
         found = micro_batches(own, **options, num_tokens=lambda rows: rows, largest=lambda number: number)
         assert own[first_of(own.tolist(), **options)].tolist() == found[0].tolist()
+
+
+@pytest.mark.parametrize(("num_groups", "size", "num_ranks"), [(4, 1, 3), (8, 2, 3), (16, 2, 5), (2, 1, 3), (6, 2, 4)])
+def test_a_number_of_ranks_that_does_not_divide_the_batch_splits_it_too(num_groups, size, num_ranks):
+    indices, most = np.arange(100, 100 + num_groups), -(-num_groups // num_ranks)
+    for budget in (None, 20):
+        tokens = {"budget": budget, "num_tokens": lambda rows: [10] * len(rows)}
+        own = [indices[rank::num_ranks] for rank in range(num_ranks)]
+        count = max(len(micro_batches(each, size=size, largest=lambda n: n, most=most, **tokens)) for each in own)
+        made = [
+            micro_batches(each, size=size, largest=lambda _, most_passes=count: most_passes, most=most, **tokens)
+            for each in own
+        ]
+        assert sorted(row for forwards in made for rows in forwards for row in rows) == indices.tolist()
+        assert all(len(forwards) == min(count, len(each)) for forwards, each in zip(made, own, strict=True))
+        assert all(len(rows) for forwards in made for rows in forwards)

@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 
-from pipelines.stages.doubt import estimate_doubt
+from pipelines.stages.doubt import DoubtStage, estimate_doubt
 from vidalign import files
 from vidalign.config.training import UncertaintyConfig
 from vidalign.learning.uncertainty import Doubt, calibrate, draw, entropy, estimate, likelihood_features, wrong_order
 from vidalign.model.tensor_cache import write_tensors
+from vidalign.types import stable_hash
 
 OPTIONS = {"num_passes": 10, "dropout": 0.1, "seed": 0}
 
@@ -141,3 +142,27 @@ def test_the_stage_smooths_draws_and_counts(tmp_path, options, left):
         flipped, clean = ([smoothing[f"p{at}"] for at in places] for places in (range(12), range(12, 60)))
         assert sum(flipped) / 12 > 0.25
         assert sum(clean) / 48 < 0.1
+
+
+def test_a_run_that_was_moved_or_is_older_keeps_its_doubt(tmp_path):
+    def stage(root):
+        return DoubtStage(
+            folder=root / "rounds/0/doubt",
+            uncertainty=UncertaintyConfig(),
+            reference=root / "rounds/0/reference/files.json",
+            pair_ids=["p"],
+            seed=0,
+        )
+
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    whole = {"p": str(run / "cache/reference/ab/abc.safetensors")}
+    files.write_places(run / "rounds/0/reference/files.json", whole)
+    assert str(tmp_path) not in (run / "rounds/0/reference/files.json").read_text()
+    before = stage(run).inputs()
+    run.rename(moved)
+    assert stage(moved).inputs() == before
+    assert files.read_places(stage(moved).reference) == {"p": str(moved / "cache/reference/ab/abc.safetensors")}
+    moved.rename(run)
+    older = stable_hash(whole)  # of a run that kept whole paths
+    files.write_json(stage(run).folder / "begun.json", {"format": 2, "inputs": {"reference": older}})
+    assert stage(run).inputs()["reference"] == older != before["reference"]

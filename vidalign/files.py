@@ -1,6 +1,6 @@
 """How a run is kept on disk: atomic writes, Parquet tables, and the names inside a run folder.
 
-config.yaml · frames/ · rounds/0/{responses,pairs,quarantine,train,model,eval}/ · report/index.html · summary.json · lease/
+config.yaml · frames/ · rounds/0/{responses,pairs,quarantine,train,model,eval}/ · report/index.html · summary.json · plan.json · lease/
 """
 
 from __future__ import annotations
@@ -51,6 +51,11 @@ class RunFolder:
     @property
     def config(self) -> pathlib.Path:
         return self.root / "config.yaml"
+
+    @property
+    def plan(self) -> pathlib.Path:
+        """Who got which CPUs and GPUs in the last command that ran a stage."""
+        return self.root / "plan.json"
 
     @property
     def frames(self) -> pathlib.Path:

@@ -34,10 +34,12 @@ class Stage(abc.ABC):
     """One step of a run that leaves a folder behind.
 
     name: as its manifest says it. folder: where its results go. needs: folders that must be finished before. earlier: makes
-    the same stage as the configuration in the run's folder describes it, or None where that is not known.
+    the same stage as the configuration in the run's folder describes it, or None where that is not known. once_in_layout: options
+    that the layout of older folders names, and on which partial results no longer depend.
     """
 
     name: ClassVar[str]
+    once_in_layout: ClassVar[frozenset[str]] = frozenset()
     folder: pathlib.Path
     earlier: Callable[[], Stage | None] | None = None
 
@@ -163,7 +165,8 @@ def _compare(stage: Stage, now: Mapping[str, Any], made: Any, what: str) -> None
     else:
         before = made["inputs"]
         if "layout" in made:
-            before, now = before | made["layout"], {**now, **_as_stored(flat(stage.layout()))}
+            layout = {name: value for name, value in made["layout"].items() if name not in stage.once_in_layout}
+            before, now = before | layout, {**now, **_as_stored(flat(stage.layout()))}
     differing = changes(before, now)
     if differing:
         raise ConfigError(f"{what}: {'; '.join(differing)}; {way_out}")

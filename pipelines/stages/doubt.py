@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from pipelines.stages.base import Stage
+from pipelines.stages.base import BEGUN, Stage
 from vidalign import files
 from vidalign.config.training import UncertaintyConfig
 from vidalign.errors import DataError
@@ -34,17 +34,24 @@ class DoubtStage(Stage):
 
     def inputs(self) -> dict[str, Any]:
         return {
-            "reference": stable_hash(files.read_json(self.reference)),
+            "reference": self._reference(),
             "train.uncertainty": self.uncertainty.deciding(),
             "seed": self.seed,
         }
 
     def inputs_v1(self) -> dict[str, Any]:
         return {
-            "reference": stable_hash(files.read_json(self.reference)),
+            "reference": stable_hash(files.read_places(self.reference)),
             "uncertainty": self.uncertainty.recorded(),
             "seed": self.seed,
         }
+
+    def _reference(self) -> str:
+        """A hash of which files of the reference this is made from: relative to the run, or whole where an earlier run began so."""
+        begun, whole = self.folder / BEGUN, stable_hash(files.read_places(self.reference))
+        if begun.is_file() and isinstance(made := files.read_json(begun), dict) and made["inputs"].get("reference") == whole:
+            return whole
+        return stable_hash(files.read_json(self.reference))
 
     def run(self) -> dict[str, Any]:
         """Run in a Ray task, because it needs torch. Raises `DataError` if no pair is kept."""
@@ -72,7 +79,7 @@ def estimate_doubt(
 
     from vidalign.learning import uncertainty
 
-    paths = files.read_json(pathlib.Path(kept))
+    paths = files.read_places(pathlib.Path(kept))
     tensors = [read_tensors(paths[pair_id]) for pair_id in pair_ids]
     hidden = torch.stack([each["features"] for each in tensors])  # [P, 2, D]
     likelihood = torch.stack(

@@ -64,7 +64,7 @@ def reference_files(
         quantize=stage.train.lora.quantize if stage.train.lora is not None else None,
     )
     index_path = stage.run_folder.stage("reference", stage.round_index) / "files.json"
-    files.write_json(index_path, kept)
+    files.write_places(index_path, kept)
     todo = missing(kept)
     if todo and "features" in parts:
         with progress.bar(f"reference, round {stage.round_index}", len(kept), "pair") as shown:

@@ -177,7 +177,7 @@ class Rollout(Stage):
             .map(
                 ChunkDecoder,
                 fn_constructor_kwargs=decoder,
-                compute=ray.data.ActorPoolStrategy(size=self.decoders.num),
+                compute=ray.data.ActorPoolStrategy(size=min(self.decoders.num, len(todo))),
                 num_cpus=self.decoders.cpus,
                 **passes.placement(),
             )

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+from actors.checkpoints import leave_out_torn
 from actors.learner import train_loop
 from actors.train_job import TrainJob
 from cluster import interrupts
@@ -41,9 +42,11 @@ class Train(Stage):
     """One round's training on its pairs. A round that was killed continues from its newest checkpoint.
 
     `cache`: where what frozen models say is kept. `run_seed`: of the run; the round's own is derived from it.
+    `tensorboard`: also write TensorBoard's events.
     """
 
     name: ClassVar[str] = "train"
+    once_in_layout = frozenset({"train.num_workers"})
 
     run_folder: RunFolder
     cache: pathlib.Path
@@ -56,6 +59,7 @@ class Train(Stage):
     policy: PolicyVersion
     workers: Workers
     run_seed: int
+    tensorboard: bool = True
     earlier: Callable[[], Stage | None] | None = None
 
     def __post_init__(self) -> None:
@@ -83,8 +87,8 @@ class Train(Stage):
         }
 
     def layout(self) -> dict[str, Any]:
-        """DeepSpeed reads no checkpoint of another number of ranks or ZeRO stage; the figures of step 0 are of fixed pairs."""
-        made = {f"train.{name}": getattr(self.train, name) for name in ("num_workers", "zero_stage", "num_monitored")}
+        """DeepSpeed reads no checkpoint of another ZeRO stage; the figures of step 0 are of fixed pairs."""
+        made = {f"train.{name}": getattr(self.train, name) for name in ("zero_stage", "num_monitored")}
         if self.train.num_probed != TrainConfig.model_fields["num_probed"].default:  # runs may be older than this option
             made["train.num_probed"] = self.train.num_probed
         return made
@@ -170,13 +174,14 @@ class Train(Stage):
             stage=str(self.folder),
             checkpoints=str(self.folder / CHECKPOINTS),
             export=str(self.export),
+            tensorboard=self.tensorboard,
         )
         workers, use_gpu = self.workers, self.workers.gpus > 0
         trainer = TorchTrainer(
             train_loop,
             train_loop_config=job.to_dict(),
             scaling_config=ray.train.ScalingConfig(
-                num_workers=workers.num,
+                num_workers=(self.train.fewest_workers, self.train.most_workers) if self.train.is_elastic else workers.num,
                 use_gpu=use_gpu,
                 resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if use_gpu else {})},
             ),
@@ -189,9 +194,14 @@ class Train(Stage):
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=self.train.num_checkpoints_kept),
             ),
         )
+
+        def fit() -> Any:
+            leave_out_torn(self.folder / CHECKPOINTS, progress.warn)
+            return trainer.fit()
+
         with progress.follow_steps(self.round_index, self.folder):
             # In the main thread, Ray Train would take over Ctrl-C for good.
-            fit_again(lambda: interrupts.beside(trainer.fit), progress.warn)
+            fit_again(lambda: interrupts.beside(fit), progress.warn)
         trained = exported(self.export)
         if not self.train.keep_checkpoints:
             shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)

@@ -12,9 +12,11 @@ import openai
 
 from pipelines.serve import Target, find_target, models_of, refuse_unused
 from serving.app import NO_KEY, Endpoint
+from vidalign.config.cluster import ClusterConfig
 from vidalign.config.loading import load_config, parse_section
-from vidalign.config.run import ClusterConfig, EvaluateConfig, RunConfig, ServingConfig
+from vidalign.config.run import EvaluateConfig, RunConfig
 from vidalign.config.section import Section
+from vidalign.config.served import ServingConfig
 from vidalign.errors import ClusterError, ConfigError, ModelError
 from vidalign.files import RunFolder
 from vidalign.types import FrameSpec

@@ -16,6 +16,7 @@ from vidalign.errors import ConfigError
 from vidalign.plugins import resolve
 
 SCORERS = ("exact", "f1", "judge")
+JUDGES = ("openai", "vllm", "policy")
 
 
 def check_scorer(name: str | None, key: str) -> None:
@@ -31,17 +32,19 @@ class JudgeConfig(Section):
 
     kind "vllm": `model` is a model folder, in an engine of its own with `num_gpus`, `dtype`, `max_model_len`. kind "openai":
     `model` is a name at the OpenAI-compatible endpoint `base_url`, whose key is in the environment variable `api_key_env`. kind
-    "policy": the policy itself, as the round (or, in evaluation, the run) starts with it.
+    "policy": the policy itself, as the round (or, in evaluation, the run) starts with it. `package.module:attribute`: a judge of your
+    own, a function of this section that returns a chat: conversations -> the next reply to each (`vidalign.recipes.judging.Chat`).
 
     `sees`: what the judge is shown beside the texts. "caption": a caption in place of the video. "video": the video; an endpoint
-    gets it as one `video_url`, an engine gets the frames that the policy sees. "frames": an endpoint gets those frames as images.
+    gets it as one `video_url`, an engine gets the frames that the policy sees, a judge of your own gets its name. "frames": an
+    endpoint gets those frames as images.
     """
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset({"api_key_env", "concurrency", "timeout_s", "max_retries", "num_gpus"})
     LATER: ClassVar[frozenset[str]] = frozenset({"sees"})
 
-    kind: Literal["openai", "vllm", "policy"]
-    """An engine of its own, an OpenAI endpoint, or the policy itself."""
+    kind: str
+    """An engine of its own (vllm), an OpenAI endpoint (openai), the policy itself (policy), or `package.module:attribute`."""
     model: str = ""
     """Folder of the judge's model, or its name at the endpoint."""
     sees: Literal["caption", "video", "frames"] = "caption"
@@ -73,6 +76,13 @@ class JudgeConfig(Section):
 
     _no_special_tokens = pydantic.field_validator("prompt")(plain_text)
 
+    @pydantic.field_validator("kind")
+    @classmethod
+    def _is_a_judge(cls, name: str) -> str:
+        if name not in JUDGES and not callable(resolve(name, dict.fromkeys(JUDGES), what="judge.kind")):
+            raise ConfigError(f"judge.kind={name!r} cannot be called; name a function (judge's section) -> chat")
+        return name
+
     @pydantic.model_validator(mode="before")
     @classmethod
     def _prompt_of_what_it_sees(cls, values: Any) -> Any:
@@ -84,7 +94,7 @@ class JudgeConfig(Section):
     def _can_be_asked(self) -> JudgeConfig:
         if self.kind == "openai" and not self.base_url:
             raise ValueError("kind=openai needs base_url, for example http://127.0.0.1:8000/v1; or set kind=vllm")
-        if (self.kind == "policy") == bool(self.model):
+        if not self.is_own and (self.kind == "policy") == bool(self.model):
             raise ValueError(
                 f"kind={self.kind} with model={self.model!r}: kinds openai and vllm need a model, and kind=policy names none, "
                 "because the policy judges; set model, or change kind"
@@ -93,11 +103,20 @@ class JudgeConfig(Section):
             raise ValueError(f"kind=policy judges by the video; set sees to video instead of {self.sees}")
         if self.kind == "vllm" and self.sees == "frames":
             raise ValueError("kind=vllm takes the frames as a video; set sees to video instead of frames")
+        if self.is_own and self.sees == "frames":
+            raise ValueError(
+                f"kind={self.kind} is given the names of videos, not their frames; set sees to video or caption"
+            )
         needed = [name for name in prompts.missing_fields(self.prompt) if name != "caption" or not self.sees_video]
         if needed:
             raise ValueError(f"prompt must contain {', '.join(f'{{{name}}}' for name in needed)}, got {self.prompt[:80]!r}")
         check_spelling("prompt", self.prompt, prompts.JUDGE_FIELDS)
         return self
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a judge of the user's own, named by its place."""
+        return ":" in self.kind
 
     @property
     def sees_video(self) -> bool:
@@ -106,8 +125,8 @@ class JudgeConfig(Section):
 
     @property
     def needs_frames(self) -> bool:
-        """Whether the frames that the policy sees must be there for this judge; an endpoint may read the video itself."""
-        return self.sees == "frames" or (self.sees_video and self.kind != "openai")
+        """Whether the frames that the policy sees must be there for this judge; others read the video themselves."""
+        return self.sees == "frames" or (self.sees_video and self.kind in ("vllm", "policy"))
 
     @property
     def reads_caption(self) -> bool:

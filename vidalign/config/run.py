@@ -10,11 +10,12 @@ from typing import Any, ClassVar, Literal
 
 import pydantic
 
+from vidalign.config.cluster import ClusterConfig
 from vidalign.config.judging import ScoringSection
 from vidalign.config.recipes import LeanpoRecipe, RecipeConfig
 from vidalign.config.section import PathText, Section
 from vidalign.config.serving import AccessConfig, AutoscalingConfig, LimitsConfig, MediaConfig, refuse_idle_scaling
-from vidalign.config.steps import StepConfig
+from vidalign.config.steps import StepConfig, check_count, with_steps
 from vidalign.config.training import TrainConfig
 from vidalign.types import DEADLINE_S, DEFAULT_BACKEND, Backend, FrameSpec
 
@@ -209,31 +210,13 @@ class EvaluateConfig(ScoringSection):
     """How long one answer may take."""
 
 
-class ClusterConfig(Section):
-    """Where Ray runs. `address` null starts or joins a local Ray, "local" starts one, "auto" demands a running cluster.
-
-    `max_num_cpus` and `max_num_gpus` say how far an autoscaling cluster may grow; null means what the launcher's config on the
-    head node says, or else what the cluster has now. `num_cpus` is the number of logical CPUs of a Ray started on this machine.
-    Nothing waits longer than `wait_for_nodes_s` to be placed on a node.
-    """
-
-    address: str | None = None
-    """host:port of a Ray cluster, "local" for a Ray of this run alone, "auto" for one that must run here; null joins one or
-    starts one.
-    """
-    num_cpus: int | None = pydantic.Field(None, ge=1)
-    """Logical CPUs of a Ray that is started on this machine; null counts its cores."""
-    max_num_cpus: int | None = pydantic.Field(None, ge=1)
-    """How far an autoscaling cluster may grow, in CPUs."""
-    max_num_gpus: int | None = pydantic.Field(None, ge=0)
-    """How far an autoscaling cluster may grow, in GPUs."""
-    wait_for_nodes_s: float = pydantic.Field(900.0, gt=0)
-    """How long work may wait to be placed on a node."""
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 
 class RunConfig(Section):
     """Everything that one run needs. Stored in the run folder as `config.yaml`, with all defaults filled in."""
 
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"track"})
     LATER: ClassVar[frozenset[str]] = frozenset({"steps"})
 
     run_dir: PathText
@@ -264,37 +247,15 @@ class RunConfig(Section):
     """The evaluation."""
     cluster: ClusterConfig = ClusterConfig()  # type: ignore[call-arg]
     """Where Ray runs."""
+    track: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = ["tensorboard"]
+    """Where curves, evaluation, configuration and report are sent too: tensorboard, wandb, mlflow, trackio."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _rounds_of_steps(cls, values: Any) -> Any:
-        """A list in the place of `rounds` is the steps, and the number of rounds follows."""
-        if not isinstance(values, dict) or not isinstance(steps := values.get("rounds"), list):
-            return values
-        if values.get("steps"):
-            raise ValueError("rounds and steps are two lists of steps; leave steps out")
-        if not steps:
-            raise ValueError("rounds is a list without a step; name at least one, or a number of rounds")
-        repeats = [step.get("repeat", 1) if isinstance(step, dict) else 1 for step in steps]
-        return {**values, "steps": steps, "rounds": sum(count for count in repeats if isinstance(count, int))}
+    def _steps_in_place_of_rounds(cls, values: Any) -> Any:
+        return with_steps(values)
 
     @pydantic.model_validator(mode="after")
     def _as_many_as_steps(self) -> RunConfig:
-        if self.steps and self.rounds != (count := sum(step.repeat for step in self.steps)):
-            raise ValueError(
-                f"rounds={self.rounds}, but the steps are {count} rounds; change their repeat instead of rounds"
-            )
+        check_count(self.rounds, self.steps)
         return self
-
-
-class ServingConfig(Section):
-    """What `vidalign serve` needs: these sections of a run, or the defaults for a checkpoint folder."""
-
-    model: ModelConfig
-    """The model to serve."""
-    video: VideoConfig = VideoConfig()  # type: ignore[call-arg]
-    """Which frames it sees."""
-    serve: ServeConfig = ServeConfig()  # type: ignore[call-arg]
-    """The endpoint."""
-    cluster: ClusterConfig = ClusterConfig()  # type: ignore[call-arg]
-    """Where Ray runs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pydantic
@@ -20,3 +21,21 @@ class StepConfig(Section):
     """Options of the objective, or another objective."""
     train: dict[str, Any] | None = None
     """Options of training."""
+
+
+def with_steps(values: Any) -> Any:
+    """A configuration's values; a list in the place of `rounds` becomes its steps, and the number of rounds follows."""
+    if not isinstance(values, dict) or not isinstance(steps := values.get("rounds"), list):
+        return values
+    if values.get("steps"):
+        raise ValueError("rounds and steps are two lists of steps; leave steps out")
+    if not steps:
+        raise ValueError("rounds is a list without a step; name at least one, or a number of rounds")
+    repeats = [step.get("repeat", 1) if isinstance(step, dict) else 1 for step in steps]
+    return {**values, "steps": steps, "rounds": sum(count for count in repeats if isinstance(count, int))}
+
+
+def check_count(rounds: int, steps: Sequence[StepConfig]) -> None:
+    """Raises `ValueError` where there is another number of rounds than the steps have."""
+    if steps and rounds != (count := sum(step.repeat for step in steps)):
+        raise ValueError(f"rounds={rounds}, but the steps are {count} rounds; change their repeat instead of rounds")

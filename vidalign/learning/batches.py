@@ -31,25 +31,32 @@ def micro_batches(
     budget: int | None,
     num_tokens: Callable[[Sequence[int]], Sequence[int]],
     largest: Callable[[int], int],
+    most: int | None = None,
 ) -> list[np.ndarray]:
-    """One rank's groups of an optimizer step, split into forward passes, the same number on every rank.
+    """One rank's groups of an optimizer step, split into forward passes.
+
+    Every rank gets the same number of them, but for one whose groups are fewer than the passes of others: it gets one for each.
 
     Args:
-        own: [n] indices of this rank's groups, the same number on every rank.
-        size: groups per forward pass if there is no `budget`; it divides n.
+        own: [n] indices of this rank's groups.
+        size: groups per forward pass if there is no `budget`.
         budget: how many tokens a forward pass may hold; a longer group goes alone.
         num_tokens: the numbers of tokens of the groups with these indices; called only if there is a budget.
         largest: returns the largest of the numbers that the ranks pass to it; every rank calls it once if there is a budget.
+        most: the largest number of groups that a rank has; None: every rank has n.
     """
     if budget is None:
-        return list(own.reshape(-1, size))
-    bins = pack(num_tokens(own.tolist()), budget)
-    return [own[rows] for rows in split_further(bins, largest(len(bins)))]
+        bins = [list(rows) for rows in np.split(np.arange(len(own)), range(size, len(own), size))] if len(own) else []
+        count = -(-(len(own) if most is None else most) // size)
+    else:
+        bins = pack(num_tokens(own.tolist()), budget)
+        count = largest(len(bins))
+    return [own[rows] for rows in split_further(bins, min(count, len(own)))]
 
 
 def first_of(lengths: Sequence[int], *, size: int, budget: int | None) -> list[int]:
     """Rows of the first forward pass of `micro_batches`, as far as a rank knows it alone: others may need more passes."""
-    return list(range(size)) if budget is None else list(pack(lengths, budget)[0])
+    return list(range(min(size, len(lengths)))) if budget is None else list(pack(lengths, budget)[0])
 
 
 def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:

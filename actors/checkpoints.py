@@ -1,0 +1,102 @@
+"""When a training writes a checkpoint, and where: by steps, by minutes, and at once when a machine is about to be taken away."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import time
+import zipfile
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from vidalign import files
+
+if TYPE_CHECKING:
+    from actors.rank import Rank
+    from vidalign.config.training import TrainConfig
+
+SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of the checkpoints that there are
+
+
+class Checkpoints:
+    """Writes and reads one rank's checkpoints below `folder`, where Ray Train keeps them. All ranks make the same calls."""
+
+    def __init__(self, rank: Rank, train: TrainConfig, folder: pathlib.Path) -> None:
+        self._rank, self._train, self._folder = rank, train, folder
+        self._saved_at = time.monotonic()
+        self._answered: set[Any] = set()
+
+    def are_due(self, step_index: int, notice: Any = None) -> bool:
+        """Whether enough steps or minutes have passed since the last one, by rank 0's clock, or a machine is to go. Collective.
+
+        `notice`: which machines are to be taken away, the same on all ranks; None for none. Each is answered once.
+        """
+        if notice is not None and notice not in self._answered:
+            self._answered.add(notice)
+            return True
+        every, minutes = self._train.checkpoint_every, self._train.checkpoint_minutes
+        if every is not None and step_index % every == 0:
+            return True
+        passed = time.monotonic() - self._saved_at
+        return minutes is not None and bool(self._rank.largest(self._rank.is_first and passed >= minutes * 60))
+
+    def write(self, state: dict[str, Any], report: Callable[..., None], *, num_steps: int) -> None:
+        """Write and report a checkpoint from which a training continues exactly. Collective.
+
+        It is written where Ray Train keeps checkpoints, so that none of its many gigabytes is copied.
+        """
+        from ray.train import Checkpoint, CheckpointUploadMode
+
+        name = f"step-{state['step_index']:06d}-{self._rank.largest(time.time_ns() // 1_000_000)}"
+        folder = self._folder / name
+        self._rank.save(folder, state)
+        report(
+            {"step": state["step_index"], "num_steps": num_steps},
+            checkpoint=Checkpoint(str(folder)) if self._rank.is_first else None,
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+        )
+        self._saved_at = time.monotonic()
+
+
+def is_whole(checkpoint: pathlib.Path) -> bool:
+    """Whether all of a checkpoint's tensors are there to their ends: a power failure leaves files that were cut off."""
+    found = list(checkpoint.glob("state/*.pt"))  # see actors.rank.TAG
+    return bool(found) and all(zipfile.is_zipfile(path) for path in found)  # whose list of contents is at the end
+
+
+def leave_out_torn(folder: pathlib.Path, warn: Callable[[str], None]) -> None:
+    """Take checkpoints that are cut off or gone from Ray Train's list, so that a training goes on from the one before.
+
+    Without any that is whole it begins anew: its order of groups depends on the seed alone, so the result is the same.
+    """
+    path = folder / SNAPSHOT
+    if not path.is_file():
+        return
+    rows: list[Any] = [None]
+    whole: list[Any] = []
+    try:
+        listed = json.loads(path.read_bytes())
+        rows = list(zip(listed["checkpoint_results"], listed["checkpoint_report_indices"], strict=True))
+        whole = [row for row in rows if is_whole(folder / row[0]["checkpoint_dir_name"])]
+    except (ValueError, KeyError, TypeError):  # the list itself is cut off
+        pass
+    if len(whole) == len(rows):
+        return
+    if whole:
+        (newest, _), step = whole[-1], whole[-1][0]["metrics"].get("step")
+        results, indices = map(list, zip(*whole, strict=True))
+        listed |= {"checkpoint_results": results, "checkpoint_report_indices": indices, "latest_checkpoint_result": newest}
+        files.write_json(path, listed)
+        warn(f"the newest checkpoint in {folder} is cut off; the training continues from the one of step {step}")
+    else:
+        path.unlink()
+        warn(f"no checkpoint in {folder} is whole, as after a power failure; the training begins anew")
+
+
+def preemption_notice() -> tuple[str, ...] | None:
+    """The nodes of this training that are about to be taken away, as Ray knows of it; None for none. Collective."""
+    import ray.train
+
+    found = ray.train.get_preemption_info()
+    return tuple(found.preempted_node_ids) if found is not None else None
