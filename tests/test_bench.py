@@ -122,7 +122,7 @@ def page_of(name, recorded):
     if name in ("gpu", "prefetch", "rollout", "rollout_engine", "train_step"):
         return importlib.import_module(f"bench.{name}_page").page(recorded)
     by_name = {"decode": decode_page, "driver_memory": driver_memory, "long_videos": long_videos}
-    return {**by_name, "serve": serve_page, "start": start}[name].page(recorded)
+    return {**by_name, "serve": serve_page, "serve_load": serve_load, "start": start}[name].page(recorded)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +137,7 @@ def page_of(name, recorded):
         "rollout",
         "rollout_engine",
         "serve",
+        "serve_load",
         "start",
         "train_step",
     ],
