@@ -40,6 +40,7 @@ PERFORMANCE = Page(
         "rollout.md",
         "rollout_engine.md",
         "serve.md",
+        "serve_load.md",
         "growth.md",
         "driver_memory.md",
         "start.md",

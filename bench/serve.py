@@ -2,23 +2,23 @@
 
     vidalign bench serve [--rounds 5] [--quick]
 
-Both servers are up at once, with the same model, engine arguments, frame sampling and replica count, and are asked in turns, so that
-only one works at a time. Videos are sent as data: urls and decoded by the server. Every reply has the same number of tokens.
+`vidalign serve` with one policy and with several, both with bearer keys, and vLLM's own server are up at once, with the same model,
+engine arguments, frame sampling and replica count, and are asked in turns, so that only one works at a time. Videos are sent as
+data: urls and decoded by the server. Every reply has the same number of tokens.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import contextlib
 import dataclasses
 import functools
 import json
 import os
 import pathlib
+import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -29,6 +29,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from bench import serve_decode
 from bench.built_in import MAX_NEW_TOKENS, MODEL, SPEC
 from bench.pages import PERFORMANCE, add_arguments, publish
 from bench.serve_page import page
@@ -37,12 +38,17 @@ from cluster.engines import replica_environment, replica_options
 from cluster.resources import ServePlan
 from pipelines.summary import versions
 from serving import video_loader
+from serving.access import add_key
+from serving.proxy import free_port
+from vidalign import files
 from vidalign.config.run import ServeConfig
+from vidalign.model.checkpoint import CARD
 
 NAME = "model"  # what `vidalign serve` calls a folder of that name
 CONCURRENCY = (1, 8, 32)
-NUM_REQUESTS = {1: 40, 8: 240, 32: 480}
+NUM_REQUESTS = {1: 40, 8: 160, 32: 320}
 START_TIMEOUT_S = 240
+NICENESS = 0  # of Ray's workers, as of vLLM's server; by itself Ray takes 15, and other work on the machine would go first
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,20 +56,24 @@ class Server:
     name: str
     url: str
     process: subprocess.Popen
+    model: str = NAME
+    key: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
+
+    def open(self, timeout_s: float) -> Any:
+        """The reply to a request that reaches no engine."""
+        return urllib.request.urlopen(urllib.request.Request(f"{self.url}/models", headers=self.headers), timeout=timeout_s)
 
     def ready(self) -> bool:
         assert self.process.poll() is None, f"{self.name} ended with code {self.process.returncode}"
         try:
-            with urllib.request.urlopen(f"{self.url}/models", timeout=5) as response:
-                return NAME in {card["id"] for card in json.load(response)["data"]}
+            with self.open(5) as response:
+                return self.model in {card["id"] for card in json.load(response)["data"]}
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return False
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def as_flags(options: Mapping[str, Any]) -> list[str]:
@@ -80,7 +90,7 @@ def as_flags(options: Mapping[str, Any]) -> list[str]:
 
 @contextlib.contextmanager
 def servers(log: pathlib.Path) -> Iterator[dict[str, Server]]:
-    """Both servers, ready to answer."""
+    """All servers, ready to answer."""
     plan = ServePlan(
         num_models=1,
         min_replicas=1,
@@ -95,16 +105,20 @@ def servers(log: pathlib.Path) -> Iterator[dict[str, Server]]:
     )
     options = as_flags(replica_options(MODEL, ServeConfig(), plan, video_loader.media_io_kwargs(SPEC)))
     arguments = ["--model", MODEL.path, "--served-model-name", NAME, "--host", "127.0.0.1", *options]
-    ports = {"ours": free_port(), "vllm": free_port()}
+    ports = {name: free_port() for name in ("ours", "several", "vllm")}
+    key = add_key(log / "keys.txt", "bench")
+    ours = [sys.executable, "-m", "pipelines.cli", "serve"]
+    shared = ["cluster.address=local", f"serve.access.keys_file={log / 'keys.txt'}"]
     commands = {
         "ours": [
-            *(sys.executable, "-m", "pipelines.cli", "serve", MODEL.path, f"serve.port={ports['ours']}"),
-            *(f"model.dtype={MODEL.dtype}", f"model.max_model_len={MODEL.max_model_len}", "cluster.address=local"),
+            *(*ours, MODEL.path, f"serve.port={ports['ours']}", *shared),
+            *(f"model.dtype={MODEL.dtype}", f"model.max_model_len={MODEL.max_model_len}"),
             *(f"video.{name}={getattr(SPEC, name)}" for name in ("num_frames", "height", "width")),
         ],
+        "several": [*ours, str(a_run(log / "run")), f"serve.port={ports['several']}", *shared],
         "vllm": [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--port", str(ports["vllm"]), *arguments],
     }
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": str(NICENESS)}
     running: dict[str, Server] = {}
     try:
         for name, command in commands.items():
@@ -116,7 +130,13 @@ def servers(log: pathlib.Path) -> Iterator[dict[str, Server]]:
                     env=environment | (replica_environment(plan, video_loader.NAME) if name == "vllm" else {}),
                     start_new_session=True,
                 )
-            server = Server(name=name, url=f"http://127.0.0.1:{ports[name]}/v1", process=process)
+            server = Server(
+                name=name,
+                url=f"http://127.0.0.1:{ports[name]}/v1",
+                process=process,
+                model="base" if name == "several" else NAME,
+                key="" if name == "vllm" else key,
+            )
             running[name] = server
             deadline = time.monotonic() + START_TIMEOUT_S
             while not server.ready():
@@ -133,6 +153,21 @@ def servers(log: pathlib.Path) -> Iterator[dict[str, Server]]:
                 server.process.wait(60)
             except subprocess.TimeoutExpired:
                 os.killpg(server.process.pid, signal.SIGKILL)
+
+
+def a_run(folder: pathlib.Path) -> pathlib.Path:
+    """A run folder whose base and aligned policy are both the built-in model."""
+    exported = folder / "rounds/0/model"
+    shutil.copytree(MODEL.path, exported)
+    files.write_json(exported / CARD, {"version": "bench", "parent": "", "frame_spec": SPEC.to_row()})
+    config = {
+        "run_dir": str(folder),
+        "model": {**MODEL.model_dump(mode="json"), "path": str(pathlib.Path(MODEL.path).absolute())},
+        "data": {"train": "unused.jsonl"},
+        "video": {name: getattr(SPEC, name) for name in ("num_frames", "height", "width")},
+    }
+    (folder / "config.yaml").write_text(json.dumps(config))
+    return folder
 
 
 def bodies(videos: list[str] | None, count: int, num_tokens: int = MAX_NEW_TOKENS) -> list[bytes]:
@@ -157,6 +192,8 @@ def ask(server: Server, requests: list[bytes], concurrency: int) -> tuple[float,
     """Seconds for all requests, and the latency of each."""
     import aiohttp
 
+    requests = [json.dumps({**json.loads(body), "model": server.model}).encode() for body in requests]
+
     async def run() -> tuple[float, list[float]]:
         latencies: list[float] = []
         todo = iter(requests)
@@ -166,7 +203,7 @@ def ask(server: Server, requests: list[bytes], concurrency: int) -> tuple[float,
             async def worker() -> None:
                 for body in todo:
                     began = time.perf_counter()
-                    headers = {"Content-Type": "application/json"}
+                    headers = {"Content-Type": "application/json", **server.headers}
                     async with session.post(f"{server.url}/chat/completions", data=body, headers=headers) as response:
                         answer = await response.json()
                     assert response.status == 200, answer
@@ -185,7 +222,7 @@ def empty_round_trip(server: Server, count: int = 50) -> float:
     seconds = []
     for _ in range(count):
         began = time.perf_counter()
-        with urllib.request.urlopen(f"{server.url}/models", timeout=30) as response:
+        with server.open(30) as response:
             response.read()
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds)
@@ -238,10 +275,14 @@ def main() -> None:
         folder = pathlib.Path(temporary)
         make(folder, {"heldout": 16}, 0)
         paths = sorted(folder.rglob("*.mp4"))[:16]
-        videos = [f"data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode()}" for path in paths]
+        videos = [serve_decode.as_url(path) for path in paths]
+        decoded = serve_decode.measure(videos, folder / "frames", rounds, quick=arguments.quick)
+        print(decoded, flush=True)
         with servers(folder) as running:
             found = {
                 "rounds": rounds,
+                "niceness": NICENESS,
+                "decoded": decoded,
                 "rows": measure(running, videos, rounds, quick=arguments.quick),
                 "latency_by_tokens_s": latency_by_tokens(running, rounds),
                 "empty_round_trip_s": {name: empty_round_trip(server) for name, server in running.items()},

@@ -28,6 +28,19 @@ def chat(content: Any = "Which way?", /, **fields: Any) -> dict[str, Any]:
     return {"model": "base", "max_tokens": 4, "messages": [{"role": "user", "content": content}], **fields}
 
 
+def asked(client: Any, url: str, body: dict[str, Any]) -> Any:
+    """The reply; 503 "closed" where the connection was closed without one, which OpenAI's client retries as it does 503.
+
+    HAProxy does so where the process behind it ends within a request that is not the first of its connection.
+    """
+    import httpx
+
+    try:
+        return client.post(url + CHAT, json=body)
+    except (httpx.RemoteProtocolError, httpx.ReadError):
+        return httpx.Response(503, headers={"retry-after": "1"}, json={"error": {"code": "closed"}})
+
+
 def completion(prompt: Any = "Which way?", /, **fields: Any) -> dict[str, Any]:
     return {"model": "base", "max_tokens": 4, "prompt": prompt, **fields}
 

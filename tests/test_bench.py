@@ -25,6 +25,7 @@ from bench import (
     processes,
     seeds,
     serve,
+    serve_load,
     serve_page,
     start,
 )
@@ -121,7 +122,7 @@ def page_of(name, recorded):
     if name in ("gpu", "prefetch", "rollout", "rollout_engine", "train_step"):
         return importlib.import_module(f"bench.{name}_page").page(recorded)
     by_name = {"decode": decode_page, "driver_memory": driver_memory, "long_videos": long_videos}
-    return {**by_name, "serve": serve_page, "start": start}[name].page(recorded)
+    return {**by_name, "serve": serve_page, "serve_load": serve_load, "start": start}[name].page(recorded)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +137,7 @@ def page_of(name, recorded):
         "rollout",
         "rollout_engine",
         "serve",
+        "serve_load",
         "start",
         "train_step",
     ],
@@ -249,6 +251,24 @@ def test_a_quick_run_without_a_folder_is_only_printed(monkeypatch, tmp_path, cap
     pages.publish(parser.parse_args([]), PERFORMANCE, "start", {"a": 1}, "its part")
     assert (tmp_path / "docs/performance.md").read_text() == "# Performance\n\nits part\n"
     assert files.read_json(tmp_path / "bench/results/start.json") == {"a": 1}
+
+
+def test_a_load_that_misses_a_goal_says_so():
+    row = {"p50_s": 0.1, "refused": 0, "failed": 0, "recovery_s": 0.1, "memory_mib": 900.0}
+    good = [row | {"times": times, "goodput": 50.0, "p99_s": 0.2} for times in (1, 4, 20)]
+    bad = [
+        good[0],
+        good[1] | {"goodput": 40.0, "p99_s": 0.5},
+        good[2] | {"recovery_s": 3.0, "failed": 2, "memory_mib": 950.0},
+    ]
+    abuse = [row | {"what": "a body of 4 GB", "became": "413 after 1 MiB", "p99_s": 0.2}]
+    of = lambda load: serve_load.page({"seconds": 5, "forms": {"one policy": {"load": load, "abuse": abuse}}})  # noqa: E731
+    assert "All are reached." in of(good)
+    text = of(bad)
+    for missed in ("0.80 of the peak at 32", "p99 2.50x at 32", "recovery of 3.0 s after 160", "2 failed at 160"):
+        assert missed in text
+    assert "| one policy | 160 (20x) | 50.0 | 100 / 200 ms | 0 | 2 | 3.00 s | +50 MiB |" in text
+    assert "| one policy | a body of 4 GB | 413 after 1 MiB | 100 / 200 ms | 0 | +0 MiB |" in text
 
 
 def test_serve_gives_vllm_the_same_options_as_flags():

@@ -84,8 +84,8 @@ def test_rollout(tmp_path):
 def test_serve(tmp_path):
     bench("serve", "--quick", "--out", tmp_path)
     found = files.read_json(tmp_path / "results/serve.json")
-    assert all(len(row[side]["median_s"]) == 1 for row in found["rows"] for side in ("ours", "vllm"))
-    assert len(table(written(tmp_path, "serve"))) == 2 + 6 + 2 + 2
+    assert all(len(row[side]["median_s"]) == 1 for row in found["rows"] for side in ("ours", "several", "vllm"))
+    assert len(table(written(tmp_path, "serve"))) == 2 + 12 + 2 + 3 + 2 + len(found["decoded"])
 
 
 @pytest.mark.long

@@ -57,9 +57,9 @@ class AutoscalingConfig(Section):
     """Requests in flight at a replica above which another one is started."""
     upscale_delay_s: float = pydantic.Field(30.0, ge=0)
     """How long there must be too many requests before a replica is added."""
-    downscale_delay_s: float = pydantic.Field(600.0, ge=0)
-    """How long there must be too few before one is taken away."""
-    downscale_to_zero_delay_s: float | None = pydantic.Field(None, ge=0)
+    downscale_delay_s: float = pydantic.Field(600.0, gt=10)
+    """How long there must be too few before one is taken away; above the 10 s after which replicas report."""
+    downscale_to_zero_delay_s: float | None = pydantic.Field(None, gt=10)
     """The same for the last one, where `min_replicas` is 0; null means `downscale_delay_s`."""
     look_back_period_s: float = pydantic.Field(30.0, gt=10)
     """The time over which requests in flight are averaged; replicas report every 10 s."""
