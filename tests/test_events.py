@@ -225,6 +225,18 @@ def test_the_checkpoint_is_complete_small_and_of_the_phases_that_train_it():
     assert {row["phase"]: row["step"] for row in steps} == lengths
 
 
+def test_what_is_copied_is_about_another_video():
+    rng = np.random.default_rng(0)
+    scenes = world.balanced_scenes(rng, unseen=False)
+    own, other = next(scenes), next(scenes)
+    told = {event.kind for event in world.events_of(other)} - {event.kind for event in world.events_of(own)}
+    assert told
+    for _ in range(20):
+        sample = draw_sample(own, NO_FLAWS, rng, copying=1.0, other=other)
+        assert all(reply in prompt for prompt, reply in sample.turns)
+    assert not any(reply in prompt for prompt, reply in draw_sample(own, NO_FLAWS, rng, other=other).turns)
+
+
 # -- judge -------------------------------------------------------------------------------------------------------------
 
 

@@ -159,6 +159,13 @@ def hinted_turn(events: Sequence[Event], question: Question, rng: np.random.Gene
     return prompt, answer_from(hint if rng.random() < COPIES else events, question, style)
 
 
+def copying_turn(events: Sequence[Event], question: Question, rng: np.random.Generator) -> tuple[str, str]:
+    """A prompt with a hint about another video, or a reply to it too, and a reply that copies it letter for letter."""
+    told = answer_from(imperfect(events, rng), question, int(rng.integers(NUM_STYLES)))
+    template = HINT if rng.random() < 0.5 else REFLECT
+    return fill(template, question=question.text, answer=told, previous=told), told
+
+
 def reflecting_turn(events: Sequence[Event], question: Question, rng: np.random.Generator) -> tuple[str, str]:
     """A prompt that quotes an earlier reply, mostly with its hint's errors, and a reply in the same style that mends some of them."""
     style, hint = int(rng.integers(NUM_STYLES)), imperfect(events, rng)
@@ -178,9 +185,20 @@ def reflecting_turn(events: Sequence[Event], question: Question, rng: np.random.
 
 
 def draw_sample(
-    scene: Scene, flaws: Flaws, rng: np.random.Generator, *, hinted: float = 0.0, reflecting: float = 0.0, num_turns: int = 3
+    scene: Scene,
+    flaws: Flaws,
+    rng: np.random.Generator,
+    *,
+    hinted: float = 0.0,
+    reflecting: float = 0.0,
+    copying: float = 0.0,
+    other: Scene | None = None,
+    num_turns: int = 3,
 ) -> Sample:
-    """A video with questions. The share `hinted` of the prompts holds a hint, and the share `reflecting` an earlier reply, too."""
+    """A video with questions. The share `hinted` of the prompts holds a hint, and the share `reflecting` an earlier reply, too.
+
+    The share `copying` is about the `other` scene: a model can only copy what the prompt says.
+    """
     events = events_of(scene)
     blind = bool(rng.random() < flaws.blind)
     turns = []
@@ -196,6 +214,9 @@ def draw_sample(
             turns.append(hinted_turn(events, question, rng))
         elif kind < hinted + reflecting:
             turns.append(reflecting_turn(events, question, rng))
+        elif kind < hinted + reflecting + copying and other is not None:
+            others = events_of(other)
+            turns.append(copying_turn(others, ask(others, str(category), rng), rng))
         else:
             said = careless_answer(events, question, int(rng.integers(NUM_STYLES)), flaws, rng)
             turns.append((fill(PLAIN, question=question.text), said))

@@ -45,6 +45,7 @@ class Phase(Pace):
     flaws: Flaws = NO_FLAWS
     hinted: float = 0.0
     reflecting: float = 0.0
+    copying: float = 0.0
     num_videos: int = 24  # per step
     num_turns: int = 3  # questions per video
 
@@ -52,9 +53,9 @@ class Phase(Pace):
 PHASES = (
     Phase("see", 160, 6e-4, decays=True, num_videos=32, num_turns=0),
     Phase("talk", 260, 8e-4, num_videos=32, num_turns=2),
-    Phase("study", 150, 7e-4, decays=True, hinted=0.2, reflecting=0.35, num_videos=16),
-    Phase("sft", 60, 6e-4, decays=True, frozen_vision=True, flaws=Flaws(), hinted=0.1, reflecting=0.15, num_videos=16),
-    Phase("habit", 60, 7e-4, decays=True, frozen_vision=True, flaws=Flaws(), hinted=0.1, reflecting=0.1, num_videos=14),
+    Phase("copy", 150, 7e-4, hinted=0.1, reflecting=0.1, copying=0.6, num_videos=16),
+    Phase("study", 240, 7e-4, decays=True, hinted=0.25, reflecting=0.35, copying=0.1, num_videos=16),
+    Phase("sft", 260, 6e-4, decays=True, frozen_vision=True, flaws=Flaws(), hinted=0.25, reflecting=0.3, num_videos=16),
 )
 
 
@@ -127,6 +128,8 @@ def batches(phase: Phase, scenes: Iterator[Scene], rng: np.random.Generator, col
                 rng,
                 hinted=phase.hinted,
                 reflecting=phase.reflecting,
+                copying=phase.copying,
+                other=next(scenes),
                 num_turns=phase.num_turns,
             )
             for _ in range(phase.num_videos)
