@@ -183,6 +183,7 @@ def elsewhere(tmp_path):
     finder.mkdir()
     (finder / "sitecustomize.py").write_text(
         f"""import importlib.util, pathlib, sys
+sys.path[:] = [place for place in sys.path if place != {str(ROOT)!r}]
 class Finder:
     @staticmethod
     def find_spec(name, path=None, target=None):
