@@ -94,7 +94,7 @@ def test_grpo_starts_where_its_replies_were_sampled(small_config, shapes, model_
     with torch.no_grad():
         logps, _, _ = ResponseScorer(model, packed=True).eval()(batch.inputs, batch.labels, None, batch.sources)
     mask = batch.labels != IGNORED
-    kept = files.read_json(run / "rounds/0/reference/files.json")
+    kept = files.read_places(run / "rounds/0/reference/files.json")
     reference = {group.id: read_tensors(kept[group.id]) for group in made}
     for row, response in enumerate(by_rows(made)):
         if response.weight:

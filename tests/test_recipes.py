@@ -57,7 +57,7 @@ def test_rrpo_makes_parallel_pairs_and_trains_near_its_reference(small_config, t
         assert pair.chosen == pair.answer
         assert pair.chosen_marks or pair.rejected_marks
         assert differs_only_in(pair.chosen, pair.rejected, parse_differences(listed[pair.example_id]))
-    kept = files.read_json(run / "rounds/0/reference/files.json")
+    kept = files.read_places(run / "rounds/0/reference/files.json")
     assert kept.keys() == {pair.id for pair in pairs}
     assert all("hidden" in read_tensors(path) for path in kept.values())
     exported(run)
