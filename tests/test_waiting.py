@@ -10,6 +10,7 @@ import types
 
 import pytest
 import ray.exceptions
+import ray.train
 from conftest import ROOT
 from ray.autoscaler.v2.schema import ClusterStatus, LaunchRequest, NodeInfo
 from ray.core.generated.gcs_pb2 import ActorTableData, PlacementGroupTableData
@@ -183,9 +184,11 @@ def test_kinds_of_actors():
     assert kind_of("MapWorker(Map(Other))") == "Other"
 
 
-@pytest.fixture
-def lost():
-    return ray.exceptions.RayActorError(error_msg="the controller's process was killed")
+@pytest.fixture(params=["controller", "node"])
+def lost(request):
+    """Of the controller itself, or as it says that it could not go on when a node of its ranks was gone."""
+    died = ray.exceptions.RayActorError(error_msg="its process was killed")
+    return died if request.param == "controller" else ray.train.ControllerError(died)
 
 
 def test_a_training_whose_controller_dies_goes_on_a_bounded_number_of_times(lost):
@@ -208,11 +211,14 @@ def test_a_training_whose_controller_dies_goes_on_a_bounded_number_of_times(lost
     assert len(tries) == 4
 
 
-def test_any_other_error_of_a_training_is_its_own():
-    def fit() -> None:
-        raise ZeroDivisionError
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_any_other_error_of_a_training_is_its_own(wrapped):
+    error = ray.train.ControllerError(ZeroDivisionError()) if wrapped else ZeroDivisionError()
 
-    with pytest.raises(ZeroDivisionError):
+    def fit() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
         fit_again(fit, print)
 
 

@@ -209,18 +209,23 @@ class Train(Stage):
 
 
 def fit_again(fit: Callable[[], Any], warn: Callable[[str], None]) -> Any:
-    """`fit()`, called again where the actor that controls a training died: it goes on from the newest checkpoint.
+    """`fit()`, called again where the actor that controls a training died, or failed because a node of its ranks did: it goes on from
+    the newest checkpoint.
 
     Raises:
         ClusterError: it died more than `MAX_LOST_CONTROLLERS` times.
     """
     import ray.exceptions
+    import ray.train
 
     for number in range(1, MAX_LOST_CONTROLLERS + 2):
         try:
             return fit()
-        except ray.exceptions.RayActorError as error:
-            reason = " ".join(str(error).split())[:200]
+        except (ray.exceptions.RayActorError, ray.train.ControllerError) as error:
+            cause = getattr(error, "controller_failure", error)
+            if not isinstance(cause, ray.exceptions.RayActorError):
+                raise
+            reason = " ".join(str(cause).split())[:200]
             if number > MAX_LOST_CONTROLLERS:
                 raise ClusterError(
                     f"the training's controller died {number} times ({reason}); look at the memory of the driver's node and run the "
