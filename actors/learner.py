@@ -189,9 +189,8 @@ class Learner:
             self.rank.backward(loss.value / len(forwards) * counts, last=number == len(forwards))
             total += loss.value.detach() / share * counts
             for name, value in loss.metrics.items():
-                weighted = (
-                    value.float() * counts * len(micro) / len(indices)
-                )  # a forward pass's mean counts by its number of groups
+                # A forward pass's mean counts by its number of groups.
+                weighted = value.float() * counts * len(micro) / len(indices)
                 metrics[name] = metrics.get(name, torch.zeros((), device=self.rank.device)) + weighted
             for name, value in loss.statistics.items():
                 statistics[name] = statistics.get(name, torch.zeros_like(value)) + value * counts

@@ -165,9 +165,9 @@ def _stages(wall_s: Mapping[str, float | None]) -> list[tuple[str, float, float]
 
 def recipe_line(config: RunConfig) -> str:
     """The recipe of a run, or of each of its steps."""
-    said = [f"{recipes.build(each.recipe).describe()}, objective {each.objective.name}" for each in variants(config)]
     if not config.steps:
         return recipes.build(config.recipe).describe()
+    said = [f"{recipes.build(each.recipe).describe()}, objective {each.objective.name}" for each in variants(config)]
     return "; then ".join(f"{step.repeat} x ({text})" for step, text in zip(config.steps, said, strict=True))
 
 
