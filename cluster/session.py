@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cluster import console, interrupts, launcher
+from cluster import console, interrupts, launcher, own_ray
 from cluster.engines import SCRATCH
 from cluster.resources import MIN_CPUS, ClusterResources
 from vidalign.config.cluster import ClusterConfig
@@ -83,7 +83,10 @@ def _connected(
     with contextlib.nullcontext() if verbose else console.without_raylet_lines():
         try:
             # A Ray that was started here cannot grow, whatever a launcher's file on this machine says.
-            yield cluster_resources() if address is None else launcher.with_growth(cluster_resources(), config)
+            found = cluster_resources() if address is None else launcher.with_growth(cluster_resources(), config)
+            started = own_ray.processes_of_node() if address is None else {}
+            with own_ray.watched(started, session / "logs" if session else None):
+                yield found
         except BaseException:
             session = None  # its logs may say why
             raise
