@@ -81,6 +81,9 @@ def _ended(end: Mapping[str, Any]) -> str:
     return f"ended with {end['exit_code']}: {words}"
 
 
+SAYS = {"driver gets SIGTERM": 143, "driver gets SIGINT": 130}  # the exit codes of these faults
+
+
 def faults_of(row: Mapping[str, Any]) -> list[str]:
     """What should not be, in words; empty for a row that is as it should be."""
     found = []
@@ -90,8 +93,15 @@ def faults_of(row: Mapping[str, Any]) -> list[str]:
         if end is None:
             continue
         found += ["hung"] if end["exit_code"] is None else []
+        found += _of_code(row["fault"], end) if end is row["first"] else []
         found += ["a traceback"] if end["traceback"] else []
         found += [f"left running: {', '.join(end['left'][:3])}"] if end["left"] else []
     last = row["again"] or row["first"]
     found += [f"not finished: {last['said']}"] if last["exit_code"] != 0 else []
     return [text.replace("|", "\\|") for text in [*found, *row["differences"][:3]]]
+
+
+def _of_code(fault: str, end: Mapping[str, Any]) -> list[str]:
+    """What is wrong with how the command ended that was hit: it goes on, is killed, or ends in words with the code of that end."""
+    code, expected = end["exit_code"], SAYS.get(fault, 2)
+    return [] if code in (0, None, -9, expected) else [f"ended with code {code} and not {expected}"]

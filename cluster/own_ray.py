@@ -6,7 +6,9 @@ Ray itself waits for its own store for a minute and then ends the process withou
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
@@ -15,6 +17,37 @@ from cluster import interrupts
 from vidalign.errors import ClusterError
 
 LOOK_EVERY_S = 0.5
+# How long processes of a Ray whose store is gone look for it, before they end. On one machine it does not come back.
+STORE_GONE_S = "RAY_gcs_rpc_server_reconnect_timeout_s"
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """A block in which this process starts a Ray of its own: what is left of one whose driver is killed ends soon."""
+    if STORE_GONE_S in os.environ:  # the user's
+        yield
+        return
+    os.environ[STORE_GONE_S] = "10"
+    try:
+        yield
+    finally:
+        del os.environ[STORE_GONE_S]
+
+
+@contextlib.contextmanager
+def without_its_handler() -> Iterator[None]:
+    """A block in which Ray does not take over SIGTERM, where somebody has: it would end the process at once, without a word."""
+    from ray._private import utils
+
+    if signal.getsignal(signal.SIGTERM) in (None, signal.SIG_DFL):
+        yield
+        return
+    before = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = before
 
 
 @contextlib.contextmanager

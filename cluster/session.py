@@ -74,7 +74,9 @@ def _connected(
 
     logs = {"logging_level": logging.INFO if verbose else logging.ERROR, "log_to_driver": verbose}
     with (
-        interrupts.kept(),  # Ray sets a handler of SIGTERM that ends the process at once
+        interrupts.kept(),
+        own_ray.without_its_handler(),
+        own_ray.starting() if address is None else contextlib.nullcontext(),
         contextlib.nullcontext() if verbose else console.without_native_lines(),
     ):
         _enter(logs | _where(address, config, num_cpus_needed))

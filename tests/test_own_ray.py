@@ -1,6 +1,8 @@
 """A command whose own Ray is gone ends, in words; one whose Ray lives ends as it would."""
 
+import os
 import pathlib
+import signal
 import subprocess
 import threading
 
@@ -73,3 +75,33 @@ def test_a_process_that_ended_by_itself_is_named_with_its_code(processes):
         own_ray.fault_of({"raylet": processes["raylet"], "gcs_server": ended}, None)
     )
     assert own_ray.fault_of(processes, None) is None
+
+
+def test_ray_takes_over_no_signal_that_somebody_listens_to():
+    from ray._private import utils
+
+    def mine(*_: object) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        with own_ray.without_its_handler():
+            utils.set_sigterm_handler(lambda *_: None)
+            assert signal.getsignal(signal.SIGTERM) is mine
+        utils.set_sigterm_handler(before)
+        assert signal.getsignal(signal.SIGTERM) is before
+        with own_ray.without_its_handler():
+            utils.set_sigterm_handler(mine)
+        assert signal.getsignal(signal.SIGTERM) is mine, "where nobody did"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_what_is_left_of_a_ray_looks_for_its_store_for_a_short_time_unless_the_user_says_how_long(monkeypatch):
+    monkeypatch.delenv(own_ray.STORE_GONE_S, raising=False)
+    with own_ray.starting():
+        assert float(os.environ[own_ray.STORE_GONE_S]) <= 15
+    assert own_ray.STORE_GONE_S not in os.environ
+    monkeypatch.setenv(own_ray.STORE_GONE_S, "300")
+    with own_ray.starting():
+        assert os.environ[own_ray.STORE_GONE_S] == "300"
+    assert os.environ[own_ray.STORE_GONE_S] == "300"
