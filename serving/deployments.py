@@ -12,6 +12,7 @@ from serving.spec import EndpointSpec
 from vidalign.config.run import ServeConfig
 from vidalign.types import PolicyVersion
 
+MAX_STARTS = 3  # of replicas whose processes are killed; one that fails in words is not tried again (serving/readiness.py)
 STOP_S, POLL_S = 15.0, 0.2  # for replicas to stop once they have nothing to do; between two looks
 
 
@@ -29,7 +30,7 @@ def deployment_config(plan: ServePlan, serve: ServeConfig) -> dict[str, Any]:
         },
         "ray_actor_options": {"num_cpus": plan.server_cpus},
         "max_ongoing_requests": 2 * serve.limits.max_connections,  # the gate decides
-        "max_constructor_retry_count": 1,  # an engine that failed to start would fail again
+        "max_constructor_retry_count": MAX_STARTS,
         **stopping(serve),
     }
 

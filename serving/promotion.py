@@ -19,7 +19,7 @@ from serving import table_store
 from serving.app import llm_options
 from serving.deployments import drain, served
 from serving.promotion_log import now
-from serving.readiness import start_failure
+from serving.readiness import failure_of
 from serving.spec import EndpointSpec
 from serving.table_store import Seen
 from serving.versions import BASE, LEAVING, POLICY, PREFIX, Row, Table, deployment_of
@@ -152,8 +152,8 @@ def _wait_until_running(application: str, name: str, spec: EndpointSpec, started
         if application not in found:
             raise ClusterError("the endpoint has ended meanwhile; start it again with `vidalign serve`")
         status = found.get(name)
-        if status is not None and status.status == "DEPLOY_FAILED":
-            raise start_failure(status)
+        if status is not None and (error := failure_of(status)) is not None:
+            raise error
         if status is not None and status.status == "RUNNING":
             return
         elapsed = time.monotonic() - started_at

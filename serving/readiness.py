@@ -15,6 +15,9 @@ from cluster.waiting import PlacementWatch, cluster_answer
 from vidalign.errors import ClusterError, ModelError, VidalignError
 
 POLL_S = 1.0
+# What Ray Serve says of a replica that failed while it will try again, and of one whose process ended.
+_FAILED_ONCE = "A replica failed to start with exception"
+_KILLED = "ActorDiedError"
 _RAISED = re.compile(r"[\w.]*(Error|Exception): ")  # the line of a traceback that names the exception
 
 
@@ -52,8 +55,8 @@ def wait_until_ready(
         found = ray_serve.status().applications
         status = [found[name] for name in applications]
         for each in status:
-            if each.status == "DEPLOY_FAILED":
-                raise start_failure(each)
+            if (error := failure_of(each)) is not None:
+                raise error
         if all(each.status == "RUNNING" for each in status) and set(model_ids) <= _listed_models(base_url, api_key):
             return
         if time.monotonic() - began > timeout_s:
@@ -88,10 +91,24 @@ def _listed_models(base_url: str, api_key: str) -> set[str]:
         return set()  # the proxy learns its routes a moment after the application is running, and the gate which models work
 
 
+def failure_of(status: Any) -> ModelError | None:
+    """Why an application cannot start; None while it starts, also where a process of it was killed and is started again.
+
+    An engine that failed in words would fail again.
+    """
+    once = any(_failed_in_words(deployment.message) for deployment in status.deployments.values())
+    return start_failure(status) if once or status.status == "DEPLOY_FAILED" else None
+
+
+def _failed_in_words(message: str) -> bool:
+    return _FAILED_ONCE in message and _KILLED not in message
+
+
 def start_failure(status: Any) -> ModelError:
+    """The end of a start, with what Ray Serve says of the deployment that failed."""
     logs = "for more, see Ray's logs (by default in /tmp/ray/session_latest/logs)"
     for name, deployment in status.deployments.items():
-        if deployment.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+        if deployment.status in ("DEPLOY_FAILED", "UNHEALTHY") or _failed_in_words(deployment.message):
             return ModelError(
                 f"{name.partition(':')[2] or name} cannot be served: {failure_reason(deployment.message)}; {logs}"
             )

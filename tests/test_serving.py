@@ -16,6 +16,7 @@ import stat
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import psutil
@@ -32,7 +33,7 @@ from pipelines.suites.task import read_task
 from serving.app import Endpoint, bounded, check_can_start, endpoint
 from serving.frames import FrameSpecLoader, model_variable, taken_by_the_model
 from serving.proxy import haproxy_folder, proxy_environment
-from serving.readiness import failure_reason
+from serving.readiness import failure_of, failure_reason
 from serving.refusals import unusable_message, unusable_video
 from serving.root_cause import root_cause
 from serving.spec import EndpointSpec
@@ -205,6 +206,24 @@ RuntimeError: Failed to create vLLM engine config: 1 validation error for ModelC
     assert failure_reason("replicas wait for 2 GPUs") == "replicas wait for 2 GPUs"
     assert failure_reason("") == ""
     assert failure_reason("ValueError: " + "x" * 900).endswith("x …")
+
+
+def application_of(message: str, status: str = "DEPLOYING", deployment: str = "UPDATING"):
+    found = {"PolicyServer:base": types.SimpleNamespace(status=deployment, message=message)}
+    return types.SimpleNamespace(status=status, message="", deployments=found)
+
+
+def test_a_replica_that_was_killed_is_waited_for_and_one_that_failed_in_words_is_not():
+    once = "A replica failed to start with exception. Retrying 2 more time(s). Error:\n"
+    assert failure_of(application_of("")) is None
+    assert failure_of(application_of(f"{once}ray.exceptions.ActorDiedError: The actor died unexpectedly")) is None
+    assert "base cannot be served: ValueError: no such dtype" in str(
+        failure_of(application_of(f"{once}ValueError: no such dtype"))
+    )
+    at_last = "The deployment failed to start 3 times in a row. Error:\nray.exceptions.ActorDiedError: it died"
+    assert "base cannot be served: ray.exceptions.ActorDiedError: it died" in str(
+        failure_of(application_of(at_last, "DEPLOY_FAILED", "DEPLOY_FAILED"))
+    )
 
 
 def test_the_cause_of_an_engine_that_did_not_start_is_in_its_log_and_not_see_above(tmp_path):
