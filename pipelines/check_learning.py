@@ -46,6 +46,21 @@ def check_recipe(config: RunConfig) -> None:
         )
 
 
+def check_prompts(config: RunConfig, num_rows: int) -> None:
+    """Raises `ConfigError` where a round is to ask more prompts than there are, or to refill groups that training takes anyway."""
+    recipe, objective = recipes.build(config.recipe), objectives.build(config.objective.name, config.objective.params)
+    if recipe.num_prompts is not None and recipe.num_prompts > num_rows:
+        raise ConfigError(
+            f"recipe.num_prompts={recipe.num_prompts}, but data.train has {num_rows:,} rows; set it to at most that, or to null"
+        )
+    if recipe.refills and isinstance(objective, GroupObjective) and not objective.drop_uniform:
+        raise ConfigError(
+            "recipe.refill=true asks further prompts in place of groups that are all alike, and "
+            f"objective.name={config.objective.name} trains on those too; set objective.params.drop_uniform to true, or "
+            "recipe.refill to false"
+        )
+
+
 def check_reuse(config: RunConfig) -> None:
     """Raises `ConfigError` for a round that takes the responses of groups where no round of groups is just before it."""
     kinds = [recipes.build(at(config, index).recipe) for index in range(config.rounds)]

@@ -163,17 +163,24 @@ class GroupRecipe(RewardOptions, SamplingSection):
     """Groups of the policy's own replies to one prompt with rewards, for objectives on groups (grpo, dapo, dr_grpo, gspo).
 
     Their log-probs are those of the untruncated policy, so `temperature` and `top_p` are 1. `trust` says who tells right from wrong
-    for the rewards "accuracy" and "temporal"; `judge` tells what no rule can, with `trust` "judge", as right from `threshold` on.
+    for the rewards "accuracy", "temporal" and "length"; `judge` tells what no rule can, with `trust` "judge", as right from
+    `threshold` on. `refill` is DAPO's dynamic sampling (arXiv 2503.14476): rewards decide which prompts are asked, so
+    no judge gives them.
     """
 
+    LATER: ClassVar[frozenset[str]] = SamplingSection.LATER | RewardOptions.LATER | {"num_prompts", "refill"}
     PAIRING: ClassVar[frozenset[str]] = frozenset(
-        {"rewards", "format_pattern", "temporal_share", "judge", "threshold", "lint"}
+        {"rewards", "format_pattern", "temporal_share", "length_range", "overlong_tokens", "judge", "threshold", "lint"}
     )
 
     name: Literal["group"] = "group"
     """The recipe."""
     num_candidates: int = pydantic.Field(8, ge=2)
     """Replies of a group."""
+    num_prompts: int | None = pydantic.Field(None, ge=1)
+    """Prompts of a round: the next ones in an order that the seed decides; null asks all of them in every round."""
+    refill: bool = False
+    """Go on with further prompts until the groups of `num_prompts` of them have different rewards."""
     top_p: float = pydantic.Field(1.0, gt=0, le=1)
     """Nucleus of sampling, which is 1 here."""
     judge: JudgeConfig | None = None
@@ -192,7 +199,25 @@ class GroupRecipe(RewardOptions, SamplingSection):
             raise ValueError("recipe.lint is for pairs, and recipe group makes none; leave it out")
         if not self.asks_who_is_right and (self.trust is not None or self.judge is not None):
             raise ValueError(
-                "recipe.trust and recipe.judge are for the rewards accuracy and temporal; add one of them to rewards"
+                "recipe.trust and recipe.judge are for the rewards accuracy, temporal and length; add one of them to rewards"
+            )
+        if self.refill and (self.num_prompts is None or self.judge is not None):
+            way_out = (
+                "which scores only once all are sampled; set recipe.judge to null"
+                if self.judge
+                else "which is not set; set it"
+            )
+            what = "the rewards of recipe.judge" if self.judge else "num_prompts groups that differ"
+            raise ValueError(f"refill=true samples until there are enough by {what}, {way_out}, or set refill to false")
+        if self.overlong_tokens is not None and self.overlong_tokens >= self.max_new_tokens:
+            raise ValueError(
+                f"overlong_tokens={self.overlong_tokens} are the last of max_new_tokens={self.max_new_tokens}; set it lower, such "
+                f"as to {max(1, self.max_new_tokens // 5)}"
+            )
+        if "length" in self.rewards and self.length_range[0] > self.max_new_tokens:
+            raise ValueError(
+                f"no reply of at most max_new_tokens={self.max_new_tokens} has the {self.length_range[0]} tokens of length_range; set "
+                "length_range to what a thought-out reply takes, or raise max_new_tokens"
             )
         if self.judge is not None and self.trust != "judge":
             raise ValueError("recipe.judge is set but nothing uses it; set trust to judge, or remove recipe.judge")
