@@ -10,7 +10,7 @@ import json
 import math
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from vidalign.records import Prompted, Record, Turn
+from vidalign.records import Context, Prompted, Record, Turn
 
 Backend: TypeAlias = Literal["pyav", "decord"]  # what decodes videos, see vidalign.video.readers
 DEFAULT_BACKEND: Backend = "pyav"
@@ -148,6 +148,8 @@ class PreferencePair(Prompted):
     `chosen_win_rate` and `rejected_win_rate` are estimated probabilities that the side beats a response of the policy to the same
     prompt (`vidalign.statistics.win_rates`); NaN if unknown.
     `provenance` is a JSON object: recipe, rule, policy version, seed, and where each side came from.
+    `rejected_videos` is of a pair over videos alone, whose two responses are one: the names of the clips that are shown in place of
+    the videos on the rejected side.
     """
 
     id: str
@@ -171,6 +173,13 @@ class PreferencePair(Prompted):
     images: tuple[str, ...] = ()
     system: str = ""
     turns: tuple[Turn, ...] = ()
+    rejected_videos: tuple[str, ...] = ()
+    OMITTED: ClassVar[tuple[str, ...]] = ("rejected_videos", *Prompted.OMITTED)
+
+    @property
+    def rejected_context(self) -> Context:
+        """What the prompt of the rejected side holds beside the question."""
+        return dataclasses.replace(self.context, videos=self.rejected_videos or self.context.videos)
 
     def content(self) -> dict[str, Any]:
         """Its row without provenance, for hashes. Unknown win rates are left out, as in runs from before they existed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage, identity, once
+from pipelines.stages.clip_pairs import altered_on_cluster, with_clip_pairs, write_frames
 from pipelines.stages.filling import asked_ids
 from pipelines.stages.groups import (
     NO_GROUPS,
@@ -117,6 +119,8 @@ class Pairs(Stage):
                 f"recipe.lint dropped all {report.num_pairs} pairs ({filtered}); loosen it, and look at the responses of round "
                 f"{index}"
             )
+        pairs, clip_facts = self._over_videos(pairs)
+        facts |= {"clip_pairs": clip_facts} if clip_facts else {}
         files.write_json(self.folder / "lint.json", report.to_row())
         files.write_table(self.folder / "pairs.parquet", pairs)
         if recipe.trusts_judge:
@@ -153,6 +157,23 @@ class Pairs(Stage):
             progress.warn(warning)
         correlation = reward_trust_correlation(responses, recipe)
         return {"kept": len(groups), "dropped": dropped, "groups": found, "reward_trust_correlation": correlation, **facts}
+
+    def _over_videos(self, pairs: list[PreferencePair]) -> tuple[list[PreferencePair], dict[str, Any]]:
+        """The pairs to train on, and facts; unchanged where the recipe makes no pairs over videos."""
+        config, seed = self.recipe.config.clip_pairs, self.rollout.seed
+        if config is None:
+            return pairs, {}
+        frames, alter = read_frames(self.rollout.folder), functools.partial(altered_on_cluster, config=config)
+        made, altered, dropped = with_clip_pairs(pairs, frames, config, seed=seed, alter=alter)
+        over = sum(bool(pair.rejected_videos) for pair in made)
+        if not over:
+            raise DataError(f"no pair over videos was made of {len(pairs)} pairs ({dropped}); {NO_CLIP_PAIRS}")
+        write_frames(self.folder, frames, altered)
+        said = progress.counts(dropped)
+        progress.note(
+            f"pairs over videos, round {self.rollout.round_index}: {over:,} of {len(pairs):,} pairs; without: {said}"
+        )
+        return made, {"kept": over, "dropped": dropped}
 
     @property
     def asked(self) -> Sequence[DataRow]:
@@ -228,6 +249,9 @@ class Pairs(Stage):
         return self.recipe.replays(rounds)
 
 
+NO_CLIP_PAIRS = (
+    "set recipe.clip_pairs to a change that shows: a mask, a crop, or another order of videos in which something moves"
+)
 NO_PAIRS = (
     "raise recipe.num_candidates or the temperature, loosen the recipe's pair rule, or look at the responses of this run"
 )

@@ -29,8 +29,8 @@ class LeanpoRecipe(SamplingSection):
     for later rounds; "both" lets them compete with the augmented ones.
     """
 
-    PAIRING: ClassVar[frozenset[str]] = frozenset({"pair_rule", "min_trust_gap", "replay_buffer", "judge", "lint"})
-    LATER: ClassVar[frozenset[str]] = frozenset({"trust", "judge"})
+    PAIRING: ClassVar[frozenset[str]] = RecipeSection.PAIRING | {"pair_rule", "min_trust_gap", "replay_buffer", "judge"}
+    LATER: ClassVar[frozenset[str]] = SamplingSection.LATER | {"judge"}
 
     name: Literal["leanpo"] = "leanpo"
     """The recipe."""
@@ -76,7 +76,7 @@ class RrpoRecipe(SamplingSection):
     """
 
     LATER: ClassVar[frozenset[str]] = SamplingSection.LATER | {"rewrite_tries"}
-    PAIRING: ClassVar[frozenset[str]] = frozenset({"wrong_by", "threshold", "judge", "lint"})
+    PAIRING: ClassVar[frozenset[str]] = RecipeSection.PAIRING | {"wrong_by", "threshold", "judge"}
 
     name: Literal["rrpo"] = "rrpo"
     """The recipe."""
@@ -130,7 +130,7 @@ class HoundRecipe(SamplingSection):
     least `threshold`, the rejected one scores less, and the two are at least `min_score_gap` apart. The gap is ours.
     """
 
-    PAIRING: ClassVar[frozenset[str]] = frozenset({"judge", "threshold", "min_score_gap", "lint"})
+    PAIRING: ClassVar[frozenset[str]] = RecipeSection.PAIRING | {"judge", "threshold", "min_score_gap"}
 
     name: Literal["hound"] = "hound"
     """The recipe."""
@@ -195,8 +195,8 @@ class GroupRecipe(RewardOptions, SamplingSection):
                 f"recipe group compares log-probs with those that the policy sampled with, got temperature={self.temperature:g} and "
                 f"top_p={self.top_p:g}; set both to 1"
             )
-        if self.lint != LintConfig():  # type: ignore[call-arg]
-            raise ValueError("recipe.lint is for pairs, and recipe group makes none; leave it out")
+        if self.lint != LintConfig() or self.clip_pairs is not None:  # type: ignore[call-arg]
+            raise ValueError("recipe.lint and recipe.clip_pairs are for pairs, and recipe group makes none; leave them out")
         if not self.asks_who_is_right and (self.trust is not None or self.judge is not None):
             raise ValueError(
                 "recipe.trust and recipe.judge are for the rewards accuracy, temporal and length; add one of them to rewards"
