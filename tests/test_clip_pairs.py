@@ -251,3 +251,24 @@ def test_they_are_no_data_of_another_run(made):
     with pytest.raises(RowError, match="rejected_videos"):
         stored_pair(made[0][3].to_row())
     assert repr(stored_pair(made[0][0].to_row())) == repr(made[0][0])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_forward_pass_says_how_sure_the_policy_is(made, prepared, packed):  # noqa: F811
+    """What `weigh_stale` needs, of every response token: log sum p^2, beside its log-prob."""
+    both, frames, _ = made
+    model = load_policy(prepared[0])
+    source = source_of(frames, prepared[0], packed)
+    scorer = ResponseScorer(model, packed=packed, squares=True, chunk_size=5).eval()
+    groups = [pair_group(pair) for pair in both[2:4]]
+    batch = source.batch(groups)
+    with torch.no_grad():
+        logps, _, hidden, squares = scorer(batch.inputs, batch.labels, None, batch.sources)
+        probabilities = scorer.logits(hidden).softmax(-1)
+    mask = batch.labels != IGNORED
+    torch.testing.assert_close(squares[mask], probabilities.square().sum(-1).log(), atol=1e-5, rtol=1e-5)
+    assert (squares[~mask] == 0).all()
+    objective = objectives.build("simpo", {"weigh_stale": True})
+    view = view_of(objective)(objective=objective, source=source, kept={}.__getitem__)
+    rows = RowLogps(logps=logps, mask=mask, squares=squares)
+    assert 0 < float(objective(view.policy(rows, groups)).metrics["weight"]) <= 1

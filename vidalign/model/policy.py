@@ -19,7 +19,15 @@ from vidalign.model import families, sequence_parallel, shared_prefix, vision_fe
 from vidalign.model.batch import IGNORED
 from vidalign.model.head import compute_in_float32, finish_of, finished_logits
 from vidalign.model.loading import explained, load, read_config, trainable_class
-from vidalign.model.logps import CHUNK_SIZE, at_least_float32, forward_kl, num_chunks, pad_to_mask, token_logps
+from vidalign.model.logps import (
+    CHUNK_SIZE,
+    at_least_float32,
+    forward_kl,
+    log_sum_squares,
+    num_chunks,
+    pad_to_mask,
+    token_logps,
+)
 from vidalign.model.positions import correct_positions
 from vidalign.model.sequence_parallel import Shards
 from vidalign.model.videos import correct_videos
@@ -168,6 +176,7 @@ class ResponseScorer(nn.Module):
         compares: keep what a full-vocabulary KL to the present weights needs: a frozen copy of the output layer, unless that is
             frozen anyway (LoRA). The rest of the reference is its final hidden states, computed before training.
         float32_head: see `vidalign.model.head`.
+        squares: also return `log_sum_squares` of the response tokens, which costs one more product with the output layer.
         shards: the ranks that share each packed row; then all of them call this at the same time, with the same batch.
     """
 
@@ -178,11 +187,12 @@ class ResponseScorer(nn.Module):
         packed: bool = False,
         compares: bool = False,
         float32_head: bool = False,
+        squares: bool = False,
         chunk_size: int = CHUNK_SIZE,
         shards: Shards | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.shards = model, shards
+        self.model, self.shards, self.squares = model, shards, squares
         if float32_head:
             compute_in_float32(self._head())
         self._finished = functools.partial(finished_logits, finish=finish_of(unwrapped(self.model)))
@@ -203,7 +213,7 @@ class ResponseScorer(nn.Module):
         reference_hidden: torch.Tensor | None = None,
         sources: torch.Tensor | None = None,
         min_calls: tuple[int, int] = (0, 0),
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    ) -> tuple[Any, ...]:
         """Log-probs of the responses and, if `reference_hidden` is given, KL(reference || policy) of the first rows.
 
         Args:
@@ -214,6 +224,7 @@ class ResponseScorer(nn.Module):
         Returns:
             [R, T] float32 log-probs, 0 outside the response; the KL [R] in nats, summed over each response's tokens and 0 for
             rows that `reference_hidden` does not cover, or None without it; and the final hidden states [N, D], see `hidden`.
+            With `squares`, also `log_sum_squares` [R, T].
         """
         if self.shards is not None:
             assert sources is not None
@@ -221,12 +232,13 @@ class ResponseScorer(nn.Module):
         mask = labels != IGNORED
         hidden = self.hidden(inputs, labels, sources)
         logps = pad_to_mask(self.score(hidden, labels[mask], min_calls[0]), mask)
+        squares = [pad_to_mask(self._squares(hidden, min_calls[0]), mask)] if self.squares else []
         if reference_hidden is None:
-            return logps, None, hidden
+            return logps, None, hidden, *squares
         count = len(reference_hidden)
         kl = self._kl(hidden[:count], reference_hidden, min_calls[1])
         uncovered = kl.new_zeros(len(hidden) - count)
-        return logps, pad_to_mask(torch.cat([kl, uncovered]), mask).sum(-1), hidden
+        return logps, pad_to_mask(torch.cat([kl, uncovered]), mask).sum(-1), hidden, *squares
 
     def _forward_share(
         self,
@@ -236,7 +248,7 @@ class ResponseScorer(nn.Module):
         reference_hidden: torch.Tensor | None,
         sources: torch.Tensor,
         min_calls: tuple[int, int],
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    ) -> tuple[Any, ...]:
         """What `forward` returns, computed by each rank for the response tokens in its share of the row. Collective."""
         mask = labels != IGNORED
         states = self._states(inputs)[0]  # [T of a share, D]
@@ -246,13 +258,20 @@ class ResponseScorer(nn.Module):
         logps = self.score(hidden, labels[mask][is_own], min_calls[0])
         logps = pad_to_mask(shards.joined(logps, is_own, states), mask)
         all_hidden = shards.joined(hidden.detach(), is_own, states.detach())
+        squares = []
+        if self.squares:
+            own = self._squares(hidden, min_calls[0])
+            squares = [pad_to_mask(shards.joined(own, is_own, states.detach()), mask)]
         if reference_hidden is None:
-            return logps, None, all_hidden
+            return logps, None, all_hidden, *squares
         covered = is_own[: len(reference_hidden)]
         kl = self._kl(hidden[: int(covered.sum())], reference_hidden[covered], min_calls[1])
         kl = shards.joined(kl, covered, states)
         uncovered = kl.new_zeros(len(is_own) - len(covered))
-        return logps, pad_to_mask(torch.cat([kl, uncovered]), mask).sum(-1), all_hidden
+        return logps, pad_to_mask(torch.cat([kl, uncovered]), mask).sum(-1), all_hidden, *squares
+
+    def _squares(self, hidden: torch.Tensor, min_calls: int) -> torch.Tensor:
+        return log_sum_squares(hidden, self._finished(self._head()), chunk_size=self.chunk_size, min_calls=min_calls)
 
     def _kl(self, hidden: torch.Tensor, reference_hidden: torch.Tensor, min_calls: int) -> torch.Tensor:
         return forward_kl(
