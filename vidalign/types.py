@@ -106,7 +106,8 @@ class Response(Record):
     `kind`: "hinted" (first turn, saw the ground truth), "unhinted" (first turn without it), "reflected" (a later turn),
     "augmented" (no hint, augmented video), "plain" (no hint, clean video), "perturbed" (no hint, perturbed video),
     "shuffled" (no hint, frames in any order), "replayed" (the ground truth with one segment generated anew), "truth" (the ground
-    truth itself, not sampled), "differences" and "rewritten" (RRPO's two steps from a wrong response), "caption" (of the video).
+    truth itself, not sampled), "differences" and "rewritten" (RRPO's two steps from a wrong response), "bridged" (a wrong response,
+    corrected), "caption" (of the video).
 
     `log_probs` are natural-log probabilities of `token_ids` under the policy, before temperature and top-p. `reward` is the
     average log-likelihood per token of the text under the policy given the clean video and the question *without* hints;

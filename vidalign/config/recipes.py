@@ -7,11 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import pydantic
 
 from vidalign import prompts
-from vidalign.config.degrading import AugmentConfig, PerturbConfig
+from vidalign.config.degrading import AugmentConfig
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.linting import LintConfig
 from vidalign.config.recipe import RecipeSection, SamplingSection
 from vidalign.config.rewards import RewardOptions
+from vidalign.config.rewriting import RrpoRecipe
 from vidalign.config.verifying import VerifiedRecipe
 from vidalign.errors import ConfigError
 from vidalign.plugins import resolve
@@ -63,63 +64,6 @@ class LeanpoRecipe(SamplingSection):
     def _judge_is_asked(self) -> LeanpoRecipe:
         if self.judge is not None and self.trust != "judge":
             raise ValueError("recipe.judge is set but nothing uses it; set trust to judge, or remove recipe.judge")
-        return self
-
-
-class RrpoRecipe(SamplingSection):
-    """RRPO: wrong responses to a perturbed video against the ground truth, differing in marked phrases (arXiv 2504.12083).
-
-    A response is wrong by its trust (at most `max_trust`) or by the judge's score (below `threshold`). `rewrite` "none" takes the
-    wrong response unchanged; "policy" and "judge" have that model list what the response gets wrong and swap only that into the
-    ground truth, and a rewrite that differs anywhere else is dropped. Then the next likeliest wrong response is rewritten, up to
-    `rewrite_tries` of an example's responses. Writing by the policy and the tries are ours.
-    """
-
-    LATER: ClassVar[frozenset[str]] = SamplingSection.LATER | {"rewrite_tries"}
-    PAIRING: ClassVar[frozenset[str]] = RecipeSection.PAIRING | {"wrong_by", "threshold", "judge"}
-
-    name: Literal["rrpo"] = "rrpo"
-    """The recipe."""
-    perturb: PerturbConfig = PerturbConfig()  # type: ignore[call-arg]
-    """How videos are perturbed."""
-    wrong_by: Literal["trust", "judge"] = "trust"
-    """What decides that a response is wrong."""
-    max_trust: float = pydantic.Field(0.999, ge=0, lt=1)
-    """A response is wrong up to this trust."""
-    threshold: float = pydantic.Field(3.0, gt=1, le=5)
-    """A response is wrong below this score of the judge's."""
-    rewrite: Literal["none", "policy", "judge"] = "none"
-    """Who swaps what a wrong response gets wrong into the ground truth; none takes the response as it is."""
-    rewrite_tries: int = pydantic.Field(3, ge=1)
-    """Wrong responses of an example that are tried."""
-    differences_prompt: str = prompts.DIFFERENCES
-    """Template that asks for what is wrong."""
-    rewrite_prompt: str = prompts.REWRITE
-    """Template that asks for the swap."""
-    judge: JudgeConfig | None = None
-    """The model that judges or rewrites."""
-
-    @pydantic.model_validator(mode="after")
-    def _judge_is_there_and_asked(self) -> RrpoRecipe:
-        if "judge" in (self.wrong_by, self.rewrite) and self.judge is None:
-            raise ValueError(
-                f"wrong_by={self.wrong_by} and rewrite={self.rewrite} need recipe.judge, a text model (kind, model); "
-                "or set wrong_by to trust and rewrite to policy or none"
-            )
-        if "judge" not in (self.wrong_by, self.rewrite, self.trust) and self.judge is not None:
-            raise ValueError(
-                "recipe.judge is set but nothing uses it; set wrong_by, trust or rewrite to judge, or remove recipe.judge"
-            )
-        if self.wrong_by == self.trust == "judge":
-            raise ValueError(
-                "wrong_by=judge has every reply scored, trust=judge only what no rule can tell; set one of the two, the other to its "
-                "default"
-            )
-        if "judge" in (self.wrong_by, self.trust) and self.rewrite == "policy":
-            decides = "wrong_by" if self.wrong_by == "judge" else "trust"
-            raise ValueError(
-                f"{decides}=judge decides after the policy's rollout, too late for rewrite=policy; set rewrite to judge or none"
-            )
         return self
 
 

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import functools
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,8 +13,8 @@ from torch import nn
 
 from vidalign.config.run import ModelConfig
 from vidalign.config.training import TrainConfig
-from vidalign.errors import ConfigError
 from vidalign.model import families, sequence_parallel, shared_prefix, vision_features
+from vidalign.model.adapters import add_adapter
 from vidalign.model.batch import IGNORED
 from vidalign.model.head import compute_in_float32, finish_of, finished_logits
 from vidalign.model.loading import explained, load, read_config, trainable_class
@@ -87,56 +86,6 @@ def set_trainable(model: nn.Module, *, vision_tower: bool, projector: bool) -> N
     part_of = families.parts(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trained[part_of[name]])
-
-
-def adapter_targets(model: nn.Module, wanted: Sequence[str] | None = None) -> dict[str, nn.Linear]:
-    """The linear layers of the language model by name, without its output layer; those whose last part is `wanted`, or all.
-
-    Raises:
-        ModelError: the vision tower cannot be told apart (`vidalign.model.families.parts`).
-        ConfigError: no layer has one of the wanted names.
-    """
-    families.parts(model)
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    inside = set(families.decoder(model).modules())
-    found = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module in inside and module is not head
-    }
-    if wanted is None:
-        return found
-    by_last: dict[str, dict[str, nn.Linear]] = {}
-    for name, module in found.items():
-        by_last.setdefault(name.rpartition(".")[2], {})[name] = module
-    if unknown := [name for name in wanted if name not in by_last]:
-        raise ConfigError(
-            f"train.lora.targets names {', '.join(unknown)}, which no linear layer of the language model is called; choose of "
-            f"{', '.join(sorted(by_last))}"
-        )
-    return {name: module for last in wanted for name, module in by_last[last].items()}
-
-
-def add_adapter(model: nn.Module, config: TrainConfig) -> nn.Module:
-    """Wrap the language model's linear layers with LoRA (peft); all other weights are frozen."""
-    import peft
-
-    assert config.lora is not None
-    lora = peft.LoraConfig(
-        r=config.lora.rank,
-        lora_alpha=config.lora.alpha,
-        lora_dropout=config.lora.dropout,
-        target_modules=list(adapter_targets(model, config.lora.targets)),
-        bias="none",
-    )
-    # peft 0.21 takes the names of linear layers beside experts for those of experts, and moves their adapters onto the experts. It
-    # goes by the type of the model.
-    config_of_model: Any = model.config
-    config_of_model.model_type = ""
-    try:
-        return peft.get_peft_model(model, lora)  # type: ignore[arg-type]
-    finally:
-        del config_of_model.model_type
 
 
 def prepare_training(model: nn.Module, config: TrainConfig) -> nn.Module:
