@@ -127,6 +127,23 @@ def part_path(parts: pathlib.Path, number: int) -> pathlib.Path:
     return parts / f"{number:06d}.json"
 
 
+def is_part_whole(parts: pathlib.Path, number: int, *, has_table: bool = False) -> bool:
+    """Whether a part is finished and its files are whole: a power failure may leave some that are cut off.
+
+    `has_table`: a part has a table beside its JSON file.
+    """
+    path = part_path(parts, number)
+    try:
+        read_json(path)
+        if has_table:
+            import pyarrow.parquet as pq
+
+            pq.read_metadata(path.with_suffix(".parquet"))  # which stands at the end of the file
+    except (DataError, OSError, ValueError):
+        return False
+    return True
+
+
 def run_of(path: pathlib.Path) -> pathlib.Path:
     """The root of the run that holds a file of a stage; of any other file, its folder."""
     return next((folder.parent for folder in path.parents if folder.name == "rounds"), path.parent)

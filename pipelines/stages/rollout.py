@@ -115,11 +115,11 @@ class Rollout(Stage):
         return list(enumerate(self.train[start : start + size] for start in range(0, len(self.train), size)))
 
     def generate(self) -> None:
-        """Decode, respond, and write the part files of all chunks that have none yet; needs Ray."""
+        """Decode, respond, and write the part files of all chunks that have none that are whole yet; needs Ray."""
         parts, passes = self.folder / "parts", Passes(self.missing)
         EngineStarts.forget(parts)
         answered.forget(parts)
-        todo = [(index, chunk) for index, chunk in self._chunks() if not files.part_path(parts, index).is_file()]
+        todo = [each for each in self._chunks() if not files.is_part_whole(parts, each[0], has_table=True)]
         begun = done = len(self.train) - sum(len(chunk) for _, chunk in todo)
         with progress.bar(f"rollout, round {self.round_index}", len(self.train), "example", initial=begun) as shown:
 
