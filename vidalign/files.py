@@ -223,9 +223,15 @@ def write_table(path: pathlib.Path, records: Iterable[Record]) -> None:
         pq.write_table(table, file)
 
 
-def join_tables(paths: Sequence[pathlib.Path], path: pathlib.Path) -> None:
-    """Write the rows of several tables of the same kind of record as one table, atomically, with one in memory at a time."""
+def join_tables(
+    paths: Sequence[pathlib.Path], path: pathlib.Path, *, only: tuple[str, Collection[str]] | None = None
+) -> None:
+    """Write the rows of several tables of the same kind of record as one table, atomically, with one in memory at a time.
+
+    `only`: a column, and the values in it of the rows that are taken; None takes all.
+    """
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     # A column that is empty in one table has no type there.
@@ -233,6 +239,8 @@ def join_tables(paths: Sequence[pathlib.Path], path: pathlib.Path) -> None:
     with _replacing(path) as file, pq.ParquetWriter(file, schema) as writer:
         for part in paths:
             table = pq.read_table(part)
+            if only is not None and table.num_rows:
+                table = table.filter(pc.field(only[0]).isin(list(only[1])))
             if table.num_rows:
                 writer.write_table(table.cast(schema))
 

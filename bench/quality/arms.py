@@ -12,7 +12,8 @@ from typing import Any
 from vidalign import prompts
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.recipe import RecipeSection
-from vidalign.config.recipes import HoundRecipe, LeanpoRecipe, RrpoRecipe
+from vidalign.config.recipes import HoundRecipe, LeanpoRecipe
+from vidalign.config.rewriting import RrpoRecipe
 from vidalign.types import PreferencePair
 
 GRID = (3e-5, 1e-4, 3e-4, 1e-3)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from cluster.resources import ServePlan
 from pipelines.stages.base import Stage
-from pipelines.stages.rollout import digest, media_limits
+from pipelines.stages.responses import digest, media_limits
 from serving.spec import EndpointSpec
 from vidalign.config.run import EvaluateConfig, ModelConfig, ServeConfig, VideoConfig
 from vidalign.data.shown import missing_file
