@@ -37,6 +37,7 @@ class Fault:
         victim: a pattern of the command line of the process; `DRIVER` is the command itself, `NODE` the raylet of the
             second of two nodes; "" for a fault of no process.
         within_s: it is hit at a random moment of so many seconds after it first appeared.
+        once_begun: and after the first results of this command.
         signal: what it gets.
         stopped_s: it gets SIGSTOP, and SIGCONT after so many seconds, in the place of `signal`.
         place: what fails before the command starts: one of `DISKS` for the run's folder, "videos" or "model" for a folder that is
@@ -54,6 +55,7 @@ class Fault:
     command: str
     victim: str = ""
     within_s: float = 5.0
+    once_begun: bool = False
     signal: signal.Signals = signal.SIGKILL
     stopped_s: float = 0.0
     place: str = ""
@@ -96,8 +98,15 @@ def of_driver(command: str, within_s: float) -> list[Fault]:
 # Of each command, first what ends it, then what it survives: the next fault meets the run that is left of the one before.
 FAULTS = (
     Fault(name="videos gone", command="rollout", place="videos"),
-    Fault(name="driver, and its newest part is torn", command="rollout", victim=DRIVER, within_s=20, then="newest part"),
-    *of_driver("rollout", 20),
+    Fault(
+        name="driver, and its newest part is torn",
+        command="rollout",
+        victim=DRIVER,
+        within_s=4,
+        once_begun=True,
+        then="newest part",
+    ),
+    *of_driver("rollout", 35),
     Fault(name="generator", command="rollout", victim=GENERATOR, within_s=14),
     Fault(name="decoder's child", command="rollout", victim=CHILD, within_s=3),
     Fault(name="decoder", command="rollout", victim=DECODER, within_s=8),
@@ -107,16 +116,17 @@ FAULTS = (
         name="driver, and its newest checkpoint is torn",
         command="train",
         victim=DRIVER,
-        within_s=28,
+        within_s=6,
+        once_begun=True,
         then="newest checkpoint",
     ),
-    *of_driver("train", 28),
+    *of_driver("train", 40),
     Fault(name="training's controller", command="train", victim="ray::TrainController", within_s=20),
     Fault(name="training rank", command="train", victim=RANK, within_s=20),
     Fault(name="training rank stopped for 10 s", command="train", victim=RANK, within_s=20, stopped_s=10),
     Fault(name="driver, and then one rank in the place of two", victim=DRIVER, within_s=28, **TWO_RANKS),
     Fault(name="videos gone", command="evaluate", place="videos"),
-    *of_driver("evaluate", 35),
+    *of_driver("evaluate", 50),
     Fault(name="replica", command="evaluate", victim=REPLICA, within_s=25),
     Fault(name="ingress", command="evaluate", victim=INGRESS, within_s=25),
     Fault(name="HAProxy", command="evaluate", victim=r"/haproxy\S* -", within_s=25),

@@ -86,6 +86,18 @@ def test_a_process_is_stopped_for_a_while_and_goes_on():
     assert command.wait(5) == 0
 
 
+def test_a_fault_may_wait_for_the_first_results():
+    command = subprocess.Popen(["sleep", "60"])
+    seen = iter([False, False, True])
+    fault = Fault(name="driver", command="train", victim=DRIVER, once_begun=True)
+    hit = hit_at_random(
+        fault, command, Descendants(psutil.Process(command.pid)), random.Random(0), 0.0, begun=lambda: next(seen)
+    )
+    assert hit is not None
+    assert command.wait(5) == -9
+    assert next(seen, None) is None
+
+
 def test_the_newest_file_of_a_kind_is_torn_and_one_that_is_not_there_is_not(tmp_path):
     run = make_run(tmp_path / "run")
     [lease] = run.glob(TORN["lease"])

@@ -1,7 +1,9 @@
 """Run folders: atomic writes, manifests, tables."""
 
 import dataclasses
+import errno
 import math
+import pickle
 
 import pytest
 
@@ -147,3 +149,14 @@ def test_a_part_that_is_cut_off_is_not_finished(tmp_path):
             path.write_bytes(whole[:size])
             assert not files.is_part_whole(tmp_path, 3, has_table=True)
         path.write_bytes(whole)
+
+
+def test_a_disk_that_is_full_is_named_by_what_was_to_be_written_there(tmp_path, monkeypatch):
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        files.write_json(tmp_path / "a.json", {})
+    assert pickle.loads(pickle.dumps(caught.value)).filename == str(tmp_path / "a.json"), "also from a worker"
+    assert list(tmp_path.iterdir()) == []

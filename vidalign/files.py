@@ -102,8 +102,10 @@ def _replacing(path: pathlib.Path, *, durable: bool = True) -> Iterator[IO[bytes
                 os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         pathlib.Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # as of a disk that is full: which one?
+            error.filename = str(path)
         raise
 
 
