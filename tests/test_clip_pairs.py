@@ -13,11 +13,14 @@ from test_reference import prepared  # noqa: F401 (fixture)
 from actors.reference import kept_paths
 from actors.training_data import TrainingData
 from pipelines.check_learning import check_clip_pairs, check_given, forward_tokens
+from pipelines.inputs import read_inputs
 from pipelines.stages.clip_pairs import altered_here, with_clip_pairs, write_frames
 from vidalign import files
 from vidalign.config.degrading import ClipPairsConfig
 from vidalign.config.loading import parse_config
 from vidalign.config.recipes import RECIPES
+from vidalign.data.reading import read_rows
+from vidalign.data.rows import parse_row
 from vidalign.data.stored_pairs import stored_pair
 from vidalign.errors import ConfigError, RowError
 from vidalign.learning import objectives
@@ -30,7 +33,7 @@ from vidalign.model.logps import RowLogps
 from vidalign.model.policy import ResponseScorer, load_policy
 from vidalign.model.rendering import cached_processor
 from vidalign.model.tensor_cache import TensorCache
-from vidalign.types import FrameSpec, PreferencePair
+from vidalign.types import Example, FrameSpec, PreferencePair
 from vidalign.video.altered import alter, altered_path, write_altered
 from vidalign.video.frame_cache import FrameCache, load_clip
 
@@ -234,9 +237,17 @@ def test_every_recipe_and_objective_takes_pairs_over_videos_or_says_why_not(reci
         check_given(config, [])
 
 
-@pytest.mark.parametrize("raw", [{}, {"perturb": {}, "augment": {}}, {"perturb": {"mask_area": None, "shuffle": "none"}}])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {},
+        {"perturb": {}, "augment": {}},
+        {"perturb": {}, "of_rows": True},
+        {"perturb": {"mask_area": None, "shuffle": "none"}},
+    ],
+)
 def test_another_clip_is_made_in_one_way_that_changes_something(raw):
-    with pytest.raises(ConfigError, match=r"needs exactly one of perturb and augment|leave the video unchanged"):
+    with pytest.raises(ConfigError, match=r"needs exactly one of perturb, augment and of_rows|leave the video unchanged"):
         parse({"name": "given", "clip_pairs": raw})
 
 
@@ -272,3 +283,57 @@ def test_a_forward_pass_says_how_sure_the_policy_is(made, prepared, packed):  # 
     view = view_of(objective)(objective=objective, source=source, kept={}.__getitem__)
     rows = RowLogps(logps=logps, mask=mask, squares=squares)
     assert 0 < float(objective(view.policy(rows, groups)).metrics["weight"]) <= 1
+
+
+OF_ROWS = ClipPairsConfig(of_rows=True)
+
+
+def test_a_row_may_bring_the_clip_with_which_its_answer_is_wrong(made, tmp_path):
+    both, frames, _ = made
+    pairs = both[:3]  # of videos a, b and a
+    own = {"e0": "b", "e1": "gone", "e2": "copy"}
+    found, altered, dropped = with_clip_pairs(
+        [*pairs, dataclasses.replace(pairs[0], example_id="e3")],
+        {**frames, "copy": frames["a"]},
+        OF_ROWS,
+        seed=1,
+        alter=lambda asked: {},
+        of_rows=own,
+    )
+    assert [pair.rejected_videos for pair in found[4:]] == [("b",)]
+    assert found[4].rejected == found[4].chosen == pairs[0].chosen
+    assert (altered, dropped) == ({}, {"video_quarantined": 1, "same_clip": 1, "no_video": 1})
+
+
+def row(**more):
+    return {"id": "e", "video": "a.mp4", "question": "Which way?", "answer": "left", **more}
+
+
+def test_rows_with_another_clip_are_read_and_their_clips_looked_for(tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "train.jsonl").write_text(json.dumps(row(rejected_video="b.mp4")) + "\n" + json.dumps(row(id="f")) + "\n")
+    [first, second] = read_rows(tmp_path / "train.jsonl")
+    assert first.example.rejected_video == str(tmp_path / "b.mp4")
+    assert first.example.decoded == (str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4"))
+    assert second.example.decoded == (str(tmp_path / "a.mp4"),)
+    assert "rejected_video" not in second.example.to_row(), "rows without one are recorded as they were"
+    assert Example.from_row(first.example.to_row()) == first.example
+    config = parse({"name": "given", "clip_pairs": {"of_rows": True}}, data={"train": str(tmp_path / "train.jsonl")})
+    inputs = read_inputs(config.data, config.recipe)
+    assert inputs.present == [str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")]
+    (tmp_path / "b.mp4").unlink()
+    assert read_inputs(config.data, config.recipe).missing == [str(tmp_path / "b.mp4")]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"rejected_video": "a.mp4"}, "is the video of the row itself"),
+        ({"rejected_video": "b.mp4", "images": ["i.png"]}, "stands beside 1 videos and 1 images"),
+        ({"rejected_video": 3}, "rejected_video"),
+    ],
+)
+def test_another_clip_that_makes_no_sense_is_refused(more, says):
+    _, errors = parse_row(row(**more))
+    assert any(says in str(error) for error in errors), errors

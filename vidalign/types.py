@@ -81,7 +81,8 @@ class Example(Prompted):
 
     `options` is non-empty for multiple choice, in order; `answer` then is the full text of the right reply. `caption` describes
     the whole video in words, for a judge that cannot see it. `answer_type` says of which kind the answer is, where the row says so
-    (`vidalign.data.answers.ANSWER_TYPES`).
+    (`vidalign.data.answers.ANSWER_TYPES`). `rejected_video` names another clip, with which the same response is the worse one: of a
+    pair over videos that the data brings; "" where it brings none.
     """
 
     id: str
@@ -96,7 +97,13 @@ class Example(Prompted):
     images: tuple[str, ...] = ()
     system: str = ""
     turns: tuple[Turn, ...] = ()
-    OMITTED: ClassVar[tuple[str, ...]] = ("answer_type", *Prompted.OMITTED)
+    rejected_video: str = ""
+    OMITTED: ClassVar[tuple[str, ...]] = ("answer_type", "rejected_video", *Prompted.OMITTED)
+
+    @property
+    def decoded(self) -> tuple[str, ...]:
+        """The names of everything that is decoded for it: what its prompt shows, and its other clip."""
+        return (*self.context.visuals, *filter(None, [self.rejected_video]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import json
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from vidalign import files
@@ -31,27 +32,33 @@ def with_clip_pairs(
     *,
     seed: int,
     alter: Alter,
+    of_rows: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[PreferencePair], dict[str, str], dict[str, int]]:
     """The pairs to train on, the altered clips by name, and the number of pairs that have no other clip by reason.
 
-    no_video: only images are shown. same_clip: nothing that was drawn shows anything else than the video does, such as frames in
-    another order of a video that stands still. A response that several pairs of an example prefer has one pair over videos.
+    no_video: only images are shown, or the row names no other clip. video_quarantined: that clip could not be decoded. same_clip:
+    nothing that was drawn shows anything else than the video does, such as frames in another order of a video that stands still; or
+    the row's clip is the video again. A response that several pairs of an example prefer has one pair over videos.
 
     Args:
-        frames: the clip of each video. seed: of the round; an example's alteration depends on nothing else.
+        frames: the clip of each video. seed: of the round; an example's alteration depends on nothing else. of_rows: the name of the
+            other clip of each example whose row has one.
     """
     first = {(pair.example_id, pair.chosen): pair for pair in reversed(pairs)}
     wanted = [pair for pair in pairs if first[pair.example_id, pair.chosen] is pair]
+    if config.of_rows:
+        over, dropped = _of_rows(wanted, frames, of_rows)
+        return [*(pairs if config.with_others == "beside" else ()), *over], {}, dropped
     draws = {pair.id: request_seed(seed, pair.example_id, "clip") for pair in wanted}
     asked = {(frames[name], draws[pair.id]): None for pair in wanted for name in pair.context.videos}
     made = alter(list(asked))
-    dropped: collections.Counter[str] = collections.Counter()
+    lost: collections.Counter[str] = collections.Counter()
     placed: dict[str, str] = {}
-    over: list[PreferencePair] = []
+    over = []
     for pair in wanted:
         clips = [made.get((frames[name], draws[pair.id])) for name in pair.context.videos]
         if not clips or None in clips:
-            dropped["same_clip" if clips else "no_video"] += 1
+            lost["same_clip" if clips else "no_video"] += 1
             continue
         named = {
             f"{name} ({pathlib.Path(str(clip)).stem})": str(clip)
@@ -59,7 +66,26 @@ def with_clip_pairs(
         }
         placed |= named
         over.append(over_videos(pair, tuple(named), [pathlib.Path(str(clip)).name for clip in clips]))
-    return [*(pairs if config.with_others == "beside" else ()), *over], placed, dict(dropped)
+    return [*(pairs if config.with_others == "beside" else ()), *over], placed, dict(lost)
+
+
+def _of_rows(
+    pairs: Sequence[PreferencePair], frames: Mapping[str, str], of_rows: Mapping[str, str]
+) -> tuple[list[PreferencePair], dict[str, int]]:
+    """The pairs over videos with the clips that rows name, and how many have none by reason. Clips of one content are one file."""
+    made: list[PreferencePair] = []
+    lost: collections.Counter[str] = collections.Counter()
+    for pair in pairs:
+        name = of_rows.get(pair.example_id, "")
+        if not name:
+            lost["no_video"] += 1
+        elif name not in frames:
+            lost["video_quarantined"] += 1
+        elif frames[name] == frames[pair.video]:
+            lost["same_clip"] += 1
+        else:
+            made.append(over_videos(pair, (name,), [pathlib.Path(frames[name]).name]))
+    return made, dict(lost)
 
 
 def over_videos(pair: PreferencePair, names: tuple[str, ...], clips: Sequence[str]) -> PreferencePair:

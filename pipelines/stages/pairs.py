@@ -164,7 +164,8 @@ class Pairs(Stage):
         if config is None:
             return pairs, {}
         frames, alter = read_frames(self.rollout.folder), functools.partial(altered_on_cluster, config=config)
-        made, altered, dropped = with_clip_pairs(pairs, frames, config, seed=seed, alter=alter)
+        own = {row.example.id: row.example.rejected_video for row in self.rows if row.example.rejected_video}
+        made, altered, dropped = with_clip_pairs(pairs, frames, config, seed=seed, alter=alter, of_rows=own)
         over = sum(bool(pair.rejected_videos) for pair in made)
         if not over:
             raise DataError(f"no pair over videos was made of {len(pairs)} pairs ({dropped}); {NO_CLIP_PAIRS}")
@@ -250,7 +251,7 @@ class Pairs(Stage):
 
 
 NO_CLIP_PAIRS = (
-    "set recipe.clip_pairs to a change that shows: a mask, a crop, or another order of videos in which something moves"
+    "set recipe.clip_pairs to a change that shows, such as a mask; of_rows takes what rows name as rejected_video"
 )
 NO_PAIRS = (
     "raise recipe.num_candidates or the temperature, loosen the recipe's pair rule, or look at the responses of this run"

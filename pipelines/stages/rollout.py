@@ -245,7 +245,7 @@ class Rollout(Stage):
         """Decode the videos of examples that no engine responds to."""
         if not examples:
             return {}
-        videos = list(dict.fromkeys(name for example in examples for name in example.context.visuals))
+        videos = list(dict.fromkeys(name for example in examples for name in example.decoded))
         rows = decoded_videos(
             videos,
             self.video.frame_spec(),

@@ -92,23 +92,26 @@ class PerturbConfig(Section):
 class ClipPairsConfig(Section):
     """Pairs over videos: one response that is preferred with the video to with another clip (VDPO, arXiv 2504.05810).
 
-    The response is the chosen one of each pair, and the other clip is the video, perturbed or augmented. "alone" trains on these pairs
-    in place of the others, "beside" on both kinds together (MixDPO, arXiv 2601.04778, with a perturbed video where theirs is a
-    generated one).
+    The response is the chosen one of each pair. The other clip is the video, perturbed or augmented, or the one that its row names
+    as `rejected_video`, such as a generated one. "alone" trains on these pairs in place of the others, "beside" on both kinds
+    together (MixDPO, arXiv 2601.04778).
     """
 
     with_others: Literal["alone", "beside"] = "beside"
     """Train on pairs over videos alone, or beside the pairs of responses."""
     perturb: PerturbConfig | None = None
-    """How the other clip is perturbed; set this or `augment`."""
+    """How the other clip is perturbed; set this, `augment` or `of_rows`."""
     augment: AugmentConfig | None = None
-    """How the other clip is augmented; set this or `perturb`."""
+    """How the other clip is augmented; set this, `perturb` or `of_rows`."""
+    of_rows: bool = False
+    """Take the clips that rows name as `rejected_video`; set this, `perturb` or `augment`."""
 
     @pydantic.model_validator(mode="after")
     def _one_way(self) -> ClipPairsConfig:
-        if (self.perturb is None) == (self.augment is None):
+        if (self.perturb is not None) + (self.augment is not None) + self.of_rows != 1:
             raise ValueError(
-                "clip_pairs needs exactly one of perturb and augment, which say how the other clip is made; set one, such as "
+                "clip_pairs needs exactly one of perturb, augment and of_rows, which say where the other clip is from; set one, such "
+                "as "
                 'perturb: {mask_area: null, shuffle: "reverse"}'
             )
         return self

@@ -24,7 +24,7 @@ def alter(clip: Clip, config: ClipPairsConfig, seed: int) -> Clip | None:
         else:
             from vidalign.video.augment import augment  # imports torch
 
-            assert config.augment is not None
+            assert config.augment is not None, "clips of rows are not altered"
             made = augment(clip, config.augment, rng)
         if not np.array_equal(made.frames, clip.frames):
             return made
