@@ -1,12 +1,13 @@
 """The comparison of methods: which rate is chosen, what an arm does to pairs, and what the page of the events task says."""
 
 import math
+import types
 
-import numpy as np
 import pytest
 
-from bench.quality import events_page, events_pairs
-from bench.quality.arms import BASE, Arm, is_flipped, swapped
+from bench.quality import edits, events_page, events_pairs
+from bench.quality.arms import BASE
+from bench.quality.data import Data, base_folder
 from bench.quality.events import EVENTS
 from bench.quality.events_figures import figures, with_true_answer
 from bench.quality.queue import Queue
@@ -15,8 +16,6 @@ from bench.quality.shapes import SHAPES
 from bench.quality.sweep import best_rate, is_swept, missing_rates, tried
 from vidalign import files
 from vidalign.types import Example, PreferencePair
-from vidalign.video.augment import augment
-from vidalign.video.clip import Clip
 
 TRUE = "First a small red circle moves left, then a large blue cross moves up, and finally a small green square moves right."
 SLIP = TRUE.replace("red", "blue")  # one phrase of three is wrong
@@ -47,24 +46,24 @@ def test_the_best_rate_is_taken_and_of_equals_the_lowest(tmp_path):
 
 
 def test_a_rate_counts_with_all_of_its_dev_seeds_and_by_their_mean(tmp_path):
-    low, middle, high = EVENTS.rates
-    record(tmp_path, EVENTS, "DPO", {low: (0.5, 0.5, 0.5), middle: (0.9, 0.4, 0.4), high: (0.6, 0.6, 0.1)})
-    assert best_rate(EVENTS, tmp_path, "DPO") == middle
-    (Job("DPO", EVENTS.dev_seeds[0], middle, "dev").folder(tmp_path) / "result.json").unlink()
-    assert list(tried(EVENTS, tmp_path, "DPO")) == [low, high]
-    assert missing_rates(EVENTS, tmp_path, "DPO") == [middle]
+    low, high = EVENTS.rates
+    record(tmp_path, EVENTS, "DPO", {low: (0.6, 0.6), high: (0.9, 0.4)})
+    assert best_rate(EVENTS, tmp_path, "DPO") == high
+    (Job("DPO", EVENTS.dev_seeds[0], high, "dev").folder(tmp_path) / "result.json").unlink()
+    assert list(tried(EVENTS, tmp_path, "DPO")) == [low]
+    assert missing_rates(EVENTS, tmp_path, "DPO") == [high]
 
 
-def test_a_method_whose_best_rate_is_at_the_edge_tries_the_next_one(tmp_path):
-    assert missing_rates(EVENTS, tmp_path, "DPO") == list(EVENTS.rates)
-    low, middle, high = EVENTS.rates
-    record(tmp_path, EVENTS, "DPO", {low: (0.6,) * 3, middle: (0.5,) * 3, high: (0.4,) * 3})
+def test_a_method_tries_rates_until_its_best_has_neighbours_on_both_sides(tmp_path):
+    assert missing_rates(EVENTS, tmp_path, "DPO") == [1e-4, 3e-4]
+    record(tmp_path, EVENTS, "DPO", {1e-4: (0.6,) * 2, 3e-4: (0.5,) * 2})
+    assert missing_rates(EVENTS, tmp_path, "DPO") == [3e-5]
+    record(tmp_path, EVENTS, "DPO", {3e-5: (0.7,) * 2})
     assert missing_rates(EVENTS, tmp_path, "DPO") == [1e-5]
-    record(tmp_path, EVENTS, "DPO", {1e-5: (0.7,) * 3})
-    assert missing_rates(EVENTS, tmp_path, "DPO") == [3e-6]
-    record(tmp_path, EVENTS, "DPO", {3e-6: (0.6,) * 3})
+    assert not is_swept(EVENTS, tmp_path, "DPO")
+    record(tmp_path, EVENTS, "DPO", {1e-5: (0.6,) * 2})
     assert is_swept(EVENTS, tmp_path, "DPO")
-    assert best_rate(EVENTS, tmp_path, "DPO") == 1e-5
+    assert best_rate(EVENTS, tmp_path, "DPO") == 3e-5
 
 
 def test_a_finished_run_is_not_run_again_and_nothing_is_started_too_late(tmp_path):
@@ -82,32 +81,34 @@ def test_runs_of_the_base_are_apart_by_split_and_others_by_rate_and_seed(tmp_pat
     assert len({job.folder(tmp_path) for job in jobs}) == len(jobs)
 
 
-def test_an_arm_edits_its_pairs():
+def test_edits_change_one_side_and_its_marks():
     made = [pair("a", answer=SHORT, chosen_marks=((0, 3),))]
-    [edited] = Arm("x", "r", "sft", chosen="answer").edit(made)
+    [edited] = edits.answers_as_winners(None, made)
     assert (edited.chosen, edited.chosen_marks, edited.rejected) == (SHORT, (), SLIP)
-    [marked] = Arm("x", "r", "rrpo", mark_everything=True).edit(made)
+    [marked] = edits.everything_marked(None, made)
     assert (marked.chosen_marks, marked.rejected_marks) == (((0, len(TRUE)),), ((0, len(SLIP)),))
-    assert Arm("x", "r", "dpo").edit(made) == made
+
+
+def test_plain_answers_become_losers_where_they_agree_less_with_the_hint(tmp_path):
+    rows = {"train": [types.SimpleNamespace(example=example(name)) for name in "abc"]}
+    data = Data(EVENTS, tmp_path, rows, {})
+    files.write_json(base_folder(tmp_path, "train") / "result.json", {"replies": [SHORT, TRUE, "Hm."]})
+    made = [pair(name, rejected_marks=((0, 3),)) for name in "abc"]
+    first, *others = edits.plain_losers(data, made)
+    assert (first.rejected, first.rejected_marks, first.chosen) == (SHORT, (), TRUE)
+    assert 0.7 < first.rejected_trust < 0.9
+    assert others == made[1:]  # one agrees as much as its winner, and of the other nothing is known
 
 
 def test_an_erring_judge_swaps_a_share_of_the_pairs_always_the_same():
     made = [pair(str(number), rejected_marks=((1, 2),)) for number in range(400)]
-    edited = Arm("x", "r", "dpo", flips=0.25).edit(made)
+    edited = edits.Flipped(0.25)(None, made)
     flipped = [one for one, other in zip(edited, made, strict=True) if one != other]
     assert 75 < len(flipped) < 125
     assert {(p.chosen, p.rejected, p.rejected_trust, p.chosen_marks) for p in flipped} == {(SLIP, TRUE, 1.0, ((1, 2),))}
-    assert edited == Arm("y", "r", "rdpo", flips=0.25).edit(made)
-    assert not any(is_flipped(p, 0.0) for p in made)
-    assert swapped(swapped(flipped[0])) == flipped[0]
-
-
-def test_losers_from_the_clean_video_see_the_video_as_it_is():
-    rng = np.random.default_rng(0)
-    frames = rng.integers(0, 256, (12, 56, 56, 3), dtype=np.uint8)
-    clip = Clip(frames=frames, indices=tuple(range(12)), fps=8.0, duration_s=1.5, total_num_frames=12)
-    config = EVENTS.recipes["leanpo_clean"].augment
-    assert all((augment(clip, config, np.random.default_rng(seed)).frames == frames).all() for seed in range(5))
+    assert edited == edits.Flipped(0.25)(None, made)
+    assert edits.Flipped(0.0)(None, made) == made
+    assert edits.swapped(edits.swapped(flipped[0])) == flipped[0]
 
 
 def test_training_rows_are_scored_by_what_happened_and_not_by_their_hint():

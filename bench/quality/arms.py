@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from vidalign.config.recipe import RecipeSection
 from vidalign.config.run import ModelConfig
-from vidalign.types import FrameSpec, PreferencePair, stable_hash
+from vidalign.types import FrameSpec, PreferencePair
 
 BASE = "Base"
 
@@ -23,9 +23,7 @@ class Arm:
     """One row of the results. `method` is the arm whose learning rate it takes: itself, unless it is an ablation.
 
     Attributes:
-        mark_everything: the pairs' marks cover both responses whole, so that every token counts.
-        chosen: what is trained on as the chosen side: the "pair"'s own, or the row's "answer".
-        flips: share of the pairs whose sides are swapped, as a judge does that errs; which ones depends on the pair alone.
+        edit: what is done to the recipe's pairs before it trains on them, of `bench.quality.edits`; the page says `edited`.
     """
 
     name: str
@@ -33,39 +31,12 @@ class Arm:
     objective: str
     params: dict[str, Any] = dataclasses.field(default_factory=dict)
     ablates: str = ""
-    mark_everything: bool = False
-    chosen: Literal["pair", "answer"] = "pair"
-    flips: float = 0.0
+    edit: Callable[[Any, list[PreferencePair]], list[PreferencePair]] | None = None
+    edited: str = ""
 
     @property
     def method(self) -> str:
         return self.ablates or self.name
-
-    def edit(self, pairs: list[PreferencePair]) -> list[PreferencePair]:
-        """The pairs as this arm trains on them."""
-        if self.chosen == "answer":
-            pairs = [dataclasses.replace(pair, chosen=pair.answer, chosen_marks=()) for pair in pairs]
-        pairs = [swapped(pair) if is_flipped(pair, self.flips) else pair for pair in pairs]
-        if self.mark_everything:
-            pairs = [
-                dataclasses.replace(pair, chosen_marks=((0, len(pair.chosen)),), rejected_marks=((0, len(pair.rejected)),))
-                for pair in pairs
-            ]
-        return pairs
-
-
-def is_flipped(pair: PreferencePair, flips: float) -> bool:
-    """Whether a judge that errs in a share of the pairs errs in this one."""
-    return int(stable_hash(["flip", pair.id], 8), 16) / 16**8 < flips
-
-
-def swapped(pair: PreferencePair) -> PreferencePair:
-    """The pair with its sides, and all that belongs to them, exchanged."""
-    sides: dict[str, Any] = {}
-    for name in ("", "_marks", "_reward", "_trust", "_win_rate"):
-        one, other = f"chosen{name}", f"rejected{name}"
-        sides |= {one: getattr(pair, other), other: getattr(pair, one)}
-    return dataclasses.replace(pair, **sides)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

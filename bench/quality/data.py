@@ -17,7 +17,7 @@ from typing import Any
 
 from actors.engine import VllmEngine
 from actors.judge import Judge
-from bench.quality.arms import Task
+from bench.quality.arms import BASE, Task
 from examples.shapes import rule_judge
 from pipelines.stages.judge import judgements_of
 from pipelines.stages.pairs import reward_trust_correlation
@@ -50,8 +50,17 @@ class Data:
     def pairs(self, recipe: str, seed: int) -> list[PreferencePair]:
         return files.read_table(self.root / "pairs" / recipe / str(seed) / "pairs.parquet", PreferencePair)
 
+    def plain_answers(self) -> list[str]:
+        """The base's greedy answers to the training questions, once it has been measured on them."""
+        return files.read_json(base_folder(self.root, "train") / "result.json")["replies"]
+
     def facts(self, recipe: str, seed: int) -> dict[str, Any]:
         return files.read_json(self.root / "pairs" / recipe / str(seed) / "facts.json")
+
+
+def base_folder(root: pathlib.Path, split: str) -> pathlib.Path:
+    """Where the figures of the base on a split are."""
+    return root / "runs" / BASE / split
 
 
 def prepare(task: Task, root: pathlib.Path) -> Data:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.quality import edits
 from bench.quality.arms import BASE, Arm, Task, by_name
 from bench.quality.events_figures import measure
 from examples.events import make_videos, rule_judge
 from examples.events.careless import NUM_FRAMES
 from examples.events.train_base import MAX_NEW_TOKENS
-from vidalign.config.degrading import AugmentConfig
 from vidalign.config.recipe import RecipeSection
 from vidalign.config.recipes import LeanpoRecipe
 from vidalign.config.run import ModelConfig
@@ -25,20 +25,14 @@ LEANPO: dict[str, Any] = {
     "trust": "examples.events.scorers:agreement",
     "min_trust_gap": 0.02,
 }
-UNCHANGED = AugmentConfig(
-    crop_scale=(1.0, 1.0),
-    jitter_probability=0.0,
-    grayscale_probability=0.0,
-    blur_probability=0.0,
-    flip_probability=0.0,
-    num_frames=NUM_FRAMES,
-)
 RECIPES: dict[str, RecipeSection] = {
     "leanpo": LeanpoRecipe(num_turns=2, **LEANPO),
-    "leanpo_clean": LeanpoRecipe(num_turns=2, augment=UNCHANGED, **LEANPO),
     "leanpo_one_turn": LeanpoRecipe(num_turns=1, **LEANPO),
 }
 FLIPS = 0.25
+ERRING = edits.Flipped(FLIPS)
+SWAPPED = f"sides swapped in {100 * FLIPS:g} % of the pairs"
+PLAIN = "the base's own plain answer as the loser, where it agrees less with the hint than the winner"
 COMPARED = (  # of these arms the page says which is better
     ("SFT", BASE),
     ("DPO", BASE),
@@ -46,18 +40,17 @@ COMPARED = (  # of these arms the page says which is better
     ("LeanPO", "SFT"),
     ("LeanPO", "DPO"),
     ("SFT", "DPO"),
+    ("LeanPO, plain losers", "LeanPO"),
+    ("LeanPO, plain losers", "SFT"),
+    ("DPO, plain losers", "DPO"),
+    ("DPO, plain losers", "SFT"),
     ("SFT on the hints", BASE),
     ("SFT on the hints", "SFT"),
     ("LeanPO", "SFT on the hints"),
-    ("LeanPO, losers from the clean video", "SFT, losers from the clean video"),
-    ("LeanPO, losers from the clean video", "DPO, losers from the clean video"),
-    ("SFT, losers from the clean video", "SFT"),
-    ("DPO, losers from the clean video", "DPO"),
-    ("LeanPO, losers from the clean video", "LeanPO"),
     ("LeanPO", "LeanPO, one turn"),
-    ("DPO, 25 % flipped", "DPO"),
-    ("rDPO, 25 % flipped", "DPO, 25 % flipped"),
-    ("cDPO, 25 % flipped", "DPO, 25 % flipped"),
+    ("DPO, flipped", "DPO"),
+    ("rDPO, flipped", "DPO, flipped"),
+    ("cDPO, flipped", "DPO, flipped"),
 )
 
 EVENTS = Task(
@@ -70,18 +63,17 @@ EVENTS = Task(
         Arm("SFT", "leanpo", "sft"),
         Arm("DPO", "leanpo", "dpo"),
         Arm("LeanPO", "leanpo", "leanpo"),
-        Arm("SFT on the hints", "leanpo", "sft", chosen="answer"),
-        Arm("SFT, losers from the clean video", "leanpo_clean", "sft"),
-        Arm("DPO, losers from the clean video", "leanpo_clean", "dpo"),
-        Arm("LeanPO, losers from the clean video", "leanpo_clean", "leanpo"),
+        Arm("LeanPO, plain losers", "leanpo", "leanpo", edit=edits.plain_losers, edited=PLAIN),
+        Arm("DPO, plain losers", "leanpo", "dpo", edit=edits.plain_losers, edited=PLAIN),
+        Arm("SFT on the hints", "leanpo", "sft", edit=edits.answers_as_winners, edited="the row's own answer as the winner"),
         Arm("LeanPO, one turn", "leanpo_one_turn", "leanpo"),
-        Arm("DPO, 25 % flipped", "leanpo", "dpo", flips=FLIPS),
-        Arm("rDPO, 25 % flipped", "leanpo", "rdpo", {"label_smoothing": FLIPS}, flips=FLIPS),
-        Arm("cDPO, 25 % flipped", "leanpo", "cdpo", {"label_smoothing": FLIPS}, flips=FLIPS),
+        Arm("DPO, flipped", "leanpo", "dpo", edit=ERRING, edited=SWAPPED),
+        Arm("rDPO, flipped", "leanpo", "rdpo", {"label_smoothing": FLIPS}, edit=ERRING, edited=SWAPPED),
+        Arm("cDPO, flipped", "leanpo", "cdpo", {"label_smoothing": FLIPS}, edit=ERRING, edited=SWAPPED),
     ),
-    rates=(3e-5, 1e-4, 3e-4),
-    wider_rates=(1e-6, 3e-6, 1e-5, 1e-3, 3e-3, 1e-2),
-    dev_seeds=(100, 101, 102),
+    rates=(1e-4, 3e-4),
+    wider_rates=(1e-6, 3e-6, 1e-5, 3e-5, 1e-3, 3e-3, 1e-2),
+    dev_seeds=(100, 101),
     train={
         "num_epochs": 2,
         "batch_size": 16,

@@ -47,7 +47,7 @@ def collect(root: pathlib.Path, rates: dict[str, float]) -> dict[str, Any]:
     base = {
         split: files.read_json(Job(BASE, split=split).folder(root) / "result.json") for split in ("heldout", "dev", "train")
     }
-    plain = base["train"]["replies"]
+    plain = data.plain_answers()
     runs = [row for arm in EVENTS.arms.values() for row in finished(root, arm.name, rates.get(arm.method))]
     used = {(EVENTS.arms[row["arm"]].recipe, row["seed"]) for row in runs}
     dev = {
@@ -90,12 +90,13 @@ def page(found: dict[str, Any]) -> str:
         _comparisons(found["base"]["heldout"], by_arm),
         _figures_table(found, by_arm),
         _parts_table(found["base"]["heldout"], by_arm),
+        _why(found["pairs"], by_arm),
         _pairs_tables(found["pairs"]),
         _displacement_table(by_arm),
         _sweep_table(found),
         _settings(found, list(by_arm)),
     ]
-    return "\n\n".join("\n".join(part) for part in parts)
+    return "\n\n".join("\n".join(part) for part in parts if part)
 
 
 def _head(found: dict[str, Any], by_arm: dict[str, Rows]) -> list[str]:
@@ -182,6 +183,30 @@ def _parts_table(base: dict[str, Any], by_arm: dict[str, Rows]) -> list[str]:
     return ["### By kind of event, attribute and question, %", "", *table(header, lines)]
 
 
+def _why(pairs: Sequence[dict[str, Any]], by_arm: dict[str, Rows]) -> list[str]:
+    """What the pairs offer to learn, in words; the arm LeanPO says how the base orders them before training."""
+    rows = [row for row in pairs if row["recipe"] == "leanpo"]
+    lines = []
+    if rows:
+        of = lambda *path: f"{100 * statistics.fmean(at(*path)(row) for row in rows):.0f}"  # noqa: E731
+        lines = [
+            f"- Winners are better than the base's own plain answers in {of('chosen to plain', 'better')} % of the pairs, as good in "
+            f"{of('chosen to plain', 'equal')} % and worse in {of('chosen to plain', 'worse')} % (F1 {of('chosen', 'f1')} against "
+            f"{of('plain', 'f1')}); {of('chosen', 'right')} % of them are without an error or an omission, of the plain answers "
+            f"{of('plain', 'right')} %. {of('chosen equals hint')} % are the hint letter for letter, whose F1 is {of('hint', 'f1')}.",
+            f"- Winners are better than losers in {of('chosen to rejected', 'better')} % of the pairs, but losers are answers to a "
+            f"video in which hardly anything can be seen (F1 {of('rejected', 'f1')}): what the base says of the clean video is better "
+            f"than the loser in {of('plain to rejected', 'better')} % of the pairs.",
+        ]
+    if rows and (ours := by_arm.get("LeanPO")):
+        ordered = statistics.fmean(row["start"]["accuracy"] for row in ours)
+        lines.append(
+            f"- Before training the base already finds the winner likelier, token by token, than the loser in {100 * ordered:.0f} % "
+            "of the monitored pairs."
+        )
+    return ["### What the pairs of recipe leanpo offer", "", *lines] if lines else []
+
+
 def _pairs_tables(pairs: Sequence[dict[str, Any]]) -> list[str]:
     recipes = list(dict.fromkeys(row["recipe"] for row in pairs))
     quality, wins = [], []
@@ -249,8 +274,7 @@ def _settings(found: dict[str, Any], names: Sequence[str]) -> list[str]:
     arms = []
     for arm in (EVENTS.arms[name] for name in names):
         said = f"- {arm.name}: recipe `{arm.recipe}`, objective `{arm.objective}` {arm.params or '(defaults)'}"
-        said += ", with the row's own answer as the chosen one" if arm.chosen == "answer" else ""
-        said += f", sides swapped in {100 * arm.flips:g} % of the pairs" if arm.flips else ""
+        said += f", {arm.edited}" if arm.edited else ""
         arms.append(said)
     core = sum(row["train_seconds"] + row["measure_seconds"] for row in [*found["runs"], *found["dev_runs"]])
     num_runs = len(found["runs"]) + len(found["dev_runs"])

@@ -190,7 +190,7 @@ def _pairs_table(root: pathlib.Path, runs: dict[str, Rows]) -> list[str]:
 def _settings() -> list[str]:
     arms = [
         f"- {arm.name}: recipe `{arm.recipe}`, objective `{arm.objective}` {arm.params or '(defaults)'}"
-        + (", every token marked" if arm.mark_everything else "")
+        + (f", {arm.edited}" if arm.edited else "")
         for arm in SHAPES.arms.values()
     ]
     found = ", ".join(f"{name} {version}" for name, version in versions().items())

@@ -25,7 +25,7 @@ from actors.reference import Reference, parts_of
 from actors.train_job import TrainJob
 from bench.memory import resident
 from bench.quality.arms import BASE
-from bench.quality.data import Data, prepare
+from bench.quality.data import Data, base_folder, prepare
 from bench.quality.tasks import TASKS
 from vidalign import files, prompts
 from vidalign.config.run import ObjectiveConfig
@@ -49,8 +49,9 @@ class Job:
 
     def folder(self, root: pathlib.Path) -> pathlib.Path:
         """Where its files are. Dev seeds are not held-out seeds, so that the split tells only runs of the base apart."""
-        name = self.arm.replace(" ", "-").replace("'", "")
-        return root / "runs" / name / (self.split if self.arm == BASE else f"{self.learning_rate:g}/{self.seed}")
+        if self.arm == BASE:
+            return base_folder(root, self.split)
+        return root / "runs" / self.arm.replace(" ", "-").replace("'", "") / f"{self.learning_rate:g}" / str(self.seed)
 
     def result(self, root: pathlib.Path) -> dict[str, Any] | None:
         """Its figures; None while it is not finished."""
@@ -76,7 +77,10 @@ def train(data: Data, folder: pathlib.Path, run_of: Job) -> dict[str, Any]:
     """Train into folder/model. Returns pairs, steps, displacement (first and last measured), seconds of CPU time, peak memory."""
     task, arm = data.task, data.task.arms[run_of.arm]
     objective = objectives.build(arm.objective, arm.params)
-    pairs, _ = usable_pairs(arm.edit(data.pairs(arm.recipe, run_of.seed)), objective)
+    pairs = data.pairs(arm.recipe, run_of.seed)
+    if arm.edit is not None:
+        pairs = arm.edit(data, pairs)
+    pairs, _ = usable_pairs(pairs, objective)
     files.write_table(folder / "pairs.parquet", pairs)
     files.write_table(folder / "probe.parquet", data.examples("probe"))
     job = TrainJob(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.built_in import MODEL, SPEC
+from bench.quality import edits
 from bench.quality.arms import Arm, Task, by_name
 from bench.quality.shapes_figures import measure
 from examples.shapes import make_videos, rule_judge
@@ -44,7 +45,14 @@ SHAPES = Task(
         Arm("LeanPO without smoothing", "leanpo", "leanpo", {"label_smoothing": 0.0}, ablates="LeanPO"),
         Arm("LeanPO without SFT term", "leanpo", "leanpo", {"sft_weight": 0.0}, ablates="LeanPO"),
         Arm("RRPO without KL", "rrpo", "rrpo", {"alpha": 0.0}, ablates="RRPO"),
-        Arm("RRPO without refined reward", "rrpo", "rrpo", ablates="RRPO", mark_everything=True),
+        Arm(
+            "RRPO without refined reward",
+            "rrpo",
+            "rrpo",
+            ablates="RRPO",
+            edit=edits.everything_marked,
+            edited="every token marked",
+        ),
         Arm("RRPO, alpha 0.1", "rrpo", "rrpo", {"alpha": 0.1}, ablates="RRPO"),
         Arm("RRPO, alpha 1", "rrpo", "rrpo", {"alpha": 1.0}, ablates="RRPO"),
         Arm("DPO on RRPO's pairs", "rrpo", "dpo", ablates="RRPO"),
