@@ -102,8 +102,10 @@ def _replacing(path: pathlib.Path, *, durable: bool = True) -> Iterator[IO[bytes
                 os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         pathlib.Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # as of a disk that is full: which one?
+            error.filename = str(path)
         raise
 
 
@@ -125,6 +127,23 @@ def _finite(value: Any) -> Any:
 def part_path(parts: pathlib.Path, number: int) -> pathlib.Path:
     """The JSON file that says a part of a stage is finished; what else the part has stands beside it under the same stem."""
     return parts / f"{number:06d}.json"
+
+
+def is_part_whole(parts: pathlib.Path, number: int, *, has_table: bool = False) -> bool:
+    """Whether a part is finished and its files are whole: a power failure may leave some that are cut off.
+
+    `has_table`: a part has a table beside its JSON file.
+    """
+    path = part_path(parts, number)
+    try:
+        read_json(path)
+        if has_table:
+            import pyarrow.parquet as pq
+
+            pq.read_metadata(path.with_suffix(".parquet"))  # which stands at the end of the file
+    except (DataError, OSError, ValueError):
+        return False
+    return True
 
 
 def run_of(path: pathlib.Path) -> pathlib.Path:

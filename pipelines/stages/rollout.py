@@ -138,12 +138,12 @@ class Rollout(Stage):
         return asked
 
     def _generate(self, asked: int) -> None:
-        """Decode, respond, and write the part files of the chunks of the first `asked` examples that have none yet."""
+        """Decode, respond, and write the part files of the chunks of the first `asked` examples that have none that are whole yet."""
         parts, passes = self.folder / "parts", Passes(self.missing)
         EngineStarts.forget(parts)
         answered.forget(parts)
         chunks = self._chunks(asked)
-        todo = [(index, chunk) for index, chunk in chunks if not files.part_path(parts, index).is_file()]
+        todo = [each for each in chunks if not files.is_part_whole(parts, each[0], has_table=True)]
         count = sum(len(chunk) for _, chunk in chunks)
         begun = done = count - sum(len(chunk) for _, chunk in todo)
         with progress.bar(f"rollout, round {self.round_index}", count, "example", initial=begun) as shown:

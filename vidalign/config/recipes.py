@@ -139,8 +139,9 @@ class GroupRecipe(RewardOptions, SamplingSection):
                 f"recipe group compares log-probs with those that the policy sampled with, got temperature={self.temperature:g} and "
                 f"top_p={self.top_p:g}; set both to 1"
             )
-        if self.lint != LintConfig() or self.clip_pairs is not None:  # type: ignore[call-arg]
-            raise ValueError("recipe.lint and recipe.clip_pairs are for pairs, and recipe group makes none; leave them out")
+        of_pairs = {"lint": self.lint != LintConfig(), "clip_pairs": self.clip_pairs is not None}  # type: ignore[call-arg]
+        for option in (name for name, is_set in of_pairs.items() if is_set):
+            raise ValueError(f"recipe.{option} is for pairs, and recipe group makes none; leave it out")
         if not self.asks_who_is_right and (self.trust is not None or self.judge is not None):
             raise ValueError(
                 "recipe.trust and recipe.judge are for the rewards accuracy, temporal and length; add one of them to rewards"
