@@ -13,7 +13,7 @@ from test_reference import prepared  # noqa: F401 (fixture)
 
 from actors.reference import kept_paths
 from actors.training_data import TrainingData
-from pipelines.check_learning import check_clip_pairs, check_given, forward_tokens
+from pipelines.check_learning import check_clip_pairs, check_clips, check_given, forward_tokens
 from pipelines.inputs import read_inputs
 from pipelines.report_examples import drawn_pairs
 from pipelines.stages.clip_pairs import altered_here, with_clip_pairs, write_frames
@@ -24,7 +24,7 @@ from vidalign.config.recipes import RECIPES
 from vidalign.data.reading import read_rows
 from vidalign.data.rows import parse_row
 from vidalign.data.stored_pairs import stored_pair
-from vidalign.errors import ConfigError, RowError
+from vidalign.errors import ConfigError, DataError, RowError
 from vidalign.learning import objectives
 from vidalign.learning.batch_source import BatchSource
 from vidalign.learning.sequences import pair_group
@@ -324,6 +324,19 @@ def test_rows_with_another_clip_are_read_and_their_clips_looked_for(tmp_path):
     assert inputs.present == [str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")]
     (tmp_path / "b.mp4").unlink()
     assert read_inputs(config.data, config.recipe).missing == [str(tmp_path / "b.mp4")]
+
+
+def test_rows_without_what_the_pairs_are_made_of_are_refused_before_a_run(tmp_path):
+    (tmp_path / "train.jsonl").write_text(json.dumps(row()) + "\n")
+    rows = read_rows(tmp_path / "train.jsonl")
+    check_clips(parse({"name": "given", **CLIPS}), rows)
+    with pytest.raises(DataError, match=r"none of the 1 rows of t names one; add them"):
+        check_clips(parse({"name": "given", "clip_pairs": {"of_rows": True}}), rows)
+    pictures = [
+        dataclasses.replace(each, example=dataclasses.replace(each.example, video="", images=("i",))) for each in rows
+    ]
+    with pytest.raises(DataError, match=r"the 1 rows of t show images alone"):
+        check_clips(parse({"name": "given", **CLIPS}), pictures)
 
 
 @pytest.mark.parametrize(
