@@ -73,8 +73,8 @@ def check_clips(config: RunConfig, rows: Sequence[DataRow]) -> None:
         )
     if not any(row.example.context.videos for row in rows):
         raise DataError(
-            f"recipe.clip_pairs makes pairs over videos, and the {len(rows):,} rows of {config.data.train} show images alone; set it to "
-            "null, or add rows with videos"
+            f"recipe.clip_pairs makes pairs over videos, and the {len(rows):,} rows of {config.data.train} show images alone; set it "
+            "to null, or add rows with videos"
         )
 
 
