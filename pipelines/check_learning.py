@@ -62,14 +62,18 @@ def check_clip_pairs(config: RunConfig) -> None:
 
 
 def check_clips(config: RunConfig, rows: Sequence[DataRow]) -> None:
-    """Raises `DataError` where pairs over videos are to be made and no row has what they are made of."""
-    wanted = config.recipe.clip_pairs
+    """Raises `DataError` where other clips are needed and no row has one, or pairs over videos where no row has a video."""
+    wanted, others = config.recipe.clip_pairs, any(row.example.rejected_video for row in rows)
+    none = f"and none of the {len(rows):,} rows of {config.data.train} names one; add them, or set"
+    if recipes.build(config.recipe).needs_other_clip and not others:
+        raise DataError(
+            f"recipe.shows=rejected_video shows the clips that rows name as rejected_video, {none} recipe.shows to perturbed"
+        )
     if wanted is None:
         return
-    if wanted.of_rows and not any(row.example.rejected_video for row in rows):
+    if wanted.of_rows and not others:
         raise DataError(
-            f"recipe.clip_pairs.of_rows=true takes the clips that rows name as rejected_video, and none of the {len(rows):,} rows of "
-            f"{config.data.train} names one; add them, or set perturb or augment instead"
+            f"recipe.clip_pairs.of_rows=true takes the clips that rows name as rejected_video, {none} perturb or augment instead"
         )
     if not any(row.example.context.videos for row in rows):
         raise DataError(
