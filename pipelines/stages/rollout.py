@@ -28,10 +28,11 @@ from pipelines import progress
 from pipelines.stages.base import Stage
 from pipelines.stages.decoded import Decoded, count_videos
 from pipelines.stages.lookalikes import lookalike_warning
-from vidalign import files
+from vidalign import files, mirror
 from vidalign.config.run import ModelConfig, RolloutConfig, VideoConfig
 from vidalign.errors import DataError
 from vidalign.recipes.base import Recipe
+from vidalign.stored import shown
 from vidalign.types import Example, PolicyVersion, QuarantineRow, Response, stable_hash
 
 
@@ -200,6 +201,7 @@ class Rollout(Stage):
 
         Returns how each video decoded, and the engines' seconds of starting, waiting and working.
         """
+        mirror.refresh(self.folder / "parts")
         paths = [files.part_path(self.folder / "parts", index) for index, _ in self._chunks()]
         root = files.run_of(paths[0]) if paths else self.folder
         files.join_tables([path.with_suffix(".parquet") for path in paths], self.folder / "responses.parquet")
@@ -265,7 +267,7 @@ class Rollout(Stage):
         if quarantine:
             shares = f"{len(quarantine):,} of {videos['total']:,} videos ({progress.counts(videos['quarantined'])})"
             progress.note(
-                f"quarantine, round {self.round_index}: {shares}; why of each: {self.quarantine}/quarantine.parquet"
+                f"quarantine, round {self.round_index}: {shares}; why of each: {shown(self.quarantine)}/quarantine.parquet"
             )
         if (warning := lookalike_warning(frames, self.train, self.probe, split="probe")) is not None:
             progress.warn(warning)
