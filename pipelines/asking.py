@@ -158,7 +158,8 @@ class _Run:
             contexts = {id_: in_noise(id_, context, self.stage / "noise") for id_, context in contexts.items()}
         done = len(self.examples) - len(todo)
         bar = shown.bar(f"evaluate {self.asker.name}", len(self.examples), "answer", initial=done) if self.progress else None
-        await self.asker.ask_all(todo, contexts, self.log, bar, patience)
+        with self.log.lines:
+            await self.asker.ask_all(todo, contexts, self.log, bar, patience)
 
     def finish(self) -> Evaluation:
         """Write the table of all answers."""
