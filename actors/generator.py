@@ -26,6 +26,7 @@ from vidalign.config.run import ModelConfig
 from vidalign.model.clip_check import ClipCheck, quarantined
 from vidalign.model.folder import stage_model
 from vidalign.recipes.engine import Respond
+from vidalign.stored import here
 from vidalign.types import Example, Response
 from vidalign.video.frame_cache import load_clip
 from vidalign.video.scene import Shown, scene_of, shown
@@ -55,7 +56,7 @@ class Generator:
         reserved_tokens: int = 0,
     ) -> None:
         """`num_examples`: how many are answered at the same time; a chunk has as many."""
-        config = ModelConfig(**model)
+        config, path, parts = ModelConfig(**model), here(path), here(parts)
         starting = concurrent.futures.ThreadPoolExecutor(1)
         starts = EngineStarts(pathlib.Path(parts), actor_id())
 
@@ -89,7 +90,8 @@ class Generator:
             return {"chunk": int(row["chunk"]), "num_examples": 0, "missed": row["missed"]}
         starting = self._seconds_of_start()
         engine, takes = self._engine.result(), self._takes.result()
-        chunk, decoded = int(row["chunk"]), quarantined(json.loads(row["decoded"]), takes)
+        rows = [{**video, "frames_path": here(video["frames_path"])} for video in json.loads(row["decoded"])]
+        chunk, decoded = int(row["chunk"]), quarantined(rows, takes)
         frames = {video["video"]: video["frames_path"] for video in decoded if video["frames_path"]}
         asked = [Example.from_row(example) for example in json.loads(row["examples"])]
         examples = [example for example in asked if all(name in frames for name in example.context.visuals)]

@@ -45,12 +45,7 @@ class Evaluation:
 
 
 def evaluate(
-    examples: Sequence[Example],
-    endpoint: Endpoint,
-    *,
-    model_id: str,
-    blind: bool = False,
-    **options: Any,
+    examples: Sequence[Example], endpoint: Endpoint, *, model_id: str, blind: bool = False, **options: Any
 ) -> Evaluation:
     """Ask every example at temperature 0, score, and write `stage/{model_id}.parquet`; options and errors: see `evaluate_each`."""
     [found] = evaluate_each(examples, endpoint, [(model_id, blind)], **options)
@@ -158,7 +153,8 @@ class _Run:
             contexts = {id_: in_noise(id_, context, self.stage / "noise") for id_, context in contexts.items()}
         done = len(self.examples) - len(todo)
         bar = shown.bar(f"evaluate {self.asker.name}", len(self.examples), "answer", initial=done) if self.progress else None
-        await self.asker.ask_all(todo, contexts, self.log, bar, patience)
+        with self.log.lines:
+            await self.asker.ask_all(todo, contexts, self.log, bar, patience)
 
     def finish(self) -> Evaluation:
         """Write the table of all answers."""

@@ -37,7 +37,7 @@ from pipelines.check_texts import check_texts
 from pipelines.inputs import Inputs, SplitName, read_inputs
 from pipelines.rounds import Rounds, check_order, resource_plan
 from pipelines.stages.base import BEGUN, MANIFEST
-from vidalign import recipes
+from vidalign import mirror, recipes
 from vidalign.config.loading import dump_config
 from vidalign.config.rounds import variants
 from vidalign.config.run import RunConfig
@@ -91,6 +91,8 @@ def check(
         VidalignError: the first thing that cannot work.
     """
     planned_for = machines or this_machine(config)
+    if planned_for.here:
+        mirror.refresh(RunFolder.at(config.run_dir).root)
     if planned_for.here and set(stages) - {"report"}:
         check_free(RunFolder.at(config.run_dir).root)
     inputs = before(config, stages, here=planned_for.here)

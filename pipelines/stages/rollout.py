@@ -31,10 +31,11 @@ from pipelines.stages.filling import ASKED, fill, giving, shortfall
 from pipelines.stages.groups import special_ids
 from pipelines.stages.lookalikes import lookalike_warning
 from pipelines.stages.responses import digest, media_limits
-from vidalign import files
+from vidalign import files, mirror
 from vidalign.config.run import ModelConfig, RolloutConfig, VideoConfig
 from vidalign.errors import DataError
 from vidalign.recipes.base import Recipe
+from vidalign.stored import shown
 from vidalign.types import Example, PolicyVersion, QuarantineRow
 
 
@@ -128,6 +129,7 @@ class Rollout(Stage):
         given: list[list[bool]] = []
 
         def found(asked: int) -> list[bool]:
+            mirror.refresh(self.folder / "parts")
             for index, chunk in self._chunks(asked)[len(given) :]:
                 given.append(giving(files.part_path(self.folder / "parts", index), chunk, self.recipe, special))
             return [each for chunk in given for each in chunk]
@@ -225,6 +227,7 @@ class Rollout(Stage):
 
         Returns how each video decoded, and the engines' seconds of starting, waiting and working.
         """
+        mirror.refresh(self.folder / "parts")
         paths = [files.part_path(self.folder / "parts", index) for index, _ in self._chunks(asked)]
         root = files.run_of(paths[0]) if paths else self.folder
         names, tables = [example.id for example in self.train[:asked]], [path.with_suffix(".parquet") for path in paths]
@@ -275,11 +278,8 @@ class Rollout(Stage):
     def _write(self, decoded: Decoded) -> None:
         """Write the other tables that later stages read. Raises `DataError` when no video could be decoded."""
         frames = {video: row["frames_path"] for video, row in decoded.items() if row["frames_path"]}
-        quarantine = [
-            QuarantineRow(uri=video, reason=row["reason"], message=row["message"])
-            for video, row in decoded.items()
-            if not row["frames_path"]
-        ]
+        left_out = {video: row for video, row in decoded.items() if not row["frames_path"]}
+        quarantine = [QuarantineRow(uri=uri, reason=row["reason"], message=row["message"]) for uri, row in left_out.items()]
         if not frames:
             raise DataError(
                 f"none of the {len(decoded)} videos could be decoded; first reason: {quarantine[0].message}. "
@@ -294,7 +294,7 @@ class Rollout(Stage):
         if quarantine:
             shares = f"{len(quarantine):,} of {videos['total']:,} videos ({progress.counts(videos['quarantined'])})"
             progress.note(
-                f"quarantine, round {self.round_index}: {shares}; why of each: {self.quarantine}/quarantine.parquet"
+                f"quarantine, round {self.round_index}: {shares}; why of each: {shown(self.quarantine)}/quarantine.parquet"
             )
         if (warning := lookalike_warning(frames, self.train, self.probe, split="probe")) is not None:
             progress.warn(warning)
