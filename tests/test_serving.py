@@ -810,6 +810,9 @@ def test_two_suites_are_asked_of_a_running_endpoint(running, client, media, tmp_
 
 
 @pytest.mark.heavy
+@pytest.mark.parametrize(
+    "running", [pytest.param(("base",), marks=pytest.mark.long), ("base", "aligned")], ids=["one", "two"], indirect=True
+)
 def test_an_engine_that_dies_is_said_at_once_and_comes_back(running, client):
     """The last test of this file: it kills the engine of "base"."""
     import httpx

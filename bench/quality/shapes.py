@@ -12,7 +12,8 @@ from examples.shapes import make_videos, rule_judge
 from vidalign import prompts
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.recipe import RecipeSection
-from vidalign.config.recipes import HoundRecipe, LeanpoRecipe, RrpoRecipe
+from vidalign.config.recipes import HoundRecipe, LeanpoRecipe
+from vidalign.config.rewriting import RrpoRecipe
 
 SAMPLING: dict[str, Any] = {"num_candidates": 4, "max_new_tokens": 24}
 
