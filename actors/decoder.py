@@ -65,7 +65,7 @@ class ChunkDecoder(Decoder):
         And `missed`, the JSON of the `Missed` among them: the chunk is then to be handed back.
         """
         examples = [Example.from_row(example) for example in json.loads(row["examples"])]
-        videos = [name for example in examples for name in example.context.visuals]
+        videos = [name for example in examples for name in example.decoded]
         decoded = {video: self.child.decode(video) for video in dict.fromkeys(videos)}
         missed = json.dumps([miss.to_row() for miss in self.missed(decoded.values())])
         return {**row, "decoded": json.dumps([decoded[video].to_row() for video in videos]), "missed": missed}

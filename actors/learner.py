@@ -89,6 +89,7 @@ class Learner:
             num_steps=len(self.order),
             packed=packed,
             compares=self.objective.needs_kl,
+            squares=self.objective.needs_squares,
             device=device,
         )
         self.checkpoints = Checkpoints(self.rank, train, pathlib.Path(job.checkpoints))

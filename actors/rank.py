@@ -39,9 +39,10 @@ class Rank:
         packed: bool,
         compares: bool,
         device: torch.device,
+        squares: bool = False,
         chunk_size: int = CHUNK_SIZE,
     ) -> None:
-        """`packed`, `compares` and `chunk_size`: see `vidalign.model.policy.ResponseScorer`."""
+        """`packed`, `compares`, `squares` and `chunk_size`: see `vidalign.model.policy.ResponseScorer`."""
         import deepspeed
 
         self._shards = shards_of(train.sequence_parallel)
@@ -54,6 +55,7 @@ class Rank:
             packed=packed,
             compares=compares,
             float32_head=train.float32_head,
+            squares=squares,
             chunk_size=chunk_size,
             shards=self._shards,
         )
@@ -108,8 +110,9 @@ class Rank:
         batch = batch.to(self.device, self._dtype)
         if reference_hidden is not None:
             reference_hidden = reference_hidden.to(self.device)
-        logps, kl, hidden = self._engine(batch.inputs, batch.labels, reference_hidden, batch.sources, calls)
-        return RowLogps(logps=logps, mask=batch.labels != IGNORED, kl=kl), hidden
+        logps, kl, hidden, *squares = self._engine(batch.inputs, batch.labels, reference_hidden, batch.sources, calls)
+        rows = RowLogps(logps=logps, mask=batch.labels != IGNORED, kl=kl, squares=squares[0] if squares else None)
+        return rows, hidden
 
     def backward(self, value: torch.Tensor, *, last: bool) -> None:
         """Add to the gradients; `last` marks the last call of an optimizer step."""

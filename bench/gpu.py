@@ -58,6 +58,7 @@ def main() -> None:
     if arguments.one:
         one(arguments)
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as by `timeout`: its part ends with it
     require(arguments.device)
     room = pathlib.Path("/dev/shm") if pathlib.Path("/dev/shm").is_dir() and arguments.device != "cpu" else None
     with tempfile.TemporaryDirectory(dir=room, prefix="vidalign-gpu-") as temporary:

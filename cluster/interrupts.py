@@ -87,10 +87,15 @@ def handled() -> Iterator[None]:
 
 @contextlib.contextmanager
 def until_signal() -> Iterator[None]:
-    """A block that a signal ends as it is meant to be ended: what follows takes the time that it needs, up to the next signal."""
+    """A block that a signal ends as it is meant to be ended: what follows takes the time that it needs, up to the next signal.
+
+    An error of a watching thread (`stoppable`) ends it as any other block.
+    """
     try:
         yield
     except KeyboardInterrupt:
+        if any(_stops):
+            raise
         if _ending is not None and _ending.timer is not None:
             _ending.timer.cancel()
             _ending.timer = None

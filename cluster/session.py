@@ -13,13 +13,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cluster import console, interrupts, launcher
+from cluster import console, interrupts, launcher, own_ray, scratch
 from cluster.engines import SCRATCH
 from cluster.resources import MIN_CPUS, ClusterResources
 from vidalign.config.cluster import ClusterConfig
 from vidalign.errors import ClusterError
 
 PROBE_TIMEOUT_S = 5.0
+OWN = "vidalign-ray-"  # what the names of the scratch folders of this program's own Rays begin with
 HEAD = "node:__internal_head__"  # the resource by which Ray marks the head node
 # Read by Ray when it is imported or started; values that the user has set take precedence.
 RAY_ENVIRONMENT = {
@@ -73,7 +74,9 @@ def _connected(
 
     logs = {"logging_level": logging.INFO if verbose else logging.ERROR, "log_to_driver": verbose}
     with (
-        interrupts.kept(),  # Ray sets a handler of SIGTERM that ends the process at once
+        interrupts.kept(),
+        own_ray.without_its_handler(),
+        own_ray.starting() if address is None else contextlib.nullcontext(),
         contextlib.nullcontext() if verbose else console.without_native_lines(),
     ):
         _enter(logs | _where(address, config, num_cpus_needed))
@@ -83,7 +86,10 @@ def _connected(
     with contextlib.nullcontext() if verbose else console.without_raylet_lines():
         try:
             # A Ray that was started here cannot grow, whatever a launcher's file on this machine says.
-            yield cluster_resources() if address is None else launcher.with_growth(cluster_resources(), config)
+            found = cluster_resources() if address is None else launcher.with_growth(cluster_resources(), config)
+            started = own_ray.processes_of_node() if address is None else {}
+            with own_ray.watched(started, session / "logs" if session else None):
+                yield found
         except BaseException:
             session = None  # its logs may say why
             raise
@@ -114,9 +120,12 @@ def forget_session(session: pathlib.Path) -> None:
 def own_scratch() -> Iterator[pathlib.Path]:
     """A folder in which the engines of a Ray of this process keep their sockets and files, and which goes with it.
 
-    They are killed in the end, and would leave them in the system's folder for such files.
+    They are killed in the end, and would leave them in the system's folder for such files. So would this process, if it is killed: the
+    next one removes what it left.
     """
-    with tempfile.TemporaryDirectory(prefix="vidalign-ray-", ignore_cleanup_errors=True) as folder:
+    scratch.remove_left(pathlib.Path(tempfile.gettempdir()), f"{OWN}*")
+    with tempfile.TemporaryDirectory(prefix=OWN, ignore_cleanup_errors=True) as folder:
+        scratch.own(pathlib.Path(folder))
         before = os.environ.get(SCRATCH)
         os.environ[SCRATCH] = folder
         try:

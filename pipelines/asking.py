@@ -95,10 +95,12 @@ def evaluate_each(
         settings = _settings(version, prompt, config, blind=blind) | dict(made_from or {})
         runs.append(_Run(asker, AnswerLog.open(stage / f"{name}.jsonl", settings), examples, stage, blind, progress))
     if at_once:
-        patience = Patience(config.concurrency * len(runs))  # who is asked alone is alone among all
+        patience = Patience(
+            config.concurrency * len(runs), was_ready=endpoint.was_ready
+        )  # who is asked alone is alone among all
         coroutines.run(_all(run.ask(patience) for run in runs))
     for run in [] if at_once else runs:
-        coroutines.run(run.ask(Patience(config.concurrency)))
+        coroutines.run(run.ask(Patience(config.concurrency, was_ready=endpoint.was_ready)))
     return [run.finish() for run in runs]
 
 

@@ -21,7 +21,7 @@ from cluster.resources import ClusterResources, ResourcePlan, Workers
 from cluster.session import local_device_memory, local_resources, total_memory
 from pipelines import check_model
 from pipelines.check_context import Tokens, check_tokens, prompts_asked
-from pipelines.check_learning import check_given, check_objective, check_recipe, check_reuse
+from pipelines.check_learning import check_clip_pairs, check_given, check_objective, check_prompts, check_recipe, check_reuse
 from pipelines.check_memory import check_memory
 from pipelines.check_places import check_disk, check_places, data_lines
 from pipelines.check_shapes import check_shapes, check_training
@@ -138,11 +138,13 @@ def before(config: RunConfig, stages: Sequence[str], *, here: bool = True, conne
         check_order(config, stages)
     for step in steps:
         check_recipe(step)
+        check_clip_pairs(step)
     check_reuse(config)
     inputs = read_inputs(config.data, config.recipe, splits=splits_read(stages))
     if "rollout" in stages:
         for step in steps:
             recipes.build(step.recipe).check_data(inputs.train, source=config.data.train)
+            check_prompts(step, len(inputs.train))
             if "train" in stages:
                 check_given(step, inputs.train)
     if here:

@@ -127,7 +127,7 @@ def data_lines(config: RunConfig, inputs: Inputs) -> list[str]:
 
 
 def _num_shown(examples: Sequence[Example]) -> int:
-    return len({name for example in examples for name in example.context.visuals})
+    return len({name for example in examples for name in example.decoded})
 
 
 def frames_lines(video: VideoConfig, num_videos: int) -> list[str]:

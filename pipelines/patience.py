@@ -45,12 +45,12 @@ class _DiedError(Exception):
 
 
 class Patience:
-    """The requests of one evaluation, of which `concurrency` are sent at a time."""
+    """The requests of one evaluation, of which `concurrency` are sent at a time. `was_ready`: the endpoint has answered before."""
 
-    def __init__(self, concurrency: int) -> None:
+    def __init__(self, concurrency: int, *, was_ready: bool = False) -> None:
         self._concurrency = concurrency
         self._slots, self._alone = asyncio.Semaphore(concurrency), asyncio.Lock()
-        self._answered = False
+        self._answered = was_ready
 
     async def ask(self, send: Callable[[], Awaitable[T]]) -> T:
         """What `send` returns, which sends the request once. Raises `GivenUpError`, `EndsEngineError`, and what does not pass."""

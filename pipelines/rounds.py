@@ -14,6 +14,7 @@ from pipelines.inputs import Inputs, read_inputs
 from pipelines.stages import base as stages_base
 from pipelines.stages.base import BEGUN, MANIFEST, Stage
 from pipelines.stages.evaluate import Evaluate
+from pipelines.stages.filling import in_turn, place_before
 from pipelines.stages.pairs import Pairs
 from pipelines.stages.rollout import Rollout
 from pipelines.stages.scores import Scores
@@ -111,6 +112,10 @@ class Rounds:
 
     def rollout(self, index: int) -> Rollout:
         config = at(self.config, index)
+        recipe, train, start = recipes.build(config.recipe), [row.example for row in self.inputs.train], 0
+        if recipe.num_prompts is not None:
+            start = place_before(self.run, index)
+            train = in_turn(train, config.seed, start)[: None if recipe.refills else recipe.num_prompts]
         return self._with_earlier(
             Rollout(
                 folder=self.run.stage("responses", index),
@@ -120,9 +125,10 @@ class Rounds:
                 model=config.model,
                 video=config.video,
                 rollout=config.rollout,
-                recipe=recipes.build(config.recipe),
+                recipe=recipe,
                 policy=self.policy(index),
-                train=[row.example for row in self.inputs.train],
+                train=train,
+                start=start,
                 probe=self.inputs.probe,
                 decoders=self.plan.decoders,
                 engines=self.plan.engines,

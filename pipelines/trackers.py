@@ -12,6 +12,7 @@ import json
 import netrc
 import os
 import pathlib
+import re
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ class Tracker(Protocol):
         ...
 
     def finish(self, values: Mapping[str, float], paths: Sequence[pathlib.Path]) -> None:
-        """The figures of the whole run, and files that belong to it."""
+        """Figures of the whole run that are new, and files that belong to it; there may be none."""
         ...
 
     def close(self) -> None:
@@ -69,7 +70,8 @@ class TensorBoard:
     def finish(self, values: Mapping[str, float], paths: Sequence[pathlib.Path]) -> None:
         for name, value in values.items():
             self._board.add_scalar(name, value, 0)
-        self._board.add_text("files", "\n".join(f"- {path.absolute()}" for path in paths))
+        if paths:
+            self._board.add_text("files", "\n".join(f"- {path.absolute()}" for path in paths))
 
     def close(self) -> None:
         self._board.close()
@@ -118,6 +120,8 @@ class Wandb:
         import wandb
 
         self._run.summary.update(dict(values))
+        if not paths:
+            return
         kept = wandb.Artifact(f"run-{self.id}", type="report")
         for path in paths:
             kept.add_file(str(path))
@@ -125,6 +129,9 @@ class Wandb:
 
     def close(self) -> None:
         self._run.finish()
+
+
+OTHER = re.compile(r"[^\w\-./ :]")  # what MLflow does not take in a name, such as a category's
 
 
 class MLflow:
@@ -172,7 +179,8 @@ class MLflow:
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         now = time.time_ns() // 1_000_000
-        self._client.log_batch(self.id, metrics=[self._metric(key, value, now, step) for key, value in values.items()])
+        metrics = [self._metric(OTHER.sub("_", name), value, now, step) for name, value in values.items()]
+        self._client.log_batch(self.id, metrics=metrics)
 
     def finish(self, values: Mapping[str, float], paths: Sequence[pathlib.Path]) -> None:
         self.log(values, 0)
@@ -213,6 +221,8 @@ class Trackio:
         import trackio
 
         self._run.log(dict(values))
+        if not paths:
+            return
         kept = trackio.Artifact(f"run-{self.id}", type="report")
         for path in paths:
             kept.add_file(str(path))

@@ -1,8 +1,8 @@
 """A run's trackers: what the run's folder holds of training, evaluation and report, sent while it grows and at the end.
 
     rounds/N/train/metrics.jsonl ─► curves: train/…, displacement/…                          every few seconds
-    summary.json                 ─► figures: eval/…, pairs/…  ┐
-    config.yaml, report/         ─► files                     ┴ at the end of a command
+    summary.json, suites/        ─► figures: eval/…, pairs/…, suite/…  ┐
+    config.yaml, report/         ─► files                              ┴ at the end of a command
 
     tracking.json  what each tracker knows the run by, and what it has: a stopped run continues the same curves, and a tracker that is
                    named later is sent all of it
@@ -62,6 +62,17 @@ def results(summary: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
 
 
+def of_suites(scores: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The figures of published suites by the names that trackers show: suite/mvbench/overall/aligned …"""
+    return {
+        f"suite/{suite['name']}/{score['measure']}/{model}": float(score["value"])
+        for suite in scores
+        for model, found in suite["models"].items()
+        for score in found["scores"]
+        if score["value"] is not None
+    }
+
+
 class Tracking:
     """The trackers of one run. Each is opened when there is something to send, and left out once it has failed."""
 
@@ -99,13 +110,17 @@ class Tracking:
         paths = [self._run.config, self._run.summary, self._run.report / "index.html"]
         there = [path for path in map(pathlib.Path, paths) if path.is_file()]
         state = stable_hash([values, [path.name for path in there]])
+        values |= of_suites(self._suites())
 
         def send(name: str) -> None:
             if TRACKERS[name].takes_curves:
                 self._send_curves(name)
-            if self._noted.get(name, {}).get("finished") != state:
-                self._tracker(name).finish(values, there)
-                self._noted[name]["finished"] = state
+            noted = self._noted.get(name, {})
+            new = {figure: value for figure, value in values.items() if noted.get("figures", {}).get(figure) != value}
+            as_before = noted.get("finished") == state
+            if new or not as_before:
+                self._tracker(name).finish(new, [] if as_before else there)
+                self._noted[name] |= {"finished": state, "figures": values}
 
         self._for_each(self._config.track, send)
         self._for_each(list(self._open), lambda name: self._open.pop(name).close())
@@ -113,6 +128,12 @@ class Tracking:
             files.write_json(self._path, self._noted)
         for name in stored.LOOSE:
             mirror.put_loose(pathlib.Path(self._run.root) / name)
+
+    def _suites(self) -> list[dict[str, Any]]:
+        """What every suite says of the run; of the last round, where several rounds were asked."""
+        folders = [pathlib.Path(self._run.stage("suites", index)) for index in range(self._config.rounds)]
+        found = [path for folder in folders for path in sorted(folder.glob("*/scores.json"))]
+        return [{"name": path.parent.name, **files.read_json(path)} for path in found]
 
     def _for_each(self, names: Sequence[str], act: Callable[[str], None]) -> None:
         """A tracker is another's code and another's server: whatever goes wrong there is said, and the run goes on."""

@@ -51,13 +51,14 @@ class Endpoint:
     """A running endpoint.
 
     `base_url` and `api_key` are what an OpenAI client takes; `versions` maps model ids to policy versions; `file:` urls are read
-    below `media_root`.
+    below `media_root`. `was_ready`: it has answered, and what does not answer any more is being started again.
     """
 
     base_url: str
     versions: Mapping[str, str]
     media_root: str | None = None
     api_key: str = NO_KEY
+    was_ready: bool = False
 
     @property
     def model_ids(self) -> tuple[str, ...]:
@@ -127,7 +128,7 @@ def endpoint(
             say=say,
         )
         try:
-            yield running
+            yield dataclasses.replace(running, was_ready=True)
         finally:
             drain(application_name(), serve.drain_s)  # its versions go with Serve, once nobody can ask them
     finally:

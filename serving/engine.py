@@ -20,6 +20,7 @@ from ray.serve.llm.deployment import LLMServer
 from cluster.engines import SHARED_GPU
 from cluster.node_lock import alone
 from serving.relay import answered
+from serving.root_cause import POINTS_AT_IT, own_log, root_cause
 from vidalign.errors import ModelError
 from vidalign.model.folder import stage_model
 from vidalign.storage import FOLDER
@@ -61,10 +62,20 @@ class LeanEngine(VLLMEngine):
     async def start(self) -> None:
         """Start the engine, once no other that could share its GPU is starting on this node."""
         if os.environ.get(SHARED_GPU) != "1":
-            await super().start()
+            await self._start()
             return
         async with alone(pathlib.Path(tempfile.gettempdir()) / f"vidalign-engine-start-{os.getuid()}.lock"):
+            await self._start()
+
+    async def _start(self) -> None:
+        """Start the engine; what its process failed with is the reason, not that it failed."""
+        try:
             await super().start()
+        except RuntimeError as error:
+            cause = root_cause(own_log()) if POINTS_AT_IT in str(error) else ""
+            if not cause:
+                raise
+            raise RuntimeError(f"its engine did not start: {cause}") from error
 
     @property
     def client(self) -> Any:

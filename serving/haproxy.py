@@ -9,14 +9,17 @@ This module imports nothing heavy: it runs before each start and reload of HAPro
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import pathlib
 import re
+import signal
 import sys
 from typing import Any
 
 RETRY_AFTER_S = 10
+PR_SET_PDEATHSIG = 1  # of Linux, where Serve has HAProxy
 SCRIPT = "haproxy"
 PAGES = {
     "died.http": ("the replica ended while it worked on this request; try again later", "engine_died"),
@@ -83,8 +86,17 @@ def error_page(message: str, code: str) -> str:
     return "\r\n".join([*head, "Cache-Control: no-cache", "Connection: close", f"Content-Length: {len(body)}", "", body])
 
 
+def end_with_parent() -> None:
+    """Let the system end this process, and HAProxy in its place, with the process that started it.
+
+    Serve's manager ends HAProxy when it is shut down; where it is killed, HAProxy would listen on, and hold the endpoint's port.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def main(arguments: list[str]) -> None:
     """Close the configuration that the arguments name, and become HAProxy."""
+    end_with_parent()
     settings, own = json.loads(arguments[0]), arguments[1:]
     if "-f" in own:
         path = pathlib.Path(own[own.index("-f") + 1])

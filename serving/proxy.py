@@ -9,14 +9,17 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import pathlib
 import secrets
 import socket
 
+from cluster import scratch
 from cluster.resources import ServePlan
 from serving.haproxy import SCRIPT, write_script
 from vidalign.config.run import ServeConfig
 
 BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
+FOLDER = "vidalign-"  # what the names of the folders begin with
 LOOPBACK = ("127.0.0.1", "localhost")
 WILDCARD = ("0.0.0.0", "::")
 # A busy machine misses Serve's default of 5 s, and then the start fails.
@@ -64,7 +67,10 @@ def write_haproxy_script(serve: ServeConfig, plan: ServePlan) -> None:
         "idle_s": serve.limits.body_idle_s,
         "max_connections": serve.limits.max_connections,
     }
-    write_script(haproxy_folder(), settings)
+    folder = pathlib.Path(haproxy_folder())
+    write_script(str(folder), settings)
+    scratch.own(folder)
+    scratch.remove_left(folder.parent, f"{FOLDER}????????")
 
 
 @functools.cache
@@ -74,7 +80,7 @@ def haproxy_folder() -> str:
     The path is short, because a socket's path has at most 107 characters, of which Serve takes 70 below this folder and HAProxy
     temporarily up to 12 more.
     """
-    return f"/tmp/vidalign-{secrets.token_hex(4)}"
+    return f"/tmp/{FOLDER}{secrets.token_hex(4)}"
 
 
 def reaches_replicas(host: str, plan: ServePlan) -> bool:

@@ -3,7 +3,7 @@
     video_url, image_url ── MediaConnector "vidalign" (which urls are read at all, serving/media.py)
               ── video loader "vidalign" (bytes → frames by the endpoint's FrameSpec, with vidalign.video) ── processor
 
-The entry point `vllm.general_plugins` in pyproject.toml names `register`, which runs in the processes of rollouts too. It only adds
+The entry point `vllm.general_plugins` in pyproject.toml names `register`, which runs in the processes of rollouts too. It adds
 entries to vLLM's registries; the decoder is imported with the first video.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cluster import orphans
 from serving.frames import ANY, FrameSpecLoader
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
 
@@ -19,7 +20,9 @@ CORRECTED_MODELS = {"LlavaOnevisionForConditionalGeneration": "cluster.vllm_mode
 
 
 def register() -> None:
-    """Add video loader, media connector and corrected models to vLLM's registries. Called by vLLM, possibly more than once."""
+    """Add video loader, media connector and corrected models to vLLM's registries, and let an engine's process end with the one that
+    started it. Called by vLLM, possibly more than once."""
+    orphans.end_with_parent()
     import vllm
     from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
     from vllm.multimodal.video import VIDEO_LOADER_REGISTRY

@@ -1,6 +1,8 @@
 """`vidalign bench gpu` where there is no GPU: its page, what it refuses, and its parts in a quick form on the CPU."""
 
 import argparse
+import os
+import signal
 import sys
 
 import pytest
@@ -55,6 +57,33 @@ def test_a_device_that_is_not_there_is_one_sentence(monkeypatch):
     ):
         gpu.require("cuda")
     gpu.require("cpu")
+
+
+def test_a_part_ends_with_the_bench_where_that_is_told_to_end(monkeypatch, tmp_path):
+    ended = []
+
+    class Part:
+        pid = 4711
+
+        def __init__(self, command, **options):
+            self.first = True
+
+        def wait(self, timeout):
+            if self.first:
+                self.first = False
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(gpu.subprocess, "Popen", Part)
+    monkeypatch.setattr(gpu, "end_session", lambda leader, number: ended.append((leader, number)))
+    monkeypatch.setattr(sys, "argv", ["gpu", "--device", "cpu", "--quick", "--parts", "facts", "--work", str(tmp_path)])
+    try:
+        with pytest.raises(SystemExit) as caught:
+            gpu.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert caught.value.code == 143
+    assert ended == [(4711, signal.SIGKILL)]
 
 
 def test_a_part_whose_packages_are_missing_or_for_which_no_time_is_left_is_said(monkeypatch, tmp_path):

@@ -19,6 +19,7 @@ from bench import chaos, chaos_page
 from bench.chaos_compare import differences, same
 from bench.chaos_faults import DRIVER, FAULTS, Fault
 from bench.chaos_strikes import TORN, Descendants, can_mount, failing_disk, gone, hit_at_random, torn
+from bench.pages import Output
 from vidalign import files
 
 
@@ -85,6 +86,18 @@ def test_a_process_is_stopped_for_a_while_and_goes_on():
     assert command.wait(5) == 0
 
 
+def test_a_fault_may_wait_for_the_first_results():
+    command = subprocess.Popen(["sleep", "60"])
+    seen = iter([False, False, True])
+    fault = Fault(name="driver", command="train", victim=DRIVER, once_begun=True)
+    hit = hit_at_random(
+        fault, command, Descendants(psutil.Process(command.pid)), random.Random(0), 0.0, begun=lambda: next(seen)
+    )
+    assert hit is not None
+    assert command.wait(5) == -9
+    assert next(seen, None) is None
+
+
 def test_the_newest_file_of_a_kind_is_torn_and_one_that_is_not_there_is_not(tmp_path):
     run = make_run(tmp_path / "run")
     [lease] = run.glob(TORN["lease"])
@@ -131,6 +144,7 @@ def test_the_page_says_what_is_as_it_should_be_and_what_is_not():
             "again": None,
             "differences": [],
             "done": "2 files",
+            "commit": "1f81d28 2026-11-26, with changes",
         },
         {
             "fault": "driver",
@@ -150,12 +164,15 @@ def test_the_page_says_what_is_as_it_should_be_and_what_is_not():
         },
         {"fault": "replica", "command": "evaluate", "hit_s": 0.3, "first": end(None, left=["ray::IDLE"]), "again": end()},
         {"fault": "HAProxy", "command": "evaluate", "hit_s": None},
+        {"fault": "driver gets SIGTERM", "command": "train", "hit_s": 3.0, "first": end(15), "again": end()},
+        {"fault": "driver gets SIGINT", "command": "train", "hit_s": 3.0, "first": end(130), "again": end()},
+        {"fault": "Ray's GCS server", "command": "train", "hit_s": 3.0, "first": end(1), "again": end()},
     ]
-    made = chaos_page.page(
-        {"load": 1.5, "undisturbed_s": {"rollout": 20.0}, "rows": [{"differences": [], **row} for row in rows]}
-    )
-    assert "2 of 4 as they should be" in made
-    assert "| decoder | rollout | 1.5 s, 2 files | went on with another | 10 | equal |" in made
+    made = chaos_page.page({"undisturbed_s": {"rollout": 20.0}, "rows": [{"differences": [], **row} for row in rows]})
+    assert "3 of 7 as they should be" in made
+    assert "ended with code 15 and not 143" in made
+    assert "ended with code 1 and not 2" in made
+    assert "| decoder | rollout | 1.5 s, 2 files | went on with another | 10 | equal | 1f81d28 |" in made
     assert (
         "| driver | train | 2.0 s | killed; the same command finished it, after 2 more of these faults | 10 | equal |"
         in made
@@ -190,6 +207,36 @@ def test_faults_follow_each_other_until_a_command_finishes_the_run(tmp_path, mon
     assert (last["fault"], last["again"]["said"], last["differences"]) == ("d", "given once more", ["other"])
     assert chain.finish() == []
     assert fresh == ["train", "train", "train"], "begun anew after each command that finished"
+
+
+def test_rows_wait_for_a_later_call_of_the_bench(tmp_path, monkeypatch):
+    monkeypatch.setattr(chaos, "copy_up_to", lambda command, base, run: run.mkdir())
+    monkeypatch.setattr(chaos, "files_of", lambda base, command: base)
+    monkeypatch.setattr(chaos, "differences", lambda *_, **__: [])
+    monkeypatch.setattr(chaos, "Command", lambda *_: types.SimpleNamespace(wait=lambda: end(0)))
+    row = {"fault": "a", "command": "train", "hit_s": 1.0, "needs_failure": False, "first": end(-9)}
+    monkeypatch.setattr(chaos, "_suffer_once", lambda *_: (dict(row), row["first"]))
+    places = "train", tmp_path / "align.json", tmp_path / "base", tmp_path / "run-train"
+    assert chaos.Chain(*places).suffer(Fault(name="a", command="train", victim="x"), random.Random(0)) == []
+    later = chaos.Chain(*places)
+    assert later.waiting == ["a, train"]
+    [made] = later.finish()
+    assert (made["fault"], made["again"]["exit_code"]) == ("a", 0)
+    assert "commit" in made
+    assert chaos.Chain(*places).waiting == []
+
+
+def test_rows_of_earlier_calls_stay_in_the_table(tmp_path):
+    out = Output.below(tmp_path)
+    assert chaos.known_rows(out) == {}
+    files.write_json(out.results / "measured.json", {"chaos.md": {"commit": "cabd2ca"}})
+    out.keep(
+        "chaos", {"rows": [{"fault": "a", "command": "train"}, {"fault": "b", "command": "train", "commit": "1f81d28"}]}
+    )
+    assert {name: row["commit"] for name, row in chaos.known_rows(out).items()} == {
+        "a, train": "cabd2ca",
+        "b, train": "1f81d28",
+    }
 
 
 def test_every_fault_is_of_a_command_and_listed_once():

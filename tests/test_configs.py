@@ -32,8 +32,23 @@ def model(checkpoints, tmp_path_factory):
     return str(folder)
 
 
-def test_there_are_five():
-    assert NAMES == ["hound-dpo-7b.yaml", "leanpo-7b.yaml", "rrpo-7b.yaml", "sft-7b.yaml", "tgrpo-7b.yaml"]
+def test_there_is_one_for_each_method():
+    methods = (
+        "dapo",
+        "dr-grpo",
+        "gspo",
+        "hound-dpo",
+        "leanpo",
+        "mixdpo",
+        "mpo",
+        "rrpo",
+        "sft",
+        "temple",
+        "tgrpo",
+        "vdpo",
+        "veripo",
+    )
+    assert [f"{method}-7b.yaml" for method in methods] == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -50,11 +65,15 @@ def test_a_dry_run_accepts_it(name, model, tmp_path, monkeypatch, capsys):
             "answer": "A circle.",
             "caption": "A circle.",
         }
-        (tmp_path / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+        count = raw["recipe"].get("num_prompts", 1) if split == "train" else 1
+        rows = [row | {"id": f"{split}{number}", "question": f"What moves? {number}"} for number in range(count)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         raw["data"][split] = str(tmp_path / f"{split}.jsonl")
     raw["run_dir"], raw["model"]["path"] = str(tmp_path / "run"), model
-    if raw["recipe"].get("judge"):
-        raw["recipe"]["judge"]["model"] = model
+    steps = raw["rounds"] if isinstance(raw.get("rounds"), list) else []
+    for recipe in [raw["recipe"], *(step.get("recipe", {}) for step in steps)]:
+        if recipe.get("judge"):
+            recipe["judge"]["model"] = model
     (tmp_path / name).write_text(yaml.safe_dump(raw))
     code, said = main(["align", str(tmp_path / name), "--dry-run", "--on", "8x80"]), capsys.readouterr()
     assert code == 0, said.err
@@ -74,4 +93,5 @@ def test_the_real_model_fits(name):
     lines = check_memory(
         config, made, facts(), machines, num_tokens=TOKENS, stages=("rollout", "train", "evaluate", "report")
     )
-    assert any(line.startswith("training: each GPU holds") and "for 8,192 tokens" in line for line in lines)
+    tokens = f"for {config.train.tokens_per_micro_batch:,} tokens"
+    assert any(line.startswith("training: each GPU holds") and tokens in line for line in lines)

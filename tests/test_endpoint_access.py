@@ -1,11 +1,15 @@
 """Who may ask an endpoint, what its log and its numbers say, and what listens on its machine."""
 
 import asyncio
+import contextlib
 import json
 import re
 import stat
 import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 from contract_table import CHAT, chat
 from endpoint_stub import MODES, StubEngine, application, client
@@ -285,3 +289,23 @@ def test_the_command_that_serve_starts_becomes_haproxy(serves_config, tmp_path):
         head, _, body = (tmp_path / name).read_bytes().decode().partition("\r\n\r\n")
         assert f"Content-Length: {len(body)}" in head
         assert json.loads(body)["error"]["code"] == code
+
+
+def test_haproxy_ends_with_the_process_that_started_it(tmp_path):
+    """A driver that is killed leaves nobody on the endpoint's port."""
+    script = write_script(str(tmp_path / "f"), SETTINGS | {"binary": "/bin/sleep"})
+    starts = f"import os, subprocess; print(subprocess.Popen([{script!r}, '60']).pid, flush=True); os.read(0, 1)"
+    manager = subprocess.Popen([sys.executable, "-c", starts], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert manager.stdout is not None
+    haproxy = psutil.Process(int(manager.stdout.readline()))
+    while haproxy.name() != "sleep":
+        assert manager.poll() is None
+        time.sleep(0.02)
+    manager.kill()
+    manager.wait()
+    for stream in (manager.stdin, manager.stdout):
+        assert stream is not None
+        stream.close()
+    psutil.wait_procs([haproxy], timeout=10)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        assert haproxy.status() == psutil.STATUS_ZOMBIE

@@ -1,7 +1,9 @@
 """Run folders: atomic writes, manifests, tables."""
 
 import dataclasses
+import errno
 import math
+import pickle
 
 import pytest
 
@@ -132,3 +134,31 @@ def test_a_file_that_holds_no_object_is_a_sentence(tmp_path, content, says):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(DataError, match=says):
         files.read_object(tmp_path / "config.json")
+
+
+def test_a_part_that_is_cut_off_is_not_finished(tmp_path):
+    made = files.part_path(tmp_path, 3)
+    table = made.with_suffix(".parquet")
+    assert not files.is_part_whole(tmp_path, 3)
+    files.write_json(made, {"num_responses": 1})
+    assert files.is_part_whole(tmp_path, 3)
+    assert not files.is_part_whole(tmp_path, 3, has_table=True)
+    files.write_table(table, [RESPONSE])
+    assert files.is_part_whole(tmp_path, 3, has_table=True)
+    for path in (table, made):
+        whole = path.read_bytes()
+        for size in (0, len(whole) // 2):
+            path.write_bytes(whole[:size])
+            assert not files.is_part_whole(tmp_path, 3, has_table=True)
+        path.write_bytes(whole)
+
+
+def test_a_disk_that_is_full_is_named_by_what_was_to_be_written_there(tmp_path, monkeypatch):
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        files.write_json(tmp_path / "a.json", {})
+    assert pickle.loads(pickle.dumps(caught.value)).filename == str(tmp_path / "a.json"), "also from a worker"
+    assert list(tmp_path.iterdir()) == []

@@ -112,7 +112,7 @@ class Head:
         """End `ray start` (which ends its daemons), then whatever of its group or session is left."""
         self.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=30)
+            self.process.wait(timeout=5)
         for pid in self._left_over():
             try:
                 os.kill(pid, signal.SIGKILL)

@@ -6,8 +6,10 @@ import httpx
 import openai
 import pytest
 
-from pipelines import patience
+import serving.app as serving_app
+from pipelines import asking, patience
 from pipelines.patience import EndsEngineError, GivenUpError, Patience
+from vidalign.config.run import EvaluateConfig
 
 
 def status_error(status, code, **headers):
@@ -117,3 +119,38 @@ def test_an_endpoint_that_has_answered_is_waited_for_where_it_cannot_be_reached(
             await asking.ask(send)
 
     asyncio.run(ask())
+
+
+def test_so_is_one_that_was_ready_before_the_first_question(monkeypatch):
+    """Its proxy may end between two models, or before the first."""
+    monkeypatch.setattr(patience, "PATIENCE_S", 5)
+    calls = []
+
+    async def send():
+        calls.append(1)
+        if len(calls) < 20:
+            raise openai.APIConnectionError(request=httpx.Request("POST", "http://e"))
+        return len(calls)
+
+    assert asyncio.run(Patience(1, was_ready=True).ask(send)) == 20
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_endpoint_says_to_those_who_ask_that_it_was_ready(at_once, tmp_path, monkeypatch):
+    made = []
+
+    class Asked(Exception):
+        pass
+
+    def noted(concurrency, *, was_ready):
+        made.append(was_ready)
+        raise Asked
+
+    monkeypatch.setattr(asking, "Patience", noted)
+    for was_ready in (True, False):
+        endpoint = serving_app.Endpoint(base_url="http://e/v1", versions={"base": "v"}, was_ready=was_ready)
+        with pytest.raises(Asked):
+            asking.evaluate_each(
+                [], endpoint, [("base", False)], stage=tmp_path, config=EvaluateConfig(), at_once=at_once, progress=False
+            )
+    assert made == [True, False]

@@ -40,6 +40,7 @@ def exported(run: pathlib.Path) -> None:
     assert (run / "report" / "index.html").is_file()
 
 
+@pytest.mark.long
 def test_rrpo_makes_parallel_pairs_and_trains_near_its_reference(small_config, tmp_path):
     run = run_without_endpoint(
         small_config,

@@ -16,7 +16,7 @@ from test_decoder import PATIENT_S, SPEC
 from test_video_times import VIDEOS
 
 from pipelines.media_urls import video_url
-from pipelines.stages.evaluate import common_folder
+from pipelines.stages.evaluate import common_folder, refuse_none
 from vidalign import storage
 from vidalign.data.rows import parse_row
 from vidalign.errors import ConfigError, DataError, VideoError
@@ -334,6 +334,17 @@ def test_no_folder_is_opened_to_an_endpoint_by_accident(tmp_path):
     assert common_folder([]) is None
     assert common_folder([example("s3://bucket/a.mp4"), example("https://host/a.mp4")]) is None
     assert common_folder([example("/data/a.mp4"), example("/other/b.mp4")]) is None, "the root of the file system"
+
+
+def test_an_evaluation_of_which_no_video_is_there_asks_nothing(tmp_path):
+    """As where a mount is missing: answers are kept, and a video that is missing would stay so."""
+    (tmp_path / "a.mp4").touch()
+    there, gone = example(str(tmp_path / "a.mp4")), example(str(tmp_path / "b.mp4"))
+    refuse_none([])
+    refuse_none([there, gone])
+    refuse_none([example("s3://bucket/a.mp4"), gone])
+    with pytest.raises(DataError, match=r"none of the 1 videos of data\.eval exists, first .*b\.mp4; mount what holds them"):
+        refuse_none([gone, gone])
 
 
 # Names

@@ -87,23 +87,15 @@ def test_two_ranks_compute_what_one_computes(tmp_path):
             assert max(differences.values()) < 1e-5, (case, row, differences)
 
 
+@pytest.mark.long
 @pytest.mark.heavy
-@pytest.mark.parametrize(
-    "cases",
-    [
-        {"stage 3": {"zero_stage": 3, "tokens_per_micro_batch": 100, "gradient_checkpointing": True}},
-        pytest.param(
-            {
-                "stage 2": {"zero_stage": 2, "micro_batch_size": 2},
-                "features": {"zero_stage": 2, "cache_vision_features": True},
-            },
-            marks=pytest.mark.long,
-        ),
-    ],
-    ids=" and ".join,
-)
-def test_a_training_on_shared_rows_is_that_of_one_rank(folder, model_path, tmp_path, cases):  # noqa: F811
+def test_a_training_on_shared_rows_is_that_of_one_rank(folder, model_path, tmp_path):  # noqa: F811
     """rrpo has a KL, dpo a reference that is computed by the ranks too."""
+    cases: dict = {
+        "stage 3": {"zero_stage": 3, "tokens_per_micro_batch": 100, "gradient_checkpointing": True},
+        "stage 2": {"zero_stage": 2, "micro_batch_size": 2},
+        "features": {"zero_stage": 2, "cache_vision_features": True},
+    }
     jobs = {
         name: {
             "job": job(folder, model_path, num_workers=2, sequence_parallel=2, **train),

@@ -34,6 +34,7 @@ from serving.frames import FrameSpecLoader, model_variable, taken_by_the_model
 from serving.proxy import haproxy_folder, proxy_environment
 from serving.readiness import failure_reason
 from serving.refusals import unusable_message, unusable_video
+from serving.root_cause import root_cause
 from serving.spec import EndpointSpec
 from serving.video_loader import media_io_kwargs
 from vidalign.config.cluster import ClusterConfig
@@ -204,6 +205,28 @@ RuntimeError: Failed to create vLLM engine config: 1 validation error for ModelC
     assert failure_reason("replicas wait for 2 GPUs") == "replicas wait for 2 GPUs"
     assert failure_reason("") == ""
     assert failure_reason("ValueError: " + "x" * 900).endswith("x …")
+
+
+def test_the_cause_of_an_engine_that_did_not_start_is_in_its_log_and_not_see_above(tmp_path):
+    log = tmp_path / "worker.err"
+    log.write_text("""(EngineCore pid=91) Traceback (most recent call last):
+(EngineCore pid=91)   File "vllm/v1/engine/core.py", line 144, in __init__
+(EngineCore pid=91)     raise ValueError(
+(EngineCore pid=91) ValueError: Free memory on device cuda:0 (7.9/79.2 GiB) on startup is less than desired (15.8 GiB).
+Traceback (most recent call last):
+RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}
+""")
+    assert (
+        root_cause(log)
+        == "ValueError: Free memory on device cuda:0 (7.9/79.2 GiB) on startup is less than desired (15.8 GiB)."
+    )
+    log.write_text(
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB\nINFO: an Error: is no exception here\n"
+    )
+    assert root_cause(log).startswith("torch.OutOfMemoryError: CUDA out of memory.")
+    log.write_text("INFO: loading\n")
+    assert root_cause(log) == ""
+    assert root_cause(None) == ""
 
 
 def _checkpoint_stub(folder: pathlib.Path, weights: bytes = b"w", **card: object) -> pathlib.Path:
@@ -462,6 +485,21 @@ def test_a_folder_that_vllm_cannot_serve(in_ray, checkpoints, media, tmp_path):
     with (
         pytest.raises(ModelError, match=r"^odd cannot be served: .*OddModel") as caught,
         _serving({"odd": policy_version(tmp_path / "odd")}, media),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.long
+@pytest.mark.heavy
+def test_an_engine_that_does_not_start_says_why(in_ray, checkpoints, media, tmp_path):
+    """It fails in a process of its own, which its replica knows nothing more of."""
+    shutil.copytree(checkpoints["base"].path, tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with (
+        pytest.raises(ModelError, match=r"^cut cannot be served: .*SafetensorError") as caught,
+        _serving({"cut": policy_version(tmp_path / "cut")}, media),
     ):
         pass
     assert "\n" not in str(caught.value)
@@ -772,6 +810,9 @@ def test_two_suites_are_asked_of_a_running_endpoint(running, client, media, tmp_
 
 
 @pytest.mark.heavy
+@pytest.mark.parametrize(
+    "running", [pytest.param(("base",), marks=pytest.mark.long), ("base", "aligned")], ids=["one", "two"], indirect=True
+)
 def test_an_engine_that_dies_is_said_at_once_and_comes_back(running, client):
     """The last test of this file: it kills the engine of "base"."""
     import httpx

@@ -404,6 +404,12 @@ def test_a_suite_is_asked_of_base_and_aligned_of_a_run(shapes, model_path, tmp_p
     assert scores["models"]["base"]["num_answers"] == 5
     assert [pathlib.Path(video).name for video in scores["missing_videos"]] == ["gone.mp4"]
     assert scores["difference"]["scores"][0]["value"] == 0.0
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tracked = EventAccumulator(str(run_folder / "tensorboard"))
+    tracked.Reload()
+    measure = scores["models"]["base"]["scores"][0]
+    assert tracked.Scalars(f"suite/tvbench/{measure['measure']}/base")[-1].value == pytest.approx(measure["value"])
     replies = {
         name: {mark["video"]: mark["reply"] for mark in files.read_jsonl(folder / f"{name}-marks.jsonl")}
         for name in ("base", "aligned")

@@ -14,8 +14,9 @@ from pipelines.report import write_report
 from pipelines.tracking import Tracking, curves, results
 from vidalign.config.loading import parse_config
 from vidalign.errors import ConfigError
-from vidalign.files import read_json, read_jsonl
+from vidalign.files import read_json, read_jsonl, write_json
 
+SCORE = {"measure": "overall", "low": 0.4, "high": 0.6, "n": 9, "counts": "questions", "top": 1.0}
 RAW = {"run_dir": "r", "model": {"path": "m"}, "data": {"train": "t"}}
 
 
@@ -80,6 +81,7 @@ class Kept:
 
     takes_curves, package = True, "json"
     seen: ClassVar[list] = []
+    figures: ClassVar[dict] = {}
 
     def __init__(self, folder, name, own_id, config):
         self.id = own_id
@@ -89,6 +91,7 @@ class Kept:
         self.seen.append(("log", step, values["round"]))
 
     def finish(self, values, paths):
+        Kept.figures = dict(values)
         self.seen.append(("finish", sorted(path.name for path in paths)))
 
     def close(self):
@@ -116,6 +119,21 @@ def test_a_stopped_run_continues_the_same_curves_and_nothing_is_sent_twice(tmp_p
     kept.clear()
     Tracking(config, run).finish(read_json(run.summary))
     assert kept == [], "it has all of it"
+
+
+def test_a_suite_adds_its_scores_to_the_run_and_nothing_else_is_sent_again(tmp_path, kept):
+    run, config = made(tmp_path, "wandb")
+    Tracking(config, run).finish(read_json(run.summary))
+    kept.clear()
+    scores = {"models": {"base": {"scores": [SCORE | {"value": 0.5}]}, "aligned": {"scores": [SCORE | {"value": None}]}}}
+    write_json(run.stage("suites", 0) / "tvbench" / "scores.json", scores)
+    Tracking(config, run).finish(read_json(run.summary))
+    opened = ("open", read_json(run.root / "tracking.json")["wandb"]["id"], 7)
+    assert kept == [opened, ("finish", []), ("close",)]
+    assert Kept.figures == {"suite/tvbench/overall/base": 0.5}
+    kept.clear()
+    Tracking(config, run).finish(read_json(run.summary))
+    assert kept == []
 
 
 def test_rounds_follow_one_another_and_the_log_is_followed_while_it_grows(tmp_path, kept, monkeypatch):
@@ -203,6 +221,8 @@ def test_mlflow(stores):
     run, config = made(stores, "mlflow")
     trackers.check_trackers(["mlflow"])
     aligned = interrupted(run, config)
+    scores = {"models": {"base": {"scores": [SCORE | {"measure": "who & where (2+)", "value": 0.25}]}}}
+    write_json(run.stage("suites", 0) / "tvbench" / "scores.json", scores)
     Tracking(config, run).finish(read_json(run.summary))
     client = mlflow.MlflowClient()
     (found,) = client.search_runs([client.get_experiment_by_name("vidalign").experiment_id])
@@ -210,6 +230,7 @@ def test_mlflow(stores):
     assert found.data.params["seed"] == "7"
     assert found.data.params["train.learning_rate"] == str(config.train.learning_rate)
     assert found.data.metrics["eval/aligned"] == pytest.approx(aligned)
+    assert found.data.metrics["suite/tvbench/who _ where _2__/base"] == 0.25, "MLflow refuses other names"
     for name in ("train/loss", "displacement/rejected_logp"):
         assert [row.step for row in client.get_metric_history(found.info.run_id, name)] == list(range(0, 60, 5))
     assert {each.path for each in client.list_artifacts(found.info.run_id)} == {"config.yaml", "index.html", "summary.json"}

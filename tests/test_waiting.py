@@ -235,10 +235,13 @@ def test_an_engine_that_dies_while_it_loads_is_started_a_bounded_number_of_times
 
 
 @pytest.mark.heavy
-def test_no_wait_is_without_end():
+@pytest.mark.parametrize(
+    "waits", [("decode", "library", "serve"), pytest.param(("train",), marks=pytest.mark.long)], ids=" ".join
+)
+def test_no_wait_is_without_end(waits):
     """What is asked for is more than the cluster has, of a pool of Ray Data, of Ray Serve, and of Ray Train once a node is lost."""
     done = subprocess.run(
-        [sys.executable, ROOT / "tests/waits_for_nodes.py"],
+        [sys.executable, ROOT / "tests/waits_for_nodes.py", *waits],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -254,6 +257,8 @@ def test_no_wait_is_without_end():
         "train": r"waited \d+ s for \d x \(.*2 CPU.*\) for training ranks; the cluster has 2 CPU on 1 node; .*Add nodes",
     }
     says["library"] = says["decode"]
-    for name, pattern in says.items():
+    assert found.keys() == set(waits)
+    for name in waits:
+        pattern = says[name]
         assert re.match(pattern, found[name]["error"]), found[name]
         assert found[name]["seconds"] < 60, found

@@ -1,4 +1,4 @@
-"""Waits for nodes that never come, on a Ray of two small nodes: prints, as one line of JSON, how each of them ended.
+"""Waits for nodes that never come, on a Ray of two small nodes: prints, as one line of JSON, how each of those that are named ended.
 
 A process of its own: a wait that does not end is ended with it.
 """
@@ -105,12 +105,13 @@ def main() -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     node = cluster.add_node(num_cpus=2)
     ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
-    found = {
-        "decode": ended(decode),
-        "library": ended(decode, in_command=False),
-        "serve": ended(serve),
-        "train": ended(lambda: train(cluster, node)),
+    waits = {
+        "decode": lambda: ended(decode),
+        "library": lambda: ended(decode, in_command=False),
+        "serve": lambda: ended(serve),
+        "train": lambda: ended(lambda: train(cluster, node)),
     }
+    found = {name: waits[name]() for name in sys.argv[1:]}
     ray.shutdown()
     cluster.shutdown()
     print(json.dumps(found), flush=True)

@@ -108,8 +108,10 @@ def _replacing(path: pathlib.Path, *, durable: bool = True) -> Iterator[IO[bytes
         os.chmod(temporary, 0o644)
         with mirror.kept(path, temporary):
             os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         pathlib.Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # as of a disk that is full: which one?
+            error.filename = str(path)
         raise
 
 
@@ -131,6 +133,23 @@ def _finite(value: Any) -> Any:
 def part_path(parts: pathlib.Path, number: int) -> pathlib.Path:
     """The JSON file that says a part of a stage is finished; what else the part has stands beside it under the same stem."""
     return parts / f"{number:06d}.json"
+
+
+def is_part_whole(parts: pathlib.Path, number: int, *, has_table: bool = False) -> bool:
+    """Whether a part is finished and its files are whole: a power failure may leave some that are cut off.
+
+    `has_table`: a part has a table beside its JSON file.
+    """
+    path = part_path(parts, number)
+    try:
+        read_json(path)
+        if has_table:
+            import pyarrow.parquet as pq
+
+            pq.read_metadata(path.with_suffix(".parquet"))  # which stands at the end of the file
+    except (DataError, OSError, ValueError):
+        return False
+    return True
 
 
 def run_of(path: pathlib.Path) -> pathlib.Path:
@@ -212,9 +231,15 @@ def write_table(path: pathlib.Path, records: Iterable[Record]) -> None:
         pq.write_table(table, file)
 
 
-def join_tables(paths: Sequence[pathlib.Path], path: pathlib.Path) -> None:
-    """Write the rows of several tables of the same kind of record as one table, atomically, with one in memory at a time."""
+def join_tables(
+    paths: Sequence[pathlib.Path], path: pathlib.Path, *, only: tuple[str, Collection[str]] | None = None
+) -> None:
+    """Write the rows of several tables of the same kind of record as one table, atomically, with one in memory at a time.
+
+    `only`: a column, and the values in it of the rows that are taken; None takes all.
+    """
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     # A column that is empty in one table has no type there.
@@ -222,6 +247,8 @@ def join_tables(paths: Sequence[pathlib.Path], path: pathlib.Path) -> None:
     with _replacing(path) as file, pq.ParquetWriter(file, schema) as writer:
         for part in paths:
             table = pq.read_table(part)
+            if only is not None and table.num_rows:
+                table = table.filter(pc.field(only[0]).isin(list(only[1])))
             if table.num_rows:
                 writer.write_table(table.cast(schema))
 

@@ -21,7 +21,7 @@ def align(work: pathlib.Path, device: torch.device) -> dict[str, Any]:
     folder = work / "align"
     shutil.rmtree(folder, ignore_errors=True)
     args = (
-        {"enforce_eager": True, "gpu_memory_utilization": 0.3, "kv_cache_memory_bytes": 4 * GIB}
+        {"enforce_eager": True, "gpu_memory_utilization": 0.2, "kv_cache_memory_bytes": 4 * GIB}
         if device.type == "cuda"
         else {}
     )

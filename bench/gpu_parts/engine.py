@@ -52,7 +52,7 @@ def engine(work: pathlib.Path, device: torch.device, case: str) -> dict[str, Any
     if what == "log-probs":
         return found | against_training(model, device, side=shape.side, num_frames=shape.num_frames, max_new_tokens=48)
     load, scored = (QUICK, QUICK) if name == "tiny" else (LOAD, SCORED)
-    args: dict[str, Any] = {"gpu_memory_utilization": 0.6} if on_gpu else {}
+    args: dict[str, Any] = {"gpu_memory_utilization": 0.4} if on_gpu else {}
     other = work / f"{name} nudged"
     shutil.rmtree(other, ignore_errors=True)
     nudged(model.path, other)

@@ -24,6 +24,7 @@ CHECKPOINTED = {"gradient_checkpointing": True, "zero_stage": 2}
 LORA = {"lora": {"rank": 64, "alpha": 128}}
 QLORA = {"lora": {"rank": 64, "alpha": 128, "quantize": "4bit"}}
 HOST_OPTIMIZER = {"deepspeed": {"zero_optimization": {"offload_optimizer": {"device": "cpu", "pin_memory": True}}}}
+HOST_PARAMETERS = {"deepspeed": {"zero_optimization": {"offload_param": {"device": "cpu", "pin_memory": True}}}}
 # name: (shape, options of `train`, whether its checkpoint and export are measured)
 CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
     "3B, all weights": ("3B", CHECKPOINTED, True),
@@ -37,6 +38,7 @@ CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
     "7B, LoRA": ("7B", {**CHECKPOINTED, **LORA}, True),
     "7B, QLoRA": ("7B", {**CHECKPOINTED, **QLORA}, True),
     "3B, optimizer on the host": ("3B", {**CHECKPOINTED, **HOST_OPTIMIZER}, False),
+    "3B, ZeRO-3, parameters on the host": ("3B", {**CHECKPOINTED, "zero_stage": 3, **HOST_PARAMETERS}, False),
 }
 QUICK: dict[str, tuple[str, dict[str, Any], bool]] = {
     "tiny, all weights": ("tiny", CHECKPOINTED, True),

@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 
 from cluster.resources import ServePlan
 from pipelines.stages.base import Stage
-from pipelines.stages.rollout import digest, media_limits
+from pipelines.stages.responses import digest, media_limits
 from serving.spec import EndpointSpec
 from vidalign.config.run import EvaluateConfig, ModelConfig, ServeConfig, VideoConfig
+from vidalign.data.shown import missing_file
+from vidalign.errors import DataError
 from vidalign.model.folder import stage_model
 from vidalign.types import Example, PolicyVersion
 from vidalign.video.naming import local_path, visual_of
@@ -84,6 +86,8 @@ class Evaluate(Stage):
             return num_unanswered(self.examples, model_id=name, blind=blind, version=version, config=config, **kept) > 0
 
         wanted = {name for name, blind in asked if is_wanted(name, blind)}
+        if wanted:
+            refuse_none(self.examples)
 
         def ask(running: Endpoint) -> None:
             here = [(name, blind) for name, blind in asked if name in running.versions]
@@ -92,6 +96,16 @@ class Evaluate(Stage):
 
         at_each(spec, wanted, ask)
         return {"endpoint": {"model_ids": list(self.policies)}}
+
+
+def refuse_none(examples: Sequence[Example]) -> None:
+    """Raises `DataError` where none of what these examples show is there, as where a mount is missing: no answer is kept for that."""
+    names = list(dict.fromkeys(name for example in examples for name in example.context.visuals))
+    if names and all(missing_file(name) is not None for name in names):
+        raise DataError(
+            f"none of the {len(names):,} videos of data.eval exists, first {names[0]}; mount what holds them, or set data.video_root "
+            "to the folder that the 'video' fields are relative to, and run the same command again: it continues"
+        )
 
 
 def common_folder(examples: Sequence[Example]) -> str | None:

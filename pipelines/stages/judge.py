@@ -54,7 +54,7 @@ class Judging(Stage):
 
     def run(self) -> dict[str, Any]:
         parts = self.folder / "parts"
-        todo = [(number, batch) for number, batch in self._batches() if not files.part_path(parts, number).is_file()]
+        todo = [each for each in self._batches() if not files.is_part_whole(parts, each[0])]
         with progress.bar(self.label, len(self.task.rows), "row") as shown:
             shown.update(len(self.task.rows) - sum(len(batch) for _, batch in todo))
             if todo:

@@ -15,6 +15,7 @@ from cluster import interrupts
 from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage, identity, identity_v1, once
+from pipelines.stages.clip_pairs import FRAMES
 from pipelines.stages.doubt import DoubtStage
 from pipelines.stages.reference import reference_files
 from vidalign import files, mirror, stored
@@ -84,6 +85,12 @@ class Train(Stage):
             "model.dtype": self.model.dtype,
             "seed": self.run_seed,
         }
+
+    @property
+    def frames(self) -> pathlib.Path:
+        """Where the clips of the round's videos are, and those of its pairs over videos, if it has any."""
+        own = self.pairs / FRAMES
+        return own if own.is_file() else self.responses / FRAMES
 
     def layout(self) -> dict[str, Any]:
         """DeepSpeed reads no checkpoint of another ZeRO stage; the figures of step 0 are of fixed pairs."""
@@ -165,7 +172,7 @@ class Train(Stage):
             seed=self.seed,
             pairs=str(pairs),
             responses=str(self.responses / "responses.parquet"),
-            frames=str(self.responses / "frames.json"),
+            frames=str(self.frames),
             probe=str(self.responses / "probe.parquet"),
             reference=str(reference) if reference else "",
             doubt=doubt,

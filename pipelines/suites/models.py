@@ -43,6 +43,7 @@ class AskedModels:
         folder: where the results of suites go.
         frame_spec: how their frames are sampled; None where the endpoint does not say it.
         serving: what is to be served for it; None where `running` is there already.
+        run: where they are those of a run whose folder gets the results, its configuration.
     """
 
     versions: Mapping[str, str]
@@ -53,6 +54,7 @@ class AskedModels:
     serving: Target | None = None
     running: Endpoint | None = None
     notes: tuple[str, ...] = ()
+    run: tuple[RunFolder, RunConfig] | None = None
 
 
 def of_target(target: str, overrides: Sequence[str] = (), *, out: str | None = None) -> AskedModels:
@@ -81,6 +83,7 @@ def of_target(target: str, overrides: Sequence[str] = (), *, out: str | None = N
         frame_spec=config.video.frame_spec(),
         serving=Target(models=models, config=serving, frame_spec=config.video.frame_spec()),
         notes=notes,
+        run=None if out else (run, config),
     )
 
 

@@ -26,6 +26,7 @@ from pipelines.suites.judging import verdicts
 from pipelines.suites.models import AskedModels
 from pipelines.suites.scores import difference, facts, scored
 from pipelines.suites.task import Task, describe, made_from, note_lengths, num_unanswered, read_task
+from pipelines.tracking import Tracking
 from vidalign import files
 from vidalign.config.run import EvaluateConfig
 from vidalign.data.suites.base import Request
@@ -162,4 +163,7 @@ def run(
         print("\n".join([describe(task, asked), *lines]))
         return
     print(tables.console(evaluate_suite(task, asked, verbose=verbose)))
+    if asked.run is not None:
+        its_run, config = asked.run
+        Tracking(config, its_run).finish(files.read_json(its_run.summary) if its_run.summary.is_file() else {})
     print(f"\ntable    {task.folder(asked) / 'table.md'}")

@@ -37,6 +37,11 @@ def names(row: Any, root: pathlib.Path | str) -> tuple[tuple[str, ...], tuple[st
     return tuple(_video_name(*video, root) for video in videos), tuple(naming.name_of(image) for image in images)
 
 
+def rejected_name(row: Any, root: pathlib.Path | str) -> str:
+    """The name of a row's other clip; "" where it has none."""
+    return "" if row.rejected_video is None else _video_name(row.rejected_video, None, None, root)
+
+
 def _repeats(row: Any) -> bool:
     """Whether `video` is only the first of `videos`, as in a run's own tables."""
     return bool(row.videos) and row.video == row.videos[0] and row.fps is None and row.clip is None
@@ -130,6 +135,13 @@ def broken_rules(row: Any) -> Iterator[RowError]:
 
 
 def _broken_videos(row: Any) -> Iterator[RowError]:
+    if row.rejected_video is not None and (num_videos(row) != 1 or row.images):
+        why = f"stands beside {num_videos(row)} videos and {len(row.images)} images"
+        yield RowError("rejected_video", why, "leave it out of rows that show anything else than one video")
+    elif row.rejected_video is not None and row.rejected_video == row.video and row.clip is None:
+        yield RowError(
+            "rejected_video", "is the video of the row itself", "give the path of another video, or leave the field out"
+        )
     if row.video is not None and row.videos and not _repeats(row):
         yield RowError("videos", "stands beside 'video'", "put all videos into 'videos', or leave one of the two out")
     elif row.video is None and (row.fps is not None or row.clip is not None):

@@ -7,6 +7,8 @@
     score        truth and rewrite                                      ─► rewards
     pair         chosen = the ground truth; rejected = the wrong response that the policy finds likeliest, or its rewrite
 
+With `bridge`, a "bridged" response takes the place of the ground truth: the wrong one, corrected (`vidalign.recipes.bridging`).
+
 The steps from "differences" on are greedy. A rewrite that differs in phrases other than the listed ones cannot be used. Then the wrong
 response takes its place, if that differs from the truth in the listed phrases only, or else the next likeliest one is tried, up to
 `rewrite_tries` of them.
@@ -14,6 +16,7 @@ response takes its place, if that differs from the truth in the listed phrases o
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -23,10 +26,11 @@ from typing import Any
 import numpy as np
 
 from vidalign import prompts
-from vidalign.config.recipes import RrpoRecipe
+from vidalign.config.rewriting import RrpoRecipe
 from vidalign.data.answers import AGREES
 from vidalign.data.reading import DataRow
 from vidalign.recipes.base import Asked, Evidence, Recipe, responses_by_example, scores_by_example
+from vidalign.recipes.bridging import bridge_rows, why_no_bridge
 from vidalign.recipes.engine import Engine, Request
 from vidalign.recipes.judging import JudgeTask, scoring_task
 from vidalign.recipes.kinds import is_cut, spells_special_token
@@ -66,9 +70,11 @@ class Rrpo(Recipe[RrpoRecipe]):
         replies = chunk.score(replies, self.config.plain_prompt)
         truths = [unsampled(e.id, "truth", e.answer, policy_version=policy_version) for e in examples]
         rewrites = self._rewrites(chunk, replies) if self.config.rewrite == "policy" else []
-        rewritten = [r for r in rewrites if r.kind == "rewritten"]
+        if self.config.bridge == "policy":
+            rewrites = self._bridges(chunk, replies)
+        rewritten = [r for r in rewrites if r.kind in ("rewritten", "bridged")]
         scored = chunk.score([*truths, *rewritten], self.config.plain_prompt)
-        return [*replies, *scored, *(r for r in rewrites if r.kind != "rewritten")]
+        return [*replies, *scored, *(r for r in rewrites if r.kind == "differences")]
 
     def _rewrites(self, chunk: Chunk, replies: Sequence[Response]) -> list[Response]:
         """For each example, lists of differences and rewrites for its wrong responses, until one rewrite is usable."""
@@ -90,14 +96,35 @@ class Rrpo(Recipe[RrpoRecipe]):
             left = [(row, wrong) for row, wrong in left if row not in done]
         return made
 
+    def _bridges(self, chunk: Chunk, replies: Sequence[Response]) -> list[Response]:
+        """For each example, corrections of its wrong responses, until one can be chosen."""
+        by_example = responses_by_example(replies)
+        left = [(row, self.wrong_ones(e, by_example.get(e.id, []))) for row, e in enumerate(chunk.examples)]
+        made: list[Response] = []
+        for number in range(self.config.rewrite_tries):
+            left = [(row, wrong) for row, wrong in left if number < len(wrong)]
+            written = self._ask(chunk, [(row, wrong[number]) for row, wrong in left], "bridged")
+            made += written
+            left = [
+                (row, wrong)
+                for (row, wrong), r in zip(left, written, strict=True)
+                if self._why_no_bridge(chunk.examples[row], wrong[number], r)
+            ]
+        return made
+
     def _ask(self, chunk: Chunk, about: Sequence[tuple[int, Response]], kind: str) -> list[Response]:
         """One greedy reply about each (row, earlier response), which the prompt quotes."""
-        template = self.config.differences_prompt if kind == "differences" else self.config.rewrite_prompt
+        config = self.config
+        templates = {
+            "differences": config.differences_prompt,
+            "rewritten": config.rewrite_prompt,
+            "bridged": config.bridge_prompt,
+        }
         asked = []
         for row, earlier in about:
             example, quoted = chunk.examples[row], earlier.text.strip()
             request = Request(
-                prompt=prompts.fill(template, question=example.question, answer=example.answer, previous=quoted),
+                prompt=prompts.fill(templates[kind], question=example.question, answer=example.answer, previous=quoted),
                 clip=chunk.clips[row],
                 seed=chunk.request_seed(row, kind, earlier.candidate),
                 temperature=0.0,
@@ -115,8 +142,9 @@ class Rrpo(Recipe[RrpoRecipe]):
     def rewrite(
         self, examples: Sequence[Example], responses: Sequence[Response], judgements: Sequence[Judgement]
     ) -> JudgeTask | None:
-        """The judge's two steps for each example's likeliest wrong responses."""
-        if self.config.rewrite != "judge":
+        """The judge's two steps for each example's likeliest wrong responses, or its corrections of them."""
+        config = self.config
+        if "judge" not in (config.rewrite, config.bridge):
             return None
         scores, by_example = scores_by_example(judgements), responses_by_example(responses)
         rows = []
@@ -124,40 +152,35 @@ class Rrpo(Recipe[RrpoRecipe]):
             judged = scores.get(example.id, {})
             wrong = self.wrong_ones(example, self.trusted(by_example.get(example.id, []), judged), judged)
             if wrong:
-                row = {
-                    "example_id": example.id,
-                    "question": prompts.conversation(example),
-                    "answer": example.answer,
-                    "wrong": [
-                        {"candidate": r.candidate, "text": r.text.strip()} for r in wrong[: self.config.rewrite_tries]
-                    ],
-                }
+                row: dict[str, Any] = {"example_id": example.id, "question": prompts.conversation(example)}
+                row |= {"answer": example.answer} if config.bridge == "none" else {"example": example.to_row()}
+                row["wrong"] = [{"candidate": r.candidate, "text": r.text.strip()} for r in wrong[: config.rewrite_tries]]
                 rows.append(json.dumps(row, ensure_ascii=False))
-        asked_with = {
-            "differences_prompt": self.config.differences_prompt,
-            "rewrite_prompt": self.config.rewrite_prompt,
-        }
-        work = functools.partial(
-            rewrite_rows,
-            differences_prompt=self.config.differences_prompt,
-            rewrite_prompt=self.config.rewrite_prompt,
-        )
-        return JudgeTask(rows=rows, work=work, asked_with=asked_with)
+        if config.bridge == "judge":
+            correct = functools.partial(bridge_rows, bridge_prompt=config.bridge_prompt, recipe=config)
+            decides = {
+                "trust": str(config.trust),
+                "max_trust": str(config.max_trust),
+            }  # of how many responses of an example are tried
+            return JudgeTask(rows=rows, work=correct, asked_with={"bridge_prompt": config.bridge_prompt, **decides})
+        prompts_of = {"differences_prompt": config.differences_prompt, "rewrite_prompt": config.rewrite_prompt}
+        work: Any = functools.partial(rewrite_rows, **prompts_of)  # type: ignore[arg-type]
+        return JudgeTask(rows=rows, work=work, asked_with=prompts_of)
 
     def rewritten(self, rows: Sequence[Mapping[str, Any]]) -> list[Response]:
-        """A "differences" and a "rewritten" response for each row, if the judge wrote one."""
+        """A "differences" and a "rewritten" response for each row, or a "bridged" one, if the judge wrote one."""
         return [
             unsampled(row["example_id"], kind, row[kind], policy_version=row["judge"], candidate=row["candidate"])
             for row in rows
-            for kind in ("differences", "rewritten")
-            if row[kind].strip()
+            for kind in ("differences", "rewritten", "bridged")
+            if row.get(kind, "").strip()
         ]
 
     def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
         """One pair with the likeliest wrong response that can be used, or why there is none.
 
         no_wrong_reply, trust_unclear (some replies may be right or wrong), cut_by_length, no_rewrite, rewrite_differs_elsewhere,
-        no_key_phrase: where several were tried, what was wrong with the first.
+        no_key_phrase; with `bridge`, those of `why_no_bridge`: where several were tried, what was wrong with the first.
         """
         example, config = row.example, self.config
         wrong = self.wrong_ones(example, responses, evidence.judgements)
@@ -167,6 +190,8 @@ class Rrpo(Recipe[RrpoRecipe]):
                 return "cut_by_length"
             unclear = config.wrong_by == "trust" and any(self._is_unclear(r, example) for r in perturbed if r.text.strip())
             return "trust_unclear" if unclear else "no_wrong_reply"
+        if config.bridge != "none":
+            return self._bridged_pair(example, wrong[: config.rewrite_tries], responses)
         tries = wrong[: 1 if config.rewrite == "none" else config.rewrite_tries]
         found = [self._rejected(example, each, responses) for each in tries]
         used = next((at for at, rejected in enumerate(found) if not isinstance(rejected, str)), None)
@@ -182,6 +207,26 @@ class Rrpo(Recipe[RrpoRecipe]):
         return build_pair(
             example, chosen, rejected, recipe=config.name, rule=rule, policy_version=tries[used].policy_version
         )
+
+    def _bridged_pair(
+        self, example: Example, wrong: Sequence[Response], responses: Sequence[Response]
+    ) -> PreferencePair | str:
+        """The pair of the first wrong response whose correction can be chosen, with that correction."""
+        written = {r.candidate: r for r in responses if r.kind == "bridged"}
+        reasons = [self._why_no_bridge(example, each, written.get(each.candidate)) for each in wrong]
+        if "" not in reasons:
+            return reasons[0]
+        rejected = wrong[reasons.index("")]
+        chosen = dataclasses.replace(side(written[rejected.candidate]), trust=1.0)
+        rule = f"bridge={self.config.bridge}"
+        return build_pair(
+            example, chosen, side(rejected), recipe=self.config.name, rule=rule, policy_version=rejected.policy_version
+        )
+
+    def _why_no_bridge(self, example: Example, wrong: Response, written: Response | None) -> str:
+        if written is not None and (is_cut(written) or spells_special_token(written)):
+            return "cut_by_length" if is_cut(written) else "special_token"
+        return why_no_bridge(example, wrong.text, "" if written is None else written.text, self.config)
 
     def _rejected(self, example: Example, wrong: Response, responses: Sequence[Response]) -> Side | str:
         """The rejected side that is made of a wrong response, or why none can be made."""
@@ -233,7 +278,9 @@ class Rrpo(Recipe[RrpoRecipe]):
     def asked(self, rows: Sequence[DataRow]) -> list[Asked]:
         plain, config, length = super().asked(rows), self.config, self.config.max_new_tokens
         steps = {"differences": config.differences_prompt, "rewrite": config.rewrite_prompt}
-        if config.rewrite != "policy":
+        if config.bridge == "policy":
+            steps = {"bridge": config.bridge_prompt}
+        elif config.rewrite != "policy":
             return plain
         examples = plain[0].examples
         return [
@@ -245,4 +292,5 @@ class Rrpo(Recipe[RrpoRecipe]):
         ]
 
     def describe(self) -> str:
-        return f"{super().describe()}, wrong by {self.config.wrong_by}, rewrite by {self.config.rewrite}"
+        bridge = "" if self.config.bridge == "none" else f", bridge by {self.config.bridge}"
+        return f"{super().describe()}, wrong by {self.config.wrong_by}, rewrite by {self.config.rewrite}{bridge}"

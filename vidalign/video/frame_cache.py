@@ -56,17 +56,31 @@ class FrameCache:
 
     def backend(self, content_hash: str, spec: FrameSpec, choice: str = "") -> str:
         """What decoded the clip; "" where `holds` is false, and the caller decodes again, which `put` overwrites."""
-        try:
-            return str(_read(mirror.fetched(self.path(content_hash, spec, choice)), keep=False)[1]["backend"])
-        except DataError:
-            return ""
+        return _backend(self.path(content_hash, spec, choice))
 
     def put(self, content_hash: str, spec: FrameSpec, clip: Clip, choice: str = "") -> pathlib.Path:
         """Store a clip. Raises `OSError` if the folder cannot be written."""
         path = self.path(content_hash, spec, choice)
-        # Not durable: a torn file counts as missing.
-        files.write_bytes_atomic(path, _header(clip), clip.frames.reshape(-1).data, durable=False)
+        write_clip(path, clip)
         return path
+
+
+def is_whole(path: pathlib.Path) -> bool:
+    """Whether a file holds a clip, intact: all of it is read and verified, but nothing is kept."""
+    return bool(_backend(path))
+
+
+def _backend(path: pathlib.Path) -> str:
+    try:
+        return str(_read(mirror.fetched(path), keep=False)[1]["backend"])
+    except DataError:
+        return ""
+
+
+def write_clip(path: pathlib.Path, clip: Clip) -> None:
+    """Store a clip in a file of its own. Raises `OSError` if the folder cannot be written."""
+    # Not durable: a torn file counts as missing.
+    files.write_bytes_atomic(path, _header(clip), clip.frames.reshape(-1).data, durable=False)
 
 
 def load_clip(path: str | os.PathLike[str]) -> Clip:

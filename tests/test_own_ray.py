@@ -1,0 +1,106 @@
+"""A command whose own Ray is gone ends, in words; one whose Ray lives ends as it would."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import threading
+
+import pytest
+
+from cluster import interrupts, own_ray
+from vidalign.errors import ClusterError, DataError
+
+LOGS = pathlib.Path("/somewhere/logs")
+SAYS = r"raylet, a process of the Ray that this command started, was killed by signal 9.*see /somewhere/logs\. Run the same"
+
+
+@pytest.fixture
+def processes():
+    made = {name: subprocess.Popen(["sleep", "60"]) for name in ("gcs_server", "raylet")}
+    yield made
+    for process in made.values():
+        process.kill()
+        process.wait()
+
+
+def wait_without_end(processes) -> None:
+    with own_ray.watched(processes, LOGS):
+        processes["raylet"].kill()
+        threading.Event().wait(20)
+        pytest.fail("nothing ended the wait")
+
+
+def test_a_wait_for_a_ray_that_is_gone_ends(processes):
+    with pytest.raises(ClusterError, match=SAYS):
+        wait_without_end(processes)
+
+
+def test_so_does_a_block_that_ends_as_it_should_at_the_next_signal(processes):
+    def serve() -> None:
+        with own_ray.watched(processes, LOGS):
+            processes["raylet"].kill()
+            with interrupts.until_signal():
+                threading.Event().wait(20)
+            pytest.fail("it went on without Ray")
+
+    with pytest.raises(ClusterError, match=SAYS):
+        serve()
+
+
+def test_what_fails_because_of_it_is_not_shown(processes):
+    def work() -> None:
+        with own_ray.watched(processes, LOGS):
+            processes["raylet"].kill()
+            processes["raylet"].wait()
+            raise ConnectionError("broken pipe")
+
+    with pytest.raises(ClusterError, match=SAYS):
+        work()
+
+
+def test_other_ends_stay_as_they_are(processes):
+    with pytest.raises(DataError, match="torn"), own_ray.watched(processes, LOGS):
+        raise DataError("torn")
+    with own_ray.watched(processes, LOGS):
+        pass
+    with own_ray.watched({}, None):
+        pass
+
+
+def test_a_process_that_ended_by_itself_is_named_with_its_code(processes):
+    ended = subprocess.Popen(["false"])
+    ended.wait()
+    assert "gcs_server, a process of the Ray that this command started, ended with code 1" in str(
+        own_ray.fault_of({"raylet": processes["raylet"], "gcs_server": ended}, None)
+    )
+    assert own_ray.fault_of(processes, None) is None
+
+
+def test_ray_takes_over_no_signal_that_somebody_listens_to():
+    from ray._private import utils
+
+    def mine(*_: object) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        with own_ray.without_its_handler():
+            utils.set_sigterm_handler(lambda *_: None)
+            assert signal.getsignal(signal.SIGTERM) is mine
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with own_ray.without_its_handler():
+            utils.set_sigterm_handler(mine)
+        assert signal.getsignal(signal.SIGTERM) is mine, "where nobody did"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_what_is_left_of_a_ray_looks_for_its_store_for_a_short_time_unless_the_user_says_how_long(monkeypatch):
+    monkeypatch.delenv(own_ray.STORE_GONE_S, raising=False)
+    with own_ray.starting():
+        assert float(os.environ[own_ray.STORE_GONE_S]) <= 15
+    assert own_ray.STORE_GONE_S not in os.environ
+    monkeypatch.setenv(own_ray.STORE_GONE_S, "300")
+    with own_ray.starting():
+        assert os.environ[own_ray.STORE_GONE_S] == "300"
+    assert os.environ[own_ray.STORE_GONE_S] == "300"
