@@ -95,9 +95,8 @@ def evaluate_each(
         settings = _settings(version, prompt, config, blind=blind) | dict(made_from or {})
         runs.append(_Run(asker, AnswerLog.open(stage / f"{name}.jsonl", settings), examples, stage, blind, progress))
     if at_once:
-        patience = Patience(
-            config.concurrency * len(runs), was_ready=endpoint.was_ready
-        )  # who is asked alone is alone among all
+        # Who is asked alone is alone among all.
+        patience = Patience(config.concurrency * len(runs), was_ready=endpoint.was_ready)
         coroutines.run(_all(run.ask(patience) for run in runs))
     for run in [] if at_once else runs:
         coroutines.run(run.ask(Patience(config.concurrency, was_ready=endpoint.was_ready)))
@@ -159,8 +158,7 @@ class _Run:
             contexts = {id_: in_noise(id_, context, self.stage / "noise") for id_, context in contexts.items()}
         done = len(self.examples) - len(todo)
         bar = shown.bar(f"evaluate {self.asker.name}", len(self.examples), "answer", initial=done) if self.progress else None
-        with self.log.lines:
-            await self.asker.ask_all(todo, contexts, self.log, bar, patience)
+        await self.asker.ask_all(todo, contexts, self.log, bar, patience)
 
     def finish(self) -> Evaluation:
         """Write the table of all answers."""
@@ -205,7 +203,7 @@ class _Asker:
                 if bar is not None:
                     bar.update()
 
-        with bar or contextlib.nullcontext():
+        with bar or contextlib.nullcontext(), log.lines:
             async with client:
                 await _all(one(example) for example in examples)
 
