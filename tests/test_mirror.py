@@ -272,6 +272,44 @@ def test_what_a_frozen_model_said_is_found_by_all_nodes(run, node):
     assert missing(paths) == {"0", "1", "2"}, "what only this node has left counts as missing"
 
 
+def test_each_node_puts_its_share_of_a_checkpoint(run, node, store, monkeypatch):
+    import ray.train
+
+    from actors.checkpoints import Checkpoints, leads_here
+
+    class Rank:
+        def __init__(self, name: str) -> None:
+            self.name, self.is_first = name, name == "a"
+
+        def save(self, folder, state) -> None:
+            (folder / "state").mkdir(exist_ok=True)
+            (folder / "state" / f"{self.name}.pt").write_text(self.name)
+
+        largest = wait = lambda self, number=0: 7
+
+    class Context:
+        storage_filesystem, experiment_fs_path = stored.place_of(run.stage("train") / "ray").stored
+        get_storage, get_local_rank = (lambda self: self), (lambda self: 0)
+
+    monkeypatch.setattr(ray.train, "get_context", Context)
+    reported = {}
+    for name in ("b", "a"):
+        node(name)
+        folder = RunFolder.at(stored.shown(run.root)).stage("train") / "ray"
+        (folder.parent / ".checkpoints" / "of-a-killed-rank").mkdir(parents=True)
+        checkpoints = Checkpoints(Rank(name), None, folder)
+        checkpoints.write(
+            {"step_index": 3}, lambda metrics, name=name, **options: reported.update({name: options}), num_steps=9
+        )
+        assert os.listdir(folder.parent) == [], "a checkpoint takes no room once it is put"
+    checkpoint = reported["a"]["checkpoint"]
+    assert reported["b"]["checkpoint"] is None
+    assert leads_here(checkpoint) is True
+    assert leads_here(ray.train.Checkpoint(str(run.root))) is None
+    with checkpoint.as_directory() as there:
+        assert sorted(os.listdir(f"{there}/state")) == ["a.pt", "b.pt"]
+
+
 def test_lines_are_put_now_and_then_and_at_the_end(run, store, monkeypatch):
     monkeypatch.setattr(line_log, "PUT_EVERY_S", 0.05)
     path = run.stage("eval") / "base.jsonl"
@@ -336,7 +374,7 @@ def test_of_several_that_begin_at_the_same_time_one_has_it_at_a_time(run, monkey
     def drive(number: int) -> None:
         owner = dataclasses.replace(ELSEWHERE, id=f"id{number}", machine=f"m{number}")
         barrier.wait()
-        with contextlib.suppress(ConfigError), Lease(run.root, "racer", owner=owner, **FAST):
+        with contextlib.suppress(ConfigError), Lease(run.root, "racer", owner=owner, renew_s=0.1, stale_s=20):
             began = time.monotonic()
             time.sleep(0.2)
             held.append((began, time.monotonic()))
