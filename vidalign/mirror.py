@@ -25,9 +25,8 @@ from vidalign import storage, stored
 from vidalign.errors import DataError
 from vidalign.stored import Place, listing, of, place_of, time_of, tried
 
-LAZY = re.compile(
-    r"(frames|cache|lease)/|rounds/\d+/(train/ray/|eval/noise/|model/.*\.safetensors$)"
-)  # fetched when they are read
+# What is fetched when it is read.
+LAZY = re.compile(r"(frames|cache|lease)/|rounds/\d+/(train/ray/|eval/noise/|model/.*\.safetensors$)")
 RACY_S, RACY_BYTES = 5, 2**20  # a small file that changed a moment ago may change again in the same second
 
 
