@@ -45,12 +45,7 @@ class Evaluation:
 
 
 def evaluate(
-    examples: Sequence[Example],
-    endpoint: Endpoint,
-    *,
-    model_id: str,
-    blind: bool = False,
-    **options: Any,
+    examples: Sequence[Example], endpoint: Endpoint, *, model_id: str, blind: bool = False, **options: Any
 ) -> Evaluation:
     """Ask every example at temperature 0, score, and write `stage/{model_id}.parquet`; options and errors: see `evaluate_each`."""
     [found] = evaluate_each(examples, endpoint, [(model_id, blind)], **options)

@@ -14,7 +14,7 @@ from pipelines.inputs import Inputs, read_inputs
 from pipelines.stages import base as stages_base
 from pipelines.stages.base import BEGUN, MANIFEST, Stage
 from pipelines.stages.evaluate import Evaluate
-from pipelines.stages.filling import in_turn, place_before
+from pipelines.stages.filling import left_to_ask, place_before, solved_before
 from pipelines.stages.pairs import Pairs
 from pipelines.stages.rollout import Rollout
 from pipelines.stages.scores import Scores
@@ -112,10 +112,11 @@ class Rounds:
 
     def rollout(self, index: int) -> Rollout:
         config = at(self.config, index)
-        recipe, train, start = recipes.build(config.recipe), [row.example for row in self.inputs.train], 0
-        if recipe.num_prompts is not None:
-            start = place_before(self.run, index)
-            train = in_turn(train, config.seed, start)[: None if recipe.refills else recipe.num_prompts]
+        recipe, train = recipes.build(config.recipe), [row.example for row in self.inputs.train]
+        places: list[int] | None = None
+        if recipe.num_prompts is not None or recipe.drop_solved:
+            start, solved = place_before(self.run, index), solved_before(self.run, index) if recipe.drop_solved else ()
+            train, places = left_to_ask(train, recipe, seed=config.seed, start=start, solved=solved)
         return self._with_earlier(
             Rollout(
                 folder=self.run.stage("responses", index),
@@ -128,7 +129,7 @@ class Rounds:
                 recipe=recipe,
                 policy=self.policy(index),
                 train=train,
-                start=start,
+                places=places,
                 probe=self.inputs.probe,
                 decoders=self.plan.decoders,
                 engines=self.plan.engines,

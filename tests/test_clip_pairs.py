@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import random
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from actors.reference import kept_paths
 from actors.training_data import TrainingData
 from pipelines.check_learning import check_clip_pairs, check_given, forward_tokens
 from pipelines.inputs import read_inputs
+from pipelines.report_examples import drawn_pairs
 from pipelines.stages.clip_pairs import altered_here, with_clip_pairs, write_frames
 from vidalign import files
 from vidalign.config.degrading import ClipPairsConfig
@@ -335,3 +337,17 @@ def test_rows_with_another_clip_are_read_and_their_clips_looked_for(tmp_path):
 def test_another_clip_that_makes_no_sense_is_refused(more, says):
     _, errors = parse_row(row(**more))
     assert any(says in str(error) for error in errors), errors
+
+
+def test_the_report_shows_both_clips(made):
+    shown = {}
+
+    def strip(name):
+        shown[name] = {"thumbnails": [(name, "0 s")], "note": None}
+        return shown[name]
+
+    response_pair, over = (drawn_pairs([pair], strip, random.Random(0))[0] for pair in (made[0][0], made[0][3]))
+    assert response_pair["other"] is None
+    assert over["frames"]["thumbnails"] == [("a", "0 s")]
+    assert over["other"]["thumbnails"] == [(made[0][3].rejected_videos[0], "0 s")]
+    assert over["sides"][1]["source"].startswith("kind clip")

@@ -240,13 +240,12 @@ class Pairs(Stage):
     def _replays(self) -> Replays:
         if not self.recipe.keeps_replays:
             return Replays()
-        rounds = [
-            (
-                self._responses(index),
-                files.read_table(self.run_folder.stage("pairs", index) / "pairs.parquet", PreferencePair),
-            )
-            for index in range(self.rollout.round_index)
-        ]
+        rounds = []
+        for index in range(self.rollout.round_index):
+            path = self.run_folder.stage("pairs", index) / "pairs.parquet"
+            if path.is_file():  # a round of groups has none
+                made = [pair for pair in files.read_table(path, PreferencePair) if not pair.rejected_videos]
+                rounds.append((self._responses(index), made))
         return self.recipe.replays(rounds)
 
 

@@ -44,8 +44,8 @@ class Rollout(Stage):
     """The responses of one round, and the decoded videos of its training and probe examples.
 
     `cache`: the frame cache. `seed`: of the round; `engine_seed`: of the run. `text_tokens`: what the context must have beside a
-    video; a video that leaves less is quarantined. `missing`: names of videos that the driver does not find. `start`: place of the
-    first example in the order of prompts (`pipelines.stages.filling`).
+    video; a video that leaves less is quarantined. `missing`: names of videos that the driver does not find. `places`: of the
+    examples in the order of all prompts, where a round does not ask all (`pipelines.stages.filling`).
     """
 
     name: ClassVar[str] = "rollout"
@@ -67,7 +67,7 @@ class Rollout(Stage):
     float32_head: bool = False
     text_tokens: int = 0
     missing: Sequence[str] = ()
-    start: int = 0
+    places: Sequence[int] | None = None
     earlier: Callable[[], Stage | None] | None = None
 
     @property
@@ -129,6 +129,7 @@ class Rollout(Stage):
         given: list[list[bool]] = []
 
         def found(asked: int) -> list[bool]:
+            mirror.refresh(self.folder / "parts")
             for index, chunk in self._chunks(asked)[len(given) :]:
                 given.append(giving(files.part_path(self.folder / "parts", index), chunk, self.recipe, special))
             return [each for chunk in given for each in chunk]
@@ -232,8 +233,8 @@ class Rollout(Stage):
         names, tables = [example.id for example in self.train[:asked]], [path.with_suffix(".parquet") for path in paths]
         only = ("example_id", names) if asked < len(self.train) else None
         files.join_tables(tables, self.folder / "responses.parquet", only=only)
-        if self.recipe.num_prompts is not None:
-            files.write_json(self.folder / ASKED, {"examples": names, "next": self.start + asked})
+        if self.places is not None:
+            files.write_json(self.folder / ASKED, {"examples": names, "next": self.places[asked - 1] + 1})
         decoded: dict[str, Mapping[str, str]] = {}
         engine_s: collections.Counter[str] = collections.Counter()
         for path in paths:
@@ -277,11 +278,8 @@ class Rollout(Stage):
     def _write(self, decoded: Decoded) -> None:
         """Write the other tables that later stages read. Raises `DataError` when no video could be decoded."""
         frames = {video: row["frames_path"] for video, row in decoded.items() if row["frames_path"]}
-        quarantine = [
-            QuarantineRow(uri=video, reason=row["reason"], message=row["message"])
-            for video, row in decoded.items()
-            if not row["frames_path"]
-        ]
+        left_out = {video: row for video, row in decoded.items() if not row["frames_path"]}
+        quarantine = [QuarantineRow(uri=uri, reason=row["reason"], message=row["message"]) for uri, row in left_out.items()]
         if not frames:
             raise DataError(
                 f"none of the {len(decoded)} videos could be decoded; first reason: {quarantine[0].message}. "

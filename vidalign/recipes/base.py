@@ -101,6 +101,11 @@ class Recipe(Generic[ConfigT]):
         return None
 
     @property
+    def drop_solved(self) -> float:
+        """Share of the rows that earlier rounds' groups solved that a round passes over."""
+        return 0.0
+
+    @property
     def refills(self) -> bool:
         """Whether a round asks about further rows until `num_prompts` of them give something to learn from (`gives`)."""
         return False

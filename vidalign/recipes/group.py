@@ -56,6 +56,10 @@ class Group(Recipe[GroupRecipe]):
         return self.config.num_prompts
 
     @property
+    def drop_solved(self) -> float:
+        return self.config.drop_solved
+
+    @property
     def refills(self) -> bool:
         return self.config.refill
 
