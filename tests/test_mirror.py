@@ -17,21 +17,33 @@ import pytest
 from conftest import write_video
 from store_server import behind, environment, store_server
 
+from actors.train_job import TrainJob
 from cluster import lease_records
 from cluster.lease import Lease, Owner, check_free
 from cluster.preflight import faults, wanted
 from vidalign import files, line_log, mirror, storage, stored
 from vidalign.config.loading import load_config
+from vidalign.config.run import ModelConfig, ObjectiveConfig
+from vidalign.config.training import TrainConfig
 from vidalign.errors import ConfigError, DataError
 from vidalign.files import RunFolder
 from vidalign.line_log import LineLog
 from vidalign.model.tensor_cache import TensorCache, missing, read_tensors, write_tensors
-from vidalign.types import FrameSpec
+from vidalign.types import Example, FrameSpec, Response
 from vidalign.video.clip import Clip
 from vidalign.video.decode_child import ChildDecoder
 from vidalign.video.frame_cache import FrameCache, load_clip, load_signature, read_shape
 
 FAST = {"renew_s": 0.1, "stale_s": 1.0}
+SAMPLED = {
+    "token_ids": (),
+    "log_probs": (),
+    "policy_version": "v",
+    "seed": 0,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "finish_reason": "stop",
+}
 ELSEWHERE = Owner(id="x", command="vidalign align a.yaml", user="ann", host="other", machine="other", pid=7, started="1")
 
 
@@ -255,6 +267,78 @@ def test_a_slow_store_is_no_fault_of_the_video(run, server, tmp_path):
         decoder.close()
     assert done.reason == ""
     assert load_clip(done.frames_path).frames.shape[0] == 2
+
+
+def test_a_chunk_is_decoded_answered_and_collected_on_three_nodes(run, node, tmp_path, monkeypatch, model_path):
+    """Each is given the driver's paths, and has its own."""
+    from actors import generator
+    from actors.decoder import ChunkDecoder
+
+    class Engine:
+        def __init__(self, config, path, **options) -> None: ...
+
+        def take_seconds(self) -> dict[str, float]:
+            return {}
+
+    def respond(engine, examples, shown):
+        said = f"{shown[0].frames.mean():.0f}"
+        return [Response(example_id=examples[0].id, kind="plain", candidate=0, turn=0, text=said, **SAMPLED)]
+
+    monkeypatch.setattr(generator, "VllmEngine", Engine)
+    monkeypatch.setattr(generator, "ClipCheck", lambda path, **options: None)
+    monkeypatch.setattr(generator, "quarantined", lambda rows, takes: rows)
+    video = write_video(tmp_path / "v.mp4", np.full((8, 32, 32, 3), 200, np.uint8))
+    example = Example(id="e", video=str(video), question="q?", answer="a")
+    parts, frames = str(run.stage("responses") / "parts"), str(run.frames)
+    node("b")
+    decoder = ChunkDecoder(FrameSpec(num_frames=2), frames)
+    row = decoder({"chunk": 0, "examples": json.dumps([example.to_row()])})
+    decoder.child.close()
+    assert json.loads(row["decoded"])[0]["frames_path"].startswith(str(tmp_path / "b"))
+    node("c")
+    model = {"path": model_path, "dtype": "float32", "max_model_len": 512}
+    kept = {"num_gpus": 0, "seed": 0, "engine_args": {}, "num_examples": 1, "limits": {}}
+    generator.Generator(model, model_path, respond=respond, parts=parts, **kept)(row)
+    node("a")
+    mirror.refresh(pathlib.Path(parts))
+    part = files.part_path(pathlib.Path(parts), 0)
+    [response] = files.read_table(part.with_suffix(".parquet"), Response)
+    assert abs(int(response.text) - 200) < 5
+    [decoded] = files.read_json(part)["decoded"]
+    assert decoded["frames_path"].startswith("frames/"), "relative to the run, wherever a node has it"
+    [clip] = files.found_places(run.root, {"v": decoded["frames_path"]}).values()
+    assert load_clip(clip).frames.shape[0] == 2
+
+
+def test_a_rank_has_its_own_node_s_paths(run, node, model_path):
+    for path in ("rounds/0/pairs/pairs.parquet", "rounds/0/responses/frames.json", "rounds/0/responses/probe.parquet"):
+        files.write_json(run.root / path, {})
+    for name in ("config.json", "model.safetensors"):
+        files.write_json(run.stage("model") / name, {})
+    stage = run.stage("train", 1)
+    job = TrainJob(
+        model=ModelConfig(path=model_path),
+        policy_path=str(run.stage("model")),
+        policy_version="v",
+        train=TrainConfig(),
+        objective=ObjectiveConfig(),
+        plain_prompt="{question}",
+        frame_spec=FrameSpec(),
+        seed=0,
+        pairs=str(run.stage("pairs") / "pairs.parquet"),
+        frames=str(run.stage("responses") / "frames.json"),
+        probe=str(run.stage("responses") / "probe.parquet"),
+        reference="",
+        stage=str(stage),
+        export=str(run.stage("model", 1)),
+        checkpoints=str(stage / "ray"),
+    )
+    node("b")
+    there, root = TrainJob.from_dict(job.to_dict()).staged(), RunFolder.at(stored.shown(run.root)).root
+    assert there.export == str(root / "rounds/1/model")
+    assert all(pathlib.Path(path).is_file() for path in (there.pairs, there.frames, there.probe))
+    assert sorted(os.listdir(there.policy_path)) == ["config.json", "model.safetensors"]
+    assert all(pathlib.Path(path).is_relative_to(root) for path in (there.pairs, there.stage, there.policy_path))
 
 
 def test_what_a_frozen_model_said_is_found_by_all_nodes(run, node):

@@ -129,7 +129,6 @@ class Rollout(Stage):
         given: list[list[bool]] = []
 
         def found(asked: int) -> list[bool]:
-            mirror.refresh(self.folder / "parts")
             for index, chunk in self._chunks(asked)[len(given) :]:
                 given.append(giving(files.part_path(self.folder / "parts", index), chunk, self.recipe, special))
             return [each for chunk in given for each in chunk]
