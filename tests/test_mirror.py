@@ -17,6 +17,7 @@ import pytest
 from conftest import write_video
 from store_server import behind, environment, store_server
 
+from actors.checkpoints import SNAPSHOT, leave_out_torn
 from actors.train_job import TrainJob
 from cluster import lease_records
 from cluster.lease import Lease, Owner, check_free
@@ -392,6 +393,25 @@ def test_each_node_puts_its_share_of_a_checkpoint(run, node, store, monkeypatch)
     assert leads_here(ray.train.Checkpoint(str(run.root))) is None
     with checkpoint.as_directory() as there:
         assert sorted(os.listdir(f"{there}/state")) == ["a.pt", "b.pt"]
+
+
+def test_a_checkpoint_that_is_gone_from_the_store_is_left_out(run):
+    folder, said = run.stage("train") / "ray", []
+    rows = [{"checkpoint_dir_name": name, "metrics": {"step": step}} for step, name in ((2, "first"), (4, "second"))]
+    listed = {"checkpoint_results": rows, "checkpoint_report_indices": [0, 1], "latest_checkpoint_result": rows[1]}
+    for name in ("first", "second"):
+        stored.write_object(folder / name / "state" / "mp.pt", b"x")
+    stored.write_object(folder / SNAPSHOT, json.dumps(listed).encode())
+    leave_out_torn(folder, said.append)
+    assert said == []
+    mirror.remove(folder / "second")
+    leave_out_torn(folder, said.append)
+    assert json.loads(stored.read_object(folder / SNAPSHOT))["latest_checkpoint_result"]["metrics"] == {"step": 2}
+    assert said[0].startswith("the newest checkpoint in s3://bkt/")
+    mirror.remove(folder / "first")
+    leave_out_torn(folder, said.append)
+    assert SNAPSHOT not in stored.listing(stored.place_of(folder))
+    assert "begins anew" in said[1]
 
 
 def test_lines_are_put_now_and_then_and_at_the_end(run, store, monkeypatch):
