@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import pathlib
 import shutil
@@ -103,15 +104,19 @@ def leave_out_torn(folder: pathlib.Path, warn: Callable[[str], None]) -> None:
 
     Without any that is whole it begins anew: its order of groups depends on the seed alone, so the result is the same.
     """
-    path = folder / SNAPSHOT
+    path, place = mirror.fetched(folder / SNAPSHOT), stored.of(folder)
     if not path.is_file():
         return
+    there = None if place is None else stored.listing(place)  # a store has a file whole or not at all
     rows: list[Any] = [None]
     whole: list[Any] = []
     try:
         listed = json.loads(path.read_bytes())
         rows = list(zip(listed["checkpoint_results"], listed["checkpoint_report_indices"], strict=True))
-        whole = [row for row in rows if is_whole(folder / row[0]["checkpoint_dir_name"])]
+        for row in rows:
+            name = row[0]["checkpoint_dir_name"]
+            if is_whole(folder / name) if there is None else fnmatch.filter(there, f"{name}/state/*.pt"):
+                whole.append(row)
     except (ValueError, KeyError, TypeError):  # the list itself is cut off
         pass
     if len(whole) == len(rows):
@@ -121,10 +126,12 @@ def leave_out_torn(folder: pathlib.Path, warn: Callable[[str], None]) -> None:
         results, indices = map(list, zip(*whole, strict=True))
         listed |= {"checkpoint_results": results, "checkpoint_report_indices": indices, "latest_checkpoint_result": newest}
         files.write_json(path, listed)
-        warn(f"the newest checkpoint in {folder} is cut off; the training continues from the one of step {step}")
+        warn(
+            f"the newest checkpoint in {stored.shown(folder)} is cut off; the training continues from the one of step {step}"
+        )
     else:
-        path.unlink()
-        warn(f"no checkpoint in {folder} is whole, as after a power failure; the training begins anew")
+        mirror.remove(path)
+        warn(f"no checkpoint in {stored.shown(folder)} is whole, as after a power failure; the training begins anew")
 
 
 def preemption_notice() -> tuple[str, ...] | None:

@@ -153,8 +153,7 @@ class _Run:
             contexts = {id_: in_noise(id_, context, self.stage / "noise") for id_, context in contexts.items()}
         done = len(self.examples) - len(todo)
         bar = shown.bar(f"evaluate {self.asker.name}", len(self.examples), "answer", initial=done) if self.progress else None
-        with self.log.lines:
-            await self.asker.ask_all(todo, contexts, self.log, bar, patience)
+        await self.asker.ask_all(todo, contexts, self.log, bar, patience)
 
     def finish(self) -> Evaluation:
         """Write the table of all answers."""
@@ -199,7 +198,7 @@ class _Asker:
                 if bar is not None:
                     bar.update()
 
-        with bar or contextlib.nullcontext():
+        with bar or contextlib.nullcontext(), log.lines:
             async with client:
                 await _all(one(example) for example in examples)
 

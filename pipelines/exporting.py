@@ -10,6 +10,7 @@ from typing import Any
 
 from vidalign import mirror
 from vidalign.errors import ConfigError, DataError
+from vidalign.stored import shown
 
 ADAPTER = "adapter"  # in a model's folder, where train.lora.export=both
 
@@ -43,7 +44,7 @@ def _run(arguments: argparse.Namespace) -> int:
     mirror.refresh(source, everything=True)
     if arguments.out:
         copy(source, pathlib.Path(arguments.out))
-        print(f"{arguments.what} of {source} is in {arguments.out}")
+        print(f"{arguments.what} of {shown(source)} is in {arguments.out}")
     else:
         print(f"pushed to {push(source, arguments.push, private=not arguments.public)}")
     return 0

@@ -17,21 +17,34 @@ import pytest
 from conftest import write_video
 from store_server import behind, environment, store_server
 
+from actors.checkpoints import SNAPSHOT, leave_out_torn
+from actors.train_job import TrainJob
 from cluster import lease_records
 from cluster.lease import Lease, Owner, check_free
 from cluster.preflight import faults, wanted
 from vidalign import files, line_log, mirror, storage, stored
 from vidalign.config.loading import load_config
+from vidalign.config.run import ModelConfig, ObjectiveConfig
+from vidalign.config.training import TrainConfig
 from vidalign.errors import ConfigError, DataError
 from vidalign.files import RunFolder
 from vidalign.line_log import LineLog
 from vidalign.model.tensor_cache import TensorCache, missing, read_tensors, write_tensors
-from vidalign.types import FrameSpec
+from vidalign.types import Example, FrameSpec, Response
 from vidalign.video.clip import Clip
 from vidalign.video.decode_child import ChildDecoder
 from vidalign.video.frame_cache import FrameCache, load_clip, load_signature, read_shape
 
 FAST = {"renew_s": 0.1, "stale_s": 1.0}
+SAMPLED = {
+    "token_ids": (),
+    "log_probs": (),
+    "policy_version": "v",
+    "seed": 0,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "finish_reason": "stop",
+}
 ELSEWHERE = Owner(id="x", command="vidalign align a.yaml", user="ann", host="other", machine="other", pid=7, started="1")
 
 
@@ -257,6 +270,78 @@ def test_a_slow_store_is_no_fault_of_the_video(run, server, tmp_path):
     assert load_clip(done.frames_path).frames.shape[0] == 2
 
 
+def test_a_chunk_is_decoded_answered_and_collected_on_three_nodes(run, node, tmp_path, monkeypatch, model_path):
+    """Each is given the driver's paths, and has its own."""
+    from actors import generator
+    from actors.decoder import ChunkDecoder
+
+    class Engine:
+        def __init__(self, config, path, **options) -> None: ...
+
+        def take_seconds(self) -> dict[str, float]:
+            return {}
+
+    def respond(engine, examples, shown):
+        said = f"{shown[0].frames.mean():.0f}"
+        return [Response(example_id=examples[0].id, kind="plain", candidate=0, turn=0, text=said, **SAMPLED)]
+
+    monkeypatch.setattr(generator, "VllmEngine", Engine)
+    monkeypatch.setattr(generator, "ClipCheck", lambda path, **options: None)
+    monkeypatch.setattr(generator, "quarantined", lambda rows, takes: rows)
+    video = write_video(tmp_path / "v.mp4", np.full((8, 32, 32, 3), 200, np.uint8))
+    example = Example(id="e", video=str(video), question="q?", answer="a")
+    parts, frames = str(run.stage("responses") / "parts"), str(run.frames)
+    node("b")
+    decoder = ChunkDecoder(FrameSpec(num_frames=2), frames)
+    row = decoder({"chunk": 0, "examples": json.dumps([example.to_row()])})
+    decoder.child.close()
+    assert json.loads(row["decoded"])[0]["frames_path"].startswith(str(tmp_path / "b"))
+    node("c")
+    model = {"path": model_path, "dtype": "float32", "max_model_len": 512}
+    kept = {"num_gpus": 0, "seed": 0, "engine_args": {}, "num_examples": 1, "limits": {}}
+    generator.Generator(model, model_path, respond=respond, parts=parts, **kept)(row)
+    node("a")
+    mirror.refresh(pathlib.Path(parts))
+    part = files.part_path(pathlib.Path(parts), 0)
+    [response] = files.read_table(part.with_suffix(".parquet"), Response)
+    assert abs(int(response.text) - 200) < 5
+    [decoded] = files.read_json(part)["decoded"]
+    assert decoded["frames_path"].startswith("frames/"), "relative to the run, wherever a node has it"
+    [clip] = files.found_places(run.root, {"v": decoded["frames_path"]}).values()
+    assert load_clip(clip).frames.shape[0] == 2
+
+
+def test_a_rank_has_its_own_node_s_paths(run, node, model_path):
+    for path in ("rounds/0/pairs/pairs.parquet", "rounds/0/responses/frames.json", "rounds/0/responses/probe.parquet"):
+        files.write_json(run.root / path, {})
+    for name in ("config.json", "model.safetensors"):
+        files.write_json(run.stage("model") / name, {})
+    stage = run.stage("train", 1)
+    job = TrainJob(
+        model=ModelConfig(path=model_path),
+        policy_path=str(run.stage("model")),
+        policy_version="v",
+        train=TrainConfig(),
+        objective=ObjectiveConfig(),
+        plain_prompt="{question}",
+        frame_spec=FrameSpec(),
+        seed=0,
+        pairs=str(run.stage("pairs") / "pairs.parquet"),
+        frames=str(run.stage("responses") / "frames.json"),
+        probe=str(run.stage("responses") / "probe.parquet"),
+        reference="",
+        stage=str(stage),
+        export=str(run.stage("model", 1)),
+        checkpoints=str(stage / "ray"),
+    )
+    node("b")
+    there, root = TrainJob.from_dict(job.to_dict()).staged(), RunFolder.at(stored.shown(run.root)).root
+    assert there.export == str(root / "rounds/1/model")
+    assert all(pathlib.Path(path).is_file() for path in (there.pairs, there.frames, there.probe))
+    assert sorted(os.listdir(there.policy_path)) == ["config.json", "model.safetensors"]
+    assert all(pathlib.Path(path).is_relative_to(root) for path in (there.pairs, there.stage, there.policy_path))
+
+
 def test_what_a_frozen_model_said_is_found_by_all_nodes(run, node):
     import torch
 
@@ -270,6 +355,63 @@ def test_what_a_frozen_model_said_is_found_by_all_nodes(run, node):
     mirror.remove(pathlib.Path(here["1"]).parents[1])
     node("a")
     assert missing(paths) == {"0", "1", "2"}, "what only this node has left counts as missing"
+
+
+def test_each_node_puts_its_share_of_a_checkpoint(run, node, store, monkeypatch):
+    import ray.train
+
+    from actors.checkpoints import Checkpoints, leads_here
+
+    class Rank:
+        def __init__(self, name: str) -> None:
+            self.name, self.is_first = name, name == "a"
+
+        def save(self, folder, state) -> None:
+            (folder / "state").mkdir(exist_ok=True)
+            (folder / "state" / f"{self.name}.pt").write_text(self.name)
+
+        largest = wait = lambda self, number=0: 7
+
+    class Context:
+        storage_filesystem, experiment_fs_path = stored.place_of(run.stage("train") / "ray").stored
+        get_storage, get_local_rank = (lambda self: self), (lambda self: 0)
+
+    monkeypatch.setattr(ray.train, "get_context", Context)
+    reported = {}
+    for name in ("b", "a"):
+        node(name)
+        folder = RunFolder.at(stored.shown(run.root)).stage("train") / "ray"
+        (folder.parent / ".checkpoints" / "of-a-killed-rank").mkdir(parents=True)
+        checkpoints = Checkpoints(Rank(name), None, folder)
+        checkpoints.write(
+            {"step_index": 3}, lambda metrics, name=name, **options: reported.update({name: options}), num_steps=9
+        )
+        assert os.listdir(folder.parent) == [], "a checkpoint takes no room once it is put"
+    checkpoint = reported["a"]["checkpoint"]
+    assert reported["b"]["checkpoint"] is None
+    assert leads_here(checkpoint) is True
+    assert leads_here(ray.train.Checkpoint(str(run.root))) is None
+    with checkpoint.as_directory() as there:
+        assert sorted(os.listdir(f"{there}/state")) == ["a.pt", "b.pt"]
+
+
+def test_a_checkpoint_that_is_gone_from_the_store_is_left_out(run):
+    folder, said = run.stage("train") / "ray", []
+    rows = [{"checkpoint_dir_name": name, "metrics": {"step": step}} for step, name in ((2, "first"), (4, "second"))]
+    listed = {"checkpoint_results": rows, "checkpoint_report_indices": [0, 1], "latest_checkpoint_result": rows[1]}
+    for name in ("first", "second"):
+        stored.write_object(folder / name / "state" / "mp.pt", b"x")
+    stored.write_object(folder / SNAPSHOT, json.dumps(listed).encode())
+    leave_out_torn(folder, said.append)
+    assert said == []
+    mirror.remove(folder / "second")
+    leave_out_torn(folder, said.append)
+    assert json.loads(stored.read_object(folder / SNAPSHOT))["latest_checkpoint_result"]["metrics"] == {"step": 2}
+    assert said[0].startswith("the newest checkpoint in s3://bkt/")
+    mirror.remove(folder / "first")
+    leave_out_torn(folder, said.append)
+    assert SNAPSHOT not in stored.listing(stored.place_of(folder))
+    assert "begins anew" in said[1]
 
 
 def test_lines_are_put_now_and_then_and_at_the_end(run, store, monkeypatch):
@@ -336,7 +478,7 @@ def test_of_several_that_begin_at_the_same_time_one_has_it_at_a_time(run, monkey
     def drive(number: int) -> None:
         owner = dataclasses.replace(ELSEWHERE, id=f"id{number}", machine=f"m{number}")
         barrier.wait()
-        with contextlib.suppress(ConfigError), Lease(run.root, "racer", owner=owner, **FAST):
+        with contextlib.suppress(ConfigError), Lease(run.root, "racer", owner=owner, renew_s=0.1, stale_s=20):
             began = time.monotonic()
             time.sleep(0.2)
             held.append((began, time.monotonic()))

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -70,6 +71,41 @@ def test_a_run_in_a_store_is_the_run_in_a_folder(finished_run, small_config, ser
     assert again.returncode == 0, again.stderr[-4000:]
     assert "nothing is left to do" in again.stderr
     assert not [each for each in server[1].asked[asked:] if each.startswith("PUT") and "/rounds/" in each]
+
+
+def test_a_training_goes_on_on_another_node(finished_run, small_config, server, store, tmp_path):
+    """The driver's node is lost, with its processes and its disk, while the run trains."""
+    from pyarrow import fs
+
+    config = yaml.safe_load(small_config.read_text())
+    del config["data"]["eval"]
+    config |= {"run_dir": "s3://bkt/lost", "cluster": {"address": "local"}}
+    path = tmp_path / "lost.yaml"
+    path.write_text(yaml.safe_dump(config))
+    first = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", "align", str(path)],
+        cwd=ROOT,
+        env={**os.environ, **environment(server), "VIDALIGN_STAGED": str(tmp_path / "first")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    snapshot = "bkt/lost/rounds/0/train/ray/checkpoint_manager_snapshot.json"
+    deadline = time.monotonic() + 300
+    try:
+        while store.get_file_info([snapshot])[0].type == fs.FileType.NotFound:
+            assert first.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline, "there was no checkpoint"
+            time.sleep(0.1)
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    shutil.rmtree(tmp_path / "first")
+    done = align(server, tmp_path / "second", "align", str(path))
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "train of round 0 goes on from where it stopped" in done.stderr
+    found = downloaded(store, "bkt/lost", tmp_path / "lost")
+    assert [text for text in differing(finished_run, found) if "/eval/" not in text and "/scores/" not in text] == []
 
 
 @pytest.fixture

@@ -25,9 +25,8 @@ from vidalign import storage, stored
 from vidalign.errors import DataError
 from vidalign.stored import Place, listing, of, place_of, time_of, tried
 
-LAZY = re.compile(
-    r"(frames|cache)/|rounds/\d+/(train/ray/|eval/noise/|model/.*\.safetensors$)"
-)  # fetched when they are read
+# What is fetched when it is read.
+LAZY = re.compile(r"(frames|cache|lease)/|rounds/\d+/(train/ray/|eval/noise/|model/.*\.safetensors$)")
 RACY_S, RACY_BYTES = 5, 2**20  # a small file that changed a moment ago may change again in the same second
 
 
@@ -182,9 +181,10 @@ def _fetch(place: Place) -> None:
         [found] = store.get_file_info([key])
         local = place.local
         if not found.is_file:
-            with _locked(place.run, alone=True):
-                if not store.get_file_info([key])[0].is_file:
-                    local.unlink(missing_ok=True)
+            if local.is_file():
+                with _locked(place.run, alone=True):
+                    if not store.get_file_info([key])[0].is_file:
+                        local.unlink(missing_ok=True)
             return
         if _same(local, found):
             return
@@ -232,12 +232,18 @@ def _same(path: pathlib.Path, found: Any) -> bool:
 
 @contextlib.contextmanager
 def _locked(what: str, *, alone: bool = False) -> Iterator[None]:
-    """A lock of this node: writers share it, and who goes by a listing has it alone."""
+    """A lock of this node: writers share it, and who goes by a listing has it alone. Whoever comes first gets it first."""
     path = stored.mirrors() / ".locks" / urllib.parse.quote(what, safe="")[-200:]
     path.parent.mkdir(parents=True, exist_ok=True)
+    how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        gate = os.open(f"{path}.gate", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(gate, how)  # else writers that follow one another would keep out who waits to be alone
+            fcntl.flock(handle, how)
+        finally:
+            os.close(gate)
         yield
     finally:
         os.close(handle)

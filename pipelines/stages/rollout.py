@@ -129,7 +129,6 @@ class Rollout(Stage):
         given: list[list[bool]] = []
 
         def found(asked: int) -> list[bool]:
-            mirror.refresh(self.folder / "parts")
             for index, chunk in self._chunks(asked)[len(given) :]:
                 given.append(giving(files.part_path(self.folder / "parts", index), chunk, self.recipe, special))
             return [each for chunk in given for each in chunk]
@@ -163,6 +162,7 @@ class Rollout(Stage):
                             missed[int(row["chunk"])] = [Missed.from_row(miss) for miss in found]
                 passes.again([miss for found in missed.values() for miss in found])
                 todo = [(index, chunk) for index, chunk in todo if index in missed]
+        mirror.refresh(parts)  # of a run in a store: those that other nodes made
 
     def _stream(self, todo: Sequence[tuple[int, Sequence[Example]]], parts: pathlib.Path, passes: Passes) -> Any:
         """A Ray Data set with one row for each chunk, {chunk, num_examples, missed}; its part is on disk before its row comes, unless
@@ -227,7 +227,6 @@ class Rollout(Stage):
 
         Returns how each video decoded, and the engines' seconds of starting, waiting and working.
         """
-        mirror.refresh(self.folder / "parts")
         paths = [files.part_path(self.folder / "parts", index) for index, _ in self._chunks(asked)]
         root = files.run_of(paths[0]) if paths else self.folder
         names, tables = [example.id for example in self.train[:asked]], [path.with_suffix(".parquet") for path in paths]
@@ -289,12 +288,10 @@ class Rollout(Stage):
         files.write_table(self.folder / "probe.parquet", usable)
         files.write_places(self.folder / "frames.json", frames)
         files.write_table(self.quarantine / "quarantine.parquet", quarantine)
-        videos = count_videos(decoded)
-        files.write_json(self.folder / "videos.json", videos)
+        files.write_json(self.folder / "videos.json", videos := count_videos(decoded))
         if quarantine:
             shares = f"{len(quarantine):,} of {videos['total']:,} videos ({progress.counts(videos['quarantined'])})"
-            progress.note(
-                f"quarantine, round {self.round_index}: {shares}; why of each: {shown(self.quarantine)}/quarantine.parquet"
-            )
+            why = shown(self.quarantine / "quarantine.parquet")
+            progress.note(f"quarantine, round {self.round_index}: {shares}; why of each: {why}")
         if (warning := lookalike_warning(frames, self.train, self.probe, split="probe")) is not None:
             progress.warn(warning)

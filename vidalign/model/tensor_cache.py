@@ -34,9 +34,10 @@ class TensorCache:
 def missing(kept: Mapping[str, str | pathlib.Path]) -> set[str]:
     """The names whose files do not exist yet; of a cache in a store, there."""
     paths = {name: pathlib.Path(path) for name, path in kept.items()}
-    roots = {path.parents[1] for path in paths.values() if stored.of(path) is not None}
+    in_store = {name: path for name, path in paths.items() if stored.of(path) is not None}
+    roots = {path.parents[1] for path in in_store.values()}
     there = {root / name for root in roots for name in stored.listing(stored.place_of(root))}
-    return {name for name, path in paths.items() if not (path in there if path.parents[1] in roots else path.is_file())}
+    return {name for name, path in paths.items() if not (path in there if name in in_store else path.is_file())}
 
 
 def write_tensors(path: pathlib.Path, tensors: Mapping[str, torch.Tensor]) -> None:
