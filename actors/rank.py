@@ -39,9 +39,10 @@ class Rank:
         packed: bool,
         compares: bool,
         device: torch.device,
+        squares: bool = False,
         chunk_size: int = CHUNK_SIZE,
     ) -> None:
-        """`packed`, `compares` and `chunk_size`: see `vidalign.model.policy.ResponseScorer`."""
+        """`packed`, `compares`, `squares` and `chunk_size`: see `vidalign.model.policy.ResponseScorer`."""
         import deepspeed
 
         self._shards = shards_of(train.sequence_parallel)
@@ -54,6 +55,7 @@ class Rank:
             packed=packed,
             compares=compares,
             float32_head=train.float32_head,
+            squares=squares,
             chunk_size=chunk_size,
             shards=self._shards,
         )
@@ -108,8 +110,9 @@ class Rank:
         batch = batch.to(self.device, self._dtype)
         if reference_hidden is not None:
             reference_hidden = reference_hidden.to(self.device)
-        logps, kl, hidden = self._engine(batch.inputs, batch.labels, reference_hidden, batch.sources, calls)
-        return RowLogps(logps=logps, mask=batch.labels != IGNORED, kl=kl), hidden
+        logps, kl, hidden, *squares = self._engine(batch.inputs, batch.labels, reference_hidden, batch.sources, calls)
+        rows = RowLogps(logps=logps, mask=batch.labels != IGNORED, kl=kl, squares=squares[0] if squares else None)
+        return rows, hidden
 
     def backward(self, value: torch.Tensor, *, last: bool) -> None:
         """Add to the gradients; `last` marks the last call of an optimizer step."""
@@ -144,7 +147,7 @@ class Rank:
         return int(value)
 
     def save(self, folder: str | pathlib.Path, state: dict[str, Any]) -> None:
-        """Write model, optimizer, scheduler and this rank's random state into a folder that all ranks share, with `state`."""
+        """Write model, optimizer, scheduler and this rank's random state into a folder that a node's ranks share, with `state`."""
         self._engine.save_checkpoint(str(folder), tag=TAG, client_state=state, exclude_frozen_parameters=True)
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
@@ -152,9 +155,12 @@ class Rank:
         write_tensors(self._random(folder), random)
         self.wait()
 
-    def load(self, folder: str | pathlib.Path) -> dict[str, Any]:
-        """Continue from what `save` wrote, of any number of ranks; returns its `state`. Collective."""
-        state = resharding.load(self._engine, pathlib.Path(folder), TAG)
+    def load(self, folder: str | pathlib.Path, *, leads: bool | None = None) -> dict[str, Any]:
+        """Continue from what `save` wrote, of any number of ranks; returns its `state`. Collective.
+
+        `leads`: whether this rank writes into the folder for those that share it; None: rank 0, for all.
+        """
+        state = resharding.load(self._engine, pathlib.Path(folder), TAG, leads=self.is_first if leads is None else leads)
         if self._random(folder).is_file():  # an older checkpoint has rank 0's in its state
             random = read_tensors(self._random(folder))
             torch.set_rng_state(random["cpu"])

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from vidalign import files
+from vidalign import files, mirror
 from vidalign.config.run import ModelConfig
 from vidalign.learning.ahead import Batches
 from vidalign.learning.batch_source import BatchSource
@@ -65,7 +65,8 @@ class Reference:
         from vidalign.model.rendering import cached_processor
 
         config = ModelConfig(**model)
-        stage_model(config.path, path)
+        path = stage_model(config.path, path)
+        pairs, frames, kept = (str(mirror.fetched(each)) for each in (pairs, frames, kept))
         self._device = torch.device("cuda" if use_gpu else "cpu")
         self._dtype = getattr(torch, config.dtype)
         policy = load_policy(config, path)
@@ -201,6 +202,7 @@ def kept_paths(
                     **_shown(pair.context, frames),
                     "question": pair.question,
                     **_said(pair),
+                    **_shown_beside(pair, frames),
                     "parts": sorted(parts),
                     **({"float32_head": True} if float32_head else {}),
                     **({"quantize": quantize} if quantize else {}),
@@ -216,6 +218,12 @@ def _said(pair: PreferencePair | ResponseGroup) -> dict[str, Any]:
     if isinstance(pair, ResponseGroup):
         return {"tokens": pair.tokens, "left_out": [bool(why) for why in pair.left_out]}
     return {"chosen": pair.chosen, "rejected": pair.rejected}
+
+
+def _shown_beside(pair: PreferencePair | ResponseGroup, frames: Mapping[str, str]) -> dict[str, Any]:
+    """Of a pair over videos, the clips of its rejected side; of any other nothing."""
+    names = pair.rejected_videos if isinstance(pair, PreferencePair) else ()
+    return {"rejected_clips": [pathlib.Path(frames[name]).name for name in names]} if names else {}
 
 
 def _shown(context: Context, frames: Mapping[str, str]) -> dict[str, Any]:

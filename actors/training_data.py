@@ -104,14 +104,12 @@ def with_features(
         ConfigError: a model of this family takes no features, or a prompt shows more than one video.
     """
     vision_features.check(model)
-    vision_features.check_shown(group.context for group in groups)
+    vision_features.check_shown(context for group in groups for context, _ in group.prompts)
     tower = vision_features.tower_hash(model, source.processor)
-    clips = sorted({source.frames[name] for group in groups for name in group.context.visuals})
+    clips = sorted({source.frames[name] for group in groups for context, _ in group.prompts for name in context.visuals})
     kept = {clip: vision_features.path(cache, tower, clip) for clip in clips}
     todo = missing(kept).intersection(clips[dist.get_rank() :: dist.get_world_size()])
-    rendered = source.clips(
-        group for group in groups if todo.issuperset(source.frames[name] for name in group.context.visuals)
-    )
+    rendered = source.clips(groups, only=todo)
     vision_features.compute(model, ((prompt, kept[clip]) for prompt, clip in rendered), device, dtype)
     dist.barrier()
     return dataclasses.replace(source, features=kept)

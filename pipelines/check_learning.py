@@ -46,6 +46,57 @@ def check_recipe(config: RunConfig) -> None:
         )
 
 
+def check_clip_pairs(config: RunConfig) -> None:
+    """Raises `ConfigError` where an objective does not learn from pairs over videos, whose two sides are one response."""
+    if config.recipe.clip_pairs is None:
+        return
+    objective = objectives.build(config.objective.name, config.objective.params)
+    why = "learns from the chosen side alone" if not objective.needs_rejected else ""
+    if objective.needs_phrases:
+        why = "learns from the words in which two responses differ"
+    if why:
+        raise ConfigError(
+            f"recipe.clip_pairs makes pairs of one response with two clips, and objective.name={config.objective.name} {why}; choose "
+            "an objective such as dpo, or set recipe.clip_pairs to null"
+        )
+
+
+def check_clips(config: RunConfig, rows: Sequence[DataRow]) -> None:
+    """Raises `DataError` where other clips are needed and no row has one, or pairs over videos where no row has a video."""
+    wanted, others = config.recipe.clip_pairs, any(row.example.rejected_video for row in rows)
+    none = f"and none of the {len(rows):,} rows of {config.data.train} names one; add them, or set"
+    if recipes.build(config.recipe).needs_other_clip and not others:
+        raise DataError(
+            f"recipe.shows=rejected_video shows the clips that rows name as rejected_video, {none} recipe.shows to perturbed"
+        )
+    if wanted is None:
+        return
+    if wanted.of_rows and not others:
+        raise DataError(
+            f"recipe.clip_pairs.of_rows=true takes the clips that rows name as rejected_video, {none} perturb or augment instead"
+        )
+    if not any(row.example.context.videos for row in rows):
+        raise DataError(
+            f"recipe.clip_pairs makes pairs over videos, and the {len(rows):,} rows of {config.data.train} show images alone; set it "
+            "to null, or add rows with videos"
+        )
+
+
+def check_prompts(config: RunConfig, num_rows: int) -> None:
+    """Raises `ConfigError` where a round is to ask more prompts than there are, or to refill groups that training takes anyway."""
+    recipe, objective = recipes.build(config.recipe), objectives.build(config.objective.name, config.objective.params)
+    if recipe.num_prompts is not None and recipe.num_prompts > num_rows:
+        raise ConfigError(
+            f"recipe.num_prompts={recipe.num_prompts}, but data.train has {num_rows:,} rows; set it to at most that, or to null"
+        )
+    if recipe.refills and isinstance(objective, GroupObjective) and not objective.drop_uniform:
+        raise ConfigError(
+            "recipe.refill=true asks further prompts in place of groups that are all alike, and "
+            f"objective.name={config.objective.name} trains on those too; set objective.params.drop_uniform to true, or "
+            "recipe.refill to false"
+        )
+
+
 def check_reuse(config: RunConfig) -> None:
     """Raises `ConfigError` for a round that takes the responses of groups where no round of groups is just before it."""
     kinds = [recipes.build(at(config, index).recipe) for index in range(config.rounds)]
@@ -64,6 +115,8 @@ def check_given(config: RunConfig, rows: Sequence[DataRow]) -> None:
     pairs = recipe.given(rows)
     if recipe.asks_policy or not pairs:
         return
+    if config.recipe.clip_pairs is not None:
+        return  # of any pair, and of an answer alone, it makes one
     usable, dropped = usable_pairs(pairs, objectives.build(config.objective.name, config.objective.params))
     if not usable:
         raise DataError(
@@ -79,6 +132,8 @@ def forward_tokens(config: RunConfig, length: int, *, packed: bool) -> int:
     """
     train, budget = config.train, config.train.tokens_per_micro_batch
     if recipes.build(config.recipe).makes == "pairs":
+        if config.recipe.clip_pairs is not None:  # each has two prompts
+            return max(budget, 2 * length) if budget else train.micro_batch_size * 2 * length
         return budget or train.micro_batch_size * length * (1 if packed else 2)
     others = getattr(config.recipe, "num_candidates", 1) - 1
     group = length + others * (getattr(config.recipe, "max_new_tokens", 0) if packed else length)

@@ -60,7 +60,7 @@ def read_inputs(
         else []
         for name, path in files.items()
     }
-    videos = sorted({name for split in rows.values() for row in split for name in row.example.context.visuals})
+    videos = sorted({name for split in rows.values() for row in split for name in row.example.decoded})
     locations = {video: locate(video, pathlib.Path()) for video in videos}
     missing = [video for video in videos if missing_file(video) is not None]
     if "train" in wanted and len(missing) == len(videos):
@@ -99,7 +99,7 @@ def _refuse_leaks(rows: dict[str, list[DataRow]], locations: dict[str, str]) -> 
     places: list[dict[str, str]] = [{} for _ in names]
     for name, place in zip(names, places, strict=True):
         for row in rows[name]:
-            for name in row.example.context.visuals:
+            for name in row.example.decoded:
                 place.setdefault(locations[name], row.where)
     leaks = [leak for leak in find_leaks(places) if names[leak.other_split] == "train"]
     for name, place in zip(names, places, strict=True):

@@ -178,8 +178,9 @@ def run(tmp_path_factory, model_path) -> pathlib.Path:
     """A run whose two rounds have trained adapters from the base, and exported them with the merged weights."""
     import torch
 
+    from vidalign.model.adapters import add_adapter
     from vidalign.model.checkpoint import export_policy
-    from vidalign.model.policy import add_adapter, load_policy
+    from vidalign.model.policy import load_policy
 
     folder = tmp_path_factory.mktemp("run")
     config = {"run_dir": str(folder), "model": {"path": model_path, "dtype": "float32", "max_model_len": 512}}

@@ -3,6 +3,7 @@
 What they write goes to a temporary folder; the tables of the recorded figures must not change by the way.
 """
 
+import dataclasses
 import importlib
 import json
 import pathlib
@@ -294,10 +295,11 @@ class Guesser(FakeEngine):
 @pytest.fixture(scope="module")
 def quality_data(tmp_path_factory):
     from bench.quality.data import prepare
+    from bench.quality.shapes import SHAPES
 
     root = tmp_path_factory.mktemp("quality")
-    made = prepare(root, {"train": 8, "heldout": 4, "probe": 2, "dev": 2})
-    assert prepare(root).frames == made.frames
+    made = prepare(dataclasses.replace(SHAPES, sizes={"train": 8, "heldout": 4, "probe": 2, "dev": 2}), root)
+    assert prepare(SHAPES, root).frames == made.frames
     return made
 
 
@@ -323,18 +325,6 @@ def test_hound_of_the_quality_bench_is_judged_by_rules_behind_http(quality_data)
     assert facts["judge"]["judged"] == 2 * len(examples)
     assert facts["judge"]["agreement"]["agreement"] == 1.0
     assert facts["judge"]["name"].startswith("openai:rules:")
-
-
-def test_the_quality_bench_takes_the_best_rate_and_of_equals_the_lowest(tmp_path):
-    from bench.quality.__main__ import best_rate, is_swept
-    from bench.quality.arms import GRID, SWEEP_SEED
-    from bench.quality.run import run_folder
-
-    for rate, accuracy in zip(GRID, (0.5, 0.7, 0.7, 0.6), strict=True):
-        assert not is_swept(tmp_path, "DPO")
-        files.write_json(run_folder(tmp_path, "DPO", SWEEP_SEED, rate) / "result.json", {"accuracy": accuracy})
-    assert is_swept(tmp_path, "DPO")
-    assert best_rate(tmp_path, "DPO") == GRID[1]
 
 
 def test_a_video_that_was_not_decoded_in_time_has_no_figures_but_the_time():

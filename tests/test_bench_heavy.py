@@ -1,5 +1,7 @@
 """The scripts of bench/ that start Ray, vLLM or DeepSpeed, with the smallest settings; what they write goes to a temporary folder."""
 
+import dataclasses
+import math
 import subprocess
 import sys
 
@@ -127,9 +129,11 @@ def test_quality(tmp_path):
     """One arm, from pairs that are written here: train with a reference, measure everything, page and plot."""
     from bench.quality.data import prepare
     from bench.quality.page import write_page
-    from bench.quality.run import BASE, run, run_folder
+    from bench.quality.queue import Queue
+    from bench.quality.run import BASE, Job, run
+    from bench.quality.shapes import SHAPES
 
-    data = prepare(tmp_path, {"train": 16, "heldout": 12, "probe": 4, "dev": 4})
+    data = prepare(dataclasses.replace(SHAPES, sizes={"train": 16, "heldout": 12, "probe": 4, "dev": 4}), tmp_path)
     pairs = [
         PreferencePair(
             id=example.id,
@@ -147,12 +151,14 @@ def test_quality(tmp_path):
     files.write_table(tmp_path / "pairs/rrpo/0/pairs.parquet", pairs)
     facts = {"kept": 16, "dropped": {}, "reward_trust_correlation": None, "seconds": 1.0}
     files.write_json(tmp_path / "pairs/rrpo/0/facts.json", facts)
-    script("bench.quality.run", tmp_path, "RRPO", 0, 0.001, "heldout")
-    run(tmp_path, BASE, 0, 0.0, "heldout")
-    found = files.read_json(run_folder(tmp_path, "RRPO", 0, 0.001) / "result.json")
+    job = Job("RRPO", 0, 0.001)
+    Queue(SHAPES, tmp_path, 1, math.inf).run([job])
+    run("shapes", tmp_path, Job(BASE))
+    found = job.result(tmp_path)
+    assert not (job.folder(tmp_path) / "model").exists()
     assert (found["num_pairs"], found["num_steps"]) == (16, 3)
     assert found["kl_to_base"] > 0
-    assert files.read_json(run_folder(tmp_path, BASE, 0, 0.0) / "result.json")["kl_to_base"] == 0
+    assert Job(BASE).result(tmp_path)["kl_to_base"] == 0
     write_page(tmp_path, {"RRPO": 0.001}, Output.below(tmp_path))
     assert any(line.startswith("| RRPO | 1 | ") for line in table(written(tmp_path, "quality", "results.md")))
     assert (tmp_path / "docs/results.png").stat().st_size > 10_000

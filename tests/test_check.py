@@ -183,8 +183,9 @@ def test_training_memory_by_zero_stage(dtype, stage, workers, weights, gradients
 
 def test_parameters_are_counted_as_the_policy_freezes_them(tiny_model):
     from vidalign.config.run import ModelConfig
+    from vidalign.model.adapters import add_adapter
     from vidalign.model.loading import outline
-    from vidalign.model.policy import add_adapter, load_policy, set_trainable
+    from vidalign.model.policy import load_policy, set_trainable
 
     shapes = read_headers(weight_files(tiny_model))
     empty = outline(str(tiny_model))

@@ -13,6 +13,7 @@ from cluster.described import described
 from pipelines.check_memory import check_memory
 from pipelines.cli import main
 from vidalign.config.loading import parse_config
+from vidalign.config.rounds import at
 
 NAMES = sorted(path.name for path in (ROOT / "configs").glob("*-7b.yaml"))
 TOKENS = 2600  # of a prompt with 16 frames of 448 x 448, and its two responses
@@ -32,8 +33,24 @@ def model(checkpoints, tmp_path_factory):
     return str(folder)
 
 
-def test_there_are_five():
-    assert NAMES == ["hound-dpo-7b.yaml", "leanpo-7b.yaml", "rrpo-7b.yaml", "sft-7b.yaml", "tgrpo-7b.yaml"]
+def test_there_is_one_for_each_method():
+    methods = (
+        "bmc",
+        "dapo",
+        "dr-grpo",
+        "gspo",
+        "hound-dpo",
+        "leanpo",
+        "mixdpo",
+        "mpo",
+        "rrpo",
+        "sft",
+        "temple",
+        "tgrpo",
+        "vdpo",
+        "veripo",
+    )
+    assert [f"{method}-7b.yaml" for method in methods] == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -50,11 +67,15 @@ def test_a_dry_run_accepts_it(name, model, tmp_path, monkeypatch, capsys):
             "answer": "A circle.",
             "caption": "A circle.",
         }
-        (tmp_path / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+        count = raw["recipe"].get("num_prompts", 1) if split == "train" else 1
+        rows = [row | {"id": f"{split}{number}", "question": f"What moves? {number}"} for number in range(count)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         raw["data"][split] = str(tmp_path / f"{split}.jsonl")
     raw["run_dir"], raw["model"]["path"] = str(tmp_path / "run"), model
-    if raw["recipe"].get("judge"):
-        raw["recipe"]["judge"]["model"] = model
+    steps = raw["rounds"] if isinstance(raw.get("rounds"), list) else []
+    for recipe in [raw["recipe"], *(step.get("recipe", {}) for step in steps)]:
+        if recipe.get("judge"):
+            recipe["judge"]["model"] = model
     (tmp_path / name).write_text(yaml.safe_dump(raw))
     code, said = main(["align", str(tmp_path / name), "--dry-run", "--on", "8x80"]), capsys.readouterr()
     assert code == 0, said.err
@@ -66,7 +87,7 @@ def test_the_real_model_fits(name):
     config, machines = parse_config(read(name)), described("8x80")
     assert config.train.cache_vision_features
     assert config.train.tokens_per_micro_batch
-    if config.recipe.name == "hound":  # its judge is a model that is not here
+    if config.recipe.name in ("hound", "rrpo") and config.recipe.judge:  # its judge is a model that is not here
         raw = read(name)
         raw["recipe"]["judge"] = {"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"}
         config = parse_config(raw)
@@ -74,4 +95,17 @@ def test_the_real_model_fits(name):
     lines = check_memory(
         config, made, facts(), machines, num_tokens=TOKENS, stages=("rollout", "train", "evaluate", "report")
     )
-    assert any(line.startswith("training: each GPU holds") and "for 8,192 tokens" in line for line in lines)
+    tokens = f"for {config.train.tokens_per_micro_batch:,} tokens"
+    assert any(line.startswith("training: each GPU holds") and tokens in line for line in lines)
+
+
+def test_the_curriculum_is_a_perturbation_a_round_from_strong_to_weak():
+    config = parse_config(read("temple-7b.yaml"))
+    shown = [at(config, index).recipe.perturb for index in range(config.rounds)]
+    assert [(each.keep, each.shuffle, each.mask_area) for each in shown] == [
+        ("segment", "none", None),
+        ("all", "reverse", None),
+        ("drop", "none", None),
+        ("all", "local", None),
+    ]
+    assert {at(config, index).recipe.trust for index in range(config.rounds)} == {"f1"}

@@ -96,6 +96,13 @@ def test_there_and_back_is_the_same_row(name, row):
     assert not [note for note in back if not note.startswith("earlier response")]
 
 
+@pytest.mark.parametrize("name", [*FORMATS, "rrpo"])
+def test_a_pair_over_videos_is_no_row_of_another_project(name):
+    row = {"id": "a", "video": "a.mp4", "question": "Q?", "answer": "A.", "rejected_video": "b.mp4"}
+    with pytest.raises(RowError, match="rejected_video"):
+        exporter(name)({**row, "chosen": "A.", "rejected": "B."}, Notes())
+
+
 def test_no_field_of_a_row_is_unknown_to_the_exports():
     notes = Notes()
     more_columns(dict.fromkeys(PreferenceRow.model_fields, "x"), notes)

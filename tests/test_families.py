@@ -11,16 +11,11 @@ from test_shared_prefix import ARCHITECTURES, assert_equal, flat_logps, llava_on
 from vidalign.config.training import TrainConfig
 from vidalign.errors import ConfigError, ModelError
 from vidalign.model import estimate, families, shared_prefix, training_memory, vision_features
+from vidalign.model.adapters import adapter_targets, add_adapter
 from vidalign.model.batch import collate, collate_packed
 from vidalign.model.families import FAMILIES, GENERAL, Family, family_of, parts
 from vidalign.model.loading import outline
-from vidalign.model.policy import (
-    ResponseScorer,
-    adapter_targets,
-    add_adapter,
-    prepare_training,
-    set_trainable,
-)
+from vidalign.model.policy import ResponseScorer, prepare_training, set_trainable
 from vidalign.model.positions import correct_positions
 from vidalign.model.tensor_cache import read_tensors
 from vidalign.model.weights import unwrapped

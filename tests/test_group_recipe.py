@@ -14,7 +14,7 @@ from test_reference import groups, pairs, prepared, source  # noqa: F401 (fixtur
 
 from actors.reference import kept_paths, outputs_of_groups
 from actors.training_data import TrainingData
-from pipelines.check_learning import check_given, check_recipe, forward_tokens
+from pipelines.check_learning import check_given, check_prompts, check_recipe, forward_tokens
 from pipelines.stages.groups import group_facts, no_contrast, sampled_tokens, without_spelled
 from vidalign import files, recipes
 from vidalign.config.loading import parse_config
@@ -229,7 +229,7 @@ def parse(recipe, **more):
         ({"lint": {"min_count": 3}}, "recipe.lint is for pairs"),
         (
             {"rewards": {"format": 1}, "trust": "f1"},
-            "recipe.trust and recipe.judge are for the rewards accuracy and temporal",
+            "recipe.trust and recipe.judge are for the rewards accuracy, temporal and length",
         ),
         ({"trust": "judge"}, "trust=judge needs recipe.judge"),
         ({"threshold": 4}, "threshold is of a judge's scores"),
@@ -425,3 +425,89 @@ def test_rows_without_a_rejected_side_are_refused_before_a_run_that_needs_one():
         check_given(config, rows)
     check_given(parse({"name": "given"}, objective={"name": "sft"}), rows)
     check_given(parse({"name": "leanpo"}, objective={"name": "dpo"}), rows)
+
+
+def test_a_right_reply_of_a_length_gets_the_reward_for_it():
+    counts = (319, 320, 512, 513, 400)
+    config = GroupRecipe(num_candidates=5, rewards={"accuracy": 1, "length": 0.2}, max_new_tokens=600)
+    texts = ["left", "left", "left", "left", "right"]
+    replies = [
+        dataclasses.replace(reply(text, number), token_ids=(7,) * count)
+        for number, (text, count) in enumerate(zip(texts, counts, strict=True))
+    ]
+    group, _ = grouped(config, replies)
+    expected = [
+        1 + 0.2 * (320 <= count <= 512) if text == "left" else 0.0 for text, count in zip(texts, counts, strict=True)
+    ]
+    assert group.rewards == pytest.approx(expected)
+    assert rewards.in_range([None, 1.0], [400, 400], 320, 512) == [None, 1.0]
+
+
+def soft_punishment(length, longest, cache):
+    """DAPO, equation 13, as it is printed."""
+    if length <= longest - cache:
+        return 0.0
+    if length <= longest:
+        return ((longest - cache) - length) / cache
+    return -1.0
+
+
+def test_an_overlong_reply_is_punished_and_one_that_was_cut_off_is_learned_from():
+    for length in range(1, 31):
+        assert rewards.overlong(length, 24, 8) == pytest.approx(soft_punishment(length, 24, 8))
+    config = GroupRecipe(
+        num_candidates=3, rewards={"accuracy": 1, "format": 0.5, "overlong": 1}, overlong_tokens=8, max_new_tokens=24
+    )
+    texts = ["<think>It moves.</think> left", "left", "<think>so</think> left"]
+    replies = [
+        dataclasses.replace(reply(text, number), token_ids=(7,) * count)
+        for number, (text, count) in enumerate(zip(texts, (20, 16, 24), strict=True))
+    ]
+    replies[2] = dataclasses.replace(replies[2], finish_reason="length")  # ends with the answer, but was not finished
+    group, _ = grouped(config, replies)
+    assert group.rewards == pytest.approx((1 + 0.5 - 0.5, 1.0, -1.0))
+    assert group.left_out == ("", "", "")
+    sampled = {("a", n): (r.token_ids, (-0.1,) * len(r.token_ids)) for n, r in enumerate(replies)}
+    cut = training_group(group, sampled, objectives.build("dapo", {})).responses[2]
+    assert (len(cut.token_ids), cut.weight) == (24, 1.0)
+    assert cut.advantage < 0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"rewards": {"overlong": 1}}, "say over how many with overlong_tokens"),
+        ({"overlong_tokens": 8}, "add it, such as overlong: 1.0"),
+        (
+            {"rewards": {"overlong": 1}, "overlong_tokens": 256},
+            "are the last of max_new_tokens=256; set it lower, such as to 51",
+        ),
+        ({"length_range": [1, 2]}, "add it, such as length: 0.2"),
+        ({"rewards": {"length": 0.2}, "length_range": [5, 2]}, "0 < low <= high"),
+        ({"rewards": {"accuracy": 1, "length": 0.2}}, "has the 320 tokens of length_range"),
+        ({"refill": True}, "num_prompts groups that differ, which is not set"),
+        ({"drop_solved": 0.8, "rewards": {"format": 1}}, "drop_solved goes by the reward accuracy"),
+        (
+            {"refill": True, "num_prompts": 4, "trust": "judge", "judge": JUDGE.model_dump()},
+            "which scores only once all are sampled",
+        ),
+    ],
+)
+def test_lengths_and_refills_that_make_no_sense_are_refused(options, says):
+    with pytest.raises(ConfigError) as caught:
+        parse(options)
+    assert says in str(caught.value)
+
+
+def test_a_younger_option_leaves_the_record_of_a_group_as_it_was():
+    assert {"length_range", "overlong_tokens", "num_prompts", "refill", "drop_solved"}.isdisjoint(GroupRecipe().deciding())
+    assert GroupRecipe(num_prompts=4, refill=True).deciding()["refill"] is True
+
+
+def test_a_refill_is_for_objectives_that_leave_out_what_is_alike():
+    refilled = {"num_prompts": 4, "refill": True}
+    check_prompts(parse(refilled, objective={"name": "dapo"}), 4)
+    with pytest.raises(ConfigError, match=r"objective.name=grpo trains on those too; set objective.params.drop_uniform"):
+        check_prompts(parse(refilled, objective={"name": "grpo"}), 4)
+    with pytest.raises(ConfigError, match=r"num_prompts=4, but data.train has 3 rows"):
+        check_prompts(parse({"num_prompts": 4}), 3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vidalign.model.logps import PairLogps, forward_kl, masked_sum, num_chunks, pad_to_mask, token_logps
+from vidalign.model.logps import PairLogps, forward_kl, log_sum_squares, masked_sum, num_chunks, pad_to_mask, token_logps
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -258,3 +258,14 @@ def test_the_output_layer_is_called_as_often_as_is_asked_for(which, frozen, num_
     for own, other in zip(gradients, others, strict=True):
         assert other is not None
         torch.testing.assert_close(other, torch.zeros_like(other) if own is None else own, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 512])
+def test_log_sum_squares_is_the_log_of_the_expected_probability(chunk_size):
+    generator = torch.Generator().manual_seed(2)
+    hidden = torch.randn(7, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    head = torch.randn(11, 5, generator=generator, dtype=torch.float64)
+    made = log_sum_squares(hidden, head, chunk_size=chunk_size, min_calls=9)
+    expected = (hidden @ head.T).softmax(-1).square().sum(-1).log()
+    torch.testing.assert_close(made, expected.detach())
+    assert not made.requires_grad

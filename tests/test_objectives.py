@@ -21,6 +21,7 @@ from vidalign.learning.objectives import OBJECTIVES, build
 from vidalign.learning.objectives.orpo import log_odds
 from vidalign.model.logps import PairLogps
 
+STATES = {"alpha_dpo": {"mean": 0.2, "deviation": 0.3}, "mpo": {"sum": 1.5, "count": 10.0}}
 NAMES = [name for name, kind in OBJECTIVES.items() if kind.consumes == "pairs"]
 PADDING = 7.0  # deliberately not 0: what the mask leaves out must not count
 
@@ -144,6 +145,7 @@ HAND_REFERENCE = make_pairs([[-1.0, -1.5]], [[-1.0, -1.5, -2.0]])
         ("bmc", {}, 0.57979387),  # S-differences 2.64872127 * 0.5 and -0.5 - 3: log(1 + e^-(.05 * 4.82436064))
         ("bmc", {"reference_weights": "reference"}, 0.57210396),  # 1.67563936 + 3.5: log(1 + e^-(.05 * 5.17563936))
         ("expo", {}, 0.04814993),  # log(1 + e^-4) + .1 * .3
+        ("mpo", {}, 1.73639443),  # .8 log(1 + e^-0.2) + .2 (log(1 + e^-0.05) + log(1 + e^-0.15)) + 1
         ("sft", {}, 1.0),
     ],
 )
@@ -162,6 +164,84 @@ def test_hand_computed_alpha_dpo_with_state():
     # g = 1 - 0.25 = 0.75, one deviation above the mean: margin 0.3 + 0.1, log(1 + e^-(2.5 * 0.6))
     state = {"mean": 0.25, "deviation": 0.5}
     assert float(value_of("alpha_dpo", {}, HAND_POLICY, HAND_REFERENCE, state=state)) == pytest.approx(0.20141328, rel=1e-5)
+
+
+def test_mpo_compares_with_the_mean_of_the_rewards_so_far():
+    """-log sigmoid(beta r_w - shift) - log sigmoid(-(beta r_l - shift)), shift the mean of all rewards of earlier steps."""
+    objective = build("mpo", {"beta": 0.3})
+    state, seen = {}, []
+    for seed in range(4):
+        policy, reference = random_pairs(num_pairs=3 + seed, seed=seed)
+        chosen = (0.3 * (policy.chosen_sum - reference.chosen_sum)).tolist()
+        rejected = (0.3 * (policy.rejected_sum - reference.rejected_sum)).tolist()
+        shift = sum(seen) / len(seen) if seen else 0.0
+        expected = [
+            0.8 * math.log1p(math.exp(-(won - lost)))
+            + 0.2 * (math.log1p(math.exp(shift - won)) + math.log1p(math.exp(lost - shift)))
+            for won, lost in zip(chosen, rejected, strict=True)
+        ]
+        before = dict(state)
+        loss = objective(policy, reference, state=state)
+        likelihood = float(-policy.chosen_sum.sum() / policy.chosen_mask.sum())
+        assert float(loss.value) == pytest.approx(sum(expected) / len(expected) + likelihood, rel=1e-9)
+        assert float(loss.metrics["reward_shift"]) == pytest.approx(shift)
+        assert state == before
+        state = objective.next_state(state, loss.statistics)
+        seen += [*chosen, *rejected]
+    assert json.loads(json.dumps(state)) == state
+
+
+def with_squares(pairs, seed=3):
+    """log sum_v p(v)^2 of some distribution for each token, in [-3, 0]; what the mask leaves out is a number too."""
+    generator = torch.Generator().manual_seed(seed)
+    return dataclasses.replace(
+        pairs,
+        chosen_squares=-3 * torch.rand(pairs.chosen.shape, generator=generator, dtype=pairs.chosen.dtype),
+        rejected_squares=-3 * torch.rand(pairs.rejected.shape, generator=generator, dtype=pairs.rejected.dtype),
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stale_pairs_weigh_less(name):
+    """min(1, exp(a_w + a_l)), a = mean over a response's own tokens of logp - log sum p^2; the SFT term keeps its weight."""
+    policy, reference = random_pairs()
+    policy = with_squares(policy)
+    if name == "sft":
+        with pytest.raises(ConfigError, match=r"weighs preferences, and objective.name=sft has none"):
+            build(name, {"weigh_stale": True})
+        return
+    weights = []
+    for row in range(8):
+        total = 0.0
+        for side in ("chosen", "rejected"):
+            logps, squares, mask = (getattr(policy, side + suffix)[row].tolist() for suffix in ("", "_squares", "_mask"))
+            gaps = [logp - square for logp, square, inside in zip(logps, squares, mask, strict=True) if inside]
+            total += sum(gaps) / len(gaps)
+        weights.append(min(1.0, math.exp(total)))
+    assert min(weights) < 1 == max(weights), "some pairs of this draw are as likely as the policy's own"
+    plain = build(name, {"sft_weight": 0.0})
+    losses = [
+        float(plain(select(policy, slice(row, row + 1)), select(reference, slice(row, row + 1))).value) for row in range(8)
+    ]
+    ours = with_grad(policy)
+    loss = build(name, {"sft_weight": 0.4, "weigh_stale": True})(ours, reference)
+    expected = sum(weight * each for weight, each in zip(weights, losses, strict=True)) / 8
+    expected += 0.4 * float(-policy.chosen_sum.sum() / policy.chosen_mask.sum())
+    assert float(loss.value) == pytest.approx(expected, rel=1e-9)
+    assert float(loss.metrics["weight"]) == pytest.approx(sum(weights) / 8)
+    loss.value.backward()
+    constant = with_grad(policy)
+    (
+        torch.stack(
+            [
+                weight * plain(select(constant, slice(row, row + 1)), select(reference, slice(row, row + 1))).value
+                for row, weight in enumerate(weights)
+            ]
+        ).sum()
+        / 8
+        + 0.4 * value_of("sft", {}, constant, None)
+    ).backward()
+    torch.testing.assert_close(gradients(ours), gradients(constant), rtol=1e-8, atol=1e-10)
 
 
 def test_hand_computed_sppo_with_win_rates():
@@ -415,7 +495,7 @@ def test_sft_weight_adds_cross_entropy_to_any_objective(name):
 def test_1x8_accumulation_equals_8x1(name, averaging):
     policy, reference = random_pairs(num_pairs=8)
     objective = dataclasses.replace(build(name, {}), sft_weight=0.5)
-    state = {"mean": 0.2, "deviation": 0.3} if name == "alpha_dpo" else {}
+    state = STATES.get(name, {})
     whole, pieces = with_grad(policy), with_grad(policy)
     loss = objective(whole, reference, state=state)
     loss.value.backward()

@@ -92,6 +92,15 @@ def test_matches_dpo_trainer(name, params, loss_type, factor, dtype):
     assert_same_loss_and_gradients(value_of(name, params, ours, reference), expected, ours, theirs)
 
 
+def test_mpo_at_its_first_step_is_trl_s_mixture():
+    """InternVL's weights of sigmoid, bco_pair and sft; TRL's bco_pair has no shift, and the first step none yet."""
+    policy, reference = random_pairs()
+    ours, theirs = with_grad(policy), with_grad(policy)
+    parts = {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}
+    expected = sum(weight * trl_dpo_loss(theirs, reference, name, 0.3) for name, weight in parts.items())
+    assert_same_loss_and_gradients(value_of("mpo", {"beta": 0.3}, ours, reference), expected, ours, theirs)
+
+
 def test_dpo_with_sft_weight_matches_trl_mixture():
     policy, reference = random_pairs()
     expected = trl_dpo_loss(policy, reference, "sigmoid", 0.1) + 0.6 * trl_dpo_loss(policy, reference, "sft", 0.1)

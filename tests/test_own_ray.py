@@ -86,8 +86,7 @@ def test_ray_takes_over_no_signal_that_somebody_listens_to():
         with own_ray.without_its_handler():
             utils.set_sigterm_handler(lambda *_: None)
             assert signal.getsignal(signal.SIGTERM) is mine
-        utils.set_sigterm_handler(before)
-        assert signal.getsignal(signal.SIGTERM) is before
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         with own_ray.without_its_handler():
             utils.set_sigterm_handler(mine)
         assert signal.getsignal(signal.SIGTERM) is mine, "where nobody did"

@@ -73,3 +73,37 @@ def test_a_perturbation_that_does_nothing_or_masks_no_valid_share_is_refused(fie
     raw = {"run_dir": "r", "model": {"path": "m"}, "data": {"train": "t"}, "recipe": {"name": "rrpo", "perturb": fields}}
     with pytest.raises(ConfigError, match=f"recipe.perturb.*{words}"):
         parse_config(raw)
+
+
+def test_reversed_frames_run_backwards():
+    clip = make_clip(7)
+    config = PerturbConfig(mask_area=None, shuffle="reverse")
+    result = perturb(clip, config, np.random.default_rng(0))
+    np.testing.assert_array_equal(result.frames, clip.frames[::-1])
+    assert result.indices == clip.indices, "nothing tells the model that they do"
+
+
+@pytest.mark.parametrize(
+    ("keep", "share", "count"), [("drop", 0.5, 5), ("segment", 0.5, 5), ("drop", 0.01, 2), ("segment", 0.9, 9)]
+)
+def test_what_is_left_of_a_video_keeps_its_place_in_it(keep, share, count):
+    clip = make_clip(10)
+    config = PerturbConfig(mask_area=None, shuffle="none", keep=keep, kept_share=share)
+    taken = set()
+    for seed in range(20):
+        result = perturb(clip, config, np.random.default_rng(seed))
+        places = [clip.indices.index(index) for index in result.indices]
+        assert places == sorted(set(places))
+        assert len(places) == count
+        np.testing.assert_array_equal(result.frames, clip.frames[places])
+        if keep == "segment":
+            assert places == list(range(places[0], places[0] + count))
+        taken.add(tuple(places))
+    assert len(taken) > 1
+    short = perturb(make_clip(2), config, np.random.default_rng(0))
+    assert len(short.frames) == 2
+
+
+def test_a_share_without_a_use_is_refused():
+    with pytest.raises(ValueError, match='kept_share is for keep "drop" and "segment"'):
+        PerturbConfig(kept_share=0.3)

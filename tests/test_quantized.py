@@ -15,8 +15,9 @@ from pipelines.check_memory import check_memory
 from vidalign.config.run import ModelConfig
 from vidalign.config.training import TrainConfig
 from vidalign.model import quantized, training_memory
+from vidalign.model.adapters import adapter_targets
 from vidalign.model.checkpoint import export_policy
-from vidalign.model.policy import ResponseScorer, adapter_targets, load_policy, prepare_training
+from vidalign.model.policy import ResponseScorer, load_policy, prepare_training
 from vidalign.types import FrameSpec
 
 GIB = 2**30

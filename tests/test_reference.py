@@ -14,8 +14,9 @@ from vidalign.config.run import ModelConfig
 from vidalign.config.training import TrainConfig
 from vidalign.learning.batch_source import BatchSource
 from vidalign.learning.sequences import pair_group
+from vidalign.model.adapters import add_adapter
 from vidalign.model.batch import IGNORED
-from vidalign.model.policy import ResponseScorer, add_adapter, load_policy, set_trainable
+from vidalign.model.policy import ResponseScorer, load_policy, set_trainable
 from vidalign.model.rendering import cached_processor
 from vidalign.model.tensor_cache import TensorCache, missing, read_tensors
 from vidalign.recipes.phrases import differing_marks

@@ -12,9 +12,10 @@ from tiny_families import WRITERS
 from vidalign.config.training import TrainConfig
 from vidalign.learning.batches import pack, split_further
 from vidalign.model import shared_prefix
+from vidalign.model.adapters import add_adapter
 from vidalign.model.batch import IGNORED, Prompt, collate, collate_packed, packed_positions
 from vidalign.model.families import FAMILIES
-from vidalign.model.policy import ResponseScorer, add_adapter, load_policy, set_trainable
+from vidalign.model.policy import ResponseScorer, load_policy, set_trainable
 from vidalign.model.positions import correct_positions
 
 

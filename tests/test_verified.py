@@ -6,7 +6,8 @@ import json
 import pytest
 
 from pipelines import check
-from vidalign import recipes
+from pipelines.stages.responses import read_responses
+from vidalign import files, recipes
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.loading import parse_config
 from vidalign.config.verifying import VerifiedRecipe
@@ -148,3 +149,10 @@ def test_it_needs_groups_before_it():
 def test_what_it_cannot_be(options, says):
     with pytest.raises(ValueError, match=says):
         VerifiedRecipe(**{"judge": JUDGE, **options})
+
+
+def test_the_stage_reads_how_long_its_replies_are(tmp_path):
+    files.write_table(tmp_path / "responses.parquet", [reply(GOOD), reply(BETTER, candidate=1)])
+    replies = read_responses(tmp_path, tokens=recipe().needs_tokens)
+    assert [made.num_tokens for made in recipe().verdicts(replies, {})] == [len(text.split()) for text in (GOOD, BETTER)]
+    assert read_responses(tmp_path)[0].token_ids == ()

@@ -11,8 +11,9 @@ from test_shared_prefix import ARCHITECTURES, TEXT
 from vidalign.config.run import ModelConfig
 from vidalign.config.training import TrainConfig
 from vidalign.model import checkpoint, weights
+from vidalign.model.adapters import add_adapter
 from vidalign.model.checkpoint import MAX_SHARD_BYTES
-from vidalign.model.policy import add_adapter, load_policy
+from vidalign.model.policy import load_policy
 from vidalign.model.weights import plan_files, tensors_of, unwrapped, write_weights
 from vidalign.types import FrameSpec
 

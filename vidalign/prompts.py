@@ -29,6 +29,10 @@ DIFFERENCES = (
     "attributes, places, times), one a line, as: phrase of the right answer => phrase of the wrong answer"
 )
 REWRITE = "{question}\nRight answer: {answer}\nRewrite the right answer. Swap in these phrases and change nothing else:\n{previous}"
+BRIDGE = (
+    "{question}\nRight answer: {answer}\nWrong answer: {previous}\nCorrect the wrong answer. Change as few words as it takes to make "
+    "it right, keep everything else as it is, and write the corrected answer alone."
+)
 CONSISTENCY = (
     "Question: {question}\nSomebody reasoned: {reasoning}\nWhich answer to the question does this reasoning lead to, right or wrong? "
     "Write that answer alone, in the form in which the question asks for it."
@@ -67,6 +71,7 @@ PLACEHOLDERS = {
     "reflect_prompt": ("{question}", "{answer}", "{previous}"),
     "differences_prompt": ("{answer}", "{previous}"),
     "rewrite_prompt": ("{answer}", "{previous}"),
+    "bridge_prompt": ("{answer}", "{previous}"),
     "consistency_prompt": ("{question}", "{reasoning}"),
     "options_prompt": ("{question}", "{options}"),
 }

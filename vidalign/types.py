@@ -10,7 +10,7 @@ import json
 import math
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from vidalign.records import Prompted, Record, Turn
+from vidalign.records import Context, Prompted, Record, Turn
 
 Backend: TypeAlias = Literal["pyav", "decord"]  # what decodes videos, see vidalign.video.readers
 DEFAULT_BACKEND: Backend = "pyav"
@@ -81,7 +81,8 @@ class Example(Prompted):
 
     `options` is non-empty for multiple choice, in order; `answer` then is the full text of the right reply. `caption` describes
     the whole video in words, for a judge that cannot see it. `answer_type` says of which kind the answer is, where the row says so
-    (`vidalign.data.answers.ANSWER_TYPES`).
+    (`vidalign.data.answers.ANSWER_TYPES`). `rejected_video` names another clip, with which the same response is the worse one: of a
+    pair over videos that the data brings; "" where it brings none.
     """
 
     id: str
@@ -96,7 +97,13 @@ class Example(Prompted):
     images: tuple[str, ...] = ()
     system: str = ""
     turns: tuple[Turn, ...] = ()
-    OMITTED: ClassVar[tuple[str, ...]] = ("answer_type", *Prompted.OMITTED)
+    rejected_video: str = ""
+    OMITTED: ClassVar[tuple[str, ...]] = ("answer_type", "rejected_video", *Prompted.OMITTED)
+
+    @property
+    def decoded(self) -> tuple[str, ...]:
+        """The names of everything that is decoded for it: what its prompt shows, and its other clip."""
+        return (*self.context.visuals, *filter(None, [self.rejected_video]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,7 +113,8 @@ class Response(Record):
     `kind`: "hinted" (first turn, saw the ground truth), "unhinted" (first turn without it), "reflected" (a later turn),
     "augmented" (no hint, augmented video), "plain" (no hint, clean video), "perturbed" (no hint, perturbed video),
     "shuffled" (no hint, frames in any order), "replayed" (the ground truth with one segment generated anew), "truth" (the ground
-    truth itself, not sampled), "differences" and "rewritten" (RRPO's two steps from a wrong response), "caption" (of the video).
+    truth itself, not sampled), "differences" and "rewritten" (RRPO's two steps from a wrong response), "bridged" (a wrong response,
+    corrected), "caption" (of the video).
 
     `log_probs` are natural-log probabilities of `token_ids` under the policy, before temperature and top-p. `reward` is the
     average log-likelihood per token of the text under the policy given the clean video and the question *without* hints;
@@ -148,6 +156,8 @@ class PreferencePair(Prompted):
     `chosen_win_rate` and `rejected_win_rate` are estimated probabilities that the side beats a response of the policy to the same
     prompt (`vidalign.statistics.win_rates`); NaN if unknown.
     `provenance` is a JSON object: recipe, rule, policy version, seed, and where each side came from.
+    `rejected_videos` is of a pair over videos alone, whose two responses are one: the names of the clips that are shown in place of
+    the videos on the rejected side.
     """
 
     id: str
@@ -171,6 +181,13 @@ class PreferencePair(Prompted):
     images: tuple[str, ...] = ()
     system: str = ""
     turns: tuple[Turn, ...] = ()
+    rejected_videos: tuple[str, ...] = ()
+    OMITTED: ClassVar[tuple[str, ...]] = ("rejected_videos", *Prompted.OMITTED)
+
+    @property
+    def rejected_context(self) -> Context:
+        """What the prompt of the rejected side holds beside the question."""
+        return dataclasses.replace(self.context, videos=self.rejected_videos or self.context.videos)
 
     def content(self) -> dict[str, Any]:
         """Its row without provenance, for hashes. Unknown win rates are left out, as in runs from before they existed."""

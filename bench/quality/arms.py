@@ -1,80 +1,79 @@
-"""What is compared: data recipes, and arms that train an objective on the pairs of one of them. Plain data, no engine.
+"""What a comparison is made of: a task, data recipes, and arms that train an objective on the pairs of one of them. No engine.
 
-All arms train alike: the same number of epochs, batch size, schedule and starting policy. The learning rate of every method is
-the one of `GRID` with the best accuracy on the dev split; an ablation trains at its method's learning rate.
+All arms of a task train alike: the same number of epochs, batch size, schedule and starting policy. The learning rate of every
+method is the one with the best figure on the dev split, mean over the task's dev seeds; an ablation trains at its method's rate.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from vidalign import prompts
-from vidalign.config.judging import JudgeConfig
 from vidalign.config.recipe import RecipeSection
-from vidalign.config.recipes import HoundRecipe, LeanpoRecipe, RrpoRecipe
-from vidalign.types import PreferencePair
+from vidalign.config.run import ModelConfig
+from vidalign.types import FrameSpec, PreferencePair
 
-GRID = (3e-5, 1e-4, 3e-4, 1e-3)
-SWEEP_SEED = 100  # a seed of its own: the runs that choose a learning rate are not among those reported
-SIZES = {"train": 240, "heldout": 600, "probe": 64, "dev": 280}  # questions; splits share no video
-SAMPLING: dict[str, Any] = {"num_candidates": 4, "max_new_tokens": 24}
-
-RECIPES: dict[str, RecipeSection] = {
-    "leanpo": LeanpoRecipe(num_turns=2, **SAMPLING),
-    "leanpo_one_turn": LeanpoRecipe(num_turns=1, **SAMPLING),
-    "leanpo_unhinted": LeanpoRecipe(num_turns=1, hints=False, **SAMPLING),
-    "rrpo": RrpoRecipe(rewrite="policy", trust="f1", **{**SAMPLING, "max_new_tokens": 48}),
-    "hound": HoundRecipe(
-        judge=JudgeConfig(kind="openai", model="rules", base_url="http://127.0.0.1/v1", prompt=prompts.JUDGE), **SAMPLING
-    ),
-}
+BASE = "Base"
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One row of the results. `method` is the arm whose learning rate it takes: itself, unless it is an ablation."""
+    """One row of the results. `method` is the arm whose learning rate it takes: itself, unless it is an ablation.
+
+    Attributes:
+        edit: what is done to the recipe's pairs before it trains on them, of `bench.quality.edits`; the page says `edited`.
+    """
 
     name: str
     recipe: str
     objective: str
     params: dict[str, Any] = dataclasses.field(default_factory=dict)
     ablates: str = ""
-    mark_everything: bool = False
+    edit: Callable[[Any, list[PreferencePair]], list[PreferencePair]] | None = None
+    edited: str = ""
 
     @property
     def method(self) -> str:
         return self.ablates or self.name
 
 
-ARMS = {
-    arm.name: arm
-    for arm in (
-        Arm("SFT", "leanpo", "sft"),
-        Arm("DPO", "leanpo", "dpo"),
-        Arm("SimPO", "leanpo", "simpo"),
-        Arm("LeanPO", "leanpo", "leanpo"),
-        Arm("RRPO", "rrpo", "rrpo"),
-        Arm("Hound-DPO", "hound", "dpo"),
-        Arm("LeanPO without hints", "leanpo_unhinted", "leanpo", ablates="LeanPO"),
-        Arm("LeanPO without reflection", "leanpo_one_turn", "leanpo", ablates="LeanPO"),
-        Arm("LeanPO without smoothing", "leanpo", "leanpo", {"label_smoothing": 0.0}, ablates="LeanPO"),
-        Arm("LeanPO without SFT term", "leanpo", "leanpo", {"sft_weight": 0.0}, ablates="LeanPO"),
-        Arm("RRPO without KL", "rrpo", "rrpo", {"alpha": 0.0}, ablates="RRPO"),
-        Arm("RRPO without refined reward", "rrpo", "rrpo", ablates="RRPO", mark_everything=True),
-        Arm("RRPO, alpha 0.1", "rrpo", "rrpo", {"alpha": 0.1}, ablates="RRPO"),
-        Arm("RRPO, alpha 1", "rrpo", "rrpo", {"alpha": 1.0}, ablates="RRPO"),
-        Arm("DPO on RRPO's pairs", "rrpo", "dpo", ablates="RRPO"),
-    )
-}
-METHODS = [arm.name for arm in ARMS.values() if not arm.ablates]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """Videos with questions, a base, and what is compared on them.
+
+    Attributes:
+        sizes: number of questions a split; splits share no video.
+        rates: learning rates that every method tries on every dev seed.
+        wider_rates: rates beyond them, of which a method tries the next one while its best is the lowest or highest that it tried.
+        dev_seeds: seeds of the runs that choose a learning rate; they are not among those reported.
+        figure: the figure of a run's result by which rates are chosen.
+        make_videos: writes so many questions a split into a folder.
+        judge: the reply of the judge by rule to a prompt.
+        measure: the figures of the model in a folder on a split of the data (`bench.quality.data.Data`).
+    """
+
+    name: str
+    model: ModelConfig
+    spec: FrameSpec
+    sizes: Mapping[str, int]
+    recipes: Mapping[str, RecipeSection]
+    arms: Mapping[str, Arm]
+    rates: tuple[float, ...]
+    wider_rates: tuple[float, ...] = ()
+    dev_seeds: tuple[int, ...]
+    train: Mapping[str, Any]
+    figure: str
+    make_videos: Callable[[pathlib.Path, dict[str, int]], object]
+    judge: Callable[[str], str]
+    measure: Callable[[Any, str, str], dict[str, Any]]
+
+    @property
+    def methods(self) -> list[str]:
+        """The arms that have a learning rate of their own."""
+        return [arm.name for arm in self.arms.values() if not arm.ablates]
 
 
-def edit_pairs(arm: Arm, pairs: list[PreferencePair]) -> list[PreferencePair]:
-    """Without RRPO's refined reward every token counts: the pair's marks cover both responses whole."""
-    if not arm.mark_everything:
-        return pairs
-    return [
-        dataclasses.replace(pair, chosen_marks=((0, len(pair.chosen)),), rejected_marks=((0, len(pair.rejected)),))
-        for pair in pairs
-    ]
+def by_name(*arms: Arm) -> dict[str, Arm]:
+    return {arm.name: arm for arm in arms}

@@ -12,14 +12,13 @@ import dataclasses
 import pathlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from actors.engine import VllmEngine
 from actors.judge import Judge
-from bench.built_in import MODEL, SPEC
-from bench.quality.arms import RECIPES, SIZES
-from examples.shapes import make_videos, rule_judge
+from bench.quality.arms import BASE, Task
+from examples.shapes import rule_judge
 from pipelines.stages.judge import judgements_of
 from pipelines.stages.pairs import reward_trust_correlation
 from vidalign import files, recipes
@@ -40,6 +39,7 @@ CHUNK = 80  # examples that one call of a recipe answers together
 class Data:
     """Everything that runs read; `frames` maps a video's uri to its decoded clip on disk."""
 
+    task: Task
     root: pathlib.Path
     rows: Mapping[str, Sequence[DataRow]]
     frames: Mapping[str, str]
@@ -50,23 +50,33 @@ class Data:
     def pairs(self, recipe: str, seed: int) -> list[PreferencePair]:
         return files.read_table(self.root / "pairs" / recipe / str(seed) / "pairs.parquet", PreferencePair)
 
+    def plain_answers(self) -> list[str]:
+        """The base's greedy answers to the training questions, once it has been measured on them."""
+        return files.read_json(base_folder(self.root, "train") / "result.json")["replies"]
+
     def facts(self, recipe: str, seed: int) -> dict[str, Any]:
         return files.read_json(self.root / "pairs" / recipe / str(seed) / "facts.json")
 
 
-def prepare(root: pathlib.Path, num_questions: Mapping[str, int] = SIZES) -> Data:
-    """Make videos, so many questions a split, and frames; or find them made."""
+def base_folder(root: pathlib.Path, split: str) -> pathlib.Path:
+    """Where the figures of the base on a split are."""
+    return root / "runs" / BASE / split
+
+
+def prepare(task: Task, root: pathlib.Path) -> Data:
+    """Make a task's videos and frames, or find them made."""
+    num_questions, spec = task.sizes, task.spec
     folder, index = root / "data", root / "frames.json"
     if not index.is_file():
-        make_videos.make(folder, dict(num_questions))
+        task.make_videos(folder, dict(num_questions))
     rows = {split: read_rows(folder / f"{split}.jsonl") for split in num_questions}
     if not index.is_file():
         cache, frames = FrameCache(root / "frames"), {}
         for uri in dict.fromkeys(row.example.video for split in rows.values() for row in split):
             path = pathlib.Path(uri)
-            frames[uri] = str(cache.put(decoding.content_hash(path), SPEC, decoding.decode(path, SPEC)))
+            frames[uri] = str(cache.put(decoding.content_hash(path), spec, decoding.decode(path, spec)))
         files.write_json(index, frames)
-    return Data(root, rows, files.read_json(index))
+    return Data(task, root, rows, files.read_json(index))
 
 
 def make_all_pairs(data: Data, seeds: Sequence[int], recipes: Sequence[str]) -> None:
@@ -79,8 +89,9 @@ def make_all_pairs(data: Data, seeds: Sequence[int], recipes: Sequence[str]) -> 
     ]
     if not todo:
         return
-    engine = VllmEngine(MODEL, MODEL.path, num_gpus=0, seed=0)
-    version = policy_version(MODEL.path).version
+    model = data.task.model
+    engine = VllmEngine(model, model.path, num_gpus=0, seed=0)
+    version = policy_version(model.path).version
     for recipe, seed in todo:
         pairs, facts = make_pairs_of(data, engine, recipe, seed, version)
         print(f"pairs {recipe} seed {seed}: {len(pairs)} kept, {facts['dropped']}", flush=True)
@@ -89,9 +100,9 @@ def make_all_pairs(data: Data, seeds: Sequence[int], recipes: Sequence[str]) -> 
 def make_pairs_of(
     data: Data, engine: Engine, name: str, seed: int, version: str
 ) -> tuple[list[PreferencePair], dict[str, Any]]:
-    """Roll out one recipe of `RECIPES` with one seed; keep its pairs, and what is to be said of them."""
+    """Roll out one of the task's recipes with one seed; keep its pairs, and what is to be said of them."""
     began, folder = time.process_time(), data.root / "pairs" / name / str(seed)
-    rows, recipe = data.rows["train"], recipes.build(RECIPES[name])
+    rows, recipe = data.rows["train"], recipes.build(data.task.recipes[name])
     examples = data.examples("train")
     responses: list[Response] = []
     for start in range(0, len(examples), CHUNK):
@@ -102,7 +113,7 @@ def make_pairs_of(
     facts: dict[str, Any] = {}
     if (task := recipe.judge_rows(examples, responses)) is not None:
         assert recipe.judge is not None
-        judged = ask_rules(recipe.judge, task, folder / "judgements")
+        judged = ask_rules(recipe.judge, task, folder / "judgements", data.task.judge)
         judgements, facts["judge"] = judgements_of(judged, task, recipe, examples)
     pairs, dropped = make_pairs(rows, responses, recipe, judgements, decoded=data.frames, seed=seed)
     facts |= {
@@ -116,9 +127,9 @@ def make_pairs_of(
     return pairs, facts
 
 
-def ask_rules(judge: JudgeConfig, task: JudgeTask, parts: pathlib.Path) -> list[dict[str, Any]]:
+def ask_rules(judge: JudgeConfig, task: JudgeTask, parts: pathlib.Path, rules: Callable[[str], str]) -> list[dict[str, Any]]:
     """What the judge makes of its rows, where rules behind a real endpoint answer for it; all of them can be judged."""
-    with running_judge() as url:
+    with running_judge(rules) as url:
         asked = judge.model_copy(update={"base_url": url})
         actor = Judge(asked.model_dump(), str(parts), task.work)
         actor({"part": 0, "rows": f"[{','.join(task.rows)}]"})
@@ -126,9 +137,9 @@ def ask_rules(judge: JudgeConfig, task: JudgeTask, parts: pathlib.Path) -> list[
 
 
 @contextlib.contextmanager
-def running_judge() -> Iterator[str]:
-    """The base url of `examples.shapes.rule_judge`, which answers in a thread of this process."""
-    server = rule_judge.serve()
+def running_judge(rules: Callable[[str], str]) -> Iterator[str]:
+    """The base url of a judge by `rules`, which answers in a thread of this process."""
+    server = rule_judge.serve(reply=rules)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

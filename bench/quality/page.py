@@ -5,24 +5,25 @@ from __future__ import annotations
 import math
 import pathlib
 import statistics
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.intervals import interval
 from bench.pages import RESULTS, Output
-from bench.quality.arms import ARMS, GRID, METHODS, RECIPES, SIZES, SWEEP_SEED
-from bench.quality.run import BASE, TRAIN, run_folder
+from bench.quality.arms import BASE
+from bench.quality.run import Job
+from bench.quality.shapes import SHAPES
+from bench.quality.sweep import tried
+from bench.quality.tables import Rows, cell, change, column, finished, table
 from pipelines.summary import versions
 from vidalign import files
 
-Rows = list[dict[str, Any]]
 COLOURS = ("#2a6f97", "#c1554e", "#6a994e", "#7b5ea7", "#d08c38", "#4f5d75")
 
 
 def write_page(root: pathlib.Path, rates: dict[str, float], out: Output) -> None:
     """Write the part, and its plots where at least one method is finished."""
-    base = files.read_json(run_folder(root, BASE, 0, 0.0) / "result.json")
-    runs = {name: found for name in ARMS if (found := _finished(root, name, rates.get(ARMS[name].method)))}
+    base = files.read_json(Job(BASE).folder(root) / "result.json")
+    runs = {name: found for name in SHAPES.arms if (found := finished(root, name, rates.get(SHAPES.arms[name].method)))}
     parts = [
         _head(base, runs),
         _accuracy_table(base, runs),
@@ -39,27 +40,6 @@ def write_page(root: pathlib.Path, rates: dict[str, float], out: Output) -> None
     out.write_part(RESULTS, "quality", "\n\n".join("\n".join(part) for part in parts if part))
 
 
-def _finished(root: pathlib.Path, name: str, rate: float | None) -> Rows:
-    if rate is None:
-        return []
-    paths = sorted(run_folder(root, name, 0, rate).parent.glob("*/result.json"), key=lambda path: int(path.parent.name))
-    rows = [files.read_json(path) for path in paths]
-    return [row for row in rows if row["split"] == "heldout"]
-
-
-def _cell(values: Sequence[float], scale: float = 1.0, digits: int = 1) -> str:
-    mean, half = interval([scale * value for value in values])
-    return f"{mean:.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(header)} |", "|" + "---|" * len(header), *(f"| {' | '.join(row)} |" for row in rows)]
-
-
-def _column(rows: Rows, read: Callable[[dict[str, Any]], float], scale: float = 1.0, digits: int = 1) -> str:
-    return _cell([read(row) for row in rows], scale, digits)
-
-
 def _head(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
     num_seeds = sorted({len(rows) for rows in runs.values()})
     seeds = f"{num_seeds[0]} to {num_seeds[-1]}" if len(num_seeds) > 1 else "".join(map(str, num_seeds))
@@ -67,11 +47,11 @@ def _head(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
         "## Methods and ablations",
         "",
         f"Written by `python -m bench.quality`, from {seeds} seeds of each arm. A seed changes what is sampled, the pairs and the "
-        f"order of training. {SIZES['heldout']} held-out questions on videos that no run trained on or chose a learning rate by, "
-        "answered greedily, each answer scored by the rule of its kind (docs/evaluation.md): the option, yes or no, or the words "
-        "that it says; what no rule can tell counts as wrong. Every arm trains for the same number of epochs with the same "
-        f"batch; the learning rate of each method is the best of {', '.join(f'{rate:g}' for rate in GRID)} on a dev split. "
-        "Values are means over seeds ± half of the 95 % interval of that mean.",
+        f"order of training. {SHAPES.sizes['heldout']} held-out questions on videos that no run trained on or chose a learning "
+        "rate by, answered greedily, each answer scored by the rule of its kind (docs/evaluation.md): the option, yes or no, "
+        "or the words that it says; what no rule can tell counts as wrong. Every arm trains for the same number of epochs with "
+        f"the same batch; the learning rate of each method is the best of {', '.join(f'{rate:g}' for rate in SHAPES.rates)} on a "
+        "dev split. Values are means over seeds ± half of the 95 % interval of that mean.",
         "",
         "Everything ran on CPUs, with a model of 2.5M parameters and short answers: it shows what each loss does, not what it is "
         "worth on a large model. Hound's judge is an exact rule on the true caption, because no judge model fits: an upper bound.",
@@ -86,16 +66,16 @@ def _accuracy_table(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
         return [
             name,
             str(len(rows)) if trained else "",
-            _column(rows, lambda r: r["accuracy"], 100),
-            _column(rows, lambda r: r["accuracy"] - base["accuracy"], 100) if trained else "",
-            _column(rows, lambda r: r["hallucination"], 100),
-            _column(rows, lambda r: r["perturbed_accuracy"], 100),
-            _column(rows, lambda r: r["perturbed_hallucination"], 100),
-            _column(rows, lambda r: r["kl_to_base"], digits=2) if trained else "0",
-            _column(rows, lambda r: r["kl_where_right"], digits=2) if trained else "0",
-            _column(rows, lambda r: r["num_pairs"], digits=0) if trained else "",
-            _column(rows, lambda r: r["train_seconds"], digits=0) if trained else "",
-            _column(rows, lambda r: r["peak_gib"], digits=2) if trained else "",
+            column(rows, lambda r: r["accuracy"], 100),
+            column(rows, lambda r: r["accuracy"] - base["accuracy"], 100) if trained else "",
+            column(rows, lambda r: r["hallucination"], 100),
+            column(rows, lambda r: r["perturbed_accuracy"], 100),
+            column(rows, lambda r: r["perturbed_hallucination"], 100),
+            column(rows, lambda r: r["kl_to_base"], digits=2) if trained else "0",
+            column(rows, lambda r: r["kl_where_right"], digits=2) if trained else "0",
+            column(rows, lambda r: r["num_pairs"], digits=0) if trained else "",
+            column(rows, lambda r: r["train_seconds"], digits=0) if trained else "",
+            column(rows, lambda r: r["peak_gib"], digits=2) if trained else "",
         ]
 
     header = (
@@ -115,7 +95,7 @@ def _accuracy_table(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
     return [
         "### Held-out accuracy, hallucination, distance from the base",
         "",
-        *_table(header, [row(BASE, [base]), *(row(name, rows) for name, rows in runs.items())]),
+        *table(header, [row(BASE, [base]), *(row(name, rows) for name, rows in runs.items())]),
         "",
         "Absent object claimed: share of questions on an object that is not in the video that are not answered with no. "
         "Perturbed video: a black square on the centre and frames shuffled locally, as in RRPO's rollout. KL to base: "
@@ -131,13 +111,13 @@ def _gains(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
         return []
     ours = {row["seed"]: row["accuracy"] for row in runs["LeanPO"]}
     lines = ["### LeanPO against each other arm, by seed", ""]
-    rows = [["base", _cell([value - base["accuracy"] for value in ours.values()], 100), str(len(ours))]]
+    rows = [["base", cell([value - base["accuracy"] for value in ours.values()], 100), str(len(ours))]]
     for name, found in runs.items():
         theirs = {row["seed"]: row["accuracy"] for row in found}
         shared = sorted(ours.keys() & theirs.keys())
         if name != "LeanPO" and shared:
-            rows.append([name, _cell([ours[seed] - theirs[seed] for seed in shared], 100), str(len(shared))])
-    return [*lines, *_table(("LeanPO minus", "points", "seeds"), rows)]
+            rows.append([name, cell([ours[seed] - theirs[seed] for seed in shared], 100), str(len(shared))])
+    return [*lines, *table(("LeanPO minus", "points", "seeds"), rows)]
 
 
 def _category_table(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
@@ -145,77 +125,76 @@ def _category_table(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
     rows = [[BASE, *(f"{100 * base['by_category'][name]:.1f}" for name in names)]]
     for arm, found in runs.items():
         by_category = {name: [row["by_category"][name] for row in found] for name in names}
-        rows.append([arm, *(_cell(values, 100) for values in by_category.values())])
-    return ["### Held-out accuracy by category, %", "", *_table(("arm", *names), rows)]
+        rows.append([arm, *(cell(values, 100) for values in by_category.values())])
+    return ["### Held-out accuracy by category, %", "", *table(("arm", *names), rows)]
 
 
 def _displacement_table(runs: dict[str, Rows]) -> list[str]:
-    def change(side: str) -> Callable[[dict[str, Any]], float]:
-        return lambda row: row["end"][f"{side}_logp"] - row["start"][f"{side}_logp"]
-
     rows = []
     for name, found in runs.items():
         two_sided = "rejected_logp" in found[0]["end"]
         rows.append(
             [
                 name,
-                _column(found, lambda row: row["start"]["chosen_logp"], digits=3),
-                _column(found, change("chosen"), digits=3),
-                _column(found, change("rejected"), digits=3) if two_sided else "",
-                _column(found, change("truth"), digits=3),
-                _column(found, lambda row: row["end"]["both_fell"], 100) if two_sided else "",
-                _column(found, lambda row: row["end"]["chosen_fell"], 100),
+                column(found, lambda row: row["start"]["chosen_logp"], digits=3),
+                column(found, change("chosen"), digits=3),
+                column(found, change("rejected"), digits=3) if two_sided else "",
+                column(found, change("truth"), digits=3),
+                column(found, lambda row: row["end"]["both_fell"], 100) if two_sided else "",
+                column(found, lambda row: row["end"]["chosen_fell"], 100),
             ]
         )
     header = ("arm", "chosen at step 0", "chosen", "rejected", "truth (probe)", "both fell %", "chosen fell %")
     return [
         "### Displacement: change of the mean log-likelihood from first to last step, nats per token",
         "",
-        *_table(header, rows),
+        *table(header, rows),
     ]
 
 
 def _sweep_table(root: pathlib.Path, rates: dict[str, float]) -> list[str]:
     rows = []
-    for name in METHODS:
-        found = [run_folder(root, name, SWEEP_SEED, rate) / "result.json" for rate in GRID]
-        if all(path.is_file() for path in found):
-            rows.append([name, *(f"{100 * files.read_json(path)['accuracy']:.1f}" for path in found), f"{rates[name]:g}"])
-    header = ("method", *(f"{rate:g}" for rate in GRID), "chosen")
-    return [f"### Learning rates: accuracy on dev ({SIZES['dev']} questions, one seed), %", "", *_table(header, rows)]
+    for name in SHAPES.methods:
+        means = {rate: statistics.fmean(values) for rate, values in tried(SHAPES, root, name).items()}
+        if name in rates and all(rate in means for rate in SHAPES.rates):
+            rows.append([name, *(f"{100 * means[rate]:.1f}" for rate in SHAPES.rates), f"{rates[name]:g}"])
+    header = ("method", *(f"{rate:g}" for rate in SHAPES.rates), "chosen")
+    seeds = "one seed" if len(SHAPES.dev_seeds) == 1 else f"{len(SHAPES.dev_seeds)} seeds"
+    title = f"### Learning rates: accuracy on dev ({SHAPES.sizes['dev']} questions, {seeds}), %"
+    return [title, "", *table(header, rows)]
 
 
 def _pairs_table(root: pathlib.Path, runs: dict[str, Rows]) -> list[str]:
     rows = []
-    for recipe in RECIPES:
+    for recipe in SHAPES.recipes:
         facts = [files.read_json(path) for path in sorted((root / "pairs" / recipe).glob("[0-9]/facts.json"))]
-        if facts and any(ARMS[name].recipe == recipe for name in runs):
+        if facts and any(SHAPES.arms[name].recipe == recipe for name in runs):
             reasons = sorted({reason for fact in facts for reason in fact["dropped"]})
             dropped = ", ".join(
-                f"{reason} {_cell([fact['dropped'].get(reason, 0) for fact in facts], digits=0)}" for reason in reasons
+                f"{reason} {cell([fact['dropped'].get(reason, 0) for fact in facts], digits=0)}" for reason in reasons
             )
             known = [value for fact in facts if (value := fact["reward_trust_correlation"]) is not None]
             rows.append(
                 [
                     recipe,
-                    _cell([fact["kept"] for fact in facts], digits=0),
+                    cell([fact["kept"] for fact in facts], digits=0),
                     dropped,
-                    _cell(known, digits=2) if known else "",
-                    _cell([fact["seconds"] for fact in facts], digits=0),
+                    cell(known, digits=2) if known else "",
+                    cell([fact["seconds"] for fact in facts], digits=0),
                 ]
             )
     header = ("recipe", "pairs kept", "examples without a pair", "rank correlation of reward and trust", "seconds")
-    return [f"### Pairs from {SIZES['train']} questions", "", *_table(header, rows)]
+    return [f"### Pairs from {SHAPES.sizes['train']} questions", "", *table(header, rows)]
 
 
 def _settings() -> list[str]:
     arms = [
         f"- {arm.name}: recipe `{arm.recipe}`, objective `{arm.objective}` {arm.params or '(defaults)'}"
-        + (", every token marked" if arm.mark_everything else "")
-        for arm in ARMS.values()
+        + (f", {arm.edited}" if arm.edited else "")
+        for arm in SHAPES.arms.values()
     ]
     found = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return ["### Settings", "", *arms, f"- training: {TRAIN}", f"- versions: {found}"]
+    return ["### Settings", "", *arms, f"- training: {SHAPES.train}", f"- versions: {found}"]
 
 
 def plot(base: dict[str, Any], runs: dict[str, Rows], path: pathlib.Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,8 @@ from typing import Any, ClassVar
 from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage, identity, once
+from pipelines.stages.clip_pairs import altered_on_cluster, with_clip_pairs, write_frames
+from pipelines.stages.filling import asked_ids
 from pipelines.stages.groups import (
     NO_GROUPS,
     group_facts,
@@ -20,7 +23,8 @@ from pipelines.stages.groups import (
     without_spelled,
 )
 from pipelines.stages.judge import Judging, judgements_of
-from pipelines.stages.rollout import Rollout, read_frames, read_responses
+from pipelines.stages.responses import read_frames, read_responses
+from pipelines.stages.rollout import Rollout
 from vidalign import files
 from vidalign.config.recipe import RecipeSection
 from vidalign.data.reading import DataRow
@@ -84,17 +88,18 @@ class Pairs(Stage):
     def run(self) -> dict[str, Any]:
         """Write pairs.parquet and lint.json, or groups.parquet. Raises `DataError` when no pair or group is left."""
         recipe, index = self.recipe, self.rollout.round_index
+        rows = self.asked
         if recipe.makes == "groups":
             return self._grouped()
-        responses = [r for i in self._reused for r in read_responses(self.run_folder.stage("responses", i))]
-        responses += read_responses(self.rollout.folder)
+        folders = [*(self.run_folder.stage("responses", i) for i in self._reused), self.rollout.folder]
+        responses = [r for folder in folders for r in read_responses(folder, tokens=recipe.needs_tokens)]
         judgements, rewritten, facts = self._judged(responses)
         if verdicts := recipe.verdicts(responses, scores_by_example(judgements)):
             files.write_table(self.folder / "verdicts.parquet", verdicts)
             facts["verdicts"] = recipe.counted(verdicts)
             progress.note(f"verdicts, round {index}: {progress.counts(facts['verdicts'])}")
         pairs, dropped = make_pairs(
-            self.rows,
+            rows,
             [*responses, *rewritten],
             recipe,
             judgements,
@@ -104,8 +109,8 @@ class Pairs(Stage):
         )
         if not pairs:
             raise DataError(
-                f"no preference pair was made from {len(self.rows)} examples ({dropped}); "
-                f"{unclear_warning(dropped, len(self.rows)) or NO_PAIRS}"
+                f"no preference pair was made from {len(rows)} examples ({dropped}); "
+                f"{unclear_warning(dropped, len(rows)) or NO_PAIRS}"
             )
         report = lint(pairs, recipe.config.lint)
         pairs, filtered = filter_pairs(pairs, report, recipe.config.lint)
@@ -114,6 +119,9 @@ class Pairs(Stage):
                 f"recipe.lint dropped all {report.num_pairs} pairs ({filtered}); loosen it, and look at the responses of round "
                 f"{index}"
             )
+        num_paired = len(pairs)
+        pairs, clip_facts = self._over_videos(pairs)
+        facts |= {"clip_pairs": clip_facts} if clip_facts else {}
         files.write_json(self.folder / "lint.json", report.to_row())
         files.write_table(self.folder / "pairs.parquet", pairs)
         if recipe.trusts_judge:
@@ -121,10 +129,10 @@ class Pairs(Stage):
         facts |= cut_facts(responses, recipe)
         if (warning := cut_warning(facts, recipe.config)) is not None:
             progress.warn(warning)
-        if (warning := unclear_warning(dropped, len(self.rows))) is not None:
+        if (warning := unclear_warning(dropped, len(rows))) is not None:
             progress.warn(warning)
         progress.note(
-            f"pairs, round {index}: {len(pairs):,} of {len(self.rows):,} examples; dropped: {progress.counts(dropped | filtered)}"
+            f"pairs, round {index}: {num_paired:,} of {len(rows):,} examples; dropped: {progress.counts(dropped | filtered)}"
         )
         trusted = self._trusted(responses, judgements)
         correlation = reward_trust_correlation([*trusted, *rewritten], recipe)
@@ -135,12 +143,12 @@ class Pairs(Stage):
         rollout, recipe = self.rollout, self.recipe
         special = special_ids(rollout.policy.path, trust_remote_code=rollout.model.trust_remote_code)
         tokens, spelled = sampled_tokens(rollout.folder / "responses.parquet", special)
-        responses = without_spelled(read_responses(rollout.folder), spelled)
+        responses = without_spelled(read_responses(rollout.folder, tokens=recipe.needs_tokens), spelled)
         judgements, _, facts = self._judged(responses)
         decoded = read_frames(rollout.folder)
-        groups, dropped = make_groups(self.rows, responses, recipe, judgements, decoded=decoded, tokens=tokens)
+        groups, dropped = make_groups(self.asked, responses, recipe, judgements, decoded=decoded, tokens=tokens)
         if not groups:
-            raise DataError(f"no group was made from {len(self.rows)} examples ({dropped}); {NO_GROUPS}")
+            raise DataError(f"no group was made from {len(self.asked)} examples ({dropped}); {NO_GROUPS}")
         found = group_facts(groups)
         if (why := no_contrast(found, len(groups))) is not None:
             raise DataError(why)
@@ -150,6 +158,35 @@ class Pairs(Stage):
             progress.warn(warning)
         correlation = reward_trust_correlation(responses, recipe)
         return {"kept": len(groups), "dropped": dropped, "groups": found, "reward_trust_correlation": correlation, **facts}
+
+    def _over_videos(self, pairs: list[PreferencePair]) -> tuple[list[PreferencePair], dict[str, Any]]:
+        """The pairs to train on, and facts; unchanged where the recipe makes no pairs over videos."""
+        config, seed = self.recipe.config.clip_pairs, self.rollout.seed
+        if config is None:
+            return pairs, {}
+        frames, alter = read_frames(self.rollout.folder), functools.partial(altered_on_cluster, config=config)
+        own = {row.example.id: row.example.rejected_video for row in self.rows if row.example.rejected_video}
+        made, altered, dropped = with_clip_pairs(pairs, frames, config, seed=seed, alter=alter, of_rows=own)
+        over = sum(bool(pair.rejected_videos) for pair in made)
+        if not over:
+            raise DataError(f"no pair over videos was made of {len(pairs)} pairs ({dropped}); {NO_CLIP_PAIRS}")
+        write_frames(self.folder, frames, altered)
+        said = progress.counts(dropped)
+        progress.note(
+            f"pairs over videos, round {self.rollout.round_index}: {over:,} of {len(pairs):,} pairs; without: {said}"
+        )
+        return made, {"kept": over, "dropped": dropped}
+
+    @property
+    def asked(self) -> Sequence[DataRow]:
+        """The rows whose responses are paired: all, or those that the rounds asked about, in that order."""
+        folders = [self.run_folder.stage("responses", i) for i in self._reused] or [self.rollout.folder]
+        found = [asked_ids(folder) for folder in folders]
+        names = dict.fromkeys(name for each in found for name in each or ())
+        if None in found:
+            return self.rows
+        by_id = {row.example.id: row for row in self.rows}
+        return [by_id[name] for name in names]
 
     @property
     def _reused(self) -> list[int]:
@@ -164,7 +201,7 @@ class Pairs(Stage):
 
     def _judged(self, responses: Sequence[Response]) -> tuple[list[Judgement], list[Response], dict[str, Any]]:
         """Judgements, rewritten responses, and facts about the judge; all empty where the recipe has no task for a judge."""
-        examples = [row.example for row in self.rows]
+        examples = [row.example for row in self.asked]
         judgements: list[Judgement] = []
         rewritten: list[Response] = []
         facts: dict[str, Any] = {}
@@ -204,16 +241,18 @@ class Pairs(Stage):
     def _replays(self) -> Replays:
         if not self.recipe.keeps_replays:
             return Replays()
-        rounds = [
-            (
-                self._responses(index),
-                files.read_table(self.run_folder.stage("pairs", index) / "pairs.parquet", PreferencePair),
-            )
-            for index in range(self.rollout.round_index)
-        ]
+        rounds = []
+        for index in range(self.rollout.round_index):
+            path = self.run_folder.stage("pairs", index) / "pairs.parquet"
+            if path.is_file():  # a round of groups has none
+                made = [pair for pair in files.read_table(path, PreferencePair) if not pair.rejected_videos]
+                rounds.append((self._responses(index), made))
         return self.recipe.replays(rounds)
 
 
+NO_CLIP_PAIRS = (
+    "set recipe.clip_pairs to a change that shows, such as a mask; of_rows takes what rows name as rejected_video"
+)
 NO_PAIRS = (
     "raise recipe.num_candidates or the temperature, loosen the recipe's pair rule, or look at the responses of this run"
 )
@@ -240,7 +279,8 @@ def cut_facts(responses: Sequence[Response], recipe: Recipe[Any]) -> dict[str, A
 def cut_warning(facts: Mapping[str, Any], config: RecipeSection) -> str | None:
     """A sentence with the way out where more than `MAX_CUT_SHARE` of the replies were cut off."""
     counts = facts.get("cut_by_length")
-    if not counts or counts["cut"] <= MAX_CUT_SHARE * counts["sampled"]:
+    learned = "overlong" in getattr(config, "rewards", ())
+    if learned or not counts or counts["cut"] <= MAX_CUT_SHARE * counts["sampled"]:
         return None
     share, limit = counts["cut"] / counts["sampled"], getattr(config, "max_new_tokens", None)
     return (

@@ -40,6 +40,9 @@ class Training(Protocol):
     pairs: pathlib.Path
     responses: pathlib.Path
 
+    @property
+    def frames(self) -> pathlib.Path: ...
+
 
 def reference_files(
     stage: Training, usable: Sequence[PreferencePair | ResponseGroup], objective: AnyObjective
@@ -54,7 +57,7 @@ def reference_files(
     kept = kept_paths(
         TensorCache(stage.cache / "reference"),
         usable,
-        files.read_places(stage.responses / "frames.json"),
+        files.read_places(stage.frames),
         policy_version=stage.policy.version,
         dtype=stage.model.dtype,
         plain_prompt=stage.plain_prompt,
@@ -85,7 +88,7 @@ def _stream(stage: Training, todo: set[str], index_path: pathlib.Path, parts: Se
             "model": stage.model.model_dump(mode="json"),
             "path": stage.policy.path,
             "pairs": str(pairs_path),
-            "frames": str(stage.responses / "frames.json"),
+            "frames": str(stage.frames),
             "plain_prompt": stage.plain_prompt,
             "use_gpu": stage.workers.gpus > 0,
             "kept": str(index_path),

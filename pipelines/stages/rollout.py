@@ -27,12 +27,16 @@ from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage
 from pipelines.stages.decoded import Decoded, count_videos
+from pipelines.stages.filling import ASKED, fill, giving, shortfall
+from pipelines.stages.groups import special_ids
 from pipelines.stages.lookalikes import lookalike_warning
-from vidalign import files
+from pipelines.stages.responses import digest, media_limits
+from vidalign import files, mirror
 from vidalign.config.run import ModelConfig, RolloutConfig, VideoConfig
 from vidalign.errors import DataError
 from vidalign.recipes.base import Recipe
-from vidalign.types import Example, PolicyVersion, QuarantineRow, Response, stable_hash
+from vidalign.stored import shown
+from vidalign.types import Example, PolicyVersion, QuarantineRow
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -40,7 +44,8 @@ class Rollout(Stage):
     """The responses of one round, and the decoded videos of its training and probe examples.
 
     `cache`: the frame cache. `seed`: of the round; `engine_seed`: of the run. `text_tokens`: what the context must have beside a
-    video; a video that leaves less is quarantined. `missing`: names of videos that the driver does not find.
+    video; a video that leaves less is quarantined. `missing`: names of videos that the driver does not find. `places`: of the
+    examples in the order of all prompts, where a round does not ask all (`pipelines.stages.filling`).
     """
 
     name: ClassVar[str] = "rollout"
@@ -62,6 +67,7 @@ class Rollout(Stage):
     float32_head: bool = False
     text_tokens: int = 0
     missing: Sequence[str] = ()
+    places: Sequence[int] | None = None
     earlier: Callable[[], Stage | None] | None = None
 
     @property
@@ -75,7 +81,7 @@ class Rollout(Stage):
             "seed": self.engine_seed,
             "model": {name: value for name, value in self.model.deciding().items() if name != "path"},
             "video": self.video.frame_spec().to_row(),
-            "recipe": {name: value for name, value in recipe.deciding().items() if name not in recipe.PAIRING},
+            "recipe": {n: v for n, v in recipe.deciding().items() if self.recipe.refills or n not in recipe.PAIRING},
             "data.train": digest(self.train),
             "data.probe": digest(self.probe),
             **({"train.float32_head": True} if self.float32_head else {}),
@@ -101,8 +107,7 @@ class Rollout(Stage):
         engine_s: dict[str, float] = {}
         decoded: dict[str, Mapping[str, str]] = {}
         if self.recipe.asks_policy:
-            self.generate()
-            decoded, engine_s = self._collect()
+            decoded, engine_s = self._collect(self.generate())
         else:
             decoded |= self._decode(self.train, f"decode, round {self.round_index}")
             files.write_table(self.folder / "responses.parquet", [])
@@ -110,18 +115,39 @@ class Rollout(Stage):
         self._write(decoded)
         return {"policy": self.policy.version, "engine_s": engine_s}
 
-    def _chunks(self) -> list[tuple[int, Sequence[Example]]]:
+    def _chunks(self, asked: int) -> list[tuple[int, Sequence[Example]]]:
         size = self.rollout.batch_size
-        return list(enumerate(self.train[start : start + size] for start in range(0, len(self.train), size)))
+        return list(enumerate(self.train[start : start + size] for start in range(0, asked, size)))
 
-    def generate(self) -> None:
-        """Decode, respond, and write the part files of all chunks that have none that are whole yet; needs Ray."""
+    def generate(self) -> int:
+        """Make the parts of all chunks, or of as many as fill the round; needs Ray. Returns how many of the examples count."""
+        wanted, total = self.recipe.num_prompts, len(self.train)
+        if wanted is None or not self.recipe.refills:
+            self._generate(total)
+            return total
+        special = special_ids(self.policy.path, trust_remote_code=self.model.trust_remote_code)
+        given: list[list[bool]] = []
+
+        def found(asked: int) -> list[bool]:
+            for index, chunk in self._chunks(asked)[len(given) :]:
+                given.append(giving(files.part_path(self.folder / "parts", index), chunk, self.recipe, special))
+            return [each for chunk in given for each in chunk]
+
+        asked = fill(wanted, total, self.rollout.batch_size, ask=self._generate, found=found)
+        if (warning := shortfall(sum(found(asked)), wanted, asked)) is not None:
+            progress.warn(warning)
+        return asked
+
+    def _generate(self, asked: int) -> None:
+        """Decode, respond, and write the part files of the chunks of the first `asked` examples that have none that are whole yet."""
         parts, passes = self.folder / "parts", Passes(self.missing)
         EngineStarts.forget(parts)
         answered.forget(parts)
-        todo = [each for each in self._chunks() if not files.is_part_whole(parts, each[0], has_table=True)]
-        begun = done = len(self.train) - sum(len(chunk) for _, chunk in todo)
-        with progress.bar(f"rollout, round {self.round_index}", len(self.train), "example", initial=begun) as shown:
+        chunks = self._chunks(asked)
+        todo = [each for each in chunks if not files.is_part_whole(parts, each[0], has_table=True)]
+        count = sum(len(chunk) for _, chunk in chunks)
+        begun = done = count - sum(len(chunk) for _, chunk in todo)
+        with progress.bar(f"rollout, round {self.round_index}", count, "example", initial=begun) as shown:
 
             def look() -> None:  # finer than chunks
                 number = max(shown.n, done + answered.num_answered(parts))
@@ -136,6 +162,7 @@ class Rollout(Stage):
                             missed[int(row["chunk"])] = [Missed.from_row(miss) for miss in found]
                 passes.again([miss for found in missed.values() for miss in found])
                 todo = [(index, chunk) for index, chunk in todo if index in missed]
+        mirror.refresh(parts)  # of a run in a store: those that other nodes made
 
     def _stream(self, todo: Sequence[tuple[int, Sequence[Example]]], parts: pathlib.Path, passes: Passes) -> Any:
         """A Ray Data set with one row for each chunk, {chunk, num_examples, missed}; its part is on disk before its row comes, unless
@@ -195,14 +222,18 @@ class Rollout(Stage):
             )
         )
 
-    def _collect(self) -> tuple[dict[str, Mapping[str, str]], dict[str, float]]:
-        """Write the responses of all parts as one table.
+    def _collect(self, asked: int) -> tuple[dict[str, Mapping[str, str]], dict[str, float]]:
+        """Write the responses to the first `asked` examples as one table, and which these are where a round takes the next ones.
 
         Returns how each video decoded, and the engines' seconds of starting, waiting and working.
         """
-        paths = [files.part_path(self.folder / "parts", index) for index, _ in self._chunks()]
+        paths = [files.part_path(self.folder / "parts", index) for index, _ in self._chunks(asked)]
         root = files.run_of(paths[0]) if paths else self.folder
-        files.join_tables([path.with_suffix(".parquet") for path in paths], self.folder / "responses.parquet")
+        names, tables = [example.id for example in self.train[:asked]], [path.with_suffix(".parquet") for path in paths]
+        only = ("example_id", names) if asked < len(self.train) else None
+        files.join_tables(tables, self.folder / "responses.parquet", only=only)
+        if self.places is not None:
+            files.write_json(self.folder / ASKED, {"examples": names, "next": self.places[asked - 1] + 1})
         decoded: dict[str, Mapping[str, str]] = {}
         engine_s: collections.Counter[str] = collections.Counter()
         for path in paths:
@@ -216,7 +247,7 @@ class Rollout(Stage):
         """Decode the videos of examples that no engine responds to."""
         if not examples:
             return {}
-        videos = list(dict.fromkeys(name for example in examples for name in example.context.visuals))
+        videos = list(dict.fromkeys(name for example in examples for name in example.decoded))
         rows = decoded_videos(
             videos,
             self.video.frame_spec(),
@@ -246,11 +277,8 @@ class Rollout(Stage):
     def _write(self, decoded: Decoded) -> None:
         """Write the other tables that later stages read. Raises `DataError` when no video could be decoded."""
         frames = {video: row["frames_path"] for video, row in decoded.items() if row["frames_path"]}
-        quarantine = [
-            QuarantineRow(uri=video, reason=row["reason"], message=row["message"])
-            for video, row in decoded.items()
-            if not row["frames_path"]
-        ]
+        left_out = {video: row for video, row in decoded.items() if not row["frames_path"]}
+        quarantine = [QuarantineRow(uri=uri, reason=row["reason"], message=row["message"]) for uri, row in left_out.items()]
         if not frames:
             raise DataError(
                 f"none of the {len(decoded)} videos could be decoded; first reason: {quarantine[0].message}. "
@@ -260,36 +288,10 @@ class Rollout(Stage):
         files.write_table(self.folder / "probe.parquet", usable)
         files.write_places(self.folder / "frames.json", frames)
         files.write_table(self.quarantine / "quarantine.parquet", quarantine)
-        videos = count_videos(decoded)
-        files.write_json(self.folder / "videos.json", videos)
+        files.write_json(self.folder / "videos.json", videos := count_videos(decoded))
         if quarantine:
             shares = f"{len(quarantine):,} of {videos['total']:,} videos ({progress.counts(videos['quarantined'])})"
-            progress.note(
-                f"quarantine, round {self.round_index}: {shares}; why of each: {self.quarantine}/quarantine.parquet"
-            )
+            why = shown(self.quarantine / "quarantine.parquet")
+            progress.note(f"quarantine, round {self.round_index}: {shares}; why of each: {why}")
         if (warning := lookalike_warning(frames, self.train, self.probe, split="probe")) is not None:
             progress.warn(warning)
-
-
-def digest(examples: Sequence[Example]) -> str:
-    """The number of examples and a hash of all of them: what a manifest keeps of a data file."""
-    return f"{len(examples)} examples, {stable_hash([example.to_row() for example in examples])}"
-
-
-def media_limits(examples: Sequence[Example]) -> dict[str, int]:
-    """How many videos and images a prompt of these examples has at most, as vLLM's limit_mm_per_prompt."""
-    contexts = [example.context for example in examples]
-    return {
-        "video": max((len(context.videos) for context in contexts), default=1),
-        "image": max((len(context.images) for context in contexts), default=0),
-    }
-
-
-def read_frames(folder: pathlib.Path) -> dict[str, str]:
-    """{video uri: its clip in the frame cache} of a finished rollout."""
-    return files.read_places(folder / "frames.json")
-
-
-def read_responses(folder: pathlib.Path) -> list[Response]:
-    """Responses of a finished rollout without their tokens, which pairing does not need and which are most of them."""
-    return files.read_table(folder / "responses.parquet", Response, without=("token_ids", "log_probs"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-import shutil
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -16,9 +15,10 @@ from cluster import interrupts, placement
 from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage, identity, identity_v1, once
+from pipelines.stages.clip_pairs import FRAMES
 from pipelines.stages.doubt import DoubtStage
 from pipelines.stages.reference import reference_files
-from vidalign import files
+from vidalign import files, mirror, stored
 from vidalign.config.run import ModelConfig, ObjectiveConfig
 from vidalign.config.training import TrainConfig
 from vidalign.data.source import GROUPS_FILE
@@ -85,6 +85,12 @@ class Train(Stage):
             "model.dtype": self.model.dtype,
             "seed": self.run_seed,
         }
+
+    @property
+    def frames(self) -> pathlib.Path:
+        """Where the clips of the round's videos are, and those of its pairs over videos, if it has any."""
+        own = self.pairs / FRAMES
+        return own if own.is_file() else self.responses / FRAMES
 
     def layout(self) -> dict[str, Any]:
         """DeepSpeed reads no checkpoint of another ZeRO stage; the figures of step 0 are of fixed pairs."""
@@ -166,7 +172,7 @@ class Train(Stage):
             seed=self.seed,
             pairs=str(pairs),
             responses=str(self.responses / "responses.parquet"),
-            frames=str(self.responses / "frames.json"),
+            frames=str(self.frames),
             probe=str(self.responses / "probe.parquet"),
             reference=str(reference) if reference else "",
             doubt=doubt,
@@ -177,6 +183,8 @@ class Train(Stage):
             tensorboard=self.tensorboard,
         )
         workers, use_gpu = self.workers, self.workers.gpus > 0
+        place = stored.of(self.folder)
+        store, kept_in = (None, str(self.folder)) if place is None else place.stored
         trainer = TorchTrainer(
             train_loop,
             train_loop_config=job.to_dict(),
@@ -187,7 +195,8 @@ class Train(Stage):
             ),
             run_config=ray.train.RunConfig(
                 name=CHECKPOINTS,
-                storage_path=str(self.folder),
+                storage_path=kept_in,
+                storage_filesystem=store,
                 failure_config=ray.train.FailureConfig(
                     max_failures=self.train.max_failures, controller_failure_limit=MAX_LOST_CONTROLLERS
                 ),
@@ -202,9 +211,11 @@ class Train(Stage):
         with progress.follow_steps(self.round_index, self.folder):
             # In the main thread, Ray Train would take over Ctrl-C for good.
             fit_again(lambda: interrupts.beside(fit), progress.warn)
+        mirror.refresh(self.folder)
+        mirror.refresh(self.export)
         trained = exported(self.export)
         if not self.train.keep_checkpoints:
-            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+            mirror.remove(self.folder / CHECKPOINTS)
         return trained
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 import pydantic
 
 from vidalign import prompts
+from vidalign.config.degrading import ClipPairsConfig
 from vidalign.config.judging import check_scorer
 from vidalign.config.linting import LintConfig
 from vidalign.config.section import Section
@@ -20,7 +21,10 @@ class RecipeSection(Section):
     question lists them already.
     """
 
-    PAIRING: ClassVar[frozenset[str]] = frozenset({"lint"})  # options that affect the pairs but not the responses
+    PAIRING: ClassVar[frozenset[str]] = frozenset(
+        {"lint", "clip_pairs"}
+    )  # options that affect the pairs but not the responses
+    LATER: ClassVar[frozenset[str]] = frozenset({"clip_pairs"})
     # What they change is in the questions themselves, which stages hash with the data.
     NEUTRAL: ClassVar[frozenset[str]] = frozenset({"options_prompt", "options_style"})
 
@@ -30,6 +34,8 @@ class RecipeSection(Section):
     """Template of the prompt without hints, which training and evaluation use."""
     lint: LintConfig = LintConfig()  # type: ignore[call-arg]
     """Artefacts that are looked for in pairs."""
+    clip_pairs: ClipPairsConfig | None = None
+    """Pairs of one response with two clips, alone or beside the pairs of two responses; null makes none."""
     options_prompt: str = prompts.OPTIONS
     """Template that puts a row's options after its question."""
     options_style: prompts.OptionsStyle = "letters"
@@ -59,7 +65,7 @@ class SamplingSection(RecipeSection):
     right, or overlap of words. "judge": what no rule can tell is scored by `judge`. `package.module:attribute`: a scorer of your own.
     """
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"trust"})
+    LATER: ClassVar[frozenset[str]] = RecipeSection.LATER | {"trust"}
 
     num_candidates: int = pydantic.Field(4, ge=1)
     """Responses that are sampled for each side of an example."""

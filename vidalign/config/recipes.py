@@ -7,11 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import pydantic
 
 from vidalign import prompts
-from vidalign.config.degrading import AugmentConfig, PerturbConfig
+from vidalign.config.degrading import AugmentConfig
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.linting import LintConfig
 from vidalign.config.recipe import RecipeSection, SamplingSection
 from vidalign.config.rewards import RewardOptions
+from vidalign.config.rewriting import RrpoRecipe
 from vidalign.config.verifying import VerifiedRecipe
 from vidalign.errors import ConfigError
 from vidalign.plugins import resolve
@@ -29,8 +30,8 @@ class LeanpoRecipe(SamplingSection):
     for later rounds; "both" lets them compete with the augmented ones.
     """
 
-    PAIRING: ClassVar[frozenset[str]] = frozenset({"pair_rule", "min_trust_gap", "replay_buffer", "judge", "lint"})
-    LATER: ClassVar[frozenset[str]] = frozenset({"trust", "judge"})
+    PAIRING: ClassVar[frozenset[str]] = RecipeSection.PAIRING | {"pair_rule", "min_trust_gap", "replay_buffer", "judge"}
+    LATER: ClassVar[frozenset[str]] = SamplingSection.LATER | {"judge"}
 
     name: Literal["leanpo"] = "leanpo"
     """The recipe."""
@@ -66,63 +67,6 @@ class LeanpoRecipe(SamplingSection):
         return self
 
 
-class RrpoRecipe(SamplingSection):
-    """RRPO: wrong responses to a perturbed video against the ground truth, differing in marked phrases (arXiv 2504.12083).
-
-    A response is wrong by its trust (at most `max_trust`) or by the judge's score (below `threshold`). `rewrite` "none" takes the
-    wrong response unchanged; "policy" and "judge" have that model list what the response gets wrong and swap only that into the
-    ground truth, and a rewrite that differs anywhere else is dropped. Then the next likeliest wrong response is rewritten, up to
-    `rewrite_tries` of an example's responses. Writing by the policy and the tries are ours.
-    """
-
-    LATER: ClassVar[frozenset[str]] = SamplingSection.LATER | {"rewrite_tries"}
-    PAIRING: ClassVar[frozenset[str]] = frozenset({"wrong_by", "threshold", "judge", "lint"})
-
-    name: Literal["rrpo"] = "rrpo"
-    """The recipe."""
-    perturb: PerturbConfig = PerturbConfig()  # type: ignore[call-arg]
-    """How videos are perturbed."""
-    wrong_by: Literal["trust", "judge"] = "trust"
-    """What decides that a response is wrong."""
-    max_trust: float = pydantic.Field(0.999, ge=0, lt=1)
-    """A response is wrong up to this trust."""
-    threshold: float = pydantic.Field(3.0, gt=1, le=5)
-    """A response is wrong below this score of the judge's."""
-    rewrite: Literal["none", "policy", "judge"] = "none"
-    """Who swaps what a wrong response gets wrong into the ground truth; none takes the response as it is."""
-    rewrite_tries: int = pydantic.Field(3, ge=1)
-    """Wrong responses of an example that are tried."""
-    differences_prompt: str = prompts.DIFFERENCES
-    """Template that asks for what is wrong."""
-    rewrite_prompt: str = prompts.REWRITE
-    """Template that asks for the swap."""
-    judge: JudgeConfig | None = None
-    """The model that judges or rewrites."""
-
-    @pydantic.model_validator(mode="after")
-    def _judge_is_there_and_asked(self) -> RrpoRecipe:
-        if "judge" in (self.wrong_by, self.rewrite) and self.judge is None:
-            raise ValueError(
-                f"wrong_by={self.wrong_by} and rewrite={self.rewrite} need recipe.judge, a text model (kind, model); "
-                "or set wrong_by to trust and rewrite to policy or none"
-            )
-        if "judge" not in (self.wrong_by, self.rewrite, self.trust) and self.judge is not None:
-            raise ValueError(
-                "recipe.judge is set but nothing uses it; set wrong_by, trust or rewrite to judge, or remove recipe.judge"
-            )
-        if self.wrong_by == self.trust == "judge":
-            raise ValueError(
-                "wrong_by=judge has every reply scored, trust=judge only what no rule can tell; set one of the two, the other to its "
-                "default"
-            )
-        if "judge" in (self.wrong_by, self.trust) and self.rewrite == "policy":
-            decides = "wrong_by" if self.wrong_by == "judge" else "trust"
-            raise ValueError(
-                f"{decides}=judge decides after the policy's rollout, too late for rewrite=policy; set rewrite to judge or none"
-            )
-        return self
-
-
 class HoundRecipe(SamplingSection):
     """LLaVA-Hound: the policy's own samples, scored 1-5 by a judge that reads a caption in place of the video (arXiv 2404.01258).
 
@@ -130,7 +74,7 @@ class HoundRecipe(SamplingSection):
     least `threshold`, the rejected one scores less, and the two are at least `min_score_gap` apart. The gap is ours.
     """
 
-    PAIRING: ClassVar[frozenset[str]] = frozenset({"judge", "threshold", "min_score_gap", "lint"})
+    PAIRING: ClassVar[frozenset[str]] = RecipeSection.PAIRING | {"judge", "threshold", "min_score_gap"}
 
     name: Literal["hound"] = "hound"
     """The recipe."""
@@ -163,17 +107,26 @@ class GroupRecipe(RewardOptions, SamplingSection):
     """Groups of the policy's own replies to one prompt with rewards, for objectives on groups (grpo, dapo, dr_grpo, gspo).
 
     Their log-probs are those of the untruncated policy, so `temperature` and `top_p` are 1. `trust` says who tells right from wrong
-    for the rewards "accuracy" and "temporal"; `judge` tells what no rule can, with `trust` "judge", as right from `threshold` on.
+    for the rewards "accuracy", "temporal" and "length"; `judge` tells what no rule can, with `trust` "judge", as right from
+    `threshold` on. `refill` is DAPO's dynamic sampling (arXiv 2503.14476): rewards decide which prompts are asked, so
+    no judge gives them.
     """
 
+    LATER: ClassVar[frozenset[str]] = SamplingSection.LATER | RewardOptions.LATER | {"num_prompts", "refill", "drop_solved"}
     PAIRING: ClassVar[frozenset[str]] = frozenset(
-        {"rewards", "format_pattern", "temporal_share", "judge", "threshold", "lint"}
+        {"rewards", "format_pattern", "temporal_share", "length_range", "overlong_tokens", "judge", "threshold", "lint"}
     )
 
     name: Literal["group"] = "group"
     """The recipe."""
     num_candidates: int = pydantic.Field(8, ge=2)
     """Replies of a group."""
+    num_prompts: int | None = pydantic.Field(None, ge=1)
+    """Prompts of a round: the next ones in an order that the seed decides; null asks all of them in every round."""
+    refill: bool = False
+    """Go on with further prompts until the groups of `num_prompts` of them have different rewards."""
+    drop_solved: float = pydantic.Field(0.0, ge=0, le=1)
+    """Share of the prompts whose replies were all right, the last time that they were asked, that later rounds pass over."""
     top_p: float = pydantic.Field(1.0, gt=0, le=1)
     """Nucleus of sampling, which is 1 here."""
     judge: JudgeConfig | None = None
@@ -188,11 +141,32 @@ class GroupRecipe(RewardOptions, SamplingSection):
                 f"recipe group compares log-probs with those that the policy sampled with, got temperature={self.temperature:g} and "
                 f"top_p={self.top_p:g}; set both to 1"
             )
-        if self.lint != LintConfig():  # type: ignore[call-arg]
-            raise ValueError("recipe.lint is for pairs, and recipe group makes none; leave it out")
+        of_pairs = {"lint": self.lint != LintConfig(), "clip_pairs": self.clip_pairs is not None}  # type: ignore[call-arg]
+        for option in (name for name, is_set in of_pairs.items() if is_set):
+            raise ValueError(f"recipe.{option} is for pairs, and recipe group makes none; leave it out")
         if not self.asks_who_is_right and (self.trust is not None or self.judge is not None):
             raise ValueError(
-                "recipe.trust and recipe.judge are for the rewards accuracy and temporal; add one of them to rewards"
+                "recipe.trust and recipe.judge are for the rewards accuracy, temporal and length; add one of them to rewards"
+            )
+        if self.refill and (self.num_prompts is None or self.judge is not None):
+            way_out = (
+                "which scores only once all are sampled; set recipe.judge to null"
+                if self.judge
+                else "which is not set; set it"
+            )
+            what = "the rewards of recipe.judge" if self.judge else "num_prompts groups that differ"
+            raise ValueError(f"refill=true samples until there are enough by {what}, {way_out}, or set refill to false")
+        if self.drop_solved and "accuracy" not in self.rewards:
+            raise ValueError("drop_solved goes by the reward accuracy; add it to rewards, or set drop_solved to 0")
+        if self.overlong_tokens is not None and self.overlong_tokens >= self.max_new_tokens:
+            raise ValueError(
+                f"overlong_tokens={self.overlong_tokens} are the last of max_new_tokens={self.max_new_tokens}; set it lower, such "
+                f"as to {max(1, self.max_new_tokens // 5)}"
+            )
+        if "length" in self.rewards and self.length_range[0] > self.max_new_tokens:
+            raise ValueError(
+                f"no reply of at most max_new_tokens={self.max_new_tokens} has the {self.length_range[0]} tokens of length_range; set "
+                "length_range to what a thought-out reply takes, or raise max_new_tokens"
             )
         if self.judge is not None and self.trust != "judge":
             raise ValueError("recipe.judge is set but nothing uses it; set trust to judge, or remove recipe.judge")

@@ -17,9 +17,9 @@ class VerifiedRecipe(RecipeSection):
     Thresholds are ours; the authors' are not published.
     """
 
-    PAIRING: ClassVar[frozenset[str]] = frozenset(
-        {"lint", "judge", "kinds", "compare", "consistency_prompt", "max_repetition", "max_tokens"}
-    )
+    PAIRING: ClassVar[frozenset[str]] = RecipeSection.PAIRING | {
+        *("judge", "kinds", "compare", "consistency_prompt", "max_repetition", "max_tokens")
+    }
 
     name: Literal["verified"] = "verified"
     """The recipe."""

@@ -130,7 +130,7 @@ def check_rows(path: pathlib.Path, root: pathlib.Path | str, places_of_ids: dict
             yield CheckedRow(where, None, (), tuple(error.at(where) for error in broken))
             continue
         example = to_example(row, root)
-        names = example.context.visuals
+        names = example.decoded
         locations = tuple(map(located, names))
         shown = [f"{location}#{split(name)[1]}" for location, name in zip(locations, names, strict=True)]
         said = [row.system, *(turn.content for turn in example.turns)]

@@ -1,11 +1,12 @@
 """The rows of a data file, one JSON object per line, and the rules that each row must keep on its own.
 
     example      {"id", "video", "question", "answer", ["options", "category", "caption", "answer_type", "system", "turns", "fps",
-                 "clip", "videos", "images"]}
+                 "clip", "videos", "images", "rejected_video"]}
     preference   the same, and {"chosen", "rejected", ["chosen_score", "rejected_score", "chosen_phrases",
                  "rejected_phrases", "chosen_win_rate", "rejected_win_rate"]}
 
 What a row shows is `video`, or `videos` and `images`. A video is a file, or a folder or list of images with `fps`; `clip` bounds it.
+`rejected_video` is another clip, with which the response that is right of the video is wrong (`recipe.clip_pairs`).
 `system` and `turns` are the conversation before the question. `vidalign.data.shown` makes names of what is shown.
 
 A row that has `chosen` or `rejected` is a preference row. Phrases are spans [start, end) of characters in their response.
@@ -44,7 +45,7 @@ from vidalign.types import Example
 
 TAG = special_tokens.MEDIA
 NO_TEXT = frozenset(
-    {"id", "video", "videos", "images", "category", "answer_type"}
+    {"id", "video", "videos", "images", "rejected_video", "category", "answer_type"}
 )  # fields that are never put into a chat template
 SIDES = ("chosen", "rejected")
 _WORD = re.compile(r"\w+")
@@ -54,6 +55,7 @@ _FIXES = {
     "video": "give the path of the row's video, or name several with videos or images; text alone is not learned from",
     "videos": 'write a list of videos, each a path, a list of images, or {"video": …, "fps": …, "clip": …}, or leave the field out',
     "images": "write a list of paths of images, or leave the field out",
+    "rejected_video": 'give the path of another video, or {"video": …, "clip": …}, in a row that shows one, or leave the field out',
     "fps": "write how many frames of the folder or list there are for one second, such as 2, or leave the field out",
     "clip": 'write {"start": seconds, "end": seconds} with 0 <= start < end, or leave the field out',
     "system": "write a text, or leave the field out",
@@ -94,6 +96,7 @@ class ExampleRow(pydantic.BaseModel):
     clip: ClipRow | None = None
     videos: list[AnyVideo] = []
     images: list[Video] = []
+    rejected_video: AnyVideo | None = None
 
 
 class PreferenceRow(ExampleRow):
@@ -141,6 +144,7 @@ def to_example(row: ExampleRow, root: pathlib.Path | str) -> Example:
         category=row.category,
         caption=row.caption,
         answer_type=row.answer_type or "",
+        rejected_video=shown.rejected_name(row, root),
     )
 
 

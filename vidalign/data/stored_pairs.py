@@ -38,6 +38,12 @@ def stored_pair(fields: dict[str, Any]) -> PreferencePair:
         if name in present and not _fits(present[name], _TYPES[name]):
             why = f"is of type {type(present[name]).__name__} in a pair that a run wrote"
             raise RowError(name, why, "take the pairs from the run again")
+    if present.get("rejected_videos"):
+        raise RowError(
+            "rejected_videos",
+            "is of a pair over videos, whose clips belong to the run that made them",
+            "take the rows that the run was made from and set recipe.clip_pairs, which makes such pairs again",
+        )
     return PreferencePair.from_row(present)
 
 

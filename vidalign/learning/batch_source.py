@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vidalign import prompts
@@ -49,25 +49,35 @@ class BatchSource:
     def batch(self, groups: Sequence[TrainingGroup], *, keep: bool = False) -> Batch:
         """The prompts and responses of these groups, which all have the same number of responses."""
         assert len({len(group.responses) for group in groups}) == 1, [len(group.responses) for group in groups]
-        rows = [(self._prompt(group, keep), [self.tokens(each) for each in group.responses]) for group in groups]
+        rows: list[tuple[Prompt, list[tuple[int, ...]]]] = []
+        places: list[list[int]] = []  # row of each response: the first of every group, then every second one
+        for number, group in enumerate(groups):
+            for context, sides in group.prompts:
+                rows.append((self._prompt(context, group.question, keep), [self.tokens(group.responses[n]) for n in sides]))
+                places.append([number + side * len(groups) for side in sides])
         self._check_length(max(prompt.length + len(response) for prompt, responses in rows for response in responses))
         if self.number is not None:
-            return collate_packed(rows)
-        sides = range(len(groups[0].responses))
-        return collate([(prompt, responses[side]) for side in sides for prompt, responses in rows], pad_id=self._pad_id)
+            return collate_packed(rows, places)
+        padded = {
+            place: (prompt, response)
+            for (prompt, responses), taken in zip(rows, places, strict=True)
+            for place, response in zip(taken, responses, strict=True)
+        }
+        return collate([padded[place] for place in sorted(padded)], pad_id=self._pad_id)
 
     def batches(self, forwards: Iterable[Sequence[TrainingGroup]]) -> Iterator[Batch]:
         """The batch of each forward pass, rendered when it is taken."""
         return map(self.batch, forwards)
 
-    def clips(self, groups: Iterable[TrainingGroup]) -> Iterator[tuple[Prompt, str]]:
-        """A prompt for each different clip of these groups, and the clip's file. Every group shows one video."""
+    def clips(self, groups: Iterable[TrainingGroup], only: Collection[str] | None = None) -> Iterator[tuple[Prompt, str]]:
+        """A prompt for each different clip of these groups, or those of `only`, and the clip's file. Every prompt shows one video."""
         seen: set[str] = set()
         for group in groups:
-            [clip] = [self.frames[name] for name in group.context.visuals]
-            if clip not in seen:
-                seen.add(clip)
-                yield self._prompt(group, keep=False), clip
+            for context, _ in group.prompts:
+                [clip] = [self.frames[name] for name in context.visuals]
+                if clip not in seen and (only is None or clip in only):
+                    seen.add(clip)
+                    yield self._prompt(context, group.question, keep=False), clip
 
     def phrases(self, groups: Sequence[TrainingGroup]) -> list[tuple[int, ...]]:
         """Phrase ids of the tokens of each response, from its marks, in the order of a batch's rows."""
@@ -77,23 +87,25 @@ class BatchSource:
 
     def num_tokens(self, group: TrainingGroup) -> int:
         """The number of tokens that a group takes in a batch, without padding. A prompt rendered for it is kept for that batch."""
-        key = group.context, group.question
-        length = self._lengths.get(key) or self._prompt(group, keep=True).length
-        num_prompts = 1 if self.number is not None else len(group.responses)
-        return sum(len(self.tokens(response)) for response in group.responses) + length * num_prompts
+        total = sum(len(self.tokens(response)) for response in group.responses)
+        for context, sides in group.prompts:
+            length = self._lengths.get((context, group.question)) or self._prompt(context, group.question, keep=True).length
+            total += length * (1 if self.number is not None else len(sides))
+        return total
 
     def prepare(self, group: TrainingGroup) -> None:
         """Render a group's prompt and keep it for its batch, if one more as large as those that are kept is allowed."""
-        held = [prompt.num_bytes for prompt in self._kept.values()]
-        if sum(held) + max(held, default=0) <= self.cache_bytes:
-            self._prompt(group, keep=True)
+        for context, _ in group.prompts:
+            held = [prompt.num_bytes for prompt in self._kept.values()]
+            if sum(held) + max(held, default=0) <= self.cache_bytes:
+                self._prompt(context, group.question, keep=True)
 
     def tokens(self, response: TrainingResponse) -> tuple[int, ...]:
         """Token ids of a response, including its end-of-turn token."""
         return response.token_ids or _response_ids(self.processor, response.text)
 
-    def _prompt(self, group: TrainingGroup, keep: bool) -> Prompt:
-        key = group.context, group.question
+    def _prompt(self, context: Context, question: str, keep: bool) -> Prompt:
+        key = context, question
         prompt = self._kept.pop(key, None) or self._render(*key)
         self._lengths[key] = prompt.length
         if keep and sum(kept.num_bytes for kept in self._kept.values()) + prompt.num_bytes <= self.cache_bytes:

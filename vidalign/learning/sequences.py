@@ -30,6 +30,7 @@ class TrainingResponse:
         marks: (start, end) character spans of key phrases in `text`.
         weight: how much it counts in its group. advantage: how much better than its group it was; None if unknown.
         win_rate: how often it is estimated to beat a response of the policy to the same prompt; None if unknown.
+        context: what is shown and said before the question, if it is not what its group shows.
         behaviour_logps: log-probabilities of `token_ids` under the policy that sampled them, which is `policy_version`.
     """
 
@@ -43,6 +44,7 @@ class TrainingResponse:
     win_rate: float | None = None
     behaviour_logps: tuple[float, ...] = ()
     policy_version: str = ""
+    context: Context | None = None
 
     def __post_init__(self) -> None:
         assert not (self.marks and self.token_ids), "marks refer to the text, whose tokens token_ids would bypass"
@@ -51,7 +53,10 @@ class TrainingResponse:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingGroup:
-    """One prompt and its responses, in the order in which a batch holds them. `context`: by default, `video` and nothing else."""
+    """One prompt and its responses, in the order in which a batch holds them. `context`: by default, `video` and nothing else.
+
+    Of a pair over videos, the second response has another context, and so the group another prompt.
+    """
 
     id: str
     video: str
@@ -62,6 +67,12 @@ class TrainingGroup:
     def __post_init__(self) -> None:
         if self.context is ONE_VIDEO:
             object.__setattr__(self, "context", Context(videos=(self.video,)))
+
+    @property
+    def prompts(self) -> tuple[tuple[Context, tuple[int, ...]], ...]:
+        """Each context that is shown, with the places of the responses to it."""
+        shown = [each.context or self.context for each in self.responses]
+        return tuple((one, tuple(n for n, other in enumerate(shown) if other == one)) for one in dict.fromkeys(shown))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,6 +99,7 @@ def pair_group(pair: PreferencePair) -> TrainingGroup:
                 text=pair.rejected,
                 marks=pair.rejected_marks,
                 win_rate=_known(pair.rejected_win_rate),
+                context=pair.rejected_context if pair.rejected_videos else None,
             )
         )
     return TrainingGroup(id=pair.id, video=pair.video, question=pair.question, responses=tuple(sides), context=pair.context)

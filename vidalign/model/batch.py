@@ -120,21 +120,26 @@ def collate(rows: Sequence[tuple[Prompt, Sequence[int]]], *, pad_id: int) -> Bat
     return Batch(inputs={**inputs, **_join_vision([prompt for prompt, _ in rows])}, labels=labels)
 
 
-def collate_packed(rows: Sequence[tuple[Prompt, Sequence[Sequence[int]]]]) -> Batch:
+def collate_packed(
+    rows: Sequence[tuple[Prompt, Sequence[Sequence[int]]]], places: Sequence[Sequence[int]] | None = None
+) -> Batch:
     """Lay (prompt, token ids of its responses) groups end to end in one row without padding; each prompt occurs once.
 
-    All groups have the same number of responses. The labels are those of every group's first response, then of every second one.
+    `places`: the row of the labels that each response of each prompt takes. By default all prompts have the same number of responses,
+    and the labels are those of every prompt's first response, then of every second one.
     """
     groups = tuple(Group(prompt.length, tuple(map(len, responses))) for prompt, responses in rows)
     longest = max(length for group in groups for length in group.responses)
-    labels = torch.full((len(rows) * len(groups[0].responses), longest), IGNORED, dtype=torch.long)
+    if places is None:
+        places = [range(index, len(rows) * len(groups[0].responses), len(rows)) for index in range(len(rows))]
+    labels = torch.full((sum(map(len, places)), longest), IGNORED, dtype=torch.long)
     sources = torch.zeros_like(labels)
     start = 0
-    for index, (prompt, responses) in enumerate(rows):
+    for (prompt, responses), taken in zip(rows, places, strict=True):
         last = start + prompt.length - 1  # predicts the first token of every response
         start += prompt.length
-        for side, response in enumerate(responses):
-            row, length = index + side * len(rows), len(response)
+        for row, response in zip(taken, responses, strict=True):
+            length = len(response)
             labels[row, :length] = torch.as_tensor(response)
             sources[row, :length] = torch.tensor([last, *range(start, start + length - 1)])
             start += length

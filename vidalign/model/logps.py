@@ -35,12 +35,14 @@ class RowLogps:
         mask: [R, T] bool, True on response tokens.
         kl: [R] sum over the response of the full-vocabulary KL(reference || policy), 0 for rows for which it was not requested.
         phrases: [R, T] int, key-phrase id of each token, 0 outside phrases.
+        squares: [R, T] log of the sum over the vocabulary of p^2 where each token stands, without gradient; see `log_sum_squares`.
     """
 
     logps: Tensor
     mask: Tensor
     kl: Tensor | None = None
     phrases: Tensor | None = None
+    squares: Tensor | None = None
 
     @property
     def avg(self) -> Tensor:  # [R]
@@ -62,6 +64,7 @@ class PairLogps:
         doubt: [B] probability in [0, 0.5) that the pair's order is wrong, for objectives with label smoothing, as estimated by
             `vidalign.learning.uncertainty`.
         chosen_win_rate, rejected_win_rate: [B] estimated probability that the response beats the policy (SPPO); NaN if unknown.
+        chosen_squares, rejected_squares: [B, T] see `RowLogps.squares`.
     """
 
     chosen: Tensor
@@ -74,11 +77,13 @@ class PairLogps:
     doubt: Tensor | None = None
     chosen_win_rate: Tensor | None = None
     rejected_win_rate: Tensor | None = None
+    chosen_squares: Tensor | None = None
+    rejected_squares: Tensor | None = None
 
     def __post_init__(self) -> None:
         for side in ("chosen", "rejected"):
             shape = getattr(self, side).shape
-            for suffix in ("_mask", "_phrases"):
+            for suffix in ("_mask", "_phrases", "_squares"):
                 other = getattr(self, side + suffix)
                 assert other is None or other.shape == shape, f"{side}{suffix} {tuple(other.shape)} != {side} {tuple(shape)}"
         assert self.chosen.shape[0] == self.rejected.shape[0], "both sides must hold the same number of pairs"
@@ -105,6 +110,8 @@ class PairLogps:
             chosen_kl=None if rows.kl is None else rows.kl[:num_pairs],
             chosen_phrases=None if rows.phrases is None else side(rows.phrases, False),
             rejected_phrases=None if rows.phrases is None else side(rows.phrases, True),
+            chosen_squares=None if rows.squares is None else side(rows.squares, False),
+            rejected_squares=None if rows.squares is None else side(rows.squares, True),
             doubt=doubt,
         )
 
@@ -179,6 +186,20 @@ def token_logps(hidden: Tensor, head: Head, labels: Tensor, chunk_size: int = CH
         return logits.gather(-1, ids[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
     return _by_chunks(chunk, (hidden, labels), chunk_size, min_calls)
+
+
+def log_sum_squares(hidden: Tensor, head: Head, chunk_size: int = CHUNK_SIZE, min_calls: int = 0) -> Tensor:
+    """log sum_v p(v)^2 of each token's distribution [N], in nats, without gradient: the expected probability of a token sampled there.
+
+    Arguments and chunks as in `token_logps`.
+    """
+    logits_of = _in_float32(head)
+
+    def chunk(rows: Tensor) -> Tensor:
+        return (2 * F.log_softmax(logits_of(rows), dim=-1)).logsumexp(-1)
+
+    with torch.no_grad():
+        return _by_chunks(chunk, (hidden,), chunk_size, min_calls)
 
 
 def forward_kl(

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import functools
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,12 +13,20 @@ from torch import nn
 
 from vidalign.config.run import ModelConfig
 from vidalign.config.training import TrainConfig
-from vidalign.errors import ConfigError
 from vidalign.model import families, sequence_parallel, shared_prefix, vision_features
+from vidalign.model.adapters import add_adapter
 from vidalign.model.batch import IGNORED
 from vidalign.model.head import compute_in_float32, finish_of, finished_logits
 from vidalign.model.loading import explained, load, read_config, trainable_class
-from vidalign.model.logps import CHUNK_SIZE, at_least_float32, forward_kl, num_chunks, pad_to_mask, token_logps
+from vidalign.model.logps import (
+    CHUNK_SIZE,
+    at_least_float32,
+    forward_kl,
+    log_sum_squares,
+    num_chunks,
+    pad_to_mask,
+    token_logps,
+)
 from vidalign.model.positions import correct_positions
 from vidalign.model.sequence_parallel import Shards
 from vidalign.model.videos import correct_videos
@@ -81,56 +88,6 @@ def set_trainable(model: nn.Module, *, vision_tower: bool, projector: bool) -> N
         parameter.requires_grad_(trained[part_of[name]])
 
 
-def adapter_targets(model: nn.Module, wanted: Sequence[str] | None = None) -> dict[str, nn.Linear]:
-    """The linear layers of the language model by name, without its output layer; those whose last part is `wanted`, or all.
-
-    Raises:
-        ModelError: the vision tower cannot be told apart (`vidalign.model.families.parts`).
-        ConfigError: no layer has one of the wanted names.
-    """
-    families.parts(model)
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    inside = set(families.decoder(model).modules())
-    found = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module in inside and module is not head
-    }
-    if wanted is None:
-        return found
-    by_last: dict[str, dict[str, nn.Linear]] = {}
-    for name, module in found.items():
-        by_last.setdefault(name.rpartition(".")[2], {})[name] = module
-    if unknown := [name for name in wanted if name not in by_last]:
-        raise ConfigError(
-            f"train.lora.targets names {', '.join(unknown)}, which no linear layer of the language model is called; choose of "
-            f"{', '.join(sorted(by_last))}"
-        )
-    return {name: module for last in wanted for name, module in by_last[last].items()}
-
-
-def add_adapter(model: nn.Module, config: TrainConfig) -> nn.Module:
-    """Wrap the language model's linear layers with LoRA (peft); all other weights are frozen."""
-    import peft
-
-    assert config.lora is not None
-    lora = peft.LoraConfig(
-        r=config.lora.rank,
-        lora_alpha=config.lora.alpha,
-        lora_dropout=config.lora.dropout,
-        target_modules=list(adapter_targets(model, config.lora.targets)),
-        bias="none",
-    )
-    # peft 0.21 takes the names of linear layers beside experts for those of experts, and moves their adapters onto the experts. It
-    # goes by the type of the model.
-    config_of_model: Any = model.config
-    config_of_model.model_type = ""
-    try:
-        return peft.get_peft_model(model, lora)  # type: ignore[arg-type]
-    finally:
-        del config_of_model.model_type
-
-
 def prepare_training(model: nn.Module, config: TrainConfig) -> nn.Module:
     """Freeze, adapt and checkpoint a model as `train` says; a vision tower that is frozen whole keeps nothing for gradients."""
     if config.lora is not None:
@@ -168,6 +125,7 @@ class ResponseScorer(nn.Module):
         compares: keep what a full-vocabulary KL to the present weights needs: a frozen copy of the output layer, unless that is
             frozen anyway (LoRA). The rest of the reference is its final hidden states, computed before training.
         float32_head: see `vidalign.model.head`.
+        squares: also return `log_sum_squares` of the response tokens, which costs one more product with the output layer.
         shards: the ranks that share each packed row; then all of them call this at the same time, with the same batch.
     """
 
@@ -178,11 +136,12 @@ class ResponseScorer(nn.Module):
         packed: bool = False,
         compares: bool = False,
         float32_head: bool = False,
+        squares: bool = False,
         chunk_size: int = CHUNK_SIZE,
         shards: Shards | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.shards = model, shards
+        self.model, self.shards, self.squares = model, shards, squares
         if float32_head:
             compute_in_float32(self._head())
         self._finished = functools.partial(finished_logits, finish=finish_of(unwrapped(self.model)))
@@ -203,7 +162,7 @@ class ResponseScorer(nn.Module):
         reference_hidden: torch.Tensor | None = None,
         sources: torch.Tensor | None = None,
         min_calls: tuple[int, int] = (0, 0),
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    ) -> tuple[Any, ...]:
         """Log-probs of the responses and, if `reference_hidden` is given, KL(reference || policy) of the first rows.
 
         Args:
@@ -214,6 +173,7 @@ class ResponseScorer(nn.Module):
         Returns:
             [R, T] float32 log-probs, 0 outside the response; the KL [R] in nats, summed over each response's tokens and 0 for
             rows that `reference_hidden` does not cover, or None without it; and the final hidden states [N, D], see `hidden`.
+            With `squares`, also `log_sum_squares` [R, T].
         """
         if self.shards is not None:
             assert sources is not None
@@ -221,12 +181,13 @@ class ResponseScorer(nn.Module):
         mask = labels != IGNORED
         hidden = self.hidden(inputs, labels, sources)
         logps = pad_to_mask(self.score(hidden, labels[mask], min_calls[0]), mask)
+        squares = [pad_to_mask(self._squares(hidden, min_calls[0]), mask)] if self.squares else []
         if reference_hidden is None:
-            return logps, None, hidden
+            return logps, None, hidden, *squares
         count = len(reference_hidden)
         kl = self._kl(hidden[:count], reference_hidden, min_calls[1])
         uncovered = kl.new_zeros(len(hidden) - count)
-        return logps, pad_to_mask(torch.cat([kl, uncovered]), mask).sum(-1), hidden
+        return logps, pad_to_mask(torch.cat([kl, uncovered]), mask).sum(-1), hidden, *squares
 
     def _forward_share(
         self,
@@ -236,7 +197,7 @@ class ResponseScorer(nn.Module):
         reference_hidden: torch.Tensor | None,
         sources: torch.Tensor,
         min_calls: tuple[int, int],
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    ) -> tuple[Any, ...]:
         """What `forward` returns, computed by each rank for the response tokens in its share of the row. Collective."""
         mask = labels != IGNORED
         states = self._states(inputs)[0]  # [T of a share, D]
@@ -246,13 +207,20 @@ class ResponseScorer(nn.Module):
         logps = self.score(hidden, labels[mask][is_own], min_calls[0])
         logps = pad_to_mask(shards.joined(logps, is_own, states), mask)
         all_hidden = shards.joined(hidden.detach(), is_own, states.detach())
+        squares = []
+        if self.squares:
+            own = self._squares(hidden, min_calls[0])
+            squares = [pad_to_mask(shards.joined(own, is_own, states.detach()), mask)]
         if reference_hidden is None:
-            return logps, None, all_hidden
+            return logps, None, all_hidden, *squares
         covered = is_own[: len(reference_hidden)]
         kl = self._kl(hidden[: int(covered.sum())], reference_hidden[covered], min_calls[1])
         kl = shards.joined(kl, covered, states)
         uncovered = kl.new_zeros(len(is_own) - len(covered))
-        return logps, pad_to_mask(torch.cat([kl, uncovered]), mask).sum(-1), all_hidden
+        return logps, pad_to_mask(torch.cat([kl, uncovered]), mask).sum(-1), all_hidden, *squares
+
+    def _squares(self, hidden: torch.Tensor, min_calls: int) -> torch.Tensor:
+        return log_sum_squares(hidden, self._finished(self._head()), chunk_size=self.chunk_size, min_calls=min_calls)
 
     def _kl(self, hidden: torch.Tensor, reference_hidden: torch.Tensor, min_calls: int) -> torch.Tensor:
         return forward_kl(

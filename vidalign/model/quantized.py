@@ -20,7 +20,8 @@ from vidalign.config.run import ModelConfig
 from vidalign.config.training import TrainConfig
 from vidalign.errors import ConfigError
 from vidalign.model import loading
-from vidalign.model.policy import adapter_targets, corrected
+from vidalign.model.adapters import adapter_targets
+from vidalign.model.policy import corrected
 from vidalign.model.weights import unwrapped
 
 

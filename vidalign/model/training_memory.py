@@ -53,18 +53,18 @@ def count_parameters(model: Any, train: TrainConfig) -> ParameterCount:
 
     The model may be on the meta device (`vidalign.model.loading.outline`). Its `requires_grad` flags are changed.
     """
-    from vidalign.model import policy
+    from vidalign.model import adapters, policy
 
     total = sum(parameter.numel() for parameter in model.parameters())
     if train.lora is None:
         policy.set_trainable(model, vision_tower=train.train_vision_tower, projector=train.train_projector)
         trained = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
         return ParameterCount(total=total, trainable=sum(trained), largest=max(trained, default=0))
-    layers = policy.adapter_targets(model, train.lora.targets).values()
+    layers = adapters.adapter_targets(model, train.lora.targets).values()
     sides = [train.lora.rank * size for layer in layers for size in (layer.in_features, layer.out_features)]
     rounded = 0
     if train.lora.quantize is not None:
-        rounded = sum(layer.weight.numel() for layer in policy.adapter_targets(model).values())
+        rounded = sum(layer.weight.numel() for layer in adapters.adapter_targets(model).values())
     return ParameterCount(total=total + sum(sides), trainable=sum(sides), quantized=rounded, largest=max(sides))
 
 

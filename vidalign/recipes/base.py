@@ -72,7 +72,7 @@ class Recipe(Generic[ConfigT]):
     asks_policy: False if no response is sampled because the data already holds the pairs.
     reuses_groups: True if its responses are those of the group rounds just before, and nothing is sampled.
     judges_answers: True if the judge says how right a response is, so that its scores are compared with what rules say.
-    keeps_replays: True if `replays` uses earlier rounds.
+    keeps_replays: True if `replays` uses earlier rounds. needs_tokens: True if `token_ids` of responses decide something.
     kinds: the kinds of responses that it makes, see `vidalign.recipes.kinds`.
     """
 
@@ -93,6 +93,35 @@ class Recipe(Generic[ConfigT]):
     @property
     def keeps_replays(self) -> bool:
         """Whether responses of earlier rounds are used again."""
+        return False
+
+    @property
+    def num_prompts(self) -> int | None:
+        """How many of the rows a round asks about, the next ones in each; None if every round asks about all of them."""
+        return None
+
+    @property
+    def drop_solved(self) -> float:
+        """Share of the rows that earlier rounds' groups solved that a round passes over."""
+        return 0.0
+
+    @property
+    def refills(self) -> bool:
+        """Whether a round asks about further rows until `num_prompts` of them give something to learn from (`gives`)."""
+        return False
+
+    def gives(self, example: Example, responses: Sequence[Response]) -> bool:
+        """Whether an example's responses give something to learn from. Called only if `refills`."""
+        raise NotImplementedError
+
+    @property
+    def needs_other_clip(self) -> bool:
+        """Whether responses are made to the clips that rows name as `rejected_video`."""
+        return False
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether pairs or groups depend on how many tokens a response has, so that its `token_ids` must be read with it."""
         return False
 
     @property

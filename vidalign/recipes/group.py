@@ -5,7 +5,8 @@
     group      rewards of the n replies (`vidalign.recipes.rewards`), added up
 
 A reply that was cut off, in which the policy said a special token, or whose reward cannot be told keeps its place in its group but is
-neither in the mean nor learned from. A group with fewer than two others is dropped, under the most frequent of these reasons.
+neither in the mean nor learned from; with the reward "overlong", one that was cut off is. A group with fewer than two others is
+dropped, under the most frequent of these reasons.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from vidalign.config.degrading import PerturbConfig
 from vidalign.config.recipes import GroupRecipe
 from vidalign.data.reading import DataRow
 from vidalign.data.scorers import trust_by
+from vidalign.learning.advantages import is_uniform
 from vidalign.recipes import rewards
 from vidalign.recipes.base import Evidence, Recipe, responses_by_example, scores_by_example
 from vidalign.recipes.engine import Engine, Request
@@ -44,6 +46,27 @@ class Group(Recipe[GroupRecipe]):
 
     Config = GroupRecipe
     makes: ClassVar[Literal["pairs", "groups"]] = "groups"
+
+    @property
+    def needs_tokens(self) -> bool:
+        return self.config.asks_how_long
+
+    @property
+    def num_prompts(self) -> int | None:
+        return self.config.num_prompts
+
+    @property
+    def drop_solved(self) -> float:
+        return self.config.drop_solved
+
+    @property
+    def refills(self) -> bool:
+        return self.config.refill
+
+    def gives(self, example: Example, responses: Sequence[Response]) -> bool:
+        """Whether its replies make a group whose rewards differ."""
+        made = self._group(example, responses, Evidence())
+        return not isinstance(made, str) and not is_uniform(made.rewards)
 
     def respond(
         self, engine: Engine, examples: Sequence[Example], clips: Sequence[Shown], *, policy_version: str, seed: int
@@ -87,18 +110,25 @@ class Group(Recipe[GroupRecipe]):
     def judge_rows(self, examples: Sequence[Example], responses: Sequence[Response]) -> JudgeTask | None:
         if self.judge is None:
             return None
-        unclear = [r for r in responses if math.isnan(r.trust) and r.kind in KINDS_ASKED and not _why_not(r)]
+        unclear = [
+            r
+            for r in responses
+            if math.isnan(r.trust) and r.kind in KINDS_ASKED and not (is_cut(r) or _why_not(r, self.config))
+        ]
         return scoring_task(examples, unclear, set(KINDS_ASKED), self.judge)
 
     def group(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> ResponseGroup | str:
         """One group without its `tokens`, or why there is none: cut_by_length, special_token, not_scored, missing."""
-        config, example = self.config, row.example
+        return self._group(row.example, responses, evidence)
+
+    def _group(self, example: Example, responses: Sequence[Response], evidence: Evidence) -> ResponseGroup | str:
+        config = self.config
         made = {r.candidate: r for r in responses if r.kind == "plain"}
         replies = [made.get(candidate) for candidate in range(config.num_candidates)]
-        left_out = ["missing" if reply is None else _why_not(reply) for reply in replies]
-        texts = [None if reply is None or why else reply.text for reply, why in zip(replies, left_out, strict=True)]
-        shuffled = [r.text for r in responses if r.kind == "shuffled" and not _why_not(r)]
-        parts = rewards.parts_of(texts, shuffled, example, config, evidence.judgements)
+        left_out = ["missing" if reply is None else _why_not(reply, config) for reply in replies]
+        said = [None if reply is None or why else _said(reply) for reply, why in zip(replies, left_out, strict=True)]
+        shuffled = [_said(r) for r in responses if r.kind == "shuffled" and not _why_not(r, config)]
+        parts = rewards.parts_of(said, shuffled, example, config, evidence.judgements)
         values = rewards.totals(parts, config.rewards)
         for place, value in enumerate(values):
             if left_out[place]:
@@ -124,16 +154,23 @@ class Group(Recipe[GroupRecipe]):
 
     def describe(self) -> str:
         added = " + ".join(f"{weight:g} {name}" for name, weight in self.config.rewards.items())
-        return f"{super().describe()}, rewards {added}"
+        prompts_said = f", {self.config.num_prompts} prompts a round" if self.config.num_prompts else ""
+        return f"{super().describe()}, rewards {added}{prompts_said}{' that differ' if self.config.refill else ''}"
 
 
 def _shuffled(clip: Clip, seed: int) -> Clip:
     return perturb(clip, ANY_ORDER, np.random.default_rng(seed))
 
 
-def _why_not(reply: Response) -> str:
+def _said(reply: Response) -> rewards.Said:
+    return rewards.Said(text=reply.text, num_tokens=len(reply.token_ids), is_cut=is_cut(reply))
+
+
+def _why_not(reply: Response, config: GroupRecipe) -> str:
     """Why a reply is nothing to learn from, whatever its reward; empty where it is."""
-    return "cut_by_length" if is_cut(reply) else "special_token" if spells_special_token(reply) else ""
+    if is_cut(reply) and "overlong" not in config.rewards:
+        return "cut_by_length"
+    return "special_token" if spells_special_token(reply) else ""
 
 
 def make_groups(

@@ -37,6 +37,7 @@ KINDS: Mapping[str, Kind] = {
     "shuffled": Kind(side=None, label="shuffled frames", scored=False),
     "truth": Kind(side="truth", label="ground truth", scored=False),
     "rewritten": Kind(side="truth", label="rewritten ground truth"),
+    "bridged": Kind(side="truth", label="wrong response, corrected"),
     "differences": Kind(side=None, label="list of differences", scored=False),
     "caption": Kind(side=None, label="caption", scored=False),
 }

@@ -1,11 +1,13 @@
 """RRPO's data recipe (arXiv 2504.12083): the policy's own errors on a perturbed video, against the ground truth.
 
-    perturbed    question alone, perturbed video                        ─► n responses
+    perturbed    question alone, perturbed video or another clip        ─► n responses
     score        question alone, clean video                            ─► reward and trust; wrong responses by likelihood
     differences  question, truth and wrong response (rewrite: policy)   ─► "right phrase => wrong phrase", one per line
     rewritten    truth with only those phrases swapped in               ─► the rejected response, parallel to the truth
     score        truth and rewrite                                      ─► rewards
     pair         chosen = the ground truth; rejected = the wrong response that the policy finds likeliest, or its rewrite
+
+With `bridge`, a "bridged" response takes the place of the ground truth: the wrong one, corrected (`vidalign.recipes.bridging`).
 
 The steps from "differences" on are greedy. A rewrite that differs in phrases other than the listed ones cannot be used. Then the wrong
 response takes its place, if that differs from the truth in the listed phrases only, or else the next likeliest one is tried, up to
@@ -23,10 +25,11 @@ from typing import Any
 import numpy as np
 
 from vidalign import prompts
-from vidalign.config.recipes import RrpoRecipe
+from vidalign.config.rewriting import RrpoRecipe
 from vidalign.data.answers import AGREES
 from vidalign.data.reading import DataRow
 from vidalign.recipes.base import Asked, Evidence, Recipe, responses_by_example, scores_by_example
+from vidalign.recipes.bridging import bridge_rows, bridged_pair, why_not_bridged
 from vidalign.recipes.engine import Engine, Request
 from vidalign.recipes.judging import JudgeTask, scoring_task
 from vidalign.recipes.kinds import is_cut, spells_special_token
@@ -35,14 +38,19 @@ from vidalign.recipes.phrases import differing_marks, parse_differences
 from vidalign.recipes.rewriting import is_usable, rewrite_rows
 from vidalign.recipes.sampling import Chunk, unsampled
 from vidalign.types import Example, Judgement, PreferencePair, Response
+from vidalign.video.clip import Clip
 from vidalign.video.perturb import perturb
-from vidalign.video.scene import Shown, changed
+from vidalign.video.scene import Scene, Shown, changed
 
 
 class Rrpo(Recipe[RrpoRecipe]):
     """Wrong responses to a perturbed video against the ground truth, if configured rewritten to be parallel to it."""
 
     Config = RrpoRecipe
+
+    @property
+    def needs_other_clip(self) -> bool:
+        return self.config.shows == "rejected_video"
 
     def respond(
         self, engine: Engine, examples: Sequence[Example], clips: Sequence[Shown], *, policy_version: str, seed: int
@@ -52,23 +60,37 @@ class Rrpo(Recipe[RrpoRecipe]):
 
         def on_perturbed(row: int, candidate: int) -> Request:
             draw = chunk.request_seed(row, "perturbed", candidate)
-            rng = np.random.default_rng(draw)
             return Request(
                 prompt=prompts.fill(self.config.plain_prompt, question=examples[row].question),
-                clip=changed(clips[row], lambda clip: perturb(clip, self.config.perturb, rng)),
+                clip=self._seen(clips[row], draw),
                 seed=draw,
                 temperature=self.config.temperature,
                 top_p=self.config.top_p,
                 max_new_tokens=self.config.max_new_tokens,
             )
 
-        replies = chunk.sample("perturbed", self.config.num_candidates, on_perturbed)
+        slots = [
+            (row, candidate)
+            for row, clip in enumerate(clips)
+            if self.config.shows == "perturbed" or _other(clip) is not None
+            for candidate in range(self.config.num_candidates)
+        ]
+        replies = chunk.ask("perturbed", [(row, candidate, on_perturbed(row, candidate)) for row, candidate in slots])
         replies = chunk.score(replies, self.config.plain_prompt)
         truths = [unsampled(e.id, "truth", e.answer, policy_version=policy_version) for e in examples]
         rewrites = self._rewrites(chunk, replies) if self.config.rewrite == "policy" else []
-        rewritten = [r for r in rewrites if r.kind == "rewritten"]
+        if self.config.bridge == "policy":
+            rewrites = self._bridges(chunk, replies)
+        rewritten = [r for r in rewrites if r.kind in ("rewritten", "bridged")]
         scored = chunk.score([*truths, *rewritten], self.config.plain_prompt)
-        return [*replies, *scored, *(r for r in rewrites if r.kind != "rewritten")]
+        return [*replies, *scored, *(r for r in rewrites if r.kind == "differences")]
+
+    def _seen(self, what: Shown, seed: int) -> Shown:
+        """What the policy is shown to answer wrongly."""
+        if self.config.shows == "rejected_video" and (other := _other(what)) is not None:
+            return changed(what, lambda _: other)
+        rng = np.random.default_rng(seed)
+        return changed(what, lambda clip: perturb(clip, self.config.perturb, rng))
 
     def _rewrites(self, chunk: Chunk, replies: Sequence[Response]) -> list[Response]:
         """For each example, lists of differences and rewrites for its wrong responses, until one rewrite is usable."""
@@ -90,14 +112,35 @@ class Rrpo(Recipe[RrpoRecipe]):
             left = [(row, wrong) for row, wrong in left if row not in done]
         return made
 
+    def _bridges(self, chunk: Chunk, replies: Sequence[Response]) -> list[Response]:
+        """For each example, corrections of its wrong responses, until one can be chosen."""
+        by_example = responses_by_example(replies)
+        left = [(row, self.wrong_ones(e, by_example.get(e.id, []))) for row, e in enumerate(chunk.examples)]
+        made: list[Response] = []
+        for number in range(self.config.rewrite_tries):
+            left = [(row, wrong) for row, wrong in left if number < len(wrong)]
+            written = self._ask(chunk, [(row, wrong[number]) for row, wrong in left], "bridged")
+            made += written
+            left = [
+                (row, wrong)
+                for (row, wrong), r in zip(left, written, strict=True)
+                if why_not_bridged(chunk.examples[row], wrong[number], r, self.config)
+            ]
+        return made
+
     def _ask(self, chunk: Chunk, about: Sequence[tuple[int, Response]], kind: str) -> list[Response]:
         """One greedy reply about each (row, earlier response), which the prompt quotes."""
-        template = self.config.differences_prompt if kind == "differences" else self.config.rewrite_prompt
+        config = self.config
+        templates = {
+            "differences": config.differences_prompt,
+            "rewritten": config.rewrite_prompt,
+            "bridged": config.bridge_prompt,
+        }
         asked = []
         for row, earlier in about:
             example, quoted = chunk.examples[row], earlier.text.strip()
             request = Request(
-                prompt=prompts.fill(template, question=example.question, answer=example.answer, previous=quoted),
+                prompt=prompts.fill(templates[kind], question=example.question, answer=example.answer, previous=quoted),
                 clip=chunk.clips[row],
                 seed=chunk.request_seed(row, kind, earlier.candidate),
                 temperature=0.0,
@@ -115,8 +158,9 @@ class Rrpo(Recipe[RrpoRecipe]):
     def rewrite(
         self, examples: Sequence[Example], responses: Sequence[Response], judgements: Sequence[Judgement]
     ) -> JudgeTask | None:
-        """The judge's two steps for each example's likeliest wrong responses."""
-        if self.config.rewrite != "judge":
+        """The judge's two steps for each example's likeliest wrong responses, or its corrections of them."""
+        config = self.config
+        if "judge" not in (config.rewrite, config.bridge):
             return None
         scores, by_example = scores_by_example(judgements), responses_by_example(responses)
         rows = []
@@ -124,49 +168,49 @@ class Rrpo(Recipe[RrpoRecipe]):
             judged = scores.get(example.id, {})
             wrong = self.wrong_ones(example, self.trusted(by_example.get(example.id, []), judged), judged)
             if wrong:
-                row = {
-                    "example_id": example.id,
-                    "question": prompts.conversation(example),
-                    "answer": example.answer,
-                    "wrong": [
-                        {"candidate": r.candidate, "text": r.text.strip()} for r in wrong[: self.config.rewrite_tries]
-                    ],
-                }
+                row: dict[str, Any] = {"example_id": example.id, "question": prompts.conversation(example)}
+                row |= {"answer": example.answer} if config.bridge == "none" else {"example": example.to_row()}
+                row["wrong"] = [{"candidate": r.candidate, "text": r.text.strip()} for r in wrong[: config.rewrite_tries]]
                 rows.append(json.dumps(row, ensure_ascii=False))
-        asked_with = {
-            "differences_prompt": self.config.differences_prompt,
-            "rewrite_prompt": self.config.rewrite_prompt,
-        }
-        work = functools.partial(
-            rewrite_rows,
-            differences_prompt=self.config.differences_prompt,
-            rewrite_prompt=self.config.rewrite_prompt,
-        )
-        return JudgeTask(rows=rows, work=work, asked_with=asked_with)
+        if config.bridge == "judge":
+            correct = functools.partial(bridge_rows, bridge_prompt=config.bridge_prompt, recipe=config)
+            decides = {
+                "trust": str(config.trust),
+                "max_trust": str(config.max_trust),
+            }  # of how many responses of an example are tried
+            return JudgeTask(rows=rows, work=correct, asked_with={"bridge_prompt": config.bridge_prompt, **decides})
+        prompts_of = {"differences_prompt": config.differences_prompt, "rewrite_prompt": config.rewrite_prompt}
+        work: Any = functools.partial(rewrite_rows, **prompts_of)  # type: ignore[arg-type]
+        return JudgeTask(rows=rows, work=work, asked_with=prompts_of)
 
     def rewritten(self, rows: Sequence[Mapping[str, Any]]) -> list[Response]:
-        """A "differences" and a "rewritten" response for each row, if the judge wrote one."""
+        """A "differences" and a "rewritten" response for each row, or a "bridged" one, if the judge wrote one."""
         return [
             unsampled(row["example_id"], kind, row[kind], policy_version=row["judge"], candidate=row["candidate"])
             for row in rows
-            for kind in ("differences", "rewritten")
-            if row[kind].strip()
+            for kind in ("differences", "rewritten", "bridged")
+            if row.get(kind, "").strip()
         ]
 
     def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
         """One pair with the likeliest wrong response that can be used, or why there is none.
 
-        no_wrong_reply, trust_unclear (some replies may be right or wrong), cut_by_length, no_rewrite, rewrite_differs_elsewhere,
-        no_key_phrase: where several were tried, what was wrong with the first.
+        no_wrong_reply, no_other_clip (the row has none that was decoded), trust_unclear (some replies may be right or wrong),
+        cut_by_length, no_rewrite, rewrite_differs_elsewhere, no_key_phrase; with `bridge`, those of `why_no_bridge`: where several
+        were tried, what was wrong with the first.
         """
         example, config = row.example, self.config
         wrong = self.wrong_ones(example, responses, evidence.judgements)
         if not wrong:
             perturbed = [r for r in responses if r.kind == "perturbed"]
+            if not perturbed and config.shows == "rejected_video":
+                return "no_other_clip"
             if any(map(is_cut, perturbed)):
                 return "cut_by_length"
             unclear = config.wrong_by == "trust" and any(self._is_unclear(r, example) for r in perturbed if r.text.strip())
             return "trust_unclear" if unclear else "no_wrong_reply"
+        if config.bridge != "none":
+            return bridged_pair(example, wrong[: config.rewrite_tries], responses, config)
         tries = wrong[: 1 if config.rewrite == "none" else config.rewrite_tries]
         found = [self._rejected(example, each, responses) for each in tries]
         used = next((at for at, rejected in enumerate(found) if not isinstance(rejected, str)), None)
@@ -233,7 +277,9 @@ class Rrpo(Recipe[RrpoRecipe]):
     def asked(self, rows: Sequence[DataRow]) -> list[Asked]:
         plain, config, length = super().asked(rows), self.config, self.config.max_new_tokens
         steps = {"differences": config.differences_prompt, "rewrite": config.rewrite_prompt}
-        if config.rewrite != "policy":
+        if config.bridge == "policy":
+            steps = {"bridge": config.bridge_prompt}
+        elif config.rewrite != "policy":
             return plain
         examples = plain[0].examples
         return [
@@ -245,4 +291,10 @@ class Rrpo(Recipe[RrpoRecipe]):
         ]
 
     def describe(self) -> str:
-        return f"{super().describe()}, wrong by {self.config.wrong_by}, rewrite by {self.config.rewrite}"
+        bridge = "" if self.config.bridge == "none" else f", bridge by {self.config.bridge}"
+        return f"{super().describe()}, wrong by {self.config.wrong_by}, rewrite by {self.config.rewrite}{bridge}"
+
+
+def _other(what: Shown) -> Clip | None:
+    """The other clip of the row that this is of."""
+    return what.other if isinstance(what, Scene) else None

@@ -61,6 +61,10 @@ class Verified(Recipe[VerifiedRecipe]):
     reuses_groups = True
     judges_answers = False
 
+    @property
+    def needs_tokens(self) -> bool:
+        return True
+
     def judge_rows(self, examples: Sequence[Example], responses: Sequence[Response]) -> JudgeTask | None:
         """The reasoning of every accurate reply, without its answer. A reply without any has nothing to contradict."""
         by_id = {example.id: example for example in examples}

@@ -14,7 +14,7 @@ from vidalign.data.formats.fields import Fields, Notes, has_content
 from vidalign.data.shown import PLACE, PLACES
 from vidalign.errors import RowError
 
-_PROMPT = {"video", "videos", "images", "fps", "clip", "system", "turns", "question", "chosen", "rejected"}
+_PROMPT = {"video", "videos", "images", "fps", "clip", "system", "turns", "question", "chosen", "rejected", "rejected_video"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,10 @@ class Conversation:
 
 
 def conversation(row: Fields, notes: Notes) -> Conversation:
-    """The prompt of a row. Raises `RowError` for a clip, which no other format holds."""
+    """The prompt of a row. Raises `RowError` for a clip or another clip, which no other format holds."""
+    if has_content(row.get("rejected_video")):
+        fix = "leave the field out, or leave the row out with --skip-errors"
+        raise RowError("rejected_video", "is of a pair over videos, which other projects' rows cannot hold", fix)
     forms = [video if isinstance(video, dict) else {"video": video} for video in row.get("videos", ())]
     if has_content(row.get("video")):
         forms = [{name: row[name] for name in ("video", "fps", "clip") if has_content(row.get(name))}]

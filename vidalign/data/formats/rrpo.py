@@ -107,7 +107,7 @@ def _without_marks(masked: str, field: str) -> tuple[str, list[tuple[int, int]]]
 
 def from_row(row: Fields, notes: Notes) -> Fields:
     """A vidalign pair as a row of RRPO's authors. Raises `RowError` if a response already contains their tags."""
-    for name in ("turns", "videos", "images", "clip"):
+    for name in ("turns", "videos", "images", "clip", "rejected_video"):
         if has_content(row.get(name)):
             why = "is part of the prompt, which RRPO's rows cannot hold"
             raise RowError(name, why, "export to another format, or leave the row out with --skip-errors")

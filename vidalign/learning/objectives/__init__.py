@@ -19,6 +19,7 @@ from vidalign.learning.objectives.dpo import CDPO, DPO, IPO, RDPO, RPO
 from vidalign.learning.objectives.expo import EXPO
 from vidalign.learning.objectives.groups import DAPO, GRPO, GSPO, DrGRPO
 from vidalign.learning.objectives.leanpo import LeanPO, SimPO
+from vidalign.learning.objectives.mpo import MPO
 from vidalign.learning.objectives.orpo import ORPO
 from vidalign.learning.objectives.rrpo import RRPO
 from vidalign.learning.objectives.sft import SFT
@@ -35,6 +36,7 @@ OBJECTIVES: dict[str, type[AnyObjective]] = {
     "rdpo": RDPO,
     "ipo": IPO,
     "rpo": RPO,
+    "mpo": MPO,
     "alpha_dpo": AlphaDPO,
     "orpo": ORPO,
     "sppo": SPPO,

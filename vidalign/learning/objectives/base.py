@@ -11,8 +11,8 @@ the same denominators to every micro-batch of a step:
 * plain `backward()` per micro-batch (gradients add up): `num_pairs` and `num_chosen_tokens` are the totals of the step;
 * an engine that averages over A accumulation steps and W ranks (DeepSpeed): the totals divided by A * W.
 
-State. Only `alpha_dpo` keeps a running statistic: a plain dict of floats, stored in checkpoints. Pass `state` to every call; add
-up `Loss.statistics` over the micro-batches and ranks of a step; after the step, but never in evaluation, set
+State. Only `alpha_dpo` and `mpo` keep a running statistic: a plain dict of floats, stored in checkpoints. Pass `state` to every call;
+add up `Loss.statistics` over the micro-batches and ranks of a step; after the step, but never in evaluation, set
 `state = objective.next_state(state, statistics)`. For all other objectives both dicts are empty.
 """
 
@@ -23,10 +23,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
+import torch
 from torch import Tensor
 
 from vidalign.errors import ConfigError
-from vidalign.model.logps import PairLogps
+from vidalign.model.logps import PairLogps, at_least_float32, masked_sum
 
 _RULES = {
     "gt": ("greater than", lambda value, bound: value > bound),
@@ -105,6 +106,11 @@ class AnyObjective:
         """Whether `chosen_kl` is required; it may depend on the parameters."""
         return False
 
+    @property
+    def needs_squares(self) -> bool:
+        """Whether `chosen_squares` and `rejected_squares` are required; it may depend on the parameters."""
+        return False
+
     def next_state(self, state: Mapping[str, float], statistics: Mapping[str, Tensor]) -> dict[str, float]:
         """The state after an optimizer step, from the sum of `Loss.statistics` over the step's global batch."""
         return dict(state)
@@ -116,9 +122,26 @@ class AnyObjective:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective(AnyObjective):
-    """Base of objectives on pairs. `sft_weight` adds that multiple of the cross-entropy on the chosen response (a token mean)."""
+    """Base of objectives on pairs. `sft_weight` adds that multiple of the cross-entropy on the chosen response (a token mean).
+
+    With `weigh_stale` (WPO, arXiv 2406.11827, eq. 2, in TRL's form), the preference term of each pair is weighted by how likely its
+    two responses are to the policy as it is now, beside what it would sample itself: min(1, exp(a_w + a_l)), a = mean over the
+    response of logp_t - log sum_v p(v)^2, without gradient. Pairs of an older policy then count less.
+    """
 
     sft_weight: float = param(0.0, ge=0)
+    weigh_stale: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weigh_stale and not self.needs_rejected:
+            raise ConfigError(
+                f"objective.params.weigh_stale weighs preferences, and objective.name={self.name} has none; leave it out"
+            )
+
+    @property
+    def needs_squares(self) -> bool:
+        return self.weigh_stale
 
     def preference(self, policy: PairLogps, reference: PairLogps | None, state: Mapping[str, float]) -> Preference:
         """Loss and rewards of each pair, without the SFT term. `reference` is set if `needs_reference`."""
@@ -148,12 +171,16 @@ class Objective(AnyObjective):
         result = self.preference(policy, reference, state or {})
         own_tokens = policy.chosen_mask.sum()
         negative_ll = -policy.chosen_sum.sum()
-        value = result.losses.sum() / (policy.num_pairs if num_pairs is None else num_pairs)
+        losses, weights = result.losses, {}
+        if self.weigh_stale:
+            weight = pair_weights(policy)
+            losses, weights = losses * weight, {"weight": weight.mean()}
+        value = losses.sum() / (policy.num_pairs if num_pairs is None else num_pairs)
         if self.sft_weight:
             tokens = own_tokens.clamp(min=1) if num_chosen_tokens is None else num_chosen_tokens
             value = value + self.sft_weight * negative_ll / tokens
         metrics = {
-            "preference_loss": result.losses.mean(),
+            "preference_loss": losses.mean(),
             "sft_loss": negative_ll / own_tokens.clamp(min=1),
             "chosen_reward": result.chosen_reward.mean(),
             "chosen_logp": policy.chosen_avg.mean(),
@@ -165,9 +192,23 @@ class Objective(AnyObjective):
                 "accuracy": (result.chosen_reward > result.rejected_reward).float().mean(),
                 "rejected_logp": policy.rejected_avg.mean(),
             }
-        metrics |= result.metrics
+        metrics |= result.metrics | weights
         detached = {name: metric.detach() for name, metric in metrics.items()}
         return Loss(value, detached, {name: sums.detach() for name, sums in result.statistics.items()})
+
+
+def pair_weights(policy: PairLogps) -> Tensor:
+    """How likely both responses of each pair are beside what the policy would sample itself, at most 1 [B]; see `Objective`."""
+    assert policy.chosen_squares is not None
+    assert policy.rejected_squares is not None
+    total = torch.zeros_like(policy.chosen_avg)
+    for logps, squares, mask in (
+        (policy.chosen, policy.chosen_squares, policy.chosen_mask),
+        (policy.rejected, policy.rejected_squares, policy.rejected_mask),
+    ):
+        gaps = masked_sum(at_least_float32(logps.detach()) - at_least_float32(squares.detach()), mask)
+        total = total + gaps / mask.sum(-1).clamp(min=1)
+    return total.detach().exp().clamp(max=1.0)
 
 
 def _typed(objective: str, name: str, value: Any, kind: Any) -> Any:

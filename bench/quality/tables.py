@@ -1,0 +1,55 @@
+"""Tables of means over seeds, as the pages of this folder print them."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bench.intervals import interval
+from bench.quality.run import Job
+from vidalign import files
+
+Rows = list[dict[str, Any]]
+
+
+def finished(root: pathlib.Path, arm: str, rate: float | None) -> Rows:
+    """The held-out results of an arm at a learning rate, by seed."""
+    if rate is None:
+        return []
+    paths = sorted(Job(arm, 0, rate).folder(root).parent.glob("*/result.json"), key=lambda path: int(path.parent.name))
+    return [row for path in paths if (row := files.read_json(path))["split"] == "heldout"]
+
+
+def cell(values: Sequence[float], scale: float = 1.0, digits: int = 1) -> str:
+    """Mean and half of its 95 % interval."""
+    mean, half = interval([scale * value for value in values])
+    return f"{mean:.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    return [f"| {' | '.join(header)} |", "|" + "---|" * len(header), *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def column(rows: Rows, read: Callable[[dict[str, Any]], float], scale: float = 1.0, digits: int = 1) -> str:
+    """The cell of what is read off each row."""
+    return cell([read(row) for row in rows], scale, digits)
+
+
+def at(*path: str) -> Callable[[dict[str, Any]], float]:
+    """Reads what is at a path of names in a row."""
+
+    def read(row: dict[str, Any]) -> float:
+        found: Any = row
+        for name in path:
+            found = found[name]
+        return float(found)
+
+    return read
+
+
+def change(side: str) -> Callable[[dict[str, Any]], float]:
+    """Reads by how much the mean log-likelihood of a side changed from the first to the last step."""
+    return lambda row: row["end"][f"{side}_logp"] - row["start"][f"{side}_logp"]

@@ -1,0 +1,148 @@
+"""The comparison of methods: which rate is chosen, what an arm does to pairs, and what the page of the events task says."""
+
+import math
+import types
+
+import pytest
+
+from bench.quality import edits, events_page, events_pairs
+from bench.quality.arms import BASE
+from bench.quality.data import Data, base_folder
+from bench.quality.events import EVENTS
+from bench.quality.events_figures import figures, with_true_answer
+from bench.quality.queue import Queue
+from bench.quality.run import Job
+from bench.quality.shapes import SHAPES
+from bench.quality.sweep import best_rate, is_swept, missing_rates, tried
+from vidalign import files
+from vidalign.types import Example, PreferencePair
+
+TRUE = "First a small red circle moves left, then a large blue cross moves up, and finally a small green square moves right."
+SLIP = TRUE.replace("red", "blue")  # one phrase of three is wrong
+SHORT = "First a small red circle moves left, and finally a large blue cross moves up."
+
+
+def example(name="a", answer=TRUE, question="What happens in the video?", category="happened"):
+    return Example(id=name, video="v", question=question, answer=answer, caption=TRUE, category=category)
+
+
+def pair(name="a", chosen=TRUE, rejected=SLIP, **fields):
+    known = {"video": "v", "question": "What happens in the video?", "answer": TRUE, "chosen_trust": 1.0}
+    return PreferencePair(id=name, example_id=name, chosen=chosen, rejected=rejected, **{**known, **fields})
+
+
+def record(root, task, method, figures_by_rate):
+    for rate, values in figures_by_rate.items():
+        for seed, value in zip(task.dev_seeds, values, strict=True):
+            files.write_json(Job(method, seed, rate, "dev").folder(root) / "result.json", {task.figure: value})
+
+
+def test_the_best_rate_is_taken_and_of_equals_the_lowest(tmp_path):
+    for rate, accuracy in zip(SHAPES.rates, (0.5, 0.7, 0.7, 0.6), strict=True):
+        assert not is_swept(SHAPES, tmp_path, "DPO")
+        record(tmp_path, SHAPES, "DPO", {rate: [accuracy]})
+    assert is_swept(SHAPES, tmp_path, "DPO")
+    assert best_rate(SHAPES, tmp_path, "DPO") == SHAPES.rates[1]
+
+
+def test_a_rate_counts_with_all_of_its_dev_seeds_and_by_their_mean(tmp_path):
+    low, high = EVENTS.rates
+    record(tmp_path, EVENTS, "DPO", {low: (0.6, 0.6), high: (0.9, 0.4)})
+    assert best_rate(EVENTS, tmp_path, "DPO") == high
+    (Job("DPO", EVENTS.dev_seeds[0], high, "dev").folder(tmp_path) / "result.json").unlink()
+    assert list(tried(EVENTS, tmp_path, "DPO")) == [low]
+    assert missing_rates(EVENTS, tmp_path, "DPO") == [high]
+
+
+def test_a_method_tries_rates_until_its_best_has_neighbours_on_both_sides(tmp_path):
+    assert missing_rates(EVENTS, tmp_path, "DPO") == [1e-4, 3e-4]
+    record(tmp_path, EVENTS, "DPO", {1e-4: (0.6,) * 2, 3e-4: (0.5,) * 2})
+    assert missing_rates(EVENTS, tmp_path, "DPO") == [3e-5]
+    record(tmp_path, EVENTS, "DPO", {3e-5: (0.7,) * 2})
+    assert missing_rates(EVENTS, tmp_path, "DPO") == [1e-5]
+    assert not is_swept(EVENTS, tmp_path, "DPO")
+    record(tmp_path, EVENTS, "DPO", {1e-5: (0.6,) * 2})
+    assert is_swept(EVENTS, tmp_path, "DPO")
+    assert best_rate(EVENTS, tmp_path, "DPO") == 3e-5
+
+
+def test_a_finished_run_is_not_run_again_and_nothing_is_started_too_late(tmp_path):
+    job = Job("DPO", 0, 1e-4)
+    files.write_json(job.folder(tmp_path) / "result.json", {"f1": 0.5})
+    Queue(EVENTS, tmp_path, 1, -math.inf).run([job])
+    with pytest.raises(SystemExit):
+        Queue(EVENTS, tmp_path, 1, -math.inf).run([job, Job("SFT", 0, 1e-4)])
+    assert job.result(tmp_path) == {"f1": 0.5}
+    assert not Job("SFT", 0, 1e-4).folder(tmp_path).exists()
+
+
+def test_runs_of_the_base_are_apart_by_split_and_others_by_rate_and_seed(tmp_path):
+    jobs = [Job(BASE), Job(BASE, split="dev"), Job("DPO", 0, 1e-4), Job("DPO", 1, 1e-4), Job("DPO", 1, 3e-4)]
+    assert len({job.folder(tmp_path) for job in jobs}) == len(jobs)
+
+
+def test_edits_change_one_side_and_its_marks():
+    made = [pair("a", answer=SHORT, chosen_marks=((0, 3),))]
+    [edited] = edits.answers_as_winners(None, made)
+    assert (edited.chosen, edited.chosen_marks, edited.rejected) == (SHORT, (), SLIP)
+    [marked] = edits.everything_marked(None, made)
+    assert (marked.chosen_marks, marked.rejected_marks) == (((0, len(TRUE)),), ((0, len(SLIP)),))
+
+
+def test_plain_answers_become_losers_where_they_agree_less_with_the_hint(tmp_path):
+    rows = {"train": [types.SimpleNamespace(example=example(name)) for name in "abc"]}
+    data = Data(EVENTS, tmp_path, rows, {})
+    files.write_json(base_folder(tmp_path, "train") / "result.json", {"replies": [SHORT, TRUE, "Hm."]})
+    made = [pair(name, rejected_marks=((0, 3),)) for name in "abc"]
+    first, *others = edits.plain_losers(data, made)
+    assert (first.rejected, first.rejected_marks, first.chosen) == (SHORT, (), TRUE)
+    assert 0.7 < first.rejected_trust < 0.9
+    assert others == made[1:]  # one agrees as much as its winner, and of the other nothing is known
+
+
+def test_an_erring_judge_swaps_a_share_of_the_pairs_always_the_same():
+    made = [pair(str(number), rejected_marks=((1, 2),)) for number in range(400)]
+    edited = edits.Flipped(0.25)(None, made)
+    flipped = [one for one, other in zip(edited, made, strict=True) if one != other]
+    assert 75 < len(flipped) < 125
+    assert {(p.chosen, p.rejected, p.rejected_trust, p.chosen_marks) for p in flipped} == {(SLIP, TRUE, 1.0, ((1, 2),))}
+    assert edited == edits.Flipped(0.25)(None, made)
+    assert edits.Flipped(0.0)(None, made) == made
+    assert edits.swapped(edits.swapped(flipped[0])) == flipped[0]
+
+
+def test_training_rows_are_scored_by_what_happened_and_not_by_their_hint():
+    row = example(answer="First a small blue circle moves left, so one thing is blue.", question="How many things are blue?")
+    assert with_true_answer(row).answer.startswith("First a small red circle moves left, then")
+    assert with_true_answer(row).answer.endswith("so one thing is blue.")
+    table = figures([TRUE, SLIP], [example("a"), example("b", answer=SLIP)])
+    assert table["right"] == 0.5
+    assert table["f1"] == pytest.approx(5 / 6, abs=1e-3)
+    assert table["f1_by_category"] == {"happened": table["f1"]}
+
+
+def test_pairs_are_compared_with_the_hints_and_with_the_plain_answers():
+    examples = [example("a", answer=SHORT), example("b"), example("c")]
+    pairs = [pair("a", answer=SHORT, chosen=TRUE, rejected=SLIP), pair("b", chosen=SLIP, rejected=TRUE)]
+    found = events_pairs.compared(pairs, examples, [SLIP, SLIP, "unused"])
+    assert found["chosen to rejected"] == {"better": 0.5, "equal": 0.0, "worse": 0.5}
+    assert found["chosen to plain"] == {"better": 0.5, "equal": 0.5, "worse": 0.0}
+    assert found["chosen to hint"] == {"better": 0.5, "equal": 0.0, "worse": 0.5}
+    assert found["chosen"]["right"] == 0.5
+    assert found["hint"]["right"] == 0.5
+    assert found["plain"]["right"] == 0.0
+    assert found["chosen equals hint"] == 0.0
+
+
+def test_a_difference_is_paired_by_seed_and_its_verdict_is_of_its_interval():
+    arms = {
+        "one": [{"seed": 0, "f1": 0.5}, {"seed": 1, "f1": 0.7}, {"seed": 2, "f1": 0.6}],
+        "other": [{"seed": 1, "f1": 0.6}, {"seed": 0, "f1": 0.4}],
+    }
+    base = {"f1": 0.4}
+    assert events_page.difference(base, arms, "one", "other") == pytest.approx([10, 10])
+    assert events_page.difference(base, arms, "one", BASE) == pytest.approx([10, 30, 20])
+    assert events_page.verdict([10, 10.1, 9.9]) == "higher"
+    assert events_page.verdict([-10, -10.1, -9.9]) == "lower"
+    assert events_page.verdict([10, -10, 5]) == "not told apart"
+    assert events_page.verdict([10]) == "one seed tells nothing"
