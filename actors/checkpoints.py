@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import pathlib
+import shutil
 import time
 import zipfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from vidalign import files
+from vidalign import files, mirror, stored
 
 if TYPE_CHECKING:
     from actors.rank import Rank
     from vidalign.config.training import TrainConfig
 
+DRAFTS = ".checkpoints"  # on a node's own disk, of a training whose checkpoints are in a store
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of the checkpoints that there are
 
 
@@ -43,20 +46,51 @@ class Checkpoints:
     def write(self, state: dict[str, Any], report: Callable[..., None], *, num_steps: int) -> None:
         """Write and report a checkpoint from which a training continues exactly. Collective.
 
-        It is written where Ray Train keeps checkpoints, so that none of its many gigabytes is copied.
+        It is written where Ray Train keeps checkpoints, so that none of its many gigabytes is copied. Where that is a store, each node
+        writes its ranks' share on its own disk, and puts it.
         """
+        import ray.train
         from ray.train import Checkpoint, CheckpointUploadMode
 
         name = f"step-{state['step_index']:06d}-{self._rank.largest(time.time_ns() // 1_000_000)}"
         folder = self._folder / name
-        self._rank.save(folder, state)
+        if stored.of(folder) is None:
+            self._rank.save(folder, state)
+            checkpoint = Checkpoint(str(folder))
+        else:
+            self._save_in_store(folder, state)
+            kept = ray.train.get_context().get_storage()
+            checkpoint = Checkpoint(f"{kept.experiment_fs_path}/{name}", kept.storage_filesystem)
         report(
             {"step": state["step_index"], "num_steps": num_steps},
-            checkpoint=Checkpoint(str(folder)) if self._rank.is_first else None,
+            checkpoint=checkpoint if self._rank.is_first else None,
             checkpoint_dir_name=name,
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
         self._saved_at = time.monotonic()
+
+    def _save_in_store(self, folder: pathlib.Path, state: dict[str, Any]) -> None:
+        """Collective; returns once the shares of all nodes are in the store."""
+        import ray.train
+
+        drafts = folder.parents[1] / DRAFTS
+        draft = drafts / folder.name
+        draft.mkdir(parents=True, exist_ok=True)
+        self._rank.save(draft, state)
+        if ray.train.get_context().get_local_rank() == 0:
+            mirror.put_files(folder, draft)
+            shutil.rmtree(drafts, ignore_errors=True)  # also those of a rank that was killed
+        self._rank.wait()
+
+
+def leads_here(checkpoint: Any) -> bool | None:
+    """Whether this rank writes for the others of its node into a checkpoint that was fetched; None for one that all ranks share."""
+    import ray.train
+    from pyarrow.fs import LocalFileSystem
+
+    if isinstance(getattr(checkpoint, "filesystem", None), LocalFileSystem | None):
+        return None
+    return ray.train.get_context().get_local_rank() == 0
 
 
 def is_whole(checkpoint: pathlib.Path) -> bool:
@@ -70,15 +104,19 @@ def leave_out_torn(folder: pathlib.Path, warn: Callable[[str], None]) -> None:
 
     Without any that is whole it begins anew: its order of groups depends on the seed alone, so the result is the same.
     """
-    path = folder / SNAPSHOT
+    path, place = mirror.fetched(folder / SNAPSHOT), stored.of(folder)
     if not path.is_file():
         return
+    there = None if place is None else stored.listing(place)  # a store has a file whole or not at all
     rows: list[Any] = [None]
     whole: list[Any] = []
     try:
         listed = json.loads(path.read_bytes())
         rows = list(zip(listed["checkpoint_results"], listed["checkpoint_report_indices"], strict=True))
-        whole = [row for row in rows if is_whole(folder / row[0]["checkpoint_dir_name"])]
+        for row in rows:
+            name = row[0]["checkpoint_dir_name"]
+            if is_whole(folder / name) if there is None else fnmatch.filter(there, f"{name}/state/*.pt"):
+                whole.append(row)
     except (ValueError, KeyError, TypeError):  # the list itself is cut off
         pass
     if len(whole) == len(rows):
@@ -88,10 +126,12 @@ def leave_out_torn(folder: pathlib.Path, warn: Callable[[str], None]) -> None:
         results, indices = map(list, zip(*whole, strict=True))
         listed |= {"checkpoint_results": results, "checkpoint_report_indices": indices, "latest_checkpoint_result": newest}
         files.write_json(path, listed)
-        warn(f"the newest checkpoint in {folder} is cut off; the training continues from the one of step {step}")
+        warn(
+            f"the newest checkpoint in {stored.shown(folder)} is cut off; the training continues from the one of step {step}"
+        )
     else:
-        path.unlink()
-        warn(f"no checkpoint in {folder} is whole, as after a power failure; the training begins anew")
+        mirror.remove(path)
+        warn(f"no checkpoint in {stored.shown(folder)} is whole, as after a power failure; the training begins anew")
 
 
 def preemption_notice() -> tuple[str, ...] | None:

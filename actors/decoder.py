@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import ray.data
 
 from cluster.node_files import Missed, Passes, this_node
+from vidalign.stored import here
 from vidalign.types import DEADLINE_S, DEFAULT_BACKEND, Backend, Example, FrameSpec
 from vidalign.video import visuals
 from vidalign.video.decode_child import ChildDecoder, DecodedVideo
@@ -32,7 +34,7 @@ class Decoder:
         gone: Collection[str] = (),
     ) -> None:
         """`gone`: local names that the driver misses too. What else is missing here is this node's fault, see `missed`."""
-        self.child = ChildDecoder(spec, cache_dir, backend=backend, deadline_s=deadline_s)
+        self.child = ChildDecoder(spec, here(cache_dir), backend=backend, deadline_s=deadline_s)
         self._gone = frozenset(gone)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +132,7 @@ def decoded_videos(
             if row["missed"]:
                 missed.append(Missed.from_row(json.loads(row["missed"])))
             else:
-                yield DecodedVideo.from_row(row)
+                found = DecodedVideo.from_row(row)
+                yield dataclasses.replace(found, frames_path=here(found.frames_path))
         todo = [miss.video for miss in missed]
         passes.again(missed)

@@ -9,6 +9,7 @@ actor, so this file knows about engines but not about recipes.
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import json
 import pathlib
 import threading
@@ -25,9 +26,10 @@ from vidalign.config.run import ModelConfig
 from vidalign.model.clip_check import ClipCheck, quarantined
 from vidalign.model.folder import stage_model
 from vidalign.recipes.engine import Respond
+from vidalign.stored import here
 from vidalign.types import Example, Response
 from vidalign.video.frame_cache import load_clip
-from vidalign.video.scene import Shown, shown
+from vidalign.video.scene import Shown, scene_of, shown
 
 
 class Generator:
@@ -54,7 +56,7 @@ class Generator:
         reserved_tokens: int = 0,
     ) -> None:
         """`num_examples`: how many are answered at the same time; a chunk has as many."""
-        config = ModelConfig(**model)
+        config, path, parts = ModelConfig(**model), here(path), here(parts)
         starting = concurrent.futures.ThreadPoolExecutor(1)
         starts = EngineStarts(pathlib.Path(parts), actor_id())
 
@@ -88,13 +90,14 @@ class Generator:
             return {"chunk": int(row["chunk"]), "num_examples": 0, "missed": row["missed"]}
         starting = self._seconds_of_start()
         engine, takes = self._engine.result(), self._takes.result()
-        chunk, decoded = int(row["chunk"]), quarantined(json.loads(row["decoded"]), takes)
+        rows = [{**video, "frames_path": here(video["frames_path"])} for video in json.loads(row["decoded"])]
+        chunk, decoded = int(row["chunk"]), quarantined(rows, takes)
         frames = {video["video"]: video["frames_path"] for video in decoded if video["frames_path"]}
         asked = [Example.from_row(example) for example in json.loads(row["examples"])]
         examples = [example for example in asked if all(name in frames for name in example.context.visuals)]
         count = Answered(self._parts, chunk)
         answers = [
-            self._answering.submit(self._respond, engine, [example], [_shown(example, frames)]) for example in examples
+            self._answering.submit(self._respond, engine, [example], [shown_of(example, frames)]) for example in examples
         ]
         for answer in answers:
             answer.add_done_callback(count.one)
@@ -124,9 +127,12 @@ class Generator:
         return time.monotonic() - began
 
 
-def _shown(example: Example, frames: Mapping[str, str]) -> Shown:
-    """What an example shows, from the clips of its videos and images."""
-    return shown(example.context, tuple(load_clip(frames[name]) for name in example.context.visuals))
+def shown_of(example: Example, frames: Mapping[str, str]) -> Shown:
+    """What an example shows, from the clips of its videos and images, and its other clip, if it has one that could be decoded."""
+    scene = shown(example.context, tuple(load_clip(frames[name]) for name in example.context.visuals))
+    if example.rejected_video not in frames:
+        return scene
+    return dataclasses.replace(scene_of(scene), other=load_clip(frames[example.rejected_video]))
 
 
 def in_turns(answers: Sequence[Sequence[Response]]) -> list[Response]:

@@ -19,6 +19,7 @@ from vidalign.config.judging import JudgeConfig
 from vidalign.model.folder import stage_model
 from vidalign.recipes import judging
 from vidalign.recipes.judging import Chat, Work
+from vidalign.stored import here
 
 
 class Judge:
@@ -41,9 +42,9 @@ class Judge:
         """`model_path`: of a judge that is the policy, the run's `model.path`."""
         self._model_path = model_path
         self._config = JudgeConfig(**config)
-        self._parts = pathlib.Path(parts)
+        self._parts = pathlib.Path(here(parts))
         self._work = work
-        self._frames = frames or {}
+        self._frames = {name: here(path) for name, path in (frames or {}).items()}
         self._key = key
         self._limits = limits or {}
         self._chat: Chat | None = None
@@ -52,7 +53,8 @@ class Judge:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Columns: part (int), rows (JSON list of the task's rows)."""
         if self._chat is None:
-            stage_model(self._model_path, self._config.model or "")
+            found = stage_model(self._model_path, self._config.model or "")
+            self._config = self._config.model_copy(update={"model": found}) if found else self._config
             self._chat, model = open_chat(self._config, self._frames, self._limits, self._key)
             self._name = f"{self._config.kind}:{model}:{judging.prompt_version(self._config.prompt)}"
         rows = json.loads(row["rows"])

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from actors import sharding
-from actors.checkpoints import Checkpoints, preemption_notice
+from actors.checkpoints import Checkpoints, leads_here, preemption_notice
 from actors.metrics_log import MetricsLog
 from actors.monitor import Monitor
 from actors.rank import Rank, place_of
@@ -40,7 +40,6 @@ from vidalign.learning.sequences import TrainingGroup
 from vidalign.learning.views import view_of
 from vidalign.model import sequence_parallel, shared_prefix, vision_features
 from vidalign.model.checkpoint import export_policy
-from vidalign.model.folder import stage_model
 from vidalign.model.tensor_cache import TensorCache
 
 
@@ -59,8 +58,8 @@ class Learner:
 
     def __init__(self, job: TrainJob, device: torch.device) -> None:
         """Raises `ConfigError` if the objective consumes what training cannot give it."""
-        self.job, train = job, job.train
-        stage_model(job.model.path, job.policy_path)
+        self.job = job = job.staged()
+        train = job.train
         self.objective = objectives.build(job.objective.name, job.objective.params)
         self.objective_state: dict[str, float] = {}
         view = view_of(self.objective)
@@ -125,6 +124,8 @@ class Learner:
             self.train(report, notice)
         finally:
             self.renderer.close()
+        if self.log:
+            self.log.put()
         self._export()
 
     def train(self, report: Any, notice: Callable[[], Any] = lambda: None) -> None:
@@ -267,6 +268,8 @@ class Learner:
             "window": self.window,
             "objective_state": self.objective_state,
         }
+        if self.log:
+            self.log.put()
         self.checkpoints.write(state, report, num_steps=len(self.order))
 
     def restore(self, checkpoint: Any) -> None:
@@ -274,7 +277,7 @@ class Learner:
         if checkpoint is None:
             return
         with checkpoint.as_directory() as folder:
-            state = self.rank.load(folder)
+            state = self.rank.load(folder, leads=leads_here(checkpoint))
         self.step_index = state["step_index"]
         self.monitor.start = state["start"] | {"truth": state["start"]["truth"][: self.job.train.num_probed]}
         self.window = state["window"]

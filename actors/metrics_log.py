@@ -8,7 +8,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from vidalign import files
+from vidalign import files, mirror, stored
+from vidalign.line_log import LineLog
+
+PUT_EVERY_S = 5.0  # of the progress of a run in a store
 
 
 def whole_rows(text: str) -> list[dict[str, Any]]:
@@ -34,12 +37,16 @@ class MetricsLog:
         self._path = stage / "metrics.jsonl"
         self._started = time.monotonic()
         self._board: Any = None
+        self._lines = LineLog(self._path)
+        self._in_store, self._put_at = stored.of(stage) is not None, 0.0
 
     def rewind(self, step: int) -> None:
         """Remove what an interrupted run wrote after the checkpoint at `step`, and open the TensorBoard log."""
+        mirror.fetched(self._path)  # rank 0 may have been on another node
         rows = whole_rows(self._path.read_text(encoding="utf-8")) if self._path.is_file() else []
         kept = [row for row in rows if row["step"] <= step] if step else []
         files.write_text_atomic(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._lines = LineLog(self._path)
         if self._writes_board:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -55,17 +62,24 @@ class MetricsLog:
     def progress(self, phase: str, number: int, total: int, figures: Mapping[str, float] | None = None) -> None:
         """Say how far the "reference" (pairs) or "train" (optimizer steps) is, and with which figures."""
         row = json.dumps({"phase": phase, "step": number, "num_steps": total, "figures": figures or {}}).encode()
+        if self._in_store and time.monotonic() - self._put_at < PUT_EVERY_S:
+            return
+        self._put_at = time.monotonic()
         # Only people read it, so no step waits for the disk.
         files.write_bytes_atomic(self._stage / "progress.json", row, durable=False)
 
     def measurement(self, row: dict[str, Any]) -> None:
         """Append a row of figures to `metrics.jsonl`; it must have a "step"."""
         row = {**row, "seconds": time.monotonic() - self._started}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        self._lines.add(json.dumps(row))
         if not self._writes_board:
             return
         for name, value in row.items():
             if isinstance(value, float):
                 self._board.add_scalar(f"displacement/{name}", value, row["step"])
         self._board.flush()
+
+    def put(self) -> None:
+        """Have all that was recorded where the run is kept, if that is a store."""
+        self._lines.put()
+        mirror.put_loose(self._stage / "tensorboard")

@@ -147,7 +147,7 @@ class Rank:
         return int(value)
 
     def save(self, folder: str | pathlib.Path, state: dict[str, Any]) -> None:
-        """Write model, optimizer, scheduler and this rank's random state into a folder that all ranks share, with `state`."""
+        """Write model, optimizer, scheduler and this rank's random state into a folder that a node's ranks share, with `state`."""
         self._engine.save_checkpoint(str(folder), tag=TAG, client_state=state, exclude_frozen_parameters=True)
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
@@ -155,9 +155,12 @@ class Rank:
         write_tensors(self._random(folder), random)
         self.wait()
 
-    def load(self, folder: str | pathlib.Path) -> dict[str, Any]:
-        """Continue from what `save` wrote, of any number of ranks; returns its `state`. Collective."""
-        state = resharding.load(self._engine, pathlib.Path(folder), TAG)
+    def load(self, folder: str | pathlib.Path, *, leads: bool | None = None) -> dict[str, Any]:
+        """Continue from what `save` wrote, of any number of ranks; returns its `state`. Collective.
+
+        `leads`: whether this rank writes into the folder for those that share it; None: rank 0, for all.
+        """
+        state = resharding.load(self._engine, pathlib.Path(folder), TAG, leads=self.is_first if leads is None else leads)
         if self._random(folder).is_file():  # an older checkpoint has rank 0's in its state
             random = read_tensors(self._random(folder))
             torch.set_rng_state(random["cpu"])

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from vidalign import files
+from vidalign import files, mirror
 from vidalign.config.run import ModelConfig
 from vidalign.learning.ahead import Batches
 from vidalign.learning.batch_source import BatchSource
@@ -65,7 +65,8 @@ class Reference:
         from vidalign.model.rendering import cached_processor
 
         config = ModelConfig(**model)
-        stage_model(config.path, path)
+        path = stage_model(config.path, path)
+        pairs, frames, kept = (str(mirror.fetched(each)) for each in (pairs, frames, kept))
         self._device = torch.device("cuda" if use_gpu else "cpu")
         self._dtype = getattr(torch, config.dtype)
         policy = load_policy(config, path)

@@ -17,8 +17,10 @@ from vidalign.errors import ConfigError
 UNIVERSAL = "universal"
 
 
-def load(engine: Any, folder: pathlib.Path, tag: str) -> dict[str, Any]:
+def load(engine: Any, folder: pathlib.Path, tag: str, *, leads: bool) -> dict[str, Any]:
     """Continue an engine from what `save_checkpoint` wrote, on whatever number of ranks; returns its client state. Collective.
+
+    `leads`: on one rank of those that share the folder.
 
     For as long as this takes, a checkpoint of another number of ranks needs its size once more on disk.
 
@@ -34,7 +36,7 @@ def load(engine: Any, folder: pathlib.Path, tag: str) -> dict[str, Any]:
             f"the optimizer's states are on NVMe (train.deepspeed), of which each rank reads its own, and {folder} was written by "
             f"{written_by} ranks, not {dist.get_world_size()}; set train.num_workers to {written_by}"
         )
-    if dist.get_rank() == 0:
+    if leads:
         gather(folder / tag, folder / UNIVERSAL)
     dist.barrier()
     before, engine._config.load_universal_checkpoint = engine._config.load_universal_checkpoint, True
@@ -43,7 +45,7 @@ def load(engine: Any, folder: pathlib.Path, tag: str) -> dict[str, Any]:
     finally:
         engine._config.load_universal_checkpoint = before
     dist.barrier()
-    if dist.get_rank() == 0:
+    if leads:
         shutil.rmtree(folder / UNIVERSAL)
         (folder / "latest_universal").unlink(missing_ok=True)
     return state

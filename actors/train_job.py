@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from vidalign import mirror, stored
 from vidalign.config.run import ModelConfig, ObjectiveConfig
 from vidalign.config.training import TrainConfig
+from vidalign.model.folder import stage_model
 from vidalign.types import FrameSpec
 
 
@@ -40,6 +42,12 @@ class TrainJob:
     responses: str = ""
     tensorboard: bool = True
 
+    def staged(self) -> TrainJob:
+        """The job with all that it names on this node, where that is in a store. Raises as `vidalign.model.folder.stage_model`."""
+        for path in (self.pairs, self.responses, self.frames, self.probe, self.reference, self.doubt):
+            mirror.fetched(path)
+        return dataclasses.replace(self, policy_path=stage_model(self.model.path, self.policy_path))
+
     def to_dict(self) -> dict[str, Any]:
         """The job as JSON values."""
         row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -50,10 +58,13 @@ class TrainJob:
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> TrainJob:
-        """The job of a `to_dict`."""
+        """The job of a `to_dict`, with this node's paths."""
+        values: dict[str, Any] = {
+            name: stored.here(value) if isinstance(value, str) else value for name, value in row.items()
+        }
         return cls(
             **{
-                **row,
+                **values,
                 "model": ModelConfig(**row["model"]),
                 "train": TrainConfig(**row["train"]),
                 "objective": ObjectiveConfig(**row["objective"]),

@@ -3,7 +3,8 @@
     <folder>/lease/000007.json      {"id", "command", "user", "host", "machine", "pid", "started", "since", "beat", "ended"}
 
 Only the record with the highest number counts. A driver that takes the folder makes the next one, which fails if somebody else made
-it first; so the store needs to put an object that is not there yet, to list and to read, and neither locks nor renames.
+it first; so the store needs to put an object that is not there yet, to list and to read, and neither locks nor renames. In an object
+store not even that: see `cluster/lease_records.py`.
 
 No clock is compared with another. A holder on this machine is asked for by its process number and the time at which that process
 started. One elsewhere is watched: it is alive if its record changes, and gone if the record stayed the same for `STALE_S` of the
@@ -15,19 +16,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import getpass
-import json
 import os
 import pathlib
 import secrets
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from vidalign import files
-from vidalign.errors import ConfigError
+from cluster.lease_records import Records
+from vidalign import stored
+from vidalign.errors import ConfigError, DataError
 
 FOLDER = "lease"
 RENEW_S = 5.0
@@ -75,7 +75,7 @@ class Lease:
     ) -> None:
         self.owner = owner or this_process(command)
         self.is_lost = False
-        self.path = folder / FOLDER
+        self._number, self._records, self._shown = 0, Records(folder / FOLDER, _is_gone), stored.shown(folder)
         self._folder, self._on_loss, self._on_wait = folder, on_loss, on_wait
         self._renew_s, self._stale_s = renew_s, stale_s
         self._record: dict[str, Any] = {}
@@ -86,7 +86,7 @@ class Lease:
             self._take()
         except OSError as error:
             raise ConfigError(
-                f"{self._folder} cannot be written ({error.strerror}); free some space, or choose another run_dir"
+                f"{self._shown} cannot be written ({error.strerror}); free some space, or choose another run_dir"
             ) from error
         self._renewing = threading.Thread(target=self._renew, daemon=True, name="lease")
         self._renewing.start()
@@ -96,23 +96,23 @@ class Lease:
         self._ended.set()
         self._renewing.join()
         if not self.is_lost:
-            with contextlib.suppress(OSError):  # it is then taken for dead, which it is soon
-                files.write_json(self.path, {**self._record, "ended": time.time()})
+            with contextlib.suppress(OSError, DataError):  # it is then taken for dead, which it is soon
+                self._records.write({**self._record, "ended": time.time()}, durable=True)
+
+    @property
+    def path(self) -> pathlib.Path:
+        """Where the record of this lease is."""
+        return self._records.path
 
     def _take(self) -> None:
-        place = self._folder / FOLDER
-        place.mkdir(parents=True, exist_ok=True)
+        if stored.of(self._folder) is None:
+            (self._folder / FOLDER).mkdir(parents=True, exist_ok=True)
         while True:
-            number, found = newest(place)
+            number, found = self._records.newest()
             self._wait_for_end(number, found)
-            self._record = record_of(self.owner)
-            self.path = _path(place, number + 1)
-            if not _put_if_absent(self.path, self._record) or newest(place)[0] != number + 1:
-                continue  # somebody else was faster
-            for path in place.iterdir():
-                if path != self.path:
-                    path.unlink(missing_ok=True)
-            return
+            self._number, self._record = number + 1, record_of(self.owner)
+            if self._records.claim(self._number, self._record):  # else somebody else was faster
+                return
 
     def _wait_for_end(self, number: int, found: dict[str, Any]) -> None:
         """Return once the newest record is of nobody who lives. Raises `ConfigError` as soon as its holder is known to live."""
@@ -124,11 +124,11 @@ class Lease:
             raise in_use(self._folder, found)
         if alive is False:
             return
-        self._on_wait(f"waiting up to {self._stale_s:g} s to see whether {owner}, which held {self._folder}, is still there")
+        self._on_wait(f"waiting up to {self._stale_s:g} s to see whether {owner}, which held {self._shown}, is still there")
         began = time.monotonic()
         while time.monotonic() - began < self._stale_s:
             time.sleep(min(1.0, self._renew_s))
-            now_number, now = newest(self._folder / FOLDER)
+            now_number, now = self._records.newest()
             if now.get("ended"):
                 return
             if (now_number, now) != (number, found):
@@ -137,19 +137,19 @@ class Lease:
     def _renew(self) -> None:
         while not self._ended.wait(self._renew_s):
             try:
-                number, found = newest(self.path.parent)
-                if number > int(self.path.stem):
+                number, found = self._records.newest()
+                if number > self._number:
                     self.is_lost = True
                     self._on_loss(
                         ConfigError(
-                            f"{owner_of(found)} took over {self._folder}, because this command did not renew its lease for "
+                            f"{owner_of(found)} took over {self._shown}, because this command did not renew its lease for "
                             f"{self._stale_s:g} s; that one goes on, and this one stops"
                         )
                     )
                     return
                 self._record["beat"] += 1
-                files.write_bytes_atomic(self.path, json.dumps(self._record).encode(), durable=False)
-            except OSError:
+                self._records.write(self._record)
+            except (OSError, DataError):
                 continue  # a store that does not answer for a moment; if for long, somebody else takes over
 
 
@@ -164,24 +164,14 @@ def in_use(folder: pathlib.Path, record: dict[str, Any]) -> ConfigError:
     """The refusal of a folder that somebody else works on."""
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.get("since", 0)))
     return ConfigError(
-        f"{folder} is in use by {owner_of(record)} since {since}; wait until it has ended, stop it, or choose another run_dir"
+        f"{stored.shown(folder)} is in use by {owner_of(record)} since {since}; wait until it has ended, stop it, or choose another "
+        "run_dir"
     )
 
 
 def newest(place: pathlib.Path) -> tuple[int, dict[str, Any]]:
-    """The highest number and its record; 0 and {} where there is none, and {} for one that is torn."""
-    try:
-        numbers = [int(path.stem) for path in place.glob("*.json") if path.stem.isdigit()]
-    except OSError:
-        numbers = []
-    if not numbers:
-        return 0, {}
-    try:
-        record = json.loads(_path(place, max(numbers)).read_bytes())
-        owner_of(record)
-        return max(numbers), record
-    except (OSError, ValueError, TypeError, KeyError):
-        return max(numbers), {}
+    """The record that counts in a lease's folder, see `Records.newest`."""
+    return Records(place, _is_gone).newest()
 
 
 def this_process(command: str, id: str = "") -> Owner:
@@ -217,6 +207,10 @@ def is_owner_alive(owner: Owner) -> bool | None:
     return is_alive(owner.pid, owner.started) if owner.machine == this_machine() else None
 
 
+def _is_gone(record: dict[str, Any]) -> bool:
+    return is_owner_alive(owner_of(record)) is False
+
+
 def is_alive(pid: int, started: str) -> bool:
     """Whether the process with this number that started then is there. `started`: of `start_of`."""
     if not pathlib.Path("/proc/self/stat").is_file():
@@ -246,31 +240,3 @@ def this_machine() -> str:
         return f"{boot.read_text(encoding='ascii').strip()} {os.readlink(space)}"
     except OSError:
         return socket.gethostname()
-
-
-def _path(place: pathlib.Path, number: int) -> pathlib.Path:
-    return place / f"{number:06d}.json"
-
-
-def _put_if_absent(path: pathlib.Path, record: dict[str, Any]) -> bool:
-    """Write a file that is not there yet, whole from its first moment. Returns whether this did it."""
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(json.dumps(record).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(draft, 0o644)
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return False
-        except OSError:  # a file system without links
-            try:
-                with path.open("xb") as file:
-                    file.write(json.dumps(record).encode())
-            except FileExistsError:
-                return False
-        return True
-    finally:
-        pathlib.Path(draft).unlink(missing_ok=True)

@@ -23,7 +23,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from vidalign import files
+from vidalign import files, mirror, storage, stored
 from vidalign.errors import ClusterError, ConfigError, VidalignError
 
 IDENTITY = ".folder-id"  # in a folder that nodes share: what it is known by, wherever it is mounted from
@@ -76,6 +76,11 @@ def identity_of(key: str, folder: pathlib.Path) -> str:
     """What a folder is known by, written into it the first time."""
     path = folder / IDENTITY
     try:
+        if stored.of(folder) is not None:
+            with contextlib.suppress(FileNotFoundError):
+                return stored.read_object(path).decode("ascii")
+            stored.write_object(path, secrets.token_hex(8).encode())
+            return stored.read_object(path).decode("ascii")
         if not path.is_file():
             files.write_text_atomic(path, secrets.token_hex(8))
         return path.read_text(encoding="ascii")
@@ -119,6 +124,8 @@ def faults(wanted: Wanted, num_gpus: float) -> list[str]:
 
 
 def _folder_fault(key: str, path: str, identity: str) -> str:
+    if stored.of(path) is not None:
+        return _store_fault(key, pathlib.Path(path), identity)
     marked = pathlib.Path(path) / IDENTITY
     way_out = "mount the file system that holds it at the same path on every node"
     try:
@@ -130,6 +137,26 @@ def _folder_fault(key: str, path: str, identity: str) -> str:
         return f"does not see the driver's {key}={path}; {way_out}"
     except (OSError, ValueError) as error:
         return f"cannot write to {key}={path} ({getattr(error, 'strerror', None) or error}); mount it for writing"
+
+
+def _store_fault(key: str, path: pathlib.Path, identity: str) -> str:
+    """What is wrong with the store of a run as this node sees it, or with the place where this node would mirror the run."""
+    uri, probe = stored.shown(path), path / f"{IDENTITY}-{secrets.token_hex(8)}"
+    try:
+        if stored.read_object(path / IDENTITY).decode("ascii") != identity:
+            return f"finds another run at {key}={uri} than the driver; give all nodes the same address and credentials of the store"
+        stored.write_object(probe, b"")
+        mirror.remove(probe)
+        mirrors = stored.mirrors()
+        mirrors.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=mirrors):
+            return ""
+    except FileNotFoundError:
+        return f"does not find the driver's {key}={uri}; give all nodes the same address and credentials of the store"
+    except OSError as error:
+        return f"cannot write to {stored.mirrors()} ({error.strerror or error}); set {storage.FOLDER} to a folder with room"
+    except (VidalignError, ValueError) as error:
+        return f"cannot use {key}={uri}: {error}"
 
 
 def _gpu_faults(num_gpus: float) -> list[str]:

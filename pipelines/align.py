@@ -38,7 +38,7 @@ from pipelines.stages.base import once
 from pipelines.summary import write_summary
 from pipelines.tracking import Tracking
 from serving.leftovers import clear_leftovers
-from vidalign import files
+from vidalign import files, mirror
 from vidalign.config.loading import dump_config
 from vidalign.config.run import RunConfig
 from vidalign.errors import VidalignError
@@ -50,6 +50,7 @@ from vidalign.types import PolicyVersion
 
 def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = False) -> dict[str, Any]:
     """Run the given stages in order and return the summary. Raises a `VidalignError` for what the user can fix."""
+    mirror.refresh(RunFolder.at(config.run_dir).root)
     works = bool(set(stages) - {"report"})  # a report is of what the run has so far, and may be written beside its driver
     if works:
         check_free(RunFolder.at(config.run_dir).root)  # before the data is read, which may take a while
@@ -64,6 +65,7 @@ def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = 
             interrupts.stoppable() as stop,
             Lease(run.root, f"vidalign {command(stages)}", on_loss=stop, on_wait=progress.note),
         ):
+            mirror.refresh(run.root)  # another driver may have ended a moment ago
             rounds = Rounds(config=config, run=run, plan=plan_of_nothing(), inputs=inputs, base=base)
             ahead = rounds.accept(stages)  # and read the stored configuration before this one takes its place
             progress.note(outlook(ahead))

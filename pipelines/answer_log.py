@@ -9,6 +9,8 @@ from typing import Any
 
 from vidalign import files
 from vidalign.errors import ConfigError
+from vidalign.line_log import LineLog
+from vidalign.stored import shown
 from vidalign.types import EvalAnswer, Example, QuarantineRow, stable_hash
 
 
@@ -19,21 +21,25 @@ class AnswerLog:
     path: pathlib.Path
     results: dict[str, EvalAnswer | QuarantineRow]
     keys: dict[str, str]
+    lines: LineLog = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lines = LineLog(self.path)
 
     @classmethod
     def open(cls, path: pathlib.Path, settings: dict[str, Any]) -> AnswerLog:
-        log = cls(path=path, results={}, keys={})
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
         if lines and not lines[-1].endswith("\n"):
             lines.pop()  # the process was killed while it wrote this line
             files.write_text_atomic(path, "".join(lines))
         if not lines:
             files.write_text_atomic(path, json.dumps(settings) + "\n")
-            return log
+            return cls(path=path, results={}, keys={})
         begun_with = json.loads(lines[0])
         if begun_with != settings:
             changed = ", ".join(key for key in settings if begun_with.get(key) != settings[key])
-            raise ConfigError(f"{path} was begun with another {changed}; delete the file to evaluate again")
+            raise ConfigError(f"{shown(path)} was begun with another {changed}; delete the file to evaluate again")
+        log = cls(path=path, results={}, keys={})
         for line in lines[1:]:
             row = json.loads(line)
             record = EvalAnswer if "answer" in row["result"] else QuarantineRow
@@ -47,6 +53,5 @@ class AnswerLog:
 
     def add(self, example: Example, result: EvalAnswer | QuarantineRow) -> None:
         key = stable_hash(example.to_row())
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"example_id": example.id, "example": key, "result": result.to_row()}) + "\n")
+        self.lines.add(json.dumps({"example_id": example.id, "example": key, "result": result.to_row()}))
         self.results[example.id], self.keys[example.id] = result, key

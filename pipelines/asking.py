@@ -45,12 +45,7 @@ class Evaluation:
 
 
 def evaluate(
-    examples: Sequence[Example],
-    endpoint: Endpoint,
-    *,
-    model_id: str,
-    blind: bool = False,
-    **options: Any,
+    examples: Sequence[Example], endpoint: Endpoint, *, model_id: str, blind: bool = False, **options: Any
 ) -> Evaluation:
     """Ask every example at temperature 0, score, and write `stage/{model_id}.parquet`; options and errors: see `evaluate_each`."""
     [found] = evaluate_each(examples, endpoint, [(model_id, blind)], **options)
@@ -203,7 +198,7 @@ class _Asker:
                 if bar is not None:
                     bar.update()
 
-        with bar or contextlib.nullcontext():
+        with bar or contextlib.nullcontext(), log.lines:
             async with client:
                 await _all(one(example) for example in examples)
 

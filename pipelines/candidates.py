@@ -8,6 +8,7 @@ from typing import Any
 
 from serving.trial import WINDOW
 from serving.versions import CANARY, ON_TRIAL, PROMOTED, SHADOW, Bounds
+from vidalign import mirror
 from vidalign.config.loading import load_config
 from vidalign.errors import ConfigError, ModelError
 from vidalign.files import RunFolder
@@ -46,7 +47,7 @@ def find_candidate(named: str) -> Candidate:
     name, colon, number = named.rpartition(":")
     if not colon or not number.isdigit():
         name, number = named, ""
-    run = RunFolder.at(name)
+    run = RunFolder.at(mirror.opened(name))
     if not run.config.is_file():
         raise ModelError(f"{name} is not a run folder (it has no config.yaml); give RUN, or RUN:ROUND as in runs/shapes:0")
     config = load_config(run.config)
@@ -58,6 +59,7 @@ def find_candidate(named: str) -> Candidate:
         have = ", ".join(map(str, finished))
         raise ModelError(f"round {index} of {name} has no exported model; the rounds that have one are {have}")
     folder = run.stage("model", index)
+    mirror.refresh(folder, everything=True)
     model_folder(str(folder))
     card = read_card(folder)
     assert card is not None, folder

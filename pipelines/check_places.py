@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import secrets
 import shutil
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from pipelines.inputs import Inputs
 from pipelines.stages.base import MANIFEST
 from pipelines.trackers import check_trackers
 from serving.checks import check_address
+from vidalign import mirror, storage, stored
 from vidalign.config.run import RunConfig, VideoConfig
 from vidalign.errors import ClusterError, ConfigError
 from vidalign.files import RunFolder
@@ -34,12 +36,15 @@ def check_places(config: RunConfig, stages: Sequence[str], *, connects: bool = F
     if set(stages) - {"report"}:
         check_trackers(config.track)
     run = RunFolder.at(config.run_dir)
+    if stored.of(run.root) is not None:
+        _check_store(run)
     places = {"run_dir": str(run.root), "video.cache_dir": config.video.cache_dir, "train.cache_dir": config.train.cache_dir}
     for key, place in places.items():
         if place is not None:
             if is_uri(place):
                 raise ConfigError(
-                    f"{key}={place} must be a path; mount what it names at the same path on every node and give that"
+                    f"{key}={place} must be a path that every node sees; leave it out where run_dir is in a store, which then holds "
+                    "what would be there, or mount what it names at the same path on every node and give that"
                 )
             _check_writable(key, pathlib.Path(place).absolute())
     for path, is_right in (
@@ -55,6 +60,14 @@ def check_places(config: RunConfig, stages: Sequence[str], *, connects: bool = F
     except ClusterError:
         if not connects or find_address(config.cluster.address) is None:
             raise
+
+
+def _check_store(run: RunFolder) -> None:
+    """Raises `DataError` where the store of a run cannot be written, and `ConfigError` where this node has no room for its mirror."""
+    _check_writable(storage.FOLDER, stored.mirrors())
+    probe = run.root / f".written-{secrets.token_hex(8)}"
+    stored.write_object(probe, b"")
+    mirror.remove(probe)
 
 
 def check_port(config: RunConfig, stages: Sequence[str]) -> None:
@@ -82,6 +95,8 @@ def check_disk(config: RunConfig, model: ModelFacts, stages: Sequence[str]) -> N
     if "train" not in stages:
         return
     run = RunFolder.at(config.run_dir)
+    if stored.of(run.root) is not None:
+        return  # its checkpoints and models go to the store, from whichever nodes write them
     kept = disk_needed(config, model)
     written = sum(_size_of(run.stage(name, index)) for index in range(config.rounds) for name in ("train", "model"))
     free = shutil.disk_usage(_nearest(run.root)).free

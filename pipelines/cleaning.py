@@ -14,6 +14,7 @@ from typing import Any
 
 from cluster.lease import check_free
 from vidalign.errors import ConfigError
+from vidalign.storage import is_uri
 
 MANIFEST = "manifest.json"
 # Below rounds/<index>/: stage → (folder in it that it needs no more once it is finished, what that is).
@@ -44,6 +45,11 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if is_uri(arguments.run_dir):
+        raise ConfigError(
+            f"vidalign clean removes what lies on a disk, and {arguments.run_dir} is in a store; remove there what it would: "
+            "rounds/*/train/ray, rounds/*/responses/parts and cache of a run that is finished, and frames"
+        )
     run = pathlib.Path(arguments.run_dir)
     found = removable(run, frames=arguments.frames)
     for each in found:

@@ -18,11 +18,12 @@ import jinja2
 from pipelines.report_tables import duration, number, percent, points
 from pipelines.stages.base import changes, flat
 from pipelines.summary import scored_answers
-from vidalign import files
+from vidalign import files, mirror
 from vidalign.config.loading import load_config
 from vidalign.errors import ConfigError, DataError
 from vidalign.files import RunFolder
 from vidalign.statistics import wilson_interval
+from vidalign.stored import shown
 
 PLACES = (
     "run_dir",
@@ -53,8 +54,9 @@ def compare(names: Sequence[str], out: pathlib.Path) -> str:
 
 def run_of(name: str) -> RunFolder:
     """The run that a folder is, or that a configuration names. Raises `DataError` where it has no summary."""
-    path = pathlib.Path(name)
+    path = pathlib.Path(mirror.opened(name))
     run = RunFolder.at(load_config(path).run_dir) if path.is_file() else RunFolder(path.absolute())
+    mirror.refresh(run.root)
     if not run.summary.is_file():
         raise DataError(f"{name} is no run with a summary.json; give folders of runs, or their configurations")
     return run
@@ -112,8 +114,8 @@ def table(found: Mapping[str, Any]) -> str:
 
 def _names(roots: Sequence[pathlib.Path]) -> list[str]:
     """The shortest ends of paths that tell the runs apart."""
-    for depth in range(1, max(len(root.parts) for root in roots) + 1):
-        names = ["/".join(root.parts[-depth:]) for root in roots]
+    for depth in range(1, max(len(pathlib.PurePath(shown(root)).parts) for root in roots) + 1):
+        names = ["/".join(pathlib.PurePath(shown(root)).parts[-depth:]) for root in roots]
         if len(set(names)) == len(set(roots)):
             return names
     return [str(root) for root in roots]

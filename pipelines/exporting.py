@@ -8,7 +8,9 @@ import shutil
 import tempfile
 from typing import Any
 
+from vidalign import mirror
 from vidalign.errors import ConfigError, DataError
+from vidalign.stored import shown
 
 ADAPTER = "adapter"  # in a model's folder, where train.lora.export=both
 
@@ -38,10 +40,11 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ConfigError("vidalign export writes to --out FOLDER or to --push OWNER/NAME; give one of the two")
     if arguments.public and not arguments.push:
         raise ConfigError("--public belongs to --push; leave it out")
-    source = model_of(pathlib.Path(arguments.run_dir), arguments.what, arguments.round)
+    source = model_of(pathlib.Path(mirror.opened(arguments.run_dir)), arguments.what, arguments.round)
+    mirror.refresh(source, everything=True)
     if arguments.out:
         copy(source, pathlib.Path(arguments.out))
-        print(f"{arguments.what} of {source} is in {arguments.out}")
+        print(f"{arguments.what} of {shown(source)} is in {arguments.out}")
     else:
         print(f"pushed to {push(source, arguments.push, private=not arguments.public)}")
     return 0
@@ -64,7 +67,7 @@ def model_of(run: pathlib.Path, what: str = "merged", index: int | None = None) 
     model = run / "rounds" / str(finished[-1] if index is None else index) / "model"
     if what == "merged":
         return model
-    if not (model / ADAPTER).is_dir():
+    if not (model / ADAPTER / "adapter_config.json").is_file():
         raise DataError(
             f"{model} holds complete weights and no adapter; train with train.lora and train.lora.export=both to keep it, or export "
             "what is merged"

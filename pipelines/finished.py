@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vidalign import __version__, files
+from vidalign import __version__, files, mirror
 from vidalign.config.loading import dump_config
 from vidalign.config.run import RunConfig
 from vidalign.errors import DataError
@@ -34,6 +34,7 @@ def summary_if_finished(config: RunConfig, stages: Sequence[str]) -> dict[str, A
     """The summary of a run of which these stages are finished and nothing has changed since; None in every other case."""
     run = RunFolder.at(config.run_dir)
     try:
+        mirror.refresh(run.root)
         noted = files.read_json(run.root / RECORD)
         asked, done = set(stages) - {"report"}, set(noted["stages"])
         if (

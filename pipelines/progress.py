@@ -12,12 +12,13 @@ from typing import IO, Any
 
 import tqdm
 
-from vidalign import files
+from vidalign import files, mirror, stored
 from vidalign.errors import DataError
 
 BAR = "{desc:<22}{percentage:3.0f}% |{bar:30}| {n_fmt}/{total_fmt} [{elapsed} < {remaining}]{postfix}"
 INTERVAL_S = 20.0  # between two lines of one bar, in a file or a job's log
 POLL_S = 0.5
+FETCH_EVERY_S = 5.0
 # What a measurement of training calls a figure, how it is shown, and in which form.
 FIGURES = (
     ("loss", "loss", "{:.4g}"),
@@ -180,10 +181,15 @@ def follow_steps(round_index: int, stage: pathlib.Path) -> Iterator[None]:
     """Show a bar for each phase of the `progress.json` that a training job writes in its stage folder."""
     before = _changed(stage / "progress.json")  # of a training that was stopped
     shown: Bar | None = None
-    phase = ""
+    phase, fetched_at = "", 0.0
 
     def look() -> None:
-        nonlocal shown, phase
+        nonlocal shown, phase, fetched_at
+        if stored.of(stage) is not None and time.monotonic() - fetched_at >= FETCH_EVERY_S:
+            fetched_at = time.monotonic()
+            with contextlib.suppress(DataError, OSError):  # the rank that writes them may be on another node
+                for name in ("metrics.jsonl", "progress.json"):
+                    mirror.fetched(stage / name)
         with contextlib.suppress(DataError):  # not written yet
             if _changed(stage / "progress.json") == before:
                 return

@@ -66,7 +66,7 @@ def write_report(run: RunFolder, config: RunConfig) -> pathlib.Path:
     """
     rounds = _rounds(run)
     if not run.summary.is_file() and not rounds:
-        raise DataError(f"{run.root} has nothing to report: no summary.json and no rounds/; run `vidalign align` first")
+        raise DataError(f"{run} has nothing to report: no summary.json and no rounds/; run `vidalign align` first")
     summary = read_json(run.summary) if run.summary.is_file() else {}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
@@ -112,7 +112,7 @@ def view(run: RunFolder, config: RunConfig, summary: Mapping[str, Any], rounds: 
         pair_views = drawn_pairs(pairs, strip, draw)
         group_views = drawn_groups(groups, strip, draw)
     return {
-        "name": run.root.name,
+        "name": run.name,
         "folder": str(run.root),
         "has_summary": bool(summary),
         "config": config,

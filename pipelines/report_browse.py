@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
 
+from vidalign import mirror
 from vidalign.files import RunFolder, write_bytes_atomic
 from vidalign.types import MODEL_IDS, EvalAnswer, PreferencePair, ResponseGroup
 
@@ -39,7 +39,7 @@ def write_browser(
     }
     counts = {name: len(rows) for name, rows in kinds.items()}
     folder = run.report / "rows"
-    shutil.rmtree(folder, ignore_errors=True)
+    mirror.remove(folder)
     written: dict[str, list[str]] = {name: [] for name, rows in kinds.items() if rows}
     for name, rows in kinds.items():
         for number, start in enumerate(range(0, len(rows), ROWS_A_FILE)):
@@ -47,7 +47,7 @@ def write_browser(
             text = json.dumps(rows[start : start + ROWS_A_FILE], ensure_ascii=False, separators=(",", ":"), allow_nan=False)
             write_bytes_atomic(path, f"rowsOf({json.dumps(name)},{text});\n".encode("utf-8", "replace"), durable=False)
             written[name].append(f"rows/{path.name}")
-    page = environment.get_template("browse.html").render(name=run.root.name, counts=counts, parts=json.dumps(written))
+    page = environment.get_template("browse.html").render(name=run.name, counts=counts, parts=json.dumps(written))
     write_bytes_atomic(run.report / "browse.html", page.encode("utf-8", "replace"))
     return counts
 

@@ -32,8 +32,11 @@ class Thumbnails:
     """Calls give the thumbnails of a video: from the clip that the rollout kept, else decoded in the same way."""
 
     def __init__(self, run: RunFolder, round_index: int, video: VideoConfig) -> None:
-        frames = run.stage("responses", round_index) / "frames.json"
-        self._clips: dict[str, str] = read_places(frames) if frames.is_file() else {}
+        places = [
+            run.stage(stage, round_index) / "frames.json" for stage in ("pairs", "responses")
+        ]  # the first has the other clips
+        found = next((path for path in places if path.is_file()), None)
+        self._clips: dict[str, str] = read_places(found) if found is not None else {}
         cache = str(pathlib.Path(video.cache_dir).absolute() if video.cache_dir else run.frames)
         self._decoder = ChildDecoder(video.frame_spec(), cache, backend=video.backend, deadline_s=video.deadline_s)
 
@@ -139,7 +142,8 @@ def _pair_view(pair: PreferencePair, strip: Strip) -> dict[str, Any]:
         source = ", ".join(f"{key} {value}" for key, value in source.items()) if isinstance(source, dict) else source
         sides.append({"name": name, "parts": marked(text, marks), "reward": reward, "trust": trust, "source": source})
     rest = {key: value if isinstance(value, str) else json.dumps(value) for key, value in provenance.items()}
-    return {"pair": pair, "frames": thumbnails(pair.context, strip), "provenance": rest, "sides": sides}
+    other = thumbnails(pair.rejected_context, strip) if pair.rejected_videos else None
+    return {"pair": pair, "frames": thumbnails(pair.context, strip), "other": other, "provenance": rest, "sides": sides}
 
 
 def marked(text: str, marks: Iterable[Sequence[int]]) -> list[tuple[str, bool]]:

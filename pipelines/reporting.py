@@ -9,7 +9,9 @@ from typing import Any
 
 from pipelines.arguments import refuse_unused
 from pipelines.ending import ending
+from vidalign import mirror
 from vidalign.errors import ConfigError
+from vidalign.stored import shown
 
 
 def add_parser(commands: Any) -> None:
@@ -43,9 +45,10 @@ def _run(arguments: argparse.Namespace) -> int:
     from vidalign.config.loading import load_config
 
     refuse_unused("report", overrides)
-    folder = pathlib.Path(arguments.config)
+    folder = pathlib.Path(mirror.opened(arguments.config))
     if (folder / "config.yaml").is_file():  # wherever the run was made
-        config = load_config(folder / "config.yaml", [*overrides, f"run_dir={json.dumps(str(folder.absolute()))}"])
+        place = shown(folder.absolute())
+        config = load_config(folder / "config.yaml", [*overrides, f"run_dir={json.dumps(place)}"])
     else:
         config = load_config(folder, overrides)
     print(ending(align.align(config, ("report",)), config.run_dir))

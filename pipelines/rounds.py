@@ -14,7 +14,7 @@ from pipelines.inputs import Inputs, read_inputs
 from pipelines.stages import base as stages_base
 from pipelines.stages.base import BEGUN, MANIFEST, Stage
 from pipelines.stages.evaluate import Evaluate
-from pipelines.stages.filling import in_turn, place_before
+from pipelines.stages.filling import left_to_ask, place_before, solved_before
 from pipelines.stages.pairs import Pairs
 from pipelines.stages.rollout import Rollout
 from pipelines.stages.scores import Scores
@@ -26,6 +26,7 @@ from vidalign.config.run import RunConfig
 from vidalign.errors import ConfigError, DataError, VidalignError
 from vidalign.files import RunFolder
 from vidalign.model.checkpoint import policy_version
+from vidalign.stored import shown
 from vidalign.types import PolicyVersion
 
 ASKING = ("options_prompt", "options_style")  # options of a recipe that are part of the questions
@@ -50,7 +51,7 @@ class Ahead:
         if (self.folder / BEGUN).is_file():
             return f"{where} goes on from where it stopped"
         if self.folder.is_dir() and any(self.folder.iterdir()):
-            return f"{where} is made again, because {self.folder} has no {MANIFEST}"
+            return f"{where} is made again, because {shown(self.folder)} has no {MANIFEST}"
         return f"{where} is to be made"
 
 
@@ -111,10 +112,11 @@ class Rounds:
 
     def rollout(self, index: int) -> Rollout:
         config = at(self.config, index)
-        recipe, train, start = recipes.build(config.recipe), [row.example for row in self.inputs.train], 0
-        if recipe.num_prompts is not None:
-            start = place_before(self.run, index)
-            train = in_turn(train, config.seed, start)[: None if recipe.refills else recipe.num_prompts]
+        recipe, train = recipes.build(config.recipe), [row.example for row in self.inputs.train]
+        places: list[int] | None = None
+        if recipe.num_prompts is not None or recipe.drop_solved:
+            start, solved = place_before(self.run, index), solved_before(self.run, index) if recipe.drop_solved else ()
+            train, places = left_to_ask(train, recipe, seed=config.seed, start=start, solved=solved)
         return self._with_earlier(
             Rollout(
                 folder=self.run.stage("responses", index),
@@ -127,7 +129,7 @@ class Rounds:
                 recipe=recipe,
                 policy=self.policy(index),
                 train=train,
-                start=start,
+                places=places,
                 probe=self.inputs.probe,
                 decoders=self.plan.decoders,
                 engines=self.plan.engines,
@@ -231,7 +233,7 @@ def check_order(config: RunConfig, stages: Sequence[str]) -> None:
         left = [index for index in range(config.rounds) if not (run.stage("train", index) / MANIFEST).is_file()]
         if left and not (run.stage("pairs", left[0]) / MANIFEST).is_file():
             raise DataError(
-                f"{run.root} holds no pairs of round {left[0]} to train on; run `vidalign rollout` with this configuration first, or "
+                f"{run} holds no pairs of round {left[0]} to train on; run `vidalign rollout` with this configuration first, or "
                 "`vidalign align`, which runs all stages"
             )
     if "evaluate" in stages and "train" not in stages:
@@ -241,7 +243,7 @@ def check_order(config: RunConfig, stages: Sequence[str]) -> None:
             )
         aligned_policy(run, config.rounds - 1)
     if set(stages) == {"report"} and not any(run.root.glob("rounds/*/*")):
-        raise DataError(f"{run.root} has nothing to report: no stage of a run was begun there; run `vidalign align` first")
+        raise DataError(f"{run} has nothing to report: no stage of a run was begun there; run `vidalign align` first")
 
 
 def resource_plan(config: RunConfig, resources: ClusterResources, num_videos: int | None = None) -> ResourcePlan:
@@ -266,7 +268,7 @@ def aligned_policy(run: RunFolder, index: int) -> PolicyVersion:
     """The policy that a round exported. Raises `DataError` when that round has not been trained."""
     policy = exported_or_none(run, index)
     if policy is None:
-        raise DataError(f"{run.root} holds no trained policy of round {index}; run `vidalign train` on it first")
+        raise DataError(f"{run} holds no trained policy of round {index}; run `vidalign train` on it first")
     return policy
 
 

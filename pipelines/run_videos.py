@@ -6,6 +6,7 @@ import ipaddress
 import os
 import pathlib
 
+from vidalign import mirror
 from vidalign.config.loading import load_config
 from vidalign.config.run import ServeConfig
 from vidalign.data.source import folder_of
@@ -17,7 +18,7 @@ MAX_LOOKED_AT = 2000  # files, on the way to the first video
 
 def with_media_root(target: str, serve: ServeConfig) -> ServeConfig:
     """`serve` with the folder of a run's videos as its media root, where none is named and only this machine reaches the endpoint."""
-    config = pathlib.Path(target) / "config.yaml"
+    config = pathlib.Path(mirror.opened(target)) / "config.yaml"
     if serve.media_root is not None or not _is_loopback(serve.host) or not config.is_file():
         return serve
     data = load_config(config).data

@@ -20,7 +20,7 @@ from serving.app import NO_KEY, Endpoint, build_app, endpoint
 from serving.checks import check_address, check_files
 from serving.spec import EndpointSpec
 from serving.versions import POLICY
-from vidalign import files, prompts
+from vidalign import files, mirror, prompts
 from vidalign.config.loading import load_config, parse_section
 from vidalign.config.run import RunConfig
 from vidalign.config.served import ServingConfig
@@ -159,7 +159,7 @@ def find_target(target: str, overrides: Sequence[str] = ()) -> Target:
         ModelError: `target` is neither.
         ConfigError: an override or the run's config.yaml breaks a rule, or an override changes what serving does not use.
     """
-    folder = pathlib.Path(target)
+    folder = pathlib.Path(mirror.opened(target, "serve"))
     if (folder / "config.yaml").is_file():
         return _run_target(folder, overrides)
     if (folder / "config.json").is_file():
@@ -197,6 +197,7 @@ def models_of(run: RunFolder, config: RunConfig) -> tuple[dict[str, PolicyVersio
     exported = [run.stage("model", index) for index in range(config.rounds)]
     finished = [model for model in exported if read_card(model) is not None]
     if finished:
+        mirror.refresh(finished[-1], everything=True)
         models["aligned"] = _exported(finished[-1])
     else:
         notes.append("no round of this run has exported a model yet, so only the base is served")

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipelines.stages.base import MANIFEST
 from pipelines.stages.pairs import cut_warning, unclear_warning
-from vidalign import files
+from vidalign import files, stored
 from vidalign.config.rounds import at
 from vidalign.config.run import RunConfig
 from vidalign.files import RunFolder
@@ -59,15 +59,23 @@ def write_summary(
 
 
 def disk_bytes(run: RunFolder) -> dict[str, int]:
-    """What a run takes on its disk, in bytes: "total", and what is below each of its folders, those of all rounds together."""
+    """What a run takes where it is kept, in bytes: "total", and what is below each of its folders, those of all rounds together."""
     sizes: collections.Counter[str] = collections.Counter()
+    if (place := stored.of(run.root)) is not None:
+        for name, found in stored.listing(place).items():
+            sizes[_part(pathlib.PurePath(name).parts[:-1])] += found.size
+        return {"total": sizes.total(), **dict(sorted(sizes.items()))}
     for folder, _, names in os.walk(run.root):
-        parts = pathlib.Path(folder).relative_to(run.root).parts
-        place = parts[2] if parts[:1] == ("rounds",) and len(parts) > 2 else parts[0] if parts else "files"
+        part = _part(pathlib.Path(folder).relative_to(run.root).parts)
         for name in names:
             with contextlib.suppress(OSError):  # another process may be removing it
-                sizes[place] += os.lstat(os.path.join(folder, name)).st_size
+                sizes[part] += os.lstat(os.path.join(folder, name)).st_size
     return {"total": sizes.total(), **dict(sorted(sizes.items()))}
+
+
+def _part(folders: tuple[str, ...]) -> str:
+    """Under which name the files of a folder are counted: the stage's, or that of the first folder."""
+    return folders[2] if folders[:1] == ("rounds",) and len(folders) > 2 else folders[0] if folders else "files"
 
 
 def groups(run: RunFolder, round_index: int) -> dict[str, Any]:

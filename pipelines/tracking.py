@@ -23,7 +23,7 @@ from typing import Any
 
 from pipelines import progress
 from pipelines.trackers import TRACKERS, Tracker
-from vidalign import files
+from vidalign import files, mirror, stored
 from vidalign.config.run import RunConfig
 from vidalign.files import RunFolder
 from vidalign.types import stable_hash
@@ -126,6 +126,8 @@ class Tracking:
         self._for_each(list(self._open), lambda name: self._open.pop(name).close())
         if self._noted:
             files.write_json(self._path, self._noted)
+        for name in stored.LOOSE:
+            mirror.put_loose(pathlib.Path(self._run.root) / name)
 
     def _suites(self) -> list[dict[str, Any]]:
         """What every suite says of the run; of the last round, where several rounds were asked."""
@@ -151,7 +153,7 @@ class Tracking:
         if name not in self._open:
             known = self._noted.setdefault(name, {"id": f"new-{uuid.uuid4().hex[:12]}", "steps": {}})
             config = self._config.model_dump(mode="json")
-            opened = TRACKERS[name](pathlib.Path(self._run.root), pathlib.Path(self._run.root).name, known["id"], config)
+            opened = TRACKERS[name](pathlib.Path(self._run.root), self._run.name, known["id"], config)
             self._open[name] = opened
             known["id"] = opened.id
             files.write_json(self._path, self._noted)

@@ -15,11 +15,12 @@ from typing import Any
 
 from cluster import lease
 from pipelines.stages.base import BEGUN, MANIFEST
-from vidalign import files
+from vidalign import files, mirror
 from vidalign.errors import DataError
 from vidalign.files import RunFolder
 from vidalign.types import PreferencePair, QuarantineRow
 
+FETCH_EVERY_S = 10.0  # of a run in a store
 NUM_PAIRS, NUM_RESPONSES, NUM_QUARANTINED, NUM_POINTS = 12, 8, 200, 400
 IN_A_ROUND = (("rollout", "responses"), ("pairs", "pairs"), ("train", "train"), ("evaluate", "eval"), ("scores", "scores"))
 CURVES = (
@@ -39,17 +40,21 @@ class Watched:
     """One run. Files that do not grow are read once each."""
 
     def __init__(self, run: RunFolder) -> None:
-        self._run = run
+        self._run, self._fetched_at = run, -FETCH_EVERY_S
         self._read: dict[pathlib.Path, tuple[float, list[dict[str, Any]]]] = {}
 
     def state(self) -> dict[str, Any]:
         """Everything that the page shows, as JSON values."""
+        if time.monotonic() - self._fetched_at >= FETCH_EVERY_S:
+            with contextlib.suppress(DataError, OSError):  # a store that does not answer for a moment
+                mirror.refresh(self._run.root)
+            self._fetched_at = time.monotonic()
         rounds = self._rounds()
         last = rounds[-1] if rounds else 0
         summary = _object(self._run.summary)
         return {
-            "name": self._run.root.name,
-            "folder": str(self._run.root),
+            "name": self._run.name,
+            "folder": str(self._run),
             "now": time.time(),
             "driver": _driver(self._run.root),
             "stages": [stage for index in rounds for stage in self._stages(index)],

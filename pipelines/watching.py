@@ -13,6 +13,7 @@ import threading
 from typing import Any
 
 from pipelines.watched import Watched
+from vidalign import mirror
 from vidalign.errors import ClusterError, ConfigError
 from vidalign.files import RunFolder
 
@@ -42,6 +43,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def folder_of(name: str) -> RunFolder:
     """The run of a folder or of a configuration. Raises `ConfigError` where there is none; it may be empty as yet."""
+    name = mirror.opened(name)
     place = pathlib.Path(name)
     if place.is_file():
         from vidalign.config.loading import load_config
@@ -60,9 +62,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self, run: RunFolder, port: int) -> None:
         self._watched, self._lock = Watched(run), threading.Lock()
         self.nonce = secrets.token_urlsafe(16)
-        self.page = (
-            TEMPLATE.read_text(encoding="utf-8").replace("NONCE", self.nonce).replace("NAME", html.escape(run.root.name))
-        )
+        self.page = TEMPLATE.read_text(encoding="utf-8").replace("NONCE", self.nonce).replace("NAME", html.escape(run.name))
         super().__init__((HOST, port), Handler)
 
     def state(self) -> bytes:

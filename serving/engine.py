@@ -21,7 +21,10 @@ from cluster.engines import SHARED_GPU
 from cluster.node_lock import alone
 from serving.relay import answered
 from serving.root_cause import POINTS_AT_IT, own_log, root_cause
+from vidalign.errors import ModelError
 from vidalign.model.folder import stage_model
+from vidalign.storage import FOLDER
+from vidalign.stored import shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,7 +43,13 @@ class LocalCheckpoint(CallbackBase):
 
     async def on_before_node_init(self) -> None:
         self.ctx.run_init_node = False
-        await asyncio.to_thread(stage_model, self.kwargs["model_path"], self.kwargs["folder"])
+        folder = self.kwargs["folder"]
+        found = await asyncio.to_thread(stage_model, self.kwargs["model_path"], folder)
+        if found != folder:
+            raise ModelError(
+                f"{shown(folder)} is mirrored at {found} on this node, and at {folder} on the driver's; set {FOLDER} to one path on "
+                "all nodes"
+            )
 
 
 class LeanEngine(VLLMEngine):

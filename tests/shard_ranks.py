@@ -2,7 +2,7 @@
 
     python tests/shard_ranks.py RANK FOLDER
 
-Rank 0 writes {family: {"logps", "kl", "hidden", "gradient": largest differences}} to FOLDER/out.json.
+Rank 0 writes {family: {"logps", "kl", "hidden", "squares", "gradient": largest differences}} to FOLDER/out.json.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def compare(name: str, shards: sequence_parallel.Shards, *, checkpointing: bool)
     if checkpointing:
         for each in (model, twin):
             each.gradient_checkpointing_enable({"use_reentrant": False})
-    whole = ResponseScorer(model, packed=True, compares=True).train()
-    shared = ResponseScorer(twin, packed=True, compares=True, shards=shards).train()
+    whole = ResponseScorer(model, packed=True, compares=True, squares=True).train()
+    shared = ResponseScorer(twin, packed=True, compares=True, squares=True, shards=shards).train()
     found: dict[str, Any] = {}
     for row, responses in ROWS.items():
         shown = [dataclasses.replace(prompt, positions=number(prompt)) for prompt in prompts[: len(responses)]]
@@ -59,10 +59,11 @@ def compare(name: str, shards: sequence_parallel.Shards, *, checkpointing: bool)
         made = []
         for scorer in (whole, shared):
             scorer.zero_grad()
-            logps, kl, hidden = scorer(batch.inputs, batch.labels, reference, batch.sources)
+            logps, kl, hidden, squares = scorer(batch.inputs, batch.labels, reference, batch.sources)
             (logps.square().sum() + kl.sum()).backward()
-            made.append((logps.detach(), kl.detach(), hidden.detach()))
-        found[row] = {part: largest(made[1][n], made[0][n]) for n, part in enumerate(("logps", "kl", "hidden"))}
+            made.append((logps.detach(), kl.detach(), hidden.detach(), squares))
+        parts = ("logps", "kl", "hidden", "squares")
+        found[row] = {part: largest(made[1][n], made[0][n]) for n, part in enumerate(parts)}
         differences = []
         for one, other in zip(whole.model.parameters(), shared.model.parameters(), strict=True):
             if one.grad is None:

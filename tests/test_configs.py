@@ -13,6 +13,7 @@ from cluster.described import described
 from pipelines.check_memory import check_memory
 from pipelines.cli import main
 from vidalign.config.loading import parse_config
+from vidalign.config.rounds import at
 
 NAMES = sorted(path.name for path in (ROOT / "configs").glob("*-7b.yaml"))
 TOKENS = 2600  # of a prompt with 16 frames of 448 x 448, and its two responses
@@ -34,6 +35,7 @@ def model(checkpoints, tmp_path_factory):
 
 def test_there_is_one_for_each_method():
     methods = (
+        "bmc",
         "dapo",
         "dr-grpo",
         "gspo",
@@ -85,7 +87,7 @@ def test_the_real_model_fits(name):
     config, machines = parse_config(read(name)), described("8x80")
     assert config.train.cache_vision_features
     assert config.train.tokens_per_micro_batch
-    if config.recipe.name == "hound":  # its judge is a model that is not here
+    if config.recipe.name in ("hound", "rrpo") and config.recipe.judge:  # its judge is a model that is not here
         raw = read(name)
         raw["recipe"]["judge"] = {"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"}
         config = parse_config(raw)
@@ -95,3 +97,15 @@ def test_the_real_model_fits(name):
     )
     tokens = f"for {config.train.tokens_per_micro_batch:,} tokens"
     assert any(line.startswith("training: each GPU holds") and tokens in line for line in lines)
+
+
+def test_the_curriculum_is_a_perturbation_a_round_from_strong_to_weak():
+    config = parse_config(read("temple-7b.yaml"))
+    shown = [at(config, index).recipe.perturb for index in range(config.rounds)]
+    assert [(each.keep, each.shuffle, each.mask_area) for each in shown] == [
+        ("segment", "none", None),
+        ("all", "reverse", None),
+        ("drop", "none", None),
+        ("all", "local", None),
+    ]
+    assert {at(config, index).recipe.trust for index in range(config.rounds)} == {"f1"}

@@ -92,8 +92,8 @@ def break_objective(raw, tmp_path):
 
 
 def break_run_dir(raw, tmp_path):
-    raw["run_dir"] = "s3://bucket/run"
-    return "copy the finished run to the store"
+    raw["run_dir"] = "s3:/bucket/run"
+    return "run_dir=s3:/bucket/run is no uri without two slashes"
 
 
 def put_run_dir_below_a_file(raw, tmp_path):

@@ -96,9 +96,11 @@ def test_paths_inside_a_run_are_found_where_the_run_is_now(tmp_path):
     assert files.found_places(moved, {"bad": ""}) == {"bad": ""}
 
 
-def test_run_dir_must_be_a_path():
-    with pytest.raises(ConfigError, match="got the uri 's3://bucket/run'"):
-        files.RunFolder.open("s3://bucket/run")
+def test_run_dir_is_a_path_or_a_uri(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDALIGN_STAGED", str(tmp_path))
+    assert files.RunFolder.at("s3://bucket/run").root == tmp_path / "mirrored-runs" / "s3+bucket+run"
+    with pytest.raises(ConfigError, match="begins with file:, which is not read here"):
+        files.RunFolder.open("file:///data/run")
 
 
 def test_frame_spec_keys_differ_by_every_field():

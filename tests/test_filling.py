@@ -1,13 +1,25 @@
 """Which prompts a round asks: the next ones, and further ones in place of those that give nothing to learn from."""
 
 import dataclasses
+import json
+import math
 
 import numpy as np
 import pytest
 from test_group_recipe import LEFT, reply
 
 from cluster.resources import Workers
-from pipelines.stages.filling import ASKED, asked_ids, fill, giving, in_turn, place_before, shortfall
+from pipelines.stages.filling import (
+    ASKED,
+    asked_ids,
+    fill,
+    giving,
+    in_turn,
+    left_to_ask,
+    place_before,
+    shortfall,
+    solved_before,
+)
 from pipelines.stages.rollout import Rollout
 from vidalign import files, recipes
 from vidalign.config.recipes import GroupRecipe
@@ -15,7 +27,7 @@ from vidalign.config.run import ModelConfig, RolloutConfig, VideoConfig
 from vidalign.errors import DataError
 from vidalign.files import RunFolder
 from vidalign.recipes.engine import SPECIAL_TOKEN
-from vidalign.types import PolicyVersion, Response
+from vidalign.types import PolicyVersion, Response, ResponseGroup
 
 
 def test_rounds_go_through_the_rows_in_one_order_and_begin_anew_after_the_last():
@@ -126,6 +138,7 @@ def asked_rollout(folder, monkeypatch, wanted=3):
         recipe=recipes.build(GroupRecipe(num_candidates=2, num_prompts=wanted, refill=True)),
         policy=PolicyVersion(version="v", path="m"),
         train=in_turn(EXAMPLES, 1, 0),
+        places=range(len(EXAMPLES)),
         probe=[],
         decoders=Workers(num=1, cpus=1),
         engines=Workers(num=1, cpus=1),
@@ -162,3 +175,64 @@ def test_what_decides_which_prompts_are_asked_is_recorded_with_them(tmp_path, mo
     assert "rewards" in stage.inputs()["recipe"]
     stage.recipe = recipes.build(GroupRecipe(num_candidates=2, num_prompts=3))
     assert "rewards" not in stage.inputs()["recipe"]
+
+
+def solved_run(folder, rounds):
+    """A run whose rounds have groups: {example id: accuracies}."""
+    run = RunFolder.at(str(folder / "run"))
+    for index, groups in enumerate(rounds):
+        made = [
+            ResponseGroup(
+                id=name,
+                example_id=name,
+                video="v",
+                question="q",
+                answer="a",
+                texts=("x",) * len(right),
+                rewards=tuple(right),
+                left_out=tuple("" if math.isfinite(value) else "cut_by_length" for value in right),
+                policy_version="p",
+                tokens="t",
+                parts=json.dumps({"accuracy": [value if math.isfinite(value) else None for value in right]}),
+            )
+            for name, right in groups.items()
+        ]
+        files.write_table(run.stage("pairs", index) / "groups.parquet", made)
+    return run
+
+
+def test_what_was_right_the_last_time_is_solved(tmp_path):
+    first = {"e00": [1.0, 1.0], "e01": [1.0, 0.0], "e02": [1.0, math.nan, 1.0], "e03": [1.0, 1.0]}
+    run = solved_run(tmp_path, [first, {"e03": [0.0, 1.0], "e01": [1.0, 1.0]}])
+    assert solved_before(run, 0) == frozenset()
+    assert solved_before(run, 1) == {"e00", "e02", "e03"}
+    assert solved_before(run, 2) == {"e00", "e02", "e01"}
+
+
+def test_a_share_of_the_solved_is_passed_over_and_the_order_of_the_others_stays():
+    many = [dataclasses.replace(LEFT, id=f"m{number}") for number in range(400)]
+    solved = {example.id for example in many[:300]}
+    recipe = recipes.build(GroupRecipe(num_prompts=50, drop_solved=0.8))
+    asked, places = left_to_ask(many, recipe, seed=1, start=30, solved=solved)
+    order = in_turn(many, 1, 30)
+    assert len(asked) == 50
+    assert [order[place - 30] for place in places] == asked
+    assert places == sorted(places)
+    everything = recipes.build(GroupRecipe(num_prompts=400, refill=True, drop_solved=0.8))
+    left = {example.id for example in left_to_ask(many, everything, seed=1, start=30, solved=solved)[0]}
+    assert left > {example.id for example in many[300:]}
+    assert len(left) == pytest.approx(100 + 60, abs=25)
+    again = {example.id for example in left_to_ask(many, everything, seed=1, start=77, solved=solved)[0]}
+    assert again == left, "the share does not depend on the round"
+    whole = recipes.build(GroupRecipe(drop_solved=1.0))
+    assert left_to_ask(many, whole, seed=1, start=0, solved=solved)[0] == many[300:]
+    with pytest.raises(DataError, match=r"all 400 prompts were solved .* lower it"):
+        left_to_ask(many, whole, seed=1, start=0, solved={example.id for example in many})
+
+
+def test_the_next_place_counts_what_was_passed_over(tmp_path, monkeypatch):
+    stage = asked_rollout(tmp_path / "run", monkeypatch)
+    stage.train, stage.places = stage.train[::2], range(5, 25, 2)
+    asked = stage.generate()
+    stage._collect(asked)
+    assert files.read_json(stage.folder / ASKED)["next"] == 5 + 2 * (asked - 1) + 1

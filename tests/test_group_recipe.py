@@ -486,6 +486,7 @@ def test_an_overlong_reply_is_punished_and_one_that_was_cut_off_is_learned_from(
         ({"rewards": {"length": 0.2}, "length_range": [5, 2]}, "0 < low <= high"),
         ({"rewards": {"accuracy": 1, "length": 0.2}}, "has the 320 tokens of length_range"),
         ({"refill": True}, "num_prompts groups that differ, which is not set"),
+        ({"drop_solved": 0.8, "rewards": {"format": 1}}, "drop_solved goes by the reward accuracy"),
         (
             {"refill": True, "num_prompts": 4, "trust": "judge", "judge": JUDGE.model_dump()},
             "which scores only once all are sampled",
@@ -499,7 +500,7 @@ def test_lengths_and_refills_that_make_no_sense_are_refused(options, says):
 
 
 def test_a_younger_option_leaves_the_record_of_a_group_as_it_was():
-    assert {"length_range", "overlong_tokens", "num_prompts", "refill"}.isdisjoint(GroupRecipe().deciding())
+    assert {"length_range", "overlong_tokens", "num_prompts", "refill", "drop_solved"}.isdisjoint(GroupRecipe().deciding())
     assert GroupRecipe(num_prompts=4, refill=True).deciding()["refill"] is True
 
 

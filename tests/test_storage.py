@@ -1,21 +1,17 @@
 """Models and data in an object store: moto's server, with a 503 on every tenth request."""
 
-import http.client
-import http.server
-import itertools
 import json
-import logging
 import os
 import pathlib
 import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 from conftest import free_port
+from store_server import behind, environment, store_server
 
 from pipelines import cli
 from pipelines.check import check
@@ -23,86 +19,27 @@ from vidalign import azure, storage
 from vidalign.config.run import RunConfig
 from vidalign.data.reading import read_rows
 from vidalign.errors import ConfigError, DataError, ModelError
+from vidalign.files import RunFolder, write_json
+from vidalign.mirror import fetched
 from vidalign.model.checkpoint import policy_version
 from vidalign.model.folder import model_folder, stage_model
 from vidalign.storage import is_uri, staged
 from vidalign.video.stores import asked
 
 
-class Unreliable(http.server.BaseHTTPRequestHandler):
-    """Passes requests on to moto, but answers every tenth with 503."""
-
-    protocol_version = "HTTP/1.1"
-    behind: tuple[str, int]
-    numbers: itertools.count
-    refused: list[str]
-
-    def answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if next(self.numbers) % 10 == 9:
-            self.refused.append(self.path)
-            self.reply(503, {}, b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>")
-            return
-        behind = http.client.HTTPConnection(*self.behind)
-        behind.request(self.command, self.path, body, dict(self.headers))
-        got = behind.getresponse()
-        self.reply(got.status, dict(got.getheaders()), got.read())
-        behind.close()
-
-    def reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            if name.lower() not in ("connection", "transfer-encoding", "content-length", "server", "date"):
-                self.send_header(name, value)
-        length = next((value for name, value in headers.items() if name.lower() == "content-length"), str(len(body)))
-        self.send_header("Content-Length", length if self.command == "HEAD" else str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_GET = do_HEAD = answer
-
-    def log_message(self, *_: object) -> None: ...
-
-
-class Quiet(http.server.ThreadingHTTPServer):
-    def handle_error(self, *_: object) -> None:
-        """Clients leave as they like: what they leave behind is not printed among the lines that a test reads."""
-
-
 @pytest.fixture(scope="module")
 def server():
-    moto_server = pytest.importorskip("moto.server", reason="moto is in requirements/dev.lock")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    moto = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    handler = type(
-        "Between", (Unreliable,), {"behind": moto.get_host_and_port(), "numbers": itertools.count(), "refused": []}
-    )
-    between = Quiet(("127.0.0.1", 0), handler)
-    threading.Thread(target=between.serve_forever, args=(0.05,), daemon=True).start()
-    yield between, handler
-    between.shutdown()
-    between.server_close()
-    moto.stop()
+    with store_server() as found:
+        yield found
 
 
 @pytest.fixture
 def bucket(server, tmp_path, monkeypatch):
     """A function that puts bytes or a folder into the bucket "bkt", and the node's own folder in the environment."""
-    between, handler = server
-    variables = {
-        "AWS_ACCESS_KEY_ID": "a",
-        "AWS_SECRET_ACCESS_KEY": "b",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{between.server_port}",
-        "VIDALIGN_STAGED": str(tmp_path / "staged"),
-    }
-    for name, value in variables.items():
+    for name, value in {**environment(server), "VIDALIGN_STAGED": str(tmp_path / "staged")}.items():
         monkeypatch.setenv(name, value)
     storage.bucket_store.cache_clear()
-    from pyarrow import fs
-
-    store = fs.S3FileSystem(endpoint_override="http://{}:{}".format(*handler.behind), allow_bucket_creation=True)
-    store.create_dir("bkt")
+    store = behind(server)
 
     def put(key: str, what: bytes | pathlib.Path) -> str:
         if isinstance(what, pathlib.Path) and what.is_dir():
@@ -227,8 +164,9 @@ ABSENT = [("s3://bkt/nothing/here", "there is nothing at this uri"), ("s3://nobu
         ("model.path", *ABSENT[0]),
         ("data.video_root", *MISTYPED[0]),
         ("data.video_root", *MISTYPED[2]),
-        ("run_dir", "s3://bkt/run", "run_dir must be a path"),
-        ("run_dir", "s3:/bkt/run", "run_dir must be a path"),
+        *(("run_dir", *case) for case in MISTYPED),
+        ("run_dir", "s3://bkt", "names no place inside a bucket"),
+        ("run_dir", "s3://nobucket/run", "s3://nobucket/run/.written-"),
         ("video.cache_dir", "s3://bkt/frames", "video.cache_dir=s3://bkt/frames must be a path"),
     ],
 )
@@ -290,6 +228,10 @@ def test_rows_and_folders_in_azure(tmp_path, monkeypatch):
             assert b"v.mp4" in b"".join(answer.chunks)
         with pytest.raises(DataError, match="there is nothing at this uri"):
             staged("data.train", "az://data/none")
+        run = RunFolder.open("az://data/runs/one")
+        write_json(run.plan, {"by": "this node"})
+        monkeypatch.setenv("VIDALIGN_STAGED", str(tmp_path / "another"))
+        assert fetched(RunFolder.at("az://data/runs/one").plan).read_bytes() == run.plan.read_bytes()
     finally:
         server.kill()
         server.wait()

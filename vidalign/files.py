@@ -15,16 +15,18 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, TypeVar
 
+from vidalign import mirror
 from vidalign.errors import ConfigError, DataError
 from vidalign.records import Record
 from vidalign.storage import is_uri
+from vidalign.stored import folder_of, shown
 
 RecordT = TypeVar("RecordT", bound=Record)
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """Paths inside one run. The folder must be on a file system that every node of the cluster sees."""
+    """Paths inside one run: of a folder that every node of the cluster sees, or of this node's mirror of a run in a store."""
 
     root: pathlib.Path
 
@@ -40,13 +42,16 @@ class RunFolder:
 
     @classmethod
     def at(cls, run_dir: str) -> RunFolder:
-        """The folder, which need not be there. Raises `ConfigError` for a uri: no store replaces and appends."""
-        if is_uri(run_dir):
-            raise ConfigError(
-                f"run_dir must be a path that every node can read and write, got the uri {run_dir!r}: a run replaces and appends to "
-                "its files; give a folder that the nodes share, and copy the finished run to the store"
-            )
-        return cls(pathlib.Path(run_dir).absolute())
+        """The folder, which need not be there. Raises `ConfigError` for a uri that is mistyped."""
+        return cls(folder_of(run_dir) if is_uri(run_dir) else pathlib.Path(run_dir).absolute())
+
+    @property
+    def name(self) -> str:
+        """The last part of its path, or of its uri."""
+        return shown(self.root).rpartition("/")[2]
+
+    def __str__(self) -> str:
+        return shown(self.root)
 
     @property
     def config(self) -> pathlib.Path:
@@ -91,7 +96,7 @@ def write_bytes_atomic(path: pathlib.Path, *parts: bytes | memoryview, durable: 
 
 @contextlib.contextmanager
 def _replacing(path: pathlib.Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
-    """A file that takes the place of `path` once all of it is written."""
+    """A file that takes the place of `path` once all of it is written, and is in the store that `path` is kept in, if it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -101,7 +106,8 @@ def _replacing(path: pathlib.Path, *, durable: bool = True) -> Iterator[IO[bytes
             if durable:
                 os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        with mirror.kept(path, temporary):
+            os.replace(temporary, path)
     except BaseException as error:
         pathlib.Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:  # as of a disk that is full: which one?

@@ -39,6 +39,8 @@ TRIES, PAUSE_S = 5, 0.5  # of one file as a whole
 AT_ONCE = 8  # files that are fetched at the same time
 CHUNK_BYTES = 2**22
 
+_DIGEST = re.compile("[0-9a-f]{24}")  # the name of what is staged; beside them are locks, drafts and mirrors of runs
+
 _held: dict[pathlib.Path, int] = {}  # locks of what this process has staged, which keep others from giving it up
 
 
@@ -85,6 +87,7 @@ def bucket_store(scheme: str, account: str = "") -> Any:
         connect_timeout=TIMEOUT_S,
         request_timeout=TIMEOUT_S,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=MAX_ATTEMPTS),
+        allow_delayed_open=True,  # one request for a small object
     )
 
 
@@ -108,7 +111,7 @@ def staged(key: str, uri: str, patterns: Sequence[str] = ("*",)) -> pathlib.Path
         raise _unread(key, uri, error) from error
     if not found:
         raise DataError(f"{key}={uri}: there is nothing at this uri; correct it, or put the files there")
-    root, most = _of_node()
+    root, most = node_folder()
     digest = hashlib.sha256(json.dumps([uri.rstrip("/"), found]).encode()).hexdigest()[:24]
     folder = root / digest
     try:
@@ -137,7 +140,7 @@ def staged(key: str, uri: str, patterns: Sequence[str] = ("*",)) -> pathlib.Path
 
 def is_staged(path: str | os.PathLike[str]) -> bool:
     """Whether a path is below the folder in which this node stages."""
-    return _of_node()[0] in pathlib.Path(path).parents
+    return node_folder()[0] in pathlib.Path(path).parents
 
 
 def _unread(key: str, uri: str, error: Exception) -> DataError:
@@ -169,9 +172,7 @@ def _fetch(store: Any, place: str, found: dict[str, tuple[int, int]], folder: pa
         target = draft / place.rpartition("/")[2]
         with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
             jobs = [
-                pool.submit(
-                    _fetch_file, store, f"{place}/{name}" if name else place, target / name if name else target, size
-                )
+                pool.submit(fetch_file, store, f"{place}/{name}" if name else place, target / name if name else target, size)
                 for name, (size, _) in found.items()
             ]
             for job in jobs:
@@ -182,7 +183,8 @@ def _fetch(store: Any, place: str, found: dict[str, tuple[int, int]], folder: pa
         raise
 
 
-def _fetch_file(store: Any, place: str, path: pathlib.Path, size: int) -> None:
+def fetch_file(store: Any, place: str, path: pathlib.Path, size: int) -> None:
+    """Fetch one object as a file, again after a pause where that fails. Raises `OSError`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for number in range(1, TRIES + 1):
         try:
@@ -200,7 +202,8 @@ def _fetch_file(store: Any, place: str, path: pathlib.Path, size: int) -> None:
 def _make_room(key: str, uri: str, root: pathlib.Path, most: int, needed: int, *, keep: str) -> None:
     """Give up what was not used for the longest time until `needed` bytes fit. Raises `ConfigError` where they never do."""
     kept = sorted(
-        (path for path in root.iterdir() if path.is_dir() and path.name[0] != "."), key=lambda path: path.stat().st_mtime
+        (path for path in root.iterdir() if path.is_dir() and _DIGEST.fullmatch(path.name)),
+        key=lambda path: path.stat().st_mtime,
     )
     sizes = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in kept}
     total = sum(sizes.values())
@@ -246,7 +249,7 @@ def _lock_path(root: pathlib.Path, digest: str) -> pathlib.Path:
     return root / ".locks" / digest
 
 
-def _of_node() -> tuple[pathlib.Path, int]:
+def node_folder() -> tuple[pathlib.Path, int]:
     """The root and how many bytes it may hold, as the environment says. Raises `ConfigError` for a size that is none."""
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     text = os.environ.get(GIB) or str(DEFAULT_GIB)

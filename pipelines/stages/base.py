@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 
 from vidalign import files
 from vidalign.errors import ConfigError, DataError
+from vidalign.stored import shown
 from vidalign.types import stable_hash
 
 MANIFEST = "manifest.json"
@@ -97,13 +98,13 @@ def _is_finished(stage: Stage, inputs: Mapping[str, Any]) -> bool:
     finished, begun = stage.folder / MANIFEST, stage.folder / BEGUN
     if finished.is_file():
         made = files.read_json(finished)
-        _compare(stage, inputs, made, f"{stage.folder} was finished with another configuration")
+        _compare(stage, inputs, made, f"{shown(stage.folder)} was finished with another configuration")
         if not made.get("format"):
             files.write_json(finished, {**made, **made_from, HASH_V1: made["inputs"]})
         return True
     if begun.is_file():
         made = files.read_json(begun)
-        _compare(stage, inputs, made, f"{stage.folder} was begun with another configuration")
+        _compare(stage, inputs, made, f"{shown(stage.folder)} was begun with another configuration")
         if isinstance(made, str):
             files.write_json(begun, {**made_from, "layout": flat(stage.layout())})
     return False
@@ -112,7 +113,9 @@ def _is_finished(stage: Stage, inputs: Mapping[str, Any]) -> bool:
 def manifest(folder: pathlib.Path) -> dict[str, Any]:
     """The manifest of a finished stage. Raises `DataError` where it is not finished."""
     if not (folder / MANIFEST).is_file():
-        raise DataError(f"{folder} is not finished; run the stage that makes it first (`vidalign align` runs all of them)")
+        raise DataError(
+            f"{shown(folder)} is not finished; run the stage that makes it first (`vidalign align` runs all of them)"
+        )
     return files.read_json(folder / MANIFEST)
 
 

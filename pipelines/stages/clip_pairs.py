@@ -17,6 +17,7 @@ from typing import Any
 from vidalign import files
 from vidalign.config.degrading import ClipPairsConfig
 from vidalign.recipes.sampling import request_seed
+from vidalign.stored import here
 from vidalign.types import PreferencePair, stable_hash
 from vidalign.video.altered import write_altered
 
@@ -116,6 +117,8 @@ def altered_here(asked: Sequence[tuple[str, int]], config: ClipPairsConfig) -> d
 
 def altered_on_cluster(asked: Sequence[tuple[str, int]], config: ClipPairsConfig) -> dict[tuple[str, int], str]:
     """`Alter` by tasks of Ray Data, so that the driver holds no pixels."""
+    if not asked:
+        return {}
     import ray.data
 
     def one(row: dict[str, Any]) -> dict[str, Any]:
@@ -123,7 +126,7 @@ def altered_on_cluster(asked: Sequence[tuple[str, int]], config: ClipPairsConfig
         return {**row, "made": next(iter(found.values()), "")}
 
     rows = ray.data.from_items([{"clip": clip, "seed": seed} for clip, seed in asked]).map(one, num_cpus=1)
-    return {(row["clip"], int(row["seed"])): row["made"] for row in rows.iter_rows() if row["made"]}
+    return {(row["clip"], int(row["seed"])): here(row["made"]) for row in rows.iter_rows() if row["made"]}
 
 
 def write_frames(folder: pathlib.Path, frames: Mapping[str, str], altered: Mapping[str, str]) -> None:

@@ -15,6 +15,7 @@ from serving.spec import EndpointSpec
 from vidalign.config.run import EvaluateConfig, ModelConfig, ServeConfig, VideoConfig
 from vidalign.data.shown import missing_file
 from vidalign.errors import DataError
+from vidalign.model.folder import stage_model
 from vidalign.types import Example, PolicyVersion
 from vidalign.video.naming import local_path, visual_of
 
@@ -75,6 +76,8 @@ class Evaluate(Stage):
             plain_prompt=self.prompt,
             wait_for_nodes_s=self.wait_for_nodes_s,
         )
+        for policy in self.policies.values():
+            stage_model(self.model.path, policy.path)
         asked = [(name, False) for name in self.policies] + ([("base", True)] if self.evaluate.blind else [])
         kept: dict[str, Any] = {"stage": self.folder, "prompt": self.prompt}
 

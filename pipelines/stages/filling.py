@@ -7,18 +7,20 @@ time nor on where a killed run went on.
 
 from __future__ import annotations
 
+import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
 from pipelines.stages.groups import sampled_tokens, without_spelled
 from vidalign import files
+from vidalign.data.source import GROUPS_FILE
 from vidalign.errors import DataError
 from vidalign.files import RunFolder
 from vidalign.recipes.base import Recipe, responses_by_example
-from vidalign.types import Example, Response
+from vidalign.types import Example, Response, ResponseGroup, stable_hash
 
 ASKED = "asked.json"  # of a round's responses, where the recipe takes the next prompts each round
 MORE = 1.1  # of what the share so far needs, so that the next turn rarely misses by one
@@ -29,6 +31,46 @@ def in_turn(items: Sequence[ItemT], seed: int, start: int) -> list[ItemT]:
     """All items, each once, in an order that the seed decides, from place `start` of it on and then from its beginning."""
     order = np.roll(np.random.default_rng(seed).permutation(len(items)), -(start % len(items)) if items else 0)
     return [items[place] for place in order]
+
+
+def left_to_ask(
+    examples: Sequence[Example], recipe: Recipe[Any], *, seed: int, start: int, solved: Collection[str]
+) -> tuple[list[Example], list[int]]:
+    """The examples that a round may ask, in its order, and the place of each in that of all; without a share of those that are solved.
+
+    Which of the solved ones are passed over depends on the seed and the example alone. A recipe that takes all rows keeps their order.
+    """
+    ordered = list(examples) if recipe.num_prompts is None else in_turn(examples, seed, start)
+    left = [
+        (place, example)
+        for place, example in enumerate(ordered, start)
+        if not (example.id in solved and passed_over(seed, example.id, recipe.drop_solved))
+    ]
+    if not left:
+        raise DataError(
+            f"all {len(ordered):,} prompts were solved by earlier rounds, and recipe.drop_solved={recipe.drop_solved:g} passes over "
+            "all of them; lower it, take harder questions, or end the run with fewer rounds"
+        )
+    if recipe.num_prompts is not None and not recipe.refills:
+        left = left[: recipe.num_prompts]
+    return [example for _, example in left], [place for place, _ in left]
+
+
+def passed_over(seed: int, example_id: str, share: float) -> bool:
+    """Whether a solved example is among the share that is not asked any more."""
+    return int(stable_hash([seed, example_id, "solved"], 8), 16) < share * 16**8
+
+
+def solved_before(run: RunFolder, index: int) -> frozenset[str]:
+    """The examples all of whose replies were right in the last round before this one that asked them."""
+    last: dict[str, bool] = {}
+    for earlier in range(index):
+        path = run.stage("pairs", earlier) / GROUPS_FILE
+        for group in files.read_table(path, ResponseGroup) if path.is_file() else ():
+            right = json.loads(group.parts).get("accuracy", [])
+            told = [value for value, why in zip(right, group.left_out, strict=True) if not why] if right else [None]
+            last[group.example_id] = all(value is not None and value >= 1 for value in told)
+    return frozenset(name for name, is_solved in last.items() if is_solved)
 
 
 def place_before(run: RunFolder, index: int) -> int:

@@ -13,7 +13,7 @@ from actors.judge import Judge
 from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage
-from vidalign import files
+from vidalign import files, mirror
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.run import ModelConfig
 from vidalign.recipes.base import Recipe
@@ -60,6 +60,7 @@ class Judging(Stage):
             if todo:
                 for row in self._stream(todo, parts).iter_rows():
                     shown.update(int(row["judged"]))
+                mirror.refresh(parts)
         return {}
 
     def rows(self) -> list[dict[str, Any]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Mapping, Sequence
 
 from vidalign.data.decodable import alike
+from vidalign.storage import AT_ONCE
 from vidalign.types import Example
 from vidalign.video.frame_cache import load_signature
 from vidalign.video.naming import short
@@ -20,14 +22,15 @@ def lookalike_warning(
     Args:
         frames: the decoded clip of each video.
     """
-    seen = [
-        {
-            video: found
-            for video in dict.fromkeys(name for example in examples for name in example.context.visuals)
-            if video in frames and (found := load_signature(frames[video])) is not None
-        }
-        for examples in (held, train)
-    ]
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:  # clips may be in a store
+        seen = [
+            {
+                video: found
+                for video, found in zip(shown, pool.map(lambda video: load_signature(frames[video]), shown), strict=True)
+                if found is not None
+            }
+            for shown in (_shown(held, frames), _shown(train, frames))
+        ]
     pairs = alike(*seen)
     if not pairs:
         return None
@@ -38,3 +41,9 @@ def lookalike_warning(
         f"{alikes}, first {short(video)} like {short(other)}; if they are copies, what is measured on them has been trained on "
         "(`vidalign data validate --decode` lists all)"
     )
+
+
+def _shown(examples: Sequence[Example], frames: Mapping[str, str]) -> list[str]:
+    """The distinct videos and images of examples that have a clip."""
+    names = dict.fromkeys(name for example in examples for name in example.context.visuals)
+    return [name for name in names if name in frames]

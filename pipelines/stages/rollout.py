@@ -31,10 +31,11 @@ from pipelines.stages.filling import ASKED, fill, giving, shortfall
 from pipelines.stages.groups import special_ids
 from pipelines.stages.lookalikes import lookalike_warning
 from pipelines.stages.responses import digest, media_limits
-from vidalign import files
+from vidalign import files, mirror
 from vidalign.config.run import ModelConfig, RolloutConfig, VideoConfig
 from vidalign.errors import DataError
 from vidalign.recipes.base import Recipe
+from vidalign.stored import shown
 from vidalign.types import Example, PolicyVersion, QuarantineRow
 
 
@@ -43,8 +44,8 @@ class Rollout(Stage):
     """The responses of one round, and the decoded videos of its training and probe examples.
 
     `cache`: the frame cache. `seed`: of the round; `engine_seed`: of the run. `text_tokens`: what the context must have beside a
-    video; a video that leaves less is quarantined. `missing`: names of videos that the driver does not find. `start`: place of the
-    first example in the order of prompts (`pipelines.stages.filling`).
+    video; a video that leaves less is quarantined. `missing`: names of videos that the driver does not find. `places`: of the
+    examples in the order of all prompts, where a round does not ask all (`pipelines.stages.filling`).
     """
 
     name: ClassVar[str] = "rollout"
@@ -66,7 +67,7 @@ class Rollout(Stage):
     float32_head: bool = False
     text_tokens: int = 0
     missing: Sequence[str] = ()
-    start: int = 0
+    places: Sequence[int] | None = None
     earlier: Callable[[], Stage | None] | None = None
 
     @property
@@ -161,6 +162,7 @@ class Rollout(Stage):
                             missed[int(row["chunk"])] = [Missed.from_row(miss) for miss in found]
                 passes.again([miss for found in missed.values() for miss in found])
                 todo = [(index, chunk) for index, chunk in todo if index in missed]
+        mirror.refresh(parts)  # of a run in a store: those that other nodes made
 
     def _stream(self, todo: Sequence[tuple[int, Sequence[Example]]], parts: pathlib.Path, passes: Passes) -> Any:
         """A Ray Data set with one row for each chunk, {chunk, num_examples, missed}; its part is on disk before its row comes, unless
@@ -230,8 +232,8 @@ class Rollout(Stage):
         names, tables = [example.id for example in self.train[:asked]], [path.with_suffix(".parquet") for path in paths]
         only = ("example_id", names) if asked < len(self.train) else None
         files.join_tables(tables, self.folder / "responses.parquet", only=only)
-        if self.recipe.num_prompts is not None:
-            files.write_json(self.folder / ASKED, {"examples": names, "next": self.start + asked})
+        if self.places is not None:
+            files.write_json(self.folder / ASKED, {"examples": names, "next": self.places[asked - 1] + 1})
         decoded: dict[str, Mapping[str, str]] = {}
         engine_s: collections.Counter[str] = collections.Counter()
         for path in paths:
@@ -275,11 +277,8 @@ class Rollout(Stage):
     def _write(self, decoded: Decoded) -> None:
         """Write the other tables that later stages read. Raises `DataError` when no video could be decoded."""
         frames = {video: row["frames_path"] for video, row in decoded.items() if row["frames_path"]}
-        quarantine = [
-            QuarantineRow(uri=video, reason=row["reason"], message=row["message"])
-            for video, row in decoded.items()
-            if not row["frames_path"]
-        ]
+        left_out = {video: row for video, row in decoded.items() if not row["frames_path"]}
+        quarantine = [QuarantineRow(uri=uri, reason=row["reason"], message=row["message"]) for uri, row in left_out.items()]
         if not frames:
             raise DataError(
                 f"none of the {len(decoded)} videos could be decoded; first reason: {quarantine[0].message}. "
@@ -289,12 +288,10 @@ class Rollout(Stage):
         files.write_table(self.folder / "probe.parquet", usable)
         files.write_places(self.folder / "frames.json", frames)
         files.write_table(self.quarantine / "quarantine.parquet", quarantine)
-        videos = count_videos(decoded)
-        files.write_json(self.folder / "videos.json", videos)
+        files.write_json(self.folder / "videos.json", videos := count_videos(decoded))
         if quarantine:
             shares = f"{len(quarantine):,} of {videos['total']:,} videos ({progress.counts(videos['quarantined'])})"
-            progress.note(
-                f"quarantine, round {self.round_index}: {shares}; why of each: {self.quarantine}/quarantine.parquet"
-            )
+            why = shown(self.quarantine / "quarantine.parquet")
+            progress.note(f"quarantine, round {self.round_index}: {shares}; why of each: {why}")
         if (warning := lookalike_warning(frames, self.train, self.probe, split="probe")) is not None:
             progress.warn(warning)

@@ -5,21 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-import shutil
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from actors.checkpoints import leave_out_torn
 from actors.learner import train_loop
 from actors.train_job import TrainJob
-from cluster import interrupts
+from cluster import interrupts, placement
 from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage, identity, identity_v1, once
 from pipelines.stages.clip_pairs import FRAMES
 from pipelines.stages.doubt import DoubtStage
 from pipelines.stages.reference import reference_files
-from vidalign import files
+from vidalign import files, mirror, stored
 from vidalign.config.run import ModelConfig, ObjectiveConfig
 from vidalign.config.training import TrainConfig
 from vidalign.data.source import GROUPS_FILE
@@ -184,6 +183,8 @@ class Train(Stage):
             tensorboard=self.tensorboard,
         )
         workers, use_gpu = self.workers, self.workers.gpus > 0
+        place = stored.of(self.folder)
+        store, kept_in = (None, str(self.folder)) if place is None else place.stored
         trainer = TorchTrainer(
             train_loop,
             train_loop_config=job.to_dict(),
@@ -194,7 +195,8 @@ class Train(Stage):
             ),
             run_config=ray.train.RunConfig(
                 name=CHECKPOINTS,
-                storage_path=str(self.folder),
+                storage_path=kept_in,
+                storage_filesystem=store,
                 failure_config=ray.train.FailureConfig(
                     max_failures=self.train.max_failures, controller_failure_limit=MAX_LOST_CONTROLLERS
                 ),
@@ -209,9 +211,11 @@ class Train(Stage):
         with progress.follow_steps(self.round_index, self.folder):
             # In the main thread, Ray Train would take over Ctrl-C for good.
             fit_again(lambda: interrupts.beside(fit), progress.warn)
+        mirror.refresh(self.folder)
+        mirror.refresh(self.export)
         trained = exported(self.export)
         if not self.train.keep_checkpoints:
-            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+            mirror.remove(self.folder / CHECKPOINTS)
         return trained
 
 
@@ -239,6 +243,7 @@ def fit_again(fit: Callable[[], Any], warn: Callable[[str], None]) -> Any:
                     "same command again: it continues from its newest checkpoint"
                 ) from error
             warn(f"the training's controller died ({reason}); the training continues from its newest checkpoint")
+            placement.release_left()
     raise AssertionError
 
 

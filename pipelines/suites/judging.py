@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from cluster.resources import ClusterResources, Workers
 from pipelines.stages.base import once
 from pipelines.stages.judge import Judging
 from pipelines.suites.models import AskedModels
-from vidalign import files
+from vidalign import files, mirror
 from vidalign.config.judging import JudgeConfig
 from vidalign.data.suites.base import Suite
 from vidalign.data.suites.question import SuiteQuestion
@@ -72,7 +71,7 @@ def _judged(
     )
     once(stage)
     made = stage.rows()
-    shutil.rmtree(folder, ignore_errors=True)
+    mirror.remove(folder)
     return made
 
 

@@ -12,6 +12,7 @@ import openai
 
 from pipelines.serve import Target, find_target, models_of, refuse_unused
 from serving.app import NO_KEY, Endpoint
+from vidalign import mirror
 from vidalign.config.cluster import ClusterConfig
 from vidalign.config.loading import load_config, parse_section
 from vidalign.config.run import EvaluateConfig, RunConfig
@@ -63,12 +64,13 @@ def of_target(target: str, overrides: Sequence[str] = (), *, out: str | None = N
         ConfigError, ModelError: there is no such run or checkpoint, or it has no model to ask.
     """
     _refuse_scoring(overrides)
-    path = pathlib.Path(target)
+    path = pathlib.Path(mirror.opened(target))
     if not path.is_file() and not (path / "config.yaml").is_file():
         return _of_checkpoint(target, overrides, out)
     refuse_unused(overrides, [*ServingConfig.model_fields, "evaluate", "rounds"], what="a suite")
     config = load_config(path if path.is_file() else path / "config.yaml", overrides)
-    run = RunFolder(pathlib.Path(config.run_dir if path.is_file() else path).absolute())
+    run = RunFolder.at(config.run_dir if path.is_file() else str(path))
+    mirror.refresh(run.root)
     models, notes = models_of(run, config)
     if not models:
         raise ModelError(f"{target} has neither its base model ({config.model.path}) nor an exported policy to ask")

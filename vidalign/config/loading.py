@@ -6,6 +6,7 @@ contradiction is a `ConfigError` that names the key. Relative paths are relative
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -13,12 +14,14 @@ from typing import Any, TypeVar
 import pydantic
 import yaml
 
+from vidalign import mirror
 from vidalign.config.explaining import explain_all, sections_in
 from vidalign.config.recipes import section_of
 from vidalign.config.run import RunConfig
 from vidalign.config.section import Section
 from vidalign.config.yaml_file import read_mapping, read_value
 from vidalign.errors import ConfigError
+from vidalign.stored import shown
 
 SectionT = TypeVar("SectionT", bound=Section)
 RUN_CONFIG = "config.yaml"  # in a run's folder
@@ -27,12 +30,12 @@ RUN_CONFIG = "config.yaml"  # in a run's folder
 def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, apply `section.key=value` overrides (values are YAML), and check everything.
 
-    A run's folder stands for its config.yaml, and the `run_dir` of that file is where the file is now, unless it is overridden.
+    A run's folder or uri stands for its config.yaml, and the `run_dir` of that file is where the file is now, unless it is overridden.
 
     Raises:
         ConfigError: a missing or malformed file, an unknown key (with the nearest known one), an invalid value, a conflict.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(mirror.opened(os.fspath(path)))
     if path.is_dir() and (path / RUN_CONFIG).is_file():
         path /= RUN_CONFIG
     if path.is_dir():
@@ -43,7 +46,7 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
     if (
         path.name == RUN_CONFIG and (path.parent / "rounds").is_dir()
     ):  # it may have been moved or copied since it was written
-        raw["run_dir"] = str(path.parent)
+        raw["run_dir"] = shown(path.parent)
     return parse_config(raw, overrides, source=str(path))
 
 

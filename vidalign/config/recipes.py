@@ -112,7 +112,7 @@ class GroupRecipe(RewardOptions, SamplingSection):
     no judge gives them.
     """
 
-    LATER: ClassVar[frozenset[str]] = SamplingSection.LATER | RewardOptions.LATER | {"num_prompts", "refill"}
+    LATER: ClassVar[frozenset[str]] = SamplingSection.LATER | RewardOptions.LATER | {"num_prompts", "refill", "drop_solved"}
     PAIRING: ClassVar[frozenset[str]] = frozenset(
         {"rewards", "format_pattern", "temporal_share", "length_range", "overlong_tokens", "judge", "threshold", "lint"}
     )
@@ -125,6 +125,8 @@ class GroupRecipe(RewardOptions, SamplingSection):
     """Prompts of a round: the next ones in an order that the seed decides; null asks all of them in every round."""
     refill: bool = False
     """Go on with further prompts until the groups of `num_prompts` of them have different rewards."""
+    drop_solved: float = pydantic.Field(0.0, ge=0, le=1)
+    """Share of the prompts whose replies were all right, the last time that they were asked, that later rounds pass over."""
     top_p: float = pydantic.Field(1.0, gt=0, le=1)
     """Nucleus of sampling, which is 1 here."""
     judge: JudgeConfig | None = None
@@ -154,6 +156,8 @@ class GroupRecipe(RewardOptions, SamplingSection):
             )
             what = "the rewards of recipe.judge" if self.judge else "num_prompts groups that differ"
             raise ValueError(f"refill=true samples until there are enough by {what}, {way_out}, or set refill to false")
+        if self.drop_solved and "accuracy" not in self.rewards:
+            raise ValueError("drop_solved goes by the reward accuracy; add it to rewards, or set drop_solved to 0")
         if self.overlong_tokens is not None and self.overlong_tokens >= self.max_new_tokens:
             raise ValueError(
                 f"overlong_tokens={self.overlong_tokens} are the last of max_new_tokens={self.max_new_tokens}; set it lower, such "

@@ -220,7 +220,7 @@ class RunConfig(Section):
     LATER: ClassVar[frozenset[str]] = frozenset({"steps"})
 
     run_dir: PathText
-    """Folder of the run, which every node sees. Running again continues what is there."""
+    """Folder of the run, which every node sees, or its uri in an object store. Running again continues what is there."""
     seed: int = pydantic.Field(0, ge=0, lt=2**32)
     """Decides every random choice of a run."""
     rounds: int = pydantic.Field(1, ge=1)

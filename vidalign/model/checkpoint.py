@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from vidalign import files
+from vidalign import files, mirror
 from vidalign.errors import ModelError
 from vidalign.model.folder import model_folder, stored_shapes, weight_files
 from vidalign.types import FrameSpec, PolicyVersion
@@ -106,6 +106,7 @@ def export_policy(
             "plain_prompt": prompt,
         }
         files.write_json(made / CARD, card)
+        mirror.put_folder(folder, made, last=CARD)
         _replace(folder, made)
     if dist.is_initialized():
         dist.barrier()

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from vidalign import storage
+from vidalign import mirror, storage, stored
 from vidalign.errors import ModelError
 from vidalign.files import read_json
 
@@ -46,21 +46,29 @@ def model_folder(path: str, *, weights: bool = True) -> pathlib.Path:
     return _fetched(path, patterns)
 
 
-def stage_model(path: str, folder: str) -> None:
-    """Fetch the model of `model.path` onto this node, where that is a store's uri and `folder` is what the driver staged of it.
+def stage_model(path: str, folder: str) -> str:
+    """Fetch a model onto this node that the driver has from a store. Returns where this node has it.
+
+    Args:
+        path: the run's `model.path`.
+        folder: the driver's: what it staged of `model.path` where that is a uri, or a round's model, of a run in a store as well.
 
     Raises:
         ModelError: this node would keep it elsewhere than the driver.
         ConfigError, DataError: as `vidalign.storage.staged`.
     """
+    if (place := stored.of(folder)) is not None:
+        mirror.refresh(place.local, everything=True)
+        return str(place.local)
     if not storage.is_uri(path) or (os.path.isdir(folder) and not storage.is_staged(folder)):
-        return
+        return folder
     found = model_folder(path)
     if found != pathlib.Path(folder):
         raise ModelError(
             f"model.path={path} is staged at {found} on this node, and at {folder} on the driver's: the model was changed in the "
             f"store, or the nodes differ in {storage.FOLDER}; set that to one path on all nodes, and run the same command again"
         )
+    return folder
 
 
 def _fetched(name: str, patterns: Sequence[str]) -> pathlib.Path:

@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vidalign import files
+from vidalign import files, mirror, stored
 from vidalign.types import stable_hash
 
 if TYPE_CHECKING:
@@ -32,8 +32,12 @@ class TensorCache:
 
 
 def missing(kept: Mapping[str, str | pathlib.Path]) -> set[str]:
-    """The names whose files do not exist yet."""
-    return {name for name, path in kept.items() if not pathlib.Path(path).is_file()}
+    """The names whose files do not exist yet; of a cache in a store, there."""
+    paths = {name: pathlib.Path(path) for name, path in kept.items()}
+    in_store = {name: path for name, path in paths.items() if stored.of(path) is not None}
+    roots = {path.parents[1] for path in in_store.values()}
+    there = {root / name for root in roots for name in stored.listing(stored.place_of(root))}
+    return {name for name, path in paths.items() if not (path in there if name in in_store else path.is_file())}
 
 
 def write_tensors(path: pathlib.Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -48,4 +52,4 @@ def read_tensors(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
     """Read what `write_tensors` wrote, onto the CPU."""
     import safetensors.torch
 
-    return safetensors.torch.load(pathlib.Path(path).read_bytes())
+    return safetensors.torch.load(mirror.fetched(path, always=False).read_bytes())

@@ -101,6 +101,11 @@ class Recipe(Generic[ConfigT]):
         return None
 
     @property
+    def drop_solved(self) -> float:
+        """Share of the rows that earlier rounds' groups solved that a round passes over."""
+        return 0.0
+
+    @property
     def refills(self) -> bool:
         """Whether a round asks about further rows until `num_prompts` of them give something to learn from (`gives`)."""
         return False
@@ -108,6 +113,11 @@ class Recipe(Generic[ConfigT]):
     def gives(self, example: Example, responses: Sequence[Response]) -> bool:
         """Whether an example's responses give something to learn from. Called only if `refills`."""
         raise NotImplementedError
+
+    @property
+    def needs_other_clip(self) -> bool:
+        """Whether responses are made to the clips that rows name as `rejected_video`."""
+        return False
 
     @property
     def needs_tokens(self) -> bool:

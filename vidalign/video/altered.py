@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 
 from vidalign.config.degrading import ClipPairsConfig
+from vidalign.stored import here
 from vidalign.types import stable_hash
 from vidalign.video.clip import Clip
 from vidalign.video.frame_cache import is_whole, load_clip, write_clip
@@ -39,6 +40,7 @@ def altered_path(path: pathlib.Path, config: ClipPairsConfig, seed: int) -> path
 
 def write_altered(path: pathlib.Path, config: ClipPairsConfig, seed: int) -> pathlib.Path | None:
     """Write the altered clip of the clip in this file, unless it is there. Returns its file, or None where it shows the same."""
+    path = pathlib.Path(here(str(path)))
     target = altered_path(path, config, seed)
     if is_whole(target):
         return target

@@ -2,6 +2,7 @@
 
     parent: ChildDecoder.decode(uri) ── one JSON line ──> child: main()     {"uri", "alarm_s"} and perhaps "spec"
                                      <── "opened" ──                        of a remote uri: it is fetched, and now decoded
+                                     <── "at the store" ── "opened" ──      where the frame cache is in a store: asked, or written
                                      <── one JSON line ──                   {"frames_path", "reason", "message", "backend"}
 
 Only uris and paths cross; frames go straight into the frame cache. The child imports the decoders and nothing of Ray or
@@ -14,6 +15,7 @@ video is never quarantined.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -26,21 +28,20 @@ import tempfile
 import time
 from typing import IO
 
+from vidalign import stored
 from vidalign.errors import ClusterError, DataError
 from vidalign.records import Record
 from vidalign.types import DEADLINE_S, DEFAULT_BACKEND, Backend, FrameSpec
 from vidalign.video import visuals
+from vidalign.video.deadlines import ALARM_AFTER_DEADLINE_S, AT_STORE, FETCH_S, OPENED, Deadlines
 from vidalign.video.into_cache import decode_into_cache
 
 START_TIMEOUT_S = 120.0
-ALARM_AFTER_DEADLINE_S = 10.0
 CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}  # what a decoder does to itself
 MAX_CRASHES = 2  # of one video
 MAX_TRIES = 10  # of one video, with pauses that grow to MAX_PAUSE_S: 21 seconds in all
 MAX_STARTS = 30  # of children for one video, those included that were killed before they were ready
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0
-FETCH_S = 600.0  # for a store to send a video: its time is no fault of the video
-OPENED = b"opened\n"
 VIDEOS_PER_CHILD = 500  # decoders leak a little with every reader: a fresh child now and then bounds it
 
 
@@ -137,14 +138,15 @@ class ChildDecoder:
         request = {"uri": uri, "alarm_s": self.deadline_s + ALARM_AFTER_DEADLINE_S}
         if spec is not None:
             request["spec"] = spec.to_row()
-        remote = visuals.has_remote(uri)
-        limit_s = FETCH_S if remote else self.deadline_s
+        waits = visuals.has_remote(uri)
+        limit_s = FETCH_S if waits else self.deadline_s
         line = self._exchange(process, json.dumps(request).encode() + b"\n", time.monotonic() + limit_s)
-        if remote and line is None:
+        while line in (OPENED, AT_STORE):
+            waits = line == AT_STORE
+            line = self._read_line(process, time.monotonic() + (FETCH_S if waits else self.deadline_s))
+        if waits and line is None:
             self.close()
             return DecodedVideo(video=uri, reason="again", message=f"{uri} was not fetched within {FETCH_S:g} s")
-        if line == OPENED:
-            line = self._read_line(process, time.monotonic() + self.deadline_s)
         self._num_decoded += 1
         if line is None:
             self.close()
@@ -262,22 +264,17 @@ def main() -> None:
     if settings["backend"] == "decord":
         import decord  # noqa: F401
 
+    if mirrored := stored.of(settings["cache_dir"]) is not None:
+        import pyarrow.fs  # noqa: F401
+
     replies.write(b"ready\n")
     for line in iter(sys.stdin.buffer.readline, b""):
         request = json.loads(line)
-        # The parent kills the child at the deadline. If the parent has died, the alarm keeps a hanging child from outliving it:
-        # its default action ends the process, even inside a decoder's C code.
-        uri, alarm_s = request["uri"], request["alarm_s"]
-        remote = visuals.has_remote(uri)
-        signal.setitimer(signal.ITIMER_REAL, FETCH_S + ALARM_AFTER_DEADLINE_S if remote else alarm_s)
-
-        def opened(remote: bool = remote, alarm_s: float = alarm_s) -> None:
-            signal.setitimer(signal.ITIMER_REAL, alarm_s)
-            if remote:
-                replies.write(OPENED)
-
+        uri = request["uri"]
+        deadlines = Deadlines(replies, request["alarm_s"], fetches=visuals.has_remote(uri))
         asked = FrameSpec.from_row(request["spec"]) if "spec" in request else spec
-        reply = decode_into_cache(uri, asked, settings["cache_dir"], settings["backend"], opened)
+        at_store = deadlines.at_store if mirrored else contextlib.nullcontext
+        reply = decode_into_cache(uri, asked, settings["cache_dir"], settings["backend"], deadlines.opened, at_store)
         signal.setitimer(signal.ITIMER_REAL, 0)
         replies.write(json.dumps(reply).encode() + b"\n")
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from vidalign import files
+from vidalign import files, mirror
 from vidalign.errors import DataError
 from vidalign.types import FrameSpec
 from vidalign.video.clip import Clip
@@ -72,7 +72,7 @@ def is_whole(path: pathlib.Path) -> bool:
 
 def _backend(path: pathlib.Path) -> str:
     try:
-        return str(_read(path, keep=False)[1]["backend"])
+        return str(_read(mirror.fetched(path), keep=False)[1]["backend"])
     except DataError:
         return ""
 
@@ -104,7 +104,7 @@ def load_clip(path: str | os.PathLike[str]) -> Clip:
 def read_shape(path: str | os.PathLike[str]) -> tuple[tuple[int, ...], float]:
     """The shape [F, H, W, 3] of a stored clip's frames, and the source's seconds. Reads the header alone; raises `DataError`."""
     try:
-        with open(path, "rb") as file:
+        with mirror.open_file(path) as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         return tuple(header["frames"]["shape"]), float(json.loads(header["__metadata__"]["clip"])["duration"])
     except (OSError, TypeError, KeyError, ValueError) as error:
@@ -114,8 +114,9 @@ def read_shape(path: str | os.PathLike[str]) -> tuple[tuple[int, ...], float]:
 def load_signature(path: str | os.PathLike[str]) -> np.ndarray | None:
     """The signature of a clip (`vidalign.video.signature`), read without its frames; None of a file that has none or is damaged."""
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        with mirror.open_file(path) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
             header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), size)))
         return unpacked(json.loads(header["__metadata__"]["clip"])["signature"])
     except (OSError, TypeError, KeyError, ValueError):
@@ -147,7 +148,7 @@ def _header(clip: Clip) -> bytes:
 
 def _read(path: str | os.PathLike[str], *, keep: bool) -> tuple[np.ndarray, dict[str, Any]]:
     """The frames (or, without `keep`, the last block) and a clip's other fields. Raises `DataError` as `load_clip` does."""
-    name = os.fspath(path)
+    name = os.fspath(mirror.fetched(path, always=False))
     try:
         with open(name, "rb") as file:
             file_size = os.fstat(file.fileno()).st_size
