@@ -1,5 +1,6 @@
 """The comparison of methods: which rate is chosen, what an arm does to pairs, and what the page of the events task says."""
 
+import importlib
 import math
 import types
 
@@ -8,13 +9,14 @@ import pytest
 from bench.quality import edits, events_page, events_pairs
 from bench.quality.arms import BASE
 from bench.quality.data import Data, base_folder
-from bench.quality.events import EVENTS
+from bench.quality.events import COMPARED, EVENTS
 from bench.quality.events_figures import figures, with_true_answer
 from bench.quality.queue import Queue
 from bench.quality.run import Job
 from bench.quality.shapes import SHAPES
 from bench.quality.sweep import best_rate, is_swept, missing_rates, tried
 from vidalign import files
+from vidalign.learning import objectives
 from vidalign.types import Example, PreferencePair
 
 TRUE = "First a small red circle moves left, then a large blue cross moves up, and finally a small green square moves right."
@@ -146,3 +148,20 @@ def test_a_difference_is_paired_by_seed_and_its_verdict_is_of_its_interval():
     assert events_page.verdict([-10, -10.1, -9.9]) == "lower"
     assert events_page.verdict([10, -10, 5]) == "not told apart"
     assert events_page.verdict([10]) == "one seed tells nothing"
+
+
+@pytest.mark.parametrize("task", [SHAPES, EVENTS], ids=lambda task: task.name)
+def test_arms_name_recipes_objectives_and_arms_that_exist(task):
+    for arm in task.arms.values():
+        assert arm.recipe in task.recipes
+        assert objectives.build(arm.objective, arm.params) is not None
+        assert task.arms[arm.method].method == arm.method
+        assert (arm.edit is None) == (arm.edited == "")
+    assert {name for two in COMPARED for name in two} <= {BASE, *EVENTS.arms}
+
+
+def test_an_arm_that_does_not_exist_is_named(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["bench.quality", "--task", "events", "--arms", "SFT", "RRPO"])
+    with pytest.raises(SystemExit):
+        importlib.import_module("bench.quality.__main__").main()
+    assert "RRPO: not among the arms of events, which are SFT, DPO, LeanPO" in capsys.readouterr().err

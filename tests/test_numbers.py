@@ -10,6 +10,8 @@ from conftest import ROOT
 
 import vidalign
 from bench import pages
+from bench.intervals import interval
+from bench.quality import events_page
 
 RESULTS = ROOT / "bench" / "results"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -83,6 +85,75 @@ def test_what_the_findings_say_of_leanpo_and_its_rivals_is_what_was_measured():
     assert sentence.format(**gaps) in said
     (apart,) = re.findall(r"does as well\*\* \(([\d.]+) points apart", said)
     assert float(apart) == pytest.approx(abs(accuracy["SFT"] - accuracy["LeanPO"]), abs=0.051)
+
+
+EVENTS = json.loads((RESULTS / "events.json").read_text())
+
+
+def test_the_part_on_the_events_task_is_made_from_the_recorded_runs():
+    assert events_page.page(EVENTS).strip() == part("events.md").strip()
+    assert EVENTS["base"]["heldout"]["num_questions"] >= 200
+    for arm in {row["arm"] for row in EVENTS["runs"]}:
+        rows = [row for row in EVENTS["runs"] if row["arm"] == arm]
+        assert len({row["seed"] for row in rows}) == len(rows) >= 3, arm
+        tried, best = sorted(map(float, EVENTS["dev"][arm])), EVENTS["rates"][arm]
+        assert {row["learning_rate"] for row in rows} == {best}
+        assert tried[0] < best < tried[-1], f"{arm}: its best rate is the lowest or the highest that was tried"
+        assert best == max(tried, key=lambda rate: (statistics.mean(EVENTS["dev"][arm][f"{rate:g}"]), -rate))
+
+
+def test_arms_on_the_same_pairs_take_as_many_updates():
+    alike = {}
+    for row in EVENTS["runs"]:
+        recipe = events_page.EVENTS.arms[row["arm"]].recipe
+        alike.setdefault((recipe, row["seed"]), set()).add((row["num_pairs"], row["num_steps"]))
+    assert {len(counts) for counts in alike.values()} == {1}
+
+
+def events_difference(one: str, other: str, figure: str = "f1") -> str:
+    arms, base = events_page.runs_by_arm(EVENTS), EVENTS["base"]["heldout"]
+    mean, half = interval(events_page.difference(base, arms, one, other, figure))
+    return f"{mean:.1f} ± {half:.1f}"
+
+
+def events_mean(arm: str, *path: str) -> float:
+    return statistics.mean(events_page.at(*path)(row) for row in events_page.runs_by_arm(EVENTS)[arm])
+
+
+def pairs_mean(*path: str) -> float:
+    return statistics.mean(events_page.at(*path)(row) for row in EVENTS["pairs"] if row["recipe"] == "leanpo")
+
+
+def test_what_the_findings_say_of_the_events_task_is_what_was_measured():
+    said = " ".join((ROOT / "docs/findings.md").read_text(encoding="utf-8").split())
+    gained = {arm: events_difference(arm, "Base") for arm in ("SFT", "LeanPO", "DPO")}
+    moved = {arm: events_mean(arm, "end", "chosen_logp") - events_mean(arm, "start", "chosen_logp") for arm in gained}
+    lost = events_mean("LeanPO", "start", "rejected_logp") - events_mean("LeanPO", "end", "rejected_logp")
+    contradictions, half = interval([100 * row["contradicts"] for row in events_page.runs_by_arm(EVENTS)["SFT"]])
+    base = EVENTS["base"]["heldout"]
+    for sentence in (
+        "SFT beats the base by {SFT} points of phrase F1, LeanPO by {LeanPO} and DPO by {DPO}".format(**gained),
+        f"from the same {pairs_mean('kept'):.0f} pairs with as many updates",
+        f"SFT minus LeanPO is {events_difference('SFT', 'LeanPO')} points",
+        f"and {events_difference('SFT', 'LeanPO', 'right')} points of answers that are right in everything",
+        f"LeanPO minus DPO is {events_difference('LeanPO', 'DPO')} points",
+        f"right**: {100 * pairs_mean('chosen', 'right'):.0f} % are without an error or an omission, of the base's own plain "
+        f"answers {100 * pairs_mean('plain', 'right'):.0f} %",
+        f"better than the plain answer in {100 * pairs_mean('chosen to plain', 'better'):.0f} % of the pairs and worse in "
+        f"{100 * pairs_mean('chosen to plain', 'worse'):.0f} %",
+        f"phrase F1 {100 * events_mean('SFT', 'f1'):.1f} on the held-out questions, where the winners have "
+        f"{100 * pairs_mean('chosen', 'f1'):.1f} on theirs",
+        f"their phrase F1 is {100 * pairs_mean('rejected', 'f1'):.0f}, the base's plain answer is better in "
+        f"{100 * pairs_mean('plain to rejected', 'better'):.0f} % of the pairs",
+        f"already finds {100 * events_mean('LeanPO', 'start', 'accuracy'):.1f} % of the winners likelier",
+        f"the losers lose {lost:.2f} nats a token and the winners stay where they were ({moved['LeanPO']:.2f}), under SFT the winners "
+        f"gain {moved['SFT']:.2f}, and under DPO they lose {-moved['DPO']:.2f}",
+        f"After SFT {contradictions:.1f} ± {half:.1f} % of them differ from the answer's own list, of the base's "
+        f"{100 * base['contradicts']:.1f} %. The winners' do in {100 * pairs_mean('chosen', 'contradicts'):.0f} %",
+    ):
+        assert sentence in said
+    readme = " ".join((ROOT / "examples/events/README.md").read_text(encoding="utf-8").split())
+    assert f"On these {base['num_questions']} questions the base has a phrase F1 of {100 * base['f1']:.1f}" in readme
 
 
 def test_the_script_of_the_readme_works(shapes, tmp_path, monkeypatch, capsys):

