@@ -9,6 +9,7 @@ actor, so this file knows about engines but not about recipes.
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import json
 import pathlib
 import threading
@@ -28,7 +29,7 @@ from vidalign.recipes.engine import Respond
 from vidalign.stored import here
 from vidalign.types import Example, Response
 from vidalign.video.frame_cache import load_clip
-from vidalign.video.scene import Shown, shown
+from vidalign.video.scene import Shown, scene_of, shown
 
 
 class Generator:
@@ -96,7 +97,7 @@ class Generator:
         examples = [example for example in asked if all(name in frames for name in example.context.visuals)]
         count = Answered(self._parts, chunk)
         answers = [
-            self._answering.submit(self._respond, engine, [example], [_shown(example, frames)]) for example in examples
+            self._answering.submit(self._respond, engine, [example], [shown_of(example, frames)]) for example in examples
         ]
         for answer in answers:
             answer.add_done_callback(count.one)
@@ -126,9 +127,12 @@ class Generator:
         return time.monotonic() - began
 
 
-def _shown(example: Example, frames: Mapping[str, str]) -> Shown:
-    """What an example shows, from the clips of its videos and images."""
-    return shown(example.context, tuple(load_clip(frames[name]) for name in example.context.visuals))
+def shown_of(example: Example, frames: Mapping[str, str]) -> Shown:
+    """What an example shows, from the clips of its videos and images, and its other clip, if it has one that could be decoded."""
+    scene = shown(example.context, tuple(load_clip(frames[name]) for name in example.context.visuals))
+    if example.rejected_video not in frames:
+        return scene
+    return dataclasses.replace(scene_of(scene), other=load_clip(frames[example.rejected_video]))
 
 
 def in_turns(answers: Sequence[Sequence[Response]]) -> list[Response]:

@@ -19,6 +19,8 @@ import psutil
 from bench.chaos_faults import DRIVER, NODE, Fault
 
 POLL_S = 0.3
+# They try for 60 s to tell the store of their killed raylet of its end, and then end (seen: after 63 s).
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 GONE_WITHIN_S = 10.0
 TORN = {
     "newest checkpoint": "rounds/*/train/ray/*/state/*.pt",
@@ -54,15 +56,18 @@ class Descendants:
         return found
 
     def left(self, within_s: float) -> list[str]:
-        """What still runs `within_s` seconds from now, by their command lines."""
+        """What still runs `within_s` seconds from now, by their command lines; Ray's `AGENTS` are not waited for."""
         deadline = time.monotonic() + within_s
-        while (there := self.look()) and time.monotonic() < deadline:
+        while (there := self._lines()) and time.monotonic() < deadline:
             time.sleep(POLL_S)
+        return there
+
+    def _lines(self) -> list[str]:
         found = []
-        for process in there:
+        for process in self.look():
             with contextlib.suppress(psutil.Error):
-                found.append(" ".join(process.cmdline())[:80] or process.name())
-        return found
+                found.append(" ".join(process.cmdline()).strip()[:80] or process.name())
+        return [line for line in found if not line.startswith(AGENTS)]
 
     def end(self) -> None:
         """End what is left, by force."""

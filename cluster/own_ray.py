@@ -6,7 +6,6 @@ Ray itself waits for its own store for a minute and then ends the process withou
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
 import signal
 import subprocess
@@ -17,21 +16,6 @@ from cluster import interrupts
 from vidalign.errors import ClusterError
 
 LOOK_EVERY_S = 0.5
-# How long processes of a Ray whose store is gone look for it, before they end. On one machine it does not come back.
-STORE_GONE_S = "RAY_gcs_rpc_server_reconnect_timeout_s"
-
-
-@contextlib.contextmanager
-def starting() -> Iterator[None]:
-    """A block in which this process starts a Ray of its own: what is left of one whose driver is killed ends soon."""
-    if STORE_GONE_S in os.environ:  # the user's
-        yield
-        return
-    os.environ[STORE_GONE_S] = "10"
-    try:
-        yield
-    finally:
-        del os.environ[STORE_GONE_S]
 
 
 @contextlib.contextmanager

@@ -100,6 +100,38 @@ def unplaced_groups(groups: Sequence[Any], job: bytes) -> list[Unplaced]:
     return found
 
 
+def release_left() -> None:
+    """Give back the room of this job's placement groups whose actors have ended, if Ray is connected.
+
+    Ray keeps a group for as long as its job lives. Where a training's controller is killed, Ray Train's own cleaner asks the
+    dashboard whether it lives, which a Ray of one command does not have; and the training that is to go on finds no room.
+    """
+    import ray
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    if not ray.is_initialized():
+        return
+    actors, groups = _tables()
+    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
+    for group in left_groups(actors, groups, job.binary()):
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(group)))
+
+
+def left_groups(actors: Sequence[Any], groups: Sequence[Any], job: bytes) -> list[bytes]:
+    """Of rows of both tables: the ids of this job's placement groups whose actor has ended."""
+    from ray.core.generated.gcs_pb2 import ActorTableData, PlacementGroupTableData
+
+    ended = {actor.actor_id for actor in actors if actor.state == ActorTableData.DEAD}
+    return [
+        group.placement_group_id
+        for group in groups
+        if group.creator_job_id == job
+        and group.state != PlacementGroupTableData.REMOVED
+        and not group.is_detached
+        and (group.creator_actor_dead or group.creator_actor_id in ended)
+    ]
+
+
 def unplaced_replicas(actors: Sequence[Any], groups: Sequence[Any], application: str) -> list[Unplaced]:
     """Of rows of both tables: the deployments of a Serve application of which some replica waits and none is placed.
 

@@ -76,7 +76,6 @@ def _connected(
     with (
         interrupts.kept(),
         own_ray.without_its_handler(),
-        own_ray.starting() if address is None else contextlib.nullcontext(),
         contextlib.nullcontext() if verbose else console.without_native_lines(),
     ):
         _enter(logs | _where(address, config, num_cpus_needed))

@@ -21,7 +21,15 @@ from cluster.resources import ClusterResources, ResourcePlan, Workers
 from cluster.session import local_device_memory, local_resources, total_memory
 from pipelines import check_model
 from pipelines.check_context import Tokens, check_tokens, prompts_asked
-from pipelines.check_learning import check_clip_pairs, check_given, check_objective, check_prompts, check_recipe, check_reuse
+from pipelines.check_learning import (
+    check_clip_pairs,
+    check_clips,
+    check_given,
+    check_objective,
+    check_prompts,
+    check_recipe,
+    check_reuse,
+)
 from pipelines.check_memory import check_memory
 from pipelines.check_places import check_disk, check_places, data_lines
 from pipelines.check_shapes import check_shapes, check_training
@@ -145,6 +153,7 @@ def before(config: RunConfig, stages: Sequence[str], *, here: bool = True, conne
         for step in steps:
             recipes.build(step.recipe).check_data(inputs.train, source=config.data.train)
             check_prompts(step, len(inputs.train))
+            check_clips(step, inputs.train)
             if "train" in stages:
                 check_given(step, inputs.train)
     if here:

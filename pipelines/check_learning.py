@@ -61,6 +61,27 @@ def check_clip_pairs(config: RunConfig) -> None:
         )
 
 
+def check_clips(config: RunConfig, rows: Sequence[DataRow]) -> None:
+    """Raises `DataError` where other clips are needed and no row has one, or pairs over videos where no row has a video."""
+    wanted, others = config.recipe.clip_pairs, any(row.example.rejected_video for row in rows)
+    none = f"and none of the {len(rows):,} rows of {config.data.train} names one; add them, or set"
+    if recipes.build(config.recipe).needs_other_clip and not others:
+        raise DataError(
+            f"recipe.shows=rejected_video shows the clips that rows name as rejected_video, {none} recipe.shows to perturbed"
+        )
+    if wanted is None:
+        return
+    if wanted.of_rows and not others:
+        raise DataError(
+            f"recipe.clip_pairs.of_rows=true takes the clips that rows name as rejected_video, {none} perturb or augment instead"
+        )
+    if not any(row.example.context.videos for row in rows):
+        raise DataError(
+            f"recipe.clip_pairs makes pairs over videos, and the {len(rows):,} rows of {config.data.train} show images alone; set it "
+            "to null, or add rows with videos"
+        )
+
+
 def check_prompts(config: RunConfig, num_rows: int) -> None:
     """Raises `ConfigError` where a round is to ask more prompts than there are, or to refill groups that training takes anyway."""
     recipe, objective = recipes.build(config.recipe), objectives.build(config.objective.name, config.objective.params)

@@ -165,7 +165,13 @@ def test_the_page_says_what_is_as_it_should_be_and_what_is_not():
         {"fault": "replica", "command": "evaluate", "hit_s": 0.3, "first": end(None, left=["ray::IDLE"]), "again": end()},
         {"fault": "HAProxy", "command": "evaluate", "hit_s": None},
         {"fault": "driver gets SIGTERM", "command": "train", "hit_s": 3.0, "first": end(15), "again": end()},
-        {"fault": "driver gets SIGINT", "command": "train", "hit_s": 3.0, "first": end(130), "again": end()},
+        {
+            "fault": "driver gets SIGINT",
+            "command": "train",
+            "hit_s": 3.0,
+            "first": end(130, left=["ray::DashboardAgent"]),
+            "again": end(),
+        },
         {"fault": "Ray's GCS server", "command": "train", "hit_s": 3.0, "first": end(1), "again": end()},
     ]
     made = chaos_page.page({"undisturbed_s": {"rollout": 20.0}, "rows": [{"differences": [], **row} for row in rows]})
@@ -256,3 +262,14 @@ def test_a_rollout_survives_the_loss_of_its_actors(tmp_path):
     for row in rows:
         assert row["hit_s"] is not None
         assert chaos_page.faults_of(row) == []
+
+
+def test_the_table_names_no_folder_of_the_machine_that_it_was_made_on():
+    row = {
+        "said": "run_dir=/home/ann/chaos/run-train cannot be written: see /mnt/x.json, 3/4 of it",
+        "hit": ["/opt/venv/bin/python -m a"],
+    }
+    assert chaos.without_folders(row) == {
+        "said": "run_dir=…/run-train cannot be written: see …/x.json, 3/4 of it",
+        "hit": ["…/python -m a"],
+    }

@@ -8,23 +8,29 @@ import random
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from test_augment import make_clip
+from test_pairing import data_row
+from test_recipe_units import CLIPS as UNIT_CLIPS
+from test_recipe_units import EXAMPLES, respond
 from test_reference import prepared  # noqa: F401 (fixture)
 
+from actors import generator
 from actors.reference import kept_paths
 from actors.training_data import TrainingData
-from pipelines.check_learning import check_clip_pairs, check_given, forward_tokens
+from pipelines.check_learning import check_clip_pairs, check_clips, check_given, forward_tokens
 from pipelines.inputs import read_inputs
 from pipelines.report_examples import drawn_pairs
 from pipelines.stages.clip_pairs import altered_here, with_clip_pairs, write_frames
-from vidalign import files
+from vidalign import files, recipes
 from vidalign.config.degrading import ClipPairsConfig
 from vidalign.config.loading import parse_config
 from vidalign.config.recipes import RECIPES
+from vidalign.config.rewriting import RrpoRecipe
 from vidalign.data.reading import read_rows
 from vidalign.data.rows import parse_row
 from vidalign.data.stored_pairs import stored_pair
-from vidalign.errors import ConfigError, RowError
+from vidalign.errors import ConfigError, DataError, RowError
 from vidalign.learning import objectives
 from vidalign.learning.batch_source import BatchSource
 from vidalign.learning.sequences import pair_group
@@ -33,11 +39,13 @@ from vidalign.model import shared_prefix
 from vidalign.model.batch import IGNORED
 from vidalign.model.logps import RowLogps
 from vidalign.model.policy import ResponseScorer, load_policy
-from vidalign.model.rendering import cached_processor
+from vidalign.model.rendering import cached_processor, render_prompt
 from vidalign.model.tensor_cache import TensorCache
+from vidalign.recipes.base import Evidence
 from vidalign.types import Example, FrameSpec, PreferencePair
 from vidalign.video.altered import alter, altered_path, write_altered
 from vidalign.video.frame_cache import FrameCache, load_clip
+from vidalign.video.scene import Scene, scene_of
 
 REVERSED = ClipPairsConfig(perturb={"mask_area": None, "shuffle": "reverse"})
 SHUFFLED = ClipPairsConfig(perturb={"mask_area": None, "shuffle": "global"}, with_others="alone")
@@ -326,12 +334,31 @@ def test_rows_with_another_clip_are_read_and_their_clips_looked_for(tmp_path):
     assert read_inputs(config.data, config.recipe).missing == [str(tmp_path / "b.mp4")]
 
 
+def test_rows_without_what_the_pairs_are_made_of_are_refused_before_a_run(tmp_path):
+    (tmp_path / "train.jsonl").write_text(json.dumps(row()) + "\n")
+    rows = read_rows(tmp_path / "train.jsonl")
+    check_clips(parse({"name": "given", **CLIPS}), rows)
+    with pytest.raises(DataError, match=r"none of the 1 rows of t names one; add them"):
+        check_clips(parse({"name": "given", "clip_pairs": {"of_rows": True}}), rows)
+    pictures = [
+        dataclasses.replace(each, example=dataclasses.replace(each.example, video="", images=("i",))) for each in rows
+    ]
+    with pytest.raises(DataError, match=r"the 1 rows of t show images alone"):
+        check_clips(parse({"name": "given", **CLIPS}), pictures)
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
         ({"rejected_video": "a.mp4"}, "is the video of the row itself"),
         ({"rejected_video": "b.mp4", "images": ["i.png"]}, "stands beside 1 videos and 1 images"),
         ({"rejected_video": 3}, "rejected_video"),
+        (
+            {"rejected_video": {"video": "a.mp4", "clip": {"start": 0, "end": 5}}, "clip": {"start": 0, "end": 5}},
+            "row itself",
+        ),
+        ({"rejected_video": ["a.png", "b.png"]}, "is a list of frames without 'fps'"),
+        ({"rejected_video": {"video": "b.mp4", "clip": {"start": 9, "end": 5}}}, "ends at 5 s, and begins at 9 s"),
     ],
 )
 def test_another_clip_that_makes_no_sense_is_refused(more, says):
@@ -351,3 +378,49 @@ def test_the_report_shows_both_clips(made):
     assert over["frames"]["thumbnails"] == [("a", "0 s")]
     assert over["other"]["thumbnails"] == [(made[0][3].rejected_videos[0], "0 s")]
     assert over["sides"][1]["source"].startswith("kind clip")
+
+
+def test_a_policy_may_answer_about_the_rows_other_clip():
+    """TPO's losers: answers to another video, or another part of it, scored as answers to the row's own."""
+    config = RrpoRecipe(num_candidates=2, shows="rejected_video", trust="exact")
+    other = make_clip(4, 32, 32, seed=9)
+    with_other = Scene(context=EXAMPLES[0].context, clips=(UNIT_CLIPS[0],), other=other)
+    engine, responses = respond(config, lambda request: "A red circle moves up.", EXAMPLES, [with_other, UNIT_CLIPS[1]])
+    assert [(r.example_id, r.kind) for r in responses if r.kind == "perturbed"] == [("a", "perturbed")] * 2
+    assert all(scene_of(request.clip).clips == (other,) for request in engine.requests)
+    recipe = recipes.build(config)
+    own = [r for r in responses if r.example_id == "a"]
+    assert recipe.pair(data_row(EXAMPLES[0]), own, Evidence()).rejected == "A red circle moves up."
+    assert recipe.pair(data_row(EXAMPLES[1]), [r for r in responses if r.example_id == "b"], Evidence()) == "no_other_clip"
+    assert recipe.needs_other_clip
+
+
+def test_the_generator_hands_the_other_clip_on_and_shows_it_in_no_prompt(made):
+    _, frames, _ = made
+    example = Example(id="e", video="a", question="q", answer="x", rejected_video="b")
+    scene = generator.shown_of(example, frames)
+    np.testing.assert_array_equal(scene.other.frames, load_clip(frames["b"]).frames)
+    [clip] = scene.clips
+    np.testing.assert_array_equal(clip.frames, load_clip(frames["a"]).frames)
+    without = generator.shown_of(dataclasses.replace(example, rejected_video="gone"), frames)
+    np.testing.assert_array_equal(without.frames, clip.frames)
+    processor = cached_processor(str(ROOT / "examples/shapes/model"))
+    alone, beside = (render_prompt(processor, "Which way?", what).tokens["input_ids"].tolist() for what in (without, scene))
+    assert alone == beside
+
+
+def test_its_own_clips_are_not_perturbed_and_must_be_there(tmp_path):
+    with pytest.raises(ConfigError, match="leave perturb out, or shows"):
+        parse({"name": "rrpo", "shows": "rejected_video", "perturb": {"shuffle": "global"}})
+    (tmp_path / "train.jsonl").write_text(json.dumps(row()) + "\n")
+    with pytest.raises(DataError, match=r"none of the 1 rows of t names one; add them, or set recipe.shows to perturbed"):
+        check_clips(parse({"name": "rrpo", "shows": "rejected_video"}), read_rows(tmp_path / "train.jsonl"))
+
+
+def test_another_part_of_the_same_video_is_another_clip(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"a")
+    made = row(clip={"start": 0, "end": 5}, rejected_video={"video": "a.mp4", "clip": {"start": 30, "end": 60}})
+    (tmp_path / "train.jsonl").write_text(json.dumps(made) + "\n")
+    [read] = read_rows(tmp_path / "train.jsonl")
+    assert read.example.rejected_video == f"{(tmp_path / 'a.mp4').as_uri()}#t=30,60"
+    assert read.example.video != read.example.rejected_video

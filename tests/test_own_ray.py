@@ -1,6 +1,5 @@
 """A command whose own Ray is gone ends, in words; one whose Ray lives ends as it would."""
 
-import os
 import pathlib
 import signal
 import subprocess
@@ -93,14 +92,3 @@ def test_ray_takes_over_no_signal_that_somebody_listens_to():
         assert signal.getsignal(signal.SIGTERM) is mine, "where nobody did"
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def test_what_is_left_of_a_ray_looks_for_its_store_for_a_short_time_unless_the_user_says_how_long(monkeypatch):
-    monkeypatch.delenv(own_ray.STORE_GONE_S, raising=False)
-    with own_ray.starting():
-        assert float(os.environ[own_ray.STORE_GONE_S]) <= 15
-    assert own_ray.STORE_GONE_S not in os.environ
-    monkeypatch.setenv(own_ray.STORE_GONE_S, "300")
-    with own_ray.starting():
-        assert os.environ[own_ray.STORE_GONE_S] == "300"
-    assert os.environ[own_ray.STORE_GONE_S] == "300"

@@ -17,7 +17,7 @@ from ray.core.generated.gcs_pb2 import ActorTableData, PlacementGroupTableData
 
 from actors.engine_starts import MAX_STARTS, EngineStarts
 from cluster import waiting
-from cluster.placement import Unplaced, kind_of, unplaced_actors, unplaced_groups, unplaced_replicas
+from cluster.placement import Unplaced, kind_of, left_groups, unplaced_actors, unplaced_groups, unplaced_replicas
 from cluster.waiting import PlacementWatch, answer_of_report, answer_of_status
 from pipelines.stages.train import fit_again
 from vidalign.errors import ClusterError, ModelError
@@ -209,6 +209,37 @@ def test_a_training_whose_controller_dies_goes_on_a_bounded_number_of_times(lost
     with pytest.raises(ClusterError, match=r"controller died 4 times \(.*killed.*\).*continues from its newest checkpoint"):
         fit_again(lambda: fit(9), told.append)
     assert len(tries) == 4
+
+
+def test_the_room_of_a_controller_that_died_is_given_back():
+    """Ray keeps its group: for the training that goes on there would be no room."""
+    alive, dead = actor("TrainController", ActorTableData.ALIVE, WORKER), actor("TrainController", ActorTableData.DEAD)
+    alive.actor_id, dead.actor_id = b"alive", b"dead"
+    created, removed = PlacementGroupTableData.CREATED, PlacementGroupTableData.REMOVED
+    groups = [
+        PlacementGroupTableData(placement_group_id=name.encode(), state=state, creator_job_id=job, creator_actor_id=by)
+        for name, state, job, by in [
+            ("left", created, b"ours", b"dead"),
+            ("gone already", removed, b"ours", b"dead"),
+            ("in use", created, b"ours", b"alive"),
+            ("another's", created, b"another", b"dead"),
+            ("the driver's", created, b"ours", b""),
+        ]
+    ]
+    groups.append(
+        PlacementGroupTableData(
+            placement_group_id=b"of one forgotten",
+            state=created,
+            creator_job_id=b"ours",
+            creator_actor_id=b"long ago",
+            creator_actor_dead=True,
+        )
+    )
+    groups.append(
+        PlacementGroupTableData(placement_group_id=b"detached", state=created, creator_job_id=b"ours", is_detached=True)
+    )
+    groups[-1].creator_actor_id = b"dead"
+    assert left_groups([alive, dead], groups, b"ours") == [b"left", b"of one forgotten"]
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

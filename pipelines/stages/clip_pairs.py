@@ -117,6 +117,8 @@ def altered_here(asked: Sequence[tuple[str, int]], config: ClipPairsConfig) -> d
 
 def altered_on_cluster(asked: Sequence[tuple[str, int]], config: ClipPairsConfig) -> dict[tuple[str, int], str]:
     """`Alter` by tasks of Ray Data, so that the driver holds no pixels."""
+    if not asked:
+        return {}
     import ray.data
 
     def one(row: dict[str, Any]) -> dict[str, Any]:

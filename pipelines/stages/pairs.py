@@ -119,6 +119,7 @@ class Pairs(Stage):
                 f"recipe.lint dropped all {report.num_pairs} pairs ({filtered}); loosen it, and look at the responses of round "
                 f"{index}"
             )
+        num_paired = len(pairs)
         pairs, clip_facts = self._over_videos(pairs)
         facts |= {"clip_pairs": clip_facts} if clip_facts else {}
         files.write_json(self.folder / "lint.json", report.to_row())
@@ -131,7 +132,7 @@ class Pairs(Stage):
         if (warning := unclear_warning(dropped, len(rows))) is not None:
             progress.warn(warning)
         progress.note(
-            f"pairs, round {index}: {len(pairs):,} of {len(rows):,} examples; dropped: {progress.counts(dropped | filtered)}"
+            f"pairs, round {index}: {num_paired:,} of {len(rows):,} examples; dropped: {progress.counts(dropped | filtered)}"
         )
         trusted = self._trusted(responses, judgements)
         correlation = reward_trust_correlation([*trusted, *rewritten], recipe)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from actors.checkpoints import leave_out_torn
 from actors.learner import train_loop
 from actors.train_job import TrainJob
-from cluster import interrupts
+from cluster import interrupts, placement
 from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage, identity, identity_v1, once
@@ -243,6 +243,7 @@ def fit_again(fit: Callable[[], Any], warn: Callable[[str], None]) -> Any:
                     "same command again: it continues from its newest checkpoint"
                 ) from error
             warn(f"the training's controller died ({reason}); the training continues from its newest checkpoint")
+            placement.release_left()
     raise AssertionError
 
 

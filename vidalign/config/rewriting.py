@@ -20,18 +20,23 @@ class RrpoRecipe(SamplingSection):
     ground truth, and a rewrite that differs anywhere else is dropped. Then the next likeliest wrong response is rewritten, up to
     `rewrite_tries` of an example's responses. Writing by the policy and the tries are ours.
 
+    With `shows` "rejected_video", the policy answers about another clip of the row's own, such as another video or another part of the
+    same one (`path#t=START,END`), as in TPO (arXiv 2501.13919).
+
     `bridge` is the other way round (BMC's bridging phase, arXiv 2408.07471): that model edits the wrong response as little as it
     takes to make it right, and that is chosen in place of the ground truth. What it writes must be right by `trust` and differ from
     the wrong response in no more words than the ground truth does. The checks are ours.
     """
 
-    LATER: ClassVar[frozenset[str]] = SamplingSection.LATER | {"rewrite_tries", "bridge", "bridge_prompt"}
+    LATER: ClassVar[frozenset[str]] = SamplingSection.LATER | {"rewrite_tries", "bridge", "bridge_prompt", "shows"}
     PAIRING: ClassVar[frozenset[str]] = RecipeSection.PAIRING | {"wrong_by", "threshold", "judge"}
 
     name: Literal["rrpo"] = "rrpo"
     """The recipe."""
     perturb: PerturbConfig = PerturbConfig()  # type: ignore[call-arg]
     """How videos are perturbed."""
+    shows: Literal["perturbed", "rejected_video"] = "perturbed"
+    """What wrong responses are given to: the perturbed video, or the clip that a row names as `rejected_video`."""
     wrong_by: Literal["trust", "judge"] = "trust"
     """What decides that a response is wrong."""
     max_trust: float = pydantic.Field(0.999, ge=0, lt=1)
@@ -75,6 +80,12 @@ class RrpoRecipe(SamplingSection):
             raise ValueError(
                 f"{decides}=judge decides after the policy's rollout, too late for {what}=policy; set {what} to judge or none"
             )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _perturbs_what_it_shows(self) -> RrpoRecipe:
+        if self.shows == "rejected_video" and self.perturb != PerturbConfig():  # type: ignore[call-arg]
+            raise ValueError('shows="rejected_video" shows the rows\' own clips as they are; leave perturb out, or shows')
         return self
 
     @pydantic.model_validator(mode="after")

@@ -55,7 +55,7 @@ _FIXES = {
     "video": "give the path of the row's video, or name several with videos or images; text alone is not learned from",
     "videos": 'write a list of videos, each a path, a list of images, or {"video": …, "fps": …, "clip": …}, or leave the field out',
     "images": "write a list of paths of images, or leave the field out",
-    "rejected_video": "give the path of another video of a row that shows one, or leave the field out",
+    "rejected_video": 'give the path of another video, or {"video": …, "clip": …}, in a row that shows one, or leave the field out',
     "fps": "write how many frames of the folder or list there are for one second, such as 2, or leave the field out",
     "clip": 'write {"start": seconds, "end": seconds} with 0 <= start < end, or leave the field out',
     "system": "write a text, or leave the field out",
@@ -96,7 +96,7 @@ class ExampleRow(pydantic.BaseModel):
     clip: ClipRow | None = None
     videos: list[AnyVideo] = []
     images: list[Video] = []
-    rejected_video: Video | None = None
+    rejected_video: AnyVideo | None = None
 
 
 class PreferenceRow(ExampleRow):

@@ -32,14 +32,21 @@ def names(row: Any, root: pathlib.Path | str) -> tuple[tuple[str, ...], tuple[st
     """The names of a row's videos and of its images. Relative paths are relative to `root`, a folder or a uri."""
     videos = [(row.video, row.fps, row.clip)] if row.video is not None and not _repeats(row) else []
     for item in row.videos:
-        videos.append((item, None, None) if isinstance(item, str | list) else (item.video, item.fps, item.clip))
+        videos.append((item, None, None) if isinstance(item, str | list) else _parts(item))
     images = (Visual(kind="image", uris=(naming.visual_of(_place(image, root)).uris[0],)) for image in row.images)
     return tuple(_video_name(*video, root) for video in videos), tuple(naming.name_of(image) for image in images)
 
 
 def rejected_name(row: Any, root: pathlib.Path | str) -> str:
     """The name of a row's other clip; "" where it has none."""
-    return "" if row.rejected_video is None else _video_name(row.rejected_video, None, None, root)
+    item = row.rejected_video
+    if item is None:
+        return ""
+    return _video_name(item, None, None, root) if isinstance(item, str | list) else _video_name(*_parts(item), root)
+
+
+def _parts(item: Any) -> tuple[Any, Any, Any]:
+    return item.video, item.fps, item.clip
 
 
 def _repeats(row: Any) -> bool:
@@ -138,10 +145,12 @@ def _broken_videos(row: Any) -> Iterator[RowError]:
     if row.rejected_video is not None and (num_videos(row) != 1 or row.images):
         why = f"stands beside {num_videos(row)} videos and {len(row.images)} images"
         yield RowError("rejected_video", why, "leave it out of rows that show anything else than one video")
-    elif row.rejected_video is not None and row.rejected_video == row.video and row.clip is None:
-        yield RowError(
-            "rejected_video", "is the video of the row itself", "give the path of another video, or leave the field out"
-        )
+    elif row.rejected_video is not None:
+        yield from _broken_item("rejected_video", row.rejected_video)
+        if not isinstance(row.rejected_video, list) and rejected_name(row, "") in names(row, "")[0]:
+            yield RowError(
+                "rejected_video", "is the video of the row itself", "give another video or part, or leave the field out"
+            )
     if row.video is not None and row.videos and not _repeats(row):
         yield RowError("videos", "stands beside 'video'", "put all videos into 'videos', or leave one of the two out")
     elif row.video is None and (row.fps is not None or row.clip is not None):
@@ -149,11 +158,14 @@ def _broken_videos(row: Any) -> Iterator[RowError]:
         yield RowError(name, "stands beside 'videos'", f'put it into its video: {{"video": …, "{name}": …}}')
     yield from _broken_video("", row)
     for number, item in enumerate(row.videos):
-        place = f"videos[{number}]"
-        if isinstance(item, list):
-            yield RowError(place, "is a list of frames without 'fps'", 'write {"video": [frames], "fps": frames a second}')
-        elif not isinstance(item, str):
-            yield from _broken_video(f"{place}.", item)
+        yield from _broken_item(f"videos[{number}]", item)
+
+
+def _broken_item(place: str, item: Any) -> Iterator[RowError]:
+    if isinstance(item, list):
+        yield RowError(place, "is a list of frames without 'fps'", 'write {"video": [frames], "fps": frames a second}')
+    elif not isinstance(item, str):
+        yield from _broken_video(f"{place}.", item)
 
 
 def _broken_video(place: str, video: Any) -> Iterator[RowError]:

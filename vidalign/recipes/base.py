@@ -115,6 +115,11 @@ class Recipe(Generic[ConfigT]):
         raise NotImplementedError
 
     @property
+    def needs_other_clip(self) -> bool:
+        """Whether responses are made to the clips that rows name as `rejected_video`."""
+        return False
+
+    @property
     def needs_tokens(self) -> bool:
         """Whether pairs or groups depend on how many tokens a response has, so that its `token_ids` must be read with it."""
         return False

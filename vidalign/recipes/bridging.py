@@ -5,6 +5,7 @@ Source: arXiv 2408.07471, section 3.1 (the wording and the checks are ours).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +14,10 @@ from vidalign.config.judging import JudgeConfig
 from vidalign.config.rewriting import RrpoRecipe
 from vidalign.data.scorers import trust_by
 from vidalign.recipes.judging import Chat, Messages
+from vidalign.recipes.kinds import is_cut, spells_special_token
+from vidalign.recipes.pairing import build_pair, side
 from vidalign.recipes.phrases import differing_marks
-from vidalign.types import Example
+from vidalign.types import Example, PreferencePair, Response
 
 
 def why_no_bridge(example: Example, wrong: str, corrected: str, config: RrpoRecipe) -> str:
@@ -28,6 +31,27 @@ def why_no_bridge(example: Example, wrong: str, corrected: str, config: RrpoReci
     if not trust_by(config.trust, corrected, example) > config.max_trust:  # nor where nobody can tell
         return "bridge_not_right"
     return "bridge_rewritten" if num_changed(corrected, wrong) > num_changed(example.answer, wrong) else ""
+
+
+def why_not_bridged(example: Example, wrong: Response, written: Response | None, config: RrpoRecipe) -> str:
+    """`why_no_bridge` of a response's correction as it was written, or why that cannot be learned from."""
+    if written is not None and (is_cut(written) or spells_special_token(written)):
+        return "cut_by_length" if is_cut(written) else "special_token"
+    return why_no_bridge(example, wrong.text, "" if written is None else written.text, config)
+
+
+def bridged_pair(
+    example: Example, wrong: Sequence[Response], responses: Sequence[Response], config: RrpoRecipe
+) -> PreferencePair | str:
+    """The pair of the first wrong response whose correction can be chosen; or what is wrong with the first one's."""
+    written = {r.candidate: r for r in responses if r.kind == "bridged"}
+    reasons = [why_not_bridged(example, each, written.get(each.candidate), config) for each in wrong]
+    if "" not in reasons:
+        return reasons[0]
+    rejected = wrong[reasons.index("")]
+    chosen = dataclasses.replace(side(written[rejected.candidate]), trust=1.0)
+    made_by = {"recipe": config.name, "rule": f"bridge={config.bridge}", "policy_version": rejected.policy_version}
+    return build_pair(example, chosen, side(rejected), **made_by)
 
 
 def num_changed(text: str, other: str) -> int:

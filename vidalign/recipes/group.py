@@ -154,7 +154,8 @@ class Group(Recipe[GroupRecipe]):
 
     def describe(self) -> str:
         added = " + ".join(f"{weight:g} {name}" for name, weight in self.config.rewards.items())
-        return f"{super().describe()}, rewards {added}"
+        prompts_said = f", {self.config.num_prompts} prompts a round" if self.config.num_prompts else ""
+        return f"{super().describe()}, rewards {added}{prompts_said}{' that differ' if self.config.refill else ''}"
 
 
 def _shuffled(clip: Clip, seed: int) -> Clip:

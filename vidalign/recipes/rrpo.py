@@ -1,6 +1,6 @@
 """RRPO's data recipe (arXiv 2504.12083): the policy's own errors on a perturbed video, against the ground truth.
 
-    perturbed    question alone, perturbed video                        ─► n responses
+    perturbed    question alone, perturbed video or another clip        ─► n responses
     score        question alone, clean video                            ─► reward and trust; wrong responses by likelihood
     differences  question, truth and wrong response (rewrite: policy)   ─► "right phrase => wrong phrase", one per line
     rewritten    truth with only those phrases swapped in               ─► the rejected response, parallel to the truth
@@ -16,7 +16,6 @@ response takes its place, if that differs from the truth in the listed phrases o
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import math
@@ -30,7 +29,7 @@ from vidalign.config.rewriting import RrpoRecipe
 from vidalign.data.answers import AGREES
 from vidalign.data.reading import DataRow
 from vidalign.recipes.base import Asked, Evidence, Recipe, responses_by_example, scores_by_example
-from vidalign.recipes.bridging import bridge_rows, why_no_bridge
+from vidalign.recipes.bridging import bridge_rows, bridged_pair, why_not_bridged
 from vidalign.recipes.engine import Engine, Request
 from vidalign.recipes.judging import JudgeTask, scoring_task
 from vidalign.recipes.kinds import is_cut, spells_special_token
@@ -39,14 +38,19 @@ from vidalign.recipes.phrases import differing_marks, parse_differences
 from vidalign.recipes.rewriting import is_usable, rewrite_rows
 from vidalign.recipes.sampling import Chunk, unsampled
 from vidalign.types import Example, Judgement, PreferencePair, Response
+from vidalign.video.clip import Clip
 from vidalign.video.perturb import perturb
-from vidalign.video.scene import Shown, changed
+from vidalign.video.scene import Scene, Shown, changed
 
 
 class Rrpo(Recipe[RrpoRecipe]):
     """Wrong responses to a perturbed video against the ground truth, if configured rewritten to be parallel to it."""
 
     Config = RrpoRecipe
+
+    @property
+    def needs_other_clip(self) -> bool:
+        return self.config.shows == "rejected_video"
 
     def respond(
         self, engine: Engine, examples: Sequence[Example], clips: Sequence[Shown], *, policy_version: str, seed: int
@@ -56,17 +60,22 @@ class Rrpo(Recipe[RrpoRecipe]):
 
         def on_perturbed(row: int, candidate: int) -> Request:
             draw = chunk.request_seed(row, "perturbed", candidate)
-            rng = np.random.default_rng(draw)
             return Request(
                 prompt=prompts.fill(self.config.plain_prompt, question=examples[row].question),
-                clip=changed(clips[row], lambda clip: perturb(clip, self.config.perturb, rng)),
+                clip=self._seen(clips[row], draw),
                 seed=draw,
                 temperature=self.config.temperature,
                 top_p=self.config.top_p,
                 max_new_tokens=self.config.max_new_tokens,
             )
 
-        replies = chunk.sample("perturbed", self.config.num_candidates, on_perturbed)
+        slots = [
+            (row, candidate)
+            for row, clip in enumerate(clips)
+            if self.config.shows == "perturbed" or _other(clip) is not None
+            for candidate in range(self.config.num_candidates)
+        ]
+        replies = chunk.ask("perturbed", [(row, candidate, on_perturbed(row, candidate)) for row, candidate in slots])
         replies = chunk.score(replies, self.config.plain_prompt)
         truths = [unsampled(e.id, "truth", e.answer, policy_version=policy_version) for e in examples]
         rewrites = self._rewrites(chunk, replies) if self.config.rewrite == "policy" else []
@@ -75,6 +84,13 @@ class Rrpo(Recipe[RrpoRecipe]):
         rewritten = [r for r in rewrites if r.kind in ("rewritten", "bridged")]
         scored = chunk.score([*truths, *rewritten], self.config.plain_prompt)
         return [*replies, *scored, *(r for r in rewrites if r.kind == "differences")]
+
+    def _seen(self, what: Shown, seed: int) -> Shown:
+        """What the policy is shown to answer wrongly."""
+        if self.config.shows == "rejected_video" and (other := _other(what)) is not None:
+            return changed(what, lambda _: other)
+        rng = np.random.default_rng(seed)
+        return changed(what, lambda clip: perturb(clip, self.config.perturb, rng))
 
     def _rewrites(self, chunk: Chunk, replies: Sequence[Response]) -> list[Response]:
         """For each example, lists of differences and rewrites for its wrong responses, until one rewrite is usable."""
@@ -108,7 +124,7 @@ class Rrpo(Recipe[RrpoRecipe]):
             left = [
                 (row, wrong)
                 for (row, wrong), r in zip(left, written, strict=True)
-                if self._why_no_bridge(chunk.examples[row], wrong[number], r)
+                if why_not_bridged(chunk.examples[row], wrong[number], r, self.config)
             ]
         return made
 
@@ -179,19 +195,22 @@ class Rrpo(Recipe[RrpoRecipe]):
     def pair(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> PreferencePair | str:
         """One pair with the likeliest wrong response that can be used, or why there is none.
 
-        no_wrong_reply, trust_unclear (some replies may be right or wrong), cut_by_length, no_rewrite, rewrite_differs_elsewhere,
-        no_key_phrase; with `bridge`, those of `why_no_bridge`: where several were tried, what was wrong with the first.
+        no_wrong_reply, no_other_clip (the row has none that was decoded), trust_unclear (some replies may be right or wrong),
+        cut_by_length, no_rewrite, rewrite_differs_elsewhere, no_key_phrase; with `bridge`, those of `why_no_bridge`: where several
+        were tried, what was wrong with the first.
         """
         example, config = row.example, self.config
         wrong = self.wrong_ones(example, responses, evidence.judgements)
         if not wrong:
             perturbed = [r for r in responses if r.kind == "perturbed"]
+            if not perturbed and config.shows == "rejected_video":
+                return "no_other_clip"
             if any(map(is_cut, perturbed)):
                 return "cut_by_length"
             unclear = config.wrong_by == "trust" and any(self._is_unclear(r, example) for r in perturbed if r.text.strip())
             return "trust_unclear" if unclear else "no_wrong_reply"
         if config.bridge != "none":
-            return self._bridged_pair(example, wrong[: config.rewrite_tries], responses)
+            return bridged_pair(example, wrong[: config.rewrite_tries], responses, config)
         tries = wrong[: 1 if config.rewrite == "none" else config.rewrite_tries]
         found = [self._rejected(example, each, responses) for each in tries]
         used = next((at for at, rejected in enumerate(found) if not isinstance(rejected, str)), None)
@@ -207,26 +226,6 @@ class Rrpo(Recipe[RrpoRecipe]):
         return build_pair(
             example, chosen, rejected, recipe=config.name, rule=rule, policy_version=tries[used].policy_version
         )
-
-    def _bridged_pair(
-        self, example: Example, wrong: Sequence[Response], responses: Sequence[Response]
-    ) -> PreferencePair | str:
-        """The pair of the first wrong response whose correction can be chosen, with that correction."""
-        written = {r.candidate: r for r in responses if r.kind == "bridged"}
-        reasons = [self._why_no_bridge(example, each, written.get(each.candidate)) for each in wrong]
-        if "" not in reasons:
-            return reasons[0]
-        rejected = wrong[reasons.index("")]
-        chosen = dataclasses.replace(side(written[rejected.candidate]), trust=1.0)
-        rule = f"bridge={self.config.bridge}"
-        return build_pair(
-            example, chosen, side(rejected), recipe=self.config.name, rule=rule, policy_version=rejected.policy_version
-        )
-
-    def _why_no_bridge(self, example: Example, wrong: Response, written: Response | None) -> str:
-        if written is not None and (is_cut(written) or spells_special_token(written)):
-            return "cut_by_length" if is_cut(written) else "special_token"
-        return why_no_bridge(example, wrong.text, "" if written is None else written.text, self.config)
 
     def _rejected(self, example: Example, wrong: Response, responses: Sequence[Response]) -> Side | str:
         """The rejected side that is made of a wrong response, or why none can be made."""
@@ -294,3 +293,8 @@ class Rrpo(Recipe[RrpoRecipe]):
     def describe(self) -> str:
         bridge = "" if self.config.bridge == "none" else f", bridge by {self.config.bridge}"
         return f"{super().describe()}, wrong by {self.config.wrong_by}, rewrite by {self.config.rewrite}{bridge}"
+
+
+def _other(what: Shown) -> Clip | None:
+    """The other clip of the row that this is of."""
+    return what.other if isinstance(what, Scene) else None

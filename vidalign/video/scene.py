@@ -13,10 +13,13 @@ from vidalign.video.clip import Clip
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Scene:
-    """The clips of a context's videos, then of its images (clips of one frame), in its order."""
+    """The clips of a context's videos, then of its images (clips of one frame), in its order. `other`: the clip of the row's
+    `rejected_video`, which no prompt shows beside them.
+    """
 
     context: Context
     clips: tuple[Clip, ...]
+    other: Clip | None = None
 
     def __post_init__(self) -> None:
         assert len(self.clips) == len(self.context.visuals), (len(self.clips), self.context)
