@@ -18,6 +18,7 @@ from bench.chaos_compare import differences
 pytestmark = [pytest.mark.heavy, pytest.mark.long]
 # A node's own, or made anew by every command.
 ASIDE = ("lease/", "frames/hashes/", "console.txt", "finished.json")
+OF_EVALUATION = ("rounds/0/eval/", "rounds/0/scores/", "report/rows/answers-")
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,8 @@ def downloaded(store, place: str, folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def differing(undisturbed: pathlib.Path, other: pathlib.Path) -> list[str]:
-    return [text for text in differences(undisturbed, other) if not text.startswith(ASIDE)]
+def differing(undisturbed: pathlib.Path, other: pathlib.Path, *, but: tuple[str, ...] = ()) -> list[str]:
+    return [text for text in differences(undisturbed, other) if not text.startswith((*ASIDE, *but))]
 
 
 def test_a_run_in_a_store_is_the_run_in_a_folder(finished_run, small_config, server, store, tmp_path):
@@ -105,7 +106,7 @@ def test_a_training_goes_on_on_another_node(finished_run, small_config, server, 
     assert done.returncode == 0, done.stderr[-4000:]
     assert "train of round 0 goes on from where it stopped" in done.stderr
     found = downloaded(store, "bkt/lost", tmp_path / "lost")
-    assert [text for text in differing(finished_run, found) if "/eval/" not in text and "/scores/" not in text] == []
+    assert differing(finished_run, found, but=OF_EVALUATION) == []
 
 
 @pytest.fixture
@@ -143,4 +144,4 @@ def test_two_nodes_with_no_folder_in_common(finished_run, small_config, two_node
     mirror = tmp_path / "other" / "mirrored-runs" / "s3+bkt+two"
     assert list(mirror.glob("rounds/0/responses/parts/*.parquet")), "the other node had no part in it"
     found = downloaded(store, "bkt/two", tmp_path / "two")
-    assert [text for text in differing(finished_run, found) if "/eval/" not in text and "/scores/" not in text] == []
+    assert differing(finished_run, found, but=OF_EVALUATION) == []
