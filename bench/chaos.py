@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import math
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import sys
@@ -38,6 +40,7 @@ MADE = {  # by a command and those after it
     "train": ("train", "model", "reference", "cache", "eval", "scores"),
     "evaluate": ("eval", "scores"),
 }
+FOLDERS = re.compile(r"(?<![\w./~…])/(?:[\w.+-]+/)+")
 QUICK = ("decoder, rollout", "generator, rollout")
 
 
@@ -233,6 +236,11 @@ def known_rows(out: Output) -> dict[str, Any]:
     return {name_of(row): {"commit": commit, **row} for row in (out.found("chaos") or {"rows": []})["rows"]}
 
 
+def without_folders(value: Any) -> Any:
+    """Rows of the table without the folders of the machine that they were made on: "…/align.json" for a whole path."""
+    return json.loads(FOLDERS.sub("…/", json.dumps(value, ensure_ascii=False)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", nargs="+", metavar="NAME", help="only those with such a text in `NAME, COMMAND`")
@@ -270,7 +278,7 @@ def main() -> None:
                     rows[name_of(row)] = row
                     print(row, flush=True)
                 files.write_json(kept, rows)
-        inside = [rows[str(fault)] for fault in FAULTS if str(fault) in rows]
+        inside = without_folders([rows[str(fault)] for fault in FAULTS if str(fault) in rows])
         found = {"seed": arguments.seed, "undisturbed_s": seconds, "rows": inside}
     publish(arguments, RELIABILITY, "chaos", found, page(found))
 

@@ -262,3 +262,14 @@ def test_a_rollout_survives_the_loss_of_its_actors(tmp_path):
     for row in rows:
         assert row["hit_s"] is not None
         assert chaos_page.faults_of(row) == []
+
+
+def test_the_table_names_no_folder_of_the_machine_that_it_was_made_on():
+    row = {
+        "said": "run_dir=/home/ann/chaos/run-train cannot be written: see /mnt/x.json, 3/4 of it",
+        "hit": ["/opt/venv/bin/python -m a"],
+    }
+    assert chaos.without_folders(row) == {
+        "said": "run_dir=…/run-train cannot be written: see …/x.json, 3/4 of it",
+        "hit": ["…/python -m a"],
+    }
