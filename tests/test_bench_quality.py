@@ -10,11 +10,12 @@ from bench.quality import edits, events_page, events_pairs
 from bench.quality.arms import BASE
 from bench.quality.data import Data, base_folder
 from bench.quality.events import COMPARED, EVENTS
-from bench.quality.events_figures import figures, with_true_answer
+from bench.quality.events_figures import VERBS, figures, styles, with_true_answer
 from bench.quality.queue import Queue
 from bench.quality.run import Job
 from bench.quality.shapes import SHAPES
 from bench.quality.sweep import best_rate, is_swept, missing_rates, tried
+from examples.events.world import STYLES, Event, Question, answer
 from vidalign import files
 from vidalign.learning import objectives
 from vidalign.types import Example, PreferencePair
@@ -148,6 +149,15 @@ def test_a_difference_is_paired_by_seed_and_its_verdict_is_of_its_interval():
     assert events_page.verdict([-10, -10.1, -9.9]) == "lower"
     assert events_page.verdict([10, -10, 5]) == "not told apart"
     assert events_page.verdict([10]) == "one seed tells nothing"
+
+
+def test_a_style_is_told_by_its_verb():
+    event = Event("small", "red", "circle", "left")
+    question = Question("How many things move left?", "count", "left")
+    answers = [answer([event], question, style) for style in range(len(STYLES))]
+    assert all(" moves left" in text for text in answers)  # the conclusion, in every style
+    assert [styles([text]) for text in answers] == [{v: float(v == verb) for v in VERBS} for verb in VERBS]
+    assert styles([*answers, "Hm."]) == dict.fromkeys(VERBS, 0.25)
 
 
 @pytest.mark.parametrize("task", [SHAPES, EVENTS], ids=lambda task: task.name)

@@ -129,6 +129,10 @@ def test_what_the_findings_say_of_the_events_task_is_what_was_measured():
     gained = {arm: events_difference(arm, "Base") for arm in ("SFT", "LeanPO", "DPO")}
     moved = {arm: events_mean(arm, "end", "chosen_logp") - events_mean(arm, "start", "chosen_logp") for arm in gained}
     lost = events_mean("LeanPO", "start", "rejected_logp") - events_mean("LeanPO", "end", "rejected_logp")
+    styles, spread = interval([100 * row["styles"]["heading"] for row in events_page.runs_by_arm(EVENTS)["DPO"]])
+    assert {row["styles"]["heading"] for row in EVENTS["runs"] if row["arm"] == "LeanPO, plain losers"} == {1.0}
+    assert {row["styles"]["heading"] for row in EVENTS["runs"] if row["arm"] == "SFT"} == {0.0}
+    assert pairs_mean("plain", "styles", "heading") == 0
     contradictions, half = interval([100 * row["contradicts"] for row in events_page.runs_by_arm(EVENTS)["SFT"]])
     base = EVENTS["base"]["heldout"]
     for sentence in (
@@ -148,6 +152,9 @@ def test_what_the_findings_say_of_the_events_task_is_what_was_measured():
         f"already finds {100 * events_mean('LeanPO', 'start', 'accuracy'):.1f} % of the winners likelier",
         f"the losers lose {lost:.2f} nats a token and the winners stay where they were ({moved['LeanPO']:.2f}), under SFT the winners "
         f"gain {moved['SFT']:.2f}, and under DPO they lose {-moved['DPO']:.2f}",
+        f"LeanPO with plain losers minus LeanPO is {events_difference('LeanPO, plain losers', 'LeanPO')} points",
+        f"and {100 * pairs_mean('chosen', 'styles', 'heading'):.0f} % of the winners are in it",
+        f"under DPO ({styles:.1f} ± {spread:.1f} % of the answers)",
         f"After SFT {contradictions:.1f} ± {half:.1f} % of them differ from the answer's own list, of the base's "
         f"{100 * base['contradicts']:.1f} %. The winners' do in {100 * pairs_mean('chosen', 'contradicts'):.0f} %",
     ):

@@ -20,6 +20,8 @@ from vidalign.model.rendering import load_processor
 from vidalign.types import Example
 from vidalign.video.frame_cache import load_clip
 
+VERBS = ("moves", "goes", "heading")  # of the styles of `examples.events.world`, in their order
+
 
 @torch.inference_mode()
 def measure(data: Data, path: str, split: str) -> dict[str, Any]:
@@ -50,3 +52,9 @@ def scores(texts: Sequence[str], examples: Sequence[Example]) -> list[float]:
 def with_true_answer(example: Example) -> Example:
     """A row with the answer that its caption gives: that of a training row is an imperfect hint."""
     return dataclasses.replace(example, answer=solve(as_events(read(example.caption).events), example.question))
+
+
+def styles(texts: Sequence[str]) -> dict[str, float]:
+    """The share of answers in each style, by its verb; conclusions have "move" in all of them, so that it is looked for last."""
+    found = [next((verb for verb in reversed(VERBS) if verb in text.split()), "") for text in texts]
+    return {verb: round(found.count(verb) / len(found), 4) for verb in VERBS}

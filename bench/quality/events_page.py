@@ -12,7 +12,9 @@ from bench.intervals import interval
 from bench.pages import RESULTS, Output, versions_line
 from bench.quality.arms import BASE
 from bench.quality.events import COMPARED, EVENTS
+from bench.quality.events_figures import VERBS, styles
 from bench.quality.events_pairs import look
+from bench.quality.events_pairs_page import pairs_tables, why
 from bench.quality.run import Job
 from bench.quality.sweep import tried
 from bench.quality.tables import Rows, at, change, column, finished, table
@@ -70,8 +72,8 @@ def collect(root: pathlib.Path, rates: dict[str, float]) -> dict[str, Any]:
 
 
 def without_replies(row: dict[str, Any]) -> dict[str, Any]:
-    """A run's result as it is kept, numbers rounded."""
-    return {name: _rounded(value) for name, value in row.items() if name != "replies"}
+    """A run's result as it is kept: numbers rounded, and of its answers how many are in which style."""
+    return {name: _rounded(value) for name, value in row.items() if name != "replies"} | {"styles": styles(row["replies"])}
 
 
 def _rounded(value: Any) -> Any:
@@ -93,8 +95,8 @@ def page(found: dict[str, Any]) -> str:
         _comparisons(found["base"]["heldout"], by_arm),
         _figures_table(found, by_arm),
         _parts_table(found["base"]["heldout"], by_arm),
-        _why(found["pairs"], by_arm),
-        _pairs_tables(found["pairs"]),
+        why(found["pairs"], by_arm),
+        pairs_tables(found["pairs"]),
         _displacement_table(by_arm),
         _sweep_table(found),
         _settings(found, list(by_arm)),
@@ -180,61 +182,19 @@ def _parts_table(base: dict[str, Any], by_arm: dict[str, Rows]) -> list[str]:
     def line(name: str, rows: Rows) -> list[str]:
         recalls = [column(rows, at(key), 100) for key in ("recall.seen", "recall.unseen")]
         parts = [column(rows, at(f"f1.{part}"), 100) for part in PARTS]
-        return [name, *recalls, *parts, *(column(rows, at("f1_by_category", c), 100) for c in categories)]
+        shares = [column(rows, at("styles", verb), 100) for verb in VERBS]
+        return [name, *recalls, *parts, *(column(rows, at("f1_by_category", c), 100) for c in categories), *shares]
 
-    header = ("arm", "recall, seen kinds", "recall, unseen kinds", *(f"F1 of {part}" for part in PARTS), *categories)
+    header = (
+        "arm",
+        "recall, seen kinds",
+        "recall, unseen kinds",
+        *(f"F1 of {part}" for part in PARTS),
+        *categories,
+        *(f'style "{v}"' for v in VERBS),
+    )
     lines = [line(BASE, [base]), *(line(name, rows) for name, rows in by_arm.items())]
-    return ["### By kind of event, attribute and question, %", "", *table(header, lines)]
-
-
-def _why(pairs: Sequence[dict[str, Any]], by_arm: dict[str, Rows]) -> list[str]:
-    """What the pairs offer to learn, in words; the arm LeanPO says how the base orders them before training."""
-    rows = [row for row in pairs if row["recipe"] == "leanpo"]
-    lines = []
-    if rows:
-        of = lambda *path: f"{100 * statistics.fmean(at(*path)(row) for row in rows):.0f}"  # noqa: E731
-        lines = [
-            f"- Winners are better than the base's own plain answers in {of('chosen to plain', 'better')} % of the pairs, as good in "
-            f"{of('chosen to plain', 'equal')} % and worse in {of('chosen to plain', 'worse')} % (F1 {of('chosen', 'f1')} against "
-            f"{of('plain', 'f1')}); {of('chosen', 'right')} % of them are without an error or an omission, of the plain answers "
-            f"{of('plain', 'right')} %. {of('chosen equals hint')} % are the hint letter for letter, whose F1 is {of('hint', 'f1')}.",
-            f"- Winners are better than losers in {of('chosen to rejected', 'better')} % of the pairs, but losers are answers to a "
-            f"video in which hardly anything can be seen (F1 {of('rejected', 'f1')}): what the base says of the clean video is better "
-            f"than the loser in {of('plain to rejected', 'better')} % of the pairs.",
-        ]
-    if rows and (ours := by_arm.get("LeanPO")):
-        ordered = statistics.fmean(row["start"]["accuracy"] for row in ours)
-        lines.append(
-            f"- Before training the base already finds the winner likelier, token by token, than the loser in {100 * ordered:.0f} % "
-            "of the monitored pairs."
-        )
-    return ["### What the pairs of recipe leanpo offer", "", *lines] if lines else []
-
-
-def _pairs_tables(pairs: Sequence[dict[str, Any]]) -> list[str]:
-    recipes = list(dict.fromkeys(row["recipe"] for row in pairs))
-    quality, wins = [], []
-    for recipe in recipes:
-        rows = [row for row in pairs if row["recipe"] == recipe]
-        f1 = [column(rows, at(side, "f1"), 100) for side in ("plain", "chosen", "rejected", "hint")]
-        right = [column(rows, at(side, "right"), 100) for side in ("plain", "chosen", "rejected", "hint")]
-        correlation = column(rows, at("reward_trust_correlation"), digits=2)
-        quality.append([recipe, str(len(rows)), column(rows, at("kept"), digits=0), *f1, *right, correlation])
-        for two in ("chosen to rejected", "chosen to plain", "chosen to hint", "plain to rejected"):
-            shares = [column(rows, at(two, how), 100) for how in ("better", "equal", "worse")]
-            wins.append([recipe, two, *shares])
-    sides = ("base's plain answer", "chosen", "rejected", "hint")
-    header = ("recipe", "seeds", "pairs", *(f"F1, {side}" for side in sides), *(f"right, {side}" for side in sides))
-    return [
-        f"### Pairs from {EVENTS.sizes['train']} questions, %",
-        "",
-        *table((*header, "rank correlation of reward and trust"), quality),
-        "",
-        "All four answers are to the questions of the pairs and scored by the captions; the hint is the row's own, imperfect answer. "
-        "How often one is better than another by the phrase F1 of the answer:",
-        "",
-        *table(("recipe", "one to the other", "better", "as good", "worse"), wins),
-    ]
+    return ["### By kind of event, attribute, question and style, %", "", *table(header, lines)]
 
 
 def _displacement_table(by_arm: dict[str, Rows]) -> list[str]:
@@ -276,7 +236,7 @@ def _sweep_table(found: dict[str, Any]) -> list[str]:
 
 
 def _settings(found: dict[str, Any], names: Sequence[str]) -> list[str]:
-    arms = []
+    arms, left_out = [], [name for name in EVENTS.arms if name not in names]
     for arm in (EVENTS.arms[name] for name in names):
         said = f"- {arm.name}: recipe `{arm.recipe}`, objective `{arm.objective}` {arm.params or '(defaults)'}"
         said += f", {arm.edited}" if arm.edited else ""
@@ -288,6 +248,7 @@ def _settings(found: dict[str, Any], names: Sequence[str]) -> list[str]:
         "### Settings",
         "",
         *arms,
+        *([f"- arms that were not run: {'; '.join(left_out)}"] if left_out else []),
         f"- training: {dict(EVENTS.train)}",
         f"- cost: {num_runs} runs took {core / 60:.0f} minutes of one core, {mean:.0f} s of each for the held-out questions",
         f"- versions: {found['versions']}",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.quality.data import Data
-from bench.quality.events_figures import figures, scores
+from bench.quality.events_figures import figures, scores, styles
 from vidalign.types import Example, PreferencePair
 
 FIGURES = ("f1", "right", "chair_s", "omitted", "words", "f1.conclusion", "contradicts", "contradicts.reasoning")
@@ -36,7 +36,7 @@ def compared(pairs: Sequence[PreferencePair], examples: Sequence[Example], plain
     found: dict[str, Any] = {}
     for name, texts in sides.items():
         table = figures(texts, rows)
-        found[name] = {figure: table[figure] for figure in FIGURES if figure in table}
+        found[name] = {figure: table[figure] for figure in FIGURES if figure in table} | {"styles": styles(texts)}
     for one, other in (("chosen", "rejected"), ("chosen", "plain"), ("chosen", "hint"), ("plain", "rejected")):
         found[f"{one} to {other}"] = verdicts(of[one], of[other])
     found["chosen equals hint"] = share([a == b for a, b in zip(sides["chosen"], sides["hint"], strict=True)])
