@@ -114,6 +114,10 @@ class Chain:
         """The faults whose rows are not compared yet."""
         return [name_of(row) for row in self._pending]
 
+    def not_compared(self) -> list[dict[str, Any]]:
+        """Their rows, as far as they are known."""
+        return [{**row, "again": None, "differences": ["not compared yet"]} for row in self._pending]
+
     def suffer(self, fault: Fault, draw: random.Random) -> list[dict[str, Any]]:
         """Let one fault happen. Returns the rows of the table that are complete now.
 
@@ -278,6 +282,8 @@ def main() -> None:
                     rows[name_of(row)] = row
                     print(row, flush=True)
                 files.write_json(kept, rows)
+            for row in chain.not_compared():
+                rows[name_of(row)] = row
         inside = without_folders([rows[str(fault)] for fault in FAULTS if str(fault) in rows])
         found = {"seed": arguments.seed, "undisturbed_s": seconds, "rows": inside}
     publish(arguments, RELIABILITY, "chaos", found, page(found))

@@ -69,6 +69,7 @@ def outcome(row: Mapping[str, Any]) -> str:
         other = {True: " with another", False: " without another", None: ""}[first.get("replaced")]
         return f"{beside}went on{other}"
     finished = "the same command finished it" if again and again["exit_code"] == 0 else "so did the next"
+    finished = finished if again else "the same command was not given again yet"
     if further := row.get("further"):
         finished += f", after {further} more of these faults"
     torn = f"its {row['then']} was cut; " if row.get("then") else ""
@@ -100,7 +101,8 @@ def faults_of(row: Mapping[str, Any]) -> list[str]:
         left = [line for line in end["left"] if not line.startswith(AGENTS)]
         found += [f"left running: {', '.join(left[:3])}"] if left else []
     last = row["again"] or row["first"]
-    found += [f"not finished: {last['said']}"] if last["exit_code"] != 0 else []
+    waits = row["again"] is None and "not compared yet" in row["differences"]
+    found += [f"not finished: {last['said']}"] if last["exit_code"] != 0 and not waits else []
     return [text.replace("|", "\\|") for text in [*found, *row["differences"][:3]]]
 
 
