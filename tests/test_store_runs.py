@@ -14,6 +14,7 @@ from conftest import ROOT, free_port
 from store_server import behind, environment, store_server
 
 from bench.chaos_compare import differences
+from vidalign import files
 
 pytestmark = [pytest.mark.heavy, pytest.mark.long]
 # A node's own, or made anew by every command.
@@ -57,6 +58,14 @@ def downloaded(store, place: str, folder: pathlib.Path) -> pathlib.Path:
 
 def differing(undisturbed: pathlib.Path, other: pathlib.Path, *, but: tuple[str, ...] = ()) -> list[str]:
     return [text for text in differences(undisturbed, other) if not text.startswith((*ASIDE, *but))]
+
+
+def of_evaluation(run: pathlib.Path) -> tuple[str, ...]:
+    """What only the evaluation of a run made: its folders, and the clips of videos that only held-out questions show."""
+    used = {pathlib.Path(path).name for path in files.read_places(run / "rounds/0/responses/frames.json").values()}
+    clips = [path for path in (run / "frames").rglob("*.safetensors") if path.name not in used]
+    assert clips
+    return (*OF_EVALUATION, *(path.relative_to(run).as_posix() for path in clips))
 
 
 def test_a_run_in_a_store_is_the_run_in_a_folder(finished_run, small_config, server, store, tmp_path):
@@ -106,7 +115,7 @@ def test_a_training_goes_on_on_another_node(finished_run, small_config, server, 
     assert done.returncode == 0, done.stderr[-4000:]
     assert "train of round 0 goes on from where it stopped" in done.stderr
     found = downloaded(store, "bkt/lost", tmp_path / "lost")
-    assert differing(finished_run, found, but=OF_EVALUATION) == []
+    assert differing(finished_run, found, but=of_evaluation(finished_run)) == []
 
 
 @pytest.fixture
@@ -144,4 +153,4 @@ def test_two_nodes_with_no_folder_in_common(finished_run, small_config, two_node
     mirror = tmp_path / "other" / "mirrored-runs" / "s3+bkt+two"
     assert list(mirror.glob("rounds/0/responses/parts/*.parquet")), "the other node had no part in it"
     found = downloaded(store, "bkt/two", tmp_path / "two")
-    assert differing(finished_run, found, but=OF_EVALUATION) == []
+    assert differing(finished_run, found, but=of_evaluation(finished_run)) == []
