@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipelines import progress
+from pipelines.suites import tables
 from pipelines.trackers import TRACKERS, Tracker
 from vidalign import files, mirror, stored
 from vidalign.config.run import RunConfig
@@ -132,8 +133,7 @@ class Tracking:
     def _suites(self) -> list[dict[str, Any]]:
         """What every suite says of the run; of the last round, where several rounds were asked."""
         folders = [pathlib.Path(self._run.stage("suites", index)) for index in range(self._config.rounds)]
-        found = [path for folder in folders for path in sorted(folder.glob("*/scores.json"))]
-        return [{"name": path.parent.name, **files.read_json(path)} for path in found]
+        return [{"name": name, **scores} for name, scores in tables.kept(folders)]
 
     def _for_each(self, names: Sequence[str], act: Callable[[str], None]) -> None:
         """A tracker is another's code and another's server: whatever goes wrong there is said, and the run goes on."""

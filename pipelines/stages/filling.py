@@ -15,12 +15,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pipelines.stages.groups import sampled_tokens, without_spelled
+from pipelines.stages.responses import read_response_table
 from vidalign import files
 from vidalign.data.source import GROUPS_FILE
 from vidalign.errors import DataError
 from vidalign.files import RunFolder
 from vidalign.recipes.base import Recipe, responses_by_example
-from vidalign.types import Example, Response, ResponseGroup, stable_hash
+from vidalign.types import Example, ResponseGroup, stable_hash
 
 ASKED = "asked.json"  # of a round's responses, where the recipe takes the next prompts each round
 MORE = 1.1  # of what the share so far needs, so that the next turn rarely misses by one
@@ -123,8 +124,7 @@ def giving(part: pathlib.Path, examples: Sequence[Example], recipe: Recipe[Any],
     """Of each example of a part of a rollout, whether its responses give something to learn from."""
     table = part.with_suffix(".parquet")
     _, spelled = sampled_tokens(table, special)
-    left_out = ("log_probs",) if recipe.needs_tokens else ("token_ids", "log_probs")
-    made = responses_by_example(without_spelled(files.read_table(table, Response, without=left_out), spelled))
+    made = responses_by_example(without_spelled(read_response_table(table, tokens=recipe.needs_tokens), spelled))
     return [recipe.gives(example, made.get(example.id, [])) for example in examples]
 
 

@@ -30,5 +30,9 @@ def read_frames(folder: pathlib.Path) -> dict[str, str]:
 
 def read_responses(folder: pathlib.Path, *, tokens: bool = False) -> list[Response]:
     """Responses of a finished rollout without their tokens, which are most of them; with their ids where `tokens` is set."""
-    left_out = ("log_probs",) if tokens else ("token_ids", "log_probs")
-    return files.read_table(folder / "responses.parquet", Response, without=left_out)
+    return read_response_table(folder / "responses.parquet", tokens=tokens)
+
+
+def read_response_table(path: pathlib.Path, *, tokens: bool = False) -> list[Response]:
+    """The same of one table, such as a part of a rollout that goes on."""
+    return files.read_table(path, Response, without=("log_probs",) if tokens else ("token_ids", "log_probs"))

@@ -11,14 +11,19 @@ from vidalign import files
 MAX_NAMED = 10
 
 
+def kept(folders: Sequence[pathlib.Path]) -> list[tuple[str, dict[str, Any]]]:
+    """Of each suite in these folders, its name and what its `scores.json` holds."""
+    paths = [path for folder in folders for path in sorted(folder.glob("*/scores.json"))]
+    return [(path.parent.name, files.read_json(path)) for path in paths]
+
+
 def views(folders: Sequence[pathlib.Path]) -> list[dict[str, Any]]:
     """The suites in these folders for the report: title, what was asked, the table's header and its rows."""
     found = []
-    for path in (path for folder in folders for path in sorted(folder.glob("*/scores.json"))):
-        scores = files.read_json(path)
+    for name, scores in kept(folders):
         found.append(
             {
-                "name": path.parent.name,
+                "name": name,
                 "title": scores["title"],
                 "header": _header(scores),
                 "rows": rows(scores),
