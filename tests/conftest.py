@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")
@@ -197,11 +197,14 @@ def plan_of(config, resources, **options):
     return plan(resources, **sections, **options)
 
 
-def vidalign(*arguments: str, timeout_s: float = 600) -> subprocess.CompletedProcess:
-    """Run the command as a user would, in a process of its own."""
+def vidalign(
+    *arguments: str, timeout_s: float = 600, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess:
+    """Run the command as a user would, in a process of its own. `variables`: of its environment, beside this process's."""
     return subprocess.run(
         [sys.executable, "-m", "pipelines.cli", *arguments],
         cwd=ROOT,
+        env={**os.environ, **(variables or {})},
         capture_output=True,
         text=True,
         timeout=timeout_s,
@@ -209,11 +212,14 @@ def vidalign(*arguments: str, timeout_s: float = 600) -> subprocess.CompletedPro
     )
 
 
-def vidalign_killed(*arguments: str, when: Callable[[], bool], timeout_s: float = 300) -> None:
-    """Start the command and kill it, with SIGKILL and all its children, as soon as `when` holds."""
+def vidalign_killed(
+    *arguments: str, when: Callable[[], bool], timeout_s: float = 300, variables: Mapping[str, str] | None = None
+) -> None:
+    """Start the command and kill it, with SIGKILL and all its children, as soon as `when` holds. `variables`: as of `vidalign`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli", *arguments],
         cwd=ROOT,
+        env={**os.environ, **(variables or {})},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

@@ -6,11 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
-from conftest import ROOT, free_port
+from conftest import free_port, vidalign, vidalign_killed
 from store_server import behind, environment, store_server
 
 from bench.chaos_compare import differences
@@ -34,15 +33,7 @@ def store(server):
 
 
 def align(server, staged: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "pipelines.cli", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environment(server), "VIDALIGN_STAGED": str(staged)},
-        capture_output=True,
-        text=True,
-        timeout=380,
-        check=False,
-    )
+    return vidalign(*arguments, timeout_s=380, variables={**environment(server), "VIDALIGN_STAGED": str(staged)})
 
 
 def downloaded(store, place: str, folder: pathlib.Path) -> pathlib.Path:
@@ -92,24 +83,13 @@ def test_a_training_goes_on_on_another_node(finished_run, small_config, server, 
     config |= {"run_dir": "s3://bkt/lost", "cluster": {"address": "local"}}
     path = tmp_path / "lost.yaml"
     path.write_text(yaml.safe_dump(config))
-    first = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", "align", str(path)],
-        cwd=ROOT,
-        env={**os.environ, **environment(server), "VIDALIGN_STAGED": str(tmp_path / "first")},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
     snapshot = "bkt/lost/rounds/0/train/ray/checkpoint_manager_snapshot.json"
-    deadline = time.monotonic() + 300
-    try:
-        while store.get_file_info([snapshot])[0].type == fs.FileType.NotFound:
-            assert first.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline, "there was no checkpoint"
-            time.sleep(0.1)
-    finally:
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
+
+    def has_checkpoint() -> bool:
+        return store.get_file_info([snapshot])[0].type != fs.FileType.NotFound
+
+    variables = {**environment(server), "VIDALIGN_STAGED": str(tmp_path / "first")}
+    vidalign_killed("align", str(path), when=has_checkpoint, variables=variables)
     shutil.rmtree(tmp_path / "first")
     done = align(server, tmp_path / "second", "align", str(path))
     assert done.returncode == 0, done.stderr[-4000:]
