@@ -1,7 +1,7 @@
 """Two nodes of one Ray cluster on this machine beside a head without CPUs, as a process of its own. One of them may be killed.
 
-`python -m bench.chaos_nodes` prints {"address", "pid": of the second node's raylet, "node": its id} as JSON, and ends with its
-standard input.
+`python -m bench.chaos_nodes` prints {"address", "pid": of the second node's raylet, "node": its id} as JSON, adds a node for each line
+"add" of its standard input, and ends with it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,14 @@ def two_nodes() -> Iterator[TwoNodes]:
         else:
             raise SystemExit("the cluster of two nodes did not start")
         started.look()
-        yield TwoNodes(address=found["address"], raylet=psutil.Process(found["pid"]), node_id=found["node"], started=started)
+        assert process.stdin is not None
+        yield TwoNodes(
+            address=found["address"],
+            raylet=psutil.Process(found["pid"]),
+            node_id=found["node"],
+            started=started,
+            orders=process.stdin,
+        )
     finally:
         started.look()
         process.kill()
@@ -59,7 +66,9 @@ def main() -> None:
     node = cluster.add_node(num_cpus=CPUS)
     raylet = node.all_processes[PROCESS_TYPE_RAYLET][0].process.pid
     print(json.dumps({"address": cluster.address, "pid": raylet, "node": node.node_id}), flush=True)
-    sys.stdin.read()
+    for line in sys.stdin:
+        if line.strip() == "add":
+            cluster.add_node(num_cpus=CPUS)
 
 
 if __name__ == "__main__":

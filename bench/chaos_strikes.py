@@ -11,8 +11,10 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from typing import IO
 
 import psutil
 
@@ -86,12 +88,18 @@ def is_alive(process: psutil.Process) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TwoNodes:
-    """A cluster: its address, its second node's raylet and id, and the processes of all nodes."""
+    """A cluster: its address, its second node's raylet and id, the processes of all nodes, and where its orders are written to."""
 
     address: str
     raylet: psutil.Process
     node_id: str
     started: Descendants
+    orders: IO[bytes]
+
+    def add(self) -> None:
+        """Start one node more."""
+        self.orders.write(b"add\n")
+        self.orders.flush()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,7 +142,9 @@ def hit_at_random(
             with contextlib.suppress(psutil.NoSuchProcess):
                 started.look()
                 line = " ".join(there[0].cmdline()).strip()[:120]
-                if not fault.twice:
+                if fault.notice_s and nodes is not None:
+                    give_notice(nodes, fault.notice_s)
+                elif not fault.twice:
                     strike(there[0], fault)
                 like = frozenset(process.pid for process in there)
                 return Hit(seconds=time.monotonic() - seen, line=line, like=like)
@@ -159,6 +169,21 @@ def strike(process: psutil.Process, fault: Fault) -> None:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"process {process.pid} outlives SIGKILL")
             time.sleep(0.01)
+
+
+def give_notice(nodes: TwoNodes, within_s: float) -> None:
+    """Say that the second node is to be taken away, as a cloud does of a spot machine."""
+    words = [
+        "drain-node",
+        "--address",
+        nodes.address,
+        "--node-id",
+        nodes.node_id,
+        "--reason",
+        "DRAIN_NODE_REASON_PREEMPTION",
+    ]
+    command = [sys.executable, "-m", "ray.scripts.scripts", *words, "--reason-message", "chaos"]
+    subprocess.run([*command, "--deadline-remaining-seconds", str(int(within_s))], check=True, stdout=subprocess.DEVNULL)
 
 
 # What is broken between two commands

@@ -187,8 +187,8 @@ def _plan_decoders(wanted: int | None, num_videos: int | None, resources: Cluste
 
 
 def _plan_train(train: TrainConfig, resources: ClusterResources) -> Workers:
-    """One rank per worker, each with a GPU or an equal share of the CPUs."""
-    num, use_gpu = train.num_workers, train.use_gpu
+    """One rank per worker, each with a GPU or an equal share of the CPUs; of [fewest, most], as many as fit."""
+    fewest, most, use_gpu = train.fewest_workers, train.most_workers, train.use_gpu
     if use_gpu and resources.total_gpus == 0:
         raise ClusterError(
             f"train.use_gpu=true, but the cluster has {resources.describe()}; set train.use_gpu to false, or to null to use "
@@ -197,11 +197,13 @@ def _plan_train(train: TrainConfig, resources: ClusterResources) -> Workers:
     if use_gpu is None:
         use_gpu = resources.total_gpus > 0
     if use_gpu:
+        num = max(fewest, min(most, resources.total_gpus))
         if num > resources.total_gpus:
             raise _too_many("train.num_workers", num, "GPU", resources.total_gpus, resources)
         per_gpu = resources.node_cpus // max(1, resources.node_gpus)
         cpus = min(max(1, min(4, per_gpu)), _share(resources.total_cpus, num))
         return Workers(num=num, cpus=cpus, gpus=1)
+    num = max(fewest, min(most, resources.total_cpus))
     if num > resources.total_cpus:
         raise _too_many("train.num_workers", num, "CPU", resources.total_cpus, resources, cpu=True)
     nodes = max(1, min(resources.total_nodes, resources.total_cpus // resources.node_cpus))

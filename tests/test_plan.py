@@ -267,6 +267,15 @@ def test_addresses(monkeypatch):
         find_address("head")
 
 
+def test_a_range_of_workers_is_as_many_as_fit_and_no_fewer_than_the_fewest():
+    elastic = run_config(train={"num_workers": [2, 8]})
+    assert plan_of(elastic, ClusterResources(num_cpus=96, num_gpus=8)).train.num == 8
+    assert plan_of(elastic, ClusterResources(num_cpus=96, num_gpus=3)).train.num == 3
+    assert plan_of(elastic, ClusterResources(num_cpus=4)).train.num == 4
+    with pytest.raises(ClusterError, match=r"train.num_workers=2 needs 2 GPUs, but the cluster has 96 CPUs and 1 GPU"):
+        plan_of(elastic, ClusterResources(num_cpus=96, num_gpus=1))
+
+
 GPU_NODES = {"gpu": {"num_cpus": 48, "num_gpus": 4, "max_nodes": 2}, "decode": {"num_cpus": 16, "max_nodes": 3}}
 
 
@@ -291,7 +300,7 @@ def test_the_plan_is_the_same_whichever_nodes_are_up(head_cpus, num_gpu, num_cpu
         config = run_config(**sections, cluster={"node_types": types})
         return plan_of(config, with_growth(at(*up), config.cluster, "/nowhere.yaml"))
 
-    for sections in ({}, {"rollout": {"gpus_per_engine": 2}}, {"train": {"num_workers": 8}}):
+    for sections in ({}, {"rollout": {"gpus_per_engine": 2}}, {"train": {"num_workers": [2, 8]}}):
         made = planned(GPU_NODES, num_gpu, num_cpu_nodes, **sections)
         assert dataclasses.replace(made, serve=planned(GPU_NODES, 2, 3, **sections).serve) == planned(
             GPU_NODES, 2, 3, **sections
