@@ -16,7 +16,7 @@ from bench.chaos_strikes import Descendants
 from vidalign import files
 
 OVERRIDES = (
-    "train.num_epochs=40",
+    "train.num_epochs=200",
     "train.batch_size=4",
     "train.log_every=20",
     "train.checkpoint_every=20",
