@@ -9,6 +9,7 @@ import contextlib
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -75,7 +76,16 @@ def watched(processes: Mapping[str, subprocess.Popen[bytes]]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    over = threading.Event()
+    over, told = threading.Event(), threading.excepthook
+
+    def tell(arguments: threading.ExceptHookArgs) -> None:
+        """Ray's own threads fail too where its store has gone: that is not told again."""
+        until = time.monotonic() + LOOK_EVERY_S
+        while fault_of(processes) is None:
+            if time.monotonic() > until:
+                told(arguments)
+                return
+            time.sleep(0.05)
 
     def keep_looking() -> None:
         while not over.wait(LOOK_EVERY_S):
@@ -85,6 +95,7 @@ def watched(processes: Mapping[str, subprocess.Popen[bytes]]) -> Iterator[None]:
 
     try:
         with interrupts.stoppable() as stop:
+            threading.excepthook = tell
             threading.Thread(target=keep_looking, daemon=True, name="own-ray").start()
             yield
     except Exception as error:
@@ -94,6 +105,7 @@ def watched(processes: Mapping[str, subprocess.Popen[bytes]]) -> Iterator[None]:
         raise fault from error
     finally:
         over.set()
+        threading.excepthook = told
 
 
 def fault_of(processes: Mapping[str, subprocess.Popen[bytes]]) -> ClusterError | None:

@@ -58,6 +58,28 @@ def test_what_fails_because_of_it_is_not_shown(processes):
         work()
 
 
+def test_a_thread_that_fails_because_of_it_is_not_told_of_and_any_other_is(processes, monkeypatch):
+    told = []
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: told.append(str(arguments.exc_value)))
+
+    def fail(text: str) -> None:
+        thread = threading.Thread(target=int, args=[text])
+        thread.start()
+        thread.join()
+
+    def work() -> None:
+        with own_ray.watched(processes):
+            fail("before")
+            processes["raylet"].kill()
+            fail("because of it")
+            threading.Event().wait(20)
+
+    with pytest.raises(ClusterError, match=SAYS):
+        work()
+    fail("after")
+    assert [text.rpartition(": ")[2] for text in told] == ["'before'", "'after'"]
+
+
 def test_other_ends_stay_as_they_are(processes):
     with pytest.raises(DataError, match="torn"), own_ray.watched(processes):
         raise DataError("torn")
