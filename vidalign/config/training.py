@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import pydantic
 
+from vidalign.config.counts import Count
 from vidalign.config.section import PathText, Section
 
 
@@ -108,7 +109,7 @@ class TrainConfig(Section):
         {"float32_head", "deepspeed", "checkpoint_minutes", "keep_checkpoints", "num_probed", "sequence_parallel"}
     )
 
-    num_workers: int | tuple[int, int] = 1
+    num_workers: Count = 1
     """DeepSpeed ranks, each on a GPU of its own where there are any; [fewest, most] goes on with those that there are."""
     use_gpu: bool | None = None
     """Train on GPUs; null does where the cluster has any."""
@@ -171,22 +172,9 @@ class TrainConfig(Section):
     max_failures: int = pydantic.Field(2, ge=-1)
     """How often a training may fail and go on from its newest checkpoint; -1 is without end."""
 
-    @pydantic.field_validator("num_workers", mode="before")
-    @classmethod
-    def _workers_are_numbers(cls, value: Any) -> Any:
-        numbers = value if isinstance(value, list | tuple) else [value]
-        if not all(isinstance(number, int) for number in numbers) or (numbers is value and len(numbers) != 2):
-            raise ValueError(f"must be a whole number, or two of them as [fewest, most], got {value!r}")
-        return value
-
     @pydantic.model_validator(mode="after")
-    def _workers_are_a_range(self) -> TrainConfig:
+    def _workers_may_come_and_go(self) -> TrainConfig:
         fewest, most = self.fewest_workers, self.most_workers
-        if not 1 <= fewest <= most:
-            raise ValueError(
-                f"num_workers must be a whole number from 1 on, or [fewest, most], got {self.num_workers}; set num_workers to "
-                f"{[max(1, min(fewest, most)), max(1, fewest, most)] if isinstance(self.num_workers, tuple) else 1}"
-            )
         if self.is_elastic and self.sequence_parallel > 1:
             raise ValueError(
                 f"num_workers=[{fewest}, {most}] may become any number between, which sequence_parallel={self.sequence_parallel} need "
