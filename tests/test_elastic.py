@@ -1,5 +1,6 @@
 """A training on two nodes loses one, goes on with one rank, and gets the second back: its losses are those of an undisturbed one."""
 
+import math
 import os
 import pathlib
 import shutil
@@ -14,9 +15,10 @@ from conftest import ROOT, vidalign
 from bench.chaos_nodes import two_nodes
 from bench.chaos_strikes import Descendants
 from vidalign import files
+from vidalign.types import PreferencePair
 
+NUM_STEPS = 500  # enough for a node to go, and another to come
 OVERRIDES = (
-    "train.num_epochs=200",
     "train.batch_size=4",
     "train.log_every=20",
     "train.checkpoint_every=20",
@@ -62,13 +64,15 @@ def step_of(run: pathlib.Path) -> int:
 @pytest.mark.long
 def test_a_training_goes_on_with_fewer_ranks_and_takes_more_back(finished_run, small_config, tmp_path):
     calm = copy_up_to_training(finished_run, tmp_path / "calm")
-    done = vidalign("train", str(small_config), f"run_dir={calm}", "cluster.address=local", *OVERRIDES)
+    num_pairs = len(files.read_table(calm / "rounds/0/pairs/pairs.parquet", PreferencePair))
+    overrides = (*OVERRIDES, f"train.num_epochs={math.ceil(4 * NUM_STEPS / num_pairs)}")
+    done = vidalign("train", str(small_config), f"run_dir={calm}", "cluster.address=local", *overrides)
     assert done.returncode == 0, done.stderr[-3000:]
     run = copy_up_to_training(finished_run, tmp_path / "run")
     with two_nodes() as nodes, (tmp_path / "said.txt").open("w") as said:
         elastic = (f"cluster.address={nodes.address}", "train.num_workers=[1, 2]")
         process = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, "train", str(small_config), f"run_dir={run}", *OVERRIDES, *elastic],
+            [sys.executable, "-c", COMMAND, "train", str(small_config), f"run_dir={run}", *overrides, *elastic],
             cwd=ROOT, stdout=said, stderr=said, env={**os.environ, "RAY_worker_niceness": "0"},
         )  # fmt: skip
 
