@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import signal
 from typing import Any
 
@@ -29,6 +30,7 @@ TWO_RANKS: dict[str, Any] = {
     "then_overrides": (),
     "num_ranks_change": True,
 }
+APART: dict[str, Any] = {"victim": NODE, "two_nodes": True}
 DISKS = ("full", "read-only")
 STARTED_TWICE = "the same command a second time"
 
@@ -46,6 +48,7 @@ class Fault:
         once_begun: and after the first results of this command.
         signal: what it gets.
         notice_s: the second node is told that it will be taken away in so many seconds, in the place of `signal`.
+        cut_s: the network between the two nodes is cut for so many seconds, or for good, in the place of `signal`.
         stopped_s: it gets SIGSTOP, and SIGCONT after so many seconds, in the place of `signal`.
         place: what fails before the command starts: one of `DISKS` for the run's folder, "videos" or "model" for a folder that is
             not there.
@@ -65,6 +68,7 @@ class Fault:
     once_begun: bool = False
     signal: signal.Signals = signal.SIGKILL
     notice_s: float = 0.0
+    cut_s: float = 0.0
     stopped_s: float = 0.0
     place: str = ""
     room_bytes: int = 500_000  # some decoded videos of these, and less than a checkpoint
@@ -130,6 +134,20 @@ FAULTS = (
     ),
     Fault(name="raylet of one of two nodes, train.num_workers=[1, 2]", victim=NODE, within_s=6, **ELASTIC),
     Fault(name="notice that a node will go, train.num_workers=[1, 2]", victim=NODE, within_s=3, notice_s=10, **ELASTIC),
+    Fault(
+        name="network of one of two nodes cut for 10 s, train.num_workers=[1, 2]",
+        victim=NODE,
+        within_s=6,
+        cut_s=10,
+        **ELASTIC,
+    ),
+    Fault(
+        name="network of one of two nodes cut for good, train.num_workers=[1, 2]",
+        victim=NODE,
+        within_s=6,
+        cut_s=math.inf,
+        **ELASTIC,
+    ),
     Fault(name="training rank of two, train.num_workers=[1, 2]", victim=RANK, within_s=20, **ELASTIC),
     *of_driver("train", 40),
     Fault(name="training's controller", command="train", victim="ray::TrainController", within_s=20),
@@ -144,6 +162,8 @@ FAULTS = (
     Fault(name="HAProxy's manager", command="evaluate", victim="ray::HAProxyManager", within_s=25),
     Fault(name="Serve's controller", command="evaluate", victim="ray::ServeController", within_s=25),
     Fault(name="replica stopped for 10 s", command="evaluate", victim=REPLICA, within_s=25, stopped_s=10),
+    Fault(name="network of one of two nodes cut for 10 s", command="rollout", within_s=10, cut_s=10, **APART),
+    Fault(name="network of one of two nodes cut for good", command="rollout", within_s=10, cut_s=math.inf, **APART),
     Fault(name="raylet of one of two nodes", command="rollout", victim=NODE, within_s=10, two_nodes=True),
     Fault(name="raylet of one of two nodes", command="evaluate", victim=NODE, within_s=20, two_nodes=True),
 )
