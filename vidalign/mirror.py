@@ -223,8 +223,9 @@ def _hold(place: Place) -> None:
 
 def _came(path: pathlib.Path) -> None:
     """Something took its place in a mirror, and may be read at once."""
-    room.used(path)
-    room.came(*storage.node_folder(), path.stat().st_size)
+    with contextlib.suppress(FileNotFoundError):  # it was removed meanwhile
+        room.used(path)
+        room.came(*storage.node_folder(), path.stat().st_size)
 
 
 def _drop(place: Place, known: dict[pathlib.Path, Any]) -> None:
