@@ -264,7 +264,8 @@ def render(report: CheckReport) -> str:
 def _plan_lines(made: ResourcePlan, resources: ClusterResources) -> list[str]:
     def line(name: str, workers: Workers) -> str:
         gpus = f", {workers.gpus:g} GPU" if workers.gpus else ""
-        return f"{name}: {workers.num} x ({workers.cpus:g} CPU{gpus})"
+        number = workers.num if workers.fewest in (None, workers.num) else f"{workers.fewest} to {workers.num}"
+        return f"{name}: {number} x ({workers.cpus:g} CPU{gpus})"
 
     serve = made.serve
     gpus = f", {serve.bundle_gpus:g} GPU" if serve.bundle_gpus else ""

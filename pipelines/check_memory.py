@@ -239,7 +239,7 @@ def _training(config: RunConfig, made: ResourcePlan, model: ModelFacts, num_toke
         ways_out.append("set train.lora")
     elif train.lora.quantize is None and train.zero_stage < 3:
         ways_out.append("set train.lora.quantize to 4bit")
-    if train.zero_stage < 3 and train.num_workers > 1:
+    if train.zero_stage < 3 and train.most_workers > 1:
         ways_out.append("raise train.zero_stage to 3")
     if made.use_gpu:
         ways_out.append("add train.num_workers with train.zero_stage=3")
@@ -254,7 +254,7 @@ def _training(config: RunConfig, made: ResourcePlan, model: ModelFacts, num_toke
         name="training",
         needed=on_device * (states.peak(held) + (0 if made.use_gpu else states.host)),
         what=f"{count_.trainable:,} of {count_.total:,} parameters change in {dtype} with train.zero_stage={train.zero_stage} on "
-        f"{count(train.num_workers, 'worker')}; each holds {gib(states.total)} = weights {gib(states.weights)}"
+        f"{count(train.fewest_workers, 'worker')}; each holds {gib(states.total)} = weights {gib(states.weights)}"
         f"{f' ({count_.quantized:,} of them in 4 bits)' if count_.quantized else ''} + gradients "
         f"{gib(states.gradients)} + optimizer {gib(states.optimizer)}, and by estimate {gib(held)} of activations for {tokens:,} "
         "tokens" + (f" and {gib(states.buffers)} of buffers" if states.buffers else "") + "; not all of it at the same time",
@@ -269,7 +269,7 @@ def _host_lines(config: RunConfig, model: ModelFacts, machines: Machines) -> lis
     weights = num_parameters(model.outline) * memory.BYTES[config.model.dtype]
     largest = max(parameter.numel() for parameter in model.outline.parameters()) * memory.BYTES[config.model.dtype]
     nodes = max(1, machines.resources.num_nodes)
-    ranks = math.ceil(config.train.num_workers / nodes)
+    ranks = math.ceil(config.train.most_workers / nodes)
     checkpoint = training_memory.checkpoint_bytes(
         training_memory.count_parameters(model.outline, config.train), config.model.dtype
     )

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import pydantic
 
 from vidalign.config.cluster import ClusterConfig
+from vidalign.config.counts import AnyCount, most
 from vidalign.config.judging import ScoringSection
 from vidalign.config.recipes import LeanpoRecipe, RecipeConfig
 from vidalign.config.section import PathText, Section
@@ -95,8 +96,8 @@ class VideoConfig(Section):
     """What decodes videos."""
     deadline_s: float = pydantic.Field(DEADLINE_S, gt=0)
     """A video that takes longer to decode is quarantined."""
-    num_decoders: int | None = pydantic.Field(None, ge=1)
-    """Processes that decode; null takes as many as fit beside the engines."""
+    num_decoders: AnyCount = None
+    """Processes that decode; null takes as many as fit beside the engines; [fewest, most] follow the work and the nodes."""
     cache_dir: PathText | None = None
     """Where decoded frames are kept, by content; null means the run's folder."""
 
@@ -116,6 +117,11 @@ class VideoConfig(Section):
                 raise ValueError(f"height and width fix the size, so {name} must be null; set height and width, or {name}")
         return self
 
+    @property
+    def most_decoders(self) -> int | None:
+        """How many processes may decode; None where that is left open."""
+        return most(self.num_decoders)
+
     def frame_spec(self) -> FrameSpec:
         """The part of this section that decides which frames are taken, and at which size."""
         return FrameSpec(**{field.name: getattr(self, field.name) for field in dataclasses.fields(FrameSpec)})
@@ -124,8 +130,8 @@ class VideoConfig(Section):
 class RolloutConfig(Section):
     """The vLLM engines that generate responses. `engine_args` are passed to `vllm.LLM` unchanged."""
 
-    num_engines: int | None = pydantic.Field(None, ge=1)
-    """vLLM engines; null fills the cluster."""
+    num_engines: AnyCount = None
+    """vLLM engines; null fills the cluster; [fewest, most] follow the work and the nodes."""
     gpus_per_engine: int = pydantic.Field(1, ge=0)
     """GPUs that share one engine (tensor parallelism)."""
     batch_size: int = pydantic.Field(64, ge=1)
