@@ -37,6 +37,7 @@ from pipelines.check_texts import check_texts
 from pipelines.inputs import Inputs, SplitName, read_inputs
 from pipelines.rounds import Rounds, check_order, resource_plan
 from pipelines.stages.base import BEGUN, MANIFEST
+from pipelines.value_rounds import check_values
 from vidalign import mirror, recipes
 from vidalign.config.loading import dump_config
 from vidalign.config.rounds import variants
@@ -148,6 +149,7 @@ def before(config: RunConfig, stages: Sequence[str], *, here: bool = True, conne
         check_recipe(step)
         check_clip_pairs(step)
     check_reuse(config)
+    check_values(config)
     inputs = read_inputs(config.data, config.recipe, splits=splits_read(stages))
     if "rollout" in stages:
         for step in steps:

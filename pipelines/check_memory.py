@@ -17,6 +17,7 @@ from vidalign import recipes
 from vidalign.config.recipes import JudgeConfig
 from vidalign.config.run import ModelConfig, RunConfig
 from vidalign.errors import ClusterError, ModelError
+from vidalign.learning import objectives
 from vidalign.model import loading, memory, shared_prefix, training_memory
 from vidalign.model.checkpoint import MAX_SHARD_BYTES
 from vidalign.model.folder import model_folder, read_headers, weight_files
@@ -218,11 +219,12 @@ def _training(config: RunConfig, made: ResourcePlan, model: ModelFacts, num_toke
     length = num_tokens or config.model.max_model_len
     tokens = forward_tokens(config, length, packed=packed)
     found = []
-    if train.uncertainty is not None:  # any other reference is computed by the training's ranks
+    takes_values = objectives.named(config.objective.name).needs_values
+    if train.uncertainty is not None or takes_values:  # any other reference is computed by the training's ranks
         weights, held = num_parameters(outline) * memory.BYTES[dtype], acts.inference(tokens, tokens)
         found.append(
             Phase(
-                name="reference",
+                name="token values" if takes_values else "reference",
                 needed=on_device * (weights + held),
                 what=f"{gib(weights)} of weights, and by estimate {gib(held)} of activations for {tokens:,} tokens",
                 ways_out=[*(["set model.dtype=bfloat16"] if dtype == "float32" else []), "lower train.micro_batch_size"],

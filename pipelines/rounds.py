@@ -19,6 +19,8 @@ from pipelines.stages.pairs import Pairs
 from pipelines.stages.rollout import Rollout
 from pipelines.stages.scores import Scores
 from pipelines.stages.train import Train, exported
+from pipelines.stages.value import ValueStage
+from pipelines.value_rounds import is_trained, trains, value_round
 from vidalign import recipes
 from vidalign.config.loading import load_config
 from vidalign.config.rounds import at
@@ -86,13 +88,14 @@ class Rounds:
         _ = self.stored  # before the present configuration takes its place
         found = []
         for index in range(self.config.rounds):
-            begins = index == 0 or exported_or_none(self.run, index - 1) is not None
+            begins = index == 0 or is_trained(self.run, index - 1)
             if "rollout" in names:
                 found.append(self._ahead("rollout", "responses", index, self.rollout if begins else None))
                 found.append(self._ahead("pairs", "pairs", index, self.pairs if begins else None))
             if "train" in names:
                 has_pairs = begins and (self.run.stage("pairs", index) / MANIFEST).is_file()
-                found.append(self._ahead("train", "train", index, self.train if has_pairs else None))
+                name = trains(self.config, index)
+                found.append(self._ahead(name, name, index, self.train if has_pairs else None))
         last = self.config.rounds - 1
         if "evaluate" in names and self.config.data.eval:
             has_policy = exported_or_none(self.run, last) is not None
@@ -108,7 +111,12 @@ class Rounds:
 
     def policy(self, index: int) -> PolicyVersion:
         """The policy that a round starts from. Raises `DataError` where the round before it has not been trained."""
-        return self.base if index == 0 else aligned_policy(self.run, index - 1)
+        for before in range(index - 1, -1, -1):
+            if (policy := exported_or_none(self.run, before)) is not None:
+                return policy
+            if not is_trained(self.run, before):
+                return aligned_policy(self.run, before)  # which says that it is not there
+        return self.base
 
     def rollout(self, index: int) -> Rollout:
         config = at(self.config, index)
@@ -146,9 +154,11 @@ class Rounds:
         return self._with_earlier(stage, lambda rounds: rounds.pairs(index))
 
     def train(self, index: int) -> Train:
-        config = at(self.config, index)
+        """The training of a round's policy, or of its value model."""
+        config, kind = at(self.config, index), {"train": Train, "value": ValueStage}[trains(self.config, index)]
+        before = value_round(self.config, index)
         return self._with_earlier(
-            Train(
+            kind(
                 run_folder=self.run,
                 cache=cache_folder(config.train.cache_dir, self.run.root / "cache"),
                 round_index=index,
@@ -161,6 +171,7 @@ class Rounds:
                 workers=self.plan.train,
                 run_seed=config.seed,
                 tensorboard="tensorboard" in config.track,
+                value=None if before is None else self.run.stage("value", before),
             ),
             lambda rounds: rounds.train(index),
         )
@@ -230,7 +241,7 @@ def check_order(config: RunConfig, stages: Sequence[str]) -> None:
     """Raises `DataError` or `ConfigError` where the first of these stages has nothing to work on, and none of them makes it."""
     run = RunFolder.at(config.run_dir)
     if "train" in stages and "rollout" not in stages:
-        left = [index for index in range(config.rounds) if not (run.stage("train", index) / MANIFEST).is_file()]
+        left = [index for index in range(config.rounds) if not is_trained(run, index)]
         if left and not (run.stage("pairs", left[0]) / MANIFEST).is_file():
             raise DataError(
                 f"{run} holds no pairs of round {left[0]} to train on; run `vidalign rollout` with this configuration first, or "
