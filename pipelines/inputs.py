@@ -16,7 +16,7 @@ from vidalign.data.shown import missing_file
 from vidalign.errors import DataError
 from vidalign.records import FrameChoice
 from vidalign.types import Example
-from vidalign.video.naming import asked_about
+from vidalign.video.naming import asked_about, without_question
 
 SplitName: TypeAlias = Literal["train", "eval", "probe"]
 
@@ -103,9 +103,12 @@ def _asked(rows: Sequence[DataRow], recipe: RecipeSection | None, choice: FrameC
 def _named(example: Example, choice: FrameChoice | None) -> Example:
     """The example with the names of its videos as they are decoded: with its question where that chooses their frames."""
     question = example.question if choice is not None and choice.needs_question else ""
-    video, other = (asked_about(name, question) if name else "" for name in (example.video, example.rejected_video))
-    videos = tuple(asked_about(name, question) for name in example.videos)
-    return dataclasses.replace(example, video=video, videos=videos, rejected_video=other)
+
+    def named(name: str) -> str:
+        return asked_about(name, question) if question and name else without_question(name)
+
+    videos, other = tuple(map(named, example.videos)), named(example.rejected_video)
+    return dataclasses.replace(example, video=named(example.video), videos=videos, rejected_video=other)
 
 
 def _refuse_leaks(rows: dict[str, list[DataRow]], locations: dict[str, str]) -> None:

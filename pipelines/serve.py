@@ -297,6 +297,4 @@ def how_to_promote(target: str, running: Endpoint) -> str:
 
 def _words(spec: FrameSpec) -> str:
     rate = f"{spec.num_frames} frames" if spec.num_frames is not None else f"{spec.fps:g} frames a second"
-    return (
-        f"{'at most ' if spec.choice else ''}{rate}, {'own size' if spec.height is None else f'{spec.height}x{spec.width}'}"
-    )
+    return f"{rate}, {'own size' if spec.height is None else f'{spec.height}x{spec.width}'}"

@@ -123,7 +123,8 @@ class Response(Record):
     "augmented" (no hint, augmented video), "plain" (no hint, clean video), "perturbed" (no hint, perturbed video),
     "shuffled" (no hint, frames in any order), "replayed" (the ground truth with one segment generated anew), "truth" (the ground
     truth itself, not sampled), "differences" and "rewritten" (RRPO's two steps from a wrong response), "bridged" (a wrong response,
-    corrected), "caption" (of the video).
+    corrected), "conservative", "neutral" and "aggressive" (ReAgent-V's reflections), "report" (a critic's, of the response of the same
+    candidate and turn), "caption" (of the video).
 
     `log_probs` are natural-log probabilities of `token_ids` under the policy, before temperature and top-p. `reward` is the
     average log-likelihood per token of the text under the policy given the clean video and the question *without* hints;
