@@ -9,6 +9,7 @@ import numpy as np
 import pydantic
 import pytest
 
+import vidalign
 from pipelines.inputs import read_inputs
 from serving.frames import spec_of
 from serving.questions import choose_by_question
@@ -252,6 +253,18 @@ def test_a_place_without_a_question_is_refused_and_never_shown_even_frames(tmp_p
     ):
         with pytest.raises(ConfigError, match="chooses frames by the question"):
             decode(BASE, spec_with())
+
+
+def test_the_one_call_from_python_chooses_too():
+    choice = FrameChoice(pool=48, keep=4, relevance=LATE)
+    clip = vidalign.decode(BASE, num_frames=4, choice=choice, question="What comes last?")
+    assert (
+        clip.indices
+        == visuals.decode(asked_about(str(BASE), "What comes last?"), FrameSpec(num_frames=4, choice=choice)).indices
+    )
+    for options in ({"choice": choice}, {"question": "What?"}, {"choice": FrameChoice(keep=4), "question": "What?"}):
+        with pytest.raises(ConfigError, match="leave the question out"):
+            vidalign.decode(BASE, num_frames=4, **options)
 
 
 def test_entropy_alone_needs_no_question():
