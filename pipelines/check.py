@@ -48,6 +48,7 @@ from vidalign.model.checkpoint import policy_version
 from vidalign.model.engine_rules import check_on_cpu
 from vidalign.model.turns import turns_of
 from vidalign.types import PolicyVersion
+from vidalign.video import relevance
 
 STAGES = ("rollout", "train", "evaluate", "report")
 
@@ -150,7 +151,8 @@ def before(config: RunConfig, stages: Sequence[str], *, here: bool = True, conne
         check_clip_pairs(step)
     check_reuse(config)
     check_values(config)
-    inputs = read_inputs(config.data, config.recipe, splits=splits_read(stages))
+    relevance.check(config.video.choice.relevance)
+    inputs = read_inputs(config.data, config.recipe, choice=config.video.choice.frame_choice(), splits=splits_read(stages))
     if "rollout" in stages:
         for step in steps:
             recipes.build(step.recipe).check_data(inputs.train, source=config.data.train)

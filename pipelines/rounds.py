@@ -222,8 +222,9 @@ class Rounds:
         if config is None:
             return None
         asked_alike = all(getattr(config.recipe, name) == getattr(self.config.recipe, name) for name in ASKING)
-        same_data = config.data == self.config.data and asked_alike
-        inputs = self.inputs if same_data else read_inputs(config.data, config.recipe)
+        choice = config.video.choice
+        same_data = config.data == self.config.data and asked_alike and choice == self.config.video.choice
+        inputs = self.inputs if same_data else read_inputs(config.data, config.recipe, choice=choice.frame_choice())
         same_model = config.model.path == self.config.model.path
         base = self.base if same_model else policy_version(config.model.path)
         return dataclasses.replace(self, config=config, inputs=inputs, base=base)

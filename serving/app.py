@@ -39,6 +39,7 @@ from serving.versions import BASE, POLICY, PREFIX
 from vidalign.config.run import ModelConfig, ServeConfig
 from vidalign.errors import ClusterError
 from vidalign.types import FrameSpec, PolicyVersion
+from vidalign.video import relevance
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -211,6 +212,8 @@ def build_app(spec: EndpointSpec, own_hash: str = "", apart: Mapping[str, str] |
 def llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> dict[str, Any]:
     """Ray's `LLMConfig` of one served policy, as keyword arguments."""
     num_videos = video_limit(spec)
+    if spec.frame_spec.choice is not None:
+        relevance.check(spec.frame_spec.choice.relevance)
     frame_spec = bounded(spec.frame_spec, policy.path, spec.model, num_videos)
     media_io_kwargs = video_loader.media_io_kwargs(frame_spec, spec.decoder)
     rules = _rules(spec, policy)

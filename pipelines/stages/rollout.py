@@ -38,6 +38,7 @@ from vidalign.errors import DataError
 from vidalign.recipes.base import Recipe
 from vidalign.stored import shown
 from vidalign.types import Example, PolicyVersion, QuarantineRow
+from vidalign.video.relevance import decided_by
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -86,6 +87,7 @@ class Rollout(Stage):
             "data.train": digest(self.train),
             "data.probe": digest(self.probe),
             **({"train.float32_head": True} if self.float32_head else {}),
+            **decided_by(self.video.frame_spec()),
         }
 
     def layout(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import pydantic
 
+from vidalign.config.choosing import ChoiceConfig, check_choice
 from vidalign.config.cluster import ClusterConfig
 from vidalign.config.counts import AnyCount, most
 from vidalign.config.judging import ScoringSection
@@ -66,8 +67,10 @@ class DataConfig(Section):
 class VideoConfig(Section):
     """Frame sampling (see `vidalign.types.FrameSpec`) and how decoding is run."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"choice"})
+
     num_frames: int | None = pydantic.Field(8, ge=1)
-    """Frames of a video, evenly spread; null where `fps` is set."""
+    """Frames of a video, evenly spread; null where `fps` is set. The most that are shown where `choice` chooses them."""
     fps: float | None = pydantic.Field(None, gt=0)
     """Frames for each second of a video instead of a fixed number."""
     max_frames: int = pydantic.Field(128, ge=1)
@@ -94,6 +97,8 @@ class VideoConfig(Section):
     """Videos of which more pixels would have to be decoded are quarantined."""
     backend: Backend = DEFAULT_BACKEND
     """What decodes videos."""
+    choice: ChoiceConfig = ChoiceConfig()  # type: ignore[call-arg]
+    """Show frames that the question calls for in place of evenly spread ones."""
     deadline_s: float = pydantic.Field(DEADLINE_S, gt=0)
     """A video that takes longer to decode is quarantined."""
     num_decoders: AnyCount = None
@@ -115,6 +120,7 @@ class VideoConfig(Section):
         for name in ("max_pixels", "total_pixels"):
             if self.height is not None and getattr(self, name) is not None:
                 raise ValueError(f"height and width fix the size, so {name} must be null; set height and width, or {name}")
+        check_choice(self.choice, self.num_frames)
         return self
 
     @property
@@ -124,7 +130,8 @@ class VideoConfig(Section):
 
     def frame_spec(self) -> FrameSpec:
         """The part of this section that decides which frames are taken, and at which size."""
-        return FrameSpec(**{field.name: getattr(self, field.name) for field in dataclasses.fields(FrameSpec)})
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(FrameSpec)}
+        return FrameSpec(**{**fields, "choice": self.choice.frame_choice()})
 
 
 class RolloutConfig(Section):
