@@ -31,6 +31,7 @@ from pipelines.check_learning import (
     check_reuse,
 )
 from pipelines.check_memory import check_memory
+from pipelines.check_overlap import check_staleness, overlap_lines
 from pipelines.check_places import check_disk, check_places, data_lines
 from pipelines.check_shapes import check_shapes, check_training
 from pipelines.check_texts import check_texts
@@ -107,7 +108,7 @@ def check(
         )
     return CheckReport(
         config=dump_config(config),
-        resources=tuple(_plan_lines(made, planned_for.resources)),
+        resources=tuple(_plan_lines(config, made, planned_for.resources)),
         data=tuple(data_lines(config, inputs)),
         model=tuple(found.model.lines),
         tokens=found.tokens,
@@ -148,6 +149,7 @@ def before(config: RunConfig, stages: Sequence[str], *, here: bool = True, conne
         check_recipe(step)
         check_clip_pairs(step)
     check_reuse(config)
+    check_staleness(config)
     inputs = read_inputs(config.data, config.recipe, splits=splits_read(stages))
     if "rollout" in stages:
         for step in steps:
@@ -261,7 +263,7 @@ def render(report: CheckReport) -> str:
     return "\n\n".join("\n".join([name, *(f"  {line}" for line in lines)]) for name, lines in parts if lines)
 
 
-def _plan_lines(made: ResourcePlan, resources: ClusterResources) -> list[str]:
+def _plan_lines(config: RunConfig, made: ResourcePlan, resources: ClusterResources) -> list[str]:
     def line(name: str, workers: Workers) -> str:
         gpus = f", {workers.gpus:g} GPU" if workers.gpus else ""
         return f"{name}: {workers.num} x ({workers.cpus:g} CPU{gpus})"
@@ -274,6 +276,7 @@ def _plan_lines(made: ResourcePlan, resources: ClusterResources) -> list[str]:
         line("decoders", made.decoders),
         line("engines", made.engines),
         line("training workers", made.train),
+        *overlap_lines(config, made),
         f"serving: {models} x {serve.min_replicas} to {serve.max_replicas} replicas x ({serve.server_cpus:g} CPU "
         f"+ {serve.num_devices} x ({serve.bundle_cpus:g} CPU{gpus}))",
     ]

@@ -1,4 +1,4 @@
-"""What each phase of a run holds on a device, and whether it is there. The phases follow each other, so each has the device alone."""
+"""What each phase of a run holds on a device, and whether it is there. Each has the device alone, but for phases that overlap."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from cluster.plan import GPU_MEMORY_UTILIZATION
 from cluster.resources import ResourcePlan, count
 from pipelines.check_learning import forward_tokens
 from pipelines.check_model import ModelFacts
+from pipelines.check_overlap import at_once
 from vidalign import recipes
 from vidalign.config.recipes import JudgeConfig
 from vidalign.config.run import ModelConfig, RunConfig
@@ -75,6 +76,7 @@ def check_memory(
     if "train" in stages:
         place = 0 if not phases else len(phases) - phases[-1].name.startswith("evaluation")
         phases[place:place] = _training(config, made, model, num_tokens)
+    phases += at_once(phases) if made.overlap else []
     lines = []
     for phase in phases:
         available = machines.gpu_memory if phase.uses_gpu else machines.host_memory

@@ -18,6 +18,7 @@ from pipelines.stages.filling import left_to_ask, place_before, solved_before
 from pipelines.stages.pairs import Pairs
 from pipelines.stages.rollout import Rollout
 from pipelines.stages.scores import Scores
+from pipelines.stages.staleness import fresh, responder
 from pipelines.stages.train import Train, exported
 from vidalign import recipes
 from vidalign.config.loading import load_config
@@ -86,10 +87,12 @@ class Rounds:
         _ = self.stored  # before the present configuration takes its place
         found = []
         for index in range(self.config.rounds):
-            begins = index == 0 or exported_or_none(self.run, index - 1) is not None
+            begins = self._started_by(index) is not None
+            prompts_known = index == 0 or (self.run.stage("pairs", index - 1) / MANIFEST).is_file()
+            asks = begins or (prompts_known and self._started_by(self._responder(index)) is not None)
             if "rollout" in names:
-                found.append(self._ahead("rollout", "responses", index, self.rollout if begins else None))
-                found.append(self._ahead("pairs", "pairs", index, self.pairs if begins else None))
+                found.append(self._ahead("rollout", "responses", index, self.rollout if asks else None))
+                found.append(self._ahead("pairs", "pairs", index, self.pairs if asks else None))
             if "train" in names:
                 has_pairs = begins and (self.run.stage("pairs", index) / MANIFEST).is_file()
                 found.append(self._ahead("train", "train", index, self.train if has_pairs else None))
@@ -110,6 +113,12 @@ class Rounds:
         """The policy that a round starts from. Raises `DataError` where the round before it has not been trained."""
         return self.base if index == 0 else aligned_policy(self.run, index - 1)
 
+    def _started_by(self, index: int) -> PolicyVersion | None:
+        return self.base if index == 0 else exported_or_none(self.run, index - 1)
+
+    def _responder(self, index: int) -> int:
+        return responder(index, self.config.staleness, self.run.stage("responses", index), self._started_by)
+
     def rollout(self, index: int) -> Rollout:
         config = at(self.config, index)
         recipe, train = recipes.build(config.recipe), [row.example for row in self.inputs.train]
@@ -127,7 +136,8 @@ class Rounds:
                 video=config.video,
                 rollout=config.rollout,
                 recipe=recipe,
-                policy=self.policy(index),
+                policy=self.policy(place := self._responder(index)),
+                policy_round=place,
                 train=train,
                 places=places,
                 probe=self.inputs.probe,
@@ -142,7 +152,13 @@ class Rounds:
         )
 
     def pairs(self, index: int) -> Pairs:
-        stage = Pairs(run_folder=self.run, rollout=self.rollout(index), rows=self.inputs.train, engines=self.plan.engines)
+        stage = Pairs(
+            run_folder=self.run,
+            rollout=self.rollout(index),
+            rows=self.inputs.train,
+            engines=self.plan.engines,
+            fresh=fresh(index, self.config.staleness, self._started_by),
+        )
         return self._with_earlier(stage, lambda rounds: rounds.pairs(index))
 
     def train(self, index: int) -> Train:
@@ -256,6 +272,7 @@ def resource_plan(config: RunConfig, resources: ClusterResources, num_videos: in
         num_decoders=config.video.num_decoders,
         num_videos=num_videos,
         in_turn=config.evaluate.in_turn,
+        overlap=config.cluster.overlap,
     )
 
 

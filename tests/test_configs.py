@@ -43,6 +43,7 @@ def test_there_is_one_for_each_method():
         "leanpo",
         "mixdpo",
         "mpo",
+        "overlap",
         "rrpo",
         "sft",
         "temple",
