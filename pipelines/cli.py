@@ -52,6 +52,7 @@ BENCHES = {
     "long": "long_videos",
     "memory": "driver_memory",
     "start": "start",
+    "overlap": "overlap",
     "chaos": "chaos",
 }
 

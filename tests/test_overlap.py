@@ -18,6 +18,7 @@ from pipelines.check_overlap import check_staleness, overlap_lines
 from pipelines.overlap import overlapped
 from pipelines.stages.base import once
 from pipelines.stages.staleness import fresh, read_fresh, responder
+from pipelines.summary import ages
 from vidalign import files
 from vidalign.config.loading import parse_config
 from vidalign.errors import ClusterError, ConfigError, DataError
@@ -370,6 +371,15 @@ def test_a_synchronous_run_goes_on_with_overlap(make, monkeypatch):  # noqa: F81
     assert overlapping.rollout(1).inputs()["policy"] == "one"
     finish_pairs(rounds, 1)
     assert overlapping.rollout(2).policy.version == "one"
+
+
+def test_the_summary_says_how_old_what_was_learned_from_is(make):  # noqa: F811
+    rounds = make("rounds=3", "cluster.overlap=true")
+    for index, place in enumerate((0, 0)):
+        files.write_json(rounds.run.stage("responses", index) / "manifest.json", {"policy_round": place})
+        files.write_json(rounds.run.stage("pairs", index) / "manifest.json", {"too_old": index})
+    assert ages(rounds.config, rounds.run) == {"staleness": {"max": 1, "ages": [0, 1, None], "too_old": [0, 1, None]}}
+    assert ages(make("rounds=3").config, rounds.run) == {}
 
 
 # --- what is refused, and what a dry run says ---
