@@ -50,6 +50,7 @@ def test_there_is_one_for_each_method():
         "leanpo",
         "mixdpo",
         "mpo",
+        "overlap",
         "reagent",
         "rrpo",
         "sft",

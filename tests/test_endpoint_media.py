@@ -1,12 +1,12 @@
 """How an endpoint reads what its clients send: in children that can be killed, and only from where it may."""
 
 import asyncio
-import shutil
 import base64
 import dataclasses
 import http.server
 import os
 import re
+import shutil
 import threading
 import time
 

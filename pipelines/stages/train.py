@@ -156,7 +156,8 @@ class Train(Stage):
             job = dataclasses.replace(job, values=str(value_files(self, usable, job, self.value)))
         trained = self._fit(job)
         gap = files.read_jsonl(self.folder / "metrics.jsonl")[0]["behaviour_gap"]
-        if gap > MAX_BEHAVIOUR_GAP:
+        of_this_policy = all(group.policy_version == self.policy.version for group in usable)  # else it says how far that is
+        if gap > MAX_BEHAVIOUR_GAP and of_this_policy:
             progress.warn(
                 f"the log-probs that responses were sampled with and those of training differ by {gap:.3f} nats a token in the mean; "
                 "set train.float32_head or model.dtype=float32"

@@ -230,7 +230,7 @@ class RunConfig(Section):
     """Everything that one run needs. Stored in the run folder as `config.yaml`, with all defaults filled in."""
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset({"track"})
-    LATER: ClassVar[frozenset[str]] = frozenset({"steps"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"steps", "max_staleness"})
 
     run_dir: PathText
     """Folder of the run, which every node sees, or its uri in an object store. Running again continues what is there."""
@@ -240,6 +240,10 @@ class RunConfig(Section):
     """Rounds of rollout and training; each starts from the policy of the one before. A list of steps stands for their rounds."""
     steps: tuple[StepConfig, ...] = ()
     """What rounds change, in turn; written as a list in the place of `rounds`."""
+    max_staleness: int | None = pydantic.Field(None, ge=0)
+    """How many rounds older than the policy that a round trains may be the one whose responses it learns from; null is 1 with
+    `cluster.overlap`, else 0.
+    """
     model: ModelConfig
     """The policy to align."""
     data: DataConfig
@@ -272,3 +276,24 @@ class RunConfig(Section):
     def _as_many_as_steps(self) -> RunConfig:
         check_count(self.rounds, self.steps)
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _overlap_has_something_to_do(self) -> RunConfig:
+        if self.cluster.overlap and self.staleness == 0:
+            raise ValueError(
+                "cluster.overlap=true makes the responses of the next round while this one trains, so with the policy from before it, "
+                "and max_staleness=0 allows none but the newest; set max_staleness to 1, or cluster.overlap to false"
+            )
+        if self.cluster.overlap and self.rounds == 1:
+            raise ValueError(
+                "cluster.overlap=true makes the responses of the next round while this one trains, and rounds=1 has no next one; set "
+                "rounds to 2 or more, or cluster.overlap to false"
+            )
+        return self
+
+    @property
+    def staleness(self) -> int:
+        """How many rounds old the policy that makes a round's responses is, where there were as many rounds."""
+        if self.max_staleness is None:
+            return int(self.cluster.overlap)
+        return self.max_staleness
