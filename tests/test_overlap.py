@@ -14,8 +14,10 @@ import pytest
 from test_rounds import make  # noqa: F401
 
 from cluster import interrupts
-from pipelines.check_overlap import check_staleness, overlap_lines
+from cluster.resources import ClusterResources
+from pipelines.check_overlap import check_judges_fit, check_staleness, overlap_lines
 from pipelines.overlap import overlapped
+from pipelines.rounds import resource_plan
 from pipelines.stages.base import once
 from pipelines.stages.staleness import fresh, read_fresh, responder
 from pipelines.summary import ages
@@ -419,6 +421,16 @@ def test_a_recipe_that_learns_from_older_responses_on_purpose_is_refused(recipe,
         check_staleness(config_of(recipe, **more))
     more.pop("max_staleness", None)
     check_staleness(config_of(recipe, **{**more, "cluster": {}}))
+
+
+def test_a_judge_that_finds_no_room_beside_training_is_refused():
+    judge = {"kind": "vllm", "model": "j", "num_gpus": 4}
+    more = {"cluster": {"overlap": True}, "train": {"num_workers": 6, "batch_size": 6}}
+    config = config_of({"name": "hound", "judge": judge}, objective={"name": "dpo"}, **more)
+    crowded = resource_plan(config, ClusterResources(num_cpus=64, num_gpus=8))
+    with pytest.raises(ClusterError, match=r"num_gpus=4, but beside training \(cluster.overlap\) engines have 2 GPUs"):
+        check_judges_fit([config], crowded)
+    check_judges_fit([config], resource_plan(config, ClusterResources(num_cpus=64, num_gpus=10)))
 
 
 def test_a_dry_run_says_what_is_at_work_at_once(make):  # noqa: F811
