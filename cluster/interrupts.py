@@ -33,8 +33,8 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
-class Cancelled(BaseException):
-    """Ends a thread on whose work nobody waits any more."""
+class Cancelled(SystemExit):
+    """Ends a thread on whose work nobody waits any more; like any `SystemExit`, without a word."""
 
 
 class _Ending:
