@@ -147,6 +147,16 @@ def test_a_rollout_that_fails_before_its_training_ends_the_wait_for_it():
         overlapped(2, 1, rollout, lambda index: pytest.fail("there is nothing to train on"))
 
 
+def test_a_failed_rollout_is_heard_where_its_signal_was_dropped(monkeypatch):
+    monkeypatch.setattr(interrupts.signal, "pthread_kill", lambda thread, number: None)
+
+    def rollout(index):
+        raise DataError("no video")
+
+    with pytest.raises(DataError, match="no video"):
+        overlapped(2, 1, rollout, lambda index: None)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_of_two_failures_at_once_one_is_raised_and_no_signal_is_left_over(seed):
     both, rng = threading.Barrier(2, timeout=5), random.Random(seed)
