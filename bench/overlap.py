@@ -1,6 +1,6 @@
 """Rounds an hour with the next round's responses made beside training, and one after the other; and what that does to the answers.
 
-    vidalign bench overlap [--rounds 4 --turns 2 --seeds 2 --questions 60 --keep FOLDER]
+    vidalign bench overlap [--rounds 3 --turns 2 --seeds 2 --questions 60 --keep FOLDER]
 
     in turn    rollout, then training, each with the whole machine                        max_staleness 0
     overlap    the next round's rollout beside training (cluster.overlap)                 max_staleness 1
@@ -185,7 +185,7 @@ def aged_row(method: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument(
         "--seeds", type=int, default=2, help="of the runs whose accuracy is compared by staleness; 0 makes none"
