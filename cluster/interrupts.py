@@ -110,7 +110,7 @@ def stoppable() -> Iterator[Callable[[BaseException], None]]:
     """A block of the main thread that other threads can end: yields the function that they call, once, with the error it raises."""
     found: list[BaseException] = []
     _stops.append(found)
-    over = threading.Event()
+    over, sending, heard = threading.Event(), threading.Lock(), False
     ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as shells start what is in the background
 
     def hear(number: int, frame: FrameType | None) -> None:
@@ -123,15 +123,23 @@ def stoppable() -> Iterator[Callable[[BaseException], None]]:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     def stop(error: BaseException) -> None:
-        if over.is_set() or found:
-            return
-        found.append(error)
-        if _ending is not None:
-            _ending.is_own = True
-            _ending.begin(2, f"vidalign: error: {error}")
-        else:
-            threading.Thread(target=signal_again, daemon=True, name="stop").start()
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        with sending:
+            if over.is_set() or found:
+                return
+            found.append(error)
+            if _ending is not None:
+                _ending.is_own = True
+                _ending.begin(2, f"vidalign: error: {error}")
+            else:
+                threading.Thread(target=signal_again, daemon=True, name="stop").start()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def hear_the_last() -> None:
+        """A block that ends by another error meanwhile still gets the signal, which is not to strike what follows."""
+        with sending:
+            pass
+        if found and (not heard if _ending is None else _ending.is_own):
+            time.sleep(1)  # or as long as it takes to come
 
     try:
         if ignored:
@@ -141,12 +149,19 @@ def stoppable() -> Iterator[Callable[[BaseException], None]]:
         if found:
             raise KeyboardInterrupt
     except KeyboardInterrupt:
+        heard = True
         if found:
             raise found[0] from None
         raise
     finally:
         over.set()
-        _stops.remove(found)
+        try:
+            hear_the_last()
+        except KeyboardInterrupt:
+            if not found:
+                raise
+        finally:
+            _stops.remove(found)
         if ignored:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 

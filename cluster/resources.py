@@ -84,11 +84,12 @@ class ClusterResources:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Workers:
-    """`num` equal actors, each with `cpus` logical CPUs and `gpus` GPUs."""
+    """`num` equal actors, each with `cpus` logical CPUs and `gpus` GPUs; where they come and go, no fewer than `fewest`."""
 
     num: int
     cpus: float
     gpus: float = 0
+    fewest: int | None = None
 
     @property
     def total_cpus(self) -> float:

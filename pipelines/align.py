@@ -30,12 +30,13 @@ from cluster.resources import ClusterResources, ResourcePlan, plan_of_nothing
 from cluster.session import connect, local_device_memory, local_resources, total_memory
 from cluster.waiting import placement_watched, requested
 from pipelines import finished, progress
+from pipelines.ahead import Ahead
 from pipelines.check import STAGES, before, check_inputs, check_plan
 from pipelines.check_places import check_port
 from pipelines.inputs import Inputs
 from pipelines.overlap import overlapped
 from pipelines.progress import StageClock
-from pipelines.rounds import Ahead, Rounds, exported_or_none, resource_plan
+from pipelines.rounds import Rounds, exported_or_none, resource_plan
 from pipelines.stages.base import once
 from pipelines.summary import write_summary
 from pipelines.tracking import Tracking

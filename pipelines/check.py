@@ -38,6 +38,7 @@ from pipelines.check_texts import check_texts
 from pipelines.inputs import Inputs, SplitName, read_inputs
 from pipelines.rounds import Rounds, check_order, resource_plan
 from pipelines.stages.base import BEGUN, MANIFEST
+from pipelines.value_rounds import check_values
 from vidalign import mirror, recipes
 from vidalign.config.loading import dump_config
 from vidalign.config.rounds import variants
@@ -48,6 +49,7 @@ from vidalign.model.checkpoint import policy_version
 from vidalign.model.engine_rules import check_on_cpu
 from vidalign.model.turns import turns_of
 from vidalign.types import PolicyVersion
+from vidalign.video import relevance
 
 STAGES = ("rollout", "train", "evaluate", "report")
 
@@ -149,8 +151,10 @@ def before(config: RunConfig, stages: Sequence[str], *, here: bool = True, conne
         check_recipe(step)
         check_clip_pairs(step)
     check_reuse(config)
+    check_values(config)
+    relevance.check(config.video.choice.relevance)
     check_staleness(config)
-    inputs = read_inputs(config.data, config.recipe, splits=splits_read(stages))
+    inputs = read_inputs(config.data, config.recipe, choice=config.video.choice.frame_choice(), splits=splits_read(stages))
     if "rollout" in stages:
         for step in steps:
             recipes.build(step.recipe).check_data(inputs.train, source=config.data.train)
@@ -267,7 +271,8 @@ def render(report: CheckReport) -> str:
 def _plan_lines(config: RunConfig, made: ResourcePlan, resources: ClusterResources) -> list[str]:
     def line(name: str, workers: Workers) -> str:
         gpus = f", {workers.gpus:g} GPU" if workers.gpus else ""
-        return f"{name}: {workers.num} x ({workers.cpus:g} CPU{gpus})"
+        number = workers.num if workers.fewest in (None, workers.num) else f"{workers.fewest} to {workers.num}"
+        return f"{name}: {number} x ({workers.cpus:g} CPU{gpus})"
 
     serve = made.serve
     gpus = f", {serve.bundle_gpus:g} GPU" if serve.bundle_gpus else ""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from cluster.resources import ResourcePlan, Workers, count
+from pipelines.value_rounds import trains
 from vidalign import recipes
 from vidalign.config.rounds import at
 from vidalign.config.run import RunConfig
@@ -37,6 +38,11 @@ def check_staleness(config: RunConfig) -> None:
             raise ConfigError(
                 f"recipe.name={name} with recipe.negatives={getattr(recipe.config, 'negatives', None)} learns from what all earlier "
                 f"rounds replayed, and {way_out}, or recipe.negatives to augmented"
+            )
+        if trains(config, index) == "value":
+            raise ConfigError(
+                f"objective.name=value trains no policy in round {index}, and max_staleness={allowed} counts the age of responses in "
+                "policies; set max_staleness to 0 and cluster.overlap to false"
             )
         if recipe.reuses_groups:
             raise ConfigError(f"recipe.name={name} learns in round {index} from what earlier rounds sampled, and {way_out}")

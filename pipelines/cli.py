@@ -54,6 +54,7 @@ BENCHES = {
     "start": "start",
     "overlap": "overlap",
     "chaos": "chaos",
+    "nodes": "nodes",
 }
 
 EPILOG = """\

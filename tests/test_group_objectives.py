@@ -147,9 +147,12 @@ def test_presets_are_what_their_papers_say(name):
             "dapo": ("tokens", "token", 0.2, 0.28, 0.0, True, True),
             "dr_grpo": ("constant", "token", 0.2, 0.2, 0.0, False, False),
             "gspo": ("response", "sequence", 3e-4, 4e-4, 0.0, True, False),
+            "dvpo": ("tokens", "token", 0.2, 0.2, 0.0, True, False),
         }[name]
     )
-    assert made.uses_reference == (name == "grpo")
+    assert made.uses_reference == (name in ("grpo", "dvpo"))
+    if made.needs_values:
+        return  # its advantages are written out in tests/test_value.py
     policy, reference = random_rows(seed=3)
     expected, gradient = oracle(made, policy, reference)
     value, found = value_and_gradient(made, policy, reference)
@@ -216,11 +219,18 @@ def chosen(policy, rows):
     return GroupLogps(**{field.name: getattr(policy, field.name)[rows] for field in dataclasses.fields(policy)})
 
 
+def as_taken(objective, policy):
+    """With an advantage for each token, where an objective takes those."""
+    by_token = policy.advantages[:, None].expand_as(policy.logps)
+    return dataclasses.replace(policy, advantages=by_token) if objective.needs_values else policy
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("pieces", [[[0, 1], [2, 3], [4, 5]], [[5, 0, 3], [1], [4, 2]], [[4], [2], [0], [5], [1], [3]]])
 def test_micro_batches_ranks_and_order_change_nothing(name, pieces):
     """As `Learner.step` cuts it: totals divided by the number of calls, and the mean of the calls' losses."""
-    objective, (policy, reference) = objectives.build(name, {}), random_rows(seed=5)
+    objective = objectives.build(name, {})
+    policy, reference = random_rows(seed=5, by_token=objective.needs_values)
     whole, gradient = value_and_gradient(objective, policy, reference)
     totals = {"num_responses": len(LENGTHS) / len(pieces), "num_tokens": sum(LENGTHS) / len(pieces)}
     value, found = 0.0, torch.zeros_like(gradient)
@@ -243,7 +253,8 @@ def test_a_step_down_the_gradient_makes_the_better_response_likelier():
     policy, _ = random_rows(lengths=[4, 4])
     policy = dataclasses.replace(policy, logps=policy.behaviour.clone(), advantages=torch.tensor([0.7, -0.7]))
     for name in NAMES:
-        _, gradient = value_and_gradient(objectives.build(name, {}), policy, policy.behaviour)
+        made = as_taken(objectives.build(name, {}), policy)
+        _, gradient = value_and_gradient(objectives.build(name, {}), made, policy.behaviour)
         assert (gradient[0] < 0).all(), name
         assert (gradient[1] > 0).all(), name
 
@@ -257,7 +268,8 @@ def test_extreme_log_probs_stay_finite():
             advantages=torch.tensor([0.7, -0.7]),
         )
         for name in NAMES:
-            value, gradient = value_and_gradient(objectives.build(name, {"beta": 0}), policy)
+            objective = objectives.build(name, {"beta": 0})
+            value, gradient = value_and_gradient(objective, as_taken(objective, policy), policy.logps)
             assert math.isfinite(value)
             assert torch.isfinite(gradient).all()
 

@@ -424,6 +424,18 @@ def config_of(recipe, **more):
             },
             "recipe.name=verified learns in round 2 from what earlier rounds sampled, and max_staleness=1",
         ),
+        (
+            {"name": "leanpo"},
+            {
+                "max_staleness": 1,
+                "objective": {"name": "value"},
+                "rounds": [
+                    {},
+                    {"recipe": {"name": "group", "num_candidates": 1, "rewards": {}}, "objective": {"name": "dvpo"}},
+                ],
+            },
+            "objective.name=value trains no policy in round 0",
+        ),
     ],
 )
 def test_a_recipe_that_learns_from_older_responses_on_purpose_is_refused(recipe, more, said):

@@ -152,8 +152,8 @@ class Pairs(Stage):
         groups, dropped = make_groups(self.asked, responses, recipe, judgements, decoded=decoded, tokens=tokens)
         if not groups:
             raise DataError(f"no group was made from {len(self.asked)} examples ({dropped}); {NO_GROUPS}")
-        found = group_facts(groups)
-        if (why := no_contrast(found, len(groups))) is not None:
+        found = group_facts(groups, compares=recipe.compares)
+        if recipe.compares and (why := no_contrast(found, len(groups))) is not None:
             raise DataError(why)
         files.write_table(self.folder / GROUPS_FILE, groups)
         facts |= cut_facts(responses, recipe) | aged

@@ -21,6 +21,7 @@ from actors import answered
 from actors.decoder import ChunkDecoder, decoded_videos
 from actors.engine_starts import EngineStarts
 from actors.generator import Generator
+from actors.pools import pool
 from cluster.engines import with_float32_head
 from cluster.node_files import Missed, Passes
 from cluster.resources import Workers
@@ -37,6 +38,7 @@ from vidalign.errors import DataError
 from vidalign.recipes.base import Recipe
 from vidalign.stored import shown
 from vidalign.types import Example, PolicyVersion, QuarantineRow
+from vidalign.video.relevance import decided_by
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -87,6 +89,7 @@ class Rollout(Stage):
             "data.train": digest(self.train),
             "data.probe": digest(self.probe),
             **({"train.float32_head": True} if self.float32_head else {}),
+            **decided_by(self.video.frame_spec()),
         }
 
     def layout(self) -> dict[str, Any]:
@@ -206,7 +209,7 @@ class Rollout(Stage):
             .map(
                 ChunkDecoder,
                 fn_constructor_kwargs=decoder,
-                compute=ray.data.ActorPoolStrategy(size=min(self.decoders.num, len(todo))),
+                compute=pool(self.decoders.num, len(todo), self.decoders.fewest),
                 num_cpus=self.decoders.cpus,
                 **passes.placement(),
             )
@@ -214,11 +217,7 @@ class Rollout(Stage):
                 Generator,
                 fn_constructor_kwargs=generator,
                 # Two chunks at a time, so that an engine does not wait for the last replies of one.
-                compute=ray.data.ActorPoolStrategy(
-                    size=min(self.engines.num, len(todo)),
-                    enable_true_multi_threading=True,
-                    max_concurrent_calls_per_actor=2,
-                ),
+                compute=pool(self.engines.num, len(todo), self.engines.fewest, at_once=2),
                 num_cpus=self.engines.cpus,
                 num_gpus=self.engines.gpus,
             )
@@ -257,6 +256,7 @@ class Rollout(Stage):
             backend=self.video.backend,
             deadline_s=self.video.deadline_s,
             num_decoders=self.decoders.num,
+            fewest_decoders=self.decoders.fewest,
             num_cpus=self.decoders.cpus,
             gone=self.missing,
         )

@@ -18,6 +18,7 @@ clip holds the policy near the one that the round starts from, and the weight co
 | `dapo`    | tokens: mean over all tokens of the step         | token    | 0.2, 0.28         | 0    | yes   | yes          |
 | `dr_grpo` | constant: sum over tokens / (responses x a constant) | token | 0.2, 0.2         | 0    | no    | no           |
 | `gspo`    | response                                         | sequence | 3e-4, 4e-4        | 0    | yes   | no           |
+| `dvpo`    | tokens                                           | token    | 0.2, 0.2          | 0    | from a value model, each token |
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from vidalign.errors import ConfigError
 from vidalign.learning.objectives.base import AnyObjective, Loss, param
 from vidalign.model.logps import at_least_float32, masked_sum
 
@@ -83,6 +85,11 @@ class GroupObjective(AnyObjective):
     @property
     def uses_reference(self) -> bool:
         return self.beta > 0 or self.decoupled
+
+    @property
+    def values_lam(self) -> float:
+        """How far later values count in a token's advantage, if `needs_values`."""
+        raise NotImplementedError
 
     def __call__(
         self,
@@ -194,3 +201,59 @@ class GSPO(GroupObjective):
     ratio: Literal["token", "sequence"] = "sequence"
     eps_low: float = param(3e-4, gt=0, lt=1)
     eps_high: float = param(4e-4, gt=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DVPO(GroupObjective):
+    """DVPO (arXiv 2502.16944): a frozen value model, trained on pairs before, says of each token whether it made the response better.
+
+        A_t = whitened advantage of the value model's values (`vidalign.learning.value`, over all responses of the round)
+              - kl sg(logp_t - r_t)
+
+    No rewards, and one response a prompt is enough. Reference: the round's first policy. The authors' kl is adapted to a target of 6,
+    and they stop early; here it is fixed.
+
+    lam: of the advantages.
+    """
+
+    name: ClassVar[str] = "dvpo"
+    needs_values: ClassVar[bool] = True
+
+    normalise: Literal["response", "tokens", "constant"] = "tokens"
+    kl: float = param(0.2, ge=0)
+    lam: float = param(0.95, ge=0, le=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option in ("scale", "drop_uniform"):
+            if getattr(self, option) != getattr(GroupObjective, option):
+                raise ConfigError(
+                    f"objective.params.{option} is about the rewards of a group, and objective.name={self.name} takes none; leave "
+                    "it out"
+                )
+
+    @property
+    def uses_reference(self) -> bool:
+        return self.kl > 0 or super().uses_reference
+
+    @property
+    def values_lam(self) -> float:
+        return self.lam
+
+    def __call__(
+        self,
+        policy: GroupLogps,
+        reference: Tensor | None = None,
+        *,
+        num_responses: float | None = None,
+        num_tokens: float | None = None,
+        state: Mapping[str, float] | None = None,
+    ) -> Loss:
+        """See `GroupObjective`. `policy.advantages` [R, T] are the value model's."""
+        assert policy.advantages.shape == policy.logps.shape, "dvpo takes an advantage for each token"
+        if self.kl > 0:
+            assert reference is not None, f"{self.name} with kl={self.kl:g} needs the reference's log-probs"
+            logps = at_least_float32(policy.logps.detach())
+            shift = torch.where(policy.mask, logps - reference.to(logps.dtype), 0.0)
+            policy = dataclasses.replace(policy, advantages=policy.advantages.to(logps.dtype) - self.kl * shift)
+        return super().__call__(policy, reference, num_responses=num_responses, num_tokens=num_tokens, state=state)
