@@ -1,15 +1,15 @@
 """Rounds an hour with the next round's responses made beside training, and one after the other; and what that does to the answers.
 
-    vidalign bench overlap [--rounds 4 --turns 2 --seeds 2 --questions 120]
+    vidalign bench overlap [--rounds 3 --turns 2 --seeds 2 --questions 60 --keep FOLDER]
 
     in turn    rollout, then training, each with the whole machine                        max_staleness 0
     overlap    the next round's rollout beside training (cluster.overlap)                 max_staleness 1
     staleness  as overlap decides, but in turn, so that only the age of responses differs  max_staleness 1 and 2
 
-Each run is `vidalign align` on the built-in data, without an evaluation. A round's time is taken between the ends of the first and
-the last training, so that the start of the command and of the first engine are not in it; the whole command is timed as well. The
-last policies answer held-out questions through the Hugging Face model. Writes bench/results/overlap.json and its part of
-docs/performance.md.
+Each run is `vidalign align` on the built-in data, without an evaluation. A round's time is taken between the ends of the first
+training and of the last but one, so that neither the start is in it nor the last training, which has nothing beside it; the whole
+command is timed as well. For the age of responses, the last policies answer held-out questions through the Hugging Face model. Writes
+bench/results/overlap.json and its part of docs/performance.md.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from __future__ import annotations
 import argparse
 import pathlib
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.built_in import MODEL, make_run
+from bench.built_in import MODEL, SPEC, make_run
 from bench.pages import PERFORMANCE, add_arguments, publish, versions_line
-from bench.turns import Ratio, results_in_turns
+from bench.turns import Ratio
 from vidalign import files
 
 GOAL = 1.5
@@ -32,7 +34,9 @@ SIDES: dict[str, dict[str, Any]] = {
     "in turn": {},
     "overlap": {"cluster": {"address": "local", "overlap": True}},
 }
-AGED: dict[str, dict[str, Any]] = {"max_staleness 1": {"max_staleness": 1}, "max_staleness 2": {"max_staleness": 2}}
+AGED: dict[str, dict[str, Any]] = {f"max_staleness {age}": {"max_staleness": age} for age in range(3)}
+ALL_SIDES = SIDES | AGED
+TRAIN = {"learning_rate": 1e-4, "batch_size": 16, "micro_batch_size": 16, "log_every": 100, "num_monitored": 16}
 METHODS: dict[str, dict[str, Any]] = {
     "dpo": {
         "recipe": {"name": "leanpo", "num_candidates": 4, "max_new_tokens": 24},
@@ -46,36 +50,32 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def run_once(
-    folder: pathlib.Path, method: str, num_rounds: int, questions: Mapping[str, int], seed: int, **side: Any
+    folder: pathlib.Path,
+    method: str,
+    num_rounds: int,
+    questions: Mapping[str, int],
+    seed: int,
+    *,
+    answers: bool,
+    **side: Any,
 ) -> dict[str, Any]:
     """One run: seconds of the command and of a round, how long both stages were at work at once, and the accuracy after it."""
-    from pipelines import cli
-
     with tempfile.TemporaryDirectory(dir=folder) as name:
         raw = make_run(
             pathlib.Path(name),
             questions,
             **METHODS[method],
-            **{
-                "rounds": num_rounds,
-                "seed": seed,
-                "rollout": {"batch_size": 32},
-                "train": {
-                    "learning_rate": 1e-4,
-                    "batch_size": 16,
-                    "micro_batch_size": 16,
-                    "log_every": 100,
-                    "num_monitored": 16,
-                },
-                **side,
-            },
+            **{"rounds": num_rounds, "seed": seed, "rollout": {"batch_size": 32}, "train": TRAIN, **side},
         )
         held_out = raw["data"].pop("heldout")
         path = pathlib.Path(name, "config.json")
         files.write_json(path, raw)
         began = time.monotonic()
-        if cli.main(["align", str(path)]):
-            raise SystemExit(f"the run with {side} failed")
+        done = subprocess.run(
+            [sys.executable, "-m", "vidalign", "align", str(path)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise SystemExit(f"the run with {side} failed:\n{done.stderr[-3000:]}")
         command_s, run = time.monotonic() - began, pathlib.Path(raw["run_dir"])
         manifests = {
             stage: [read(run, stage, index) for index in range(num_rounds)] for stage in ("responses", "pairs", "train")
@@ -84,8 +84,8 @@ def run_once(
             "seed": seed,
             "command_s": command_s,
             **of_rounds(manifests),
-            "accuracy": accuracy(run / f"rounds/{num_rounds - 1}/model", held_out),
-            "base": accuracy(pathlib.Path(MODEL.path), held_out),
+            "accuracy": accuracy(run / f"rounds/{num_rounds - 1}/model", held_out) if answers else None,
+            "base": accuracy(pathlib.Path(MODEL.path), held_out) if answers and seed == 0 else None,
         }
 
 
@@ -103,7 +103,7 @@ def of_rounds(manifests: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str,
         for responses, pairs in made
     )
     return {
-        "round_s": (trained[-1]["finished_at"] - trained[0]["finished_at"]) / (num - 1),
+        "round_s": (trained[-2]["finished_at"] - trained[0]["finished_at"]) / (num - 2),
         "rollout_s": statistics.mean(pairs["finished_at"] - responses["started_at"] for responses, pairs in made),
         "train_s": statistics.mean(train["finished_at"] - train["started_at"] for train in trained),
         "both_s": both,
@@ -113,7 +113,6 @@ def of_rounds(manifests: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str,
 
 def accuracy(model: pathlib.Path, held_out: str) -> float:
     """The share of held-out questions that a model answers right, greedily."""
-    from bench.built_in import SPEC
     from bench.quality.shapes_figures import answer
     from vidalign.data.reading import read_examples
     from vidalign.model.policy import load_policy
@@ -149,7 +148,8 @@ def page(found: dict[str, Any]) -> str:
         "",
         f"Written by `vidalign bench overlap` on {found['cores']} cores: {num_rounds} rounds of `vidalign align` on the built-in "
         f"model, {found['questions']} questions a round, with the next round's responses made after training, and beside it "
-        f"(`cluster.overlap`). Medians of {turns} turns; a round's time is taken between the ends of the first and the last training.",
+        f"(`cluster.overlap`). Medians of {turns} turns; a round's time is taken from the end of the "
+        "first training to that of the last but one, which is the last with a rollout beside it.",
         "",
         "| side | rounds an hour | s a round | s of rollout and pairs | s of training | s with both at work | s of the command |",
         "|---|---|---|---|---|---|---|",
@@ -185,34 +185,41 @@ def aged_row(method: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument(
         "--seeds", type=int, default=2, help="of the runs whose accuracy is compared by staleness; 0 makes none"
     )
     parser.add_argument("--methods", nargs="*", default=["dpo"], choices=METHODS, help="whose accuracy is compared")
-    parser.add_argument("--questions", type=int, default=120, help="of a round")
+    parser.add_argument("--questions", type=int, default=60, help="of a round")
     parser.add_argument("--held-out", type=int, default=300)
-    add_arguments(parser, quick="one turn of two rounds on few questions")
+    add_arguments(parser, quick="one turn of three rounds on few questions")
+    parser.add_argument(
+        "--keep", type=pathlib.Path, metavar="FOLDER", help="keep each run's figures there; make those that are missing"
+    )
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.rounds, arguments.turns, arguments.seeds, arguments.questions, arguments.held_out = 2, 1, 0, 12, 12
+        arguments.rounds, arguments.turns, arguments.seeds, arguments.questions, arguments.held_out = 3, 1, 0, 12, 12
     from cluster.session import num_cores
 
     questions = {"train": arguments.questions, "heldout": arguments.held_out, "probe": 8}
     with tempfile.TemporaryDirectory(prefix="overlap-") as name:
-        folder = pathlib.Path(name)
+        folder = arguments.keep or pathlib.Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
 
-        def of(method: str, seed: int = 0, **side: Any) -> dict[str, Any]:
-            return run_once(folder, method, arguments.rounds, questions, seed, **side)
+        def of(method: str, side: str, seed: int, turn: str = "") -> dict[str, Any]:
+            kept = folder / f"{method}-{side.replace(' ', '-')}-{seed}{turn}.json"
+            if not kept.is_file():
+                files.write_json(
+                    kept, run_once(folder, method, arguments.rounds, questions, seed, answers=not turn, **ALL_SIDES[side])
+                )
+            print(f"{kept.stem}: {files.read_json(kept)}", flush=True)
+            return files.read_json(kept)
 
-        variants = {name: lambda side=side: of("dpo", **side) for name, side in SIDES.items()}
-        timed = results_in_turns(variants, arguments.turns, warm_up=0, show=True)
+        turns = [[of("dpo", side, 0, f"-turn-{turn}") for side in SIDES] for turn in range(arguments.turns)]
+        timed = {side: [turn[place] for turn in turns] for place, side in enumerate(SIDES)}
         aged = {
-            method: {
-                name: [of(method, seed, **side) for seed in range(arguments.seeds)]
-                for name, side in {"max_staleness 0": {}, **AGED}.items()
-            }
+            method: {side: [of(method, side, seed) for seed in range(arguments.seeds)] for side in AGED}
             for method in (arguments.methods if arguments.seeds else ())
         }
     found = {

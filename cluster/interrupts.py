@@ -33,8 +33,8 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
-class Cancelled(BaseException):
-    """Ends a thread on whose work nobody waits any more."""
+class Cancelled(SystemExit):
+    """Ends a thread on whose work nobody waits any more; like any `SystemExit`, without a word."""
 
 
 class _Ending:
@@ -166,6 +166,12 @@ def stoppable() -> Iterator[Callable[[BaseException], None]]:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def check() -> None:
+    """Raises `KeyboardInterrupt` where another thread ended a block of `stoppable`: for waits that no signal may have reached."""
+    if any(_stops):
+        raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
     """Handlers of signals that something sets in this block are taken back, unless there was none."""
@@ -199,8 +205,7 @@ def beside(work: Callable[[], ResultT], poll_s: float = 0.2) -> ResultT:
     thread.start()
     while thread.is_alive():
         thread.join(poll_s)
-        if any(_stops):
-            raise KeyboardInterrupt
+        check()
     if errors:
         raise errors[0]
     return results[0]

@@ -31,7 +31,7 @@ from pipelines.check_learning import (
     check_reuse,
 )
 from pipelines.check_memory import check_memory
-from pipelines.check_overlap import check_staleness, overlap_lines
+from pipelines.check_overlap import check_judges_fit, check_staleness, overlap_lines
 from pipelines.check_places import check_disk, check_places, data_lines
 from pipelines.check_shapes import check_shapes, check_training
 from pipelines.check_texts import check_texts
@@ -230,6 +230,7 @@ def check_plan(
             model in 4 bits is asked for and cannot be.
     """
     made, steps = resource_plan(config, machines.resources, len(inputs.present)), variants(config)
+    check_judges_fit(steps, made)
     for step in steps if "train" in stages else ():
         wanted, outline = config.model.vision_attention, found.model.outline
         vision_attention.check(wanted, outline, dtype=config.model.dtype, use_gpu=made.use_gpu, here=machines.here)

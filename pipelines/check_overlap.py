@@ -11,7 +11,7 @@ from pipelines.value_rounds import trains
 from vidalign import recipes
 from vidalign.config.rounds import at
 from vidalign.config.run import RunConfig
-from vidalign.errors import ConfigError
+from vidalign.errors import ClusterError, ConfigError
 
 
 class Holding(Protocol):
@@ -51,6 +51,17 @@ def check_staleness(config: RunConfig) -> None:
             "cluster.overlap=true makes the responses of the next round while this one trains, and recipe.name="
             f"{kinds[0].config.name} makes none; set cluster.overlap to false"
         )
+
+
+def check_judges_fit(steps: Sequence[RunConfig], made: ResourcePlan) -> None:
+    """Raises `ClusterError` where a judge's model needs more GPUs than a training beside it leaves."""
+    for step in steps if made.overlap and made.engines.gpus else ():
+        judge = recipes.build(step.recipe).judge
+        if judge is not None and judge.kind == "vllm" and judge.num_gpus > made.engines.total_gpus:
+            raise ClusterError(
+                f"recipe.judge.num_gpus={judge.num_gpus}, but beside training (cluster.overlap) engines have "
+                f"{made.engines.total_gpus:g} GPUs; lower train.num_workers, add GPU nodes, or set cluster.overlap to false"
+            )
 
 
 def overlap_lines(config: RunConfig, made: ResourcePlan) -> list[str]:

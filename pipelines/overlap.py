@@ -44,7 +44,7 @@ def overlapped(num_rounds: int, staleness: int, respond: Callable[[int], None], 
         thread.start()
         try:
             for index in range(num_rounds):
-                made.wait_for(index + 1)
+                made.wait_for(index + 1, interrupts.check)
                 train(index)
                 trained.one_more()
         except BaseException:
@@ -65,10 +65,12 @@ class _Rounds:
             self._count += 1
             self._changed.notify_all()
 
-    def wait_for(self, count: int) -> None:
+    def wait_for(self, count: int, look: Callable[[], None] = lambda: None) -> None:
+        """`look` is called now and then, and may raise."""
         with self._changed:
             while self._count < count:
                 self._changed.wait(POLL_S)  # not for ever: a thread that waits in one call cannot be ended
+                look()
 
 
 class _Ending:

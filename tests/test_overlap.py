@@ -14,8 +14,10 @@ import pytest
 from test_rounds import make  # noqa: F401
 
 from cluster import interrupts
-from pipelines.check_overlap import check_staleness, overlap_lines
+from cluster.resources import ClusterResources
+from pipelines.check_overlap import check_judges_fit, check_staleness, overlap_lines
 from pipelines.overlap import overlapped
+from pipelines.rounds import resource_plan
 from pipelines.stages.base import once
 from pipelines.stages.staleness import fresh, read_fresh, responder
 from pipelines.summary import ages
@@ -143,6 +145,16 @@ def test_a_rollout_that_fails_before_its_training_ends_the_wait_for_it():
 
     with pytest.raises(DataError, match="none of the videos"):
         overlapped(2, 1, rollout, lambda index: pytest.fail("there is nothing to train on"))
+
+
+def test_a_failed_rollout_is_heard_where_its_signal_was_dropped(monkeypatch):
+    monkeypatch.setattr(interrupts.signal, "pthread_kill", lambda thread, number: None)
+
+    def rollout(index):
+        raise DataError("no video")
+
+    with pytest.raises(DataError, match="no video"):
+        overlapped(2, 1, rollout, lambda index: None)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -431,6 +443,16 @@ def test_a_recipe_that_learns_from_older_responses_on_purpose_is_refused(recipe,
         check_staleness(config_of(recipe, **more))
     more.pop("max_staleness", None)
     check_staleness(config_of(recipe, **{**more, "cluster": {}}))
+
+
+def test_a_judge_that_finds_no_room_beside_training_is_refused():
+    judge = {"kind": "vllm", "model": "j", "num_gpus": 4}
+    more = {"cluster": {"overlap": True}, "train": {"num_workers": 6, "batch_size": 6}}
+    config = config_of({"name": "hound", "judge": judge}, objective={"name": "dpo"}, **more)
+    crowded = resource_plan(config, ClusterResources(num_cpus=64, num_gpus=8))
+    with pytest.raises(ClusterError, match=r"num_gpus=4, but beside training \(cluster.overlap\) engines have 2 GPUs"):
+        check_judges_fit([config], crowded)
+    check_judges_fit([config], resource_plan(config, ClusterResources(num_cpus=64, num_gpus=10)))
 
 
 def test_a_dry_run_says_what_is_at_work_at_once(make):  # noqa: F811

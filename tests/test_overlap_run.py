@@ -1,6 +1,7 @@
 """Rounds that overlap through real Ray, vLLM and DeepSpeed: at work at once, stopped and killed, and the same in the end."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,24 +79,24 @@ def test_the_next_rollout_and_a_training_are_at_work_at_once_and_no_response_is_
     assert plan["overlap"]
 
 
-def both_at_work(run, index, steps=1, parts=0):
-    """Whether training `index` has made so many steps and the rollout after it has begun and made so many parts."""
+def both_at_work(run):
+    """Whether the first training and the second rollout have begun and are not finished."""
+    begun = [run / f"rounds/{place}" for place in ("0/train", "1/responses")]
+    return all((each / "begun.json").is_file() and not (each / "manifest.json").is_file() for each in begun)
 
-    def look():
-        progress, folder = run / f"rounds/{index}/train/progress.json", run / f"rounds/{index + 1}/responses"
-        if not progress.is_file() or not (folder / "begun.json").is_file() or (folder / "manifest.json").is_file():
-            return False
-        made = len(list((folder / "parts").glob("*.json"))) if (folder / "parts").is_dir() else 0
-        return files.read_json(progress)["step"] >= steps and made >= parts
 
-    return look
+def steps_made(run, index):
+    path = run / f"rounds/{index}/train/progress.json"
+    return files.read_json(path).get("step", 0) if path.is_file() else 0
 
 
 def test_a_run_that_is_stopped_and_killed_continues_to_the_same_policies(undisturbed, config, tmp_path):
     run = tmp_path / "run"
+    for name in ("frames", "rounds/0/responses", "rounds/0/pairs", "rounds/0/quarantine"):
+        shutil.copytree(undisturbed / name, run / name)
     arguments = ("align", str(config), f"run_dir={run}")
-    stop_while(both_at_work(run, 0), *arguments)
-    vidalign_killed(*arguments, when=both_at_work(run, 1))
+    stop_while(lambda: both_at_work(run), *arguments)
+    vidalign_killed(*arguments, when=lambda: steps_made(run, 0) >= 1)
     done = vidalign(*arguments)
     assert done.returncode == 0, done.stderr[-4000:]
     for index in range(NUM_ROUNDS):
