@@ -7,6 +7,7 @@ import pytest
 import yaml
 from conftest import ROOT, plan_of
 from test_dry_run import write_clip
+from test_frame_choice import tiny_towers
 from test_memory import facts
 
 from cluster.described import described
@@ -49,6 +50,8 @@ def test_there_is_one_for_each_method():
         "leanpo",
         "mixdpo",
         "mpo",
+        "overlap",
+        "reagent",
         "rrpo",
         "sft",
         "temple",
@@ -78,6 +81,8 @@ def test_a_dry_run_accepts_it(name, model, tmp_path, monkeypatch, capsys):
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         raw["data"][split] = str(tmp_path / f"{split}.jsonl")
     raw["run_dir"], raw["model"]["path"] = str(tmp_path / "run"), model
+    if "choice" in raw["video"]:
+        raw["video"]["choice"]["relevance"] = str(tiny_towers(tmp_path / "clip", "clip"))
     for recipe in recipes_of(raw):
         if recipe.get("judge"):
             recipe["judge"]["model"] = model

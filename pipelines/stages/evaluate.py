@@ -18,6 +18,7 @@ from vidalign.errors import DataError
 from vidalign.model.folder import stage_model
 from vidalign.types import Example, PolicyVersion
 from vidalign.video.naming import local_path, visual_of
+from vidalign.video.relevance import decided_by
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -45,6 +46,7 @@ class Evaluate(Stage):
             "evaluate": self.evaluate.deciding(),
             "video": self.video.frame_spec().to_row(),
             "recipe.plain_prompt": self.prompt,
+            **decided_by(self.video.frame_spec()),
         }
 
     def inputs_v1(self) -> dict[str, Any]:
@@ -72,7 +74,7 @@ class Evaluate(Stage):
             decoder=self.video.backend,
             limits=media_limits(self.examples),
             deadline_s=self.video.deadline_s,
-            num_decoders=self.video.num_decoders,
+            num_decoders=self.video.most_decoders,
             plain_prompt=self.prompt,
             wait_for_nodes_s=self.wait_for_nodes_s,
         )

@@ -35,6 +35,7 @@ from vidalign.types import FrameSpec, PolicyVersion, PreferencePair, ResponseGro
 
 MAX_BEHAVIOUR_GAP = 0.05  # nats a token; in bfloat16, 0.02 was seen of a 3B model (docs/performance.md)
 MAX_LOST_CONTROLLERS = 3  # in one training, and of ranks that could not be started
+RESIZE_EVERY_S = 60.0  # at least, between two changes of the number of ranks by which a training takes more
 CHECKPOINTS = "ray"  # what Ray Train keeps of a training, its checkpoints among it
 
 
@@ -155,7 +156,8 @@ class Train(Stage):
             job = dataclasses.replace(job, values=str(value_files(self, usable, job, self.value)))
         trained = self._fit(job)
         gap = files.read_jsonl(self.folder / "metrics.jsonl")[0]["behaviour_gap"]
-        if gap > MAX_BEHAVIOUR_GAP:
+        of_this_policy = all(group.policy_version == self.policy.version for group in usable)  # else it says how far that is
+        if gap > MAX_BEHAVIOUR_GAP and of_this_policy:
             progress.warn(
                 f"the log-probs that responses were sampled with and those of training differ by {gap:.3f} nats a token in the mean; "
                 "set train.float32_head or model.dtype=float32"
@@ -198,7 +200,8 @@ class Train(Stage):
             train_loop,
             train_loop_config=job.to_dict(),
             scaling_config=ray.train.ScalingConfig(
-                num_workers=workers.num,
+                num_workers=(self.train.fewest_workers, self.train.most_workers) if self.train.is_elastic else workers.num,
+                elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
                 use_gpu=use_gpu,
                 resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if use_gpu else {})},
             ),

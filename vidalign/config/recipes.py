@@ -11,6 +11,7 @@ from vidalign.config.degrading import AugmentConfig
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.linting import LintConfig
 from vidalign.config.recipe import RecipeSection, SamplingSection
+from vidalign.config.reflecting import ReagentRecipe
 from vidalign.config.rewards import RewardOptions
 from vidalign.config.rewriting import RrpoRecipe
 from vidalign.config.verifying import VerifiedRecipe
@@ -198,6 +199,7 @@ RECIPES: dict[str, type[RecipeSection]] = {
     "given": GivenRecipe,
     "group": GroupRecipe,
     "verified": VerifiedRecipe,
+    "reagent": ReagentRecipe,
 }
 ELSEWHERE = "elsewhere"  # tag of a recipe that is named as package.module:attribute
 
@@ -244,6 +246,7 @@ RecipeConfig = Annotated[
     | Annotated[GroupRecipe, pydantic.Tag("group")]
     | Annotated[GivenRecipe, pydantic.Tag("given")]
     | Annotated[VerifiedRecipe, pydantic.Tag("verified")]
+    | Annotated[ReagentRecipe, pydantic.Tag("reagent")]
     | Annotated[pydantic.SerializeAsAny[RecipeSection], pydantic.BeforeValidator(_elsewhere), pydantic.Tag(ELSEWHERE)],
     pydantic.Discriminator(_tag),
 ]
