@@ -8,13 +8,14 @@ from bench.dvpo import Told, first_difference, page, told
 
 FOUND = {
     "value": {
-        "num_pairs": 300, "num_heldout": 100, "accuracy": 0.86, "interval": [0.78, 0.91], "compared": 90, "falls": 80, "falls_more": 85,
-        "largest_fall": 60, "mean_rejected": -0.4, "mean_chosen": 0.2, "pairs": [],
+        "num_pairs": 300, "num_heldout": 100, "accuracy": 0.86, "interval": [0.78, 0.91], "compared": 90, "falls": 80,
+        "falls_more": 85, "largest_fall": 60, "mean_rejected": -0.4, "mean_chosen": 0.2, "pairs": [],
     },
     "policies": [
         {
-            "objective": "dvpo", "seed": 0, "learning_rate": 1e-4, "num_epochs": 4, "rounds": 4, "tokens": {"value": 9000, "dvpo": 1200},
-            "prompts": {}, "num_questions": 600, "base": 0.67, "aligned": 0.7, "interval": [0.66, 0.74], "by_round": None,
+            "objective": "dvpo", "seed": 0, "learning_rate": 1e-4, "num_epochs": 4, "rounds": 4,
+            "tokens": {"value": 9000, "dvpo": 1200}, "prompts": {},
+            "num_questions": 600, "base": 0.67, "aligned": 0.7, "interval": [0.66, 0.74], "by_round": None,
         }
     ],
 }  # fmt: skip
