@@ -169,6 +169,10 @@ def page(found: dict[str, Any]) -> str:
         f"falls in {value['falls']} of {compared} rejected responses, further than in the chosen one in {value['falls_more']}, and in "
         f"{value['largest_fall']} it is the largest fall of the response.",
         "",
+    ]
+    if not found["policies"]:
+        return "\n".join([*lines, "No policy that was trained by it has been evaluated yet."]) + "\n"
+    lines += [
         "| policy | rate, epochs | tokens sampled, by objective | held-out accuracy (95 %) | base |",
         "|---|---|---|---|---|",
     ]
@@ -194,7 +198,11 @@ def main() -> None:
     folders = [RunFolder.at(config.run_dir) for config in configs]
     found = {
         "value": value_figures(folders[0], at(configs[0], 0)),
-        "policies": [policy_figures(folder, config) for folder, config in zip(folders, configs, strict=True)],
+        "policies": [
+            policy_figures(folder, config)
+            for folder, config in zip(folders, configs, strict=True)
+            if folder.summary.is_file() and files.read_json(folder.summary)["accuracy"]
+        ],
     }
     out = arguments.out or Output()
     out.keep("dvpo", found)

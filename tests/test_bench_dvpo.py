@@ -38,3 +38,4 @@ def test_the_page_says_whether_the_goal_is_met_and_what_was_sampled():
     worse = copy.deepcopy(FOUND)
     worse["value"]["accuracy"] = 0.849
     assert "was missed." in page(worse)
+    assert "No policy that was trained by it has been evaluated yet." in page(worse | {"policies": []})
