@@ -28,7 +28,7 @@ def _replies(group: ResponseGroup) -> list[dict[str, Any]]:
     replies = [
         {
             "text": text,
-            "reward": None if math.isnan(reward) else reward,
+            "reward": None if math.isnan(reward) or not parts else reward,
             "left_out": why,
             "parts": {name: values[place] for name, values in parts.items()},
         }

@@ -75,8 +75,9 @@ class Rounds:
                 found.append(self._ahead("pairs", "pairs", index, self.pairs if asks else None))
             if "train" in names:
                 has_pairs = begins and (self.run.stage("pairs", index) / MANIFEST).is_file()
-                name = trains(self.config, index)
-                found.append(self._ahead(name, name, index, self.train if has_pairs else None))
+                name, taken = trains(self.config, index), value_round(self.config, index)
+                is_ready = has_pairs and (taken is None or is_trained(self.run, taken))
+                found.append(self._ahead(name, name, index, self.train if is_ready else None))
         last = self.config.rounds - 1
         if "evaluate" in names and self.config.data.eval:
             has_policy = exported_or_none(self.run, last) is not None

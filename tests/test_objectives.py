@@ -22,7 +22,7 @@ from vidalign.learning.objectives.orpo import log_odds
 from vidalign.model.logps import PairLogps
 
 STATES = {"alpha_dpo": {"mean": 0.2, "deviation": 0.3}, "mpo": {"sum": 1.5, "count": 10.0}}
-NAMES = [name for name, kind in OBJECTIVES.items() if kind.consumes == "pairs"]
+NAMES = [name for name, kind in OBJECTIVES.items() if kind.consumes == "pairs" and kind.learns == "policy"]
 PADDING = 7.0  # deliberately not 0: what the mask leaves out must not count
 
 

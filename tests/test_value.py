@@ -91,6 +91,15 @@ def test_token_advantages_are_whitened_over_all_tokens_and_fall_at_the_wrong_wor
     torch.testing.assert_close(flat, ((raw - raw.mean()) / raw.std(unbiased=False)).float(), atol=1e-4, rtol=1e-4)
 
 
+def test_whitening_the_values_first_changes_no_advantage():
+    values = [torch.tensor([0.1, 0.3, -0.4, 0.0]), torch.tensor([0.9, -0.2])]
+    flat = torch.cat(values)
+    white = [(each - flat.mean()) / flat.std() for each in values]
+    torch.testing.assert_close(
+        torch.cat(token_advantages(white, 0.95)), torch.cat(token_advantages(values, 0.95)), atol=1e-5, rtol=1e-5
+    )
+
+
 def test_values_that_do_not_move_credit_nothing():
     made = token_advantages([torch.full((3,), 0.5), torch.full((1,), -2.0)], 0.95)
     assert torch.cat(made).abs().max() == 0

@@ -119,6 +119,12 @@ def test_a_round_of_a_value_model_leaves_the_policy_as_it_is(rounds, monkeypatch
     assert rounds.train(1).inputs()["value"] != before, "another value model is another training"
     with pytest.raises(DataError, match="no trained policy of round 1"):
         rounds.policy(2)
+    finish(rounds.run.stage("train", 1))
+    files.write_json(rounds.run.stage("model", 1) / "vidalign.json", {"version": "v2", "parent": "pol"})
+    for folder in ("pairs", "responses"):
+        finish(rounds.run.stage(folder, 2))
+    (rounds.run.stage("value", 0) / "manifest.json").unlink()  # as where it is to be trained again
+    assert not any(stage.is_finished for stage in rounds.accept(["train"]))
 
 
 def test_one_that_cannot_rank_is_refused_and_not_trained_again(rounds, monkeypatch):

@@ -1,0 +1,213 @@
+"""What a value model learned and what a policy learned from it, beside GRPO; writes its part of docs/results.md.
+
+    vidalign align configs/shapes-dvpo.yaml
+    vidalign align configs/shapes-grpo.yaml recipe.num_prompts=60
+    python -m bench.dvpo --dvpo runs/shapes-dvpo --grpo runs/shapes-grpo
+
+Reads finished runs: how often the value model ranks pairs that it was not trained on, and what it says of the first token in which
+their two responses differ; and accuracy on held-out questions against the tokens that were generated to learn from. Trains nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from bench.pages import RESULTS, Output, add_arguments
+from pipelines.rounds import is_trained
+from vidalign import files
+from vidalign.config.loading import load_config
+from vidalign.config.rounds import at
+from vidalign.config.run import RunConfig
+from vidalign.files import RunFolder
+from vidalign.learning.batch_source import BatchSource
+from vidalign.learning.sequences import pair_group
+from vidalign.model.batch import IGNORED
+from vidalign.model.policy import load_policy
+from vidalign.model.rendering import cached_processor
+from vidalign.model.value_head import ValueScorer, read_head
+from vidalign.statistics import wilson_interval
+from vidalign.types import PreferencePair, Response
+
+GOAL = 0.85  # of the held-out pairs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Told:
+    """What a value model says of a pair: the change of value at the first token that differs, chosen and rejected, and whether that
+    is the largest fall in the rejected response. None where the first difference is the end of a response.
+    """
+
+    chosen: float
+    rejected: float
+    is_largest_fall: bool
+
+
+def told(chosen: Sequence[float], rejected: Sequence[float], place: int) -> Told | None:
+    """`chosen`, `rejected`: values of the states before each token. `place`: of the first token that differs."""
+    if place + 1 >= min(len(chosen), len(rejected)):
+        return None
+    falls = [after - before for before, after in itertools.pairwise(rejected)]
+    return Told(
+        chosen=chosen[place + 1] - chosen[place],
+        rejected=falls[place],
+        is_largest_fall=falls[place] == min(falls),
+    )
+
+
+def first_difference(one: Sequence[int], other: Sequence[int]) -> int:
+    """The number of tokens that two responses begin with in common."""
+    return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def value_figures(run: RunFolder, config: RunConfig) -> dict[str, Any]:
+    """How the run's first value model ranks the pairs that were held out, and what it says of the words that differ."""
+    folder = run.stage("value", 0)
+    made = files.read_json(folder / "manifest.json")
+    pairs = files.read_table(folder / "heldout.parquet", PreferencePair)
+    scorer = ValueScorer(load_policy(config.model, str(folder / "model"))).eval()
+    read_head(scorer.value_head, folder)
+    source = BatchSource(
+        frames=files.read_places(run.stage("responses", 0) / "frames.json"),
+        processor=cached_processor(config.model.path),
+        plain_prompt=config.recipe.plain_prompt,
+        max_model_len=config.model.max_model_len,
+    )
+    found, shown = [], []
+    for pair in pairs:
+        group = pair_group(pair)
+        batch = source.batch([group])
+        with torch.inference_mode():
+            values, *_ = scorer(batch.inputs, batch.labels, None, batch.sources)
+        mask = batch.labels != IGNORED
+        chosen, rejected = (values[row][mask[row]].tolist() for row in (0, 1))
+        ids = [source.tokens(response) for response in group.responses]
+        place = first_difference(*ids)
+        if (one := told(chosen, rejected, place)) is not None:
+            found.append(one)
+        words = [source.processor.tokenizer.convert_ids_to_tokens(list(each)) for each in ids]
+        shown.append(
+            {
+                "question": pair.question,
+                "chosen": list(zip(words[0], map(rounded, chosen), strict=True)),
+                "rejected": list(zip(words[1], map(rounded, rejected), strict=True)),
+                "first_difference": place,
+            }
+        )
+    return {
+        "num_pairs": made["num_pairs"],
+        "num_heldout": made["num_heldout"],
+        "accuracy": made["accuracy"],
+        "interval": made["interval"],
+        "compared": len(found),
+        "falls": sum(one.rejected < 0 for one in found),
+        "falls_more": sum(one.rejected < one.chosen for one in found),
+        "largest_fall": sum(one.is_largest_fall for one in found),
+        "mean_rejected": statistics.fmean(one.rejected for one in found),
+        "mean_chosen": statistics.fmean(one.chosen for one in found),
+        "pairs": shown,
+    }
+
+
+def rounded(value: float) -> float:
+    return round(value, 3)
+
+
+def policy_figures(run: RunFolder, config: RunConfig) -> dict[str, Any]:
+    """Accuracy of a run's policy, and what was generated for each kind of its rounds: in tokens that its responses have."""
+    summary = files.read_json(run.summary)
+    tokens: dict[str, int] = {}
+    prompts: dict[str, int] = {}
+    for index in range(config.rounds):
+        assert is_trained(run, index), f"round {index} of {run} is not finished"
+        name = at(config, index).objective.name
+        replies = files.read_table(run.stage("responses", index) / "responses.parquet", Response)
+        tokens[name] = tokens.get(name, 0) + sum(len(reply.token_ids) for reply in replies)
+        prompts[name] = prompts.get(name, 0) + len({reply.example_id for reply in replies})
+    accuracy = summary["accuracy"]
+    asked = accuracy["num_examples"]
+    return {
+        "objective": at(config, config.rounds - 1).objective.name,
+        "seed": config.seed,
+        "learning_rate": at(config, config.rounds - 1).train.learning_rate,
+        "num_epochs": at(config, config.rounds - 1).train.num_epochs,
+        "rounds": config.rounds,
+        "tokens": tokens,
+        "prompts": prompts,
+        "num_questions": asked,
+        "base": accuracy["base"],
+        "aligned": accuracy["aligned"],
+        "interval": list(wilson_interval(round(accuracy["aligned"] * asked), asked)),
+        "by_round": (summary.get("groups") or {}).get("mean_reward_by_round"),
+    }
+
+
+def page(found: dict[str, Any]) -> str:
+    """This script's part of the page."""
+    value, compared = found["value"], found["value"]["compared"]
+    low, high = value["interval"]
+    reached = "met" if value["accuracy"] >= GOAL else "missed"
+    lines = [
+        "## A value model in the place of rewards (DVPO)",
+        "",
+        "Written by `python -m bench.dvpo` from finished runs of `configs/shapes-dvpo.yaml` and `configs/shapes-grpo.yaml`; every "
+        "number, and the values of each token of every held-out pair, are in `bench/results/dvpo.json`. Only run on CPUs; one seed "
+        "each, so nothing is said of the spread over seeds.",
+        "",
+        f"A value model was trained on {value['num_pairs']} of LeanPO's pairs. Of {value['num_heldout']} pairs on other videos it "
+        f"ranks **{value['accuracy']:.1%}** as the data does ({low:.0%} to {high:.0%} at 95 %). The goal of {GOAL:.0%} was {reached}.",
+        "",
+        f"The two responses of {compared} of these pairs first differ before their end. At that token the value of the rejected "
+        f"response changes by {value['mean_rejected']:+.2f} in the mean, that of the chosen one by {value['mean_chosen']:+.2f}. It "
+        f"falls in {value['falls']} of {compared} rejected responses, further than in the chosen one in {value['falls_more']}, and in "
+        f"{value['largest_fall']} it is the largest fall of the response.",
+        "",
+    ]
+    if not found["policies"]:
+        return "\n".join([*lines, "No policy that was trained by it has been evaluated yet."]) + "\n"
+    lines += [
+        "| policy | rate, epochs | tokens sampled, by objective | held-out accuracy (95 %) | base |",
+        "|---|---|---|---|---|",
+    ]
+    for each in found["policies"]:
+        made = ", ".join(f"{name}: {count:,}" for name, count in each["tokens"].items())
+        low, high = each["interval"]
+        accuracy = f"{each['aligned']:.1%} ({low:.1%} to {high:.1%}), {each['num_questions']} questions"
+        rate = f"{each['learning_rate']:g}, {each['num_epochs']}"
+        lines.append(f"| `{each['objective']}` | {rate} | {made} | {accuracy} | {each['base']:.1%} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--dvpo", type=pathlib.Path, required=True, help="a finished run whose first round trains a value model"
+    )
+    parser.add_argument("--grpo", type=pathlib.Path, help="a finished run on groups to compare with")
+    add_arguments(parser)
+    arguments = parser.parse_args()
+    runs = [path for path in (arguments.dvpo, arguments.grpo) if path is not None]
+    configs = [load_config(path) for path in runs]
+    folders = [RunFolder.at(config.run_dir) for config in configs]
+    found = {
+        "value": value_figures(folders[0], at(configs[0], 0)),
+        "policies": [
+            policy_figures(folder, config)
+            for folder, config in zip(folders, configs, strict=True)
+            if folder.summary.is_file() and files.read_json(folder.summary)["accuracy"]
+        ],
+    }
+    out = arguments.out or Output()
+    out.keep("dvpo", found)
+    out.write_part(RESULTS, "dvpo", page(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""What bench.dvpo says of a value model's tokens, and its part of the page."""
+
+import copy
+
+import pytest
+
+from bench.dvpo import Told, first_difference, page, told
+
+FOUND = {
+    "value": {
+        "num_pairs": 300, "num_heldout": 100, "accuracy": 0.86, "interval": [0.78, 0.91], "compared": 90, "falls": 80,
+        "falls_more": 85, "largest_fall": 60, "mean_rejected": -0.4, "mean_chosen": 0.2, "pairs": [],
+    },
+    "policies": [
+        {
+            "objective": "dvpo", "seed": 0, "learning_rate": 1e-4, "num_epochs": 4, "rounds": 4,
+            "tokens": {"value": 9000, "dvpo": 1200}, "prompts": {},
+            "num_questions": 600, "base": 0.67, "aligned": 0.7, "interval": [0.66, 0.74], "by_round": None,
+        }
+    ],
+}  # fmt: skip
+
+
+def test_the_first_token_that_differs_is_the_one_whose_value_is_looked_at():
+    assert first_difference([5, 6, 7, 2], [5, 6, 8, 9, 2]) == 2
+    assert first_difference([5, 6], [5, 6, 8]) == 2
+    made = told([0.0, 0.1, 0.2, 0.6], [0.0, 0.1, 0.2, -0.5, -0.4], 2)
+    assert made == Told(chosen=pytest.approx(0.4), rejected=pytest.approx(-0.7), is_largest_fall=True)
+    assert not told([0.0, 0.1, 0.2], [0.5, -0.5, -0.6], 1).is_largest_fall
+    assert told([0.0, 0.1], [0.0, 0.1, 0.3], 1) is None, "after the last token there is no value"
+
+
+def test_the_page_says_whether_the_goal_is_met_and_what_was_sampled():
+    said = page(FOUND)
+    assert "ranks **86.0%** as the data does (78% to 91% at 95 %). The goal of 85% was met." in said
+    assert "falls in 80 of 90 rejected responses" in said
+    assert "| `dvpo` | 0.0001, 4 | value: 9,000, dvpo: 1,200 | 70.0% (66.0% to 74.0%), 600 questions | 67.0% |" in said
+    worse = copy.deepcopy(FOUND)
+    worse["value"]["accuracy"] = 0.849
+    assert "was missed." in page(worse)
+    assert "No policy that was trained by it has been evaluated yet." in page(worse | {"policies": []})
