@@ -21,6 +21,7 @@ from vidalign.errors import ClusterError, ConfigError
 from vidalign.files import RunFolder
 from vidalign.storage import is_uri
 from vidalign.types import Example
+from vidalign.video.naming import without_question
 
 
 def check_places(config: RunConfig, stages: Sequence[str], *, connects: bool = False) -> None:
@@ -122,7 +123,7 @@ def data_lines(config: RunConfig, inputs: Inputs) -> list[str]:
     return [
         *lines,
         *frames_lines(config.video, len(inputs.present)),
-        f"videos: {len(inputs.present):,} present, {len(inputs.missing):,} missing",
+        f"videos: {_count(inputs.present):,} present, {_count(inputs.missing):,} missing",
     ]
 
 
@@ -144,3 +145,8 @@ def frames_lines(video: VideoConfig, num_videos: int) -> list[str]:
 def _size_of(folder: pathlib.Path) -> int:
     """Bytes of all files below a folder; 0 where there is none."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+
+
+def _count(names: Sequence[str]) -> int:
+    """Of videos, each once however many questions choose its frames."""
+    return len({without_question(name) for name in names})

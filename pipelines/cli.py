@@ -53,6 +53,7 @@ BENCHES = {
     "memory": "driver_memory",
     "start": "start",
     "chaos": "chaos",
+    "needles": "needles",
 }
 
 # Of a file or folder that cannot be written or read, wherever that shows: what to do about it.

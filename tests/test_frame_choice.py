@@ -17,6 +17,7 @@ from serving.replies import Refusal
 from serving.video_loader import media_io_kwargs
 from vidalign.config.choosing import ChoiceConfig
 from vidalign.config.run import DataConfig, VideoConfig
+from vidalign.data.shown import form_of
 from vidalign.errors import ConfigError, DataError
 from vidalign.records import FrameChoice
 from vidalign.types import FrameSpec
@@ -169,6 +170,13 @@ def test_a_choice_that_cannot_be_is_refused(video, why):
         VideoConfig.model_validate(video)
 
 
+def test_a_folder_means_the_same_in_every_process(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert ChoiceConfig(kind="relevance", relevance="clip").relevance == str(tmp_path / "clip")
+    assert ChoiceConfig(kind="relevance", relevance="none").relevance == "none"
+    assert ChoiceConfig(kind="relevance", relevance=LATE).relevance == LATE
+
+
 def test_a_relevance_must_be_there_and_be_callable(tmp_path):
     with pytest.raises(pydantic.ValidationError, match="no attribute"):
         ChoiceConfig(kind="relevance", relevance="frame_relevance:nobody")
@@ -307,7 +315,8 @@ def test_rows_bring_their_question_with_their_videos(tmp_path):
     assert [visual_of(row.example.video).asked for row in asked.train] == ["Which? A. red B. blue", "How?"]
     assert not asked.missing
     for choice in (None, FrameChoice(relevance="none")):
-        assert [visual_of(row.example.video).asked for row in read_inputs(data, choice=choice).train] == ["", ""]
+        assert [row.example.video for row in read_inputs(data, choice=choice).train] == [str(BASE), str(BASE)]
+    assert form_of(asked.train[0].example.video) == {"video": str(BASE)}, "as an export writes it"
 
 
 # The endpoint
