@@ -149,27 +149,20 @@ def page(found: dict[str, Any]) -> str:
             made = figures(runs, arm)
             gain = "" if arm == EVEN else f"{made['gain']:+.1f} ± {made['half']:.1f}"
             rows.append(f"| {setting} | {arm} | {made['missed']:.1f} | {made['shown']:.2f} | {made['right']:.1f} | {gain} |")
-    return "\n".join(
-        [
-            "## Frames chosen by the question",
-            "",
-            f"Written by `vidalign bench needles`: {found['questions']} videos of {NUM_FRAMES} frames and {SECONDS} s in each of "
-            f"{found['seeds']} seeds. In {RUN * NUM_RUNS} of the frames, {NUM_RUNS} runs of {RUN}, a thing crosses the picture, and the "
-            "question names its colour and asks for its shape; the others show nothing, or another thing of another colour and shape. "
-            f"{SHOWN} frames are shown to the built-in base, which answers greedily: evenly spread ones (`video.choice.kind: uniform`), "
-            "those that hold most (`relevance: none`), or those chosen by a rule that looks for the colour which the question names "
-            f"(`relevance: {RULE}`; pool {NUM_FRAMES}, keep {SHOWN}). *In phase*: the second run follows the first after a multiple of the "
-            "distance between evenly spread frames, so that these meet both runs or neither; *anywhere*: the runs are drawn independently. "
-            "*Missed* are videos of whose thing no frame is shown. The rule is made for this world: the table says what a choice is worth "
-            "where relevance is known, not how well CLIP knows it. The videos of the last rows are longer than any that the base was "
-            "trained on, and it reads their times wrongly whatever it is shown. ± is the 95 % interval over seeds.",
-            "",
-            "| in the other frames | frames shown | missed % | of the thing's 8 frames shown | right % | gain, points |",
-            "|---|---|---|---|---|---|",
-            *rows,
-            "",
-        ]
+    said = (
+        f"Written by `vidalign bench needles`: {found['questions']} videos of {NUM_FRAMES} frames and {SECONDS} s in each of "
+        f"{found['seeds']} seeds. In {RUN * NUM_RUNS} of the frames, {NUM_RUNS} runs of {RUN}, a thing crosses the picture, and the "
+        "question names its colour and asks for its shape; the others show nothing, or another thing of another colour and shape. "
+        f"{SHOWN} frames are shown to the built-in base, which answers greedily: evenly spread ones (`video.choice.kind: uniform`), "
+        "those that hold most (`relevance: none`), or those chosen by a rule that looks for the colour which the question names "
+        f"(`relevance: {RULE}`; pool {NUM_FRAMES}, keep {SHOWN}). *In phase*: the second run follows the first after a "
+        "multiple of the distance between evenly spread frames, so that these meet both runs or neither; *anywhere*: the runs are "
+        "drawn independently. *Missed* are videos of whose thing no frame is shown. The rule is made for this world: the table says "
+        "what a choice is worth where relevance is known, not how well CLIP knows it. The videos of the last rows are longer than any "
+        "that the base was trained on, and it reads their times wrongly whatever it is shown. ± is the 95 % interval over seeds."
     )
+    head = "| in the other frames | frames shown | missed % | of the thing's 8 frames shown | right % | gain, points |"
+    return "\n".join(["## Frames chosen by the question", "", said, "", head, "|---|---|---|---|---|---|", *rows, ""])
 
 
 def settings() -> dict[str, dict[str, Any]]:
