@@ -57,9 +57,9 @@ class Needle:
     def frames(self) -> np.ndarray:
         """uint8 [64, H, W, 3]."""
         rest = self.other or dataclasses.replace(self.thing, things=())
-        made = render(rest, (np.arange(NUM_FRAMES) + 0.5) / NUM_FRAMES)
+        made = render(rest, ((np.arange(NUM_FRAMES) + 0.5) / NUM_FRAMES).tolist())
         count = len(self.at)
-        made[list(self.at)] = render(self.thing, (np.arange(count) + 0.5) / count)
+        made[list(self.at)] = render(self.thing, ((np.arange(count) + 0.5) / count).tolist())
         return made
 
 
