@@ -128,7 +128,7 @@ def data_lines(config: RunConfig, inputs: Inputs) -> list[str]:
 
 
 def _num_shown(examples: Sequence[Example]) -> int:
-    return len({name for example in examples for name in example.decoded})
+    return _count([name for example in examples for name in example.decoded])
 
 
 def frames_lines(video: VideoConfig, num_videos: int) -> list[str]:

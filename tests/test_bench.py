@@ -151,7 +151,6 @@ def page_of(name, recorded):
         "gpu",
         "growth",
         "long_videos",
-        "needles",
         "prefetch",
         "rollout",
         "rollout_engine",
