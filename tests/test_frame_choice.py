@@ -13,6 +13,7 @@ import pytest
 import vidalign
 from pipelines.inputs import read_inputs
 from pipelines.media_urls import messages
+from pipelines.stages.base import flat
 from serving.decoders import Decoders, MediaOptions
 from serving.frames import spec_of
 from serving.questions import choose_by_question
@@ -156,6 +157,14 @@ def test_a_choice_is_part_of_the_specification_and_comes_back_from_rows():
         spec_of(options.pop("num_frames"), **{k: v for k, v in options.items() if k not in ("video_backend", "decoder")})
         == spec
     )
+
+
+def test_a_stage_records_what_is_named_and_what_it_holds():
+    recorded = flat({"video": spec_with().to_row(), **relevance.decided_by(spec_with())})
+    assert recorded["video.choice.relevance"] == LATE
+    assert recorded["video.choice.relevance (its content)"] == relevance.identity(LATE) != ""
+    for spec in (FrameSpec(), spec_with(relevance="none")):
+        assert relevance.decided_by(spec) == {}
 
 
 @pytest.mark.parametrize(
