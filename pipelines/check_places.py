@@ -123,12 +123,22 @@ def data_lines(config: RunConfig, inputs: Inputs) -> list[str]:
     return [
         *lines,
         *frames_lines(config.video, len(inputs.present)),
+        *choice_lines(config.video),
         f"videos: {_count(inputs.present):,} present, {_count(inputs.missing):,} missing",
     ]
 
 
 def _num_shown(examples: Sequence[Example]) -> int:
     return _count([name for example in examples for name in example.decoded])
+
+
+def choice_lines(video: VideoConfig) -> list[str]:
+    """How frames are chosen; nothing where they are evenly spread."""
+    choice = video.choice
+    if choice.kind == "uniform":
+        return []
+    by = "by how much they hold" if choice.relevance == "none" else f"by {choice.relevance}, on the decoders' CPUs"
+    return [f"frames: {choice.keep} to {video.num_frames} of {choice.pool} a video, chosen {by}"]
 
 
 def frames_lines(video: VideoConfig, num_videos: int) -> list[str]:
