@@ -13,7 +13,7 @@ import argparse
 import dataclasses
 import pathlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,7 +104,7 @@ def _places(draw: np.random.Generator, in_phase: bool) -> tuple[int, ...]:
 def measure(
     asked: Sequence[Needle], model: Any, processor: Any, folder: pathlib.Path, *, seconds: int = SECONDS
 ) -> dict[str, Any]:
-    """What each arm shows of these videos, and how it answers: {arm: {"shown": frames of the thing, "right"}}, in order."""
+    """What each arm shows of these videos, and how it answers: {arm: {"shown": frames of the thing, "right"}} as digits."""
     paths = [folder / f"{number:04d}.mp4" for number in range(len(asked))]
     for path, needle in zip(paths, asked, strict=True):
         write_video(path, needle.frames(), NUM_FRAMES // seconds)
@@ -121,20 +121,30 @@ def measure(
         videos = [(clip.frames, each) for clip, each in zip(clips, metadata, strict=True)]
         replies = reply(model, processor, prompts, videos, max_new_tokens=MAX_NEW_TOKENS)
         found[name] = {
-            "shown": [len(set(clip.indices) & set(needle.at)) for clip, needle in zip(clips, asked, strict=True)],
-            "right": [text == needle.answer for text, needle in zip(replies, asked, strict=True)],
+            "shown": digits(len(set(clip.indices) & set(needle.at)) for clip, needle in zip(clips, asked, strict=True)),
+            "right": digits(text == needle.answer for text, needle in zip(replies, asked, strict=True)),
         }
     return found
 
 
+def digits(values: Iterable[int]) -> str:
+    """Numbers from 0 to 9 as one text, a digit for each video."""
+    return "".join(str(int(value)) for value in values)
+
+
+def numbers(text: str) -> np.ndarray:
+    """What `digits` wrote."""
+    return np.array([int(digit) for digit in text])
+
+
 def figures(runs: Sequence[dict[str, Any]], arm: str) -> dict[str, Any]:
     """Of one arm over the seeds: shares in per cent, and the gain over evenly spread frames with its interval."""
-    even = [100 * np.mean(run[EVEN]["right"]) for run in runs]
-    right = [100 * np.mean(run[arm]["right"]) for run in runs]
+    even = [100 * np.mean(numbers(run[EVEN]["right"])) for run in runs]
+    right = [100 * np.mean(numbers(run[arm]["right"])) for run in runs]
     mean, half = interval([a - b for a, b in zip(right, even, strict=True)])
     return {
-        "missed": float(np.mean([100 * np.mean(np.array(run[arm]["shown"]) == 0) for run in runs])),
-        "shown": float(np.mean([np.mean(run[arm]["shown"]) for run in runs])),
+        "missed": float(np.mean([100 * np.mean(numbers(run[arm]["shown"]) == 0) for run in runs])),
+        "shown": float(np.mean([np.mean(numbers(run[arm]["shown"])) for run in runs])),
         "right": float(np.mean(right)),
         "gain": mean,
         "half": half,

@@ -151,6 +151,7 @@ def page_of(name, recorded):
         "gpu",
         "growth",
         "long_videos",
+        "needles",
         "prefetch",
         "rollout",
         "rollout_engine",
