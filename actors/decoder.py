@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import ray.data
 
+from actors.pools import pool
 from cluster.node_files import Missed, Passes, this_node
 from vidalign.stored import here
 from vidalign.types import DEADLINE_S, DEFAULT_BACKEND, Backend, Example, FrameSpec
@@ -90,6 +91,7 @@ def decode_videos(
     backend: Backend = DEFAULT_BACKEND,
     deadline_s: float = DEADLINE_S,
     num_decoders: int = 1,
+    fewest_decoders: int | None = None,
     num_cpus: float = 1,
     passes: Passes | None = None,
 ) -> ray.data.Dataset:
@@ -107,7 +109,7 @@ def decode_videos(
         Decoder,
         fn_constructor_kwargs=decoder,
         batch_size=BATCH_SIZE,
-        compute=ray.data.ActorPoolStrategy(size=min(num_decoders, num_blocks)),
+        compute=pool(num_decoders, num_blocks, fewest_decoders),
         num_cpus=num_cpus,
         **passes.placement(),
     )

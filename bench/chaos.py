@@ -29,6 +29,7 @@ from typing import Any
 from bench.chaos_command import Command
 from bench.chaos_compare import OTHER_RANKS_TOLERANCE, WEIGHTS_TOLERANCE, differences
 from bench.chaos_faults import COMMANDS, DISKS, FAULTS, Fault
+from bench.chaos_network import can_cut
 from bench.chaos_nodes import two_nodes
 from bench.chaos_page import page
 from bench.chaos_strikes import Hit, can_mount, failing_disk, gone, hit_at_random, torn
@@ -176,7 +177,7 @@ def _suffer_once(
     with contextlib.ExitStack() as stack:
         mend = stack.enter_context(_broken(fault, run, config.parent))
         overrides = list(fault.overrides)
-        nodes = stack.enter_context(two_nodes()) if fault.two_nodes else None
+        nodes = stack.enter_context(two_nodes(apart=fault.cut_s > 0)) if fault.two_nodes else None
         if nodes is not None:
             overrides.append(f"cluster.address={nodes.address}")
         command = Command(fault.command, config, run, overrides)
@@ -259,6 +260,8 @@ def main() -> None:
     chosen = [f for f in FAULTS if any(text in str(f) for text in wanted)]
     if not can_mount():
         chosen = [fault for fault in chosen if fault.place not in DISKS]
+    if not can_cut():
+        chosen = [fault for fault in chosen if not fault.cut_s]
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         folder = arguments.folder or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import signal
 from typing import Any
 
@@ -17,12 +18,19 @@ GENERATOR = r"ray::MapWorker\(Map\(Generator"
 REPLICA = r"ray::ServeReplica(?!.*PolicyIngress)"
 INGRESS = r"ray::ServeReplica.*PolicyIngress"
 RANK = "ray::RayTrainWorker"
+ELASTIC: dict[str, Any] = {
+    "command": "train",
+    "two_nodes": True,
+    "overrides": ("train.num_workers=[1, 2]", "train.micro_batch_size=1"),
+    "num_ranks_change": True,
+}
 TWO_RANKS: dict[str, Any] = {
     "command": "train",
     "overrides": ("train.num_workers=2", "train.micro_batch_size=1"),
     "then_overrides": (),
     "num_ranks_change": True,
 }
+APART: dict[str, Any] = {"victim": NODE, "two_nodes": True}
 DISKS = ("full", "read-only")
 STARTED_TWICE = "the same command a second time"
 
@@ -39,6 +47,8 @@ class Fault:
         within_s: it is hit at a random moment of so many seconds after it first appeared.
         once_begun: and after the first results of this command.
         signal: what it gets.
+        notice_s: the second node is told that it will be taken away in so many seconds, in the place of `signal`.
+        cut_s: the network between the two nodes is cut for so many seconds, or for good, in the place of `signal`.
         stopped_s: it gets SIGSTOP, and SIGCONT after so many seconds, in the place of `signal`.
         place: what fails before the command starts: one of `DISKS` for the run's folder, "videos" or "model" for a folder that is
             not there.
@@ -57,6 +67,8 @@ class Fault:
     within_s: float = 5.0
     once_begun: bool = False
     signal: signal.Signals = signal.SIGKILL
+    notice_s: float = 0.0
+    cut_s: float = 0.0
     stopped_s: float = 0.0
     place: str = ""
     room_bytes: int = 500_000  # some decoded videos of these, and less than a checkpoint
@@ -120,6 +132,23 @@ FAULTS = (
         once_begun=True,
         then="newest checkpoint",
     ),
+    Fault(name="raylet of one of two nodes, train.num_workers=[1, 2]", victim=NODE, within_s=6, **ELASTIC),
+    Fault(name="notice that a node will go, train.num_workers=[1, 2]", victim=NODE, within_s=3, notice_s=10, **ELASTIC),
+    Fault(
+        name="network of one of two nodes cut for 10 s, train.num_workers=[1, 2]",
+        victim=NODE,
+        within_s=6,
+        cut_s=10,
+        **ELASTIC,
+    ),
+    Fault(
+        name="network of one of two nodes cut for good, train.num_workers=[1, 2]",
+        victim=NODE,
+        within_s=6,
+        cut_s=math.inf,
+        **ELASTIC,
+    ),
+    Fault(name="training rank of two, train.num_workers=[1, 2]", victim=RANK, within_s=20, **ELASTIC),
     *of_driver("train", 40),
     Fault(name="training's controller", command="train", victim="ray::TrainController", within_s=20),
     Fault(name="training rank", command="train", victim=RANK, within_s=20),
@@ -133,6 +162,8 @@ FAULTS = (
     Fault(name="HAProxy's manager", command="evaluate", victim="ray::HAProxyManager", within_s=25),
     Fault(name="Serve's controller", command="evaluate", victim="ray::ServeController", within_s=25),
     Fault(name="replica stopped for 10 s", command="evaluate", victim=REPLICA, within_s=25, stopped_s=10),
+    Fault(name="network of one of two nodes cut for 10 s", command="rollout", within_s=10, cut_s=10, **APART),
+    Fault(name="network of one of two nodes cut for good", command="rollout", within_s=10, cut_s=math.inf, **APART),
     Fault(name="raylet of one of two nodes", command="rollout", victim=NODE, within_s=10, two_nodes=True),
     Fault(name="raylet of one of two nodes", command="evaluate", victim=NODE, within_s=20, two_nodes=True),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import pathlib
 import random
@@ -11,12 +12,15 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from typing import IO
 
 import psutil
 
 from bench.chaos_faults import DRIVER, NODE, Fault
+from bench.chaos_network import Network
 
 POLL_S = 0.3
 # They try for 60 s to tell the store of their killed raylet of its end, and then end (seen: after 63 s).
@@ -86,12 +90,21 @@ def is_alive(process: psutil.Process) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TwoNodes:
-    """A cluster: its address, its second node's raylet and id, and the processes of all nodes."""
+    """A cluster: its address, its second node's raylet and id, and the processes of all nodes; where its orders are written to, and
+    what is between its nodes, if that may be cut.
+    """
 
     address: str
     raylet: psutil.Process
     node_id: str
     started: Descendants
+    orders: IO[bytes]
+    between: Network | None = None
+
+    def add(self) -> None:
+        """Start one node more."""
+        self.orders.write(b"add\n")
+        self.orders.flush()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,7 +147,11 @@ def hit_at_random(
             with contextlib.suppress(psutil.NoSuchProcess):
                 started.look()
                 line = " ".join(there[0].cmdline()).strip()[:120]
-                if not fault.twice:
+                if fault.notice_s and nodes is not None:
+                    give_notice(nodes, fault.notice_s)
+                elif fault.cut_s and nodes is not None and nodes.between is not None:
+                    cut(nodes.between, fault.cut_s)
+                elif not fault.twice:
                     strike(there[0], fault)
                 like = frozenset(process.pid for process in there)
                 return Hit(seconds=time.monotonic() - seen, line=line, like=like)
@@ -159,6 +176,31 @@ def strike(process: psutil.Process, fault: Fault) -> None:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"process {process.pid} outlives SIGKILL")
             time.sleep(0.01)
+
+
+def give_notice(nodes: TwoNodes, within_s: float) -> None:
+    """Say that the second node is to be taken away, as a cloud does of a spot machine."""
+    words = [
+        "drain-node",
+        "--address",
+        nodes.address,
+        "--node-id",
+        nodes.node_id,
+        "--reason",
+        "DRAIN_NODE_REASON_PREEMPTION",
+    ]
+    command = [sys.executable, "-m", "ray.scripts.scripts", *words, "--reason-message", "chaos"]
+    subprocess.run([*command, "--deadline-remaining-seconds", str(int(within_s))], check=True, stdout=subprocess.DEVNULL)
+
+
+def cut(between: Network, seconds: float) -> None:
+    """Pull the cable for so many seconds, or for good."""
+    between.pull()
+    if math.isfinite(seconds):
+        try:
+            time.sleep(seconds)
+        finally:
+            between.plug()
 
 
 # What is broken between two commands

@@ -7,17 +7,17 @@ lease ends. What takes longer than `LIMIT_S` is ended by force, with all process
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn, TypeVar
 
 import psutil
-
-from vidalign.errors import VidalignError
 
 LIMIT_S = 12.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -31,6 +31,10 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.exit_code = 128 + number
+
+
+class Cancelled(BaseException):
+    """Ends a thread on whose work nobody waits any more."""
 
 
 class _Ending:
@@ -63,7 +67,7 @@ class _Ending:
 
 
 _ending: _Ending | None = None  # of the command that runs in `handled`
-_stops: list[list[VidalignError]] = []  # of each block of `stoppable`, what it was asked to end with
+_stops: list[list[BaseException]] = []  # of each block of `stoppable`, what it was asked to end with
 
 
 @contextlib.contextmanager
@@ -102,11 +106,11 @@ def until_signal() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[Callable[[VidalignError], None]]:
+def stoppable() -> Iterator[Callable[[BaseException], None]]:
     """A block of the main thread that other threads can end: yields the function that they call, once, with the error it raises."""
-    found: list[VidalignError] = []
+    found: list[BaseException] = []
     _stops.append(found)
-    over = threading.Event()
+    over, sending, heard = threading.Event(), threading.Lock(), False
     ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as shells start what is in the background
 
     def hear(number: int, frame: FrameType | None) -> None:
@@ -118,16 +122,24 @@ def stoppable() -> Iterator[Callable[[VidalignError], None]]:
         while not over.wait(LIMIT_S):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    def stop(error: VidalignError) -> None:
-        if over.is_set() or found:
-            return
-        found.append(error)
-        if _ending is not None:
-            _ending.is_own = True
-            _ending.begin(2, f"vidalign: error: {error}")
-        else:
-            threading.Thread(target=signal_again, daemon=True, name="stop").start()
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    def stop(error: BaseException) -> None:
+        with sending:
+            if over.is_set() or found:
+                return
+            found.append(error)
+            if _ending is not None:
+                _ending.is_own = True
+                _ending.begin(2, f"vidalign: error: {error}")
+            else:
+                threading.Thread(target=signal_again, daemon=True, name="stop").start()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def hear_the_last() -> None:
+        """A block that ends by another error meanwhile still gets the signal, which is not to strike what follows."""
+        with sending:
+            pass
+        if found and (not heard if _ending is None else _ending.is_own):
+            time.sleep(1)  # or as long as it takes to come
 
     try:
         if ignored:
@@ -137,12 +149,19 @@ def stoppable() -> Iterator[Callable[[VidalignError], None]]:
         if found:
             raise KeyboardInterrupt
     except KeyboardInterrupt:
+        heard = True
         if found:
             raise found[0] from None
         raise
     finally:
         over.set()
-        _stops.remove(found)
+        try:
+            hear_the_last()
+        except KeyboardInterrupt:
+            if not found:
+                raise
+        finally:
+            _stops.remove(found)
         if ignored:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -185,6 +204,18 @@ def beside(work: Callable[[], ResultT], poll_s: float = 0.2) -> ResultT:
     if errors:
         raise errors[0]
     return results[0]
+
+
+def end_thread(thread: threading.Thread, limit_s: float, every_s: float = 1.0) -> bool:
+    """Raise `Cancelled` in another thread, again and again, until it has ended or for so long. Returns whether it has.
+
+    It is raised between two steps of Python: a thread in one long call of a library goes on until that returns.
+    """
+    until = time.monotonic() + limit_s
+    while thread.is_alive() and time.monotonic() < until:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Cancelled))
+        thread.join(min(every_s, max(0.0, until - time.monotonic())))
+    return not thread.is_alive()
 
 
 def leave(exit_code: int) -> NoReturn:

@@ -6,16 +6,18 @@ Ray itself waits for its own store for a minute and then ends the process withou
 from __future__ import annotations
 
 import contextlib
-import pathlib
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from cluster import interrupts
 from vidalign.errors import ClusterError
 
 LOOK_EVERY_S = 0.5
+LOGS = "--log_dir="  # of the commands of Ray's processes
 
 
 @contextlib.contextmanager
@@ -35,46 +37,84 @@ def without_its_handler() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def watched(processes: Mapping[str, subprocess.Popen[bytes]], logs: pathlib.Path | None) -> Iterator[None]:
-    """A block that ends once one of Ray's own processes has, also where its end shows as another error first.
+def starting() -> Iterator[None]:
+    """A block in which Ray starts: it ends, in words, once one of the processes that Ray starts for itself in it has ended.
 
-    Args:
-        processes: each by what it is called.
-        logs: the folder with what they wrote, for the message.
+    Ray waits for its own store without Python, so that a process which has waited long enough is ended and nothing can be caught.
 
     Raises:
         ClusterError: one has ended.
     """
-    if not processes or threading.current_thread() is not threading.main_thread():
+    from ray._private import services
+
+    before, started = services.start_ray_process, dict[str, subprocess.Popen[bytes]]()
+
+    def start(command: list[str], process_type: str, *arguments: Any, **options: Any) -> Any:
+        made = before(command, process_type, *arguments, **options)
+        if process_type in _needed():
+            started[process_type] = made.process
+        return made
+
+    services.start_ray_process = start
+    try:
+        with watched(started):
+            yield
+    finally:
+        services.start_ray_process = before
+
+
+@contextlib.contextmanager
+def watched(processes: Mapping[str, subprocess.Popen[bytes]]) -> Iterator[None]:
+    """A block that ends once one of Ray's own processes has, also where its end shows as another error first.
+
+    Args:
+        processes: each by what it is called; more may be added meanwhile.
+
+    Raises:
+        ClusterError: one has ended.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    over = threading.Event()
+    over, told = threading.Event(), threading.excepthook
+
+    def tell(arguments: threading.ExceptHookArgs) -> None:
+        """Ray's own threads fail too where its store has gone: that is not told again."""
+        until = time.monotonic() + LOOK_EVERY_S
+        while fault_of(processes) is None:
+            if time.monotonic() > until:
+                told(arguments)
+                return
+            time.sleep(0.05)
 
     def keep_looking() -> None:
         while not over.wait(LOOK_EVERY_S):
-            if (error := fault_of(processes, logs)) is not None:
+            if (error := fault_of(processes)) is not None:
                 stop(error)
                 return
 
     try:
         with interrupts.stoppable() as stop:
+            threading.excepthook = tell
             threading.Thread(target=keep_looking, daemon=True, name="own-ray").start()
             yield
     except Exception as error:
-        fault = fault_of(processes, logs)
+        fault = fault_of(processes)
         if fault is None:
             raise
         raise fault from error
     finally:
         over.set()
+        threading.excepthook = told
 
 
-def fault_of(processes: Mapping[str, subprocess.Popen[bytes]], logs: pathlib.Path | None) -> ClusterError | None:
+def fault_of(processes: Mapping[str, subprocess.Popen[bytes]]) -> ClusterError | None:
     """The end of a command whose Ray is gone; None where all of its processes live."""
-    for name, process in processes.items():
+    for name, process in list(processes.items()):
         if (code := process.poll()) is not None:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-            where = f"; see {logs}" if logs is not None else ""
+            words = process.args if isinstance(process.args, list) else []
+            where = "".join(f"; see {word.removeprefix(LOGS)}" for word in words if word.startswith(LOGS))
             return ClusterError(
                 f"{name}, a process of the Ray that this command started, {how}, often for want of memory{where}. Run the same "
                 "command again: a run continues"
@@ -85,8 +125,14 @@ def fault_of(processes: Mapping[str, subprocess.Popen[bytes]], logs: pathlib.Pat
 def processes_of_node() -> dict[str, subprocess.Popen[bytes]]:
     """Those of the Ray that this process started without which it cannot work; none where it joined another's."""
     import ray._private.worker
-    from ray._private.ray_constants import PROCESS_TYPE_GCS_SERVER, PROCESS_TYPE_RAYLET
 
     node = ray._private.worker._global_node
     started = node.all_processes if node is not None else {}
-    return {kind: made.process for kind in (PROCESS_TYPE_GCS_SERVER, PROCESS_TYPE_RAYLET) for made in started.get(kind, [])}
+    return {kind: made.process for kind in _needed() for made in started.get(kind, [])}
+
+
+def _needed() -> tuple[str, str]:
+    """Ray's names for its processes without which nothing works."""
+    from ray._private.ray_constants import PROCESS_TYPE_GCS_SERVER, PROCESS_TYPE_RAYLET
+
+    return PROCESS_TYPE_GCS_SERVER, PROCESS_TYPE_RAYLET

@@ -20,6 +20,7 @@ NAMES = {
     "RayTrainWorker": "training ranks",
 }
 RANKS = "training ranks"
+CONTROLLER = "TrainController"
 REPLICA = "SERVE_REPLICA::"  # what Ray Serve's names of replicas begin with
 
 
@@ -42,7 +43,8 @@ def unplaced() -> list[Unplaced]:
 
     actors, groups = _tables()
     job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
-    return [*unplaced_actors(actors), *unplaced_groups(groups, job.binary())]
+    asked = unplaced_groups(groups, job.binary())
+    return [*unplaced_actors(actors), *(asked or ranks_not_asked_for(actors))]
 
 
 def unplaced_in(application: str) -> list[Unplaced]:
@@ -98,6 +100,21 @@ def unplaced_groups(groups: Sequence[Any], job: bytes) -> list[Unplaced]:
             each = max((dict(resources) for resources in left), key=len, default={})
             found.append(Unplaced(what=RANKS, num=len(left), resources=each))
     return found
+
+
+def ranks_not_asked_for(actors: Sequence[Any]) -> list[Unplaced]:
+    """Of rows of Ray's table of actors: the ranks of a training that may have fewer, where there is no room for the fewest.
+
+    Ray Train then asks for no placement group: a controller that lives without ranks is all that there is to see.
+    """
+    from ray.core.generated.gcs_pb2 import ActorTableData
+
+    there = [actor for actor in actors if actor.state == ActorTableData.ALIVE]
+    ranks = [actor for actor in actors if kind_of(actor.class_name) == RANKS]
+    if not any(kind_of(actor.class_name) == CONTROLLER for actor in there) or any(rank in there for rank in ranks):
+        return []
+    needs = ranks[-1].required_resources if ranks else {}
+    return [Unplaced(what=RANKS, num=1, resources={name: value for name, value in needs.items() if "_group_" not in name})]
 
 
 def release_left() -> None:

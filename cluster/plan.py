@@ -1,7 +1,7 @@
 """Who gets which CPUs and GPUs, as pure arithmetic over options and a cluster. Starts nothing and imports nothing heavy.
 
-The stages of a run follow each other, so each may use the whole cluster. Within a stage, everything that runs at the same time
-must fit together:
+The stages of a run follow each other, so each may use the whole cluster; with `cluster.overlap`, rollout and train run at the
+same time and share it (`cluster/overlap.py`). Everything that runs at the same time must fit together:
 
     rollout   decoders (CPU) and vLLM engines, streaming side by side
     train     one DeepSpeed rank per worker
@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from cluster.overlap import left_beside, training_share
 from cluster.resources import MIN_CPUS, ClusterResources, ResourcePlan, ServePlan, Workers, count
 from vidalign.config.run import RolloutConfig, ServeConfig
 from vidalign.config.training import TrainConfig
@@ -35,28 +36,37 @@ def plan(
     rollout: RolloutConfig,
     train: TrainConfig,
     serve: ServeConfig,
-    num_decoders: int | None,
+    num_decoders: int | tuple[int, int] | None,
     num_videos: int | None = None,
     num_served: int = 2,
     in_turn: bool | None = None,
+    overlap: bool = False,
 ) -> ResourcePlan:
     """Divide `resources` among the stages of a run.
 
     Args:
-        num_decoders: decoders of the rollout (`video.num_decoders`); None means as many as fit, and no more than videos.
+        num_decoders: decoders of the rollout (`video.num_decoders`), or [fewest, most]; None means as many as fit, and no more than
+            videos.
         num_videos: how many videos and images there are to decode; None where that is not known.
         num_served: how many models are evaluated; by default two, base and aligned. in_turn: see `plan_evaluation`.
+        overlap: training and rollout run at the same time (`cluster.overlap`).
 
     Raises:
         ClusterError: something does not fit. The message gives both numbers and the value that would fit.
     """
     _refuse_no_cpus(resources)
-    engines = _plan_engines(rollout, resources)
+    left, training = resources, None
+    if overlap:
+        is_small = resources.total_cpus < SMALL_CLUSTER_CPUS
+        training = training_share(_plan_train(train, resources), resources, is_small=is_small)
+        left = left_beside(training, resources, rollout.gpus_per_engine)
+    engines = _plan_engines(rollout, left)
     return ResourcePlan(
         engines=engines,
-        decoders=_plan_decoders(num_decoders, num_videos, resources, engines),
-        train=_plan_train(train, resources),
+        decoders=_plan_decoders(num_decoders, num_videos, left, engines),
+        train=training or _plan_train(train, resources),
         serve=plan_evaluation(serve, in_turn, resources, num_served),
+        overlap=overlap,
     )
 
 
@@ -137,8 +147,9 @@ def plan_serve(serve: ServeConfig, resources: ClusterResources, num_models: int,
 
 def _plan_engines(rollout: RolloutConfig, resources: ClusterResources) -> Workers:
     """Plan the vLLM engines: as many as the GPUs allow, or one CPU engine per node."""
-    wanted, devices = rollout.num_engines, rollout.gpus_per_engine
+    devices = rollout.gpus_per_engine
     if not _on_gpu(devices, resources):
+        wanted, fewest = _wanted(rollout.num_engines, resources.total_cpus)
         num = wanted or max(1, resources.total_nodes)
         if resources.total_cpus < SMALL_CLUSTER_CPUS:
             cpus = _share(min(resources.total_cpus, MIN_CPUS) / 4, num)
@@ -146,8 +157,9 @@ def _plan_engines(rollout: RolloutConfig, resources: ClusterResources) -> Worker
             cpus = _share(resources.total_cpus // 2, num, most=max(1, resources.node_cpus // 2))
         if num > resources.total_cpus:
             raise _too_many("rollout.num_engines", num, "CPU", resources.total_cpus, resources, cpu=True)
-        return Workers(num=num, cpus=cpus)
+        return Workers(num=num, cpus=cpus, fewest=fewest)
     fits = resources.num_fitting(devices)
+    wanted, fewest = _wanted(rollout.num_engines, fits)
     if fits == 0:
         raise ClusterError(
             f"rollout.gpus_per_engine={devices} needs {count(devices, 'GPU')} on one node, but {_largest(resources)}; "
@@ -164,31 +176,44 @@ def _plan_engines(rollout: RolloutConfig, resources: ClusterResources) -> Worker
     cpus = min(
         cpus, _share(resources.total_cpus / 2, num), _share(resources.node_cpus / 2, max(1, resources.node_gpus // devices))
     )
-    return Workers(num=num, cpus=cpus, gpus=float(devices))
+    return Workers(num=num, cpus=cpus, gpus=float(devices), fewest=fewest)
 
 
-def _plan_decoders(wanted: int | None, num_videos: int | None, resources: ClusterResources, engines: Workers) -> Workers:
+def _wanted(number: int | tuple[int, int] | None, fits: int) -> tuple[int | None, int | None]:
+    """How many a configuration asks for, of [fewest, most] as many as fit; and with how many it goes on, None where all are needed."""
+    if not isinstance(number, tuple):
+        return number, None
+    low, high = number
+    return max(low, min(high, fits)), low
+
+
+def _plan_decoders(
+    decoders: int | tuple[int, int] | None, num_videos: int | None, resources: ClusterResources, engines: Workers
+) -> Workers:
     """Decoders fill the CPUs that the engines leave, less one for Ray Data's own tasks."""
     most = MAX_DECODERS if num_videos is None else max(1, min(MAX_DECODERS, num_videos))
     free = resources.total_cpus - engines.total_cpus
     if resources.total_cpus < SMALL_CLUSTER_CPUS:
+        wanted, fewest = _wanted(decoders, resources.total_cpus)
         num = wanted or 1
         if num > resources.total_cpus:
             raise _too_many("video.num_decoders", num, "CPU", resources.total_cpus, resources, cpu=True)
-        return Workers(num=num, cpus=_share(min(resources.total_cpus, MIN_CPUS) / 4, num))
+        return Workers(num=num, cpus=_share(min(resources.total_cpus, MIN_CPUS) / 4, num), fewest=fewest)
     fits = max(1, math.floor(free) - 1)
+    wanted, fewest = _wanted(decoders, fits)
     if wanted is not None and wanted > fits:
         raise ClusterError(
             f"video.num_decoders={wanted} needs {count(wanted, 'CPU')}, but alongside {count(engines.num, 'engine')} "
-            f"only {count(fits, 'CPU')} of the cluster's {resources.total_cpus} remain for decoders; lower video.num_decoders "
-            f"to {fits}, leave it out, or raise cluster.num_cpus to divide a local machine's cores among more logical CPUs"
+            f"only {count(fits, 'CPU')} of the cluster's {resources.total_cpus}{resources.beside} remain for decoders; lower "
+            f"video.num_decoders to {fits}, leave it out, or raise cluster.num_cpus to divide a local machine's cores among more "
+            "logical CPUs"
         )
-    return Workers(num=wanted or min(fits, most), cpus=1)
+    return Workers(num=wanted or min(fits, most), cpus=1, fewest=fewest)
 
 
 def _plan_train(train: TrainConfig, resources: ClusterResources) -> Workers:
-    """One rank per worker, each with a GPU or an equal share of the CPUs."""
-    num, use_gpu = train.num_workers, train.use_gpu
+    """One rank per worker, each with a GPU or an equal share of the CPUs; of [fewest, most], as many as fit."""
+    fewest, most, use_gpu = train.fewest_workers, train.most_workers, train.use_gpu
     if use_gpu and resources.total_gpus == 0:
         raise ClusterError(
             f"train.use_gpu=true, but the cluster has {resources.describe()}; set train.use_gpu to false, or to null to use "
@@ -197,11 +222,13 @@ def _plan_train(train: TrainConfig, resources: ClusterResources) -> Workers:
     if use_gpu is None:
         use_gpu = resources.total_gpus > 0
     if use_gpu:
+        num = max(fewest, min(most, resources.total_gpus))
         if num > resources.total_gpus:
             raise _too_many("train.num_workers", num, "GPU", resources.total_gpus, resources)
         per_gpu = resources.node_cpus // max(1, resources.node_gpus)
         cpus = min(max(1, min(4, per_gpu)), _share(resources.total_cpus, num))
         return Workers(num=num, cpus=cpus, gpus=1)
+    num = max(fewest, min(most, resources.total_cpus))
     if num > resources.total_cpus:
         raise _too_many("train.num_workers", num, "CPU", resources.total_cpus, resources, cpu=True)
     nodes = max(1, min(resources.total_nodes, resources.total_cpus // resources.node_cpus))

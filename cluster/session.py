@@ -25,6 +25,7 @@ HEAD = "node:__internal_head__"  # the resource by which Ray marks the head node
 # Read by Ray when it is imported or started; values that the user has set take precedence.
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that is late, once Ray was left, would start another one
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the stages draw their own bars
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep CUDA_VISIBLE_DEVICES for actors without GPUs; silences a warning
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -86,8 +87,7 @@ def _connected(
         try:
             # A Ray that was started here cannot grow, whatever a launcher's file on this machine says.
             found = cluster_resources() if address is None else launcher.with_growth(cluster_resources(), config)
-            started = own_ray.processes_of_node() if address is None else {}
-            with own_ray.watched(started, session / "logs" if session else None):
+            with own_ray.watched(own_ray.processes_of_node()) if session else contextlib.nullcontext():
                 yield found
         except BaseException:
             session = None  # its logs may say why
@@ -158,9 +158,12 @@ def _enter(options: dict[str, Any]) -> None:
 
     for last_try in (options["address"] != "local", True):
         try:
-            ray.init(**options)
+            with own_ray.starting() if options["address"] == "local" else contextlib.nullcontext():
+                ray.init(**options)
             return
         except Exception as error:  # a missed deadline is a bare Exception
+            if isinstance(error, ClusterError):
+                raise
             reason = " ".join(str(error).split())
             if "uth" in type(error).__name__ or "token" in reason.lower():
                 raise ClusterError(
@@ -293,6 +296,5 @@ def num_cores() -> int:
     quota_file = pathlib.Path("/sys/fs/cgroup/cpu.max")
     if quota_file.is_file():
         quota, period = quota_file.read_text(encoding="ascii").split()
-        if quota != "max":
-            cores = min(cores, math.ceil(int(quota) / int(period)))
+        cores = cores if quota == "max" else min(cores, math.ceil(int(quota) / int(period)))
     return max(1, cores)

@@ -1,4 +1,4 @@
-"""What each phase of a run holds on a device, and whether it is there. The phases follow each other, so each has the device alone."""
+"""What each phase of a run holds on a device, and whether it is there. Each has the device alone, but for phases that overlap."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from cluster.plan import GPU_MEMORY_UTILIZATION
 from cluster.resources import ResourcePlan, count
 from pipelines.check_learning import forward_tokens
 from pipelines.check_model import ModelFacts
+from pipelines.check_overlap import at_once
 from vidalign import recipes
 from vidalign.config.recipes import JudgeConfig
 from vidalign.config.run import ModelConfig, RunConfig
 from vidalign.errors import ClusterError, ModelError
+from vidalign.learning import objectives
 from vidalign.model import loading, memory, shared_prefix, training_memory
 from vidalign.model.checkpoint import MAX_SHARD_BYTES
 from vidalign.model.folder import model_folder, read_headers, weight_files
@@ -75,6 +77,7 @@ def check_memory(
     if "train" in stages:
         place = 0 if not phases else len(phases) - phases[-1].name.startswith("evaluation")
         phases[place:place] = _training(config, made, model, num_tokens)
+    phases += at_once(phases) if made.overlap else []
     lines = []
     for phase in phases:
         available = machines.gpu_memory if phase.uses_gpu else machines.host_memory
@@ -218,11 +221,12 @@ def _training(config: RunConfig, made: ResourcePlan, model: ModelFacts, num_toke
     length = num_tokens or config.model.max_model_len
     tokens = forward_tokens(config, length, packed=packed)
     found = []
-    if train.uncertainty is not None:  # any other reference is computed by the training's ranks
+    takes_values = objectives.named(config.objective.name).needs_values
+    if train.uncertainty is not None or takes_values:  # any other reference is computed by the training's ranks
         weights, held = num_parameters(outline) * memory.BYTES[dtype], acts.inference(tokens, tokens)
         found.append(
             Phase(
-                name="reference",
+                name="token values" if takes_values else "reference",
                 needed=on_device * (weights + held),
                 what=f"{gib(weights)} of weights, and by estimate {gib(held)} of activations for {tokens:,} tokens",
                 ways_out=[*(["set model.dtype=bfloat16"] if dtype == "float32" else []), "lower train.micro_batch_size"],
@@ -239,7 +243,7 @@ def _training(config: RunConfig, made: ResourcePlan, model: ModelFacts, num_toke
         ways_out.append("set train.lora")
     elif train.lora.quantize is None and train.zero_stage < 3:
         ways_out.append("set train.lora.quantize to 4bit")
-    if train.zero_stage < 3 and train.num_workers > 1:
+    if train.zero_stage < 3 and train.most_workers > 1:
         ways_out.append("raise train.zero_stage to 3")
     if made.use_gpu:
         ways_out.append("add train.num_workers with train.zero_stage=3")
@@ -254,7 +258,7 @@ def _training(config: RunConfig, made: ResourcePlan, model: ModelFacts, num_toke
         name="training",
         needed=on_device * (states.peak(held) + (0 if made.use_gpu else states.host)),
         what=f"{count_.trainable:,} of {count_.total:,} parameters change in {dtype} with train.zero_stage={train.zero_stage} on "
-        f"{count(train.num_workers, 'worker')}; each holds {gib(states.total)} = weights {gib(states.weights)}"
+        f"{count(train.fewest_workers, 'worker')}; each holds {gib(states.total)} = weights {gib(states.weights)}"
         f"{f' ({count_.quantized:,} of them in 4 bits)' if count_.quantized else ''} + gradients "
         f"{gib(states.gradients)} + optimizer {gib(states.optimizer)}, and by estimate {gib(held)} of activations for {tokens:,} "
         "tokens" + (f" and {gib(states.buffers)} of buffers" if states.buffers else "") + "; not all of it at the same time",
@@ -269,10 +273,9 @@ def _host_lines(config: RunConfig, model: ModelFacts, machines: Machines) -> lis
     weights = num_parameters(model.outline) * memory.BYTES[config.model.dtype]
     largest = max(parameter.numel() for parameter in model.outline.parameters()) * memory.BYTES[config.model.dtype]
     nodes = max(1, machines.resources.num_nodes)
-    ranks = math.ceil(config.train.num_workers / nodes)
-    checkpoint = training_memory.checkpoint_bytes(
-        training_memory.count_parameters(model.outline, config.train), config.model.dtype
-    )
+    ranks = math.ceil(config.train.most_workers / nodes)
+    counted = training_memory.count_parameters(model.outline, config.train)
+    checkpoint = training_memory.checkpoint_bytes(counted, config.model.dtype)
     lora = config.train.lora
     whole = weights if lora is not None and lora.quantize is not None else 0  # into which the adapter is merged
     return [
@@ -290,8 +293,7 @@ def gib(size: float) -> str:
 def disk_needed(config: RunConfig, model: ModelFacts) -> int:
     """Bytes that a whole run surely has in run_dir at one time: exported models, and the checkpoints of a training."""
     weights = num_parameters(model.outline) * memory.BYTES[config.model.dtype]
-    checkpoint = training_memory.checkpoint_bytes(
-        training_memory.count_parameters(model.outline, config.train), config.model.dtype
-    )
+    counted = training_memory.count_parameters(model.outline, config.train)
+    checkpoint = training_memory.checkpoint_bytes(counted, config.model.dtype)
     rounds = config.rounds if config.train.keep_checkpoints else 1
     return config.rounds * weights + rounds * config.train.num_checkpoints_kept * checkpoint

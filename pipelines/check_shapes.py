@@ -81,7 +81,7 @@ def check_training(train: TrainConfig, examples: Sequence[Example], model_type: 
     """Raises `ConfigError` where training cannot take what these rows show together, or this model on several workers."""
     if train.cache_vision_features:
         vision_features.check_shown(example.context for example in examples)
-    if train.zero_stage < 3 or train.num_workers == 1:
+    if train.zero_stage < 3 or train.most_workers == 1:
         return
     if FAMILIES.get(model_type, GENERAL).calls_per_frame:
         raise ConfigError(

@@ -146,7 +146,7 @@ def spec_of(found: Target, resources: ClusterResources) -> EndpointSpec:
         frame_spec=found.frame_spec,
         decoder=config.video.backend,
         deadline_s=config.video.deadline_s,
-        num_decoders=config.video.num_decoders,
+        num_decoders=config.video.most_decoders,
         plain_prompt=found.plain_prompt,
         wait_for_nodes_s=config.cluster.wait_for_nodes_s,
     )

@@ -24,7 +24,7 @@ from typing import Any
 from pipelines import progress
 from pipelines.suites import tables
 from pipelines.trackers import TRACKERS, Tracker
-from vidalign import files, mirror, stored
+from vidalign import files, mirror, room
 from vidalign.config.run import RunConfig
 from vidalign.files import RunFolder
 from vidalign.types import stable_hash
@@ -127,7 +127,7 @@ class Tracking:
         self._for_each(list(self._open), lambda name: self._open.pop(name).close())
         if self._noted:
             files.write_json(self._path, self._noted)
-        for name in stored.LOOSE:
+        for name in room.LOOSE:
             mirror.put_loose(pathlib.Path(self._run.root) / name)
 
     def _suites(self) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cluster.engines import ONE_LOOP, replica_environment, replica_options
+from cluster.engines import REPLICA_ENVIRONMENT, replica_environment, replica_options
 from serving import frames, table_store, video_loader
 from serving.access import hash_of, new_key
 from serving.adapters import engine_options
@@ -202,7 +202,7 @@ def build_app(spec: EndpointSpec, own_hash: str = "", apart: Mapping[str, str] |
     ingress = ray_serve.deployment(ray_serve.ingress()(PolicyIngress), name="PolicyIngress").options(
         num_replicas=1,
         max_ongoing_requests=2 * spec.serve.limits.max_connections,  # the gate decides
-        ray_actor_options={"num_cpus": spec.plan.ingress_cpus, "runtime_env": {"env_vars": ONE_LOOP}},
+        ray_actor_options={"num_cpus": spec.plan.ingress_cpus, "runtime_env": {"env_vars": REPLICA_ENVIRONMENT}},
         **stopping(spec.serve),
     )
     servers = {config.model_id: build_llm_deployment(config, name_prefix=PREFIX) for config in configs}

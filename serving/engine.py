@@ -19,6 +19,7 @@ from ray.serve.llm.deployment import LLMServer
 
 from cluster.engines import SHARED_GPU
 from cluster.node_lock import alone
+from serving import serve_log
 from serving.relay import answered
 from serving.root_cause import POINTS_AT_IT, own_log, root_cause
 from vidalign.errors import ModelError
@@ -107,6 +108,7 @@ class PolicyServer(LLMServer):
         from serving.engine_app import EngineApp
 
         self._options = options
+        serve_log.keep()
         await super().__init__(llm_config, **kwargs)
         assert isinstance(self.engine, LeanEngine)
         client = self.engine.client

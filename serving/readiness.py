@@ -18,7 +18,9 @@ POLL_S = 1.0
 # What Ray Serve says of a replica that failed while it will try again, and of one whose process ended.
 _FAILED_ONCE = "A replica failed to start with exception"
 _KILLED = "ActorDiedError"
+_SERVES_OWN = "/ray/serve/_private/"
 _RAISED = re.compile(r"[\w.]*(Error|Exception): ")  # the line of a traceback that names the exception
+_FILE = re.compile(r'File "([^"]+)", line')
 
 
 def wait_until_ready(
@@ -92,7 +94,8 @@ def _listed_models(base_url: str, api_key: str) -> set[str]:
 
 
 def failure_of(status: Any) -> ModelError | None:
-    """Why an application cannot start; None while it starts, also where a process of it was killed and is started again.
+    """Why an application cannot start; None while it starts, also where a process of it was killed or Serve itself failed, and Serve
+    starts it again.
 
     An engine that failed in words would fail again.
     """
@@ -101,17 +104,28 @@ def failure_of(status: Any) -> ModelError | None:
 
 
 def _failed_in_words(message: str) -> bool:
-    return _FAILED_ONCE in message and _KILLED not in message
+    return _FAILED_ONCE in message and _KILLED not in message and not _is_serves_own(message)
+
+
+def _is_serves_own(message: str) -> bool:
+    """Whether an exception was raised by Serve's own code, and not by a model or its engine, whose traceback follows Serve's."""
+    raised_in = _FILE.findall(message)
+    return bool(raised_in) and _SERVES_OWN in raised_in[-1]
 
 
 def start_failure(status: Any) -> ModelError:
     """The end of a start, with what Ray Serve says of the deployment that failed."""
     logs = "for more, see Ray's logs (by default in /tmp/ray/session_latest/logs)"
     for name, deployment in status.deployments.items():
-        if deployment.status in ("DEPLOY_FAILED", "UNHEALTHY") or _failed_in_words(deployment.message):
+        model = name.partition(":")[2] or name
+        if deployment.status not in ("DEPLOY_FAILED", "UNHEALTHY") and not _failed_in_words(deployment.message):
+            continue
+        if _is_serves_own(deployment.message):
             return ModelError(
-                f"{name.partition(':')[2] or name} cannot be served: {failure_reason(deployment.message)}; {logs}"
+                f"Ray Serve itself failed three times while it started {model}, as where its controller is killed; run the same "
+                f"command again: it continues; {logs}"
             )
+        return ModelError(f"{model} cannot be served: {failure_reason(deployment.message)}; {logs}")
     return ModelError(f"the endpoint cannot be started: {failure_reason(status.message)}; {logs}")
 
 

@@ -18,6 +18,7 @@ from test_files import RESPONSE
 from bench import chaos, chaos_page
 from bench.chaos_compare import differences, same
 from bench.chaos_faults import DRIVER, FAULTS, Fault
+from bench.chaos_network import can_cut, network
 from bench.chaos_strikes import TORN, Descendants, can_mount, failing_disk, gone, hit_at_random, torn
 from bench.pages import Output
 from vidalign import files
@@ -36,6 +37,34 @@ def make_run(root: pathlib.Path, *, text: str = "a ball", copies: int = 2, loss:
     (stage / "model").mkdir()
     save_file({"w": np.full(3, weight, np.float32)}, stage / "model/model.safetensors")
     return root
+
+
+@pytest.mark.skipif(not can_cut(), reason="networks need root and iproute2")
+def test_a_cut_network_carries_nothing_and_both_sides_keep_their_addresses():
+    answer = (
+        "import socket; s = socket.create_server((%r, 8911)); print('ready', flush=True)\nwhile True: s.accept()[0].close()"
+    )
+    ask = "import socket, sys; socket.create_connection((%r, 8911), timeout=1).close()"
+    with network() as between:
+        server = subprocess.Popen(
+            between.within([sys.executable, "-c", answer % between.there]), stdout=subprocess.PIPE, text=True
+        )
+        assert server.stdout is not None
+        assert server.stdout.readline() == "ready\n"
+
+        def answers(wrap=list) -> bool:
+            command = [sys.executable, "-c", ask % between.there]
+            return subprocess.run(wrap(command), stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+        assert answers()
+        between.pull()
+        assert not answers()
+        assert answers(between.within), "the other side reaches itself"
+        between.plug()
+        assert any(answers() for _ in range(5))
+        server.kill()
+        server.wait()
+    assert between.name not in subprocess.run(["ip", "link"], capture_output=True, text=True, check=True).stdout
 
 
 def test_what_differs_between_two_runs_is_named(tmp_path):

@@ -41,8 +41,31 @@ def test_dumped_config_loads_to_the_same_config():
         ({"recipe": {"name": "given", "perturb": {}}}, "known keys: name, plain_prompt, lint"),
         ({"train": {"learning_rate": "abc"}}, "train.learning_rate='abc'"),
         ({"train": {"zero_stage": 4}}, "train.zero_stage=4"),
-        ({"train": {"num_workers": 0}}, "train.num_workers=0"),
-        ({"train": {"num_workers": [2, 4]}}, "give the same command with fewer workers"),
+        (
+            {"train": {"num_workers": 0}},
+            "train.num_workers: must be a whole number from 1 on, or [fewest, most], got 0; set it to 1",
+        ),
+        ({"train": {"num_workers": [4, 2]}}, "got [4, 2]; set it to [2, 4]"),
+        (
+            {"train": {"num_workers": "two"}},
+            "train.num_workers: must be a whole number, or two of them as [fewest, most], got 'two'",
+        ),
+        (
+            {"video": {"num_decoders": [0, 4]}},
+            "video.num_decoders: must be a whole number from 1 on, or [fewest, most], got [0, 4]",
+        ),
+        ({"rollout": {"num_engines": "2"}}, "rollout.num_engines: must be a whole number, or two of them"),
+        ({"train": {"num_workers": [1, 2, 3]}}, "[fewest, most], got [1, 2, 3]"),
+        ({"train": {"num_workers": [2, 4], "sequence_parallel": 2}}, "set num_workers to 4, or sequence_parallel to 1"),
+        (
+            {
+                "train": {
+                    "num_workers": [2, 4],
+                    "deepspeed": {"zero_optimization": {"offload_optimizer": {"device": "nvme"}}},
+                }
+            },
+            "set num_workers to 4, or offload to the device cpu",
+        ),
     ],
 )
 def test_a_mistake_names_its_key_and_the_way_out(change, says):

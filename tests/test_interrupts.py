@@ -1,5 +1,6 @@
 """Ctrl-C, SIGTERM and errors of watching threads end a command within seconds, with a sentence and nothing left running."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -112,6 +113,31 @@ def test_an_error_of_a_watching_thread_ends_the_command_as_any_other_error(clean
     process, _ = started(f"ended_by_a_thread(lambda: {cleanup})", "child.kill()")
     _, error = process.communicate(timeout=20)
     assert (process.returncode, error.strip()) == (2, "vidalign: error: no node came")
+
+
+def test_a_block_that_fails_while_it_is_stopped_leaves_no_signal_behind(monkeypatch):
+    """The signal comes a moment after the error that ends the block."""
+    send = signal.pthread_kill
+
+    def late(*arguments):
+        failed.set()
+        time.sleep(0.3)
+        send(*arguments)
+
+    def fail() -> None:
+        with interrupts.stoppable() as stop:
+            threading.Thread(target=stop, args=[ClusterError("no node came")]).start()
+            failed.wait()
+            raise ValueError("it was closed")
+
+    monkeypatch.setattr(signal, "pthread_kill", late)
+    for handled in (True, False):
+        failed = threading.Event()
+        with interrupts.handled() if handled else contextlib.nullcontext():
+            with pytest.raises(ValueError, match="closed"):
+                fail()
+            for _ in range(20):
+                time.sleep(0.01)
 
 
 def test_a_block_that_is_over_is_not_stopped():

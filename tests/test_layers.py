@@ -28,6 +28,7 @@ BASE = {
     "line_log",
     "mirror",
     "storage",
+    "room",
     "stored",
     "plugins",
     "special_tokens",

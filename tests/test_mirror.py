@@ -503,3 +503,69 @@ def test_a_node_is_asked_for_the_store_and_not_for_a_mount(run, node, monkeypatc
     storage.bucket_store.cache_clear()
     [fault] = faults(has, 0)
     assert fault.startswith(f"cannot use run_dir={stored.shown(run.root)}: ")
+
+
+def clip_of(run: RunFolder, name: str, size: int = 1000) -> pathlib.Path:
+    path = run.root / "frames" / f"{name}.safetensors"
+    files.write_bytes_atomic(path, name.encode() * size)
+    return path
+
+
+def last_used(path: pathlib.Path, seconds_ago: float) -> None:
+    os.utime(path, ns=(time.time_ns() - int(seconds_ago * 10**9), path.stat().st_mtime_ns))
+
+
+def test_mirrors_keep_within_the_bound_what_was_used_last(run, node, monkeypatch, store):
+    """Of the run that this process works on, clips go and come again; all else stays. Nothing that is not in the store goes."""
+    for name in "abcd":
+        last_used(clip_of(run, name), 3600 if name != "b" else 60)
+    table = run.root / "rounds" / "0" / "responses" / "responses.jsonl"
+    files.write_text_atomic(table, "x" * 3000)
+    last_used(table, 7200)
+    events = run.root / "rounds" / "0" / "train" / "tensorboard" / "events"
+    events.parent.mkdir(parents=True)
+    events.write_text("of this node")
+    monkeypatch.setenv("VIDALIGN_STAGED_GIB", str(5500 / 2**30))
+    clip_of(run, "e")
+    left = sorted(path.stem for path in (run.root / "frames").glob("*.safetensors"))
+    assert left == ["b", "e"], "b was read in the last minutes"
+    assert table.is_file()
+    assert events.is_file()
+    again = mirror.fetched(run.root / "frames" / "a.safetensors", always=False)
+    assert again.read_bytes() == b"a" * 1000
+    assert content(store, run, "frames/c.safetensors") == b"c" * 1000
+
+
+USE = """
+import pathlib, sys
+from vidalign import files, mirror
+from vidalign.files import RunFolder
+run = RunFolder.open(sys.argv[1])
+files.write_text_atomic(run.root / "rounds" / "0" / "a.json", "1" * 1000)
+(run.root / "tensorboard").mkdir()
+(run.root / "tensorboard" / "events").write_text("of this node")
+print(run.root, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_mirror_of_a_run_that_nobody_works_on_goes_first_and_one_in_use_never(run, node, monkeypatch):
+    processes, roots = [], []
+    for name in ("in-use", "ended"):
+        command = [sys.executable, "-c", USE, f"s3://bkt/bound-{name}"]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        roots.append(pathlib.Path(process.stdout.readline().strip()))
+        processes.append(process)
+    processes[1].communicate()
+    monkeypatch.setenv("VIDALIGN_STAGED_GIB", str(2500 / 2**30))
+    clip_of(run, "a")
+    clip_of(run, "b")
+    processes[0].communicate()
+    assert (roots[0] / "rounds/0/a.json").is_file()
+    assert not (roots[1] / "rounds").exists()
+    assert (roots[1] / "tensorboard/events").read_text() == "of this node", "it is nowhere else"
+    assert (run.root / "frames" / "a.safetensors").is_file(), "it has just been made"
+    again = RunFolder.open("s3://bkt/bound-ended").root
+    assert mirror.refresh(again)
+    assert files.read_json(again / "rounds" / "0" / "a.json") == int("1" * 1000)

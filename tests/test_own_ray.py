@@ -1,22 +1,22 @@
 """A command whose own Ray is gone ends, in words; one whose Ray lives ends as it would."""
 
-import pathlib
 import signal
 import subprocess
 import threading
+import types
 
 import pytest
 
 from cluster import interrupts, own_ray
 from vidalign.errors import ClusterError, DataError
 
-LOGS = pathlib.Path("/somewhere/logs")
+SLEEP = ["sh", "-c", "exec sleep 60", "--log_dir=/somewhere/logs"]
 SAYS = r"raylet, a process of the Ray that this command started, was killed by signal 9.*see /somewhere/logs\. Run the same"
 
 
 @pytest.fixture
 def processes():
-    made = {name: subprocess.Popen(["sleep", "60"]) for name in ("gcs_server", "raylet")}
+    made = {name: subprocess.Popen(SLEEP) for name in ("gcs_server", "raylet")}
     yield made
     for process in made.values():
         process.kill()
@@ -24,7 +24,7 @@ def processes():
 
 
 def wait_without_end(processes) -> None:
-    with own_ray.watched(processes, LOGS):
+    with own_ray.watched(processes):
         processes["raylet"].kill()
         threading.Event().wait(20)
         pytest.fail("nothing ended the wait")
@@ -37,7 +37,7 @@ def test_a_wait_for_a_ray_that_is_gone_ends(processes):
 
 def test_so_does_a_block_that_ends_as_it_should_at_the_next_signal(processes):
     def serve() -> None:
-        with own_ray.watched(processes, LOGS):
+        with own_ray.watched(processes):
             processes["raylet"].kill()
             with interrupts.until_signal():
                 threading.Event().wait(20)
@@ -49,7 +49,7 @@ def test_so_does_a_block_that_ends_as_it_should_at_the_next_signal(processes):
 
 def test_what_fails_because_of_it_is_not_shown(processes):
     def work() -> None:
-        with own_ray.watched(processes, LOGS):
+        with own_ray.watched(processes):
             processes["raylet"].kill()
             processes["raylet"].wait()
             raise ConnectionError("broken pipe")
@@ -58,12 +58,34 @@ def test_what_fails_because_of_it_is_not_shown(processes):
         work()
 
 
+def test_a_thread_that_fails_because_of_it_is_not_told_of_and_any_other_is(processes, monkeypatch):
+    told = []
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: told.append(str(arguments.exc_value)))
+
+    def fail(text: str) -> None:
+        thread = threading.Thread(target=int, args=[text])
+        thread.start()
+        thread.join()
+
+    def work() -> None:
+        with own_ray.watched(processes):
+            fail("before")
+            processes["raylet"].kill()
+            fail("because of it")
+            threading.Event().wait(20)
+
+    with pytest.raises(ClusterError, match=SAYS):
+        work()
+    fail("after")
+    assert [text.rpartition(": ")[2] for text in told] == ["'before'", "'after'"]
+
+
 def test_other_ends_stay_as_they_are(processes):
-    with pytest.raises(DataError, match="torn"), own_ray.watched(processes, LOGS):
+    with pytest.raises(DataError, match="torn"), own_ray.watched(processes):
         raise DataError("torn")
-    with own_ray.watched(processes, LOGS):
+    with own_ray.watched(processes):
         pass
-    with own_ray.watched({}, None):
+    with own_ray.watched({}):
         pass
 
 
@@ -71,9 +93,9 @@ def test_a_process_that_ended_by_itself_is_named_with_its_code(processes):
     ended = subprocess.Popen(["false"])
     ended.wait()
     assert "gcs_server, a process of the Ray that this command started, ended with code 1" in str(
-        own_ray.fault_of({"raylet": processes["raylet"], "gcs_server": ended}, None)
+        own_ray.fault_of({"raylet": processes["raylet"], "gcs_server": ended})
     )
-    assert own_ray.fault_of(processes, None) is None
+    assert own_ray.fault_of(processes) is None
 
 
 def test_ray_takes_over_no_signal_that_somebody_listens_to():
@@ -92,3 +114,24 @@ def test_ray_takes_over_no_signal_that_somebody_listens_to():
         assert signal.getsignal(signal.SIGTERM) is mine, "where nobody did"
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_start_of_ray_ends_where_one_of_its_processes_does(monkeypatch):
+    """Ray's own function starts each; a block that waits in vain is told nothing."""
+    from ray._private import services
+
+    def own(command, kind):
+        return types.SimpleNamespace(process=subprocess.Popen(command))
+
+    monkeypatch.setattr(services, "start_ray_process", own)
+
+    def start() -> None:
+        with own_ray.starting():
+            services.start_ray_process(["true"], "log_monitor")  # which may end
+            services.start_ray_process(SLEEP, "raylet").process.kill()
+            threading.Event().wait(20)
+            pytest.fail("nothing ended the wait")
+
+    with pytest.raises(ClusterError, match=SAYS):
+        start()
+    assert services.start_ray_process is own

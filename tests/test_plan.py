@@ -8,6 +8,7 @@ from conftest import plan_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.pools import pool
 from cluster.launcher import with_growth
 from cluster.plan import plan_evaluation, plan_serve
 from cluster.resources import ClusterResources, Workers
@@ -267,6 +268,41 @@ def test_addresses(monkeypatch):
         find_address("head")
 
 
+def test_a_range_of_workers_is_as_many_as_fit_and_no_fewer_than_the_fewest():
+    elastic = run_config(train={"num_workers": [2, 8]})
+    assert plan_of(elastic, ClusterResources(num_cpus=96, num_gpus=8)).train.num == 8
+    assert plan_of(elastic, ClusterResources(num_cpus=96, num_gpus=3)).train.num == 3
+    assert plan_of(elastic, ClusterResources(num_cpus=4)).train.num == 4
+    with pytest.raises(ClusterError, match=r"train.num_workers=2 needs 2 GPUs, but the cluster has 96 CPUs and 1 GPU"):
+        plan_of(elastic, ClusterResources(num_cpus=96, num_gpus=1))
+
+
+def test_ranges_of_decoders_and_engines_are_as_many_as_fit_and_begin_with_the_fewest():
+    config = run_config(video={"num_decoders": [1, 20]}, rollout={"num_engines": [2, 8]})
+    large = plan_of(config, ClusterResources(num_cpus=96, num_gpus=8))
+    assert (large.engines.num, large.engines.fewest) == (8, 2)
+    assert (large.decoders.num, large.decoders.fewest) == (20, 1)
+    small = plan_of(config, ClusterResources(num_cpus=16, num_gpus=3))
+    assert (small.engines.num, small.engines.fewest) == (3, 2)
+    assert (small.decoders.num, small.decoders.fewest) == (9, 1)  # 16 CPUs less three engines of 2, less one for Ray Data
+    laptop = plan_of(config, ClusterResources(num_cpus=2))
+    assert (laptop.engines.num, laptop.decoders.num) == (2, 2)
+    with pytest.raises(ClusterError, match=r"rollout\.num_engines=2 with gpus_per_engine=1 needs 2 GPUs"):
+        plan_of(config, ClusterResources(num_cpus=16, num_gpus=1))
+    fixed = plan_of(
+        run_config(video={"num_decoders": 3}, rollout={"num_engines": 2}), ClusterResources(num_cpus=16, num_gpus=4)
+    )
+    assert (fixed.engines.fewest, fixed.decoders.fewest) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "sizes"), [((8, 20, 2), (2, 8)), ((8, 20), (8, 8)), ((8, 3, 2), (2, 3)), ((8, 1, 2), (1, 1))]
+)
+def test_a_pool_has_no_more_actors_than_pieces_of_work(given, sizes):
+    made = pool(*given)
+    assert (made.min_size, made.max_size) == sizes
+
+
 GPU_NODES = {"gpu": {"num_cpus": 48, "num_gpus": 4, "max_nodes": 2}, "decode": {"num_cpus": 16, "max_nodes": 3}}
 
 
@@ -291,7 +327,7 @@ def test_the_plan_is_the_same_whichever_nodes_are_up(head_cpus, num_gpu, num_cpu
         config = run_config(**sections, cluster={"node_types": types})
         return plan_of(config, with_growth(at(*up), config.cluster, "/nowhere.yaml"))
 
-    for sections in ({}, {"rollout": {"gpus_per_engine": 2}}, {"train": {"num_workers": 8}}):
+    for sections in ({}, {"rollout": {"gpus_per_engine": 2}}, {"train": {"num_workers": [2, 8]}}):
         made = planned(GPU_NODES, num_gpu, num_cpu_nodes, **sections)
         assert dataclasses.replace(made, serve=planned(GPU_NODES, 2, 3, **sections).serve) == planned(
             GPU_NODES, 2, 3, **sections

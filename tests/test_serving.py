@@ -7,6 +7,9 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import json
+import logging
+import logging.config
+import logging.handlers
 import os
 import pathlib
 import re
@@ -30,6 +33,7 @@ from pipelines.serve import describe, find_target
 from pipelines.suites import models
 from pipelines.suites.run import evaluate_suite
 from pipelines.suites.task import read_task
+from serving import serve_log
 from serving.app import Endpoint, bounded, check_can_start, endpoint
 from serving.frames import FrameSpecLoader, model_variable, taken_by_the_model
 from serving.proxy import haproxy_folder, proxy_environment
@@ -224,6 +228,50 @@ def test_a_replica_that_was_killed_is_waited_for_and_one_that_failed_in_words_is
     assert "base cannot be served: ray.exceptions.ActorDiedError: it died" in str(
         failure_of(application_of(at_last, "DEPLOY_FAILED", "DEPLOY_FAILED"))
     )
+
+
+IN_SERVE = """ray.exceptions.RayTaskError(AttributeError): ray::ServeReplica:vidalign:PolicyServer:base.is_allocated() (pid=24006)
+  File "/venv/site-packages/ray/serve/_private/replica.py", line 3479, in is_allocated
+    get_component_logger_file_path(),
+  File "/venv/site-packages/ray/serve/_private/logging_utils.py", line 252, in get_component_logger_file_path
+    absolute_path = handler.target.baseFilename  # type: ignore[union-attr]
+AttributeError: 'NoneType' object has no attribute 'baseFilename'"""
+
+
+def test_what_fails_inside_of_serve_is_tried_again_and_is_one_sentence_at_last():
+    once = "A replica failed to start with exception. Retrying 2 more time(s). Error:\n"
+    assert failure_of(application_of(once + IN_SERVE)) is None
+    at_last = str(failure_of(application_of(IN_SERVE, "DEPLOY_FAILED", "DEPLOY_FAILED")))
+    assert at_last.startswith(
+        "Ray Serve itself failed three times while it started base, as where its controller is killed; run the"
+    )
+    assert "AttributeError" not in at_last
+    engine = IN_SERVE + '\nTraceback\n  File "/venv/vllm/config.py", line 1, in check\nValueError: no such dtype'
+    assert "base cannot be served: ValueError: no such dtype" in str(failure_of(application_of(once + engine)))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_replica_says_where_its_log_is_also_after_vllm_has_set_up_its_own(tmp_path, monkeypatch, when):
+    """vLLM's `dictConfig` closes all handlers of a process."""
+    from ray.serve._private.logging_utils import get_component_logger_file_path
+
+    monkeypatch.setattr("ray._private.worker._global_node", types.SimpleNamespace(get_logs_dir_path=lambda: str(tmp_path)))
+    logger = logging.getLogger(serve_log.NAME)
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logging, "_handlerList", [])  # of other tests' handlers, none is closed
+    file = logging.FileHandler(tmp_path / "replica.log")
+    logger.addHandler(logging.handlers.MemoryHandler(1, target=file))
+    if when == "before":
+        serve_log.keep()
+    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
+    if when == "after":
+        with pytest.raises(AttributeError):
+            get_component_logger_file_path()
+        serve_log.keep()
+    assert get_component_logger_file_path() == ("/replica.log" if when == "before" else None)
+    logger.error("a line")
+    assert (tmp_path / "replica.log").read_text() == ("a line\n" if when == "before" else "")
+    file.close()
 
 
 def test_the_cause_of_an_engine_that_did_not_start_is_in_its_log_and_not_see_above(tmp_path):
@@ -632,6 +680,16 @@ def test_the_two_policies_are_two(running, client, media):
     url = (media / "two.mp4").as_uri()
     first, second = (_ask(client, name, url, logprobs=True).choices[0].logprobs.content for name in ("base", "aligned"))
     assert abs(first[0].logprob - second[0].logprob) > 1e-3
+
+
+@pytest.mark.heavy
+def test_a_large_body_is_answered(client, media, tmp_path):
+    """Above the 4 MiB that one process may send another by gRPC's own default."""
+    path = tmp_path / "large.mp4"
+    free_box = (8 + (8 << 20)).to_bytes(4, "big") + b"free" + bytes(8 << 20)
+    path.write_bytes((media / "two.mp4").read_bytes() + free_box)
+    asked, expected = _ask(client, "base", _data_url(path)), _ask(client, "base", _data_url(media / "two.mp4"))
+    assert asked.choices[0].message.content == expected.choices[0].message.content
 
 
 @pytest.mark.heavy

@@ -74,6 +74,22 @@ def test_a_run_in_a_store_is_the_run_in_a_folder(finished_run, small_config, ser
     assert not [each for each in server[1].asked[asked:] if each.startswith("PUT") and "/rounds/" in each]
 
 
+def test_a_run_in_a_store_that_refuses_every_tenth_request(finished_run, small_config, tmp_path):
+    """From its first request to its last, with 503; the model is fetched from there too."""
+    with store_server() as server:
+        store, (_, between) = behind(server), server
+        model = pathlib.Path(yaml.safe_load(small_config.read_text())["model"]["path"])
+        for path in (each for each in model.iterdir() if each.is_file()):
+            with store.open_output_stream(f"bkt/model/{path.name}") as stream:
+                stream.write(path.read_bytes())
+        command = ["align", str(small_config), "run_dir=s3://bkt/refused", "model.path=s3://bkt/model"]
+        done = align(server, tmp_path / "staged", *command, "cluster.address=local", f"serve.port={free_port()}")
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert len(between.refused) >= len(between.asked) // 10 > 20
+        found = downloaded(store, "bkt/refused", tmp_path / "refused")
+    assert differing(finished_run, found) == []
+
+
 def test_a_training_goes_on_on_another_node(finished_run, small_config, server, store, tmp_path):
     """The driver's node is lost, with its processes and its disk, while the run trains."""
     from pyarrow import fs

@@ -17,7 +17,15 @@ from ray.core.generated.gcs_pb2 import ActorTableData, PlacementGroupTableData
 
 from actors.engine_starts import MAX_STARTS, EngineStarts
 from cluster import waiting
-from cluster.placement import Unplaced, kind_of, left_groups, unplaced_actors, unplaced_groups, unplaced_replicas
+from cluster.placement import (
+    Unplaced,
+    kind_of,
+    left_groups,
+    ranks_not_asked_for,
+    unplaced_actors,
+    unplaced_groups,
+    unplaced_replicas,
+)
 from cluster.waiting import PlacementWatch, answer_of_report, answer_of_status
 from pipelines.stages.train import fit_again
 from vidalign.errors import ClusterError, ModelError
@@ -293,3 +301,14 @@ def test_no_wait_is_without_end(waits):
         pattern = says[name]
         assert re.match(pattern, found[name]["error"]), found[name]
         assert found[name]["seconds"] < 60, found
+
+
+def test_a_training_that_finds_no_room_for_its_fewest_ranks_waits():
+    """Ray Train asks for no placement group then."""
+    controller = actor("TrainController", ActorTableData.ALIVE, WORKER)
+    gone = actor("RayTrainWorker", ActorTableData.DEAD, CPU=2)
+    gone.placement_group_id = NODE
+    assert [str(each) for each in ranks_not_asked_for([controller, gone])] == ["1 x (2 CPU) for training ranks"]
+    rank = actor("RayTrainWorker", ActorTableData.ALIVE, WORKER, CPU=2)
+    assert ranks_not_asked_for([controller, gone, rank]) == []
+    assert ranks_not_asked_for([gone]) == []

@@ -3,7 +3,7 @@
 The store is the truth. A file is put into it whole before it takes its place in a mirror, and carries the store's time of change from
 then on: so all that stands in a mirror is in the store, or was, and what is behind or was removed there is told by size and time.
 Names that begin with a dot are a node's own, and so are the logs of trackers until they are put. Of paths in no mirror, whatever is
-here does nothing.
+here does nothing. What is not in use is given up where a node has no room for more (vidalign/room.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
-from vidalign import storage, stored
+from vidalign import room, storage, stored
 from vidalign.errors import DataError
 from vidalign.stored import Place, listing, of, place_of, time_of, tried
 
@@ -52,9 +52,11 @@ def kept(path: pathlib.Path, draft: str | os.PathLike[str]) -> Iterator[None]:
     if place is None or place.is_own:
         yield
         return
+    _hold(place)
     with _locked(place.run):
         put(path, pathlib.Path(draft))
         yield
+    _came(path)
 
 
 def put(path: pathlib.Path, source: pathlib.Path | None = None) -> None:
@@ -117,8 +119,11 @@ def fetched(path: str | os.PathLike[str], *, always: bool = True) -> pathlib.Pat
     if place is None:
         return pathlib.Path(path)
     local = place.local
+    _hold(place)
     if not place.is_own and (always or not local.is_file()):
         _fetch(place)
+    else:
+        room.used(local)
     return local
 
 
@@ -131,6 +136,7 @@ def refresh(folder: pathlib.Path, *, everything: bool = False) -> bool:
     place = of(folder)
     if place is None:
         return True
+    _hold(place)
     with _locked(f"{place.run} fetching", alone=True):
         with _locked(place.run, alone=True):  # nothing is put between the listing and what is done by it
             found = {Place(place.run, f"{place.name}/{name}".lstrip("/")): each for name, each in listing(place).items()}
@@ -187,6 +193,7 @@ def _fetch(place: Place) -> None:
                         local.unlink(missing_ok=True)
             return
         if _same(local, found):
+            room.used(local)
             return
         local.parent.mkdir(parents=True, exist_ok=True)
         handle, draft = tempfile.mkstemp(dir=local.parent, prefix=f".{local.name}.")
@@ -203,10 +210,22 @@ def _fetch(place: Place) -> None:
             os.chmod(draft, 0o644)
             with _locked(place.run):
                 os.replace(draft, local)
+            _came(local)
         finally:
             pathlib.Path(draft).unlink(missing_ok=True)
 
     tried(act, place, "read")
+
+
+def _hold(place: Place) -> None:
+    room.hold(Place(place.run, "").local)
+
+
+def _came(path: pathlib.Path) -> None:
+    """Something took its place in a mirror, and may be read at once."""
+    with contextlib.suppress(FileNotFoundError):  # it was removed meanwhile
+        room.used(path)
+        room.came(*storage.node_folder(), path.stat().st_size)
 
 
 def _drop(place: Place, known: dict[pathlib.Path, Any]) -> None:

@@ -3,8 +3,8 @@
     uri ─► listing {name: size, time of change} ─► <root>/<hash of uri and listing>/<last part of the uri>     a file or a folder
 
 An object that changed has another hash, so nothing stale is read, and two nodes that staged the same have it at the same path.
-`VIDALIGN_STAGED` names the root, by default ~/.cache/vidalign/staged, and `VIDALIGN_STAGED_GIB` how much it may hold, by default 200:
-what was not used for the longest time is given up first, and never what a process uses.
+`VIDALIGN_STAGED` names the root, by default ~/.cache/vidalign/staged, and `VIDALIGN_STAGED_GIB` how much it may hold, by default 200
+(vidalign/room.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from vidalign import azure
+from vidalign import azure, room
 from vidalign.errors import ConfigError, DataError
 
 SCHEMES = ("s3", "gs", "gcs", *azure.SCHEMES)
@@ -38,8 +38,6 @@ MAX_ATTEMPTS = 3  # of pyarrow, for each request
 TRIES, PAUSE_S = 5, 0.5  # of one file as a whole
 AT_ONCE = 8  # files that are fetched at the same time
 CHUNK_BYTES = 2**22
-
-_DIGEST = re.compile("[0-9a-f]{24}")  # the name of what is staged; beside them are locks, drafts and mirrors of runs
 
 _held: dict[pathlib.Path, int] = {}  # locks of what this process has staged, which keep others from giving it up
 
@@ -201,17 +199,7 @@ def fetch_file(store: Any, place: str, path: pathlib.Path, size: int) -> None:
 
 def _make_room(key: str, uri: str, root: pathlib.Path, most: int, needed: int, *, keep: str) -> None:
     """Give up what was not used for the longest time until `needed` bytes fit. Raises `ConfigError` where they never do."""
-    kept = sorted(
-        (path for path in root.iterdir() if path.is_dir() and _DIGEST.fullmatch(path.name)),
-        key=lambda path: path.stat().st_mtime,
-    )
-    sizes = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in kept}
-    total = sum(sizes.values())
-    for path in kept:
-        if total + needed <= most:
-            break
-        if path.name != keep and _give_up(root, path):
-            total -= sizes[path]
+    room.make(root, most, needed, keep=keep)
     free = shutil.disk_usage(root).free
     if needed > most or needed > free:
         bound = f"{FOLDER}={root} has {free / 2**30:.1f} GiB left" if needed > free else f"{GIB} is {most / 2**30:g}"
@@ -220,33 +208,15 @@ def _make_room(key: str, uri: str, root: pathlib.Path, most: int, needed: int, *
         )
 
 
-def _give_up(root: pathlib.Path, folder: pathlib.Path) -> bool:
-    """Remove a folder that no process uses; whether it was removed."""
-    handle = os.open(_lock_path(root, folder.name), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-        return True
-    finally:
-        os.close(handle)
-
-
 def _lock(root: pathlib.Path, digest: str) -> int:
     """A handle of the lock of one folder on this node's own disk, held alone. The system lets go of it when the process ends."""
-    path = _lock_path(root, digest)
+    path = room.lock_path(root, root / digest)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     if (mine := _held.get(root / digest)) is not None:
         fcntl.flock(mine, fcntl.LOCK_UN)
     fcntl.flock(handle, fcntl.LOCK_EX)
     return handle
-
-
-def _lock_path(root: pathlib.Path, digest: str) -> pathlib.Path:
-    return root / ".locks" / digest
 
 
 def node_folder() -> tuple[pathlib.Path, int]:

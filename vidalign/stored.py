@@ -20,12 +20,10 @@ import urllib.parse
 from collections.abc import Callable
 from typing import IO, Any, TypeVar, cast
 
-from vidalign import storage
+from vidalign import room, storage
 from vidalign.errors import ConfigError, DataError
 
 ValueT = TypeVar("ValueT")
-MIRRORS = "mirrored-runs"
-LOOSE = frozenset(("tensorboard", "wandb"))  # logs that grow: a node's own until they are put
 SECOND = 10**9
 GIVE_UP_S = 60.0  # after the first try, where each takes long
 FINAL = re.compile("NO_SUCH_BUCKET|ACCESS_DENIED|SIGNATURE|INVALID_ACCESS_KEY|HTTP status 40[13]", re.IGNORECASE)
@@ -55,12 +53,12 @@ class Place:
     @property
     def is_own(self) -> bool:
         """Whether it is this node's own, and not kept in the store."""
-        return any(part.startswith(".") or part in LOOSE for part in self.name.split("/"))
+        return room.is_own(self.name)
 
 
 def of(path: str | os.PathLike[str]) -> Place | None:
     """What a path in a mirror stands for, also one of another node; None for any other path."""
-    _, mark, rest = os.fspath(path).partition(f"/{MIRRORS}/")
+    _, mark, rest = os.fspath(path).partition(f"/{room.MIRRORS}/")
     folder, _, name = rest.partition("/")
     scheme, plus, inside = folder.partition("+")
     if not mark or not plus or scheme not in storage.SCHEMES:
@@ -189,4 +187,4 @@ def _folder_name(run: str) -> str:
 
 
 def mirrors() -> pathlib.Path:
-    return storage.node_folder()[0] / MIRRORS
+    return storage.node_folder()[0] / room.MIRRORS

@@ -74,7 +74,7 @@ class Evaluate(Stage):
             decoder=self.video.backend,
             limits=media_limits(self.examples),
             deadline_s=self.video.deadline_s,
-            num_decoders=self.video.num_decoders,
+            num_decoders=self.video.most_decoders,
             plain_prompt=self.prompt,
             wait_for_nodes_s=self.wait_for_nodes_s,
         )

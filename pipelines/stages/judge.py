@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from actors.judge import Judge
+from actors.pools import pool
 from cluster.resources import Workers
 from pipelines import progress
 from pipelines.stages.base import Stage
@@ -97,7 +98,8 @@ class Judging(Stage):
         judge = self.served()
         num_gpus = judge.num_gpus if judge.kind == "vllm" and self.engines.gpus > 0 else 0
         # As many as fit where the rollout's engines were; one on CPUs, and one client of an endpoint, which has its own threads.
-        num_judges = self.engines.num * int(self.engines.gpus // num_gpus) if num_gpus else 1
+        each = int(self.engines.gpus // num_gpus) if num_gpus else 0
+        fewest = None if self.engines.fewest is None else max(1, self.engines.fewest * each)
         return ray.data.from_blocks(
             # A batch is one row: Ray Data joins blocks where it makes batches.
             [pd.DataFrame({"part": [number], "rows": [f"[{','.join(batch)}]"]}) for number, batch in todo]
@@ -112,7 +114,7 @@ class Judging(Stage):
                 "key": self.key,
                 "model_path": self.model.path if self.model is not None and self.judge.kind == "policy" else "",
             },
-            compute=ray.data.ActorPoolStrategy(size=min(max(1, num_judges), len(todo))),
+            compute=pool(max(1, self.engines.num * each), len(todo), fewest),
             num_cpus=self.engines.cpus if judge.kind == "vllm" else min(1.0, self.engines.cpus),
             num_gpus=num_gpus,
         )

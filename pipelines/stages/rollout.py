@@ -21,6 +21,7 @@ from actors import answered
 from actors.decoder import ChunkDecoder, decoded_videos
 from actors.engine_starts import EngineStarts
 from actors.generator import Generator
+from actors.pools import pool
 from cluster.engines import with_float32_head
 from cluster.node_files import Missed, Passes
 from cluster.resources import Workers
@@ -46,7 +47,8 @@ class Rollout(Stage):
 
     `cache`: the frame cache. `seed`: of the round; `engine_seed`: of the run. `text_tokens`: what the context must have beside a
     video; a video that leaves less is quarantined. `missing`: names of videos that the driver does not find. `places`: of the
-    examples in the order of all prompts, where a round does not ask all (`pipelines.stages.filling`).
+    examples in the order of all prompts, where a round does not ask all (`pipelines.stages.filling`). `policy_round`: the one that
+    starts from `policy`.
     """
 
     name: ClassVar[str] = "rollout"
@@ -69,6 +71,7 @@ class Rollout(Stage):
     text_tokens: int = 0
     missing: Sequence[str] = ()
     places: Sequence[int] | None = None
+    policy_round: int | None = None
     earlier: Callable[[], Stage | None] | None = None
 
     @property
@@ -115,7 +118,7 @@ class Rollout(Stage):
             files.write_table(self.folder / "responses.parquet", [])
         decoded |= self._decode(self.probe)
         self._write(decoded)
-        return {"policy": self.policy.version, "engine_s": engine_s}
+        return {"policy": self.policy.version, "policy_round": self.policy_round, "engine_s": engine_s}
 
     def _chunks(self, asked: int) -> list[tuple[int, Sequence[Example]]]:
         size = self.rollout.batch_size
@@ -206,7 +209,7 @@ class Rollout(Stage):
             .map(
                 ChunkDecoder,
                 fn_constructor_kwargs=decoder,
-                compute=ray.data.ActorPoolStrategy(size=min(self.decoders.num, len(todo))),
+                compute=pool(self.decoders.num, len(todo), self.decoders.fewest),
                 num_cpus=self.decoders.cpus,
                 **passes.placement(),
             )
@@ -214,11 +217,7 @@ class Rollout(Stage):
                 Generator,
                 fn_constructor_kwargs=generator,
                 # Two chunks at a time, so that an engine does not wait for the last replies of one.
-                compute=ray.data.ActorPoolStrategy(
-                    size=min(self.engines.num, len(todo)),
-                    enable_true_multi_threading=True,
-                    max_concurrent_calls_per_actor=2,
-                ),
+                compute=pool(self.engines.num, len(todo), self.engines.fewest, at_once=2),
                 num_cpus=self.engines.cpus,
                 num_gpus=self.engines.gpus,
             )
@@ -257,6 +256,7 @@ class Rollout(Stage):
             backend=self.video.backend,
             deadline_s=self.video.deadline_s,
             num_decoders=self.decoders.num,
+            fewest_decoders=self.decoders.fewest,
             num_cpus=self.decoders.cpus,
             gone=self.missing,
         )

@@ -123,6 +123,7 @@ class Scores(Stage):
             backend=self.video.backend,
             deadline_s=self.video.deadline_s,
             num_decoders=self.decoders.num,
+            fewest_decoders=self.decoders.fewest,
             num_cpus=self.decoders.cpus,
         )
         return {row.video: row.frames_path for row in rows if row.frames_path}

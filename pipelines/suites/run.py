@@ -129,7 +129,7 @@ def _replies(task: Task, asked: AskedModels, folder: pathlib.Path, resources: An
         frame_spec=asked.serving.frame_spec,
         decoder=config.video.backend,
         deadline_s=config.video.deadline_s,
-        num_decoders=config.video.num_decoders,
+        num_decoders=config.video.most_decoders,
         wait_for_nodes_s=asked.cluster.wait_for_nodes_s,
     )
     paced = at_its_pace(asked.evaluate, spec)

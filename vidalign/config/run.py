@@ -12,6 +12,7 @@ import pydantic
 
 from vidalign.config.choosing import ChoiceConfig, check_choice
 from vidalign.config.cluster import ClusterConfig
+from vidalign.config.counts import AnyCount, most
 from vidalign.config.judging import ScoringSection
 from vidalign.config.recipes import LeanpoRecipe, RecipeConfig
 from vidalign.config.section import PathText, Section
@@ -100,8 +101,8 @@ class VideoConfig(Section):
     """Show frames that the question calls for in place of evenly spread ones."""
     deadline_s: float = pydantic.Field(DEADLINE_S, gt=0)
     """A video that takes longer to decode is quarantined."""
-    num_decoders: int | None = pydantic.Field(None, ge=1)
-    """Processes that decode; null takes as many as fit beside the engines."""
+    num_decoders: AnyCount = None
+    """Processes that decode; null takes as many as fit beside the engines; [fewest, most] follow the work and the nodes."""
     cache_dir: PathText | None = None
     """Where decoded frames are kept, by content; null means the run's folder."""
 
@@ -122,6 +123,11 @@ class VideoConfig(Section):
         check_choice(self.choice, self.num_frames)
         return self
 
+    @property
+    def most_decoders(self) -> int | None:
+        """How many processes may decode; None where that is left open."""
+        return most(self.num_decoders)
+
     def frame_spec(self) -> FrameSpec:
         """The part of this section that decides which frames are taken, and at which size."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(FrameSpec)}
@@ -131,8 +137,8 @@ class VideoConfig(Section):
 class RolloutConfig(Section):
     """The vLLM engines that generate responses. `engine_args` are passed to `vllm.LLM` unchanged."""
 
-    num_engines: int | None = pydantic.Field(None, ge=1)
-    """vLLM engines; null fills the cluster."""
+    num_engines: AnyCount = None
+    """vLLM engines; null fills the cluster; [fewest, most] follow the work and the nodes."""
     gpus_per_engine: int = pydantic.Field(1, ge=0)
     """GPUs that share one engine (tensor parallelism)."""
     batch_size: int = pydantic.Field(64, ge=1)
@@ -224,7 +230,7 @@ class RunConfig(Section):
     """Everything that one run needs. Stored in the run folder as `config.yaml`, with all defaults filled in."""
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset({"track"})
-    LATER: ClassVar[frozenset[str]] = frozenset({"steps"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"steps", "max_staleness"})
 
     run_dir: PathText
     """Folder of the run, which every node sees, or its uri in an object store. Running again continues what is there."""
@@ -234,6 +240,10 @@ class RunConfig(Section):
     """Rounds of rollout and training; each starts from the policy of the one before. A list of steps stands for their rounds."""
     steps: tuple[StepConfig, ...] = ()
     """What rounds change, in turn; written as a list in the place of `rounds`."""
+    max_staleness: int | None = pydantic.Field(None, ge=0)
+    """How many rounds older than the policy that a round trains may be the one whose responses it learns from; null is 1 with
+    `cluster.overlap`, else 0.
+    """
     model: ModelConfig
     """The policy to align."""
     data: DataConfig
@@ -266,3 +276,24 @@ class RunConfig(Section):
     def _as_many_as_steps(self) -> RunConfig:
         check_count(self.rounds, self.steps)
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _overlap_has_something_to_do(self) -> RunConfig:
+        if self.cluster.overlap and self.staleness == 0:
+            raise ValueError(
+                "cluster.overlap=true makes the responses of the next round while this one trains, so with the policy from before it, "
+                "and max_staleness=0 allows none but the newest; set max_staleness to 1, or cluster.overlap to false"
+            )
+        if self.cluster.overlap and self.rounds == 1:
+            raise ValueError(
+                "cluster.overlap=true makes the responses of the next round while this one trains, and rounds=1 has no next one; set "
+                "rounds to 2 or more, or cluster.overlap to false"
+            )
+        return self
+
+    @property
+    def staleness(self) -> int:
+        """How many rounds old the policy that makes a round's responses is, where there were as many rounds."""
+        if self.max_staleness is None:
+            return int(self.cluster.overlap)
+        return self.max_staleness

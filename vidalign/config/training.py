@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import pydantic
 
+from vidalign.config.counts import Count
 from vidalign.config.section import PathText, Section
 
 
@@ -67,8 +68,8 @@ class TrainConfig(Section):
     `cache_dir` is where these features and the reference's outputs are kept, by content; null means the run's folder.
     `float32_head` computes logits in float32 in a model of another type: in rollouts, for the reference and in training.
 
-    Batches do not depend on the number of workers, and checkpoints are read by any number of them: a training that was stopped goes on
-    with more workers or fewer.
+    With `num_workers` [fewest, most], a training that loses workers goes on with those that are left from its newest checkpoint, and
+    takes more once there are nodes for them. Its batches are the same, and its checkpoints are read by any number of workers.
 
     `sequence_parallel` neighbouring workers share each forward pass, so that a long video takes that much less memory on each.
 
@@ -108,8 +109,8 @@ class TrainConfig(Section):
         {"float32_head", "deepspeed", "checkpoint_minutes", "keep_checkpoints", "num_probed", "sequence_parallel"}
     )
 
-    num_workers: int = pydantic.Field(1, ge=1)
-    """DeepSpeed ranks, each on a GPU of its own where there are any."""
+    num_workers: Count = 1
+    """DeepSpeed ranks, each on a GPU of its own where there are any; [fewest, most] goes on with those that there are."""
     use_gpu: bool | None = None
     """Train on GPUs; null does where the cluster has any."""
     learning_rate: float = pydantic.Field(5e-7, gt=0)
@@ -171,23 +172,46 @@ class TrainConfig(Section):
     max_failures: int = pydantic.Field(2, ge=-1)
     """How often a training may fail and go on from its newest checkpoint; -1 is without end."""
 
-    @pydantic.field_validator("num_workers", mode="before")
-    @classmethod
-    def _workers_are_one_number(cls, value: Any) -> Any:
-        if isinstance(value, list | tuple):
+    @pydantic.model_validator(mode="after")
+    def _workers_may_come_and_go(self) -> TrainConfig:
+        fewest, most = self.fewest_workers, self.most_workers
+        if self.is_elastic and self.sequence_parallel > 1:
             raise ValueError(
-                f"must be one number, got {list(value)}: the number of workers does not change while a command trains; when nodes are "
-                "lost, give the same command with fewer workers, which goes on from the newest checkpoint"
+                f"num_workers=[{fewest}, {most}] may become any number between, which sequence_parallel={self.sequence_parallel} need "
+                f"not divide; set num_workers to {most}, or sequence_parallel to 1"
             )
-        return value
+        zero = self.deepspeed.get("zero_optimization") or {}
+        if self.is_elastic and "nvme" in [
+            (zero.get(name) or {}).get("device") for name in ("offload_optimizer", "offload_param")
+        ]:
+            raise ValueError(
+                f"num_workers=[{fewest}, {most}] may change, and what deepspeed keeps on NVMe is read by the rank that wrote it; set "
+                f"num_workers to {most}, or offload to the device cpu"
+            )
+        return self
+
+    @property
+    def fewest_workers(self) -> int:
+        """With how many workers training still runs."""
+        return self.num_workers[0] if isinstance(self.num_workers, tuple) else self.num_workers
+
+    @property
+    def most_workers(self) -> int:
+        """How many workers there are where no node is missing."""
+        return self.num_workers[1] if isinstance(self.num_workers, tuple) else self.num_workers
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the number of workers may change while training."""
+        return self.fewest_workers != self.most_workers
 
     @pydantic.model_validator(mode="after")
     def _accumulation_is_whole(self) -> TrainConfig:
-        if self.num_workers % self.sequence_parallel:
+        if self.most_workers % self.sequence_parallel:
             raise ValueError(
                 f"num_workers must be a multiple of sequence_parallel, got num_workers={self.num_workers} and "
                 f"sequence_parallel={self.sequence_parallel}; "
-                f"set num_workers to {-(-self.num_workers // self.sequence_parallel) * self.sequence_parallel}, or "
+                f"set num_workers to {-(-self.most_workers // self.sequence_parallel) * self.sequence_parallel}, or "
                 "sequence_parallel to 1"
             )
         shared = f" / sequence_parallel {self.sequence_parallel}" if self.sequence_parallel > 1 else ""
@@ -195,7 +219,7 @@ class TrainConfig(Section):
         if self.batch_size % per_step:
             raise ValueError(
                 f"batch_size must be a multiple of micro_batch_size x num_workers, got batch_size={self.batch_size} and "
-                f"{self.micro_batch_size} x {self.num_workers}{shared} = {per_step}; "
+                f"{self.micro_batch_size} x {self.most_workers}{shared} = {per_step}; "
                 f"set batch_size to {max(1, self.batch_size // per_step) * per_step} or lower micro_batch_size"
             )
         return self
@@ -203,7 +227,7 @@ class TrainConfig(Section):
     @property
     def num_readers(self) -> int:
         """Workers that take pairs of their own: all, or one of each that share their forward passes."""
-        return self.num_workers // self.sequence_parallel
+        return self.most_workers // self.sequence_parallel
 
     @pydantic.model_validator(mode="after")
     def _deepspeed_leaves_ours_alone(self) -> TrainConfig:

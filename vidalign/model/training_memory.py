@@ -129,7 +129,7 @@ def train_memory(count: ParameterCount, train: TrainConfig, dtype: str, *, on_gp
     Args:
         on_gpu: there AdamW is fused and communication overlaps; on CPUs it makes two tensors as large as what it updates.
     """
-    size, workers, stage, zero = BYTES[dtype], train.num_workers, train.zero_stage, _zero(train)
+    size, workers, stage, zero = BYTES[dtype], train.fewest_workers, train.zero_stage, _zero(train)
     share = math.ceil(count.trainable / (workers if stage >= 1 else 1))
     in_float32 = accumulates_in_float32(train, dtype)
     adds = 4 if in_float32 else size
@@ -213,10 +213,12 @@ def _buffers(count: ParameterCount, train: TrainConfig, dtype: str, *, on_gpu: b
         return 0
     bucket = bucket_elements(train, count.trainable)
     if train.zero_stage == 3:
-        live = min(int(zero.get("stage3_max_live_parameters", LIVE_PARAMETERS)), count.total) if train.num_workers > 1 else 0
+        live = (
+            min(int(zero.get("stage3_max_live_parameters", LIVE_PARAMETERS)), count.total) if train.most_workers > 1 else 0
+        )
         return (bucket + live) * size
     if train.zero_stage == 1 and accumulates_in_float32(train, dtype):
-        return bucket * 4 if train.num_workers > 1 else 0
+        return bucket * 4 if train.most_workers > 1 else 0
     return bucket * size * (2 if zero.get("overlap_comm", on_gpu) else 1)
 
 
