@@ -50,6 +50,7 @@ from vidalign.model.engine_rules import check_on_cpu
 from vidalign.model.turns import turns_of
 from vidalign.types import PolicyVersion
 from vidalign.video import relevance
+from vidalign.video.naming import without_question
 
 STAGES = ("rollout", "train", "evaluate", "report")
 
@@ -191,7 +192,7 @@ def check_inputs(
     if inputs.missing:
         warnings.append(
             f"{len(inputs.missing):,} of {len(inputs.missing) + len(inputs.present):,} videos are missing and will be "
-            f"quarantined, first {inputs.missing[0]}"
+            f"quarantined, first {without_question(inputs.missing[0])}"
         )
     check_texts(inputs, [step.recipe for step in steps], turns_of(model.processor).special)
     asked = [each for step in steps for each in prompts_asked(inputs, recipes.build(step.recipe), config.evaluate)]

@@ -22,6 +22,7 @@ from vidalign.model.turns import turns_of
 from vidalign.recipes.base import Asked, Recipe
 from vidalign.types import FrameSpec
 from vidalign.video.clip import Clip
+from vidalign.video.naming import without_question
 from vidalign.video.planning import planned
 
 MAX_PROBED_VIDEOS = 64
@@ -73,6 +74,7 @@ def check_tokens(
         lines = [f"longest prompt: {text:,} tokens without its video ({where})"]
         return Tokens(lines=lines, warnings=[*warnings, warning], text=text + reply)
     uri, clip, tokens_of = largest(clips, model)
+    uri = without_question(uri)
     num_frames, height, width = clip.frames.shape[:3]
     needed = estimate.check_context(
         tokens_of,

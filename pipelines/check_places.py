@@ -21,6 +21,7 @@ from vidalign.errors import ClusterError, ConfigError
 from vidalign.files import RunFolder
 from vidalign.storage import is_uri
 from vidalign.types import Example
+from vidalign.video.naming import without_question
 
 
 def check_places(config: RunConfig, stages: Sequence[str], *, connects: bool = False) -> None:
@@ -122,12 +123,22 @@ def data_lines(config: RunConfig, inputs: Inputs) -> list[str]:
     return [
         *lines,
         *frames_lines(config.video, len(inputs.present)),
-        f"videos: {len(inputs.present):,} present, {len(inputs.missing):,} missing",
+        *choice_lines(config.video),
+        f"videos: {_count(inputs.present):,} present, {_count(inputs.missing):,} missing",
     ]
 
 
 def _num_shown(examples: Sequence[Example]) -> int:
-    return len({name for example in examples for name in example.decoded})
+    return _count([name for example in examples for name in example.decoded])
+
+
+def choice_lines(video: VideoConfig) -> list[str]:
+    """How frames are chosen; nothing where they are evenly spread."""
+    choice = video.choice
+    if choice.kind == "uniform":
+        return []
+    by = "by how much they hold" if choice.relevance == "none" else f"by {choice.relevance}, on the decoders' CPUs"
+    return [f"frames: {choice.keep} to {video.num_frames} of {choice.pool} a video, chosen {by}"]
 
 
 def frames_lines(video: VideoConfig, num_videos: int) -> list[str]:
@@ -144,3 +155,8 @@ def frames_lines(video: VideoConfig, num_videos: int) -> list[str]:
 def _size_of(folder: pathlib.Path) -> int:
     """Bytes of all files below a folder; 0 where there is none."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+
+
+def _count(names: Sequence[str]) -> int:
+    """Of videos, each once however many questions choose its frames."""
+    return len({without_question(name) for name in names})

@@ -54,6 +54,7 @@ BENCHES = {
     "start": "start",
     "overlap": "overlap",
     "chaos": "chaos",
+    "needles": "needles",
     "nodes": "nodes",
 }
 

@@ -16,7 +16,7 @@ from vidalign.data.shown import missing_file
 from vidalign.errors import DataError
 from vidalign.records import FrameChoice
 from vidalign.types import Example
-from vidalign.video.naming import asked_about, without_question
+from vidalign.video.naming import asked_about
 
 SplitName: TypeAlias = Literal["train", "eval", "probe"]
 
@@ -102,10 +102,11 @@ def _asked(rows: Sequence[DataRow], recipe: RecipeSection | None, choice: FrameC
 
 def _named(example: Example, choice: FrameChoice | None) -> Example:
     """The example with the names of its videos as they are decoded: with its question where that chooses their frames."""
-    question = example.question if choice is not None and choice.needs_question else ""
+    if choice is None or not choice.needs_question:
+        return example
 
     def named(name: str) -> str:
-        return asked_about(name, question) if question and name else without_question(name)
+        return asked_about(name, example.question) if name else ""
 
     videos, other = tuple(map(named, example.videos)), named(example.rejected_video)
     return dataclasses.replace(example, video=named(example.video), videos=videos, rejected_video=other)

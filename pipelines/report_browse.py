@@ -18,6 +18,7 @@ import jinja2
 from vidalign import mirror
 from vidalign.files import RunFolder, write_bytes_atomic
 from vidalign.types import MODEL_IDS, EvalAnswer, PreferencePair, ResponseGroup
+from vidalign.video.naming import without_question
 
 ROWS_A_FILE = 500
 MAX_CHARACTERS = 3000  # of one text
@@ -103,7 +104,7 @@ def answer_rows(answers: Mapping[str, Sequence[EvalAnswer]]) -> Iterator[dict[st
 def _asked(example_id: str, visuals: Sequence[str], question: str, answer: str, category: str) -> dict[str, Any]:
     found = {
         "id": example_id,
-        "video": " ".join(visuals),
+        "video": " ".join(map(without_question, visuals)),
         "question": _cut(question),
         "answer": _cut(answer),
         "category": category,

@@ -22,6 +22,7 @@ from bench import (
     growth,
     growth_page,
     long_videos,
+    needles,
     pages,
     processes,
     seeds,
@@ -34,9 +35,11 @@ from bench.intervals import interval
 from bench.pages import PERFORMANCE, RESULTS, Output
 from bench.turns import Ratio, results_in_turns, speedup, take_turns
 from bench.videos import write_video
+from examples.shapes.relevance import colour_words
 from pipelines.cli import BENCHES
 from vidalign import files
 from vidalign.config.loading import load_config
+from vidalign.video import decoding
 from vidalign.video.frame_cache import load_clip
 
 RECORDED = pathlib.Path("bench/results")
@@ -98,6 +101,20 @@ def test_the_pages_in_docs_are_their_parts(tmp_path):
         assert {part for part in page.parts if (RECORDED / part).is_file()} == set(page.parts)
 
 
+def test_a_needle_is_in_eight_frames_and_runs_in_phase_are_met_together():
+    even = set(decoding.frame_indices(needles.NUM_FRAMES, 32.0, needles.SPEC))
+    for crowded in (False, True):
+        made = needles.needles(40, 0, crowded=crowded, in_phase=True)
+        assert {len(needle.at) for needle in made} == {8}
+        assert {len(even & set(needle.at)) for needle in made} == {0, 2}
+        assert sorted({needle.answer.split()[-1] for needle in made}) == ["circle.", "cross.", "square.", "triangle."]
+        needle = made[0]
+        frames = needle.frames()
+        shares = colour_words(frames, needle.question)
+        assert set(np.flatnonzero(shares)) == set(needle.at), "and in no other"
+        assert colour_words(frames, "What moves?").max() == 0
+
+
 def test_every_bench_of_the_command_is_a_script():
     for name, module in BENCHES.items():
         assert "\ndef main() -> None:\n" in pathlib.Path("bench", f"{module}.py").read_text(), name
@@ -122,7 +139,7 @@ def page_of(name, recorded):
         return growth_page.page(growth_rows(recorded))
     if name in ("gpu", "prefetch", "rollout", "rollout_engine", "train_step"):
         return importlib.import_module(f"bench.{name}_page").page(recorded)
-    by_name = {"decode": decode_page, "driver_memory": driver_memory, "long_videos": long_videos}
+    by_name = {"decode": decode_page, "driver_memory": driver_memory, "long_videos": long_videos, "needles": needles}
     return {**by_name, "serve": serve_page, "serve_load": serve_load, "start": start}[name].page(recorded)
 
 
@@ -134,6 +151,7 @@ def page_of(name, recorded):
         "gpu",
         "growth",
         "long_videos",
+        "needles",
         "prefetch",
         "rollout",
         "rollout_engine",

@@ -90,6 +90,7 @@ def test_a_dry_run_accepts_it(name, model, tmp_path, monkeypatch, capsys):
     code, said = main(["align", str(tmp_path / name), "--dry-run", "--on", "8x80"]), capsys.readouterr()
     assert code == 0, said.err
     assert "training: each GPU holds" in said.out
+    assert ("32 to 32 of 128 a video, chosen by" in said.out) == ("choice" in raw["video"])
 
 
 @pytest.mark.parametrize("name", NAMES)

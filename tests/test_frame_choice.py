@@ -1,5 +1,6 @@
 """Frames that a question calls for: the choice by itself, and that the question reaches every place that decodes."""
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -11,14 +12,20 @@ import pytest
 
 import vidalign
 from pipelines.inputs import read_inputs
+from pipelines.media_urls import messages
+from pipelines.stages.base import flat
+from serving.decoders import Decoders, MediaOptions
 from serving.frames import spec_of
 from serving.questions import choose_by_question
+from serving.reading import Reader
 from serving.replies import Refusal
 from serving.video_loader import media_io_kwargs
 from vidalign.config.choosing import ChoiceConfig
 from vidalign.config.run import DataConfig, VideoConfig
+from vidalign.config.serving import MediaConfig
+from vidalign.data.shown import form_of
 from vidalign.errors import ConfigError, DataError
-from vidalign.records import FrameChoice
+from vidalign.records import Context, FrameChoice
 from vidalign.types import FrameSpec
 from vidalign.video import decoding, frame_choice, planning, relevance, visuals
 from vidalign.video.decode_child import ChildDecoder
@@ -152,6 +159,14 @@ def test_a_choice_is_part_of_the_specification_and_comes_back_from_rows():
     )
 
 
+def test_a_stage_records_what_is_named_and_what_it_holds():
+    recorded = flat({"video": spec_with().to_row(), **relevance.decided_by(spec_with())})
+    assert recorded["video.choice.relevance"] == LATE
+    assert recorded["video.choice.relevance (its content)"] == relevance.identity(LATE) != ""
+    for spec in (FrameSpec(), spec_with(relevance="none")):
+        assert relevance.decided_by(spec) == {}
+
+
 @pytest.mark.parametrize(
     ("video", "why"),
     [
@@ -167,6 +182,13 @@ def test_a_choice_is_part_of_the_specification_and_comes_back_from_rows():
 def test_a_choice_that_cannot_be_is_refused(video, why):
     with pytest.raises(pydantic.ValidationError, match=why):
         VideoConfig.model_validate(video)
+
+
+def test_a_folder_means_the_same_in_every_process(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert ChoiceConfig(kind="relevance", relevance="clip").relevance == str(tmp_path / "clip")
+    assert ChoiceConfig(kind="relevance", relevance="none").relevance == "none"
+    assert ChoiceConfig(kind="relevance", relevance=LATE).relevance == LATE
 
 
 def test_a_relevance_must_be_there_and_be_callable(tmp_path):
@@ -307,7 +329,8 @@ def test_rows_bring_their_question_with_their_videos(tmp_path):
     assert [visual_of(row.example.video).asked for row in asked.train] == ["Which? A. red B. blue", "How?"]
     assert not asked.missing
     for choice in (None, FrameChoice(relevance="none")):
-        assert [visual_of(row.example.video).asked for row in read_inputs(data, choice=choice).train] == ["", ""]
+        assert [row.example.video for row in read_inputs(data, choice=choice).train] == [str(BASE), str(BASE)]
+    assert form_of(asked.train[0].example.video) == {"video": str(BASE)}, "as an export writes it"
 
 
 # The endpoint
@@ -317,18 +340,18 @@ def message(text, url="data:video/mp4;base64,AAAA"):
     return {"role": "user", "content": [{"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": text}]}
 
 
-def urls(messages):
-    return [message["content"][0]["video_url"]["url"] for message in messages if message["role"] == "user"]
+def urls(sent):
+    return [each["content"][0]["video_url"]["url"] for each in sent if each["role"] == "user"]
 
 
 def test_the_last_question_goes_into_the_urls_of_a_request():
-    messages = [
+    sent = [
         message("First?", "file:/a.mp4"),
         {"role": "assistant", "content": "Yes."},
         message("Answer: What now?\nBriefly."),
     ]
-    choose_by_question(messages, spec_with(), "Answer: {question}\nBriefly.")
-    assert urls(messages) == ["file:///a.mp4#ask=What%20now%3F", "data:video/mp4;base64,AAAA#ask=What%20now%3F"]
+    choose_by_question(sent, spec_with(), "Answer: {question}\nBriefly.")
+    assert urls(sent) == ["file:///a.mp4#ask=What%20now%3F", "data:video/mp4;base64,AAAA#ask=What%20now%3F"]
     own = [message("What?", "https://h/a.mp4#t=1,2&ask=Mine%3F"), message("And now?", "https://h/a.mp4#t=1,2")]
     choose_by_question(own, spec_with(), "{question}")
     assert urls(own) == ["https://h/a.mp4#t=1,2&ask=Mine%3F", "https://h/a.mp4#t=1,2&ask=And%20now%3F"]
@@ -338,11 +361,45 @@ def test_the_endpoint_refuses_what_it_could_not_do():
     with pytest.raises(Refusal, match="which is empty"):
         choose_by_question([message("  ")], spec_with(), "{question}")
     for spec in (FrameSpec(num_frames=8), spec_with(relevance="none")):
-        messages = [message("What?")]
-        choose_by_question(messages, spec, "{question}")
-        assert urls(messages) == ["data:video/mp4;base64,AAAA"]
+        sent = [message("What?")]
+        choose_by_question(sent, spec, "{question}")
+        assert urls(sent) == ["data:video/mp4;base64,AAAA"]
         with pytest.raises(Refusal, match="does not choose frames by a question"):
             choose_by_question([message("What?", "https://h/a.mp4#ask=Mine")], spec, "{question}")
+
+
+def test_rollouts_and_the_endpoint_show_the_same_frames(tmp_path):
+    """A rollout's decoder by the row's name; the endpoint by the url of an evaluation, and by what a client writes."""
+    from actors.decoder import ChunkDecoder
+
+    (tmp_path / "rows.jsonl").write_text(
+        json.dumps({"id": "a", "video": str(BASE), "question": "What comes first?", "answer": "1", "options": ["1", "2"]})
+    )
+    spec = spec_with()
+    [row] = read_inputs(DataConfig(train=str(tmp_path / "rows.jsonl")), choice=spec.choice).train
+    chunk = {"chunk": 0, "examples": json.dumps([row.example.to_row()])}
+    [decoded] = json.loads(ChunkDecoder(spec, str(tmp_path / "frames"))(chunk)["decoded"])
+    trained = load_clip(decoded["frames_path"])
+
+    asked = messages("Answer: " + row.example.question, row.example.context, str(VIDEOS))
+    plain = messages("Answer: " + row.example.question, Context(videos=(str(BASE),)), None)
+    for each in (asked, plain):
+        choose_by_question(each, spec, "Answer: {question}")
+    shown = [
+        part["video_url"]["url"] for each in (asked, plain) for part in each[0]["content"] if part["type"] == "video_url"
+    ]
+    assert [url.partition(":")[0] for url in shown] == ["file", "data"]
+    media = MediaConfig(cache_dir=str(tmp_path / "served"))
+    reader = Reader(decoders=Decoders(MediaOptions(media=media, num_decoders=2)), config=media, root=VIDEOS.resolve())
+
+    async def read():
+        return [await reader.clip_of(url, spec) for url in shown]
+
+    (first, key), (second, other) = asyncio.run(read())
+    assert key == other, "one file in the endpoint's cache, and one entry in vLLM's"
+    assert trained.indices == first.indices == second.indices
+    assert np.array_equal(trained.frames, first.frames)
+    assert max(trained.indices) < 24, "of the first half of 48"
 
 
 # Models

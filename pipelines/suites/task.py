@@ -17,6 +17,7 @@ from vidalign.data.suites.base import Request, Suite
 from vidalign.data.suites.question import SuiteQuestion
 from vidalign.data.suites.reading import is_missing
 from vidalign.errors import ConfigError, DataError
+from vidalign.video.relevance import decided_by
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,9 @@ def describe(task: Task, asked: AskedModels) -> str:
 
 def made_from(task: Task, asked: AskedModels) -> dict[str, Any]:
     """What decides replies beside the questions: another suite or another sampling of frames is another evaluation."""
-    return {"suite": task.name, "video": asked.frame_spec.to_row() if asked.frame_spec else None}
+    spec = asked.frame_spec
+    chosen = decided_by(spec) if spec is not None and asked.serving is not None else {}  # a running endpoint's is elsewhere
+    return {"suite": task.name, "video": spec.to_row() if spec else None, **chosen}
 
 
 def num_unanswered(task: Task, asked: AskedModels, name: str) -> int:

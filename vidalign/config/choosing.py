@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Literal, Self
 
 import pydantic
@@ -42,7 +43,9 @@ class ChoiceConfig(Section):
             raise ConfigError(
                 f"video.choice.relevance={name!r} cannot be called; name a function (frames, question) -> a number for each frame"
             )
-        return name
+        if name == "none" or ":" in name:
+            return name
+        return str(pathlib.Path(name).expanduser().absolute())  # decoders have other working directories
 
     @pydantic.model_validator(mode="after")
     def _is_used(self) -> Self:

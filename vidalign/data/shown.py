@@ -63,7 +63,7 @@ def _video_name(video: str | list[str], fps: float | None, clip: Any, root: path
     if isinstance(video, list):
         visual = Visual(kind="list", uris=tuple(naming.as_uri(_place(frame, root)) for frame in video), fps=fps)
     else:
-        visual = naming.visual_of(_place(video, root))
+        visual = naming.visual_of(naming.without_question(_place(video, root)))  # as of the pairs of a run
         if fps is not None and visual.fps is None and _is_folder(visual.uris[0]):  # of a file, fps says nothing new
             visual = dataclasses.replace(visual, kind="folder", fps=fps)
     if clip is not None:
@@ -73,7 +73,7 @@ def _video_name(video: str | list[str], fps: float | None, clip: Any, root: path
 
 def form_of(name: str) -> dict[str, Any]:
     """The fields `video`, `fps` and `clip` of a row that say what a name says."""
-    visual = naming.visual_of(name)
+    visual = naming.visual_of(naming.without_question(name))
     form: dict[str, Any] = {"video": list(visual.uris) if visual.kind == "list" else visual.uris[0]}
     form |= {"fps": visual.fps} if visual.fps is not None else {}
     bounds = {"start": visual.start_s} | ({"end": visual.end_s} if visual.end_s is not None else {})

@@ -19,7 +19,7 @@ from vidalign.model.positions import longest_video_s
 from vidalign.model.rendering import cached_processor, prompt_ids, render_prompt
 from vidalign.video.clip import Clip
 from vidalign.video.frame_cache import read_shape
-from vidalign.video.naming import visual_of
+from vidalign.video.naming import visual_of, without_question
 
 SURE_SHARE = 0.8  # of the room in the context: a guess below it needs no measurement
 TRIED_FRAMES = 4  # as many as any processor joins into one step in time
@@ -98,7 +98,7 @@ def quarantined(decoded: Iterable[Mapping[str, str]], takes: ClipCheck) -> list[
         if row["frames_path"] and visual_of(row["video"]).kind != "image":
             (num_frames, height, width, _), duration_s = read_shape(row["frames_path"])
             try:
-                takes(row["video"], num_frames, height, width, duration_s)
+                takes(without_question(row["video"]), num_frames, height, width, duration_s)
             except VideoError as error:
                 refused = {"frames_path": "", "reason": error.reason, "message": error.message}
         rows.append({**row, **refused})

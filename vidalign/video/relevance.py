@@ -112,7 +112,7 @@ def identity(relevance: str) -> str:
 def decided_by(spec: FrameSpec) -> dict[str, str]:
     """What a stage records of the model or function that chooses frames; nothing where none does."""
     found = identity_of(spec)
-    return {KEY: found} if found else {}
+    return {f"{KEY} (its content)": found} if found else {}
 
 
 def identity_of(spec: FrameSpec) -> str:

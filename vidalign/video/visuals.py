@@ -84,9 +84,11 @@ def chosen_frames(decode: Callable[[FrameSpec], Clip], spec: FrameSpec, visual: 
     distinct = sorted(
         {index: at for at, index in reversed(list(enumerate(pool.indices)))}.values()
     )  # short videos repeat theirs
-    frames = pool.frames[distinct]
-    told = relevances(choice, frames, visual.asked, name) if len(distinct) > choice.keep else None
-    positions = frame_choice.chosen(told, frame_choice.entropies(frames), keep=choice.keep, most=spec.num_frames)
+    positions = list(range(len(distinct)))
+    if len(distinct) > choice.keep:
+        frames = pool.frames[distinct]
+        told, held = relevances(choice, frames, visual.asked, name), frame_choice.entropies(frames)
+        positions = frame_choice.chosen(told, held, keep=choice.keep, most=spec.num_frames)
     taken = [distinct[at] for at in positions]
     return dataclasses.replace(pool, frames=np.ascontiguousarray(pool.frames[taken]), **pool.taken(taken))
 
