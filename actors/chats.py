@@ -22,7 +22,7 @@ from vidalign.errors import ConfigError, DataError, ModelError
 from vidalign.model.folder import model_folder
 from vidalign.plugins import resolve
 from vidalign.recipes.judging import Chat, Messages
-from vidalign.video.naming import local_path, short, visual_of
+from vidalign.video.naming import local_path, short, visual_of, without_question
 
 
 def open_chat(config: JudgeConfig, frames: Mapping[str, str], limits: Mapping[str, int], key: str) -> tuple[Chat, str]:
@@ -102,7 +102,7 @@ def own_chat(config: JudgeConfig, key: str) -> Chat:
     theirs: Any = resolve(config.kind, {}, what=f"{key}.kind")(config)
 
     def chat(conversations: Sequence[Messages]) -> list[str]:
-        replies = theirs(conversations)
+        replies = theirs([[_without_questions(message) for message in messages] for messages in conversations])
         texts = isinstance(replies, list | tuple) and all(isinstance(reply, str) for reply in replies)
         if not texts or len(replies) != len(conversations):
             raise ConfigError(
@@ -112,6 +112,12 @@ def own_chat(config: JudgeConfig, key: str) -> Chat:
         return list(replies)
 
     return chat
+
+
+def _without_questions(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The message with its videos as rows name them, without the questions that choose their frames."""
+    videos = [without_question(name) for name in message.get("videos", ())]
+    return {**message, "videos": videos} if "videos" in message else dict(message)
 
 
 def vllm_chat(config: JudgeConfig, key: str) -> tuple[Chat, str]:

@@ -28,7 +28,7 @@ import torch
 from actors import sharding
 from actors.checkpoints import Checkpoints, leads_here, preemption_notice
 from actors.metrics_log import MetricsLog
-from actors.monitor import Monitor
+from actors.monitor import Monitor, ValueMonitor
 from actors.rank import Rank, place_of
 from actors.reference import parts_of, write_missing
 from actors.train_job import TrainJob
@@ -80,7 +80,8 @@ class Learner:
         self.order = batch_order(len(self.data.groups), train.batch_size, train.num_epochs, job.seed)
         self.step_index = 0
         self.window: list[float] = []
-        watched, probe = self.data.watched[: train.num_monitored], self.data.probe[: train.num_probed]
+        self.valued = self.objective.learns == "value"
+        watched, probe = self._measured()
         self._prepare_start(watched, probe)
         self.rank = Rank(
             model,
@@ -90,18 +91,21 @@ class Learner:
             packed=packed,
             compares=self.objective.needs_kl,
             squares=self.objective.needs_squares,
+            valued=self.valued,
             device=device,
         )
         self.checkpoints = Checkpoints(self.rank, train, pathlib.Path(job.checkpoints))
         self.log = MetricsLog(pathlib.Path(job.stage), board=job.tensorboard) if self.rank.is_first else None
         self.refer()
-        self.monitor = Monitor(
-            self.rank,
-            self.renderer,
-            pairs=watched,
-            probe=probe,
-            size=train.micro_batch_size,
-        )
+        kind = ValueMonitor if self.valued else Monitor
+        self.monitor = kind(self.rank, self.renderer, pairs=watched, probe=probe, size=train.micro_batch_size)
+
+    def _measured(self) -> tuple[Sequence[TrainingGroup], Sequence[TrainingGroup]]:
+        """What is measured again and again: pairs, or responses, and the ground truths of the probe."""
+        num_pairs, num_probed = self.job.train.num_monitored, self.job.train.num_probed
+        if self.valued:
+            return self.data.heldout[:num_pairs], ()
+        return self.data.watched[:num_pairs], self.data.probe[:num_probed]
 
     def refer(self) -> None:
         """Compute what is missing of the reference's outputs, while the weights are still the reference's. Collective."""
@@ -122,6 +126,9 @@ class Learner:
         """Train to the end, then export. `notice`: see `Checkpoints.are_due`; asked after each step."""
         try:
             self.train(report, notice)
+            if self.valued:
+                heldout, size = self.data.heldout, self.job.train.micro_batch_size
+                ValueMonitor(self.rank, self.renderer, pairs=heldout, size=size).write(pathlib.Path(self.job.stage))
         finally:
             self.renderer.close()
         if self.log:
@@ -151,6 +158,8 @@ class Learner:
 
     def _export(self) -> None:
         train = self.job.train
+        if self.valued:
+            self.rank.write_head(pathlib.Path(self.job.export).parent)  # before the model's card, which is written last
         export_policy(
             self.rank.model,
             pathlib.Path(self.job.export),
@@ -279,7 +288,9 @@ class Learner:
         with checkpoint.as_directory() as folder:
             state = self.rank.load(folder, leads=leads_here(checkpoint))
         self.step_index = state["step_index"]
-        self.monitor.start = state["start"] | {"truth": state["start"]["truth"][: self.job.train.num_probed]}
+        self.monitor.start = {**state["start"]}
+        if "truth" in self.monitor.start:
+            self.monitor.start["truth"] = self.monitor.start["truth"][: self.job.train.num_probed]
         self.window = state["window"]
         self.objective_state = state["objective_state"]
         if "torch_rng" in state:  # of checkpoints that hold one random state for all ranks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +14,13 @@ from actors import resharding, sharding
 from vidalign.config.training import TrainConfig
 from vidalign.learning.schedule import learning_rate_factor
 from vidalign.model.batch import IGNORED, Batch
+from vidalign.model.checkpoint import gathered
 from vidalign.model.logps import CHUNK_SIZE, RowLogps
 from vidalign.model.policy import ResponseScorer, prepare_training
 from vidalign.model.sequence_parallel import shards_of
 from vidalign.model.tensor_cache import read_tensors, write_tensors
 from vidalign.model.training_memory import accumulates, bucket_elements
+from vidalign.model.value_head import ValueScorer, write_head
 
 TAG = "state"  # the folder of a checkpoint that DeepSpeed writes into
 
@@ -40,9 +43,13 @@ class Rank:
         compares: bool,
         device: torch.device,
         squares: bool = False,
+        valued: bool = False,
         chunk_size: int = CHUNK_SIZE,
     ) -> None:
-        """`packed`, `compares`, `squares` and `chunk_size`: see `vidalign.model.policy.ResponseScorer`."""
+        """`packed`, `compares`, `squares` and `chunk_size`: see `vidalign.model.policy.ResponseScorer`.
+
+        `valued`: train a value model (`vidalign.model.value_head`); log-probs are then values.
+        """
         import deepspeed
 
         self._shards = shards_of(train.sequence_parallel)
@@ -50,7 +57,8 @@ class Rank:
         self.leads, self.is_first = self._shards is None or self._shards.index == 0, dist.get_rank() == 0
         self.device, self._dtype = device, getattr(torch, dtype)
         self._calls_gather = train.zero_stage == 3 and dist.get_world_size() > 1
-        scorer = ResponseScorer(
+        kind = ValueScorer if valued else ResponseScorer
+        scorer = kind(
             prepare_training(model, train),
             packed=packed,
             compares=compares,
@@ -59,7 +67,7 @@ class Rank:
             chunk_size=chunk_size,
             shards=self._shards,
         )
-        num_trainable = sum(parameter.numel() for parameter in scorer.model.parameters() if parameter.requires_grad)
+        num_trainable = sum(parameter.numel() for parameter in scorer.parameters() if parameter.requires_grad)
         config = deepspeed_config(
             train, dtype, num_workers=dist.get_world_size(), device=device, num_trainable=num_trainable
         )
@@ -71,7 +79,7 @@ class Rank:
             sharding.shard(scorer, config, dtype=self._dtype, device=device)
         self._engine, *_ = deepspeed.initialize(
             model=scorer,
-            model_parameters=[p for p in scorer.model.parameters() if p.requires_grad],
+            model_parameters=[p for p in scorer.parameters() if p.requires_grad],
             lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(
                 optimizer,
                 lambda step: learning_rate_factor(step, num_steps, train.warmup_ratio, train.schedule),
@@ -83,6 +91,13 @@ class Rank:
     def model(self) -> Any:
         """The module that is trained, for `vidalign.model.checkpoint.export_policy`."""
         return self._engine.module.model
+
+    def write_head(self, folder: pathlib.Path) -> None:
+        """Write the value head that is trained beside its model's folder. Collective."""
+        head = self._engine.module.value_head
+        with gathered(list(head.parameters())) if self._calls_gather else contextlib.nullcontext():
+            if self.is_first:
+                write_head(head, folder)
 
     @property
     def learning_rate(self) -> float | None:

@@ -19,7 +19,8 @@ class TrainJob:
     `reference` and `doubt` are JSON files {pair id: its file of tensors} and {pair id: its doubt}, or empty. Doubt is what
     `train.uncertainty` estimated; the pairs that it dropped are missing there. `checkpoints` is where Ray Train keeps its own. For an
     objective on groups, `pairs` holds the groups, and `responses` the tokens of their responses. `tensorboard`: also write
-    TensorBoard's events.
+    TensorBoard's events. `values` is a JSON file {group id: its file of token values}, of a value model. For the training of one,
+    `heldout` holds the pairs that it is measured on.
     """
 
     model: ModelConfig
@@ -41,10 +42,21 @@ class TrainJob:
     checkpoints: str = ""
     responses: str = ""
     tensorboard: bool = True
+    values: str = ""
+    heldout: str = ""
 
     def staged(self) -> TrainJob:
         """The job with all that it names on this node, where that is in a store. Raises as `vidalign.model.folder.stage_model`."""
-        for path in (self.pairs, self.responses, self.frames, self.probe, self.reference, self.doubt):
+        for path in (
+            self.pairs,
+            self.responses,
+            self.frames,
+            self.probe,
+            self.reference,
+            self.doubt,
+            self.values,
+            self.heldout,
+        ):
             mirror.fetched(path)
         return dataclasses.replace(self, policy_path=stage_model(self.model.path, self.policy_path))
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from actors.train_job import TrainJob
 from vidalign import files
 from vidalign.learning.batch_source import BatchSource
-from vidalign.learning.group_data import extremes, training_group, usable_groups
+from vidalign.learning.group_data import extremes, first_learned, training_group, usable_groups, with_token_advantages
 from vidalign.learning.objectives.base import AnyObjective
 from vidalign.learning.objectives.groups import GroupObjective
 from vidalign.learning.pair_data import usable_pairs
@@ -35,13 +35,16 @@ class TrainingData:
     probe: Sequence[TrainingGroup]
     reference: Mapping[str, str]
     doubt: Mapping[str, float]
+    heldout: Sequence[TrainingGroup] = ()
 
     @classmethod
     def read(cls, job: TrainJob, objective: AnyObjective) -> TrainingData:
         """Read the job's files, without what the objective cannot use and pairs whose order is too doubtful."""
         doubt: dict[str, float] = files.read_json(pathlib.Path(job.doubt)) if job.doubt else {}
         if isinstance(objective, GroupObjective):
-            groups = _response_groups(job, objective)
+            groups = response_groups(job, objective)
+            if objective.needs_values:
+                groups = _valued(job, objective, groups)
         else:
             pairs, _ = usable_pairs(files.read_table(pathlib.Path(job.pairs), PreferencePair), objective)
             groups = [pair_group(pair) for pair in pairs if not job.doubt or pair.id in doubt]
@@ -50,6 +53,9 @@ class TrainingData:
             probe=[truth_group(example) for example in files.read_table(pathlib.Path(job.probe), Example)],
             reference=files.read_places(pathlib.Path(job.reference)) if job.reference else {},
             doubt=doubt,
+            heldout=[pair_group(pair) for pair in files.read_table(pathlib.Path(job.heldout), PreferencePair)]
+            if job.heldout
+            else (),
         )
 
     def kept(self, group: str) -> dict[str, torch.Tensor]:
@@ -59,8 +65,10 @@ class TrainingData:
     @property
     def watched(self) -> Sequence[TrainingGroup]:
         """What displacement is measured of: the pairs, or their chosen sides where some have no other; of groups that differ, the
-        best and the worst response.
+        best and the worst response; of groups with a value model's advantages, their first response.
         """
+        if any(response.token_advantages for response in self.groups[0].responses):
+            return [first_learned(group) for group in self.groups]
         if any(response.role == "member" for response in self.groups[0].responses):
             return [pair for group in self.groups if (pair := extremes(group)) is not None]
         if all(len(group.responses) == 2 for group in self.groups):
@@ -68,7 +76,8 @@ class TrainingData:
         return [group.only("chosen") for group in self.groups]
 
 
-def _response_groups(job: TrainJob, objective: GroupObjective) -> list[TrainingGroup]:
+def response_groups(job: TrainJob, objective: GroupObjective) -> list[TrainingGroup]:
+    """The job's groups, with the tokens of their responses."""
     groups, _ = usable_groups(files.read_table(pathlib.Path(job.pairs), ResponseGroup), objective)
     sampled = {
         (response.example_id, response.candidate): (response.token_ids, response.log_probs)
@@ -76,6 +85,11 @@ def _response_groups(job: TrainJob, objective: GroupObjective) -> list[TrainingG
         if response.kind == "plain"
     }
     return [training_group(group, sampled, objective) for group in groups]
+
+
+def _valued(job: TrainJob, objective: GroupObjective, groups: Sequence[TrainingGroup]) -> list[TrainingGroup]:
+    kept = files.read_places(pathlib.Path(job.values))
+    return with_token_advantages(groups, lambda group: read_tensors(kept[group]), lam=objective.values_lam)
 
 
 def batch_source(job: TrainJob, model: Any, *, packed: bool) -> BatchSource:

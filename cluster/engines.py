@@ -24,7 +24,13 @@ SCRATCH = "VIDALIGN_SCRATCH"  # names the folder of a Ray that this program star
 SHARED_GPU = "VIDALIGN_SHARED_GPU"  # "1" in the environment of a replica whose GPU another engine uses too
 # On CPUs the model runs eagerly; only a helper for log-probs would be compiled, which would delay its first use by 2 to 30 s.
 EAGER = {"TORCHDYNAMO_DISABLE": "1"}
-ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}  # HTTP and engine client share it, as in vLLM's server
+# Of the processes of an endpoint: HTTP, calls to other replicas and engine client share one loop, as in vLLM's server, and the gate
+# alone decides how large a request is.
+REPLICA_ENVIRONMENT = {
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": "-1",
+}
 ONE_VIDEO = {"video": 1, "image": 0}  # what a prompt holds at most, unless rows hold more
 
 
@@ -145,7 +151,7 @@ def replica_environment(plan: ServePlan, media_connector: str, *, logging_level:
         **({SHARED_GPU: "1"} if 0 < plan.bundle_gpus < 1 else {}),
         "VLLM_MEDIA_CONNECTOR": media_connector,
         "HF_HUB_OFFLINE": "1",  # checkpoints are local folders
-        **ONE_LOOP,
+        **REPLICA_ENVIRONMENT,
     }
 
 

@@ -7,6 +7,7 @@ lease ends. What takes longer than `LIMIT_S` is ended by force, with all process
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -17,8 +18,6 @@ from types import FrameType
 from typing import NoReturn, TypeVar
 
 import psutil
-
-from vidalign.errors import VidalignError
 
 LIMIT_S = 12.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -32,6 +31,10 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.exit_code = 128 + number
+
+
+class Cancelled(BaseException):
+    """Ends a thread on whose work nobody waits any more."""
 
 
 class _Ending:
@@ -64,7 +67,7 @@ class _Ending:
 
 
 _ending: _Ending | None = None  # of the command that runs in `handled`
-_stops: list[list[VidalignError]] = []  # of each block of `stoppable`, what it was asked to end with
+_stops: list[list[BaseException]] = []  # of each block of `stoppable`, what it was asked to end with
 
 
 @contextlib.contextmanager
@@ -103,9 +106,9 @@ def until_signal() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[Callable[[VidalignError], None]]:
+def stoppable() -> Iterator[Callable[[BaseException], None]]:
     """A block of the main thread that other threads can end: yields the function that they call, once, with the error it raises."""
-    found: list[VidalignError] = []
+    found: list[BaseException] = []
     _stops.append(found)
     over, sending, heard = threading.Event(), threading.Lock(), False
     ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as shells start what is in the background
@@ -119,7 +122,7 @@ def stoppable() -> Iterator[Callable[[VidalignError], None]]:
         while not over.wait(LIMIT_S):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    def stop(error: VidalignError) -> None:
+    def stop(error: BaseException) -> None:
         with sending:
             if over.is_set() or found:
                 return
@@ -201,6 +204,18 @@ def beside(work: Callable[[], ResultT], poll_s: float = 0.2) -> ResultT:
     if errors:
         raise errors[0]
     return results[0]
+
+
+def end_thread(thread: threading.Thread, limit_s: float, every_s: float = 1.0) -> bool:
+    """Raise `Cancelled` in another thread, again and again, until it has ended or for so long. Returns whether it has.
+
+    It is raised between two steps of Python: a thread in one long call of a library goes on until that returns.
+    """
+    until = time.monotonic() + limit_s
+    while thread.is_alive() and time.monotonic() < until:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Cancelled))
+        thread.join(min(every_s, max(0.0, until - time.monotonic())))
+    return not thread.is_alive()
 
 
 def leave(exit_code: int) -> NoReturn:

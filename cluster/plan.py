@@ -1,7 +1,7 @@
 """Who gets which CPUs and GPUs, as pure arithmetic over options and a cluster. Starts nothing and imports nothing heavy.
 
-The stages of a run follow each other, so each may use the whole cluster. Within a stage, everything that runs at the same time
-must fit together:
+The stages of a run follow each other, so each may use the whole cluster; with `cluster.overlap`, rollout and train run at the
+same time and share it (`cluster/overlap.py`). Everything that runs at the same time must fit together:
 
     rollout   decoders (CPU) and vLLM engines, streaming side by side
     train     one DeepSpeed rank per worker
@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from cluster.overlap import left_beside, training_share
 from cluster.resources import MIN_CPUS, ClusterResources, ResourcePlan, ServePlan, Workers, count
 from vidalign.config.run import RolloutConfig, ServeConfig
 from vidalign.config.training import TrainConfig
@@ -39,6 +40,7 @@ def plan(
     num_videos: int | None = None,
     num_served: int = 2,
     in_turn: bool | None = None,
+    overlap: bool = False,
 ) -> ResourcePlan:
     """Divide `resources` among the stages of a run.
 
@@ -47,17 +49,24 @@ def plan(
             videos.
         num_videos: how many videos and images there are to decode; None where that is not known.
         num_served: how many models are evaluated; by default two, base and aligned. in_turn: see `plan_evaluation`.
+        overlap: training and rollout run at the same time (`cluster.overlap`).
 
     Raises:
         ClusterError: something does not fit. The message gives both numbers and the value that would fit.
     """
     _refuse_no_cpus(resources)
-    engines = _plan_engines(rollout, resources)
+    left, training = resources, None
+    if overlap:
+        is_small = resources.total_cpus < SMALL_CLUSTER_CPUS
+        training = training_share(_plan_train(train, resources), resources, is_small=is_small)
+        left = left_beside(training, resources, rollout.gpus_per_engine)
+    engines = _plan_engines(rollout, left)
     return ResourcePlan(
         engines=engines,
-        decoders=_plan_decoders(num_decoders, num_videos, resources, engines),
-        train=_plan_train(train, resources),
+        decoders=_plan_decoders(num_decoders, num_videos, left, engines),
+        train=training or _plan_train(train, resources),
         serve=plan_evaluation(serve, in_turn, resources, num_served),
+        overlap=overlap,
     )
 
 
@@ -195,8 +204,9 @@ def _plan_decoders(
     if wanted is not None and wanted > fits:
         raise ClusterError(
             f"video.num_decoders={wanted} needs {count(wanted, 'CPU')}, but alongside {count(engines.num, 'engine')} "
-            f"only {count(fits, 'CPU')} of the cluster's {resources.total_cpus} remain for decoders; lower video.num_decoders "
-            f"to {fits}, leave it out, or raise cluster.num_cpus to divide a local machine's cores among more logical CPUs"
+            f"only {count(fits, 'CPU')} of the cluster's {resources.total_cpus}{resources.beside} remain for decoders; lower "
+            f"video.num_decoders to {fits}, leave it out, or raise cluster.num_cpus to divide a local machine's cores among more "
+            "logical CPUs"
         )
     return Workers(num=wanted or min(fits, most), cpus=1, fewest=fewest)
 

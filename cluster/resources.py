@@ -17,6 +17,7 @@ class ClusterResources:
     and `max_num_gpus` are the autoscaler's limits (default: the cluster does not grow), and `max_num_nodes` is with how many nodes.
     `gpus_of_nodes` are the GPUs of each node that has any once the cluster is fully grown (default: all are as large as the largest,
     but for the last). `num_without_cpus` of the nodes have no CPU, as KubeRay's head. `head_cpus` and `head_gpus` are the head node's.
+    `beside`: of a part of a cluster, beside what it is, for messages.
     """
 
     num_cpus: int
@@ -31,6 +32,7 @@ class ClusterResources:
     num_without_cpus: int = 0
     head_cpus: int = 0
     head_gpus: int = 0
+    beside: str = ""
 
     @property
     def grows(self) -> bool:
@@ -54,11 +56,15 @@ class ClusterResources:
 
     def num_fitting(self, gpus: int) -> int:
         """How many actors of so many GPUs fit, none split over two nodes."""
+        return sum(size // gpus for size in self.gpus_by_node)
+
+    @property
+    def gpus_by_node(self) -> tuple[int, ...]:
+        """GPUs of each node that has any, once the cluster is fully grown."""
         if not self.node_gpus:
-            return 0
+            return ()
         full_nodes, rest = divmod(self.total_gpus, self.node_gpus)
-        sizes = self.gpus_of_nodes or (*[self.node_gpus] * full_nodes, rest)
-        return sum(size // gpus for size in sizes)
+        return self.gpus_of_nodes or (*[self.node_gpus] * full_nodes, *([rest] if rest else []))
 
     @property
     def node_cpus(self) -> int:
@@ -73,7 +79,7 @@ class ClusterResources:
     def describe(self) -> str:
         """The totals in words, for messages."""
         grows = " (once scaled up)" if self.grows else ""
-        return f"{count(self.total_cpus, 'CPU')} and {count(self.total_gpus, 'GPU')}{grows}"
+        return f"{count(self.total_cpus, 'CPU')} and {count(self.total_gpus, 'GPU')}{grows}{self.beside}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,12 +151,13 @@ class ServePlan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResourcePlan:
-    """The plan of a whole run on one cluster."""
+    """The plan of a whole run on one cluster. `overlap`: decoders and engines work at the same time as training."""
 
     decoders: Workers
     engines: Workers
     train: Workers
     serve: ServePlan
+    overlap: bool = False
 
     @property
     def use_gpu(self) -> bool:
@@ -160,8 +167,8 @@ class ResourcePlan:
     @property
     def num_cpus_needed(self) -> int:
         """Logical CPUs that a local Ray must offer for every stage of this plan to be scheduled."""
-        rollout = self.decoders.total_cpus + self.engines.total_cpus
-        return max(math.ceil(max(rollout, self.train.total_cpus)), self.serve.num_cpus_needed)
+        rollout, train = self.decoders.total_cpus + self.engines.total_cpus, self.train.total_cpus
+        return max(math.ceil(rollout + train if self.overlap else max(rollout, train)), self.serve.num_cpus_needed)
 
 
 def plan_of_nothing() -> ResourcePlan:

@@ -25,6 +25,7 @@ HEAD = "node:__internal_head__"  # the resource by which Ray marks the head node
 # Read by Ray when it is imported or started; values that the user has set take precedence.
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that is late, once Ray was left, would start another one
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the stages draw their own bars
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep CUDA_VISIBLE_DEVICES for actors without GPUs; silences a warning
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -295,6 +296,5 @@ def num_cores() -> int:
     quota_file = pathlib.Path("/sys/fs/cgroup/cpu.max")
     if quota_file.is_file():
         quota, period = quota_file.read_text(encoding="ascii").split()
-        if quota != "max":
-            cores = min(cores, math.ceil(int(quota) / int(period)))
+        cores = cores if quota == "max" else min(cores, math.ceil(int(quota) / int(period)))
     return max(1, cores)

@@ -176,14 +176,23 @@ def _answer(coming: Mapping[str, int], failed: Sequence[tuple[str, str]], ended:
 
 
 @contextlib.contextmanager
-def requested(workers: Workers, *, grows: bool) -> Iterator[None]:
-    """A block for which the autoscaler is asked at once for nodes with room for all workers, where the cluster `grows`."""
+def requested(*groups: Workers, grows: bool) -> Iterator[None]:
+    """A block for which the autoscaler is asked at once for nodes with room for all these workers, where the cluster `grows`.
+
+    A request takes the place of the one before it, so blocks do not overlap.
+    """
     if not grows:
         yield
         return
     from ray.autoscaler.sdk import request_resources
 
-    request_resources(bundles=[{"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}] * workers.num)
+    request_resources(
+        bundles=[
+            {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}
+            for workers in groups
+            for _ in range(workers.num)
+        ]
+    )
     try:
         yield
     finally:

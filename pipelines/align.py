@@ -7,7 +7,8 @@
                                               which answers are right, and by whom    pipelines/stages/scores.py
                                     report    summary.json and report/index.html      pipelines/report.py
 
-Every step is idempotent by its manifest: running the same command again continues a run that was stopped anywhere.
+Every step is idempotent by its manifest: running the same command again continues a run that was stopped anywhere. With
+`cluster.overlap`, rollout and pairs of the next rounds are made while this one trains (pipelines/overlap.py).
 """
 
 from __future__ import annotations
@@ -25,15 +26,17 @@ from cluster import interrupts
 from cluster.described import Machines
 from cluster.lease import Lease, check_free
 from cluster.preflight import Wanted, nodes_checked, wanted
-from cluster.resources import ClusterResources, ResourcePlan, Workers, plan_of_nothing
+from cluster.resources import ClusterResources, ResourcePlan, plan_of_nothing
 from cluster.session import connect, local_device_memory, local_resources, total_memory
 from cluster.waiting import placement_watched, requested
 from pipelines import finished, progress
+from pipelines.ahead import Ahead
 from pipelines.check import STAGES, before, check_inputs, check_plan
 from pipelines.check_places import check_port
 from pipelines.inputs import Inputs
+from pipelines.overlap import overlapped
 from pipelines.progress import StageClock
-from pipelines.rounds import Ahead, Rounds, exported_or_none, resource_plan
+from pipelines.rounds import Rounds, exported_or_none, resource_plan
 from pipelines.stages.base import once
 from pipelines.summary import write_summary
 from pipelines.tracking import Tracking
@@ -97,18 +100,34 @@ def run_stages(
     rounds: Rounds,
     stages: Sequence[str],
     clock: StageClock,
-    asked_for: Callable[[Workers], AbstractContextManager[None]],
+    asked_for: Callable[..., AbstractContextManager[None]],
 ) -> dict[str, Any] | None:
-    """Run what is left of these stages, in order. Returns what is known of the endpoint, where there was an evaluation."""
+    """Run what is left of these stages, in order. Returns what is known of the endpoint, where there was an evaluation.
+
+    `asked_for`: takes the workers of what is run in its block.
+    """
     config, plan = rounds.config, rounds.plan
-    for index in range(config.rounds):
-        if "rollout" in stages:
-            with clock.stage("rollout"), asked_for(plan.engines):
-                once(rounds.rollout(index))
-                once(rounds.pairs(index))
-        if "train" in stages:
-            with clock.stage("train"), asked_for(plan.train):
-                once(rounds.train(index))
+
+    def respond(index: int) -> None:
+        with clock.stage("rollout"):
+            once(rounds.rollout(index))
+            once(rounds.pairs(index))
+
+    def train(index: int) -> None:
+        with clock.stage("train"):
+            once(rounds.train(index))
+
+    if config.cluster.overlap and {"rollout", "train"} <= set(stages):
+        with asked_for(plan.engines, plan.train):
+            overlapped(config.rounds, config.staleness, respond, train)
+    else:
+        for index in range(config.rounds):
+            if "rollout" in stages:
+                with asked_for(plan.engines):
+                    respond(index)
+            if "train" in stages:
+                with asked_for(plan.train):
+                    train(index)
     if "evaluate" not in stages or not config.data.eval:
         return None
     with clock.stage("evaluate"), asked_for(plan.serve.workers()):
@@ -140,7 +159,7 @@ def entered(
     *,
     stop: Callable[[VidalignError], None],
     verbose: bool,
-) -> Iterator[tuple[ResourcePlan, int, Callable[[Workers], AbstractContextManager[None]]]]:
+) -> Iterator[tuple[ResourcePlan, int, Callable[..., AbstractContextManager[None]]]]:
     """Enter Ray and check data, model and context beside it: loading a processor takes as long as Ray's start.
 
     `stop` ends the run from another thread. Yields the plan, the tokens of the longest prompt and its reply without the video, and

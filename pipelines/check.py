@@ -31,12 +31,14 @@ from pipelines.check_learning import (
     check_reuse,
 )
 from pipelines.check_memory import check_memory
+from pipelines.check_overlap import check_staleness, overlap_lines
 from pipelines.check_places import check_disk, check_places, data_lines
 from pipelines.check_shapes import check_shapes, check_training
 from pipelines.check_texts import check_texts
 from pipelines.inputs import Inputs, SplitName, read_inputs
 from pipelines.rounds import Rounds, check_order, resource_plan
 from pipelines.stages.base import BEGUN, MANIFEST
+from pipelines.value_rounds import check_values
 from vidalign import mirror, recipes
 from vidalign.config.loading import dump_config
 from vidalign.config.rounds import variants
@@ -47,6 +49,7 @@ from vidalign.model.checkpoint import policy_version
 from vidalign.model.engine_rules import check_on_cpu
 from vidalign.model.turns import turns_of
 from vidalign.types import PolicyVersion
+from vidalign.video import relevance
 
 STAGES = ("rollout", "train", "evaluate", "report")
 
@@ -107,7 +110,7 @@ def check(
         )
     return CheckReport(
         config=dump_config(config),
-        resources=tuple(_plan_lines(made, planned_for.resources)),
+        resources=tuple(_plan_lines(config, made, planned_for.resources)),
         data=tuple(data_lines(config, inputs)),
         model=tuple(found.model.lines),
         tokens=found.tokens,
@@ -148,7 +151,10 @@ def before(config: RunConfig, stages: Sequence[str], *, here: bool = True, conne
         check_recipe(step)
         check_clip_pairs(step)
     check_reuse(config)
-    inputs = read_inputs(config.data, config.recipe, splits=splits_read(stages))
+    check_values(config)
+    relevance.check(config.video.choice.relevance)
+    check_staleness(config)
+    inputs = read_inputs(config.data, config.recipe, choice=config.video.choice.frame_choice(), splits=splits_read(stages))
     if "rollout" in stages:
         for step in steps:
             recipes.build(step.recipe).check_data(inputs.train, source=config.data.train)
@@ -261,7 +267,7 @@ def render(report: CheckReport) -> str:
     return "\n\n".join("\n".join([name, *(f"  {line}" for line in lines)]) for name, lines in parts if lines)
 
 
-def _plan_lines(made: ResourcePlan, resources: ClusterResources) -> list[str]:
+def _plan_lines(config: RunConfig, made: ResourcePlan, resources: ClusterResources) -> list[str]:
     def line(name: str, workers: Workers) -> str:
         gpus = f", {workers.gpus:g} GPU" if workers.gpus else ""
         number = workers.num if workers.fewest in (None, workers.num) else f"{workers.fewest} to {workers.num}"
@@ -275,6 +281,7 @@ def _plan_lines(made: ResourcePlan, resources: ClusterResources) -> list[str]:
         line("decoders", made.decoders),
         line("engines", made.engines),
         line("training workers", made.train),
+        *overlap_lines(config, made),
         f"serving: {models} x {serve.min_replicas} to {serve.max_replicas} replicas x ({serve.server_cpus:g} CPU "
         f"+ {serve.num_devices} x ({serve.bundle_cpus:g} CPU{gpus}))",
     ]

@@ -38,6 +38,16 @@ def check_recipe(config: RunConfig) -> None:
             f"objective.name={config.objective.name} learns from {objective.consumes}, and recipe.name={config.recipe.name} makes "
             f"{recipe.makes}; set recipe.name to {' or '.join(others)}, or objective.name to one of {', '.join(fitting)}"
         )
+    if objective.needs_values and recipe.compares:
+        raise ConfigError(
+            f"objective.name={config.objective.name} takes a value model in the place of rewards, and recipe.rewards has some; set "
+            "recipe.rewards to {}, or choose an objective such as grpo"
+        )
+    if objective.consumes == "groups" and not (objective.needs_values or recipe.compares):
+        raise ConfigError(
+            f"objective.name={config.objective.name} compares the replies of a group by their rewards, and recipe.rewards has none; "
+            "name some, such as {accuracy: 1.0}, or choose objective dvpo, which takes a value model in their place"
+        )
     length = getattr(config.recipe, "max_new_tokens", None)
     if isinstance(objective, GroupObjective) and objective.normalise == "constant" and objective.max_tokens != length:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What each phase of a run holds on a device, and whether it is there. The phases follow each other, so each has the device alone."""
+"""What each phase of a run holds on a device, and whether it is there. Each has the device alone, but for phases that overlap."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from cluster.plan import GPU_MEMORY_UTILIZATION
 from cluster.resources import ResourcePlan, count
 from pipelines.check_learning import forward_tokens
 from pipelines.check_model import ModelFacts
+from pipelines.check_overlap import at_once
 from vidalign import recipes
 from vidalign.config.recipes import JudgeConfig
 from vidalign.config.run import ModelConfig, RunConfig
 from vidalign.errors import ClusterError, ModelError
+from vidalign.learning import objectives
 from vidalign.model import loading, memory, shared_prefix, training_memory
 from vidalign.model.checkpoint import MAX_SHARD_BYTES
 from vidalign.model.folder import model_folder, read_headers, weight_files
@@ -75,6 +77,7 @@ def check_memory(
     if "train" in stages:
         place = 0 if not phases else len(phases) - phases[-1].name.startswith("evaluation")
         phases[place:place] = _training(config, made, model, num_tokens)
+    phases += at_once(phases) if made.overlap else []
     lines = []
     for phase in phases:
         available = machines.gpu_memory if phase.uses_gpu else machines.host_memory
@@ -218,11 +221,12 @@ def _training(config: RunConfig, made: ResourcePlan, model: ModelFacts, num_toke
     length = num_tokens or config.model.max_model_len
     tokens = forward_tokens(config, length, packed=packed)
     found = []
-    if train.uncertainty is not None:  # any other reference is computed by the training's ranks
+    takes_values = objectives.named(config.objective.name).needs_values
+    if train.uncertainty is not None or takes_values:  # any other reference is computed by the training's ranks
         weights, held = num_parameters(outline) * memory.BYTES[dtype], acts.inference(tokens, tokens)
         found.append(
             Phase(
-                name="reference",
+                name="token values" if takes_values else "reference",
                 needed=on_device * (weights + held),
                 what=f"{gib(weights)} of weights, and by estimate {gib(held)} of activations for {tokens:,} tokens",
                 ways_out=[*(["set model.dtype=bfloat16"] if dtype == "float32" else []), "lower train.micro_batch_size"],
@@ -270,9 +274,8 @@ def _host_lines(config: RunConfig, model: ModelFacts, machines: Machines) -> lis
     largest = max(parameter.numel() for parameter in model.outline.parameters()) * memory.BYTES[config.model.dtype]
     nodes = max(1, machines.resources.num_nodes)
     ranks = math.ceil(config.train.most_workers / nodes)
-    checkpoint = training_memory.checkpoint_bytes(
-        training_memory.count_parameters(model.outline, config.train), config.model.dtype
-    )
+    counted = training_memory.count_parameters(model.outline, config.train)
+    checkpoint = training_memory.checkpoint_bytes(counted, config.model.dtype)
     lora = config.train.lora
     whole = weights if lora is not None and lora.quantize is not None else 0  # into which the adapter is merged
     return [
@@ -290,8 +293,7 @@ def gib(size: float) -> str:
 def disk_needed(config: RunConfig, model: ModelFacts) -> int:
     """Bytes that a whole run surely has in run_dir at one time: exported models, and the checkpoints of a training."""
     weights = num_parameters(model.outline) * memory.BYTES[config.model.dtype]
-    checkpoint = training_memory.checkpoint_bytes(
-        training_memory.count_parameters(model.outline, config.train), config.model.dtype
-    )
+    counted = training_memory.count_parameters(model.outline, config.train)
+    checkpoint = training_memory.checkpoint_bytes(counted, config.model.dtype)
     rounds = config.rounds if config.train.keep_checkpoints else 1
     return config.rounds * weights + rounds * config.train.num_checkpoints_kept * checkpoint

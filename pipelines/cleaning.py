@@ -20,6 +20,7 @@ MANIFEST = "manifest.json"
 # Below rounds/<index>/: stage → (folder in it that it needs no more once it is finished, what that is).
 LEFT_OVER = {
     "train": ("ray", "checkpoints of training"),
+    "value": ("ray", "checkpoints of a value model's training"),
     "responses": ("parts", "parts of the responses table"),
     "eval": ("noise", "videos of noise"),
 }
@@ -85,7 +86,10 @@ def removable(run: pathlib.Path, *, frames: bool = False) -> list[Removable]:
     open_stages = [
         path.parent for path in sorted(run.glob("rounds/*/*/begun.json")) if not (path.parent / MANIFEST).is_file()
     ]
-    trained = all((path.parent / "train" / MANIFEST).is_file() for path in run.glob("rounds/*/responses"))
+    trained = all(
+        any((path.parent / name / MANIFEST).is_file() for name in ("train", "value"))
+        for path in run.glob("rounds/*/responses")
+    )
     if not open_stages and trained:
         places.append((run / "cache", "features and reference outputs of frozen models"))
     if frames:

@@ -14,7 +14,9 @@ from vidalign.data.leakage import Leak, find_leaks, locate
 from vidalign.data.reading import DataRow, read_rows
 from vidalign.data.shown import missing_file
 from vidalign.errors import DataError
+from vidalign.records import FrameChoice
 from vidalign.types import Example
+from vidalign.video.naming import asked_about, without_question
 
 SplitName: TypeAlias = Literal["train", "eval", "probe"]
 
@@ -40,12 +42,17 @@ class Inputs:
 
 
 def read_inputs(
-    data: DataConfig, recipe: RecipeSection | None = None, *, splits: Iterable[SplitName] = ("train", "eval", "probe")
+    data: DataConfig,
+    recipe: RecipeSection | None = None,
+    *,
+    choice: FrameChoice | None = None,
+    splits: Iterable[SplitName] = ("train", "eval", "probe"),
 ) -> Inputs:
     """Read the files of `splits`, each once. A split that the config does not name is empty.
 
     The question of every example is the one that the policy is asked, with its options as the recipe shows them
-    (`vidalign.prompts.asked_question`): rollouts, pairs, training, evaluation and the dry run all take it from here.
+    (`vidalign.prompts.asked_question`): rollouts, pairs, training, evaluation and the dry run all take it from here. Where that
+    question chooses the frames (`choice`), it is also in the names of the example's videos, and with them goes everywhere.
 
     Raises:
         DataError: malformed rows; a video of train that eval or probe has too, by path, link or content; with train among
@@ -55,7 +62,7 @@ def read_inputs(
     limits = {"train": data.limit, "eval": data.eval_limit, "probe": None}
     wanted = frozenset(splits)
     rows: dict[str, list[DataRow]] = {
-        name: _asked(read_rows(path, video_root=data.video_root, limit=limits[name], key=f"data.{name}"), recipe)
+        name: _asked(read_rows(path, video_root=data.video_root, limit=limits[name], key=f"data.{name}"), recipe, choice)
         if path and name in wanted
         else []
         for name, path in files.items()
@@ -80,7 +87,7 @@ def read_inputs(
     )
 
 
-def _asked(rows: Sequence[DataRow], recipe: RecipeSection | None) -> list[DataRow]:
+def _asked(rows: Sequence[DataRow], recipe: RecipeSection | None, choice: FrameChoice | None) -> list[DataRow]:
     """The rows with their questions as the policy is asked them; None: as recipes do by default."""
     shown = recipe or RecipeSection(name="")
     asked = [
@@ -88,9 +95,20 @@ def _asked(rows: Sequence[DataRow], recipe: RecipeSection | None) -> list[DataRo
         for row in rows
     ]
     return [
-        dataclasses.replace(row, example=dataclasses.replace(row.example, question=question))
+        dataclasses.replace(row, example=_named(dataclasses.replace(row.example, question=question), choice))
         for row, question in zip(rows, asked, strict=True)
     ]
+
+
+def _named(example: Example, choice: FrameChoice | None) -> Example:
+    """The example with the names of its videos as they are decoded: with its question where that chooses their frames."""
+    question = example.question if choice is not None and choice.needs_question else ""
+
+    def named(name: str) -> str:
+        return asked_about(name, question) if question and name else without_question(name)
+
+    videos, other = tuple(map(named, example.videos)), named(example.rejected_video)
+    return dataclasses.replace(example, video=named(example.video), videos=videos, rejected_video=other)
 
 
 def _refuse_leaks(rows: dict[str, list[DataRow]], locations: dict[str, str]) -> None:

@@ -245,10 +245,10 @@ def _last_row(path: pathlib.Path) -> dict[str, Any]:
 
 
 class StageClock:
-    """Wall time by stage, kept in `wall_s.json` so that a resumed run adds up what was spent before."""
+    """Wall time by stage, kept in `wall_s.json` so that a resumed run adds up what was spent before. Stages may overlap."""
 
     def __init__(self, path: pathlib.Path) -> None:
-        self._path = path
+        self._path, self._lock = path, threading.Lock()
         self.seconds: dict[str, float] = files.read_json(path) if path.is_file() else {}
 
     @contextlib.contextmanager
@@ -258,5 +258,6 @@ class StageClock:
         try:
             yield
         finally:
-            self.seconds[name] = round(before + time.monotonic() - started, 2)
-            files.write_json(self._path, self.seconds)
+            with self._lock:
+                self.seconds[name] = round(before + time.monotonic() - started, 2)
+                files.write_json(self._path, self.seconds)

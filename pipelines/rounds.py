@@ -10,15 +10,19 @@ from typing import TypeVar
 
 from cluster.plan import plan
 from cluster.resources import ClusterResources, ResourcePlan
+from pipelines.ahead import Ahead
 from pipelines.inputs import Inputs, read_inputs
 from pipelines.stages import base as stages_base
-from pipelines.stages.base import BEGUN, MANIFEST, Stage
+from pipelines.stages.base import MANIFEST, Stage
 from pipelines.stages.evaluate import Evaluate
 from pipelines.stages.filling import left_to_ask, place_before, solved_before
 from pipelines.stages.pairs import Pairs
 from pipelines.stages.rollout import Rollout
 from pipelines.stages.scores import Scores
+from pipelines.stages.staleness import fresh, responder
 from pipelines.stages.train import Train, exported
+from pipelines.stages.value import ValueStage
+from pipelines.value_rounds import is_trained, trains, value_round
 from vidalign import recipes
 from vidalign.config.loading import load_config
 from vidalign.config.rounds import at
@@ -26,33 +30,10 @@ from vidalign.config.run import RunConfig
 from vidalign.errors import ConfigError, DataError, VidalignError
 from vidalign.files import RunFolder
 from vidalign.model.checkpoint import policy_version
-from vidalign.stored import shown
 from vidalign.types import PolicyVersion
 
 ASKING = ("options_prompt", "options_style")  # options of a recipe that are part of the questions
 StageT = TypeVar("StageT", bound=Stage)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Ahead:
-    """A stage that a command comes to, and whether it is finished."""
-
-    name: str
-    round_index: int
-    folder: pathlib.Path
-    is_finished: bool
-
-    def __str__(self) -> str:
-        where = f"{self.name} of round {self.round_index}"
-        if self.is_finished:
-            return f"{where} is finished"
-        if (self.folder / MANIFEST).is_file():
-            return f"{where} is looked at again, because what it is made from is made first"
-        if (self.folder / BEGUN).is_file():
-            return f"{where} goes on from where it stopped"
-        if self.folder.is_dir() and any(self.folder.iterdir()):
-            return f"{where} is made again, because {shown(self.folder)} has no {MANIFEST}"
-        return f"{where} is to be made"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,13 +67,16 @@ class Rounds:
         _ = self.stored  # before the present configuration takes its place
         found = []
         for index in range(self.config.rounds):
-            begins = index == 0 or exported_or_none(self.run, index - 1) is not None
+            begins = self._started_by(index) is not None
+            prompts_known = index == 0 or (self.run.stage("pairs", index - 1) / MANIFEST).is_file()
+            asks = begins or (prompts_known and self._started_by(self._responder(index)) is not None)
             if "rollout" in names:
-                found.append(self._ahead("rollout", "responses", index, self.rollout if begins else None))
-                found.append(self._ahead("pairs", "pairs", index, self.pairs if begins else None))
+                found.append(self._ahead("rollout", "responses", index, self.rollout if asks else None))
+                found.append(self._ahead("pairs", "pairs", index, self.pairs if asks else None))
             if "train" in names:
                 has_pairs = begins and (self.run.stage("pairs", index) / MANIFEST).is_file()
-                found.append(self._ahead("train", "train", index, self.train if has_pairs else None))
+                name = trains(self.config, index)
+                found.append(self._ahead(name, name, index, self.train if has_pairs else None))
         last = self.config.rounds - 1
         if "evaluate" in names and self.config.data.eval:
             has_policy = exported_or_none(self.run, last) is not None
@@ -108,7 +92,19 @@ class Rounds:
 
     def policy(self, index: int) -> PolicyVersion:
         """The policy that a round starts from. Raises `DataError` where the round before it has not been trained."""
-        return self.base if index == 0 else aligned_policy(self.run, index - 1)
+        found = self._started_by(index)
+        return aligned_policy(self.run, index - 1) if found is None else found  # which says that it is not there
+
+    def _started_by(self, index: int) -> PolicyVersion | None:
+        for before in range(index - 1, -1, -1):
+            if (policy := exported_or_none(self.run, before)) is not None:
+                return policy
+            if not is_trained(self.run, before):
+                return None
+        return self.base
+
+    def _responder(self, index: int) -> int:
+        return responder(index, self.config.staleness, self.run.stage("responses", index), self._started_by)
 
     def rollout(self, index: int) -> Rollout:
         config = at(self.config, index)
@@ -127,7 +123,8 @@ class Rounds:
                 video=config.video,
                 rollout=config.rollout,
                 recipe=recipe,
-                policy=self.policy(index),
+                policy=self.policy(place := self._responder(index)),
+                policy_round=place,
                 train=train,
                 places=places,
                 probe=self.inputs.probe,
@@ -142,13 +139,21 @@ class Rounds:
         )
 
     def pairs(self, index: int) -> Pairs:
-        stage = Pairs(run_folder=self.run, rollout=self.rollout(index), rows=self.inputs.train, engines=self.plan.engines)
+        stage = Pairs(
+            run_folder=self.run,
+            rollout=self.rollout(index),
+            rows=self.inputs.train,
+            engines=self.plan.engines,
+            fresh=fresh(index, self.config.staleness, self._started_by),
+        )
         return self._with_earlier(stage, lambda rounds: rounds.pairs(index))
 
     def train(self, index: int) -> Train:
-        config = at(self.config, index)
+        """The training of a round's policy, or of its value model."""
+        config, kind = at(self.config, index), {"train": Train, "value": ValueStage}[trains(self.config, index)]
+        before = value_round(self.config, index)
         return self._with_earlier(
-            Train(
+            kind(
                 run_folder=self.run,
                 cache=cache_folder(config.train.cache_dir, self.run.root / "cache"),
                 round_index=index,
@@ -161,6 +166,7 @@ class Rounds:
                 workers=self.plan.train,
                 run_seed=config.seed,
                 tensorboard="tensorboard" in config.track,
+                value=None if before is None else self.run.stage("value", before),
             ),
             lambda rounds: rounds.train(index),
         )
@@ -211,8 +217,9 @@ class Rounds:
         if config is None:
             return None
         asked_alike = all(getattr(config.recipe, name) == getattr(self.config.recipe, name) for name in ASKING)
-        same_data = config.data == self.config.data and asked_alike
-        inputs = self.inputs if same_data else read_inputs(config.data, config.recipe)
+        choice = config.video.choice
+        same_data = config.data == self.config.data and asked_alike and choice == self.config.video.choice
+        inputs = self.inputs if same_data else read_inputs(config.data, config.recipe, choice=choice.frame_choice())
         same_model = config.model.path == self.config.model.path
         base = self.base if same_model else policy_version(config.model.path)
         return dataclasses.replace(self, config=config, inputs=inputs, base=base)
@@ -230,7 +237,7 @@ def check_order(config: RunConfig, stages: Sequence[str]) -> None:
     """Raises `DataError` or `ConfigError` where the first of these stages has nothing to work on, and none of them makes it."""
     run = RunFolder.at(config.run_dir)
     if "train" in stages and "rollout" not in stages:
-        left = [index for index in range(config.rounds) if not (run.stage("train", index) / MANIFEST).is_file()]
+        left = [index for index in range(config.rounds) if not is_trained(run, index)]
         if left and not (run.stage("pairs", left[0]) / MANIFEST).is_file():
             raise DataError(
                 f"{run} holds no pairs of round {left[0]} to train on; run `vidalign rollout` with this configuration first, or "
@@ -256,6 +263,7 @@ def resource_plan(config: RunConfig, resources: ClusterResources, num_videos: in
         num_decoders=config.video.num_decoders,
         num_videos=num_videos,
         in_turn=config.evaluate.in_turn,
+        overlap=config.cluster.overlap,
     )
 
 

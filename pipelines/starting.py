@@ -128,7 +128,7 @@ def _sampling(card: Any) -> dict[str, Any]:
     """The frames that the model was trained on, where its card says so."""
     if card is None:
         return {"num_frames": 16, "max_pixels": 200704}
-    names = ("num_frames", "fps", "height", "width", "max_pixels")
+    names = ("num_frames", "fps", "height", "width", "max_pixels", "choice")
     return {name: value for name, value in card["frame_spec"].items() if name in names and value is not None}
 
 

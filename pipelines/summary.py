@@ -47,6 +47,7 @@ def write_summary(
         "warnings": [warning for warning in (cut_warning(pairs, at(config, last).recipe), unclear_pairs(pairs)) if warning],
         "accuracy": accuracy(run, last),
         "log_likelihood": log_likelihood(run, last),
+        **ages(config, run),
         "policy": {"base": base.version, "aligned": aligned.version if aligned else None},
         "endpoint": endpoint or previous.get("endpoint"),
         "wall_s": wall_s,
@@ -96,6 +97,22 @@ def groups(run: RunFolder, round_index: int) -> dict[str, Any]:
         "mean_reward_by_round": [each["groups"]["mean_reward"] for each in rounds if "groups" in each],
     }
     return {"groups": found}
+
+
+def ages(config: RunConfig, run: RunFolder) -> dict[str, Any]:
+    """How many rounds old the policy of each round's responses was, and how many responses were too old; nothing without staleness."""
+    if not config.staleness:
+        return {}
+    made = [_read(run.stage("responses", index) / MANIFEST) or {} for index in range(config.rounds)]
+    paired = [_read(run.stage("pairs", index) / MANIFEST) or {} for index in range(config.rounds)]
+    asked_by = [each.get("policy_round") for each in made]
+    return {
+        "staleness": {
+            "max": config.staleness,
+            "ages": [None if place is None else index - place for index, place in enumerate(asked_by)],
+            "too_old": [each.get("too_old") for each in paired],
+        }
+    }
 
 
 def unclear_pairs(pairs: dict[str, Any]) -> str | None:

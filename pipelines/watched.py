@@ -22,7 +22,14 @@ from vidalign.types import PreferencePair, QuarantineRow
 
 FETCH_EVERY_S = 10.0  # of a run in a store
 NUM_PAIRS, NUM_RESPONSES, NUM_QUARANTINED, NUM_POINTS = 12, 8, 200, 400
-IN_A_ROUND = (("rollout", "responses"), ("pairs", "pairs"), ("train", "train"), ("evaluate", "eval"), ("scores", "scores"))
+IN_A_ROUND = (
+    ("rollout", "responses"),
+    ("pairs", "pairs"),
+    ("train", "train"),
+    ("value", "value"),
+    ("evaluate", "eval"),
+    ("scores", "scores"),
+)
 CURVES = (
     "loss",
     "learning_rate",
@@ -76,8 +83,10 @@ class Watched:
         for name, folder in IN_A_ROUND:
             place = self._run.stage(folder, index)
             begun, finished = (place / BEGUN).is_file(), (place / MANIFEST).is_file()
-            if name in ("evaluate", "scores") and not begun and not finished:
-                continue  # only the last round has them
+            if name in ("value", "evaluate", "scores") and not begun and not finished:
+                continue  # only some rounds have them
+            if name == "train" and (self._run.stage("value", index) / BEGUN).is_file():
+                continue  # its training is that of a value model
             state = "finished" if finished else "begun" if begun else "waiting"
             yield {"round": index, "name": name, "state": state, "done": "" if finished else self._done(name, place)}
 
@@ -86,7 +95,7 @@ class Watched:
         if name == "rollout":
             made = len(list((place / "parts").glob("*.json"))) if (place / "parts").is_dir() else 0
             return f"{made:,} chunks" if made else ""
-        if name == "train" and (row := _object(place / "progress.json")):
+        if name in ("train", "value") and (row := _object(place / "progress.json")):
             return f"{row.get('phase', '')} {row.get('step', 0):,} of {row.get('num_steps', 0):,}"
         if name == "evaluate":
             counts = {path.stem: sum(1 for _ in _lines(path)) for path in sorted(place.glob("*.jsonl"))}

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cluster.engines import ONE_LOOP, replica_environment, replica_options
+from cluster.engines import REPLICA_ENVIRONMENT, replica_environment, replica_options
 from serving import frames, table_store, video_loader
 from serving.access import hash_of, new_key
 from serving.adapters import engine_options
@@ -39,6 +39,7 @@ from serving.versions import BASE, POLICY, PREFIX
 from vidalign.config.run import ModelConfig, ServeConfig
 from vidalign.errors import ClusterError
 from vidalign.types import FrameSpec, PolicyVersion
+from vidalign.video import relevance
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -201,7 +202,7 @@ def build_app(spec: EndpointSpec, own_hash: str = "", apart: Mapping[str, str] |
     ingress = ray_serve.deployment(ray_serve.ingress()(PolicyIngress), name="PolicyIngress").options(
         num_replicas=1,
         max_ongoing_requests=2 * spec.serve.limits.max_connections,  # the gate decides
-        ray_actor_options={"num_cpus": spec.plan.ingress_cpus, "runtime_env": {"env_vars": ONE_LOOP}},
+        ray_actor_options={"num_cpus": spec.plan.ingress_cpus, "runtime_env": {"env_vars": REPLICA_ENVIRONMENT}},
         **stopping(spec.serve),
     )
     servers = {config.model_id: build_llm_deployment(config, name_prefix=PREFIX) for config in configs}
@@ -211,6 +212,8 @@ def build_app(spec: EndpointSpec, own_hash: str = "", apart: Mapping[str, str] |
 def llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> dict[str, Any]:
     """Ray's `LLMConfig` of one served policy, as keyword arguments."""
     num_videos = video_limit(spec)
+    if spec.frame_spec.choice is not None:
+        relevance.check(spec.frame_spec.choice.relevance)
     frame_spec = bounded(spec.frame_spec, policy.path, spec.model, num_videos)
     media_io_kwargs = video_loader.media_io_kwargs(frame_spec, spec.decoder)
     rules = _rules(spec, policy)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 VARIABLE = "VIDALIGN_SERVED_MEDIA"
 MOST_WAITING, MOST_WAIT_S = 4096, 600.0  # the gate bounds how many requests there are
 CHECK_CACHE_EVERY = 64  # files written
+SMALL_BYTES = 1 << 20  # are hashed sooner than another thread is woken
 client: contextvars.ContextVar[str] = contextvars.ContextVar("client", default="")  # who asks
 
 
@@ -72,6 +73,10 @@ class Decoders:
         self._options, self._root = options, options.cache_dir
         self._idle: dict[Backend, list[ChildDecoder]] = {}
         self._cache, self._num_written = FrameCache(self._root), 0
+        self._make_root()
+
+    def _make_root(self) -> None:
+        """What cleans up temporary folders may have removed it."""
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     async def clip_of(self, name: str, spec: FrameSpec, backend: Backend = DEFAULT_BACKEND) -> tuple[Clip, str]:
@@ -83,8 +88,10 @@ class Decoders:
         """
         async with self._places.place(client.get(), 1):
             decoder = self._decoder(backend)
+            self._make_root()
             try:
-                done = await asyncio.shield(work := asyncio.ensure_future(asyncio.to_thread(decoder.decode, name, spec)))
+                work = asyncio.ensure_future(asyncio.to_thread(_decoded, decoder, name, spec))
+                done, clip = await asyncio.shield(work)
             except asyncio.CancelledError:
                 decoder.stop()
                 work.add_done_callback(functools.partial(_close, decoder))
@@ -93,12 +100,12 @@ class Decoders:
                 decoder.close()
                 raise
             self._idle[backend].append(decoder)
-        if done.reason:
+        if clip is None:
             raise VideoError(done.reason, done.message)
         self._num_written += 1
         if self._num_written % CHECK_CACHE_EVERY == 1:
             await asyncio.to_thread(give_up, self._root, int(self._options.media.cache_gib * 2**30))
-        return await asyncio.to_thread(_loaded, done.frames_path), os.path.basename(done.frames_path)
+        return clip, os.path.basename(done.frames_path)
 
     async def clip_of_bytes(
         self,
@@ -108,7 +115,8 @@ class Decoders:
         backend: Backend = DEFAULT_BACKEND,
     ) -> tuple[Clip, str]:
         """The clip of a whole video that is in memory; see `clip_of`."""
-        path = self._cache.path(await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest()), spec)
+        digest = _hash(data) if len(data) <= SMALL_BYTES else await asyncio.to_thread(_hash, data)
+        path = self._cache.path(digest, spec)
         if path.is_file():
             with contextlib.suppress(DataError):
                 return await asyncio.to_thread(_loaded, path), path.name
@@ -118,7 +126,8 @@ class Decoders:
     @contextlib.asynccontextmanager
     async def files(self, contents: Sequence[bytes]) -> AsyncIterator[list[pathlib.Path]]:
         """Files with these contents, while the block lasts."""
-        folder = pathlib.Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="incoming-", dir=self._root))
+        self._make_root()
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="incoming-", dir=self._root))
         paths = [folder / f"{number:06d}" for number in range(len(contents))]
         try:
             await asyncio.to_thread(lambda: [path.write_bytes(data) for path, data in zip(paths, contents, strict=True)])
@@ -133,7 +142,16 @@ class Decoders:
         return ChildDecoder(FrameSpec(), str(self._root), backend=backend, deadline_s=self._options.deadline_s)
 
 
-def _close(decoder: ChildDecoder, work: asyncio.Future[DecodedVideo]) -> None:
+def _decoded(decoder: ChildDecoder, name: str, spec: FrameSpec) -> tuple[DecodedVideo, Clip | None]:
+    done = decoder.decode(name, spec)
+    return done, None if done.reason else _loaded(done.frames_path)
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _close(decoder: ChildDecoder, work: asyncio.Future[tuple[DecodedVideo, Clip | None]]) -> None:
     work.exception()  # seen: it says that the decoding was stopped
     decoder.close()
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from serving.refusals import unusable_message
 from vidalign.errors import VideoError
+from vidalign.records import FrameChoice
 from vidalign.types import DEFAULT_BACKEND, FrameSpec
 
 if TYPE_CHECKING:
@@ -80,7 +81,12 @@ def check_taken(clip: Clip) -> None:
 
 def spec_of(num_frames: int | None, **options: Any) -> FrameSpec:
     """The FrameSpec that `media_io_kwargs` wrote."""
-    return FrameSpec(num_frames=None if num_frames == ANY else num_frames, **options)
+    choice = options.pop("choice", None)
+    return FrameSpec(
+        num_frames=None if num_frames == ANY else num_frames,
+        choice=FrameChoice.from_row(choice) if isinstance(choice, dict) else choice,
+        **options,
+    )
 
 
 @contextlib.contextmanager

@@ -32,8 +32,8 @@ class PolicyIngress:
     def __init__(self, servers: dict[str, Any], *, options: GateOptions) -> None:
         """`servers`: model id → the handle of its deployment."""
         self._options = options
-        calls = {name: _call(handle) for name, handle in servers.items()}
-        alive = {name: handle.alive.remote for name, handle in servers.items()}
+        calls = {name: _Target(handle) for name, handle in servers.items()}
+        alive = {name: target.alive for name, target in calls.items()}
         sleeping = options.sleeps
         accept_s = options.serve.autoscaling.cold_start_s if sleeping else ACCEPT_S
         self._relay = Relay(calls, {} if sleeping else alive, accept_s=accept_s, num_replicas=options.capacity)
@@ -53,12 +53,26 @@ class PolicyIngress:
     def _connect(self, row: Row) -> tuple[Any, Any]:
         from ray import serve
 
-        handle = serve.get_deployment_handle(row.deployment, row.application or self._name, _check_exists=False)
-        return _call(handle), handle.alive.remote if self._watched else None
+        target = _Target(serve.get_deployment_handle(row.deployment, row.application or self._name, _check_exists=False))
+        return target, target.alive if self._watched else None
 
 
-def _call(handle: Any) -> Any:
-    return handle.options(stream=True).answer.remote
+class _Target:
+    """A deployment, as the relay asks it. Its handle's router runs in the loop of the first call."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle: Any = handle
+        self._answer: Any = None
+
+    def __call__(self, scope: dict[str, Any], body: bytes) -> Any:
+        """A `Call`, over gRPC from process to process: Ray would make an object of every message, at several times the cost."""
+        if self._answer is None:
+            self._answer = self._handle.options(stream=True, _by_reference=False).answer
+        return self._answer.remote(scope, body)
+
+    async def alive(self) -> bool:
+        """Whether its engine can take requests."""
+        return await self._handle.alive.remote()
 
 
 class _Kept:

@@ -1,6 +1,6 @@
 """Several policies behind one port: the gate in a process of its own, and each request relayed to the replica of its model.
 
-    gate ── Relay ══ one streaming actor call a request: ASGI messages in lists ══ PolicyServer.answer ── EngineApp
+    gate ── Relay ══ one streaming gRPC call a request: ASGI messages in lists ══ PolicyServer.answer ── EngineApp
 
 The messages are those that the gate gets from an engine in its own process, so the two modes cannot differ in what they answer. A
 replica says `ACCEPTED` as soon as it has a request; one that does not is down, or starting, and the client is told so at once.

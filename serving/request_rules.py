@@ -13,6 +13,7 @@ from typing import Any
 
 from serving.chat_rules import ChatRules
 from serving.frames import ANY
+from serving.questions import choose_by_question
 from serving.replies import Refusal
 from serving.schema import BODIES, Sampling, mistake
 from vidalign import prompts
@@ -149,6 +150,7 @@ def _check_chat(asked: Asked, served: Served) -> None:
             )
     if any(counts.values()):
         asked.headers[FRAMES_HEADER] = json.dumps(sampling.to_row())
+    choose_by_question(body["messages"], served.frame_spec, served.plain_prompt)
     if body.get("prompt_mode") == "plain":
         _in_plain_prompt(body["messages"], served.plain_prompt)
     if refusal := served.rules.refusal(body):
@@ -205,6 +207,11 @@ def _sampling(body: dict[str, Any], served: Served) -> FrameSpec:
             400,
             f"{shown} is another sampling than this endpoint's ({own.to_row()}); leave it out, or start the endpoint with "
             "serve.client_sampling=allow",
+        )
+    if own.choice is not None:
+        raise Refusal(
+            400,
+            "this endpoint chooses frames by the question (video.choice), and takes no request's own sampling; leave it out",
         )
     if len(wanted) == 2:
         raise Refusal(400, "of num_frames and fps only one can be given")

@@ -70,9 +70,18 @@ def main(jobs: str, rank: str, count: str, port: str, out: str) -> None:
 
 
 def train(
-    job: dict[str, Any], *, chunk_size: int, export: dict[str, Any] | None = None, stop_after: int = -1, resume: str = ""
+    job: dict[str, Any],
+    *,
+    chunk_size: int,
+    export: dict[str, Any] | None = None,
+    stop_after: int = -1,
+    resume: str = "",
+    whole: bool = False,
 ) -> dict[str, Any]:
-    """Train to the end or so many steps, measured before and after, and export where that is asked for."""
+    """Train to the end or so many steps, measured before and after, and export where that is asked for.
+
+    `whole`: as Ray Train would run it, to the export.
+    """
     import torch
 
     from actors import learner, rank, sharding
@@ -87,6 +96,9 @@ def train(
         from ray.train import Checkpoint
 
         one.restore(Checkpoint(resume))
+    if whole:
+        one.run(lambda *arguments, **options: None)
+        return {"measured": [one.monitor.measure(one.step_index)]}
     measured = [one.monitor.measure(one.step_index)]
     losses = []
     while one.step_index < len(one.order) and len(losses) != stop_after:

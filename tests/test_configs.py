@@ -7,6 +7,7 @@ import pytest
 import yaml
 from conftest import ROOT, plan_of
 from test_dry_run import write_clip
+from test_frame_choice import tiny_towers
 from test_memory import facts
 
 from cluster.described import described
@@ -21,6 +22,11 @@ TOKENS = 2600  # of a prompt with 16 frames of 448 x 448, and its two responses
 
 def read(name):
     return yaml.safe_load((ROOT / "configs" / name).read_text())
+
+
+def recipes_of(raw):
+    steps = raw["rounds"] if isinstance(raw.get("rounds"), list) else []
+    return [raw["recipe"], *(step.get("recipe", {}) for step in steps)]
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +44,14 @@ def test_there_is_one_for_each_method():
         "bmc",
         "dapo",
         "dr-grpo",
+        "dvpo",
         "gspo",
         "hound-dpo",
         "leanpo",
         "mixdpo",
         "mpo",
+        "overlap",
+        "reagent",
         "rrpo",
         "sft",
         "temple",
@@ -67,13 +76,14 @@ def test_a_dry_run_accepts_it(name, model, tmp_path, monkeypatch, capsys):
             "answer": "A circle.",
             "caption": "A circle.",
         }
-        count = raw["recipe"].get("num_prompts", 1) if split == "train" else 1
+        count = max(each.get("num_prompts", 1) for each in recipes_of(raw)) if split == "train" else 1
         rows = [row | {"id": f"{split}{number}", "question": f"What moves? {number}"} for number in range(count)]
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         raw["data"][split] = str(tmp_path / f"{split}.jsonl")
     raw["run_dir"], raw["model"]["path"] = str(tmp_path / "run"), model
-    steps = raw["rounds"] if isinstance(raw.get("rounds"), list) else []
-    for recipe in [raw["recipe"], *(step.get("recipe", {}) for step in steps)]:
+    if "choice" in raw["video"]:
+        raw["video"]["choice"]["relevance"] = str(tiny_towers(tmp_path / "clip", "clip"))
+    for recipe in recipes_of(raw):
         if recipe.get("judge"):
             recipe["judge"]["model"] = model
     (tmp_path / name).write_text(yaml.safe_dump(raw))

@@ -6,6 +6,7 @@ import dataclasses
 import http.server
 import os
 import re
+import shutil
 import threading
 import time
 
@@ -64,6 +65,14 @@ def test_frames_are_those_of_training_and_decoded_once(pool, clip, monkeypatch):
         assert not list(pool._root.glob("incoming-*"))
 
     run(ask())
+
+
+def test_a_cache_that_something_removed_is_made_anew(pool, clip):
+    """As what cleans up temporary folders does where an endpoint runs for weeks."""
+    shutil.rmtree(pool._root)
+    found, _ = run(pool.clip_of_bytes(clip.read_bytes(), lambda paths: str(paths[0]), SPEC))
+    np.testing.assert_array_equal(found.frames, decoding.decode(clip, SPEC).frames)
+    assert pool._root.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_broken_video_says_why(pool, tmp_path):

@@ -18,7 +18,7 @@ from vidalign.config.loading import parse_config
 from vidalign.config.recipes import RECIPES
 from vidalign.errors import ConfigError
 from vidalign.learning import objectives
-from vidalign.learning.group_data import training_group
+from vidalign.learning.group_data import training_group, with_token_advantages
 from vidalign.learning.pair_data import usable_pairs
 from vidalign.learning.sequences import pair_group
 from vidalign.learning.views import view_of
@@ -30,6 +30,7 @@ from vidalign.types import PreferencePair, ResponseGroup
 
 JUDGE = {"kind": "openai", "model": "m", "base_url": "http://x/v1"}
 KINDS = {"pairs": {}, "over videos": {"clip_pairs": {"perturb": {"mask_area": None, "shuffle": "reverse"}}}}
+WITHOUT_REWARDS = {"rewards": {}, "num_candidates": 1}
 REFILLED = {"num_prompts": 2, "refill": True}
 
 
@@ -61,7 +62,14 @@ class Passes:
 
     def groups(self, kind, objective):
         if kind == "groups":
-            return [training_group(self.group, self.sampled, objective)]
+            made = [training_group(self.group, self.sampled, objective)]
+            if not objective.needs_values:
+                return made
+            values = {
+                name: torch.linspace(-1, 1, len(r.token_ids)) ** 2
+                for name, r in zip(made[0].names, made[0].responses, strict=True)
+            }
+            return with_token_advantages(made, lambda _: values, lam=objective.values_lam)
         return [pair_group(pair) for pair in usable_pairs(self.pairs[kind], objective)[0]]
 
     def rows(self, key, groups):
@@ -128,8 +136,15 @@ def test_a_combination_learns_or_is_refused(recipe, objective, passes):
     params = {"max_tokens": 256} if objective == "dr_grpo" else {}
     kind = objectives.OBJECTIVES[objective]
     on_groups, makes_groups = kind.consumes == "groups", recipe == "group"
+    if kind.needs_values:
+        assert accepted(recipe, objective, params, WITHOUT_REWARDS) == makes_groups
+        assert not makes_groups or not accepted(recipe, objective, params, {}), "it takes no rewards"
+    elif makes_groups and on_groups:
+        assert not accepted(recipe, objective, params, WITHOUT_REWARDS)
     for data, more in KINDS.items():
         over = data == "over videos"
+        if makes_groups and kind.needs_values:
+            more = {**more, **WITHOUT_REWARDS}
         fits = on_groups == makes_groups and not (over and (makes_groups or kind.needs_phrases or not kind.needs_rejected))
         assert accepted(recipe, objective, params, more) == fits
         if fits:
@@ -138,7 +153,7 @@ def test_a_combination_learns_or_is_refused(recipe, objective, passes):
     built = objectives.build(objective, params)
     refills = makes_groups and on_groups and built.drop_uniform
     assert accepted(recipe, objective, params, REFILLED) == refills
-    weighed = not on_groups and kind.needs_rejected and not makes_groups
+    weighed = not on_groups and kind.needs_rejected and not makes_groups and kind.learns == "policy"
     assert accepted(recipe, objective, {**params, "weigh_stale": True}, {}) == weighed
     if weighed:
         found = gradient(passes, "pairs", objectives.build(objective, {"weigh_stale": True}))

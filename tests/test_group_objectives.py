@@ -51,18 +51,24 @@ def oracle(objective, policy, reference):
             "tokens": 1 / mask.sum(),
             "constant": 1 / (len(counted) * objective.max_tokens),
         }[objective.normalise]
-        mean = np.mean(logps[row, tokens] - behaviour[row, tokens])
+        near = ref if objective.decoupled else behaviour
+        mean = np.mean(logps[row, tokens] - near[row, tokens])
+        sampled = np.mean(ref[row, tokens] - behaviour[row, tokens])
         for token in tokens:
-            own = logps[row, token] - behaviour[row, token]
+            own = logps[row, token] - near[row, token]
+            weight = 1.0
+            if objective.decoupled:
+                shift = sampled if objective.ratio == "sequence" else ref[row, token] - behaviour[row, token]
+                weight = min(math.exp(shift), objective.max_behaviour_weight)
             ratio = math.exp(mean if objective.ratio == "sequence" else own)
             advantage = advantages[row] if advantages.ndim == 1 else advantages[row, token]
             held = min(max(ratio, 1 - objective.eps_low), 1 + objective.eps_high)
-            total += scale * -min(ratio * advantage, held * advantage)
+            total += scale * weight * -min(ratio * advantage, held * advantage)
             if ratio * advantage <= held * advantage:  # the free term is the smaller one, so it has the gradient
                 if objective.ratio == "sequence":
-                    gradient[row, tokens] -= scale * ratio * advantage / len(tokens)
+                    gradient[row, tokens] -= scale * weight * ratio * advantage / len(tokens)
                 else:
-                    gradient[row, token] -= scale * ratio * advantage
+                    gradient[row, token] -= scale * weight * ratio * advantage
             shift = ref[row, token] - logps[row, token]
             total += scale * objective.beta * (math.exp(shift) - shift - 1)
             gradient[row, token] += scale * objective.beta * (1 - math.exp(shift))
@@ -91,6 +97,45 @@ def test_value_and_gradient_are_those_written_out(normalise, ratio, beta, by_tok
     assert float(objective(policy, reference).metrics["clipped"]) > 0, "no clip was active, so none was tested"
 
 
+@pytest.mark.parametrize(("normalise", "ratio", "beta", "by_token"), SWITCHES)
+def test_a_decoupled_value_and_gradient_are_those_written_out(normalise, ratio, beta, by_token):
+    switches = {"normalise": normalise, "ratio": ratio, "beta": beta, "max_tokens": 9}
+    objective = Switched(decoupled=True, eps_low=0.02, eps_high=0.03, max_behaviour_weight=1.1, **switches)
+    policy, reference = random_rows(by_token=by_token)
+    policy.mask[2] = False
+    expected, gradient = oracle(objective, policy, reference)
+    value, found = value_and_gradient(objective, policy, reference)
+    assert value == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_allclose(found.numpy(), gradient, rtol=1e-10, atol=1e-14)
+    free = dataclasses.replace(objective, max_behaviour_weight=1e6)
+    assert value != pytest.approx(value_and_gradient(free, policy, reference)[0], rel=1e-6), "no weight was capped"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_decoupled_is_the_same_for_responses_of_the_policy_that_the_round_starts_from(name):
+    params = {"beta": 0.04}
+    policy, _ = random_rows(seed=4)
+    plain = value_and_gradient(objectives.build(name, params), policy, policy.behaviour)
+    decoupled = value_and_gradient(objectives.build(name, {**params, "decoupled": True}), policy, policy.behaviour)
+    assert decoupled[0] == pytest.approx(plain[0], rel=1e-12)
+    torch.testing.assert_close(decoupled[1], plain[1])
+
+
+def test_decoupled_clips_around_the_start_of_the_round_and_weighs_who_sampled_by_at_most_two():
+    """One token: sampled at p = 0.1, 0.3 at the start of the round and as now, so weighted by min(3, 2); a plain ratio is clipped."""
+    logps, start, behaviour = (torch.tensor([[math.log(p)]], dtype=torch.float64) for p in (0.3, 0.3, 0.1))
+    policy = GroupLogps(
+        logps=logps, behaviour=behaviour, mask=torch.ones(1, 1, dtype=torch.bool), advantages=torch.ones(1).double()
+    )
+    decoupled = objectives.build("dapo", {"decoupled": True})
+    assert decoupled.uses_reference
+    value, gradient = value_and_gradient(decoupled, policy, start)
+    assert (value, float(gradient)) == (pytest.approx(-2.0), pytest.approx(-2.0))
+    assert float(decoupled(policy, start).metrics["behaviour_weight"]) == pytest.approx(2.0)
+    value, gradient = value_and_gradient(objectives.build("dapo", {}), policy)
+    assert (value, float(gradient)) == (pytest.approx(-1.28), 0.0)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_presets_are_what_their_papers_say(name):
     made = objectives.build(name, {})
@@ -102,9 +147,12 @@ def test_presets_are_what_their_papers_say(name):
             "dapo": ("tokens", "token", 0.2, 0.28, 0.0, True, True),
             "dr_grpo": ("constant", "token", 0.2, 0.2, 0.0, False, False),
             "gspo": ("response", "sequence", 3e-4, 4e-4, 0.0, True, False),
+            "dvpo": ("tokens", "token", 0.2, 0.2, 0.0, True, False),
         }[name]
     )
-    assert made.uses_reference == (name == "grpo")
+    assert made.uses_reference == (name in ("grpo", "dvpo"))
+    if made.needs_values:
+        return  # its advantages are written out in tests/test_value.py
     policy, reference = random_rows(seed=3)
     expected, gradient = oracle(made, policy, reference)
     value, found = value_and_gradient(made, policy, reference)
@@ -171,11 +219,18 @@ def chosen(policy, rows):
     return GroupLogps(**{field.name: getattr(policy, field.name)[rows] for field in dataclasses.fields(policy)})
 
 
+def as_taken(objective, policy):
+    """With an advantage for each token, where an objective takes those."""
+    by_token = policy.advantages[:, None].expand_as(policy.logps)
+    return dataclasses.replace(policy, advantages=by_token) if objective.needs_values else policy
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("pieces", [[[0, 1], [2, 3], [4, 5]], [[5, 0, 3], [1], [4, 2]], [[4], [2], [0], [5], [1], [3]]])
 def test_micro_batches_ranks_and_order_change_nothing(name, pieces):
     """As `Learner.step` cuts it: totals divided by the number of calls, and the mean of the calls' losses."""
-    objective, (policy, reference) = objectives.build(name, {}), random_rows(seed=5)
+    objective = objectives.build(name, {})
+    policy, reference = random_rows(seed=5, by_token=objective.needs_values)
     whole, gradient = value_and_gradient(objective, policy, reference)
     totals = {"num_responses": len(LENGTHS) / len(pieces), "num_tokens": sum(LENGTHS) / len(pieces)}
     value, found = 0.0, torch.zeros_like(gradient)
@@ -198,7 +253,8 @@ def test_a_step_down_the_gradient_makes_the_better_response_likelier():
     policy, _ = random_rows(lengths=[4, 4])
     policy = dataclasses.replace(policy, logps=policy.behaviour.clone(), advantages=torch.tensor([0.7, -0.7]))
     for name in NAMES:
-        _, gradient = value_and_gradient(objectives.build(name, {}), policy, policy.behaviour)
+        made = as_taken(objectives.build(name, {}), policy)
+        _, gradient = value_and_gradient(objectives.build(name, {}), made, policy.behaviour)
         assert (gradient[0] < 0).all(), name
         assert (gradient[1] > 0).all(), name
 
@@ -212,7 +268,8 @@ def test_extreme_log_probs_stay_finite():
             advantages=torch.tensor([0.7, -0.7]),
         )
         for name in NAMES:
-            value, gradient = value_and_gradient(objectives.build(name, {"beta": 0}), policy)
+            objective = objectives.build(name, {"beta": 0})
+            value, gradient = value_and_gradient(objective, as_taken(objective, policy), policy.logps)
             assert math.isfinite(value)
             assert torch.isfinite(gradient).all()
 

@@ -233,7 +233,11 @@ def parse(recipe, **more):
         ),
         ({"trust": "judge"}, "trust=judge needs recipe.judge"),
         ({"threshold": 4}, "threshold is of a judge's scores"),
-        ({"num_candidates": 1}, "greater than or equal to 2"),
+        ({"num_candidates": 1}, "raise it to 2 or more, or set rewards to {} and take objective dvpo"),
+        ({"num_candidates": 0}, "greater than or equal to 1"),
+        ({"rewards": {}, "refill": True, "num_prompts": 2}, "refill=true samples until rewards differ"),
+        ({"rewards": {}, "drop_solved": 0.5}, "drop_solved goes by the reward accuracy"),
+        ({"rewards": {}, "trust": "f1"}, "recipe.trust and recipe.judge are for the rewards"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, says):
@@ -249,6 +253,8 @@ NEEDED = {name: {"judge": JUDGE.model_dump()} for name in ("hound", "verified")}
 @pytest.mark.parametrize("objective", objectives.OBJECTIVES)
 def test_every_recipe_takes_an_objective_that_learns_from_what_it_makes_and_refuses_the_others(recipe, objective):
     raw = {"name": recipe, **NEEDED.get(recipe, {})}
+    if (recipe, objective) == ("group", "dvpo"):
+        raw |= {"rewards": {}, "num_candidates": 1}
     params = {"max_tokens": 256} if objective == "dr_grpo" else {}
     config = parse(raw, objective={"name": objective, "params": params})
     on_groups = objectives.OBJECTIVES[objective].consumes == "groups"
@@ -259,6 +265,35 @@ def test_every_recipe_takes_an_objective_that_learns_from_what_it_makes_and_refu
         check_recipe(config)
     learns, makes = ("groups", "pairs") if on_groups else ("pairs", "groups")
     assert f"objective.name={objective} learns from {learns}, and recipe.name={recipe} makes {makes}; " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("objective", "rewards", "says"),
+    [
+        ("dvpo", {"accuracy": 1.0}, "set recipe.rewards to {}, or choose an objective such as grpo"),
+        ("grpo", {}, "recipe.rewards has none; name some, such as {accuracy: 1.0}, or choose objective dvpo"),
+        ("dapo", {}, "recipe.rewards has none"),
+    ],
+)
+def test_rewards_and_a_value_model_take_each_others_place(objective, rewards, says):
+    with pytest.raises(ConfigError) as caught:
+        check_recipe(parse({"rewards": rewards}, objective={"name": objective}))
+    assert says in str(caught.value)
+
+
+def test_without_rewards_one_reply_is_a_group_and_what_is_left_out_is_not():
+    config = GroupRecipe(rewards={}, num_candidates=1)
+    assert not recipes.build(config).compares
+    made, dropped = grouped(config, [reply("left", 0)])
+    assert (made.rewards, made.left_out, dropped) == ((0.0,), ("",), {})
+    assert grouped(config, [reply("left", 0, finish="length")]) == (None, {"cut_by_length": 1})
+    assert group_facts([made], compares=False) | {"left_out": {}} == {
+        "all_alike": None,
+        "replies": 1,
+        "left_out": {},
+        "mean_reward": None,
+        "mean_parts": {},
+    }
 
 
 def test_the_constant_of_dr_grpo_is_the_length_of_the_longest_reply():

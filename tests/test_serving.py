@@ -683,6 +683,16 @@ def test_the_two_policies_are_two(running, client, media):
 
 
 @pytest.mark.heavy
+def test_a_large_body_is_answered(client, media, tmp_path):
+    """Above the 4 MiB that one process may send another by gRPC's own default."""
+    path = tmp_path / "large.mp4"
+    free_box = (8 + (8 << 20)).to_bytes(4, "big") + b"free" + bytes(8 << 20)
+    path.write_bytes((media / "two.mp4").read_bytes() + free_box)
+    asked, expected = _ask(client, "base", _data_url(path)), _ask(client, "base", _data_url(media / "two.mp4"))
+    assert asked.choices[0].message.content == expected.choices[0].message.content
+
+
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("url", "message"),
     [

@@ -3,7 +3,8 @@
 Placeholders: `{question}`, `{answer}` (the ground truth), `{previous}` (the reply that is worked on), `{reasoning}` (its
 reasoning) and `{options}`. `{question}` stands for `asked_question`, the row's question with its options, where the policy is asked.
 Sources of the steps (the wording is ours): LeanPO, arXiv 2506.05260, for hint and reflection; RRPO, arXiv 2504.12083, for
-differences and rewrite; LLaVA-Hound, arXiv 2404.01258, for the caption; VerIPO, arXiv 2505.19000, for consistency.
+differences and rewrite; LLaVA-Hound, arXiv 2404.01258, for the caption; VerIPO, arXiv 2505.19000, for consistency; ReAgent-V,
+arXiv 2506.01300, for a critic's report (`{report}`: what it says of the earlier answer) and the three ways to reflect on it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,29 @@ BRIDGE = (
 CONSISTENCY = (
     "Question: {question}\nSomebody reasoned: {reasoning}\nWhich answer to the question does this reasoning lead to, right or wrong? "
     "Write that answer alone, in the form in which the question asks for it."
+)
+REPORT = """\
+Question: {question}
+Answer to judge: {previous}
+
+Judge the answer by the video. First say in one or two sentences what is wrong with it, if anything is. Then write these five lines,
+where each N is a number from 0 (wrong in everything) to 5 (nothing to improve):
+Visual alignment: N
+Temporal accuracy: N
+Option disambiguation: N
+Reasoning specificity: N
+Linguistic precision: N"""
+CONSERVATIVE = (
+    "{question}\nEarlier answer: {previous}\nA critic says of it: {report}\nKeep this answer unless the video contradicts it. Write "
+    "the final answer alone, in the form in which the question asks for it."
+)
+NEUTRAL = (
+    "{question}\nEarlier answer: {previous}\nA critic says of it: {report}\nLook again at which things, people and places the video "
+    "shows, and correct what the answer gets wrong. Write the final answer alone, in the form in which the question asks for it."
+)
+AGGRESSIVE = (
+    "{question}\nEarlier answer: {previous}\nA critic says of it: {report}\nDoubt both what the answer saw and what it concluded from "
+    "it, and think of another answer. Write the final answer alone, in the form in which the question asks for it."
 )
 CAPTION = "Describe the video in detail: every object, its colour and shape, how it moves, and the order of events."
 
@@ -74,8 +98,12 @@ PLACEHOLDERS = {
     "bridge_prompt": ("{answer}", "{previous}"),
     "consistency_prompt": ("{question}", "{reasoning}"),
     "options_prompt": ("{question}", "{options}"),
+    "report_prompt": ("{question}", "{previous}"),
+    "conservative_prompt": ("{question}", "{previous}"),
+    "neutral_prompt": ("{question}", "{previous}"),
+    "aggressive_prompt": ("{question}", "{previous}"),
 }
-FIELDS = ("question", "answer", "previous", "options", "reasoning")
+FIELDS = ("question", "answer", "previous", "options", "reasoning", "report")
 JUDGE_FIELDS = ("caption", "question", "answer", "response")
 
 
@@ -141,9 +169,9 @@ def _answered_by_label(example: Example) -> bool:
     return match is not None and match[1].upper() in [label for label, _ in options] and match[1].casefold() not in texts
 
 
-def fill(template: str, *, question: str, answer: str = "", previous: str = "") -> str:
+def fill(template: str, *, question: str, answer: str = "", previous: str = "", **more: str) -> str:
     """Fill in one of the policy's templates. The places of videos and images in the question become marks, which `chat` reads."""
-    return substitute(template, question=_marked(question), answer=answer, previous=previous)
+    return substitute(template, question=_marked(question), answer=answer, previous=previous, **more)
 
 
 def _marked(text: str) -> str:

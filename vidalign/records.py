@@ -36,6 +36,25 @@ class Turn(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FrameChoice(Record):
+    """How frames are chosen by the question that is asked about a video (`vidalign.video.frame_choice`): of `pool` evenly spread
+    candidates, those that are relevant and hold much, at least `keep` of them.
+
+    `relevance` is the folder of a CLIP or SigLIP model, "none" for the frames alone, or `package.module:attribute`.
+    """
+
+    kind: Literal["relevance"] = "relevance"
+    pool: int = 128
+    keep: int = 32
+    relevance: str = "none"
+
+    @property
+    def needs_question(self) -> bool:
+        """Whether other frames may be chosen for another question."""
+        return self.relevance != "none"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Context:
     """What a prompt holds beside its question: a system text, earlier turns, and the names of what it shows.
 

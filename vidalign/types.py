@@ -8,9 +8,9 @@ import dataclasses
 import hashlib
 import json
 import math
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
-from vidalign.records import Context, Prompted, Record, Turn
+from vidalign.records import Context, FrameChoice, Prompted, Record, Turn
 
 Backend: TypeAlias = Literal["pyav", "decord"]  # what decodes videos, see vidalign.video.readers
 DEFAULT_BACKEND: Backend = "pyav"
@@ -37,6 +37,8 @@ class FrameSpec(Record):
     What a file claims is bounded before it is believed: a video of more than `max_duration_s` seconds is quarantined, and one
     whose frames take more than `max_pixels_decoded` pixels to hold, sampled and resized, or while a decoder works
     (`vidalign.video.bounds`).
+
+    `choice` None spreads the frames evenly. Otherwise they are chosen by the question, and `num_frames` is the most that are shown.
     """
 
     num_frames: int | None = 8
@@ -52,6 +54,7 @@ class FrameSpec(Record):
     hdr_to_sdr: bool = True
     max_duration_s: float = 21_600.0
     max_pixels_decoded: int = 2**30
+    choice: FrameChoice | None = None
 
     def to_row(self) -> dict[str, Any]:
         row = super().to_row()
@@ -62,10 +65,16 @@ class FrameSpec(Record):
             "hdr_to_sdr",
             "max_duration_s",
             "max_pixels_decoded",
+            "choice",
         ):
             if row[name] == getattr(FrameSpec, name):
                 del row[name]  # at their defaults they leave the keys of frames and runs as they were before they existed
         return row
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Self:
+        choice = row.get("choice")
+        return super().from_row({**row, "choice": FrameChoice.from_row(choice) if isinstance(choice, dict) else choice})
 
     def key(self) -> str:
         """Short stable hash; half of the frame cache's key."""
@@ -114,7 +123,8 @@ class Response(Record):
     "augmented" (no hint, augmented video), "plain" (no hint, clean video), "perturbed" (no hint, perturbed video),
     "shuffled" (no hint, frames in any order), "replayed" (the ground truth with one segment generated anew), "truth" (the ground
     truth itself, not sampled), "differences" and "rewritten" (RRPO's two steps from a wrong response), "bridged" (a wrong response,
-    corrected), "caption" (of the video).
+    corrected), "conservative", "neutral" and "aggressive" (ReAgent-V's reflections), "report" (a critic's, of the response of the same
+    candidate and turn), "caption" (of the video).
 
     `log_probs` are natural-log probabilities of `token_ids` under the policy, before temperature and top-p. `reward` is the
     average log-likelihood per token of the text under the policy given the clean video and the question *without* hints;

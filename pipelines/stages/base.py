@@ -5,7 +5,7 @@ from, option by option, so that a changed option is an error that names it, and 
 result (how often something is logged, how many workers there are, where a cache is) is not in it.
 
     begun.json      {"format": 2, "stage": its name, "inputs": {option: value}, "layout": how partial results are laid out}
-    manifest.json   {"format": 2, "stage", "inputs", "finished_at", facts…}
+    manifest.json   {"format": 2, "stage", "inputs", "started_at", "finished_at", facts…}    started: for the last time
 
 A folder of format 1 holds one hash of its inputs and does not say what they were. It is recognised by `Stage.inputs_v1` of the
 stage as the run's config.yaml has it (`Stage.earlier`), compared option by option like the others, and written in format 2.
@@ -79,8 +79,9 @@ def once(stage: Stage) -> dict[str, Any]:
         manifest(folder)
     made_from = {"format": FORMAT, "stage": stage.name, "inputs": inputs}
     files.write_json(stage.folder / BEGUN, {**made_from, "layout": flat(stage.layout())})
+    started_at = time.time()
     facts = stage.run()
-    finished = {**made_from, "finished_at": time.time(), **facts}
+    finished = {**made_from, "started_at": started_at, "finished_at": time.time(), **facts}
     files.write_json(stage.folder / MANIFEST, finished)
     return finished
 

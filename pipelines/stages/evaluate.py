@@ -18,6 +18,7 @@ from vidalign.errors import DataError
 from vidalign.model.folder import stage_model
 from vidalign.types import Example, PolicyVersion
 from vidalign.video.naming import local_path, visual_of
+from vidalign.video.relevance import decided_by
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -45,6 +46,7 @@ class Evaluate(Stage):
             "evaluate": self.evaluate.deciding(),
             "video": self.video.frame_spec().to_row(),
             "recipe.plain_prompt": self.prompt,
+            **decided_by(self.video.frame_spec()),
         }
 
     def inputs_v1(self) -> dict[str, Any]:

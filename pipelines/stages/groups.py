@@ -56,15 +56,18 @@ def without_spelled(responses: Sequence[Response], spelled: set[Key]) -> list[Re
     ]
 
 
-def group_facts(groups: Sequence[ResponseGroup]) -> dict[str, Any]:
-    """Of the groups that were made: how many are all alike, what their rewards are in the mean, which replies are left out."""
+def group_facts(groups: Sequence[ResponseGroup], *, compares: bool = True) -> dict[str, Any]:
+    """Of the groups that were made: how many are all alike, what their rewards are in the mean, which replies are left out.
+
+    `compares`: they have rewards. Without, there is nothing to say of these.
+    """
     rewards = [value for group in groups for value in group.rewards if math.isfinite(value)]
     left_out = collections.Counter(why for group in groups for why in group.left_out if why)
     return {
-        "all_alike": sum(is_uniform(group.rewards) for group in groups),
+        "all_alike": sum(is_uniform(group.rewards) for group in groups) if compares else None,
         "replies": len(rewards),
         "left_out": dict(left_out),
-        "mean_reward": math.fsum(rewards) / len(rewards) if rewards else None,
+        "mean_reward": math.fsum(rewards) / len(rewards) if rewards and compares else None,
         "mean_parts": _mean_parts(groups),
     }
 

@@ -25,6 +25,7 @@ from pipelines.stages.groups import (
 from pipelines.stages.judge import Judging, judgements_of
 from pipelines.stages.responses import read_frames, read_responses
 from pipelines.stages.rollout import Rollout
+from pipelines.stages.staleness import read_fresh
 from vidalign import files
 from vidalign.config.recipe import RecipeSection
 from vidalign.data.reading import DataRow
@@ -47,7 +48,7 @@ JUDGEMENTS = "judgements.parquet"  # of a round, for the rounds after it
 
 @dataclasses.dataclass(kw_only=True)
 class Pairs(Stage):
-    """The preference pairs of one round, from its finished rollout; of a recipe that makes groups, its groups."""
+    """The preference pairs of one round, from its finished rollout, or its groups. `fresh`: as `read_fresh` takes it."""
 
     name: ClassVar[str] = "pairs"
 
@@ -55,6 +56,7 @@ class Pairs(Stage):
     rollout: Rollout
     rows: Sequence[DataRow]
     engines: Workers
+    fresh: frozenset[str] | None = None
     earlier: Callable[[], Stage | None] | None = None
 
     def __post_init__(self) -> None:
@@ -92,7 +94,7 @@ class Pairs(Stage):
         if recipe.makes == "groups":
             return self._grouped()
         folders = [*(self.run_folder.stage("responses", i) for i in self._reused), self.rollout.folder]
-        responses = [r for folder in folders for r in read_responses(folder, tokens=recipe.needs_tokens)]
+        responses, aged = read_fresh(folders, self.fresh, tokens=recipe.needs_tokens)
         judgements, rewritten, facts = self._judged(responses)
         if verdicts := recipe.verdicts(responses, scores_by_example(judgements)):
             files.write_table(self.folder / "verdicts.parquet", verdicts)
@@ -121,7 +123,7 @@ class Pairs(Stage):
             )
         num_paired = len(pairs)
         pairs, clip_facts = self._over_videos(pairs)
-        facts |= {"clip_pairs": clip_facts} if clip_facts else {}
+        facts |= aged | ({"clip_pairs": clip_facts} if clip_facts else {})
         files.write_json(self.folder / "lint.json", report.to_row())
         files.write_table(self.folder / "pairs.parquet", pairs)
         if recipe.trusts_judge:
@@ -143,17 +145,18 @@ class Pairs(Stage):
         rollout, recipe = self.rollout, self.recipe
         special = special_ids(rollout.policy.path, trust_remote_code=rollout.model.trust_remote_code)
         tokens, spelled = sampled_tokens(rollout.folder / "responses.parquet", special)
-        responses = without_spelled(read_responses(rollout.folder, tokens=recipe.needs_tokens), spelled)
+        responses, aged = read_fresh([rollout.folder], self.fresh, tokens=recipe.needs_tokens)
+        responses = without_spelled(responses, spelled)
         judgements, _, facts = self._judged(responses)
         decoded = read_frames(rollout.folder)
         groups, dropped = make_groups(self.asked, responses, recipe, judgements, decoded=decoded, tokens=tokens)
         if not groups:
             raise DataError(f"no group was made from {len(self.asked)} examples ({dropped}); {NO_GROUPS}")
-        found = group_facts(groups)
-        if (why := no_contrast(found, len(groups))) is not None:
+        found = group_facts(groups, compares=recipe.compares)
+        if recipe.compares and (why := no_contrast(found, len(groups))) is not None:
             raise DataError(why)
         files.write_table(self.folder / GROUPS_FILE, groups)
-        facts |= cut_facts(responses, recipe)
+        facts |= cut_facts(responses, recipe) | aged
         if (warning := cut_warning(facts, recipe.config)) is not None:
             progress.warn(warning)
         correlation = reward_trust_correlation(responses, recipe)

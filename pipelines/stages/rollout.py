@@ -38,6 +38,7 @@ from vidalign.errors import DataError
 from vidalign.recipes.base import Recipe
 from vidalign.stored import shown
 from vidalign.types import Example, PolicyVersion, QuarantineRow
+from vidalign.video.relevance import decided_by
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -46,7 +47,8 @@ class Rollout(Stage):
 
     `cache`: the frame cache. `seed`: of the round; `engine_seed`: of the run. `text_tokens`: what the context must have beside a
     video; a video that leaves less is quarantined. `missing`: names of videos that the driver does not find. `places`: of the
-    examples in the order of all prompts, where a round does not ask all (`pipelines.stages.filling`).
+    examples in the order of all prompts, where a round does not ask all (`pipelines.stages.filling`). `policy_round`: the one that
+    starts from `policy`.
     """
 
     name: ClassVar[str] = "rollout"
@@ -69,6 +71,7 @@ class Rollout(Stage):
     text_tokens: int = 0
     missing: Sequence[str] = ()
     places: Sequence[int] | None = None
+    policy_round: int | None = None
     earlier: Callable[[], Stage | None] | None = None
 
     @property
@@ -86,6 +89,7 @@ class Rollout(Stage):
             "data.train": digest(self.train),
             "data.probe": digest(self.probe),
             **({"train.float32_head": True} if self.float32_head else {}),
+            **decided_by(self.video.frame_spec()),
         }
 
     def layout(self) -> dict[str, Any]:
@@ -114,7 +118,7 @@ class Rollout(Stage):
             files.write_table(self.folder / "responses.parquet", [])
         decoded |= self._decode(self.probe)
         self._write(decoded)
-        return {"policy": self.policy.version, "engine_s": engine_s}
+        return {"policy": self.policy.version, "policy_round": self.policy_round, "engine_s": engine_s}
 
     def _chunks(self, asked: int) -> list[tuple[int, Sequence[Example]]]:
         size = self.rollout.batch_size

@@ -18,6 +18,7 @@ from pipelines.stages.base import Stage, identity, identity_v1, once
 from pipelines.stages.clip_pairs import FRAMES
 from pipelines.stages.doubt import DoubtStage
 from pipelines.stages.reference import reference_files
+from pipelines.stages.token_values import value_files
 from vidalign import files, mirror, stored
 from vidalign.config.run import ModelConfig, ObjectiveConfig
 from vidalign.config.training import TrainConfig
@@ -43,7 +44,7 @@ class Train(Stage):
     """One round's training on its pairs. A round that was killed continues from its newest checkpoint.
 
     `cache`: where what frozen models say is kept. `run_seed`: of the run; the round's own is derived from it.
-    `tensorboard`: also write TensorBoard's events.
+    `tensorboard`: also write TensorBoard's events. `value`: folder of the value model that the objective takes, if it takes one.
     """
 
     name: ClassVar[str] = "train"
@@ -61,6 +62,7 @@ class Train(Stage):
     workers: Workers
     run_seed: int
     tensorboard: bool = True
+    value: pathlib.Path | None = None
     earlier: Callable[[], Stage | None] | None = None
 
     def __post_init__(self) -> None:
@@ -71,7 +73,7 @@ class Train(Stage):
 
     @property
     def needs(self) -> Sequence[pathlib.Path]:
-        return [self.responses, self.pairs]
+        return [self.responses, self.pairs, *([self.value] if self.value else [])]
 
     @property
     def seed(self) -> int:
@@ -85,6 +87,7 @@ class Train(Stage):
             "train": self.train.deciding(),
             "model.dtype": self.model.dtype,
             "seed": self.run_seed,
+            **({"value": identity(self.value)} if self.value else {}),
         }
 
     @property
@@ -141,28 +144,29 @@ class Train(Stage):
                 f"{facts['win_rates']['hard']:,} of {len(usable):,} pairs have no win rates; objective.name={self.objective.name} "
                 "takes 1 and 0 for them"
             )
-        trained = self._fit(self.pairs / "pairs.parquet", reference, doubt)
+        trained = self._fit(self._job(self.pairs / "pairs.parquet", reference, doubt))
         return {"policy": trained.version, "num_pairs": num_kept, "dropped": dropped, **facts}
 
     def _on_groups(self, objective: GroupObjective) -> dict[str, Any]:
         """Train on the round's groups."""
         groups = files.read_table(self.pairs / GROUPS_FILE, ResponseGroup)
         usable, dropped = usable_groups(groups, objective)
-        trained = self._fit(self.pairs / GROUPS_FILE, reference_files(self, usable, objective))
+        job = self._job(self.pairs / GROUPS_FILE, reference_files(self, usable, objective))
+        if self.value is not None:
+            job = dataclasses.replace(job, values=str(value_files(self, usable, job, self.value)))
+        trained = self._fit(job)
         gap = files.read_jsonl(self.folder / "metrics.jsonl")[0]["behaviour_gap"]
-        if gap > MAX_BEHAVIOUR_GAP:
+        of_this_policy = all(group.policy_version == self.policy.version for group in usable)  # else it says how far that is
+        if gap > MAX_BEHAVIOUR_GAP and of_this_policy:
             progress.warn(
                 f"the log-probs that responses were sampled with and those of training differ by {gap:.3f} nats a token in the mean; "
                 "set train.float32_head or model.dtype=float32"
             )
         return {"policy": trained.version, "num_groups": len(usable), "dropped": dropped, "behaviour_gap": gap}
 
-    def _fit(self, pairs: pathlib.Path, reference: pathlib.Path | None, doubt: str = "") -> PolicyVersion:
-        """Train on a file of pairs or groups; the exported policy."""
-        import ray.train
-        from ray.train.torch import TorchTrainer
-
-        job = TrainJob(
+    def _job(self, pairs: pathlib.Path, reference: pathlib.Path | None, doubt: str = "") -> TrainJob:
+        """The training on a file of pairs or groups."""
+        return TrainJob(
             model=self.model,
             policy_path=self.policy.path,
             policy_version=self.policy.version,
@@ -183,6 +187,12 @@ class Train(Stage):
             export=str(self.export),
             tensorboard=self.tensorboard,
         )
+
+    def _fit(self, job: TrainJob) -> PolicyVersion:
+        """Train; the exported policy."""
+        import ray.train
+        from ray.train.torch import TorchTrainer
+
         workers, use_gpu = self.workers, self.workers.gpus > 0
         place = stored.of(self.folder)
         store, kept_in = (None, str(self.folder)) if place is None else place.stored

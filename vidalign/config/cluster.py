@@ -23,7 +23,8 @@ class ClusterConfig(Section):
     `node_types` says which nodes an autoscaling cluster may start, the head aside. Without it, KubeRay or the launcher's config on the
     head node says that, or else the cluster is taken as it is; `max_num_cpus` and `max_num_gpus` replace its sums. `num_cpus` is the
     number of logical CPUs of a Ray started on this machine.
-    Nothing waits longer than `wait_for_nodes_s` to be placed on a node.
+    Nothing waits longer than `wait_for_nodes_s` to be placed on a node. `overlap` gives the responses of the next round and the
+    training of this one CPUs and GPUs of their own, so that both go on at once.
     """
 
     address: str | None = None
@@ -42,3 +43,7 @@ class ClusterConfig(Section):
     """
     wait_for_nodes_s: float = pydantic.Field(900.0, gt=0)
     """How long work may wait to be placed on a node."""
+    overlap: bool = False
+    """Make the responses of the next rounds beside the training of this one, with CPUs and GPUs of their own; needs `max_staleness`
+    of at least 1, which is then its default.
+    """

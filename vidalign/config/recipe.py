@@ -29,7 +29,7 @@ class RecipeSection(Section):
     NEUTRAL: ClassVar[frozenset[str]] = frozenset({"options_prompt", "options_style"})
 
     name: str
-    """The recipe: leanpo, rrpo, hound, group, verified, given, or `package.module:attribute`."""
+    """The recipe: leanpo, rrpo, hound, group, verified, reagent, given, or `package.module:attribute`."""
     plain_prompt: str = prompts.PLAIN
     """Template of the prompt without hints, which training and evaluation use."""
     lint: LintConfig = LintConfig()  # type: ignore[call-arg]

@@ -11,6 +11,7 @@ from vidalign.config.degrading import AugmentConfig
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.linting import LintConfig
 from vidalign.config.recipe import RecipeSection, SamplingSection
+from vidalign.config.reflecting import ReagentRecipe
 from vidalign.config.rewards import RewardOptions
 from vidalign.config.rewriting import RrpoRecipe
 from vidalign.config.verifying import VerifiedRecipe
@@ -104,12 +105,12 @@ class HoundRecipe(SamplingSection):
 
 
 class GroupRecipe(RewardOptions, SamplingSection):
-    """Groups of the policy's own replies to one prompt with rewards, for objectives on groups (grpo, dapo, dr_grpo, gspo).
+    """Groups of the policy's own replies to one prompt with rewards, for objectives on groups (grpo, dapo, dr_grpo, gspo, dvpo).
 
     Their log-probs are those of the untruncated policy, so `temperature` and `top_p` are 1. `trust` says who tells right from wrong
     for the rewards "accuracy", "temporal" and "length"; `judge` tells what no rule can, with `trust` "judge", as right from
     `threshold` on. `refill` is DAPO's dynamic sampling (arXiv 2503.14476): rewards decide which prompts are asked, so
-    no judge gives them.
+    no judge gives them. `rewards` {} are none, for objective dvpo, which takes a value model in their place.
     """
 
     LATER: ClassVar[frozenset[str]] = SamplingSection.LATER | RewardOptions.LATER | {"num_prompts", "refill", "drop_solved"}
@@ -119,8 +120,8 @@ class GroupRecipe(RewardOptions, SamplingSection):
 
     name: Literal["group"] = "group"
     """The recipe."""
-    num_candidates: int = pydantic.Field(8, ge=2)
-    """Replies of a group."""
+    num_candidates: int = pydantic.Field(8, ge=1)
+    """Replies of a group; one is enough where a value model takes the place of rewards."""
     num_prompts: int | None = pydantic.Field(None, ge=1)
     """Prompts of a round: the next ones in an order that the seed decides; null asks all of them in every round."""
     refill: bool = False
@@ -156,6 +157,13 @@ class GroupRecipe(RewardOptions, SamplingSection):
             )
             what = "the rewards of recipe.judge" if self.judge else "num_prompts groups that differ"
             raise ValueError(f"refill=true samples until there are enough by {what}, {way_out}, or set refill to false")
+        if self.rewards and self.num_candidates < 2:
+            raise ValueError(
+                f"num_candidates={self.num_candidates} leaves a reply nothing to be compared with; raise it to 2 or more, or set "
+                "rewards to {} and take objective dvpo"
+            )
+        if self.refill and not self.rewards:
+            raise ValueError("refill=true samples until rewards differ, and rewards={} has none; set refill to false")
         if self.drop_solved and "accuracy" not in self.rewards:
             raise ValueError("drop_solved goes by the reward accuracy; add it to rewards, or set drop_solved to 0")
         if self.overlong_tokens is not None and self.overlong_tokens >= self.max_new_tokens:
@@ -191,6 +199,7 @@ RECIPES: dict[str, type[RecipeSection]] = {
     "given": GivenRecipe,
     "group": GroupRecipe,
     "verified": VerifiedRecipe,
+    "reagent": ReagentRecipe,
 }
 ELSEWHERE = "elsewhere"  # tag of a recipe that is named as package.module:attribute
 
@@ -237,6 +246,7 @@ RecipeConfig = Annotated[
     | Annotated[GroupRecipe, pydantic.Tag("group")]
     | Annotated[GivenRecipe, pydantic.Tag("given")]
     | Annotated[VerifiedRecipe, pydantic.Tag("verified")]
+    | Annotated[ReagentRecipe, pydantic.Tag("reagent")]
     | Annotated[pydantic.SerializeAsAny[RecipeSection], pydantic.BeforeValidator(_elsewhere), pydantic.Tag(ELSEWHERE)],
     pydantic.Discriminator(_tag),
 ]

@@ -29,8 +29,8 @@ class RewardOptions(Section):
 
     LATER: ClassVar[frozenset[str]] = frozenset({"length_range", "overlong_tokens"})
 
-    rewards: dict[str, pydantic.FiniteFloat] = pydantic.Field({"accuracy": 1.0}, min_length=1)
-    """Rewards and their weights: accuracy, format, temporal, length, overlong, or `package.module:attribute`."""
+    rewards: dict[str, pydantic.FiniteFloat] = {"accuracy": 1.0}
+    """Rewards and their weights: accuracy, format, temporal, length, overlong, or `package.module:attribute`; {} for dvpo."""
     format_pattern: str = THINK_THEN_ANSWER
     """Regular expression of a whole reply, for the reward format."""
     num_shuffled: int = pydantic.Field(0, ge=0)

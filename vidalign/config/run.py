@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import pydantic
 
+from vidalign.config.choosing import ChoiceConfig, check_choice
 from vidalign.config.cluster import ClusterConfig
 from vidalign.config.counts import AnyCount, most
 from vidalign.config.judging import ScoringSection
@@ -66,8 +67,10 @@ class DataConfig(Section):
 class VideoConfig(Section):
     """Frame sampling (see `vidalign.types.FrameSpec`) and how decoding is run."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"choice"})
+
     num_frames: int | None = pydantic.Field(8, ge=1)
-    """Frames of a video, evenly spread; null where `fps` is set."""
+    """Frames of a video, evenly spread; null where `fps` is set. The most that are shown where `choice` chooses them."""
     fps: float | None = pydantic.Field(None, gt=0)
     """Frames for each second of a video instead of a fixed number."""
     max_frames: int = pydantic.Field(128, ge=1)
@@ -94,6 +97,8 @@ class VideoConfig(Section):
     """Videos of which more pixels would have to be decoded are quarantined."""
     backend: Backend = DEFAULT_BACKEND
     """What decodes videos."""
+    choice: ChoiceConfig = ChoiceConfig()  # type: ignore[call-arg]
+    """Show frames that the question calls for in place of evenly spread ones."""
     deadline_s: float = pydantic.Field(DEADLINE_S, gt=0)
     """A video that takes longer to decode is quarantined."""
     num_decoders: AnyCount = None
@@ -115,6 +120,7 @@ class VideoConfig(Section):
         for name in ("max_pixels", "total_pixels"):
             if self.height is not None and getattr(self, name) is not None:
                 raise ValueError(f"height and width fix the size, so {name} must be null; set height and width, or {name}")
+        check_choice(self.choice, self.num_frames)
         return self
 
     @property
@@ -124,7 +130,8 @@ class VideoConfig(Section):
 
     def frame_spec(self) -> FrameSpec:
         """The part of this section that decides which frames are taken, and at which size."""
-        return FrameSpec(**{field.name: getattr(self, field.name) for field in dataclasses.fields(FrameSpec)})
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(FrameSpec)}
+        return FrameSpec(**{**fields, "choice": self.choice.frame_choice()})
 
 
 class RolloutConfig(Section):
@@ -223,7 +230,7 @@ class RunConfig(Section):
     """Everything that one run needs. Stored in the run folder as `config.yaml`, with all defaults filled in."""
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset({"track"})
-    LATER: ClassVar[frozenset[str]] = frozenset({"steps"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"steps", "max_staleness"})
 
     run_dir: PathText
     """Folder of the run, which every node sees, or its uri in an object store. Running again continues what is there."""
@@ -233,6 +240,10 @@ class RunConfig(Section):
     """Rounds of rollout and training; each starts from the policy of the one before. A list of steps stands for their rounds."""
     steps: tuple[StepConfig, ...] = ()
     """What rounds change, in turn; written as a list in the place of `rounds`."""
+    max_staleness: int | None = pydantic.Field(None, ge=0)
+    """How many rounds older than the policy that a round trains may be the one whose responses it learns from; null is 1 with
+    `cluster.overlap`, else 0.
+    """
     model: ModelConfig
     """The policy to align."""
     data: DataConfig
@@ -265,3 +276,24 @@ class RunConfig(Section):
     def _as_many_as_steps(self) -> RunConfig:
         check_count(self.rounds, self.steps)
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _overlap_has_something_to_do(self) -> RunConfig:
+        if self.cluster.overlap and self.staleness == 0:
+            raise ValueError(
+                "cluster.overlap=true makes the responses of the next round while this one trains, so with the policy from before it, "
+                "and max_staleness=0 allows none but the newest; set max_staleness to 1, or cluster.overlap to false"
+            )
+        if self.cluster.overlap and self.rounds == 1:
+            raise ValueError(
+                "cluster.overlap=true makes the responses of the next round while this one trains, and rounds=1 has no next one; set "
+                "rounds to 2 or more, or cluster.overlap to false"
+            )
+        return self
+
+    @property
+    def staleness(self) -> int:
+        """How many rounds old the policy that makes a round's responses is, where there were as many rounds."""
+        if self.max_staleness is None:
+            return int(self.cluster.overlap)
+        return self.max_staleness

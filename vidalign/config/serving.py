@@ -24,8 +24,8 @@ class LimitsConfig(Section):
     """The largest number of replies of one request."""
     max_tokens: int | None = pydantic.Field(None, ge=1)
     """Tokens of the longest reply; more is lowered to it and said in a header; null means as many as the context has."""
-    max_body_mb: float = pydantic.Field(256.0, gt=0)
-    """Size of the largest body, in MiB."""
+    max_body_mb: float = pydantic.Field(256.0, gt=0, le=2000)
+    """Size of the largest body, in MiB; below 2 GiB, which is the most that one process sends another."""
     max_bodies_mb: float = pydantic.Field(1024.0, gt=0)
     """Size of all bodies that are held at once, in MiB."""
     body_idle_s: float = pydantic.Field(30.0, gt=0)

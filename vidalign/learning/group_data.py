@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from vidalign.errors import DataError
 from vidalign.learning.advantages import group_advantages, is_uniform
 from vidalign.learning.objectives.groups import GroupObjective
 from vidalign.learning.sequences import Role, TrainingGroup, TrainingResponse
+from vidalign.learning.value import token_advantages
 from vidalign.types import ResponseGroup
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CHOSEN: Role = "chosen"
 REJECTED: Role = "rejected"
@@ -76,3 +81,38 @@ def extremes(group: TrainingGroup) -> TrainingGroup | None:
         return None
     pair = [dataclasses.replace(each, role=side) for each, side in ((best, CHOSEN), (worst, REJECTED))]
     return dataclasses.replace(group, responses=tuple(pair))
+
+
+def first_learned(group: TrainingGroup) -> TrainingGroup:
+    """The first response of a group that is learned from, alone, as the chosen one."""
+    first = next(each for each in group.responses if each.weight)
+    return dataclasses.replace(group, responses=(dataclasses.replace(first, role=CHOSEN),))
+
+
+def with_token_advantages(
+    groups: Sequence[TrainingGroup], values: Callable[[str], Mapping[str, Tensor]], *, lam: float
+) -> list[TrainingGroup]:
+    """The groups of a round with an advantage for each token, whitened over the round (`vidalign.learning.value`).
+
+    Responses that are left out have 0 and do not count. `values`: by group id, the value model's values [T] of each response by name.
+    """
+    kept = [values(group.id) for group in groups]
+    known = [
+        tensors[name]
+        for group, tensors in zip(groups, kept, strict=True)
+        for name, each in zip(group.names, group.responses, strict=True)
+        if each.weight
+    ]
+    made = iter(token_advantages(known, lam))
+    return [
+        dataclasses.replace(
+            group,
+            responses=tuple(
+                dataclasses.replace(
+                    each, token_advantages=tuple(next(made).tolist()) if each.weight else (0.0,) * len(each.token_ids)
+                )
+                for each in group.responses
+            ),
+        )
+        for group in groups
+    ]

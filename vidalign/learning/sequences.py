@@ -29,6 +29,7 @@ class TrainingResponse:
         token_ids: the exact tokens that a policy sampled, including the end-of-turn token; empty if only the text is known.
         marks: (start, end) character spans of key phrases in `text`.
         weight: how much it counts in its group. advantage: how much better than its group it was; None if unknown.
+        token_advantages: how much better each token made it, by a value model; empty without one.
         win_rate: how often it is estimated to beat a response of the policy to the same prompt; None if unknown.
         context: what is shown and said before the question, if it is not what its group shows.
         behaviour_logps: log-probabilities of `token_ids` under the policy that sampled them, which is `policy_version`.
@@ -41,6 +42,7 @@ class TrainingResponse:
     marks: tuple[tuple[int, int], ...] = ()
     weight: float = 1.0
     advantage: float | None = None
+    token_advantages: tuple[float, ...] = ()
     win_rate: float | None = None
     behaviour_logps: tuple[float, ...] = ()
     policy_version: str = ""

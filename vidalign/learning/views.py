@@ -19,7 +19,9 @@ from vidalign.errors import ConfigError
 from vidalign.learning.batch_source import BatchSource
 from vidalign.learning.objectives.base import AnyObjective, Objective
 from vidalign.learning.objectives.groups import GroupLogps, GroupObjective
+from vidalign.learning.objectives.value import Value
 from vidalign.learning.sequences import Role, TrainingGroup, TrainingResponse
+from vidalign.learning.value import ValueRows
 from vidalign.model.logps import PairLogps, RowLogps, pad_to_mask
 
 SIDES: tuple[Role, Role] = ("chosen", "rejected")
@@ -115,8 +117,15 @@ class GroupView:
             logps=rows.logps,
             mask=rows.mask & torch.tensor([each.weight > 0 for each in members], device=device)[:, None],
             behaviour=pad_to_mask(behaviour, rows.mask),
-            advantages=torch.tensor([each.advantage for each in members], device=device),
+            advantages=self._advantages(members, rows.mask),
         )
+
+    def _advantages(self, members: Sequence[TrainingResponse], mask: torch.Tensor) -> torch.Tensor:
+        """One for each response [R], or for each token [R, T]."""
+        if not self.objective.needs_values:
+            return torch.tensor([each.advantage for each in members], device=mask.device)
+        flat = torch.tensor([value for each in members for value in each.token_advantages], device=mask.device)
+        return pad_to_mask(flat, mask)
 
     def reference(self, rows: RowLogps, groups: Sequence[TrainingGroup]) -> torch.Tensor | None:
         """The reference's log-probs [R, T] of the same rows; None if the objective does not need them."""
@@ -132,12 +141,46 @@ class GroupView:
         return {"num_responses": len(learned), "num_tokens": sum(len(self.source.tokens(each)) for each in learned)}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ValueView:
+    """Preference pairs for a value model. Attributes: see `PairView`; `kept` and `doubt` are not used."""
+
+    takes: ClassVar[type[AnyObjective]] = Value
+
+    objective: Value
+    source: BatchSource
+    kept: Callable[[str], Mapping[str, torch.Tensor]]
+    doubt: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def sequences(self, group: TrainingGroup) -> TrainingGroup:
+        """The group: both sides are learned from."""
+        return group
+
+    def reference_hidden(self, groups: Sequence[TrainingGroup]) -> torch.Tensor | None:
+        """None: there is no reference."""
+        return None
+
+    def policy(self, rows: RowLogps, groups: Sequence[TrainingGroup]) -> ValueRows:
+        """The rows of a batch of these groups, which hold values (`vidalign.model.value_head.ValueScorer`), and their outcomes."""
+        signs = [1.0 if each.role == "chosen" else -1.0 for each in by_rows(groups)]
+        outcomes = torch.tensor(signs, device=rows.logps.device)
+        return ValueRows(values=rows.logps, mask=rows.mask, outcomes=outcomes)
+
+    def reference(self, rows: RowLogps, groups: Sequence[TrainingGroup]) -> None:
+        """None: there is no reference."""
+        return None
+
+    def denominators(self, groups: Sequence[TrainingGroup]) -> dict[str, int]:
+        """The denominator of a step on these groups, as the objective's keyword argument: the total of the step."""
+        return {"num_tokens": sum(len(self.source.tokens(each)) for group in groups for each in group.responses)}
+
+
 def by_rows(groups: Sequence[TrainingGroup]) -> list[TrainingResponse]:
     """The responses in the order of a batch's rows: the first of every group, then every second one, and so on."""
     return [group.responses[place] for place in range(len(groups[0].responses)) for group in groups]
 
 
-View: TypeAlias = PairView | GroupView
+View: TypeAlias = PairView | GroupView | ValueView
 VIEWS: dict[str, type[View]] = {"pairs": PairView, "groups": GroupView}
 
 
@@ -152,7 +195,7 @@ def view_of(objective: AnyObjective) -> Callable[..., View]:
             f"objective.name={objective.name} consumes {objective.consumes}, but training can give an objective only "
             f"{', '.join(VIEWS)}; choose another objective"
         )
-    view = VIEWS[objective.consumes]
+    view = ValueView if objective.learns == "value" else VIEWS[objective.consumes]
     if not isinstance(objective, view.takes):
         raise ConfigError(
             f"objective.name={objective.name} consumes {objective.consumes} and is no {view.takes.__name__}; derive it from "

@@ -82,7 +82,7 @@ def export_policy(
             written = quantized.merged(model, base, trust_remote_code=trust_remote_code)
         _write_configs(unwrapped(written), made, pathlib.Path(base))
     if writes or zero_stage == 3:
-        whole = _gathered if zero_stage == 3 else contextlib.nullcontext
+        whole = gathered if zero_stage == 3 else contextlib.nullcontext
         write_weights(
             written if writes else model,
             made if writes else None,
@@ -130,12 +130,13 @@ def _stored_shapes(base: str) -> dict[str, tuple[int, ...]]:
 def _write_adapter(model: Any, folder: pathlib.Path | None, *, gathers: bool) -> None:
     """`folder`: None on a rank that only takes part in making parameters whole."""
     parameters = {name: value for name, value in model.named_parameters() if ".lora_" in name}
-    with _gathered(list(parameters.values())) if gathers else contextlib.nullcontext():
+    with gathered(list(parameters.values())) if gathers else contextlib.nullcontext():
         if folder is not None:
             model.save_pretrained(folder, state_dict={name: value.detach().cpu() for name, value in parameters.items()})
 
 
-def _gathered(parameters: Sequence[Any]) -> AbstractContextManager[Any]:
+def gathered(parameters: Sequence[Any]) -> AbstractContextManager[Any]:
+    """Within it, these parameters of ZeRO stage 3 are whole on every rank. Collective."""
     import deepspeed
 
     return deepspeed.zero.GatheredParameters(parameters, modifier_rank=None)

@@ -12,6 +12,7 @@ from vidalign.recipes.given import Given
 from vidalign.recipes.group import Group
 from vidalign.recipes.hound import Hound
 from vidalign.recipes.leanpo import Leanpo
+from vidalign.recipes.reagent import Reagent
 from vidalign.recipes.rrpo import Rrpo
 from vidalign.recipes.verified import Verified
 
@@ -22,6 +23,7 @@ RECIPES: Mapping[str, type[Recipe[Any]]] = {
     "given": Given,
     "group": Group,
     "verified": Verified,
+    "reagent": Reagent,
 }
 
 

@@ -106,6 +106,11 @@ class Recipe(Generic[ConfigT]):
         return 0.0
 
     @property
+    def compares(self) -> bool:
+        """Whether the responses of a group have rewards, by which they are compared."""
+        return True
+
+    @property
     def refills(self) -> bool:
         """Whether a round asks about further rows until `num_prompts` of them give something to learn from (`gives`)."""
         return False

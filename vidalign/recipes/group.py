@@ -6,7 +6,7 @@
 
 A reply that was cut off, in which the policy said a special token, or whose reward cannot be told keeps its place in its group but is
 neither in the mean nor learned from; with the reward "overlong", one that was cut off is. A group with fewer than two others is
-dropped, under the most frequent of these reasons.
+dropped, under the most frequent of these reasons; without rewards, one with none.
 """
 
 from __future__ import annotations
@@ -62,6 +62,10 @@ class Group(Recipe[GroupRecipe]):
     @property
     def refills(self) -> bool:
         return self.config.refill
+
+    @property
+    def compares(self) -> bool:
+        return bool(self.config.rewards)
 
     def gives(self, example: Example, responses: Sequence[Response]) -> bool:
         """Whether its replies make a group whose rewards differ."""
@@ -129,13 +133,13 @@ class Group(Recipe[GroupRecipe]):
         said = [None if reply is None or why else _said(reply) for reply, why in zip(replies, left_out, strict=True)]
         shuffled = [_said(r) for r in responses if r.kind == "shuffled" and not _why_not(r, config)]
         parts = rewards.parts_of(said, shuffled, example, config, evidence.judgements)
-        values = rewards.totals(parts, config.rewards)
+        values = rewards.totals(parts, config.rewards) if self.compares else [0.0] * len(replies)
         for place, value in enumerate(values):
             if left_out[place]:
                 values[place] = math.nan
             elif math.isnan(value):
                 left_out[place] = "not_scored"
-        if len(values) - sum(map(bool, left_out)) < 2:
+        if len(values) - sum(map(bool, left_out)) < (2 if config.rewards else 1):
             return collections.Counter(filter(None, left_out)).most_common(1)[0][0]
         return ResponseGroup(
             id="",
@@ -153,7 +157,7 @@ class Group(Recipe[GroupRecipe]):
         )
 
     def describe(self) -> str:
-        added = " + ".join(f"{weight:g} {name}" for name, weight in self.config.rewards.items())
+        added = " + ".join(f"{weight:g} {name}" for name, weight in self.config.rewards.items()) or "by a value model"
         prompts_said = f", {self.config.num_prompts} prompts a round" if self.config.num_prompts else ""
         return f"{super().describe()}, rewards {added}{prompts_said}{' that differ' if self.config.refill else ''}"
 

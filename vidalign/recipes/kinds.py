@@ -38,6 +38,10 @@ KINDS: Mapping[str, Kind] = {
     "truth": Kind(side="truth", label="ground truth", scored=False),
     "rewritten": Kind(side="truth", label="rewritten ground truth"),
     "bridged": Kind(side="truth", label="wrong response, corrected"),
+    "conservative": Kind(side="plain", label="reflected, conservative"),
+    "neutral": Kind(side="plain", label="reflected, neutral"),
+    "aggressive": Kind(side="plain", label="reflected, aggressive"),
+    "report": Kind(side=None, label="critic's report", scored=False),
     "differences": Kind(side=None, label="list of differences", scored=False),
     "caption": Kind(side=None, label="caption", scored=False),
 }

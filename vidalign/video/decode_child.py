@@ -29,7 +29,7 @@ import time
 from typing import IO
 
 from vidalign import stored
-from vidalign.errors import ClusterError, DataError
+from vidalign.errors import ClusterError, DataError, VidalignError
 from vidalign.records import Record
 from vidalign.types import DEADLINE_S, DEFAULT_BACKEND, Backend, FrameSpec
 from vidalign.video import visuals
@@ -259,7 +259,11 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     # Imported before "ready", so that the deadline covers only decoding.
-    from vidalign.video import frame_cache  # noqa: F401
+    from vidalign.video import frame_cache, relevance  # noqa: F401
+
+    if spec.choice is not None and spec.choice.needs_question:
+        with contextlib.suppress(VidalignError):  # said with the first video
+            relevance.opened(spec.choice.relevance)
 
     if settings["backend"] == "decord":
         import decord  # noqa: F401

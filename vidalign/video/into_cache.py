@@ -29,22 +29,24 @@ def decode_into_cache(
     """
     from vidalign.video.frame_cache import FrameCache
     from vidalign.video.hash_index import HashIndex
+    from vidalign.video.relevance import identity_of
 
     hashes = "hashes" if stored.of(cache_dir) is None else ".hashes"  # of this node's files: no other node's business
     cache, index = FrameCache(cache_dir), HashIndex(pathlib.Path(cache_dir) / hashes)
 
     def cached(content_hash: str) -> str:
         with at_store():
-            return cache.backend(content_hash, spec)
+            return cache.backend(content_hash, spec, choice)
 
     try:
+        choice = "" if spec.choice is None else identity_of(spec)
         if (known := visuals.known_hash(uri)) and (backend_then := cached(known)):
-            return _reply(frames_path=str(cache.path(known, spec)), backend=backend_then)
+            return _reply(frames_path=str(cache.path(known, spec, choice)), backend=backend_then)
         with visuals.opened(uri) as local:
             on_open()
             digest = local.content_hash(index)
             if backend_then := cached(digest):
-                return _reply(frames_path=str(cache.path(digest, spec)), backend=backend_then)
+                return _reply(frames_path=str(cache.path(digest, spec, choice)), backend=backend_then)
             clip = local.decode(spec, backend)
     except VideoError as error:
         return _reply(reason="again" if is_node_fault(error) else error.reason, message=error.message)
@@ -54,7 +56,7 @@ def decode_into_cache(
         return _reply(reason="again", message=f"{uri}: out of memory {error}".strip())
     try:
         with at_store():
-            return _reply(frames_path=str(cache.put(digest, spec, clip)), backend=clip.backend)
+            return _reply(frames_path=str(cache.put(digest, spec, clip, choice)), backend=clip.backend)
     except DataError as error:
         return _reply(reason="cache", message=str(error))
     except OSError as error:

@@ -6,6 +6,9 @@
     frames in a list          frames:["uri", …]#fps=RATE[&t=START,END]
     an image                  uri#image
 
+Where frames are chosen by the question that is asked about them (`FrameChoice`), the name of each but an image ends in
+`ask=QUESTION`, %-escaped: `asked_about` puts it there, and with it the question is part of every key and reaches every decoder.
+
 A local file with a fragment is named by a file: uri, so that a "#" in a path is never read as one. This module imports nothing heavy.
 """
 
@@ -27,9 +30,11 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _SECONDS = r"\d+(?:\.\d+)?"
 _FRAGMENT = re.compile(
     rf"(?P<image>image)|(?:fps=(?P<fps>{_SECONDS}))?(?:(?:^|&)t=(?P<start>{_SECONDS})?(?:,(?P<end>{_SECONDS}))?)?"
+    r"(?:(?:^|&)ask=(?P<asked>[^&]+))?"
 )
 STORES = ("file", "http", "https", "s3", "gs", "gcs")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+")  # of two letters or more: C:\ is a drive
+_PLACE = re.compile("<video>|<image>")
 _RUNS = re.compile(r"(\d+)")
 
 
@@ -41,6 +46,7 @@ class Visual:
         uris: where it is; several only for a list of frames.
         fps: how many frames there are for one second; None except for frames.
         start_s, end_s: the bounds of the part that is shown, in seconds; `end_s` None means to the end.
+        asked: the question by which its frames are chosen; "" where none decides.
     """
 
     kind: Kind
@@ -48,6 +54,7 @@ class Visual:
     fps: float | None = None
     start_s: float = 0.0
     end_s: float | None = None
+    asked: str = ""
 
     @property
     def is_part(self) -> bool:
@@ -62,14 +69,35 @@ class Visual:
     @property
     def fragment(self) -> str:
         """What the name says after its "#"; empty for a whole video."""
-        return "image" if self.kind == "image" else fragment_of(self.fps, self.start_s, self.end_s)
+        return "image" if self.kind == "image" else fragment_of(self.fps, self.start_s, self.end_s, self.asked)
 
 
-def fragment_of(fps: float | None, start_s: float, end_s: float | None) -> str:
-    """The fragment of frames, or of a part of a video."""
+def fragment_of(fps: float | None, start_s: float, end_s: float | None, asked: str = "") -> str:
+    """The fragment of frames, of a part of a video, or of one whose frames are chosen by a question."""
     end = "" if end_s is None else f",{_number(end_s)}"
     bounds = f"t={_number(start_s)}{end}" if start_s or end else ""
-    return "&".join(part for part in ("" if fps is None else f"fps={_number(fps)}", bounds) if part)
+    question = f"ask={urllib.parse.quote(asked, safe='')}" if asked else ""
+    return "&".join(part for part in ("" if fps is None else f"fps={_number(fps)}", bounds, question) if part)
+
+
+def without_question(name: str) -> str:
+    """The name without the question that chooses its frames, as the row has it: a file by its path."""
+    bare = asked_about(name, "")
+    path = local_path(bare) if bare != name and not visual_of(bare).fragment else None
+    return bare if path is None else path
+
+
+def stated(question: str) -> str:
+    """A question as names hold it: without the places of videos and images, its words one space apart."""
+    return " ".join(_PLACE.sub(" ", question).split())
+
+
+def asked_about(name: str, question: str) -> str:
+    """The name with the question by which its frames are chosen, in place of any other; "" takes it out. Images have none."""
+    visual, question = visual_of(name), stated(question)
+    return (
+        name if visual.kind == "image" or visual.asked == question else name_of(dataclasses.replace(visual, asked=question))
+    )
 
 
 def name_of(visual: Visual) -> str:
@@ -97,6 +125,7 @@ def visual_of(name: str) -> Visual:
         fps=fps,
         start_s=float(match["start"] or 0),
         end_s=float(match["end"]) if match["end"] else None,
+        asked=urllib.parse.unquote(match["asked"] or ""),
     )
 
 
@@ -149,6 +178,7 @@ def mistyped(uri: str) -> str:
 
 def short(name: str) -> str:
     """A name for messages and pages: long lists are cut."""
+    name = asked_about(name, "")
     visual = visual_of(name)
     if visual.kind != "list":
         return name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from vidalign.errors import VideoError
@@ -17,10 +19,12 @@ from vidalign.video.timing import Part, Timing, part_of, sampled
 def planned(name: str, spec: FrameSpec) -> Clip | None:
     """The clip, with black frames, of a video, frames or an image by its name; None where it is not on this machine.
 
+    Where frames are chosen by a question, the most that may be shown stand for them.
+
     Raises:
         VideoError: it will be quarantined.
     """
-    visual = visual_of(name)
+    visual, spec = visual_of(name), dataclasses.replace(spec, choice=None)
     path = local_path(visual.uris[0])
     if path is None:
         return None

@@ -14,7 +14,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from vidalign.errors import VideoError
+from vidalign.errors import ConfigError, VideoError
 from vidalign.types import FrameSpec
 
 END_SLACK_S = 1.0  # by how much a clip may end after its video: annotations are rounded
@@ -116,7 +116,15 @@ def sampled(total: int, timing: Timing, spec: FrameSpec) -> list[int]:
     n is `spec.num_frames` (frames repeat where the video has fewer), or else as many as give `spec.fps` frames per second
     of video: at most the video's own frames, at most `spec.max_frames` (then spread over the whole video), and at least
     `spec.min_frames`. With a variable frame rate a frame that is shown for long may be taken several times.
+
+    Raises:
+        ConfigError: frames are chosen by a question (`vidalign.video.visuals.chosen_frames`), which is not known here.
     """
+    if spec.choice is not None:
+        raise ConfigError(
+            "video.choice.kind=relevance chooses frames by the question, and this asks which are shown without one (as subtitles of "
+            "the frames do); set video.choice.kind to uniform, or leave that out"
+        )
     if spec.num_frames is not None:
         count = spec.num_frames
     else:

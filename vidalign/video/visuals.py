@@ -7,16 +7,18 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from vidalign.errors import VideoError
+import numpy as np
+
+from vidalign.errors import DataError, VideoError
 from vidalign.types import DEFAULT_BACKEND, Backend, FrameSpec
-from vidalign.video import decoding, stills
+from vidalign.video import decoding, frame_choice, stills
 from vidalign.video.clip import Clip
 from vidalign.video.fetching import is_remote, local_file
 from vidalign.video.hash_index import HashIndex
 from vidalign.video.kept import KeptVideos
-from vidalign.video.naming import Visual, images_in, local_path, visual_of
+from vidalign.video.naming import Visual, images_in, local_path, name_of, short, visual_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +40,55 @@ class LocalVisual:
         return _hash(self.visual, digests)
 
     def decode(self, spec: FrameSpec, backend: Backend = DEFAULT_BACKEND) -> Clip:
-        """The frames that `spec` asks for. Raises `VideoError` as `vidalign.video.decoding.decode` does."""
+        """The frames that `spec` asks for. Raises `VideoError` as `vidalign.video.decoding.decode` does, and as `chosen_frames`."""
+        visual = self.visual
+        if visual.kind == "image":
+            return self._decode(spec, backend)
+        if spec.choice is None:
+            if visual.asked:
+                raise DataError(
+                    f"{short(name_of(visual))} is named with a question, and video.choice.kind is uniform; set it to relevance, or "
+                    "take the question out of the name"
+                )
+            return self._decode(spec, backend)
+        return chosen_frames(lambda candidates: self._decode(candidates, backend), spec, visual)
+
+    def _decode(self, spec: FrameSpec, backend: Backend) -> Clip:
         visual, files = self.visual, [(path, stills.from_file(path)) for path in self.paths]
         if visual.kind == "image":
             return stills.decode_image(*files[0], spec)
         if visual.fps is not None:
             return stills.decode_frames(files, visual.fps, spec, start_s=visual.start_s, end_s=visual.end_s)
         return decoding.decode(self.paths[0], spec, backend, start_s=visual.start_s, end_s=visual.end_s)
+
+
+def chosen_frames(decode: Callable[[FrameSpec], Clip], spec: FrameSpec, visual: Visual) -> Clip:
+    """Of the candidates that `decode` gives, those that the question in the name calls for, in order.
+
+    Raises:
+        ConfigError, DataError: as `vidalign.video.relevance.relevances`; or the name has no question, and it would decide.
+    """
+    from vidalign.video.relevance import relevances
+
+    assert spec.choice is not None
+    assert spec.num_frames is not None
+    choice, name = spec.choice, short(name_of(visual))
+    if choice.needs_question and not visual.asked:
+        raise DataError(
+            f"the frames of {name} are chosen by a question (video.choice.relevance={choice.relevance}), and none came"
+        )
+    share = spec.max_pixels  # of all frames' pixels, those that are shown have their share
+    if spec.total_pixels is not None:
+        share = min(spec.max_pixels or spec.total_pixels, max(1, spec.total_pixels // spec.num_frames))
+    pool = decode(dataclasses.replace(spec, num_frames=choice.pool, max_pixels=share, total_pixels=None, choice=None))
+    distinct = sorted(
+        {index: at for at, index in reversed(list(enumerate(pool.indices)))}.values()
+    )  # short videos repeat theirs
+    frames = pool.frames[distinct]
+    told = relevances(choice, frames, visual.asked, name) if len(distinct) > choice.keep else None
+    positions = frame_choice.chosen(told, frame_choice.entropies(frames), keep=choice.keep, most=spec.num_frames)
+    taken = [distinct[at] for at in positions]
+    return dataclasses.replace(pool, frames=np.ascontiguousarray(pool.frames[taken]), **pool.taken(taken))
 
 
 def _hash(visual: Visual, digests: list[str]) -> str:

@@ -17,13 +17,14 @@ from vidalign.learning.objectives.base import AnyObjective, Loss, Objective
 from vidalign.learning.objectives.bmc import BMC
 from vidalign.learning.objectives.dpo import CDPO, DPO, IPO, RDPO, RPO
 from vidalign.learning.objectives.expo import EXPO
-from vidalign.learning.objectives.groups import DAPO, GRPO, GSPO, DrGRPO
+from vidalign.learning.objectives.groups import DAPO, DVPO, GRPO, GSPO, DrGRPO
 from vidalign.learning.objectives.leanpo import LeanPO, SimPO
 from vidalign.learning.objectives.mpo import MPO
 from vidalign.learning.objectives.orpo import ORPO
 from vidalign.learning.objectives.rrpo import RRPO
 from vidalign.learning.objectives.sft import SFT
 from vidalign.learning.objectives.sppo import SPPO
+from vidalign.learning.objectives.value import Value
 
 __all__ = ["OBJECTIVES", "Loss", "Objective", "build"]
 
@@ -47,6 +48,8 @@ OBJECTIVES: dict[str, type[AnyObjective]] = {
     "dapo": DAPO,
     "dr_grpo": DrGRPO,
     "gspo": GSPO,
+    "value": Value,
+    "dvpo": DVPO,
 }
 
 
@@ -57,14 +60,20 @@ def build(name: str, params: Mapping[str, Any]) -> AnyObjective:
         ConfigError: an unknown name or parameter (the message suggests the nearest known one), a value of the wrong type or out
             of range, or a `package.module:attribute` that is not a subclass of `Objective` or `GroupObjective`.
     """
-    objective = plugins.resolve(name, OBJECTIVES, what="objective.name")
-    if not (isinstance(objective, type) and issubclass(objective, AnyObjective)):
-        raise ConfigError(f"objective.name={name} is {objective!r}; name a subclass of {Objective.__module__}.Objective")
+    objective = named(name)
     known = [field.name for field in dataclasses.fields(objective)]
     for key in params:
         if key not in known:
             raise ConfigError(f"unknown objective.params.{key} of {name}; {_nearest(key, known)}")
     return objective(**params)
+
+
+def named(name: str) -> type[AnyObjective]:
+    """The class of the objective called `name`. Raises as `build`."""
+    objective = plugins.resolve(name, OBJECTIVES, what="objective.name")
+    if not (isinstance(objective, type) and issubclass(objective, AnyObjective)):
+        raise ConfigError(f"objective.name={name} is {objective!r}; name a subclass of {Objective.__module__}.Objective")
+    return objective
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -72,6 +72,7 @@ class AnyObjective:
     """Base of all objectives, on pairs (`Objective`) and on groups (`vidalign.learning.objectives.groups.GroupObjective`).
 
     consumes: what it is a function of, and so which view of a batch it is given (`vidalign.learning.views`).
+    learns: what is trained: a policy, or a value model that later rounds take.
     needs_reference: log-probs of the same responses under the reference are required.
     needs_phrases: `chosen_phrases` and `rejected_phrases` are required.
     needs_kl: `chosen_kl` is required, that is, the reference's final hidden states (or the adapter switched off).
@@ -79,15 +80,18 @@ class AnyObjective:
         `train.uncertainty` needs.
     takes_win_rates: `chosen_win_rate` and `rejected_win_rate` are used where the pairs have them.
     needs_rejected: False if the rejected side may be left empty ([B, 0]).
+    needs_values: a value model's advantages of each token are required, by `values_lam`, in the place of rewards.
     """
 
     name: ClassVar[str]
     consumes: ClassVar[Literal["pairs", "groups"]] = "pairs"
+    learns: ClassVar[Literal["policy", "value"]] = "policy"
     needs_reference: ClassVar[bool] = False
     needs_phrases: ClassVar[bool] = False
     takes_doubt: ClassVar[bool] = False
     takes_win_rates: ClassVar[bool] = False
     needs_rejected: ClassVar[bool] = True
+    needs_values: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))

@@ -1,0 +1,43 @@
+"""What of an error a user can fix, dug out of what libraries wrapped around it."""
+
+from __future__ import annotations
+
+import errno
+
+from vidalign.errors import ClusterError, VidalignError
+
+# Of a file or folder that cannot be written or read, wherever that shows: what to do about it.
+FILE_FAULTS = {
+    errno.ENOSPC: "free some space there and run the same command again: it continues",
+    errno.EDQUOT: "ask for more, or free some space there, and run the same command again: it continues",
+    errno.EROFS: "mount it for writing, or choose another folder, and run the same command again",
+    errno.EACCES: "give this user the right to, or choose another place",
+    errno.EPERM: "give this user the right to, or choose another place",
+    errno.EISDIR: "remove the folder that has this name, or choose another place",
+    errno.ENOTDIR: "remove the file that stands where a folder should be, or choose another place",
+    errno.EEXIST: "remove what has this name, or choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "correct the links, which lead in a circle",
+}
+
+
+def fixable_cause(error: BaseException) -> VidalignError | None:
+    """The `VidalignError` that a Ray actor raised, dug out of what Ray wrapped around it; or one for a file that cannot be used."""
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        current = queue.pop(0)
+        if current is None or id(current) in seen:
+            continue
+        if isinstance(current, VidalignError):
+            return current
+        if isinstance(current, OSError) and current.errno in FILE_FAULTS:
+            place = f"{current.filename}" if current.filename else "a disk"
+            what = "written" if current.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else "used"
+            return ClusterError(f"{place} cannot be {what}: {current.strerror}; {FILE_FAULTS[current.errno]}")
+        seen.add(id(current))
+        queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
+        workers = getattr(current, "worker_failures", None)  # Ray Train: {rank: error}
+        if isinstance(workers, dict):
+            queue += [failure for failure in workers.values() if isinstance(failure, BaseException)]
+    return None
