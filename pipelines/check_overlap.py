@@ -29,7 +29,9 @@ PhaseT = TypeVar("PhaseT", bound=Holding)
 
 
 def check_staleness(config: RunConfig) -> None:
-    """Raises `ConfigError` where a recipe learns from older responses than max_staleness allows, or an overlap has no work."""
+    """Raises `ConfigError` where a recipe learns from older responses than max_staleness allows, or an overlap has no work
+    or no room of its own.
+    """
     allowed, kinds = config.staleness, [recipes.build(at(config, index).recipe) for index in range(config.rounds)]
     way_out = f"max_staleness={allowed} lets none be older; set max_staleness to 0 and cluster.overlap to false"
     for index, recipe in enumerate(kinds) if allowed else ():
@@ -50,6 +52,12 @@ def check_staleness(config: RunConfig) -> None:
         raise ConfigError(
             "cluster.overlap=true makes the responses of the next round while this one trains, and recipe.name="
             f"{kinds[0].config.name} makes none; set cluster.overlap to false"
+        )
+    if config.cluster.overlap and config.train.is_elastic:
+        fewest, most = config.train.fewest_workers, config.train.most_workers
+        raise ConfigError(
+            f"train.num_workers=[{fewest}, {most}] takes the room that it finds, and with cluster.overlap=true engines need theirs "
+            f"beside it; set train.num_workers to {most}, or cluster.overlap to false"
         )
 
 

@@ -466,3 +466,12 @@ def test_a_dry_run_says_what_is_at_work_at_once(make):  # noqa: F811
     assert "2 rounds old" in line
     assert "nothing overlaps" in line
     assert overlap_lines(make("rounds=3").config, make("rounds=3").plan) == []
+
+
+def test_ranks_that_come_and_go_are_refused_beside_engines():
+    train = {"num_workers": [1, 2]}
+    with pytest.raises(
+        ConfigError, match=r"num_workers=\[1, 2\] takes the room .* set train\.num_workers to 2, or cluster\.overlap"
+    ):
+        check_staleness(config_of({"name": "leanpo"}, train=train, cluster={"overlap": True}))
+    check_staleness(config_of({"name": "leanpo"}, train=train))

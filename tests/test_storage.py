@@ -127,6 +127,26 @@ def test_what_is_not_used_is_given_up_first_and_what_is_in_use_is_not(bucket, tm
         staged("data.train", uris[1])
 
 
+def test_processes_of_a_node_have_the_same_at_the_same_time(bucket, tmp_path):
+    """The driver has the model for as long as it lives, and so have its engines and ranks."""
+    uri = bucket("files/shared", b"1" * 1000)
+    code = "import sys; from vidalign.storage import staged; print(staged('k', sys.argv[1]), flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, uri]
+    using = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    driver = staged("k", uri)
+    try:
+        for process in using:
+            out, _ = process.communicate("", timeout=60)
+            assert out.strip() == str(driver)
+        shutil.rmtree(driver.parent)
+        again = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=60, check=True, text=True)
+        assert again.stdout.strip() == str(driver), "it is fetched anew where somebody removed it, though it is in use"
+        assert driver.is_file()
+    finally:
+        for process in using:
+            process.kill()
+
+
 def test_rows_in_a_store_and_their_videos(bucket):
     rows = [{"id": str(n), "video": f"videos/{n}.mp4", "question": "q?", "answer": "a"} for n in range(3)]
     uri = bucket("data/train.jsonl", "\n".join(map(json.dumps, rows)).encode())

@@ -23,7 +23,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vidalign import azure, room
@@ -113,19 +113,23 @@ def staged(key: str, uri: str, patterns: Sequence[str] = ("*",)) -> pathlib.Path
     digest = hashlib.sha256(json.dumps([uri.rstrip("/"), found]).encode()).hexdigest()[:24]
     folder = root / digest
     try:
-        while True:
-            lock = _lock(root, digest)
-            if not folder.is_dir():
-                _make_room(key, uri, root, most, sum(size for size, _ in found.values()), keep=digest)
-                _fetch(store, place, found, folder, root)
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            if folder.is_dir():  # nobody gave it up while the lock was changed
-                if folder in _held:
-                    os.close(_held[folder])
-                _held[folder] = lock
-                os.utime(folder)
-                return folder / place.rpartition("/")[2]
-            os.close(lock)
+        with contextlib.ExitStack() as stack:
+            lock = _opened(root, digest)
+            stack.callback(os.close, lock)
+            while True:
+                fcntl.flock(lock, fcntl.LOCK_SH)  # waits for who is giving it up
+                if folder.is_dir():
+                    break
+                with _fetching(root, digest):
+                    if not folder.is_dir():
+                        _make_room(key, uri, root, most, sum(size for size, _ in found.values()), keep=digest)
+                        _fetch(store, place, found, folder, root)
+            stack.pop_all()
+        if folder in _held:
+            os.close(_held[folder])
+        _held[folder] = lock
+        os.utime(folder)
+        return folder / place.rpartition("/")[2]
     except (ConfigError, DataError):
         raise
     except OSError as error:
@@ -208,15 +212,22 @@ def _make_room(key: str, uri: str, root: pathlib.Path, most: int, needed: int, *
         )
 
 
-def _lock(root: pathlib.Path, digest: str) -> int:
-    """A handle of the lock of one folder on this node's own disk, held alone. The system lets go of it when the process ends."""
+def _opened(root: pathlib.Path, digest: str, suffix: str = "") -> int:
+    """A handle of a lock of one folder on this node's own disk. The system lets go of it when the process ends."""
     path = room.lock_path(root, root / digest)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    if (mine := _held.get(root / digest)) is not None:
-        fcntl.flock(mine, fcntl.LOCK_UN)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    return handle
+    return os.open(f"{path}{suffix}", os.O_RDWR | os.O_CREAT, 0o666)
+
+
+@contextlib.contextmanager
+def _fetching(root: pathlib.Path, digest: str) -> Iterator[None]:
+    """A block in which this process alone fetches a folder, which others may be waiting for, or have."""
+    handle = _opened(root, digest, ".fetching")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def node_folder() -> tuple[pathlib.Path, int]:
