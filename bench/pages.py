@@ -27,7 +27,9 @@ class Page:
 
 
 MEASURED = "measured.json"
-RESULTS = Page("results.md", "Results on the built-in data", ("seeds.md", "quality.md", "events.md", "dvpo.md", "needles.md"))
+RESULTS = Page(
+    "results.md", "Results on the built-in data", ("seeds.md", "quality.md", "events.md", "dvpo.md", "needles.md")
+)
 PERFORMANCE = Page(
     "performance.md",
     "Performance",
