@@ -53,6 +53,8 @@ def test_what_is_shown_of_a_run_that_goes_on(run):
     ]
     done = {row["name"]: row["done"] for row in state["stages"] if row["round"] == 1}
     assert (done["rollout"], done["train"], done["evaluate"]) == ("2 chunks", "train 3 of 60", "base 1 answers")
+    (run.stage("eval", 1) / "base.jsonl").unlink()
+    assert Watched(run).state()["stages"][-1]["done"] == "the endpoint starts"
     assert [curve["round"] for curve in state["curves"]] == [0, 1]
     assert [row["step"] for row in state["curves"][0]["rows"]] == list(range(0, 60, 5))
     assert len(state["pairs"]) == 12
