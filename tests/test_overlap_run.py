@@ -87,7 +87,8 @@ def both_at_work(run):
 
 def steps_made(run, index):
     path = run / f"rounds/{index}/train/progress.json"
-    return files.read_json(path).get("step", 0) if path.is_file() else 0
+    made = files.read_json(path) if path.is_file() else {}
+    return made["step"] if made.get("phase") == "train" else 0
 
 
 def test_a_run_that_is_stopped_and_killed_continues_to_the_same_policies(undisturbed, config, tmp_path):
