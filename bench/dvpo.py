@@ -26,15 +26,19 @@ from vidalign import files
 from vidalign.config.loading import load_config
 from vidalign.config.rounds import at
 from vidalign.config.run import RunConfig
+from vidalign.data.reading import read_examples
+from vidalign.data.scorers import exact
+from vidalign.data.source import GROUPS_FILE
 from vidalign.files import RunFolder
 from vidalign.learning.batch_source import BatchSource
 from vidalign.learning.sequences import pair_group
 from vidalign.model.batch import IGNORED
 from vidalign.model.policy import load_policy
 from vidalign.model.rendering import cached_processor
+from vidalign.model.tensor_cache import read_tensors
 from vidalign.model.value_head import ValueScorer, read_head
 from vidalign.statistics import wilson_interval
-from vidalign.types import PreferencePair, Response
+from vidalign.types import PreferencePair, Response, ResponseGroup
 
 GOAL = 0.85  # of the held-out pairs
 
@@ -116,6 +120,31 @@ def value_figures(run: RunFolder, config: RunConfig) -> dict[str, Any]:
     }
 
 
+def own_replies(run: RunFolder, config: RunConfig) -> dict[str, Any]:
+    """Whether the values at the end of the policy's own replies, as the run kept them, tell right ones from wrong ones."""
+    examples = {example.id: example for example in read_examples(pathlib.Path(config.data.train))}
+    right: list[float] = []
+    wrong: list[float] = []
+    for index in range(config.rounds):
+        if not (run.stage("values", index) / "files.json").is_file() or not is_trained(run, index):
+            continue
+        kept = files.read_places(run.stage("values", index) / "files.json")
+        for group in files.read_table(run.stage("pairs", index) / GROUPS_FILE, ResponseGroup):
+            values = read_tensors(kept[group.id])
+            for place, text in enumerate(group.texts):
+                if not group.left_out[place]:
+                    is_right = exact(text, examples[group.example_id]) == 1
+                    (right if is_right else wrong).append(float(values[f"member_{place}"][-1]))
+    return {"right": len(right), "wrong": len(wrong), "auc": auc(right, wrong)}
+
+
+def auc(right: Sequence[float], wrong: Sequence[float]) -> float | None:
+    """How often a right reply has the higher value of one right and one wrong one; a tie counts half. None without both."""
+    if not right or not wrong:
+        return None
+    return sum((a > b) + 0.5 * (a == b) for a in right for b in wrong) / (len(right) * len(wrong))
+
+
 def rounded(value: float) -> float:
     return round(value, 3)
 
@@ -170,6 +199,14 @@ def page(found: dict[str, Any]) -> str:
         f"{value['largest_fall']} it is the largest fall of the response.",
         "",
     ]
+    own = found["own"]
+    if own["auc"] is not None:
+        lines += [
+            f"Of the policy's own replies to training questions, {own['right']} right and {own['wrong']} wrong, a right one ends with "
+            f"the higher value in **{own['auc']:.1%}** of the comparisons with a wrong one (50 % is chance). The pairs that the model "
+            "learned from are another thing: LeanPO's losers are replies to degraded videos.",
+            "",
+        ]
     if not found["policies"]:
         return "\n".join([*lines, "No policy that was trained by it has been evaluated yet."]) + "\n"
     lines += [
@@ -198,6 +235,7 @@ def main() -> None:
     folders = [RunFolder.at(config.run_dir) for config in configs]
     found = {
         "value": value_figures(folders[0], at(configs[0], 0)),
+        "own": own_replies(folders[0], configs[0]),
         "policies": [
             policy_figures(folder, config)
             for folder, config in zip(folders, configs, strict=True)
