@@ -106,6 +106,9 @@ def value_figures(run: RunFolder, config: RunConfig) -> dict[str, Any]:
             }
         )
     return {
+        "learning_rate": config.train.learning_rate,
+        "num_epochs": config.train.num_epochs,
+        "lora_rank": config.train.lora.rank if config.train.lora else None,
         "num_pairs": made["num_pairs"],
         "num_heldout": made["num_heldout"],
         "accuracy": made["accuracy"],
@@ -182,16 +185,18 @@ def page(found: dict[str, Any]) -> str:
     """This script's part of the page."""
     value, compared = found["value"], found["value"]["compared"]
     low, high = value["interval"]
+    trained = f"an adapter of rank {value['lora_rank']}" if value["lora_rank"] else "all weights"
     reached = "met" if value["accuracy"] >= GOAL else "missed"
     lines = [
         "## A value model in the place of rewards (DVPO)",
         "",
-        "Written by `python -m bench.dvpo` from finished runs of `configs/shapes-dvpo.yaml` and `configs/shapes-grpo.yaml`; every "
-        "number, and the values of each token of every held-out pair, are in `bench/results/dvpo.json`. Only run on CPUs; one seed "
-        "each, so nothing is said of the spread over seeds.",
+        "Written by `python -m bench.dvpo` from runs of `configs/shapes-dvpo.yaml` and `configs/shapes-grpo.yaml`; every number, "
+        "and the values of each token of every held-out pair, are in `bench/results/dvpo.json`. Only run on CPUs; one seed each, so "
+        "nothing is said of the spread over seeds.",
         "",
-        f"A value model was trained on {value['num_pairs']} of LeanPO's pairs. Of {value['num_heldout']} pairs on other videos it "
-        f"ranks **{value['accuracy']:.1%}** as the data does ({low:.0%} to {high:.0%} at 95 %). The goal of {GOAL:.0%} was {reached}.",
+        f"A value model was trained on {value['num_pairs']} of LeanPO's pairs ({trained}, rate {value['learning_rate']:g}, "
+        f"{value['num_epochs']} epochs). Of {value['num_heldout']} pairs on other videos it ranks **{value['accuracy']:.1%}** as the "
+        f"data does ({low:.0%} to {high:.0%} at 95 %). The goal of {GOAL:.0%} was {reached}.",
         "",
         f"The two responses of {compared} of these pairs first differ before their end. At that token the value of the rejected "
         f"response changes by {value['mean_rejected']:+.2f} in the mean, that of the chosen one by {value['mean_chosen']:+.2f}. It "
