@@ -1,11 +1,13 @@
 """What a value model learned and what a policy learned from it, beside GRPO; writes its part of docs/results.md.
 
+    python -m bench.dvpo --make-pairs data/shapes/train.jsonl data/shapes/answer_pairs.jsonl
     vidalign align configs/shapes-dvpo.yaml
     vidalign align configs/shapes-grpo.yaml recipe.num_prompts=60
     python -m bench.dvpo --dvpo runs/shapes-dvpo --grpo runs/shapes-grpo
 
 Reads finished runs: how often the value model ranks pairs that it was not trained on, and what it says of the first token in which
 their two responses differ; and accuracy on held-out questions against the tokens that were generated to learn from. Trains nothing.
+With `--make-pairs` it writes rows with pairs instead: each answer, and another answer to a question of the same words.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import json
 import pathlib
+import random
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -71,6 +75,23 @@ def first_difference(one: Sequence[int], other: Sequence[int]) -> int:
     return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
+def answer_pairs(rows: Sequence[dict[str, Any]], seed: int = 0) -> list[dict[str, Any]]:
+    """The rows whose question is asked of several videos, with `chosen`, their answer, and `rejected`, an answer of another of them.
+
+    Chosen and rejected are of one kind, so that nothing but the video tells them apart.
+    """
+    rng = random.Random(seed)
+    answers: dict[str, set[str]] = {}
+    for row in rows:
+        answers.setdefault(row["question"], set()).add(row["answer"])
+    others = [sorted(answers[row["question"]] - {row["answer"]}) for row in rows]
+    return [
+        {**row, "chosen": row["answer"], "rejected": rng.choice(other)}
+        for row, other in zip(rows, others, strict=True)
+        if other and row.get("category") != "description"
+    ]
+
+
 def value_figures(run: RunFolder, config: RunConfig) -> dict[str, Any]:
     """How the run's first value model ranks the pairs that were held out, and what it says of the words that differ."""
     folder = run.stage("value", 0)
@@ -106,6 +127,7 @@ def value_figures(run: RunFolder, config: RunConfig) -> dict[str, Any]:
             }
         )
     return {
+        "recipe": config.recipe.name,
         "learning_rate": config.train.learning_rate,
         "num_epochs": config.train.num_epochs,
         "lora_rank": config.train.lora.rank if config.train.lora else None,
@@ -190,13 +212,13 @@ def page(found: dict[str, Any]) -> str:
     lines = [
         "## A value model in the place of rewards (DVPO)",
         "",
-        "Written by `python -m bench.dvpo` from runs of `configs/shapes-dvpo.yaml` and `configs/shapes-grpo.yaml`; every number, "
+        "Written by `python -m bench.dvpo` from runs as in `configs/shapes-dvpo.yaml` and `configs/shapes-grpo.yaml`; every number, "
         "and the values of each token of every held-out pair, are in `bench/results/dvpo.json`. Only run on CPUs; one seed each, so "
         "nothing is said of the spread over seeds.",
         "",
-        f"A value model was trained on {value['num_pairs']} of LeanPO's pairs ({trained}, rate {value['learning_rate']:g}, "
-        f"{value['num_epochs']} epochs). Of {value['num_heldout']} pairs on other videos it ranks **{value['accuracy']:.1%}** as the "
-        f"data does ({low:.0%} to {high:.0%} at 95 %). The goal of {GOAL:.0%} was {reached}.",
+        f"A value model was trained on {value['num_pairs']} pairs of recipe {value['recipe']} ({trained}, rate "
+        f"{value['learning_rate']:g}, {value['num_epochs']} epochs). Of {value['num_heldout']} pairs on other videos it ranks "
+        f"**{value['accuracy']:.1%}** as the data does ({low:.0%} to {high:.0%} at 95 %). The goal of {GOAL:.0%} was {reached}.",
         "",
         f"The two responses of {compared} of these pairs first differ before their end. At that token the value of the rejected "
         f"response changes by {value['mean_rejected']:+.2f} in the mean, that of the chosen one by {value['mean_chosen']:+.2f}. It "
@@ -208,8 +230,7 @@ def page(found: dict[str, Any]) -> str:
     if own["auc"] is not None:
         lines += [
             f"Of the policy's own replies to training questions, {own['right']} right and {own['wrong']} wrong, a right one ends with "
-            f"the higher value in **{own['auc']:.1%}** of the comparisons with a wrong one (50 % is chance). The pairs that the model "
-            "learned from are another thing: LeanPO's losers are replies to degraded videos.",
+            f"the higher value in **{own['auc']:.1%}** of the comparisons with a wrong one (50 % is chance).",
             "",
         ]
     if not found["policies"]:
@@ -229,12 +250,21 @@ def page(found: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dvpo", type=pathlib.Path, help="a run whose first round has trained a value model")
     parser.add_argument(
-        "--dvpo", type=pathlib.Path, required=True, help="a finished run whose first round trains a value model"
+        "--make-pairs", type=pathlib.Path, nargs=2, metavar=("ROWS", "OUT"), help="write rows with pairs, and stop"
     )
     parser.add_argument("--grpo", type=pathlib.Path, help="a finished run on groups to compare with")
     add_arguments(parser)
     arguments = parser.parse_args()
+    if arguments.make_pairs:
+        rows, out = arguments.make_pairs
+        made = answer_pairs(files.read_jsonl(rows))
+        out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made), encoding="utf-8")
+        print(f"wrote {len(made):,} rows with pairs to {out}")
+        return
+    if arguments.dvpo is None:
+        parser.error("name a run with --dvpo, or rows with --make-pairs")
     runs = [path for path in (arguments.dvpo, arguments.grpo) if path is not None]
     configs = [load_config(path) for path in runs]
     folders = [RunFolder.at(config.run_dir) for config in configs]
