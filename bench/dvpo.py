@@ -1,11 +1,13 @@
 """What a value model learned and what a policy learned from it, beside GRPO; writes its part of docs/results.md.
 
+    python -m bench.dvpo --make-pairs data/shapes/train.jsonl data/shapes/answer_pairs.jsonl
     vidalign align configs/shapes-dvpo.yaml
     vidalign align configs/shapes-grpo.yaml recipe.num_prompts=60
     python -m bench.dvpo --dvpo runs/shapes-dvpo --grpo runs/shapes-grpo
 
 Reads finished runs: how often the value model ranks pairs that it was not trained on, and what it says of the first token in which
 their two responses differ; and accuracy on held-out questions against the tokens that were generated to learn from. Trains nothing.
+With `--make-pairs` it writes rows with pairs instead: each answer, and another answer to a question of the same words.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import json
 import pathlib
+import random
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -26,15 +30,19 @@ from vidalign import files
 from vidalign.config.loading import load_config
 from vidalign.config.rounds import at
 from vidalign.config.run import RunConfig
+from vidalign.data.reading import read_examples
+from vidalign.data.scorers import exact
+from vidalign.data.source import GROUPS_FILE
 from vidalign.files import RunFolder
 from vidalign.learning.batch_source import BatchSource
 from vidalign.learning.sequences import pair_group
 from vidalign.model.batch import IGNORED
 from vidalign.model.policy import load_policy
 from vidalign.model.rendering import cached_processor
+from vidalign.model.tensor_cache import read_tensors
 from vidalign.model.value_head import ValueScorer, read_head
 from vidalign.statistics import wilson_interval
-from vidalign.types import PreferencePair, Response
+from vidalign.types import PreferencePair, Response, ResponseGroup
 
 GOAL = 0.85  # of the held-out pairs
 
@@ -65,6 +73,23 @@ def told(chosen: Sequence[float], rejected: Sequence[float], place: int) -> Told
 def first_difference(one: Sequence[int], other: Sequence[int]) -> int:
     """The number of tokens that two responses begin with in common."""
     return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def answer_pairs(rows: Sequence[dict[str, Any]], seed: int = 0) -> list[dict[str, Any]]:
+    """The rows whose question is asked of several videos, with `chosen`, their answer, and `rejected`, an answer of another of them.
+
+    Chosen and rejected are of one kind, so that nothing but the video tells them apart.
+    """
+    rng = random.Random(seed)
+    answers: dict[str, set[str]] = {}
+    for row in rows:
+        answers.setdefault(row["question"], set()).add(row["answer"])
+    others = [sorted(answers[row["question"]] - {row["answer"]}) for row in rows]
+    return [
+        {**row, "chosen": row["answer"], "rejected": rng.choice(other)}
+        for row, other in zip(rows, others, strict=True)
+        if other and row.get("category") != "description"
+    ]
 
 
 def value_figures(run: RunFolder, config: RunConfig) -> dict[str, Any]:
@@ -102,6 +127,10 @@ def value_figures(run: RunFolder, config: RunConfig) -> dict[str, Any]:
             }
         )
     return {
+        "recipe": config.recipe.name,
+        "learning_rate": config.train.learning_rate,
+        "num_epochs": config.train.num_epochs,
+        "lora_rank": config.train.lora.rank if config.train.lora else None,
         "num_pairs": made["num_pairs"],
         "num_heldout": made["num_heldout"],
         "accuracy": made["accuracy"],
@@ -114,6 +143,31 @@ def value_figures(run: RunFolder, config: RunConfig) -> dict[str, Any]:
         "mean_chosen": statistics.fmean(one.chosen for one in found),
         "pairs": shown,
     }
+
+
+def own_replies(run: RunFolder, config: RunConfig) -> dict[str, Any]:
+    """Whether the values at the end of the policy's own replies, as the run kept them, tell right ones from wrong ones."""
+    examples = {example.id: example for example in read_examples(pathlib.Path(config.data.train))}
+    right: list[float] = []
+    wrong: list[float] = []
+    for index in range(config.rounds):
+        if not (run.stage("values", index) / "files.json").is_file() or not is_trained(run, index):
+            continue
+        kept = files.read_places(run.stage("values", index) / "files.json")
+        for group in files.read_table(run.stage("pairs", index) / GROUPS_FILE, ResponseGroup):
+            values = read_tensors(kept[group.id])
+            for place, text in enumerate(group.texts):
+                if not group.left_out[place]:
+                    is_right = exact(text, examples[group.example_id]) == 1
+                    (right if is_right else wrong).append(float(values[f"member_{place}"][-1]))
+    return {"right": len(right), "wrong": len(wrong), "auc": auc(right, wrong)}
+
+
+def auc(right: Sequence[float], wrong: Sequence[float]) -> float | None:
+    """How often a right reply has the higher value of one right and one wrong one; a tie counts half. None without both."""
+    if not right or not wrong:
+        return None
+    return sum((a > b) + 0.5 * (a == b) for a in right for b in wrong) / (len(right) * len(wrong))
 
 
 def rounded(value: float) -> float:
@@ -153,16 +207,18 @@ def page(found: dict[str, Any]) -> str:
     """This script's part of the page."""
     value, compared = found["value"], found["value"]["compared"]
     low, high = value["interval"]
+    trained = f"an adapter of rank {value['lora_rank']}" if value["lora_rank"] else "all weights"
     reached = "met" if value["accuracy"] >= GOAL else "missed"
     lines = [
         "## A value model in the place of rewards (DVPO)",
         "",
-        "Written by `python -m bench.dvpo` from finished runs of `configs/shapes-dvpo.yaml` and `configs/shapes-grpo.yaml`; every "
-        "number, and the values of each token of every held-out pair, are in `bench/results/dvpo.json`. Only run on CPUs; one seed "
-        "each, so nothing is said of the spread over seeds.",
+        "Written by `python -m bench.dvpo` from runs as in `configs/shapes-dvpo.yaml` and `configs/shapes-grpo.yaml`; every number, "
+        "and the values of each token of every held-out pair, are in `bench/results/dvpo.json`. Only run on CPUs; one seed each, so "
+        "nothing is said of the spread over seeds.",
         "",
-        f"A value model was trained on {value['num_pairs']} of LeanPO's pairs. Of {value['num_heldout']} pairs on other videos it "
-        f"ranks **{value['accuracy']:.1%}** as the data does ({low:.0%} to {high:.0%} at 95 %). The goal of {GOAL:.0%} was {reached}.",
+        f"A value model was trained on {value['num_pairs']} pairs of recipe {value['recipe']} ({trained}, rate "
+        f"{value['learning_rate']:g}, {value['num_epochs']} epochs). Of {value['num_heldout']} pairs on other videos it ranks "
+        f"**{value['accuracy']:.1%}** as the data does ({low:.0%} to {high:.0%} at 95 %). The goal of {GOAL:.0%} was {reached}.",
         "",
         f"The two responses of {compared} of these pairs first differ before their end. At that token the value of the rejected "
         f"response changes by {value['mean_rejected']:+.2f} in the mean, that of the chosen one by {value['mean_chosen']:+.2f}. It "
@@ -170,6 +226,13 @@ def page(found: dict[str, Any]) -> str:
         f"{value['largest_fall']} it is the largest fall of the response.",
         "",
     ]
+    own = found["own"]
+    if own["auc"] is not None:
+        lines += [
+            f"Of the policy's own replies to training questions, {own['right']} right and {own['wrong']} wrong, a right one ends with "
+            f"the higher value in **{own['auc']:.1%}** of the comparisons with a wrong one (50 % is chance).",
+            "",
+        ]
     if not found["policies"]:
         return "\n".join([*lines, "No policy that was trained by it has been evaluated yet."]) + "\n"
     lines += [
@@ -187,17 +250,27 @@ def page(found: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dvpo", type=pathlib.Path, help="a run whose first round has trained a value model")
     parser.add_argument(
-        "--dvpo", type=pathlib.Path, required=True, help="a finished run whose first round trains a value model"
+        "--make-pairs", type=pathlib.Path, nargs=2, metavar=("ROWS", "OUT"), help="write rows with pairs, and stop"
     )
     parser.add_argument("--grpo", type=pathlib.Path, help="a finished run on groups to compare with")
     add_arguments(parser)
     arguments = parser.parse_args()
+    if arguments.make_pairs:
+        rows, out = arguments.make_pairs
+        made = answer_pairs(files.read_jsonl(rows))
+        out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made), encoding="utf-8")
+        print(f"wrote {len(made):,} rows with pairs to {out}")
+        return
+    if arguments.dvpo is None:
+        parser.error("name a run with --dvpo, or rows with --make-pairs")
     runs = [path for path in (arguments.dvpo, arguments.grpo) if path is not None]
     configs = [load_config(path) for path in runs]
     folders = [RunFolder.at(config.run_dir) for config in configs]
     found = {
         "value": value_figures(folders[0], at(configs[0], 0)),
+        "own": own_replies(folders[0], configs[0]),
         "policies": [
             policy_figures(folder, config)
             for folder, config in zip(folders, configs, strict=True)

@@ -99,7 +99,9 @@ class Watched:
             return f"{row.get('phase', '')} {row.get('step', 0):,} of {row.get('num_steps', 0):,}"
         if name == "evaluate":
             counts = {path.stem: sum(1 for _ in _lines(path)) for path in sorted(place.glob("*.jsonl"))}
-            answers = [f"{model} {max(0, count - 1):,} answers" for model, count in counts.items()]  # after a line of settings
+            answers = [
+                f"{model} {max(0, count - 1):,} answers" for model, count in counts.items()
+            ]  # after a line of settings
             return ", ".join(answers) or "the endpoint starts"
         return ""
 

@@ -4,13 +4,15 @@ import copy
 
 import pytest
 
-from bench.dvpo import Told, first_difference, page, told
+from bench.dvpo import Told, answer_pairs, auc, first_difference, page, told
 
 FOUND = {
     "value": {
-        "num_pairs": 300, "num_heldout": 100, "accuracy": 0.86, "interval": [0.78, 0.91], "compared": 90, "falls": 80,
+        "recipe": "given", "learning_rate": 3e-3, "num_epochs": 6, "lora_rank": 8, "num_pairs": 300, "num_heldout": 100,
+        "accuracy": 0.86, "interval": [0.78, 0.91], "compared": 90, "falls": 80,
         "falls_more": 85, "largest_fall": 60, "mean_rejected": -0.4, "mean_chosen": 0.2, "pairs": [],
     },
+    "own": {"right": 70, "wrong": 50, "auc": 0.483},
     "policies": [
         {
             "objective": "dvpo", "seed": 0, "learning_rate": 1e-4, "num_epochs": 4, "rounds": 4,
@@ -30,9 +32,25 @@ def test_the_first_token_that_differs_is_the_one_whose_value_is_looked_at():
     assert told([0.0, 0.1], [0.0, 0.1, 0.3], 1) is None, "after the last token there is no value"
 
 
+def test_pairs_of_answers_differ_in_nothing_but_what_the_video_shows():
+    asked = [("Which way?", "left"), ("Which way?", "right"), ("Which way?", "left"), ("What colour?", "red")]
+    rows = [{"id": str(n), "question": question, "answer": answer} for n, (question, answer) in enumerate(asked)]
+    made = answer_pairs([*rows, {"id": "d", "question": "Describe.", "answer": "A long story.", "category": "description"}])
+    assert [row["id"] for row in made] == ["0", "1", "2"], "nobody else answers the others"
+    for row in made:
+        assert row["chosen"] == row["answer"] != row["rejected"]
+
+
+def test_a_value_that_tells_nothing_is_at_one_half():
+    assert auc([1.0, 0.0], [0.5, 0.0]) == (1 + 1 + 0 + 0.5) / 4
+    assert auc([1.0], []) is None
+
+
 def test_the_page_says_whether_the_goal_is_met_and_what_was_sampled():
     said = page(FOUND)
     assert "ranks **86.0%** as the data does (78% to 91% at 95 %). The goal of 85% was met." in said
+    assert "300 pairs of recipe given (an adapter of rank 8, rate 0.003, 6 epochs)" in said
+    assert "70 right and 50 wrong, a right one ends with the higher value in **48.3%**" in said
     assert "falls in 80 of 90 rejected responses" in said
     assert "| `dvpo` | 0.0001, 4 | value: 9,000, dvpo: 1,200 | 70.0% (66.0% to 74.0%), 600 questions | 67.0% |" in said
     worse = copy.deepcopy(FOUND)
