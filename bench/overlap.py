@@ -9,7 +9,7 @@
 Each run is `vidalign align` on the built-in data, without an evaluation. A round's time is taken between the ends of the first
 training and of the last but one, so that neither the start is in it nor the last training, which has nothing beside it; the whole
 command is timed as well. For the age of responses, the last policies answer held-out questions through the Hugging Face model. Writes
-bench/results/overlap.json and its part of docs/performance.md.
+bench/results/overlap.json and prints a part of a page.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.built_in import MODEL, SPEC, make_run
-from bench.pages import PERFORMANCE, add_arguments, publish, versions_line
+from bench.pages import Output, add_arguments, versions_line
 from bench.turns import Ratio
 from vidalign import files
 
@@ -230,7 +230,9 @@ def main() -> None:
         "held_out": arguments.held_out,
         "cores": num_cores(),
     }
-    publish(arguments, PERFORMANCE, "overlap", found, page(found))
+    if not arguments.quick:
+        (arguments.out or Output()).keep("overlap", found)
+    print(page(found))
 
 
 if __name__ == "__main__":
