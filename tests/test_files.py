@@ -9,6 +9,7 @@ import pytest
 
 from vidalign import files
 from vidalign.errors import ConfigError, DataError
+from vidalign.records import FrameChoice
 from vidalign.types import FrameSpec, PreferencePair, Response
 
 RESPONSE = Response(
@@ -107,11 +108,13 @@ def test_frame_spec_keys_differ_by_every_field():
     others = {
         "num_frames": 9, "fps": 2.0, "max_frames": 9, "min_frames": 9, "height": 56, "width": 56, "max_pixels": 9,
         "snap_to_keyframes": True, "max_duration_s": 9.0, "max_pixels_decoded": 9, "square_pixels": False,
-        "hdr_to_sdr": False, "total_pixels": 99,
+        "hdr_to_sdr": False, "total_pixels": 99, "choice": FrameChoice(),
     }  # fmt: skip
     assert others.keys() == {field.name for field in dataclasses.fields(FrameSpec)}
     keys = [FrameSpec(**{name: value}).key() for name, value in others.items()]
-    assert len({FrameSpec().key(), *keys}) == len(others) + 1
+    choices = [FrameChoice(pool=64), FrameChoice(keep=8), FrameChoice(relevance="towers")]
+    keys += [FrameSpec(choice=choice).key() for choice in choices]
+    assert len({FrameSpec().key(), *keys}) == len(others) + len(choices) + 1
 
 
 def test_frame_spec_keys_stay():
