@@ -170,16 +170,27 @@ class Watch:
         self._over.set()
 
 
-def workers_of(address: str) -> Callable[[], int]:
-    """A function that counts the nodes beside the head that live."""
+def workers_of(address: str, environment: dict[str, str]) -> Callable[[], int]:
+    """A function that counts the nodes beside the head that live. A process with the head's token asks: Ray reads it once."""
+    command = [sys.executable, "-m", "bench.nodes", "--count", address]
+    process = subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def count() -> int:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        return int(process.stdout.readline())
+
+    return count
+
+
+def answer_counts(address: str) -> None:
+    """Print how many nodes beside the head live for each line that is read."""
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
     client = GcsClient(address=address)
-
-    def count() -> int:
-        return sum(node.state == 0 for node in client.get_all_node_info(timeout=5).values()) - 1
-
-    return count
+    for _ in sys.stdin:
+        print(sum(node.state == 0 for node in client.get_all_node_info(timeout=5).values()) - 1, flush=True)
 
 
 def measure(folder: pathlib.Path) -> dict[str, Any]:
@@ -189,8 +200,7 @@ def measure(folder: pathlib.Path) -> dict[str, Any]:
     (folder / "work").mkdir()
     config = make_config(folder / "work")
     with head(folder) as (address, server, environment):
-        os.environ.update({name: environment[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")})
-        watch = Watch(workers_of(address))
+        watch = Watch(workers_of(address, environment))
         types = json.dumps({"worker": {"num_cpus": WORKER_CPUS, "max_nodes": WORKERS}})
         overrides = ["cluster.address=null", f"cluster.node_types={types}", "cluster.wait_for_nodes_s=200"]
         overrides += ["rollout.num_engines=2", "train.num_workers=2", "train.micro_batch_size=1"]
@@ -239,8 +249,12 @@ def plot(found: dict[str, Any], path: pathlib.Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plot", action="store_true", help="draw the figures of the last measurement again")
+    parser.add_argument("--count", metavar="ADDRESS", help=argparse.SUPPRESS)
     add_arguments(parser)
     arguments = parser.parse_args()
+    if arguments.count:
+        answer_counts(arguments.count)
+        return
     out = arguments.out or Output()
     if not arguments.plot:
         with tempfile.TemporaryDirectory(prefix="nodes-", ignore_cleanup_errors=True) as folder:
