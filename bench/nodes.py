@@ -176,7 +176,8 @@ def workers_of(address: str, environment: dict[str, str]) -> Callable[[], int]:
     process = subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def count() -> int:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.write("\n")
         process.stdin.flush()
         return int(process.stdout.readline())
