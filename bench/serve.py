@@ -71,7 +71,10 @@ class Server:
         assert self.process.poll() is None, f"{self.name} ended with code {self.process.returncode}"
         try:
             with self.open(5) as response:
-                return self.model in {card["id"] for card in json.load(response)["data"]}
+                listed = self.model in {card["id"] for card in json.load(response)["data"]}
+            # vLLM's own server has no /ready: it lists its models once its engine works.
+            with urllib.request.urlopen(f"{self.url.removesuffix('/v1')}/{'ready' if self.key else 'health'}", timeout=5):
+                return listed
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return False
 

@@ -36,7 +36,8 @@ class PolicyIngress:
         alive = {name: target.alive for name, target in calls.items()}
         sleeping = options.sleeps
         accept_s = options.serve.autoscaling.cold_start_s if sleeping else ACCEPT_S
-        self._relay = Relay(calls, {} if sleeping else alive, accept_s=accept_s, num_replicas=options.capacity)
+        alive = {} if sleeping else alive
+        self._relay = Relay(calls, alive, accept_s=accept_s, num_replicas=options.capacity, starting=True)
         self._bound, self._watched = set(servers), not sleeping
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -48,6 +49,7 @@ class PolicyIngress:
         follower = Follower(catalog, self._relay, _Kept(name), self._connect, bound=self._bound)
         await follower.begin(Table(id=self._options.id, rows=self._options.rows(), spec=self._options.spec))
         self._following = asyncio.create_task(follower.follow())
+        self._relay.watch()
         return self._options.gate(self._relay, catalog)
 
     def _connect(self, row: Row) -> tuple[Any, Any]:

@@ -22,6 +22,7 @@ ACCEPTED = "vidalign.accepted"
 REFUSED = "vidalign.refused"
 ACCEPT_S = 15.0  # for a replica to say that it has a request
 WATCH_S, ALIVE_S, MAX_MISSES = 2.0, 5.0, 2  # between two looks at a model; for its answer; and how many may be missing
+FIRST_LOOK_S = 0.2  # between two looks at a model that has not answered yet
 SENT = ("type", "method", "path", "headers", "query_string", "http_version", "scheme", "root_path")
 
 log = logging.getLogger("vidalign.serving")
@@ -32,7 +33,8 @@ class Relay:
     """The ASGI application behind a gate whose models are in other processes. `servers`: target → `Call`.
 
     Targets that may have no replica are not in `alive`: to look at one would start it. `accept_s` is how long a replica may take to
-    say that it has a request. Of several replicas (`num_replicas`) of a target one may be gone while the others answer.
+    say that it has a request. Of several replicas (`num_replicas`) of a target one may be gone while the others answer. Where it is
+    `starting`, the targets in `alive` do not work until they say so.
     """
 
     def __init__(
@@ -42,18 +44,19 @@ class Relay:
         *,
         accept_s: float = ACCEPT_S,
         num_replicas: int = 1,
+        starting: bool = False,
     ) -> None:
         self._servers, self._alive, self._accept_s = dict(servers), dict(alive), accept_s
         self._num_replicas = num_replicas
-        self.up = dict.fromkeys(servers, True)
+        self.up = {target: not (starting and target in alive) for target in servers}
         self._watching: dict[str, asyncio.Task[None]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            self._watch_all()
+            self.watch()
             await _lifespan(receive, send)
             return
-        self._watch_all()
+        self.watch()
         target = scope["target"]
         if target not in self._servers:  # it was taken away while the request waited for a place
             raise Refusal(503, "this version is not there any more", code=RESTARTING)
@@ -114,14 +117,14 @@ class Relay:
         if target in self.up and self._num_replicas == 1:
             self.up[target] = target not in self._alive
 
-    def _watch_all(self) -> None:
-        """Look at every target now and then, from the first request on."""
+    def watch(self) -> None:
+        """Look at every target now and then, from now or the first request on."""
         for target in self._alive:
             if target not in self._watching:
                 self._watching[target] = asyncio.get_running_loop().create_task(self._watch(target))
 
     async def _watch(self, target: str) -> None:
-        misses = 0
+        misses, has_worked = 0, self.up[target]
         while True:
             alive = False
             try:
@@ -133,7 +136,8 @@ class Relay:
                 log.info("%s does not answer: %s", target, error)
             if alive or misses >= MAX_MISSES:
                 self.up[target] = alive
-            await asyncio.sleep(WATCH_S)
+            has_worked = has_worked or alive
+            await asyncio.sleep(WATCH_S if has_worked else FIRST_LOOK_S)
 
 
 async def _left(receive: Receive) -> None:

@@ -226,3 +226,30 @@ def test_a_relayed_application_is_ended_with_its_caller():
 
     asyncio.run(asyncio.wait_for(asking(), 5))
     assert ended == ["/p"]
+
+
+def test_an_endpoint_that_starts_is_ready_once_its_engines_answer():
+    """The gate answers long before them: a load balancer that looks at /ready must not send anybody yet."""
+    there: list[bool] = []
+
+    async def alive():
+        if not there:
+            raise TimeoutError
+        return True
+
+    async def ask():
+        names = ("base", "aligned")
+        made = Relay(dict.fromkeys(names, lambda scope, body: Call(*REPLY)), dict.fromkeys(names, alive), starting=True)
+        made.watch()
+        options = GateOptions(models=models(MODES[1]), serve=ServeConfig())
+        async with client(options.gate(made, options.catalog(lambda: made.up))) as asking:
+            refused = await asking.post(CHAT, json=chat())
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_restarting")
+            assert "retry-after" in refused.headers
+            assert [(await asking.get(path)).status_code for path in ("/ready", "/health", "/v1/models")] == [503, 503, 200]
+            there.append(True)
+            while (await asking.get("/ready")).status_code != 200:
+                await asyncio.sleep(0.01)
+            assert (await asking.post(CHAT, json=chat())).status_code == 200
+
+    asyncio.run(asyncio.wait_for(ask(), 10))
