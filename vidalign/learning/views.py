@@ -90,12 +90,9 @@ class PairView:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GroupView:
-    """Groups of a policy's own responses with advantages, all of the same number of responses. Attributes: see `PairView`."""
+class _WholeView:
+    """What views on groups share all of whose responses are learned from. Attributes: see `PairView`."""
 
-    takes: ClassVar[type[AnyObjective]] = GroupObjective
-
-    objective: GroupObjective
     source: BatchSource
     kept: Callable[[str], Mapping[str, torch.Tensor]]
     doubt: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -105,8 +102,17 @@ class GroupView:
         return group
 
     def reference_hidden(self, groups: Sequence[TrainingGroup]) -> torch.Tensor | None:
-        """None: no objective on groups needs a KL over the whole vocabulary."""
+        """None: only objectives on pairs need a KL over the whole vocabulary."""
         return None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupView(_WholeView):
+    """Groups of a policy's own responses with advantages, all of the same number of responses. Attributes: see `PairView`."""
+
+    takes: ClassVar[type[AnyObjective]] = GroupObjective
+
+    objective: GroupObjective
 
     def policy(self, rows: RowLogps, groups: Sequence[TrainingGroup]) -> GroupLogps:
         """The rows of a batch of these groups, with behaviour log-probs and advantages; responses of weight 0 are masked."""
@@ -142,23 +148,12 @@ class GroupView:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ValueView:
+class ValueView(_WholeView):
     """Preference pairs for a value model. Attributes: see `PairView`; `kept` and `doubt` are not used."""
 
     takes: ClassVar[type[AnyObjective]] = Value
 
     objective: Value
-    source: BatchSource
-    kept: Callable[[str], Mapping[str, torch.Tensor]]
-    doubt: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-    def sequences(self, group: TrainingGroup) -> TrainingGroup:
-        """The group: both sides are learned from."""
-        return group
-
-    def reference_hidden(self, groups: Sequence[TrainingGroup]) -> torch.Tensor | None:
-        """None: there is no reference."""
-        return None
 
     def policy(self, rows: RowLogps, groups: Sequence[TrainingGroup]) -> ValueRows:
         """The rows of a batch of these groups, which hold values (`vidalign.model.value_head.ValueScorer`), and their outcomes."""
