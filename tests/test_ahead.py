@@ -141,6 +141,16 @@ def test_a_first_batch_of_other_groups_is_not_taken(renderer, watched, groups): 
     assert len(next(renderer.batches([[groups[0]]])).labels) == 2
 
 
+@pytest.mark.parametrize("between", [[], [1]], ids=["nothing", "another batch"])
+def test_a_measurement_between_two_steps_leaves_what_is_prepared_for_the_next(renderer, watched, groups, between):  # noqa: F811
+    renderer.prepare([groups[0]], first=lambda lengths: [0])
+    idle(renderer)
+    made = renderer._first.result(SECONDS)[1]
+    assert len(list(renderer.batches([[groups[index]] for index in between]))) == len(between)
+    assert next(renderer.batches([[groups[0]]])) is made
+    assert len(watched.rendered) == 1 + len(between)
+
+
 def test_what_was_to_be_prepared_is_replaced(renderer, watched, groups):  # noqa: F811
     watched.goes_on.clear()
     renderer.prepare([groups[0], groups[1], groups[1]])

@@ -51,6 +51,7 @@ class Renderer:
         self._jobs: queue.PriorityQueue[tuple[int, int, Future[Any] | None, Callable[[], Any]]] = queue.PriorityQueue()
         self._numbers = itertools.count()
         self._later: list[Future[Any]] = []
+        self._prepared: Sequence[TrainingGroup] = ()
         self._first: Future[_Made] | None = None
         self._thread: threading.Thread | None = None
 
@@ -76,6 +77,7 @@ class Renderer:
         for future in self._later:
             future.cancel()
         self._later = [self._submit(LATER, functools.partial(self._source.prepare, group)) for group in groups]
+        self._prepared = groups
         self._first = self._submit(LATER, functools.partial(self._make_first, groups, first)) if groups and first else None
 
     def close(self) -> None:
@@ -96,9 +98,11 @@ class Renderer:
         return chosen, self._rendered(chosen)
 
     def _made_before(self, groups: Sequence[TrainingGroup] | None) -> Future[Batch] | None:
-        """The batch of these groups, if it was prepared."""
+        """The batch of these groups, if it was prepared. What was prepared for later stays, whatever else is asked for before."""
+        if not groups or any(group not in self._prepared for group in groups):
+            return None
         future, self._first = self._first, None
-        if groups is None or future is None or future.cancel():
+        if future is None or future.cancel():
             return None
         try:
             chosen, batch = future.result()
