@@ -20,6 +20,12 @@ LOOK_EVERY_S = 0.5
 LOGS = "--log_dir="  # of the commands of Ray's processes
 
 
+class EndedError(ClusterError):
+    """One of the processes of a Ray that this process started has ended: was killed, or gave up by itself."""
+
+    gave_up = False
+
+
 @contextlib.contextmanager
 def without_its_handler() -> Iterator[None]:
     """A block in which Ray does not take over SIGTERM, where somebody has: it would end the process at once, without a word."""
@@ -40,17 +46,20 @@ def without_its_handler() -> Iterator[None]:
 def starting() -> Iterator[None]:
     """A block in which Ray starts: it ends, in words, once one of the processes that Ray starts for itself in it has ended.
 
-    Ray waits for its own store without Python, so that a process which has waited long enough is ended and nothing can be caught.
+    Ray waits for its own store without Python, so that a process which has waited long enough is ended and nothing can be caught. What
+    Ray has started by then is ended with it.
 
     Raises:
-        ClusterError: one has ended.
+        EndedError: one has ended.
     """
     from ray._private import services
 
     before, started = services.start_ray_process, dict[str, subprocess.Popen[bytes]]()
+    everything: list[subprocess.Popen[bytes]] = []
 
     def start(command: list[str], process_type: str, *arguments: Any, **options: Any) -> Any:
         made = before(command, process_type, *arguments, **options)
+        everything.append(made.process)
         if process_type in _needed():
             started[process_type] = made.process
         return made
@@ -59,6 +68,10 @@ def starting() -> Iterator[None]:
     try:
         with watched(started):
             yield
+    except EndedError:
+        for process in everything:
+            process.kill()
+        raise
     finally:
         services.start_ray_process = before
 
@@ -71,7 +84,7 @@ def watched(processes: Mapping[str, subprocess.Popen[bytes]]) -> Iterator[None]:
         processes: each by what it is called; more may be added meanwhile.
 
     Raises:
-        ClusterError: one has ended.
+        EndedError: one has ended.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -108,17 +121,24 @@ def watched(processes: Mapping[str, subprocess.Popen[bytes]]) -> Iterator[None]:
         threading.excepthook = told
 
 
-def fault_of(processes: Mapping[str, subprocess.Popen[bytes]]) -> ClusterError | None:
+def may_try_again(error: Exception) -> bool:
+    """Whether Ray did not start because its own deadlines were missed, which they seldom are twice on a busy machine."""
+    return error.gave_up if isinstance(error, EndedError) else "timed out" in str(error)
+
+
+def fault_of(processes: Mapping[str, subprocess.Popen[bytes]]) -> EndedError | None:
     """The end of a command whose Ray is gone; None where all of its processes live."""
     for name, process in list(processes.items()):
         if (code := process.poll()) is not None:
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+            how = f"was killed by signal {-code}, often for want of memory" if code < 0 else f"ended with code {code}"
             words = process.args if isinstance(process.args, list) else []
             where = "".join(f"; see {word.removeprefix(LOGS)}" for word in words if word.startswith(LOGS))
-            return ClusterError(
-                f"{name}, a process of the Ray that this command started, {how}, often for want of memory{where}. Run the same "
+            error = EndedError(
+                f"{name}, a process of the Ray that this command started, {how}{where}. Run the same "
                 "command again: a run continues"
             )
+            error.gave_up = code >= 0
+            return error
     return None
 
 

@@ -79,7 +79,7 @@ def _connected(
         own_ray.without_its_handler(),
         contextlib.nullcontext() if verbose else console.without_native_lines(),
     ):
-        _enter(logs | _where(address, config, num_cpus_needed))
+        enter(logs | _where(address, config, num_cpus_needed))
     if not verbose:
         _quiet()
     session = _session_folder() if address is None else None
@@ -149,7 +149,7 @@ def _where(address: str | None, config: ClusterConfig, num_cpus_needed: int | Ca
     return {"address": address}
 
 
-def _enter(options: dict[str, Any]) -> None:
+def enter(options: dict[str, Any]) -> None:
     """Call `ray.init`, with its failures as `ClusterError`. A local Ray that missed its start-up deadline is tried once more.
 
     Ray gives its own processes a fixed time to start, which can be too short on a busy machine.
@@ -162,6 +162,9 @@ def _enter(options: dict[str, Any]) -> None:
                 ray.init(**options)
             return
         except Exception as error:  # a missed deadline is a bare Exception
+            if not last_try and own_ray.may_try_again(error):
+                ray.shutdown()
+                continue
             if isinstance(error, ClusterError):
                 raise
             reason = " ".join(str(error).split())
@@ -170,9 +173,6 @@ def _enter(options: dict[str, Any]) -> None:
                     f"the Ray cluster at {options['address']} refuses the connection ({reason[:200]}); run this command and the "
                     "cluster with RAY_AUTH_MODE=token and the same ~/.ray/auth_token (see `ray get-auth-token --generate`)"
                 ) from error
-            if not last_try and "timed out" in reason:
-                ray.shutdown()
-                continue
             raise ClusterError(
                 f"cannot connect to Ray at address {options['address']}: {reason[:400]}; on a busy machine try again, and see "
                 "the logs in /tmp/ray/session_latest/logs"

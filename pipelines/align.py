@@ -32,7 +32,7 @@ from cluster.waiting import placement_watched, requested
 from pipelines import finished, progress
 from pipelines.ahead import Ahead
 from pipelines.check import STAGES, before, check_inputs, check_plan
-from pipelines.check_places import check_port
+from pipelines.checks.places import check_port
 from pipelines.inputs import Inputs
 from pipelines.overlap import overlapped
 from pipelines.progress import StageClock

@@ -19,9 +19,9 @@ from cluster.launcher import with_growth
 from cluster.lease import check_free
 from cluster.resources import ClusterResources, ResourcePlan, Workers
 from cluster.session import local_device_memory, local_resources, total_memory
-from pipelines import check_model
-from pipelines.check_context import Tokens, check_tokens, prompts_asked
-from pipelines.check_learning import (
+from pipelines.checks import model as check_model
+from pipelines.checks.context import Tokens, check_tokens, prompts_asked
+from pipelines.checks.learning import (
     check_clip_pairs,
     check_clips,
     check_given,
@@ -30,11 +30,11 @@ from pipelines.check_learning import (
     check_recipe,
     check_reuse,
 )
-from pipelines.check_memory import check_memory
-from pipelines.check_overlap import check_judges_fit, check_staleness, overlap_lines
-from pipelines.check_places import check_disk, check_places, data_lines
-from pipelines.check_shapes import check_shapes, check_training
-from pipelines.check_texts import check_texts
+from pipelines.checks.memory import check_memory
+from pipelines.checks.overlap import check_judges_fit, check_staleness, overlap_lines
+from pipelines.checks.places import check_disk, check_places, data_lines
+from pipelines.checks.shapes import check_shapes, check_training
+from pipelines.checks.texts import check_texts
 from pipelines.inputs import Inputs, SplitName, read_inputs
 from pipelines.rounds import Rounds, check_order, resource_plan
 from pipelines.stages.base import BEGUN, MANIFEST
@@ -138,7 +138,7 @@ def this_machine(config: RunConfig) -> Machines:
 def before(config: RunConfig, stages: Sequence[str], *, here: bool = True, connects: bool = False) -> Inputs:
     """Check what needs neither model nor cluster, and read the data of these stages. `here`: the run's driver is on this machine.
 
-    `connects`: see `pipelines.check_places.check_places`.
+    `connects`: see `pipelines.checks.places.check_places`.
 
     Raises:
         VidalignError: the first thing that cannot work.
@@ -178,7 +178,7 @@ def splits_read(stages: Sequence[str]) -> Sequence[SplitName]:
 def check_inputs(
     config: RunConfig, inputs: Inputs, stages: Sequence[str] = STAGES, *, ask_vllm: bool = True, fetch: bool = True
 ) -> Findings:
-    """What can be known of models and context without a cluster. `ask_vllm` and `fetch`: see `pipelines.check_model.inspect`.
+    """What can be known of models and context without a cluster. `ask_vllm` and `fetch`: see `pipelines.checks.model.inspect`.
 
     Raises:
         ModelError, ConfigError: the first thing that cannot work.
@@ -255,7 +255,7 @@ def check_plan(
 
 
 def check_judges(config: RunConfig, steps: Sequence[RunConfig], *, ask_vllm: bool = True) -> None:
-    """Raises `ModelError` for a judge whose model cannot judge, see `pipelines.check_model.check_judge`."""
+    """Raises `ModelError` for a judge whose model cannot judge, see `pipelines.checks.model.check_judge`."""
     judges = [("recipe.judge", recipes.build(step.recipe).judge) for step in steps]
     for key, judge in [*judges, ("evaluate.judge", config.evaluate.judge)]:
         if judge is not None:

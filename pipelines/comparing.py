@@ -15,7 +15,7 @@ from typing import Any
 
 import jinja2
 
-from pipelines.report_tables import duration, number, percent, points
+from pipelines.reports.tables import duration, number, percent, points
 from pipelines.stages.base import changes, flat
 from pipelines.summary import scored_answers
 from vidalign import files, mirror

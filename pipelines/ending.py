@@ -11,7 +11,7 @@ from typing import Any
 
 def ending(summary: dict[str, Any], run_dir: str) -> str:
     """What the console shows at the end: base against aligned, the report and the command that serves the model."""
-    from pipelines.report_tables import summary_table
+    from pipelines.reports.tables import summary_table
     from vidalign.files import RunFolder
 
     report = RunFolder.open(run_dir).report / "index.html"

@@ -2,7 +2,7 @@
 
     run folder ─ summary.json, config.yaml ─┐
                ─ rounds/*/train metrics ────┼─ view (plain dict) ─ templates/report.html ─ report/index.html
-               ─ responses, pairs, eval ────┴─ all of their rows  ─ report_browse.py     ─ report/browse.html, report/rows/
+               ─ responses, pairs, eval ────┴─ all of their rows  ─ reports/browse.py    ─ report/browse.html, report/rows/
 
 A part that the run does not have (no evaluation data, training not run) is said to be missing, with the reason; no figure
 is made up for it. Examples on the page are drawn at random with the run's seed, never picked.
@@ -18,11 +18,11 @@ from typing import Any, TypeVar
 
 import jinja2
 
-from pipelines.report_browse import write_browser
-from pipelines.report_examples import Thumbnails, answer_changes, drawn_pairs
-from pipelines.report_figures import Metrics, candidate_plots, curve_plots, pair_plots
-from pipelines.report_groups import drawn_groups
-from pipelines.report_tables import accuracy_view, duration, figure, filled, likelihood_view, number, percent, points
+from pipelines.reports.browse import write_browser
+from pipelines.reports.examples import Thumbnails, answer_changes, drawn_pairs
+from pipelines.reports.figures import Metrics, candidate_plots, curve_plots, pair_plots
+from pipelines.reports.groups import drawn_groups
+from pipelines.reports.tables import accuracy_view, duration, figure, filled, likelihood_view, number, percent, points
 from pipelines.suites import tables as suites
 from pipelines.summary import scored_answers
 from vidalign import recipes

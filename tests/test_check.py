@@ -11,9 +11,9 @@ from conftest import write_video
 
 from cluster.described import Machines
 from cluster.resources import ClusterResources
-from pipelines import check_model
 from pipelines.check import check, render
-from pipelines.check_context import probe_videos
+from pipelines.checks import model as check_model
+from pipelines.checks.context import probe_videos
 from pipelines.cli import main
 from pipelines.inputs import read_inputs
 from vidalign import prompts

@@ -18,9 +18,9 @@ from test_reference import prepared  # noqa: F401 (fixture)
 from actors import generator
 from actors.reference import kept_paths
 from actors.training_data import TrainingData
-from pipelines.check_learning import check_clip_pairs, check_clips, check_given, forward_tokens
+from pipelines.checks.learning import check_clip_pairs, check_clips, check_given, forward_tokens
 from pipelines.inputs import read_inputs
-from pipelines.report_examples import drawn_pairs
+from pipelines.reports.examples import drawn_pairs
 from pipelines.stages.clip_pairs import altered_here, with_clip_pairs, write_frames
 from vidalign import files, recipes
 from vidalign.config.degrading import ClipPairsConfig

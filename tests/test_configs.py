@@ -11,7 +11,7 @@ from test_frame_choice import tiny_towers
 from test_memory import facts
 
 from cluster.described import described
-from pipelines.check_memory import check_memory
+from pipelines.checks.memory import check_memory
 from pipelines.cli import main
 from vidalign.config.loading import parse_config
 from vidalign.config.rounds import at
@@ -65,7 +65,7 @@ def test_there_is_one_for_each_method():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_dry_run_accepts_it(name, model, tmp_path, monkeypatch, capsys):
     """All of the file's options; data, and a model of the family, are small."""
-    monkeypatch.setattr("pipelines.check_model.check_architecture", lambda *a, **k: None)
+    monkeypatch.setattr("pipelines.checks.model.check_architecture", lambda *a, **k: None)
     raw = read(name)
     for split, shade in (("train", 10), ("eval", 60), ("probe", 110)):
         write_clip(tmp_path / f"{split}.mp4", shade)

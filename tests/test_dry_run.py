@@ -15,9 +15,11 @@ from conftest import free_port, write_video
 
 from cluster.described import Machines
 from cluster.resources import ClusterResources
-from pipelines import align, check_model, check_places
+from pipelines import align
 from pipelines.check import check, this_machine
-from pipelines.check_context import probe_videos
+from pipelines.checks import model as check_model
+from pipelines.checks import places as check_places
+from pipelines.checks.context import probe_videos
 from pipelines.cli import main
 from vidalign.config.loading import dump_config, parse_config
 from vidalign.config.run import VideoConfig
@@ -324,7 +326,7 @@ def test_a_dry_run_leaves_nothing_and_reads_what_its_stages_read(raw, tmp_path):
 
 
 def test_a_dry_run_on_a_described_cluster_from_the_command_line(raw, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("pipelines.check_model.check_architecture", lambda *a, **k: None)
+    monkeypatch.setattr("pipelines.checks.model.check_architecture", lambda *a, **k: None)
     raw["train"] = {"num_workers": 8, "zero_stage": 3, "batch_size": 16}
     (tmp_path / "align.yaml").write_text(dump_config(parse_config(raw)))
     config = str(tmp_path / "align.yaml")

@@ -11,7 +11,7 @@ import torch
 from test_clip_pairs import REVERSED, source_of
 from test_reference import prepared  # noqa: F401 (fixture)
 
-from pipelines.check_learning import check_clip_pairs, check_objective, check_prompts, check_recipe
+from pipelines.checks.learning import check_clip_pairs, check_objective, check_prompts, check_recipe
 from pipelines.stages.clip_pairs import altered_here, with_clip_pairs
 from vidalign import files
 from vidalign.config.loading import parse_config

@@ -17,7 +17,7 @@ from tiny_families import QUESTIONS, WRITERS, clip, clips
 
 from actors.engine import VllmEngine
 from cluster.engines import with_float32_head
-from pipelines import check_model
+from pipelines.checks import model as check_model
 from vidalign import files
 from vidalign.config.run import ModelConfig
 from vidalign.config.training import TrainConfig

@@ -14,7 +14,7 @@ from test_reference import groups, pairs, prepared, source  # noqa: F401 (fixtur
 
 from actors.reference import kept_paths, outputs_of_groups
 from actors.training_data import TrainingData
-from pipelines.check_learning import check_given, check_prompts, check_recipe, forward_tokens
+from pipelines.checks.learning import check_given, check_prompts, check_recipe, forward_tokens
 from pipelines.stages.groups import group_facts, no_contrast, sampled_tokens, without_spelled
 from vidalign import files, recipes
 from vidalign.config.loading import parse_config

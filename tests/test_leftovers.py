@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from pipelines import check_places
-from pipelines.check_places import check_port
+from pipelines.checks import places as check_places
+from pipelines.checks.places import check_port
 from serving.leftovers import left_behind
 from vidalign.config.run import RunConfig
 from vidalign.errors import ClusterError

@@ -11,8 +11,8 @@ from conftest import plan_of
 
 from cluster.described import described
 from cluster.resources import ClusterResources
-from pipelines.check_memory import check_memory
-from pipelines.check_model import ModelFacts
+from pipelines.checks.memory import check_memory
+from pipelines.checks.model import ModelFacts
 from vidalign.config.loading import parse_config
 from vidalign.config.training import TrainConfig
 from vidalign.errors import ClusterError

@@ -8,7 +8,7 @@ import pytest
 from conftest import write_video
 
 from pipelines import cli
-from pipelines.check_context import prompts_asked
+from pipelines.checks.context import prompts_asked
 from pipelines.inputs import read_inputs
 from vidalign import prompts, recipes
 from vidalign.config.recipes import GivenRecipe, LeanpoRecipe

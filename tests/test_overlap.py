@@ -15,7 +15,7 @@ from test_rounds import make  # noqa: F401
 
 from cluster import interrupts
 from cluster.resources import ClusterResources
-from pipelines.check_overlap import check_judges_fit, check_staleness, overlap_lines
+from pipelines.checks.overlap import check_judges_fit, check_staleness, overlap_lines
 from pipelines.overlap import overlapped
 from pipelines.rounds import resource_plan
 from pipelines.stages.base import once

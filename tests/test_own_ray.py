@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from cluster import interrupts, own_ray
+from cluster import interrupts, own_ray, session
 from vidalign.errors import ClusterError, DataError
 
 SLEEP = ["sh", "-c", "exec sleep 60", "--log_dir=/somewhere/logs"]
@@ -135,3 +135,57 @@ def test_a_start_of_ray_ends_where_one_of_its_processes_does(monkeypatch):
     with pytest.raises(ClusterError, match=SAYS):
         start()
     assert services.start_ray_process is own
+
+
+@pytest.fixture
+def begins(monkeypatch):
+    """`ray.init` starts what this list says, a command a try, and waits for what has none; the processes of all tries."""
+    import ray
+    from ray._private import services
+
+    commands, made = [], []
+
+    def own(command, kind):
+        made.append((kind, subprocess.Popen(command)))
+        return types.SimpleNamespace(process=made[-1][1])
+
+    def init(**options):
+        services.start_ray_process(SLEEP, "gcs_server")
+        if command := commands.pop(0):
+            services.start_ray_process(command, "raylet")
+            threading.Event().wait(20)
+            pytest.fail("nothing ended the wait")
+
+    monkeypatch.setattr(services, "start_ray_process", own)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    yield commands, made
+    for _, process in made:
+        process.kill()
+        process.wait()
+
+
+def test_a_ray_whose_process_gave_up_while_it_started_is_started_once_more(begins):
+    """A raylet waits 15 s for an agent of its own and then gives up: too short on a busy machine."""
+    commands, made = begins
+    commands += [["false"], None]
+    session.enter({"address": "local"})
+    assert [kind for kind, _ in made] == ["gcs_server", "raylet", "gcs_server"]
+    assert made[0][1].wait(20) == -signal.SIGKILL  # nothing of the first try stays
+    assert made[2][1].poll() is None
+
+
+@pytest.mark.parametrize(
+    ("starts", "says", "tries"),
+    [
+        ([["false"], ["false"]], "ended with code 1. Run", 2),
+        ([["sh", "-c", "kill -9 $$"]], "killed by signal 9, often for", 1),
+    ],
+    ids=["gave up twice", "killed"],
+)
+def test_a_ray_that_does_not_start_is_said(begins, starts, says, tries):
+    commands, made = begins
+    commands += starts
+    with pytest.raises(ClusterError, match=says):
+        session.enter({"address": "local"})
+    assert [kind for kind, _ in made] == ["gcs_server", "raylet"] * tries

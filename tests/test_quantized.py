@@ -11,7 +11,7 @@ from test_memory import facts, outline, run_config
 from test_reference import groups, pairs, prepared, source  # noqa: F401 (fixtures)
 
 from cluster.described import described
-from pipelines.check_memory import check_memory
+from pipelines.checks.memory import check_memory
 from vidalign.config.run import ModelConfig
 from vidalign.config.training import TrainConfig
 from vidalign.model import quantized, training_memory

@@ -16,7 +16,8 @@ import pytest
 from conftest import write_video
 from test_files import RESPONSE
 
-from pipelines import report, report_examples, report_figures, report_plots, report_tables
+from pipelines import report
+from pipelines.reports import examples, figures, plots, tables
 from pipelines.stages.groups import group_facts
 from pipelines.summary import write_summary
 from vidalign.config.linting import LintConfig
@@ -229,7 +230,7 @@ def test_every_section_is_present_with_its_figures(full):
     page = Page(full[1])
     words = " ".join("".join(page.words).split())
     assert {*SECTIONS, "round-0", "round-1"} <= set(page.ids)
-    assert page.tags.count("article") == report_examples.NUM_PAIRS + 2 * report_examples.NUM_CHANGED
+    assert page.tags.count("article") == examples.NUM_PAIRS + 2 * examples.NUM_CHANGED
     for expected in ("trust gap below 0.1", "/videos/train/broken.mp4", "2 of 8 frames decode", "3 min 00 s", "2.13.0",
                      "learning_rate: 5.0e-07", "Rank correlation of the two over all candidates: 0.61", "18.0 %",
                      "kind reflected, candidate 2, turn 1, seed 7", "rejected −1.10 → −1.60", "20 training pairs",
@@ -323,7 +324,7 @@ def test_a_run_on_groups_shows_groups_in_place_of_pairs(tmp_path):
 def test_a_video_that_the_rollout_did_not_keep_is_decoded_like_the_others(tmp_path):
     run, video = make_run(tmp_path / "run"), tmp_path / "held-out.mp4"
     write_video(video, [np.full((48, 64, 3), 15 * level, np.uint8) for level in range(16)])
-    with report_examples.Thumbnails(run, 0, make_config(tmp_path).video) as strip:
+    with examples.Thumbnails(run, 0, make_config(tmp_path).video) as strip:
         shown, missing = strip(str(video)), strip(str(tmp_path / "gone.mp4"))
     assert [time for _, time in shown["thumbnails"]] == ["0.1 s", "0.4 s", "0.9 s", "1.1 s", "1.6 s", "1.9 s"]
     grey = [shown_image(uri).getpixel((30, 20))[0] for uri, _ in shown["thumbnails"]]
@@ -337,10 +338,10 @@ def test_everything_that_a_prompt_shows_has_its_share_of_thumbnails():
         "b": {"thumbnails": [], "note": "b is broken"},
         "i": {"thumbnails": [("i0", "0.0 s")], "note": None, "wide": True},
     }
-    shown = report_examples.thumbnails(Context(videos=("a", "b"), images=("i",)), strips.__getitem__)
+    shown = examples.thumbnails(Context(videos=("a", "b"), images=("i",)), strips.__getitem__)
     assert shown["thumbnails"] == [("a0", "video 1, 0 s"), ("a5", "video 1, 5 s"), ("i0", "image 1")]
     assert (shown["note"], shown["wide"]) == ("b is broken", True)
-    assert report_examples.thumbnails(Context(videos=("a",)), strips.__getitem__) is strips["a"]
+    assert examples.thumbnails(Context(videos=("a",)), strips.__getitem__) is strips["a"]
 
 
 def shown_image(uri: str) -> PIL.Image.Image:
@@ -400,7 +401,7 @@ def test_changes_count_each_question_once_and_give_the_paired_interval():
         ]  # fmt: skip
 
     both = {"base": answers("1100000000"), "aligned": answers("1011110000"), "blind": []}
-    changes = report_examples.answer_changes(both, lambda uri: {"thumbnails": [], "note": ""}, random.Random(0))
+    changes = examples.answer_changes(both, lambda uri: {"thumbnails": [], "note": ""}, random.Random(0))
     assert changes is not None
     counts = {name: changes[name] for name in ("n", "kept_right", "kept_wrong", "gained", "lost")}
     assert counts == {"n": 10, "kept_right": 1, "kept_wrong": 4, "gained": 4, "lost": 1}
@@ -414,13 +415,13 @@ def test_summary_table_lists_overall_and_categories():
         "by_category": {"motion": {"base": 0.5, "aligned": 0.25, "blind": None, "num_examples": 4}},
         "intervals": {"base": [0.2, 0.8], "aligned": [0.3, 0.9], "blind": None},
     }  # fmt: skip
-    lines = report_tables.summary_table({"accuracy": accuracy}).splitlines()
+    lines = tables.summary_table({"accuracy": accuracy}).splitlines()
     assert lines[0].split() == ["accuracy", "n", "base", "aligned", "change", "blind"]
     assert lines[2].split() == ["all", "8", "50.0", "%", "62.5", "%", "+12.5", "pt", "–"]
     assert lines[3].split() == ["motion", "4", "50.0", "%", "25.0", "%", "−25.0", "pt", "–"]
     assert lines[4] == "95 % intervals: base 20.0 to 80.0 %, aligned 30.0 to 90.0 %"
     assert len({len(line) for line in lines[:4]}) == 1
-    assert report_tables.summary_table({"accuracy": None}).startswith("No accuracy")
+    assert tables.summary_table({"accuracy": None}).startswith("No accuracy")
 
 
 @pytest.mark.parametrize(
@@ -433,26 +434,26 @@ def test_summary_table_lists_overall_and_categories():
     ],
 )
 def test_marked_cuts_a_text_along_its_spans(marks, expected):
-    assert report_examples.marked("abcdef", marks) == expected
+    assert examples.marked("abcdef", marks) == expected
 
 
 def test_plots_hold_no_id_of_another_plot_and_use_the_page_colours():
-    one = report_plots.curves("One", "n", {"chosen": [(0, -1.0), (1, -0.5)]})
-    two = report_plots.curves("Two", "n", {"rejected": [(0, -1.0), (1, -0.5)]})
+    one = plots.curves("One", "n", {"chosen": [(0, -1.0), (1, -0.5)]})
+    two = plots.curves("Two", "n", {"rejected": [(0, -1.0), (1, -0.5)]})
     assert one is not None
     assert two is not None
     assert "var(--chosen)" in one.svg
     assert "#0101" not in one.svg
     assert not set(re.findall(r'id="([^"]+)"', one.svg)) & set(re.findall(r'id="([^"]+)"', two.svg))
     assert one.legend == (("chosen", "chosen", "−1.00 → −0.50"),)
-    assert report_plots.curves("None", "n", {"chosen": []}) is None
-    assert report_plots.histogram("None", "n", {"chosen": np.array([np.nan])}, xlabel="x") is None
+    assert plots.curves("None", "n", {"chosen": []}) is None
+    assert plots.histogram("None", "n", {"chosen": np.array([np.nan])}, xlabel="x") is None
 
 
 def test_a_thumbnail_is_small_and_shows_the_frame():
     frame = np.zeros((720, 1280, 3), np.uint8)
     frame[:, 640:] = (255, 0, 0)
-    uri = report_plots.thumbnail(frame)
+    uri = plots.thumbnail(frame)
     image = shown_image(uri)
     assert image.size == (144, 81)
     assert image.getpixel((10, 40)) == (0, 0, 0)
@@ -479,7 +480,7 @@ def test_every_kind_of_response_is_in_the_histograms_of_its_side(tmp_path):
     kinds = ("unhinted", "reflected", "replayed", "perturbed", "plain", "truth", "caption", "differences")
     responses = [dataclasses.replace(RESPONSE, kind=kind, reward=-1.0 - i, trust=0.5) for i, kind in enumerate(kinds)]
     write_table(tmp_path / "responses.parquet", responses)
-    rewards, *_ = report_figures.candidate_plots(tmp_path / "responses.parquet")
+    rewards, *_ = figures.candidate_plots(tmp_path / "responses.parquet")
     assert rewards.legend == (
         ("chosen", "first turn without hints or reflected", "median −1.50, n = 2"),
         ("rejected", "ground truth with a resampled segment or perturbed video", "median −3.50, n = 2"),

@@ -10,8 +10,8 @@ from test_report import ATTACK, make_config, make_run
 
 from pipelines import report
 from pipelines.comparing import compare
-from pipelines.report_browse import ROWS_A_FILE, answer_rows, group_row, pair_row
-from pipelines.report_examples import told_apart
+from pipelines.reports.browse import ROWS_A_FILE, answer_rows, group_row, pair_row
+from pipelines.reports.examples import told_apart
 from vidalign.files import read_table
 from vidalign.types import EvalAnswer, PreferencePair, ResponseGroup
 

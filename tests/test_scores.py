@@ -14,8 +14,8 @@ from test_judge import endpoint  # noqa: F401  (a fixture)
 
 from actors.judge import Judge
 from cluster.resources import Workers
-from pipelines import report_tables
 from pipelines.inputs import read_inputs
+from pipelines.reports import tables as report_tables
 from pipelines.rounds import Rounds
 from pipelines.stages.base import MANIFEST, check, once
 from pipelines.stages.judge import Judging

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pathlib
 
-from pipelines import check_context
-from pipelines.check_model import ModelFacts
+from pipelines.checks import context as check_context
+from pipelines.checks.model import ModelFacts
 from pipelines.suites.models import AskedModels
 from pipelines.suites.task import Task, num_unanswered
 from vidalign.data.suites.question import SuiteQuestion

@@ -9,7 +9,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines import asking, check_model, progress
+from pipelines import asking, progress
+from pipelines.checks import model as check_model
 from pipelines.suites.models import AskedModels
 from vidalign.config.judging import JudgeConfig
 from vidalign.data.suites import find_suite

@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Sequence
 
 from cluster.session import find_address
-from pipelines.check_memory import disk_needed, gib
-from pipelines.check_model import ModelFacts
+from pipelines.checks.memory import disk_needed, gib
+from pipelines.checks.model import ModelFacts
 from pipelines.inputs import Inputs
 from pipelines.stages.base import MANIFEST
 from pipelines.trackers import check_trackers

@@ -11,9 +11,9 @@ from typing import Any
 from cluster.described import Machines
 from cluster.plan import GPU_MEMORY_UTILIZATION
 from cluster.resources import ResourcePlan, count
-from pipelines.check_learning import forward_tokens
-from pipelines.check_model import ModelFacts
-from pipelines.check_overlap import at_once
+from pipelines.checks.learning import forward_tokens
+from pipelines.checks.model import ModelFacts
+from pipelines.checks.overlap import at_once
 from vidalign import recipes
 from vidalign.config.recipes import JudgeConfig
 from vidalign.config.run import ModelConfig, RunConfig

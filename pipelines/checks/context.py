@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import check_model
-from pipelines.check_memory import gib
+from pipelines.checks import model as check_model
+from pipelines.checks.memory import gib
 from pipelines.inputs import Inputs
 from vidalign import prompts
 from vidalign.config.run import EvaluateConfig, ModelConfig, VideoConfig
@@ -164,7 +164,7 @@ def longest_prompt(asked: Sequence[Asked], processor: Any) -> tuple[int, str, in
     best = (0, "", 0)
     turns = turns_of(processor)
     for kind in asked:
-        examples = [example for example in kind.examples if example.context.is_plain]  # others: `pipelines.check_shapes`
+        examples = [example for example in kind.examples if example.context.is_plain]  # others: `pipelines.checks.shapes`
         texts = [prompts.fill(kind.template, question=e.question, answer=e.answer) for e in examples]
         answers = num_tokens(processor, [turns.reply(e.answer)[0] for e in examples])
         for example, length, answer in zip(examples, num_tokens(processor, texts), answers, strict=True):

@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.report_examples import Strip, thumbnails
+from pipelines.reports.examples import Strip, thumbnails
 from vidalign.types import ResponseGroup
 
 NUM_GROUPS = 6

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import report_plots
+from pipelines.reports import plots
 from vidalign.config.run import VideoConfig
 from vidalign.errors import DataError
 from vidalign.files import RunFolder, read_places
@@ -58,7 +58,7 @@ class Thumbnails:
             return {"thumbnails": [], "note": str(error)}
         shown = np.linspace(0, len(clip.frames) - 1, min(NUM_THUMBNAILS, len(clip.frames))).round().astype(int)
         times = told_apart([clip.times_s[i] for i in shown])
-        thumbnails = [(report_plots.thumbnail(clip.frames[i]), time) for i, time in zip(shown, times, strict=True)]
+        thumbnails = [(plots.thumbnail(clip.frames[i]), time) for i, time in zip(shown, times, strict=True)]
         return {"thumbnails": thumbnails, "note": None, "wide": clip.frames.shape[2] > 1.25 * clip.frames.shape[1]}
 
 

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 import jinja2
 import numpy as np
 
-from pipelines import check_model
-from pipelines.check_context import num_tokens, vision_tokens
+from pipelines.checks import model as check_model
+from pipelines.checks.context import num_tokens, vision_tokens
 from vidalign import prompts
 from vidalign.config.run import VideoConfig
 from vidalign.config.training import TrainConfig

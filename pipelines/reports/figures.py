@@ -1,4 +1,4 @@
-"""Which figures a report has, from metrics, candidates and pairs; how they are drawn is in report_plots.py."""
+"""Which figures a report has, from metrics, candidates and pairs; how they are drawn is in plots.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import report_plots
+from pipelines.reports import plots
 from vidalign.recipes.kinds import KINDS, Kind, kind_of
 from vidalign.types import PreferencePair
 
@@ -16,7 +16,7 @@ SIDE_STYLES = {"chosen": "chosen", "rejected": "rejected", "plain": "aligned", "
 Metrics = list[dict[str, Any]]
 
 
-def curve_plots(rows: Metrics, round_index: int, monitored: str) -> list[report_plots.Plot]:
+def curve_plots(rows: Metrics, round_index: int, monitored: str) -> list[plots.Plot]:
     """The training curves of one round; figures that the metrics do not hold are left out. `monitored`: of what, and n."""
 
     def series(key: str) -> list[tuple[float, float]]:
@@ -41,14 +41,14 @@ def curve_plots(rows: Metrics, round_index: int, monitored: str) -> list[report_
         ("Loss", "mean of the steps since the last point", {"accent": series("loss")}, {"accent": "loss"}, {}),
         ("Gradient norm", "before clipping", {"accent": series("grad_norm")}, {"accent": "norm"}, {}),
     ]
-    plots = [
-        report_plots.curves(title, note, points, labels=labels, scope=str(round_index), **options)
+    drawn = [
+        plots.curves(title, note, points, labels=labels, scope=str(round_index), **options)
         for title, note, points, labels, options in figures
     ]
-    return [plot for plot in plots if plot is not None]
+    return [plot for plot in drawn if plot is not None]
 
 
-def candidate_plots(path: pathlib.Path, kinds: Mapping[str, Kind] = KINDS) -> list[report_plots.Plot]:
+def candidate_plots(path: pathlib.Path, kinds: Mapping[str, Kind] = KINDS) -> list[plots.Plot]:
     """Reward and trust of all candidates by side. Reads three columns: texts and tokens stay on disk."""
     import pyarrow.parquet as pq
 
@@ -61,15 +61,15 @@ def candidate_plots(path: pathlib.Path, kinds: Mapping[str, Kind] = KINDS) -> li
     groups = {style: [name for name, of in present.items() if of.side == side] for side, style in SIDE_STYLES.items()}
     masks = {style: np.isin(kind, names) for style, names in groups.items()}
     labels = {style: " or ".join(present[name].label for name in names) for style, names in groups.items()}
-    plots = [
-        report_plots.histogram(
+    drawn = [
+        plots.histogram(
             "Reward of candidates",
             "candidates per bin",
             {style: reward[mask] for style, mask in masks.items()},
             xlabel="nats per token",
             labels=labels,
         ),
-        report_plots.histogram(
+        plots.histogram(
             "Trust of candidates",
             "candidates per bin",
             {style: trust[mask] for style, mask in masks.items()},
@@ -77,22 +77,22 @@ def candidate_plots(path: pathlib.Path, kinds: Mapping[str, Kind] = KINDS) -> li
             labels=labels,
             limits=(0, 1),
         ),
-        report_plots.medians_by_trust("Reward by trust", "nats per token, in tenths of trust", trust, reward),
+        plots.medians_by_trust("Reward by trust", "nats per token, in tenths of trust", trust, reward),
     ]
-    return [plot for plot in plots if plot is not None]
+    return [plot for plot in drawn if plot is not None]
 
 
-def pair_plots(pairs: Sequence[PreferencePair]) -> list[report_plots.Plot]:
+def pair_plots(pairs: Sequence[PreferencePair]) -> list[plots.Plot]:
     """Reward, trust and reward gap of the pairs that training saw."""
     if not pairs:
         return []
     reward = {side: np.array([getattr(pair, f"{side}_reward") for pair in pairs], float) for side in ("chosen", "rejected")}
     trust = {side: np.array([getattr(pair, f"{side}_trust") for pair in pairs], float) for side in ("chosen", "rejected")}
     gap = {"accent": reward["chosen"] - reward["rejected"]}
-    plots = [
-        report_plots.histogram("Reward in pairs", "pairs per bin", reward, xlabel="nats per token"),
-        report_plots.histogram("Trust in pairs", "pairs per bin", trust, xlabel="trust, 0 to 1", limits=(0, 1)),
-        report_plots.histogram(
+    drawn = [
+        plots.histogram("Reward in pairs", "pairs per bin", reward, xlabel="nats per token"),
+        plots.histogram("Trust in pairs", "pairs per bin", trust, xlabel="trust, 0 to 1", limits=(0, 1)),
+        plots.histogram(
             "Reward gap",
             "pairs per bin",
             gap,
@@ -101,4 +101,4 @@ def pair_plots(pairs: Sequence[PreferencePair]) -> list[report_plots.Plot]:
             zero=True,
         ),
     ]
-    return [plot for plot in plots if plot is not None]
+    return [plot for plot in drawn if plot is not None]

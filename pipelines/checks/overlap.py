@@ -15,7 +15,7 @@ from vidalign.errors import ClusterError, ConfigError
 
 
 class Holding(Protocol):
-    """A phase of a run (`pipelines.check_memory.Phase`)."""
+    """A phase of a run (`pipelines.checks.memory.Phase`)."""
 
     @property
     def name(self) -> str: ...
