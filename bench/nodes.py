@@ -1,7 +1,7 @@
 """Nodes of an autoscaling cluster while a submitted job runs on it: a head with one CPU, and as many workers as the job asks for.
 
     ray start --head (1 CPU, Ray's fake_multinode autoscaler) ◄── ray job submit -- vidalign align
-    every second: how many nodes live ─► bench/results/nodes.json ─► docs/pictures/nodes.svg
+    every second: how many nodes live ─► bench/results/nodes.json ─► docs/nodes.png
 
 The worker nodes are processes of this machine: what is shown is when they are asked for, come and go, and not how fast a cloud is.
 """
@@ -198,7 +198,7 @@ def measure(folder: pathlib.Path) -> dict[str, Any]:
     """Submit one job to a head of its own and watch the nodes. Raises `SystemExit` where the job fails."""
     from bench.chaos import make_config
 
-    (folder / "work").mkdir()
+    (folder / "work").mkdir(parents=True)
     config = make_config(folder / "work")
     with head(folder) as (address, server, environment):
         watch = Watch(workers_of(address, environment))
@@ -215,9 +215,11 @@ def measure(folder: pathlib.Path) -> dict[str, Any]:
         assert job.stdout is not None
         for line in job.stdout:
             said.append(line)
+            print(f"{watch.seconds():6.1f} s {line}", end="", flush=True)
             watch.hear(line)
         if job.wait() != 0:
-            raise SystemExit("the job failed: " + "".join(said)[-3000:])
+            of_head = (folder / "head.log").read_text()[-3000:]
+            raise SystemExit(f"the job failed: {''.join(said)[-3000:]}\nits head said: {of_head}")
         ended_s = watch.seconds()
         watch.until_gone(GONE_S)
     found = {"commit": this_commit(), "ended_s": ended_s, "stages": watch.stages, "nodes": watch.nodes}
@@ -243,7 +245,7 @@ def plot(found: dict[str, Any], path: pathlib.Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
@@ -251,16 +253,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plot", action="store_true", help="draw the figures of the last measurement again")
     parser.add_argument("--count", metavar="ADDRESS", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--folder", type=pathlib.Path, help="keep what the head and its nodes write here; short, for Ray's sockets"
+    )
     add_arguments(parser)
     arguments = parser.parse_args()
     if arguments.count:
         answer_counts(arguments.count)
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no node is left running
     out = arguments.out or Output()
     if not arguments.plot:
-        with tempfile.TemporaryDirectory(prefix="nodes-", ignore_cleanup_errors=True) as folder:
+        with contextlib.ExitStack() as stack:
+            folder = arguments.folder or stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="nodes-", ignore_cleanup_errors=True)
+            )
             out.keep("nodes", measure(pathlib.Path(folder)))
-    plot(out.found("nodes"), out.docs / "pictures" / "nodes.svg")
+    plot(out.found("nodes"), out.docs / "nodes.png")
 
 
 if __name__ == "__main__":
