@@ -56,11 +56,12 @@ def head_options(folder: pathlib.Path, ports: dict[str, int], ip: str) -> tuple[
             "gcs_address": f"{ip}:{ports['port']}",
             "launch_multiple": True,
             "head_node_id": HEAD_ID,
+            "use_node_id_as_ip": True,  # all nodes have the address of this machine
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
         },
-        "auth": {},
         "head_node_type": "ray.head.default",
         "available_node_types": types,
-        "file_mounts": {},
         "file_mounts_sync_continuously": False,
     }
     scaling |= {
@@ -70,6 +71,7 @@ def head_options(folder: pathlib.Path, ports: dict[str, int], ip: str) -> tuple[
             *("head_setup_commands", "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands"),
         )
     }
+    scaling |= {name: {} for name in ("auth", "docker", "file_mounts", "head_node", "worker_nodes")}
     (folder / "scaling.json").write_text(json.dumps(scaling))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
@@ -77,7 +79,8 @@ def head_options(folder: pathlib.Path, ports: dict[str, int], ip: str) -> tuple[
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(int(START_S)),
-        "RAY_enable_autoscaler_v2": "1",
+        # The second version fills a config up from an example of this provider, which Ray's wheel lacks, and the head ends with it.
+        "RAY_enable_autoscaler_v2": "0",
         "RAY_FAKE_CLUSTER": "1",
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
         "RAY_raylet_start_wait_time_s": str(int(START_S)),

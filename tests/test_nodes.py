@@ -14,6 +14,9 @@ def test_the_head_has_one_cpu_and_may_start_workers(tmp_path):
     scaling = json.loads((tmp_path / "scaling.json").read_text())
     assert scaling["available_node_types"]["worker"]["max_workers"] == scaling["max_workers"] == nodes.WORKERS
     assert scaling["provider"]["gcs_address"] == "10.0.0.1:1"
+    assert {"auth", "docker", "file_mounts", "head_node", "worker_nodes", "setup_commands"} <= scaling.keys()
+    assert scaling["provider"]["use_node_id_as_ip"]
+    assert environment["RAY_enable_autoscaler_v2"] == "0"
     assert (tmp_path / "token").read_text()
     assert environment["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / "token")
 
