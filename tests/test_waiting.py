@@ -322,4 +322,6 @@ def test_a_training_that_finds_no_room_for_its_fewest_ranks_waits():
     assert [str(each) for each in ranks_not_asked_for([controller, gone])] == ["1 x (2 CPU) for training ranks"]
     rank = actor("RayTrainWorker", ActorTableData.ALIVE, WORKER, CPU=2)
     assert ranks_not_asked_for([controller, gone, rank]) == []
+    rank.state = ActorTableData.PENDING_CREATION
+    assert ranks_not_asked_for([controller, gone, rank]) == [], "it starts, in the room that it has"
     assert ranks_not_asked_for([gone]) == []
