@@ -119,8 +119,9 @@ def head(folder: pathlib.Path) -> Iterator[tuple[str, str, dict[str, str]]]:
     finally:
         with contextlib.suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
+        own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}  # they may name the folder too
         for other in psutil.process_iter(["cmdline"]):  # worker nodes are in sessions of their own
-            if str(folder) in " ".join(other.info["cmdline"] or ()):
+            if other.pid not in own and str(folder) in " ".join(other.info["cmdline"] or ()):
                 with contextlib.suppress(psutil.Error):
                     other.kill()
         process.wait()
