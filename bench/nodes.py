@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import psutil
@@ -33,7 +33,8 @@ from bench.pages import Output, add_arguments, this_commit
 ROOT = pathlib.Path(__file__).parent.parent
 BIN = pathlib.Path(sys.executable).parent
 HEAD_ID = "f" * 56
-STAGES = ("rollout", "reference", "train", "evaluate")
+STAGES = {name: rf"\s*{name}(,| aligned| base)" for name in ("rollout", "reference", "train", "evaluate")}
+STAGES["endpoint"] = r"\s*start endpoint"
 WORKERS, WORKER_CPUS, IDLE_MINUTES = 2, 2, 0.5
 START_S, GONE_S = 200.0, 180.0
 
@@ -156,8 +157,8 @@ class Watch:
 
     def hear(self, line: str) -> None:
         """A line of the job's console."""
-        for name in STAGES:
-            if name not in self.stages and re.match(rf"\s*{name}(,| aligned| base)", line):
+        for name, pattern in STAGES.items():
+            if name not in self.stages and re.match(pattern, line):
                 self.stages[name] = self.seconds()
 
     def _look(self) -> None:
@@ -230,6 +231,17 @@ def measure(folder: pathlib.Path) -> dict[str, Any]:
     return {**found, "workers": WORKERS, "worker_cpus": WORKER_CPUS, "idle_s": IDLE_MINUTES * 60}
 
 
+def apart(marks: Sequence[tuple[str, float]], least_s: float) -> list[tuple[float, str]]:
+    """(when, name) of the marks in their order; those that are not `least_s` after another share its place, where both are named."""
+    found: list[tuple[float, str]] = []
+    for name, at in sorted(marks, key=lambda mark: mark[1]):
+        if found and at - found[-1][0] < least_s:
+            found[-1] = found[-1][0], f"{found[-1][1]}, {name}"
+        else:
+            found.append((at, name))
+    return found
+
+
 def plot(found: dict[str, Any], path: pathlib.Path) -> None:
     """Worker nodes over time, with the stages of the job."""
     import matplotlib
@@ -241,9 +253,9 @@ def plot(found: dict[str, Any], path: pathlib.Path) -> None:
     seconds, nodes = [0.0, *(row[0] for row in found["nodes"])], [0, *(row[1] for row in found["nodes"])]
     axes.step(seconds, nodes, where="post", color="#1f5fa8", linewidth=2)
     marks = [*found["stages"].items(), ("job ends", found["ended_s"])]
-    for name, at in marks:
+    for at, name in apart(marks, seconds[-1] / 30):
         axes.axvline(at, color="0.75", linewidth=0.8)
-        axes.text(at + 1, found["workers"] + 0.08, name, fontsize=8, rotation=30)
+        axes.text(at + 1, found["workers"] + 0.08, name, fontsize=8, rotation=20)
     axes.set(xlabel="seconds since `ray job submit`", ylabel="worker nodes", ylim=(-0.1, found["workers"] + 0.7))
     axes.set_yticks(range(found["workers"] + 1))
     axes.spines[["top", "right"]].set_visible(False)
