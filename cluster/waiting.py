@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
+import math
 import os
 import threading
 import time
@@ -120,6 +121,11 @@ def ranks_asked_for_anew(is_elastic: bool) -> Iterator[None]:
         os.environ.pop(TRAIN_START, None)
         if before is not None:
             os.environ[TRAIN_START] = before
+
+
+def times_asked_anew() -> int:
+    """How often such a training asks until the deadline of `placement_watched` is over, which then ends it in words."""
+    return math.ceil(float(os.environ.get(TRAIN_START, 0.0)) / ASK_ANEW_S)
 
 
 def no_answer(error: Exception, waited_s: float) -> ClusterError:

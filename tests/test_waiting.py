@@ -293,6 +293,16 @@ def test_no_wait_is_without_end(waits):
         assert found[name]["seconds"] < 60, found
 
 
+def test_ranks_that_find_no_node_are_asked_for_anew_until_the_deadline(monkeypatch):
+    monkeypatch.setenv(waiting.TRAIN_START, "930")
+    assert waiting.times_asked_anew() == 93
+    with waiting.ranks_asked_for_anew(True):
+        assert float(os.environ[waiting.TRAIN_START]) == waiting.ASK_ANEW_S
+    with waiting.ranks_asked_for_anew(False):
+        assert os.environ[waiting.TRAIN_START] == "930", "ranks that must come are waited for"
+    assert os.environ[waiting.TRAIN_START] == "930"
+
+
 @pytest.mark.heavy
 @pytest.mark.long
 def test_a_training_that_may_have_fewer_ranks_does_not_wait_for_one_whose_node_is_lost():

@@ -13,7 +13,7 @@ import time
 
 from actors.decoder import decoded_videos
 from cluster import interrupts, waiting
-from pipelines.stages.train import MAX_ASKED_ANEW, fit_again
+from pipelines.stages.train import MAX_RANK_STARTS, fit_again
 from serving.leftovers import application_name
 from serving.readiness import wait_until_ready
 from vidalign.errors import VidalignError
@@ -91,7 +91,7 @@ def train(cluster, node, fewest: int = 2) -> None:
             run_config=ray.train.RunConfig(
                 name="x",
                 storage_path=folder,
-                failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=MAX_ASKED_ANEW),
+                failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=MAX_RANK_STARTS),
             ),
         )
 

@@ -13,7 +13,7 @@ from actors.learner import train_loop
 from actors.train_job import TrainJob
 from cluster import interrupts, placement
 from cluster.resources import Workers
-from cluster.waiting import ranks_asked_for_anew
+from cluster.waiting import ranks_asked_for_anew, times_asked_anew
 from pipelines import progress
 from pipelines.stages.base import Stage, identity, identity_v1, once
 from pipelines.stages.clip_pairs import FRAMES
@@ -36,7 +36,7 @@ from vidalign.types import FrameSpec, PolicyVersion, PreferencePair, ResponseGro
 
 MAX_BEHAVIOUR_GAP = 0.05  # nats a token; in bfloat16, 0.02 was seen of a 3B model (docs/performance.md)
 MAX_LOST_CONTROLLERS = 3  # in one training, and of ranks that could not be started
-MAX_ASKED_ANEW = 30  # of ranks that could not be started or found no node, where fewer will do; each node lost may cost two
+MAX_RANK_STARTS = 30  # of ranks that could not be started, where fewer will do: each lost node costs one or two
 RESIZE_EVERY_S = 60.0  # at least, between two changes of the number of ranks by which a training takes more
 CHECKPOINTS = "ray"  # what Ray Train keeps of a training, its checkpoints among it
 
@@ -213,7 +213,7 @@ class Train(Stage):
                 storage_filesystem=store,
                 failure_config=ray.train.FailureConfig(
                     max_failures=self.train.max_failures,
-                    controller_failure_limit=MAX_ASKED_ANEW if is_elastic else MAX_LOST_CONTROLLERS,
+                    controller_failure_limit=MAX_RANK_STARTS + times_asked_anew() if is_elastic else MAX_LOST_CONTROLLERS,
                 ),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=self.train.num_checkpoints_kept),
             ),
