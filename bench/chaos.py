@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.chaos_command import Command
-from bench.chaos_compare import OTHER_RANKS_TOLERANCE, WEIGHTS_TOLERANCE, differences
+from bench.chaos_compare import OTHER_RANKS_TOLERANCE, WEIGHTS_TOLERANCE, begun_of, differences, progress_of
 from bench.chaos_faults import COMMANDS, DISKS, FAULTS, Fault
 from bench.chaos_network import can_cut
 from bench.chaos_nodes import two_nodes
@@ -183,9 +183,9 @@ def _suffer_once(
         command = Command(fault.command, config, run, overrides)
         hit = Hit(seconds=0.0, line="", like=frozenset())
         if not fault.place:
-            seen, before = nodes.started if nodes else command.started, progress_of(run, fault.command)
+            seen, before = nodes.started if nodes else command.started, begun_of(run, fault)
             struck = hit_at_random(
-                fault, command.process, seen, draw, within_s, nodes, lambda: progress_of(run, fault.command) != before
+                fault, command.process, seen, draw, within_s, nodes, lambda: begun_of(run, fault) != before
             )
             if struck is None:
                 ended = command.wait()
@@ -215,15 +215,6 @@ def _broken(fault: Fault, run: pathlib.Path, folder: pathlib.Path) -> Any:
     if fault.place:
         return gone(folder / {"videos": "data/videos", "model": "model"}[fault.place])
     return contextlib.nullcontext(lambda: None)
-
-
-def progress_of(run: pathlib.Path, command: str) -> str:
-    """How far a command is: optimizer steps, or what is written of the others' results."""
-    if command == "train":
-        steps = list(run.glob("rounds/*/train/metrics.jsonl"))
-        return f"{sum(len(path.read_bytes().splitlines()) for path in steps)} measurements"
-    pattern = {"rollout": "rounds/*/responses/parts/*.json", "evaluate": "rounds/*/eval/**/*"}[command]
-    return f"{sum(path.is_file() for path in run.glob(pattern))} files"
 
 
 def files_of(base: pathlib.Path, command: str) -> pathlib.Path:

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from bench.chaos_faults import NODE, Fault
 from vidalign import files
 
 TOLERANCE = 1e-4  # of figures that were computed in batches of another make-up: log-likelihoods, losses, scores
@@ -69,6 +70,22 @@ def rows_of(path: pathlib.Path) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     return pq.read_table(path).to_pylist()
+
+
+def progress_of(run: pathlib.Path, command: str) -> str:
+    """How far a command is: optimizer steps, or what is written of the others' results."""
+    if command == "train":
+        steps = list(run.glob("rounds/*/train/metrics.jsonl"))
+        return f"{sum(len(path.read_bytes().splitlines()) for path in steps)} measurements"
+    pattern = {"rollout": "rounds/*/responses/parts/*.json", "evaluate": "rounds/*/eval/**/*"}[command]
+    return f"{sum(path.is_file() for path in run.glob(pattern))} files"
+
+
+def begun_of(run: pathlib.Path, fault: Fault) -> str:
+    """What is another once a command's work has begun: its progress, or for a node's fault in a rollout, the decoded videos."""
+    if fault.victim != NODE or fault.command != "rollout":
+        return progress_of(run, fault.command)
+    return f"{sum(path.is_file() for path in run.glob('frames/**/*'))} files"
 
 
 def _of_rows(expected: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -146,7 +146,7 @@ def hit_at_random(
         if there and seen is not None and time.monotonic() - seen >= moment:
             with contextlib.suppress(psutil.NoSuchProcess):
                 started.look()
-                line = " ".join(there[0].cmdline()).strip()[:120]
+                line, seconds = " ".join(there[0].cmdline()).strip()[:120], time.monotonic() - seen
                 if fault.notice_s and nodes is not None:
                     give_notice(nodes, fault.notice_s)
                 elif fault.cut_s and nodes is not None and nodes.between is not None:
@@ -154,7 +154,7 @@ def hit_at_random(
                 elif not fault.twice:
                     strike(there[0], fault)
                 like = frozenset(process.pid for process in there)
-                return Hit(seconds=time.monotonic() - seen, line=line, like=like)
+                return Hit(seconds=seconds, line=line, like=like)
         time.sleep(POLL_S)
     return None
 

@@ -1,7 +1,7 @@
 """Nodes of an autoscaling cluster while a submitted job runs on it: a head with one CPU, and as many workers as the job asks for.
 
     ray start --head (1 CPU, Ray's fake_multinode autoscaler) ◄── ray job submit -- vidalign align
-    every second: how many nodes live ─► bench/results/nodes.json ─► docs/pictures/nodes.svg
+    every second: how many nodes live ─► bench/results/nodes.json ─► docs/nodes.png
 
 The worker nodes are processes of this machine: what is shown is when they are asked for, come and go, and not how fast a cloud is.
 """
@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import psutil
@@ -33,7 +33,8 @@ from bench.pages import Output, add_arguments, this_commit
 ROOT = pathlib.Path(__file__).parent.parent
 BIN = pathlib.Path(sys.executable).parent
 HEAD_ID = "f" * 56
-STAGES = ("rollout", "reference", "train", "evaluate")
+STAGES = {name: rf"\s*{name}(,| aligned| base)" for name in ("rollout", "reference", "train", "evaluate")}
+STAGES["endpoint"] = r"\s*start endpoint"
 WORKERS, WORKER_CPUS, IDLE_MINUTES = 2, 2, 0.5
 START_S, GONE_S = 200.0, 180.0
 
@@ -56,11 +57,12 @@ def head_options(folder: pathlib.Path, ports: dict[str, int], ip: str) -> tuple[
             "gcs_address": f"{ip}:{ports['port']}",
             "launch_multiple": True,
             "head_node_id": HEAD_ID,
+            "use_node_id_as_ip": True,  # all nodes have the address of this machine
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
         },
-        "auth": {},
         "head_node_type": "ray.head.default",
         "available_node_types": types,
-        "file_mounts": {},
         "file_mounts_sync_continuously": False,
     }
     scaling |= {
@@ -70,6 +72,7 @@ def head_options(folder: pathlib.Path, ports: dict[str, int], ip: str) -> tuple[
             *("head_setup_commands", "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands"),
         )
     }
+    scaling |= {name: {} for name in ("auth", "docker", "file_mounts", "head_node", "worker_nodes")}
     (folder / "scaling.json").write_text(json.dumps(scaling))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
@@ -77,7 +80,8 @@ def head_options(folder: pathlib.Path, ports: dict[str, int], ip: str) -> tuple[
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(int(START_S)),
-        "RAY_enable_autoscaler_v2": "1",
+        # The second version fills a config up from an example of this provider, which Ray's wheel lacks, and the head ends with it.
+        "RAY_enable_autoscaler_v2": "0",
         "RAY_FAKE_CLUSTER": "1",
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
         "RAY_raylet_start_wait_time_s": str(int(START_S)),
@@ -116,8 +120,9 @@ def head(folder: pathlib.Path) -> Iterator[tuple[str, str, dict[str, str]]]:
     finally:
         with contextlib.suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
+        own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}  # they may name the folder too
         for other in psutil.process_iter(["cmdline"]):  # worker nodes are in sessions of their own
-            if str(folder) in " ".join(other.info["cmdline"] or ()):
+            if other.pid not in own and str(folder) in " ".join(other.info["cmdline"] or ()):
                 with contextlib.suppress(psutil.Error):
                     other.kill()
         process.wait()
@@ -152,8 +157,8 @@ class Watch:
 
     def hear(self, line: str) -> None:
         """A line of the job's console."""
-        for name in STAGES:
-            if name not in self.stages and re.match(rf"\s*{name}(,| aligned| base)", line):
+        for name, pattern in STAGES.items():
+            if name not in self.stages and re.match(pattern, line):
                 self.stages[name] = self.seconds()
 
     def _look(self) -> None:
@@ -198,7 +203,7 @@ def measure(folder: pathlib.Path) -> dict[str, Any]:
     """Submit one job to a head of its own and watch the nodes. Raises `SystemExit` where the job fails."""
     from bench.chaos import make_config
 
-    (folder / "work").mkdir()
+    (folder / "work").mkdir(parents=True)
     config = make_config(folder / "work")
     with head(folder) as (address, server, environment):
         watch = Watch(workers_of(address, environment))
@@ -215,13 +220,26 @@ def measure(folder: pathlib.Path) -> dict[str, Any]:
         assert job.stdout is not None
         for line in job.stdout:
             said.append(line)
+            print(f"{watch.seconds():6.1f} s {line}", end="", flush=True)
             watch.hear(line)
         if job.wait() != 0:
-            raise SystemExit("the job failed: " + "".join(said)[-3000:])
+            of_head = (folder / "head.log").read_text()[-3000:]
+            raise SystemExit(f"the job failed: {''.join(said)[-3000:]}\nits head said: {of_head}")
         ended_s = watch.seconds()
         watch.until_gone(GONE_S)
     found = {"commit": this_commit(), "ended_s": ended_s, "stages": watch.stages, "nodes": watch.nodes}
     return {**found, "workers": WORKERS, "worker_cpus": WORKER_CPUS, "idle_s": IDLE_MINUTES * 60}
+
+
+def apart(marks: Sequence[tuple[str, float]], least_s: float) -> list[tuple[float, str]]:
+    """(when, name) of the marks in their order; those that are not `least_s` after another share its place, where both are named."""
+    found: list[tuple[float, str]] = []
+    for name, at in sorted(marks, key=lambda mark: mark[1]):
+        if found and at - found[-1][0] < least_s:
+            found[-1] = found[-1][0], f"{found[-1][1]}, {name}"
+        else:
+            found.append((at, name))
+    return found
 
 
 def plot(found: dict[str, Any], path: pathlib.Path) -> None:
@@ -235,15 +253,15 @@ def plot(found: dict[str, Any], path: pathlib.Path) -> None:
     seconds, nodes = [0.0, *(row[0] for row in found["nodes"])], [0, *(row[1] for row in found["nodes"])]
     axes.step(seconds, nodes, where="post", color="#1f5fa8", linewidth=2)
     marks = [*found["stages"].items(), ("job ends", found["ended_s"])]
-    for name, at in marks:
+    for at, name in apart(marks, seconds[-1] / 30):
         axes.axvline(at, color="0.75", linewidth=0.8)
-        axes.text(at + 1, found["workers"] + 0.08, name, fontsize=8, rotation=30)
+        axes.text(at + 1, found["workers"] + 0.08, name, fontsize=8, rotation=20)
     axes.set(xlabel="seconds since `ray job submit`", ylabel="worker nodes", ylim=(-0.1, found["workers"] + 0.7))
     axes.set_yticks(range(found["workers"] + 1))
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
@@ -251,16 +269,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plot", action="store_true", help="draw the figures of the last measurement again")
     parser.add_argument("--count", metavar="ADDRESS", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--folder", type=pathlib.Path, help="keep what the head and its nodes write here; short, for Ray's sockets"
+    )
     add_arguments(parser)
     arguments = parser.parse_args()
     if arguments.count:
         answer_counts(arguments.count)
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no node is left running
     out = arguments.out or Output()
     if not arguments.plot:
-        with tempfile.TemporaryDirectory(prefix="nodes-", ignore_cleanup_errors=True) as folder:
+        with contextlib.ExitStack() as stack:
+            folder = arguments.folder or stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="nodes-", ignore_cleanup_errors=True)
+            )
             out.keep("nodes", measure(pathlib.Path(folder)))
-    plot(out.found("nodes"), out.docs / "pictures" / "nodes.svg")
+    plot(out.found("nodes"), out.docs / "nodes.png")
 
 
 if __name__ == "__main__":

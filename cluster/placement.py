@@ -109,9 +109,9 @@ def ranks_not_asked_for(actors: Sequence[Any]) -> list[Unplaced]:
     """
     from ray.core.generated.gcs_pb2 import ActorTableData
 
-    there = [actor for actor in actors if actor.state == ActorTableData.ALIVE]
     ranks = [actor for actor in actors if kind_of(actor.class_name) == RANKS]
-    if not any(kind_of(actor.class_name) == CONTROLLER for actor in there) or any(rank in there for rank in ranks):
+    controls = any(kind_of(actor.class_name) == CONTROLLER and actor.state == ActorTableData.ALIVE for actor in actors)
+    if not controls or any(rank.state != ActorTableData.DEAD for rank in ranks):  # one that starts has been asked for
         return []
     needs = ranks[-1].required_resources if ranks else {}
     return [Unplaced(what=RANKS, num=1, resources={name: value for name, value in needs.items() if "_group_" not in name})]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
+import math
 import os
 import threading
 import time
@@ -27,6 +28,7 @@ SAY_AFTER_S = 20.0
 SAY_EVERY_S = 120.0
 GONE_AFTER_S = 15.0  # Ray Train gives its request up and makes it again, which is still the same wait
 TRAIN_START = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+ASK_ANEW_S = 10.0
 
 
 class PlacementWatch:
@@ -101,6 +103,29 @@ def placement_watched(
         yield
     finally:
         over.set()
+
+
+@contextlib.contextmanager
+def ranks_asked_for_anew(is_elastic: bool) -> Iterator[None]:
+    """A block in which a training that may have fewer ranks gives up on those that find no node, and looks at the cluster again.
+
+    What Ray Train knows of the cluster is up to 20 s old, so after the loss of a node it asks for as many ranks as before, and would
+    wait for them as long as for ranks that must come.
+    """
+    before = os.environ.get(TRAIN_START)
+    if is_elastic:
+        os.environ[TRAIN_START] = str(ASK_ANEW_S)
+    try:
+        yield
+    finally:
+        os.environ.pop(TRAIN_START, None)
+        if before is not None:
+            os.environ[TRAIN_START] = before
+
+
+def times_asked_anew() -> int:
+    """How often such a training asks until the deadline of `placement_watched` is over, which then ends it in words."""
+    return math.ceil(float(os.environ.get(TRAIN_START, 0.0)) / ASK_ANEW_S)
 
 
 def no_answer(error: Exception, waited_s: float) -> ClusterError:

@@ -22,8 +22,11 @@ FILE_FAULTS = {
 
 
 def fixable_cause(error: BaseException) -> VidalignError | None:
-    """The `VidalignError` that a Ray actor raised, dug out of what Ray wrapped around it; or one for a file that cannot be used."""
+    """The `VidalignError` that a Ray actor raised, dug out of what Ray wrapped around it; or one for a file that cannot be used, or
+    for training ranks that Ray Train gave up on.
+    """
     seen: set[int] = set()
+    given_up: VidalignError | None = None  # only where no rank says why itself
     queue: list[BaseException | None] = [error]
     while queue:
         current = queue.pop(0)
@@ -36,8 +39,25 @@ def fixable_cause(error: BaseException) -> VidalignError | None:
             what = "written" if current.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else "used"
             return ClusterError(f"{place} cannot be {what}: {current.strerror}; {FILE_FAULTS[current.errno]}")
         seen.add(id(current))
-        queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
+        given_up = given_up or of_ranks(current)
+        queue += [getattr(current, "cause", None), getattr(current, "controller_failure", None)]
+        queue += [current.__cause__, current.__context__]
         workers = getattr(current, "worker_failures", None)  # Ray Train: {rank: error}
         if isinstance(workers, dict):
             queue += [failure for failure in workers.values() if isinstance(failure, BaseException)]
+    return given_up
+
+
+def of_ranks(error: BaseException) -> VidalignError | None:
+    """For the errors of Ray Train that say that ranks died, or did not start, more often than allowed."""
+    again = "look at the memory of their nodes, and run the same command again: it continues from its newest checkpoint"
+    if failure := getattr(error, "health_check_failure", None):
+        from ray.exceptions import RayActorError
+
+        if isinstance(failure, RayActorError):
+            reason = " ".join(str(failure).split())[:200]
+            return ClusterError(f"training ranks died more often than train.max_failures allows ({reason}); {again}")
+    if type(error).__name__ in ("WorkerGroupStartupTimeoutError", "WorkerGroupStartupFailedError"):
+        reason = " ".join(str(error).split())[:200]
+        return ClusterError(f"training ranks could not be started, however often it was tried ({reason}); {again}")
     return None

@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 from test_files import RESPONSE
 
 from bench import chaos, chaos_page
-from bench.chaos_compare import differences, same
-from bench.chaos_faults import DRIVER, FAULTS, Fault
+from bench.chaos_compare import begun_of, differences, same
+from bench.chaos_faults import DRIVER, FAULTS, NODE, Fault
 from bench.chaos_network import can_cut, network
 from bench.chaos_strikes import TORN, Descendants, can_mount, failing_disk, gone, hit_at_random, torn
 from bench.pages import Output
@@ -110,8 +110,9 @@ def test_a_process_is_stopped_for_a_while_and_goes_on():
     command = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.6)"])
     fault = Fault(name="driver", command="train", victim=DRIVER, stopped_s=0.5)
     began = time.monotonic()
-    assert hit_at_random(fault, command, Descendants(psutil.Process(command.pid)), random.Random(0), 0.0) is not None
-    assert time.monotonic() - began >= 0.5
+    hit = hit_at_random(fault, command, Descendants(psutil.Process(command.pid)), random.Random(0), 0.0)
+    assert hit is not None
+    assert hit.seconds < 0.5 <= time.monotonic() - began
     assert command.wait(5) == 0
 
 
@@ -125,6 +126,15 @@ def test_a_fault_may_wait_for_the_first_results():
     assert hit is not None
     assert command.wait(5) == -9
     assert next(seen, None) is None
+
+
+def test_a_rollout_has_begun_for_a_node_once_a_video_is_decoded(tmp_path):
+    node, driver = (Fault(name="x", command="rollout", victim=victim) for victim in (NODE, DRIVER))
+    before = begun_of(tmp_path, node), begun_of(tmp_path, driver)
+    (tmp_path / "frames/1e").mkdir(parents=True)
+    (tmp_path / "frames/1e/clip.safetensors").touch()
+    assert begun_of(tmp_path, node) != before[0]
+    assert begun_of(tmp_path, driver) == before[1]
 
 
 def test_the_newest_file_of_a_kind_is_torn_and_one_that_is_not_there_is_not(tmp_path):

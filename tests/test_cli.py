@@ -10,7 +10,7 @@ import yaml
 from conftest import ROOT
 
 from pipelines.cli import fixable_cause, main
-from vidalign.errors import DataError
+from vidalign.errors import ClusterError, DataError
 
 
 @pytest.fixture
@@ -65,6 +65,25 @@ def test_the_cause_is_found_inside_what_ray_wraps_around_it():
     again.__cause__ = outer
     assert fixable_cause(again) is inner
     assert fixable_cause(RuntimeError("a bug")) is None
+
+
+def test_ranks_that_die_again_and_again_are_a_sentence_unless_one_of_them_says_why():
+    from ray.exceptions import RayActorError
+    from ray.train import ControllerError, WorkerGroupError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
+
+    dead = WorkerHealthCheckFailedError("A worker health check failed.", RayActorError(error_msg="its node died"))
+    others = {0: RuntimeError("Connection closed by peer"), 1: dead}
+    found = fixable_cause(WorkerGroupError("two ranks", others))
+    assert isinstance(found, ClusterError)
+    assert "more often than train.max_failures allows (its node died); look at the memory" in str(found)
+    said = DataError("a pair is broken")
+    assert fixable_cause(WorkerGroupError("two ranks", {**others, 0: said})) is said
+    assert fixable_cause(WorkerGroupError("a bug", {0: RuntimeError("a bug")})) is None
+    unread = WorkerHealthCheckFailedError("A worker health check failed.", TypeError("cannot be pickled"))
+    assert fixable_cause(WorkerGroupError("a bug", {0: unread})) is None
+    found = fixable_cause(ControllerError(WorkerGroupStartupTimeoutError(2)))
+    assert "training ranks could not be started" in str(found)
 
 
 def test_bench_outside_a_checkout_says_where_to_run_it(tmp_path, monkeypatch, capsys):

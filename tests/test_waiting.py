@@ -279,17 +279,7 @@ def test_an_engine_that_dies_while_it_loads_is_started_a_bounded_number_of_times
 )
 def test_no_wait_is_without_end(waits):
     """What is asked for is more than the cluster has, of a pool of Ray Data, of Ray Serve, and of Ray Train once a node is lost."""
-    done = subprocess.run(
-        [sys.executable, ROOT / "tests/waits_for_nodes.py", *waits],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = how_ended(*waits)
     says = {
         "decode": r"waited \d+ s for 1 x \(64 CPU\) for decoders; the cluster has 4 CPU on 2 nodes; .*run the same command again",
         "serve": r"waited \d+ s for 1 x \(64 CPU\) for replicas of Large; the cluster has 4 CPU on 2 nodes; .*Add nodes",
@@ -303,6 +293,37 @@ def test_no_wait_is_without_end(waits):
         assert found[name]["seconds"] < 60, found
 
 
+def test_ranks_that_find_no_node_are_asked_for_anew_until_the_deadline(monkeypatch):
+    monkeypatch.setenv(waiting.TRAIN_START, "930")
+    assert waiting.times_asked_anew() == 93
+    with waiting.ranks_asked_for_anew(True):
+        assert float(os.environ[waiting.TRAIN_START]) == waiting.ASK_ANEW_S
+    with waiting.ranks_asked_for_anew(False):
+        assert os.environ[waiting.TRAIN_START] == "930", "ranks that must come are waited for"
+    assert os.environ[waiting.TRAIN_START] == "930"
+
+
+@pytest.mark.heavy
+@pytest.mark.long
+def test_a_training_that_may_have_fewer_ranks_does_not_wait_for_one_whose_node_is_lost():
+    """What Ray Train knows of the cluster is up to 20 s old, so it asks for the lost one again at first."""
+    assert how_ended("elastic")["elastic"]["error"] == ""
+
+
+def how_ended(*waits: str) -> dict[str, dict]:
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests/waits_for_nodes.py", *waits],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def test_a_training_that_finds_no_room_for_its_fewest_ranks_waits():
     """Ray Train asks for no placement group then."""
     controller = actor("TrainController", ActorTableData.ALIVE, WORKER)
@@ -311,4 +332,6 @@ def test_a_training_that_finds_no_room_for_its_fewest_ranks_waits():
     assert [str(each) for each in ranks_not_asked_for([controller, gone])] == ["1 x (2 CPU) for training ranks"]
     rank = actor("RayTrainWorker", ActorTableData.ALIVE, WORKER, CPU=2)
     assert ranks_not_asked_for([controller, gone, rank]) == []
+    rank.state = ActorTableData.PENDING_CREATION
+    assert ranks_not_asked_for([controller, gone, rank]) == [], "it starts, in the room that it has"
     assert ranks_not_asked_for([gone]) == []

@@ -13,25 +13,26 @@ import time
 
 from actors.decoder import decoded_videos
 from cluster import interrupts, waiting
-from pipelines.stages.train import fit_again
+from pipelines.stages.train import MAX_RANK_STARTS, fit_again
 from serving.leftovers import application_name
 from serving.readiness import wait_until_ready
 from vidalign.errors import VidalignError
 from vidalign.types import FrameSpec
 
 LIMIT_S = 4.0
+ELASTIC_LIMIT_S = 45.0  # more than Ray Train takes to see that a node is gone
 waiting.LOOK_EVERY_S = 0.5
 VIDEO = str(pathlib.Path(__file__).parent / "videos" / "base.mp4")
 
 
-def ended(work, *, in_command: bool = True) -> dict:
+def ended(work, *, in_command: bool = True, limit_s: float = LIMIT_S) -> dict:
     """{"seconds", "error"}: how a piece of work ended that may wait, in a command or in a program that uses the library."""
     began = time.monotonic()
     try:
         with (
             interrupts.handled() if in_command else contextlib.nullcontext(),
             interrupts.stoppable() as stop,
-            waiting.placement_watched(LIMIT_S, say=lambda text: None, stop=stop),
+            waiting.placement_watched(limit_s, say=lambda text: None, stop=stop),
         ):
             work()
     except VidalignError as error:
@@ -68,8 +69,8 @@ def serve() -> None:
         ray_serve.shutdown()
 
 
-def train(cluster, node) -> None:
-    """Two ranks on two nodes, one of which goes."""
+def train(cluster, node, fewest: int = 2) -> None:
+    """Two ranks on two nodes, one of which goes. One rank alone has nothing to do."""
     import ray.train
     from ray.train.torch import TorchTrainer
 
@@ -77,15 +78,20 @@ def train(cluster, node) -> None:
         began = pathlib.Path(folder) / "began"
 
         def loop(config: dict) -> None:
-            pathlib.Path(config["began"]).touch()
-            time.sleep(300)
+            if ray.train.get_context().get_world_size() == 2:
+                pathlib.Path(config["began"]).touch()
+                time.sleep(300)
 
         trainer = TorchTrainer(
             loop,
             train_loop_config={"began": str(began)},
-            scaling_config=ray.train.ScalingConfig(num_workers=2, resources_per_worker={"CPU": 2}),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=2 if fewest == 2 else (fewest, 2), resources_per_worker={"CPU": 2}
+            ),
             run_config=ray.train.RunConfig(
-                name="x", storage_path=folder, failure_config=ray.train.FailureConfig(max_failures=3)
+                name="x",
+                storage_path=folder,
+                failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=MAX_RANK_STARTS),
             ),
         )
 
@@ -95,7 +101,9 @@ def train(cluster, node) -> None:
             cluster.remove_node(node)
 
         threading.Thread(target=lose, daemon=True).start()
-        fit_again(lambda: interrupts.beside(trainer.fit), print)
+        with waiting.ranks_asked_for_anew(fewest < 2):
+            fit_again(lambda: interrupts.beside(trainer.fit), print)
+        assert began.is_file(), "there were never two ranks"
 
 
 def main() -> None:
@@ -110,6 +118,7 @@ def main() -> None:
         "library": lambda: ended(decode, in_command=False),
         "serve": lambda: ended(serve),
         "train": lambda: ended(lambda: train(cluster, node)),
+        "elastic": lambda: ended(lambda: train(cluster, node, fewest=1), limit_s=ELASTIC_LIMIT_S),
     }
     found = {name: waits[name]() for name in sys.argv[1:]}
     ray.shutdown()

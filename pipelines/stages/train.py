@@ -13,6 +13,7 @@ from actors.learner import train_loop
 from actors.train_job import TrainJob
 from cluster import interrupts, placement
 from cluster.resources import Workers
+from cluster.waiting import ranks_asked_for_anew, times_asked_anew
 from pipelines import progress
 from pipelines.stages.base import Stage, identity, identity_v1, once
 from pipelines.stages.clip_pairs import FRAMES
@@ -35,6 +36,7 @@ from vidalign.types import FrameSpec, PolicyVersion, PreferencePair, ResponseGro
 
 MAX_BEHAVIOUR_GAP = 0.05  # nats a token; in bfloat16, 0.02 was seen of a 3B model (docs/performance.md)
 MAX_LOST_CONTROLLERS = 3  # in one training, and of ranks that could not be started
+MAX_RANK_STARTS = 30  # of ranks that could not be started, where fewer will do: each lost node costs one or two
 RESIZE_EVERY_S = 60.0  # at least, between two changes of the number of ranks by which a training takes more
 CHECKPOINTS = "ray"  # what Ray Train keeps of a training, its checkpoints among it
 
@@ -193,14 +195,14 @@ class Train(Stage):
         import ray.train
         from ray.train.torch import TorchTrainer
 
-        workers, use_gpu = self.workers, self.workers.gpus > 0
+        workers, use_gpu, is_elastic = self.workers, self.workers.gpus > 0, self.train.is_elastic
         place = stored.of(self.folder)
         store, kept_in = (None, str(self.folder)) if place is None else place.stored
         trainer = TorchTrainer(
             train_loop,
             train_loop_config=job.to_dict(),
             scaling_config=ray.train.ScalingConfig(
-                num_workers=(self.train.fewest_workers, self.train.most_workers) if self.train.is_elastic else workers.num,
+                num_workers=(self.train.fewest_workers, self.train.most_workers) if is_elastic else workers.num,
                 elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
                 use_gpu=use_gpu,
                 resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if use_gpu else {})},
@@ -210,7 +212,8 @@ class Train(Stage):
                 storage_path=kept_in,
                 storage_filesystem=store,
                 failure_config=ray.train.FailureConfig(
-                    max_failures=self.train.max_failures, controller_failure_limit=MAX_LOST_CONTROLLERS
+                    max_failures=self.train.max_failures,
+                    controller_failure_limit=MAX_RANK_STARTS + times_asked_anew() if is_elastic else MAX_LOST_CONTROLLERS,
                 ),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=self.train.num_checkpoints_kept),
             ),
@@ -220,7 +223,7 @@ class Train(Stage):
             leave_out_torn(self.folder / CHECKPOINTS, progress.warn)
             return trainer.fit()
 
-        with progress.follow_steps(self.round_index, self.folder):
+        with progress.follow_steps(self.round_index, self.folder), ranks_asked_for_anew(is_elastic):
             # In the main thread, Ray Train would take over Ctrl-C for good.
             fit_again(lambda: interrupts.beside(fit), progress.warn)
         mirror.refresh(self.folder)
