@@ -8,14 +8,15 @@
 
 Each run is `vidalign align` on the built-in data, without an evaluation. A round's time is taken between the ends of the first
 training and of the last but one, so that neither the start is in it nor the last training, which has nothing beside it; the whole
-command is timed as well. How many cores are at work meanwhile is read from the machine's clocks: nothing else may run beside. For the
-age of responses, the last policies answer held-out questions through the Hugging Face model. Writes bench/results/overlap.json and a
-part of docs/performance.md.
+command is timed as well. How many cores are at work meanwhile is read from the clocks of its processes. For the age of responses, the
+last policies answer held-out questions through the Hugging Face model. Writes bench/results/overlap.json and a part of
+docs/performance.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pathlib
 import statistics
 import subprocess
@@ -24,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import psutil
@@ -39,6 +40,7 @@ SIDES: dict[str, dict[str, Any]] = {
     "overlap": {"cluster": {"address": "local", "overlap": True}},
 }
 AGED: dict[str, dict[str, Any]] = {f"max_staleness {age}": {"max_staleness": age} for age in range(3)}
+EVERY_S = 0.5  # between two looks at the clocks of processes
 ALL_SIDES = SIDES | AGED
 TRAIN = {"learning_rate": 1e-4, "batch_size": 16, "micro_batch_size": 16, "log_every": 100, "num_monitored": 16}
 METHODS: dict[str, dict[str, Any]] = {
@@ -75,9 +77,8 @@ def run_once(
         path = pathlib.Path(name, "config.json")
         files.write_json(path, raw)
         began = time.monotonic()
-        command = [sys.executable, "-m", "vidalign", "align", str(path)]
-        with Work() as work:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        work = Work([sys.executable, "-m", "vidalign", "align", str(path)])
+        done = work.run()
         if done.returncode:
             raise SystemExit(f"the run with {side} failed:\n{done.stderr[-3000:]}")
         command_s, run = time.monotonic() - began, pathlib.Path(raw["run_dir"])
@@ -95,23 +96,33 @@ def run_once(
 
 
 class Work:
-    """What the cores of this machine do while a command runs: a thread writes their clocks down."""
+    """What a command and all processes below it do on the cores of this machine: a thread writes their clocks down."""
 
-    def __enter__(self) -> Self:
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = command
         self._read: list[tuple[float, float]] = []
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
+    def run(self) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end."""
+        clocks: dict[tuple[int, float], float] = {}
+        ended = threading.Event()
 
-    def _watch(self) -> None:
-        while not self._ended.wait(0.2):
-            clocks = psutil.cpu_times()
-            self._read.append((time.time(), clocks.user + clocks.system + getattr(clocks, "nice", 0.0)))
+        def watch(parent: psutil.Process) -> None:
+            while not ended.wait(EVERY_S):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    for process in (parent, *parent.children(recursive=True)):
+                        with contextlib.suppress(psutil.NoSuchProcess):
+                            spent = process.cpu_times()
+                            clocks[process.pid, process.create_time()] = spent.user + spent.system
+                self._read.append((time.time(), sum(clocks.values())))
+
+        process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        thread = threading.Thread(target=watch, args=(psutil.Process(process.pid),), daemon=True)
+        thread.start()
+        output, error = process.communicate()
+        ended.set()
+        thread.join()
+        return subprocess.CompletedProcess(self._command, process.returncode, output, error)
 
     def cores(self, since: float, until: float) -> float:
         """How many cores were at work on average between two moments, in seconds since 1970."""

@@ -1,6 +1,7 @@
 """What bench.overlap and bench.reagent say of finished runs, and what a critic by rule says of an answer."""
 
 import base64
+import sys
 import time
 
 import numpy as np
@@ -44,15 +45,18 @@ def test_the_page_of_overlap_says_what_bounds_it():
     assert "| dpo | 1 | 65.0% | 70.0% (70.0%) | 69.0% (69.0%) | 68.0% (68.0%) |" in said
 
 
-def test_cores_at_work_are_between_two_moments_whatever_was_before():
-    work = overlap.Work()
+def test_cores_at_work_are_those_of_the_command_and_what_it_starts():
+    work = overlap.Work([])
     work._read = [(10.0, 100.0), (20.0, 100.0), (30.0, 115.0), (40.0, 135.0)]
     assert work.cores(20.0, 40.0) == pytest.approx(1.75)
     assert work.cores(25.0, 35.0) == pytest.approx((125 - 107.5) / 10)
-    with overlap.Work() as watched:
-        began = time.time()
-        time.sleep(0.7)
-    assert watched.cores(began, began + 0.5) >= 0
+    spin = "import time; until = time.process_time() + 2\nwhile time.process_time() < until: pass\nprint('done')"
+    below = overlap.Work([sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {spin!r}])"])
+    began = time.time()
+    done = below.run()
+    assert (done.returncode, done.stdout) == (0, "done\n")
+    assert below.cores(began, time.time()) * (time.time() - began) > 0.5, "the work of a child counts"
+    assert overlap.Work([sys.executable, "-c", "1/0"]).run().returncode == 1
 
 
 def test_a_rule_finds_the_row_of_a_video_and_reports_on_the_answer(tmp_path):

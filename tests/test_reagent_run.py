@@ -59,7 +59,7 @@ def test_a_critic_that_sees_orders_answers_and_reflections_and_a_policy_learns_f
     for pair in pairs:
         truth = truths[pair.example_id, pair.question]
         told = {side: json.loads(pair.provenance)[side] for side in ("chosen", "rejected")}
-        assert told["chosen"]["critic_reward"] - told["rejected"]["critic_reward"] >= 0.2
+        assert told["chosen"]["critic_reward"] - told["rejected"]["critic_reward"] > 0.19, "1 - 0.8 is less than 0.2"
         for side, text in (("chosen", pair.chosen), ("rejected", pair.rejected)):
             score, _ = rule_judge.compare(text, truth, pair.question)
             assert (told[side]["critic_reward"] >= 0.8) == (score >= 4), "the file that the critic got is this pair's video"
