@@ -23,7 +23,7 @@ from vidalign.prompts import REPORT
 from vidalign.recipes.critic import PARTS
 from vidalign.types import Example
 
-FORM = re.compile(r"[A-Z]\w.*\.|\w+", re.DOTALL)  # a sentence, or the word that was to be chosen
+FORM = re.compile(r"[A-Z].*\.|\w+", re.DOTALL)  # a sentence, or the word that was to be chosen
 
 
 def report(response: str, truth: str, question: str) -> str:
