@@ -89,7 +89,7 @@ def run_once(
             "seed": seed,
             "command_s": command_s,
             **of_rounds(manifests),
-            "cores_at_work": work.cores(*(manifests["train"][at]["finished_at"] for at in (0, -2))),
+            **work.cores(*(manifests["train"][at]["finished_at"] for at in (0, -2))),
             "accuracy": accuracy(run / f"rounds/{num_rounds - 1}/model", held_out) if answers else None,
             "base": accuracy(pathlib.Path(MODEL.path), held_out) if answers and seed == 0 else None,
         }
@@ -100,7 +100,7 @@ class Work:
 
     def __init__(self, command: Sequence[str]) -> None:
         self._command = command
-        self._read: list[tuple[float, float]] = []
+        self._read: list[tuple[float, float, float]] = []  # (when, its processes, all processes), in seconds
 
     def run(self) -> subprocess.CompletedProcess[str]:
         """Run the command to its end."""
@@ -114,7 +114,8 @@ class Work:
                         with contextlib.suppress(psutil.NoSuchProcess):
                             spent = process.cpu_times()
                             clocks[process.pid, process.create_time()] = spent.user + spent.system
-                self._read.append((time.time(), sum(clocks.values())))
+                everything = psutil.cpu_times()
+                self._read.append((time.time(), sum(clocks.values()), everything.user + everything.system + everything.nice))
 
         process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         thread = threading.Thread(target=watch, args=(psutil.Process(process.pid),), daemon=True)
@@ -124,11 +125,11 @@ class Work:
         thread.join()
         return subprocess.CompletedProcess(self._command, process.returncode, output, error)
 
-    def cores(self, since: float, until: float) -> float:
-        """How many cores were at work on average between two moments, in seconds since 1970."""
-        times, at_work = zip(*self._read, strict=True)
-        first, last = np.interp([since, until], times, at_work)
-        return float((last - first) / (until - since))
+    def cores(self, since: float, until: float) -> dict[str, float]:
+        """How many cores it kept at work on average between two moments, in seconds since 1970, and how many all others did."""
+        times, *clocks = zip(*self._read, strict=True)
+        own, everything = (float(np.diff(np.interp([since, until], times, each))[0]) / (until - since) for each in clocks)
+        return {"cores_at_work": own, "cores_of_others": max(0.0, everything - own)}
 
 
 def read(run: pathlib.Path, stage: str, index: int) -> dict[str, Any]:

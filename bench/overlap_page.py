@@ -20,11 +20,11 @@ def page(found: dict[str, Any]) -> str:
         runs = timed[name]
         each = {
             key: statistics.median(run[key] for run in runs)
-            for key in ("round_s", "rollout_s", "train_s", "both_s", "command_s", "cores_at_work")
+            for key in ("round_s", "rollout_s", "train_s", "both_s", "command_s", "cores_at_work", "cores_of_others")
         }
         return (
             f"| {name} | {3600 / each['round_s']:.0f} | {each['round_s']:.1f} | {each['rollout_s']:.1f} | {each['train_s']:.1f} | "
-            f"{each['both_s']:.1f} | {each['cores_at_work']:.2f} | {each['command_s']:.0f} |"
+            f"{each['both_s']:.1f} | {each['cores_at_work']:.2f} | {each['cores_of_others']:.2f} | {each['command_s']:.0f} |"
         )
 
     faster = Ratio.of([run["round_s"] for run in timed["in turn"]], [run["round_s"] for run in timed["overlap"]])
@@ -39,8 +39,8 @@ def page(found: dict[str, Any]) -> str:
         "first training to that of the last but one, which is the last with a rollout beside it.",
         "",
         "| side | rounds an hour | s a round | s of rollout and pairs | s of training | s with both at work | cores at work "
-        "| s of the command |",
-        "|---|---|---|---|---|---|---|---|",
+        "| and of other work | s of the command |",
+        "|---|---|---|---|---|---|---|---|---|",
         *[row(name) for name in timed],
         "",
         f"Overlap makes {faster} as many rounds an hour, and the whole command {whole} as fast. Goal: at least {GOAL:g}x rounds an "

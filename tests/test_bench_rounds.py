@@ -14,14 +14,9 @@ from vidalign.recipes.reagent import Verdict
 from vidalign.types import Example, PreferencePair, Response
 
 TURN = {
-    "seed": 0,
-    "command_s": 160.0,
-    "round_s": 33.0,
-    "rollout_s": 20.0,
-    "train_s": 16.0,
-    "both_s": 0.0,
-    "cores_at_work": 1.5,
-}
+    "seed": 0, "command_s": 160.0, "round_s": 33.0, "rollout_s": 20.0, "train_s": 16.0, "both_s": 0.0, "cores_at_work": 1.5,
+    "cores_of_others": 0.25,
+}  # fmt: skip
 BESIDE = TURN | {
     "command_s": 130.0,
     "round_s": 22.0,
@@ -36,7 +31,7 @@ def test_the_page_of_overlap_says_what_bounds_it():
     timed = {"in turn": [TURN] * 3, "overlap": [BESIDE] * 3}
     aged = {"dpo": {f"max_staleness {age}": [{"accuracy": 0.7 - age / 100, "base": 0.65}] for age in range(3)}}
     said = overlap_page.page({"timed": timed, "aged": aged, "rounds": 4, "questions": 60, "held_out": 300, "cores": 2})
-    assert "| in turn | 109 | 33.0 | 20.0 | 16.0 | 0.0 | 1.50 | 160 |" in said
+    assert "| in turn | 109 | 33.0 | 20.0 | 16.0 | 0.0 | 1.50 | 0.25 | 160 |" in said
     assert "Overlap makes 1.50x (1.50 to 1.50) as many rounds an hour" in said
     assert "hour: reached." in said
     assert "which would be 1.65x. And in turn 1.50 of 2 cores are at work already" in said
@@ -47,15 +42,15 @@ def test_the_page_of_overlap_says_what_bounds_it():
 
 def test_cores_at_work_are_those_of_the_command_and_what_it_starts():
     work = overlap.Work([])
-    work._read = [(10.0, 100.0), (20.0, 100.0), (30.0, 115.0), (40.0, 135.0)]
-    assert work.cores(20.0, 40.0) == pytest.approx(1.75)
-    assert work.cores(25.0, 35.0) == pytest.approx((125 - 107.5) / 10)
+    work._read = [(10.0, 100.0, 5.0), (20.0, 100.0, 5.0), (30.0, 115.0, 21.0), (40.0, 135.0, 42.0)]
+    assert work.cores(20.0, 40.0) == pytest.approx({"cores_at_work": 1.75, "cores_of_others": 0.1})
+    assert work.cores(25.0, 35.0)["cores_at_work"] == pytest.approx((125 - 107.5) / 10)
     spin = "import time; until = time.process_time() + 2\nwhile time.process_time() < until: pass\nprint('done')"
     below = overlap.Work([sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {spin!r}])"])
     began = time.time()
     done = below.run()
     assert (done.returncode, done.stdout) == (0, "done\n")
-    assert below.cores(began, time.time()) * (time.time() - began) > 0.5, "the work of a child counts"
+    assert below.cores(began, time.time())["cores_at_work"] * (time.time() - began) > 0.5, "the work of a child counts"
     assert overlap.Work([sys.executable, "-c", "1/0"]).run().returncode == 1
 
 
