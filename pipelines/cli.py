@@ -55,6 +55,7 @@ BENCHES = {
     "overlap": "overlap",
     "chaos": "chaos",
     "needles": "needles",
+    "reagent": "reagent",
     "nodes": "nodes",
 }
 

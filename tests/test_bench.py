@@ -23,8 +23,10 @@ from bench import (
     growth_page,
     long_videos,
     needles,
+    overlap_page,
     pages,
     processes,
+    reagent,
     seeds,
     serve,
     serve_load,
@@ -140,6 +142,7 @@ def page_of(name, recorded):
     if name in ("gpu", "prefetch", "rollout", "rollout_engine", "train_step"):
         return importlib.import_module(f"bench.{name}_page").page(recorded)
     by_name = {"decode": decode_page, "driver_memory": driver_memory, "long_videos": long_videos, "needles": needles}
+    by_name |= {"overlap": overlap_page, "reagent": reagent}
     return {**by_name, "serve": serve_page, "serve_load": serve_load, "start": start}[name].page(recorded)
 
 
@@ -152,7 +155,9 @@ def page_of(name, recorded):
         "growth",
         "long_videos",
         "needles",
+        "overlap",
         "prefetch",
+        "reagent",
         "rollout",
         "rollout_engine",
         "serve",

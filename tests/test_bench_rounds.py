@@ -1,0 +1,120 @@
+"""What bench.overlap and bench.reagent say of finished runs, and what a critic by rule says of an answer."""
+
+import base64
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from bench import overlap, overlap_page, reagent
+from examples.shapes import rule_critic
+from vidalign.recipes import critic
+from vidalign.recipes.reagent import Verdict
+from vidalign.types import Example, PreferencePair, Response
+
+TURN = {
+    "seed": 0, "command_s": 160.0, "round_s": 33.0, "rollout_s": 20.0, "train_s": 16.0, "both_s": 0.0, "cores_at_work": 1.5,
+    "cores_of_others": 0.25,
+}  # fmt: skip
+BESIDE = TURN | {
+    "command_s": 130.0,
+    "round_s": 22.0,
+    "rollout_s": 24.0,
+    "train_s": 20.0,
+    "both_s": 60.0,
+    "cores_at_work": 1.9,
+}
+
+
+def test_the_page_of_overlap_says_what_bounds_it():
+    timed = {"in turn": [TURN] * 3, "overlap": [BESIDE] * 3}
+    aged = {"dpo": {f"max_staleness {age}": [{"accuracy": 0.7 - age / 100, "base": 0.65}] for age in range(3)}}
+    said = overlap_page.page({"timed": timed, "aged": aged, "rounds": 4, "questions": 60, "held_out": 300, "cores": 2})
+    assert "| in turn | 109 | 33.0 | 20.0 | 16.0 | 0.0 | 1.50 | 0.25 | 160 |" in said
+    assert "Overlap makes 1.50x (1.50 to 1.50) as many rounds an hour" in said
+    assert "hour: reached." in said
+    assert "which would be 1.65x. And in turn 1.50 of 2 cores are at work already" in said
+    assert "would be 1.33x" in said
+    assert "rollout takes 1.20 times and training 1.25 times as long as by itself" in said
+    assert "| dpo | 1 | 65.0% | 70.0% (70.0%) | 69.0% (69.0%) | 68.0% (68.0%) |" in said
+
+
+def test_cores_at_work_are_those_of_the_command_and_what_it_starts():
+    work = overlap.Work([])
+    work._read = [(10.0, 100.0, 5.0), (20.0, 100.0, 5.0), (30.0, 115.0, 21.0), (40.0, 135.0, 42.0)]
+    assert work.cores(20.0, 40.0) == pytest.approx({"cores_at_work": 1.75, "cores_of_others": 0.1})
+    assert work.cores(25.0, 35.0)["cores_at_work"] == pytest.approx((125 - 107.5) / 10)
+    spin = "import time; until = time.process_time() + 2\nwhile time.process_time() < until: pass\nprint('done')"
+    below = overlap.Work([sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {spin!r}])"])
+    began = time.time()
+    done = below.run()
+    assert (done.returncode, done.stdout) == (0, "done\n")
+    assert below.cores(began, time.time())["cores_at_work"] * (time.time() - began) > 0.5, "the work of a child counts"
+    assert overlap.Work([sys.executable, "-c", "1/0"]).run().returncode == 1
+
+
+def test_a_rule_finds_the_row_of_a_video_and_reports_on_the_answer(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.mp4").write_bytes(name.encode())
+    question = "What colour is the circle?"
+    examples = [
+        Example(id=name, video=str(tmp_path / f"{name}.mp4"), question=question, answer=f"The circle is {colour}.")
+        for name, colour in (("a", "red"), ("b", "blue"))
+    ]
+    told = rule_critic.critic(examples)
+
+    def ask(name, answer, asked=question):
+        url = "data:video/mp4;base64," + base64.b64encode((tmp_path / f"{name}.mp4").read_bytes()).decode()
+        prompt = rule_critic.REPORT.replace("{question}", asked).replace("{previous}", answer)
+        return critic.reward(
+            critic.parse_report(told([{"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": prompt}]))
+        )
+
+    assert ask("a", "The circle is red.") == 1
+    assert ask("b", "The circle is red.") == pytest.approx(5 / 25), "a sentence, of which nothing is so"
+    assert ask("b", "up => left") == 0
+    with pytest.raises(ValueError, match="no row has this video"):
+        ask("a", "red", "What moves?")
+    with pytest.raises(ValueError, match=r"set judge\.sees to video"):
+        told([{"type": "text", "text": "x"}])
+    with pytest.raises(ValueError, match="only the prompt that it was told"):
+        told([{"type": "video_url", "video_url": {"url": "data:,"}}, {"type": "text", "text": "x"}])
+
+
+def test_what_a_critic_of_the_built_in_world_learns_can_be_read():
+    rng = np.random.default_rng(0)
+    for sample in [reagent.critic_sample(rng) for _ in range(20)]:
+        (_, said), (prompt, answer) = sample.turns
+        assert critic.parse_report(said) is not None
+        assert "of 5" in prompt
+        assert answer
+
+
+def answer(kind, text, turn=0):
+    return Response(
+        example_id="a", kind=kind, candidate=0, turn=turn, text=text, token_ids=(1,), log_probs=(-1.0,), seed=0, temperature=1.0,
+        top_p=1.0, finish_reason="stop", policy_version="p",
+    )  # fmt: skip
+
+
+def test_figures_count_what_reflections_keep_and_mend_and_how_rewards_order():
+    example = Example(id="a", video="a.mp4", question="Which way does the circle move?", answer="The circle moves left.")
+    right, wrong = example.answer, "The circle moves up."
+    texts = {"plain": wrong, "conservative": wrong, "neutral": right, "aggressive": right}
+    made = [answer(kind, text, turn) for turn, (kind, text) in enumerate(texts.items())] + [answer("report", "?")]
+    rewards = {"plain": 0.2, "conservative": None, "neutral": 1.0, "aggressive": 0.2}
+    verdicts = [Verdict(example_id="a", kind=kind, candidate=0, reward=value, report="") for kind, value in rewards.items()]
+    pair = PreferencePair(
+        id="p", example_id="a", video="a.mp4", question=example.question, answer=right, chosen=right, rejected=wrong
+    )
+    found = reagent.figures([example], made, verdicts, [pair])
+    assert found["answers"] == {"plain": [0, 1], "conservative": [0, 1], "neutral": [1, 1], "aggressive": [1, 1]}
+    assert found["mended"] == {"conservative": [0, 1], "neutral": [1, 1], "aggressive": [1, 1]}
+    assert found["kept"]["neutral"] == [0, 0]
+    assert (found["auc"], found["auc_within"], found["mixed"], found["unreadable"]) == (0.75, 0.75, 1, 1)
+    assert (found["pairs"], found["among"]) == ({"right/wrong": 1}, 0.5)
+    runs = {who: found | {"base": 0.6, "aligned": 0.7} for who in reagent.CRITICS}
+    said = reagent.page({"questions": 1, "held_out": 300, "steps": 3, "runs": runs})
+    assert "| policy | 0.0 (0 of 1) | 0.0 (0 of 1) | 100.0 (1 of 1) | 100.0 (1 of 1) | none | 66.7 (2 of 3) |" in said
+    assert "| rule | 1 of 4 | 75.0 (1 questions) | 1 | 100.0 | 50.0 | 0.0 | 60.0% | 70.0% (64.6% to 74.9%) |" in said
