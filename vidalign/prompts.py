@@ -112,7 +112,7 @@ MARKS = {"<video>": "\ufdd0", "<image>": "\ufdd1"}
 _MARK = re.compile(f"([{''.join(MARKS.values())}])")
 ONE_VIDEO = Context(videos=("",))  # of a prompt that is one video and one question
 
-_LABELLED = re.compile(r"[(\[]?([A-Za-z]|\d{1,2})\s*(?:[.):、\]]+\s*|\s+[-–]\s+)(?=\S)")
+_LABELLED = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice|选项)\s*)?[(\[]?([A-Za-z]|\d{1,2})\s*(?:[.):、\]]+\s*|\s+[-–]\s+)(?=\S)")
 _LABEL_ALONE = re.compile(r"[(\[]?([A-Za-z]|\d{1,2})[.):\]]*")
 
 

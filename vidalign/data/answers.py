@@ -21,6 +21,7 @@ from typing import Literal, TypeAlias, get_args
 from vidalign.data.choices import chosen_option
 from vidalign.data.final_answer import answering_part
 from vidalign.data.numbers import find_numbers, prepared, stated_number
+from vidalign.data.opposites import CLASSES
 from vidalign.data.polarity import asks_yes_or_no, leading_polarity, polarity
 from vidalign.data.words import NEGATIONS, content_words, is_in_order, is_single_clause, normalise, stem, words
 from vidalign.types import Example
@@ -38,25 +39,7 @@ _COUNTING = re.compile(
     r"几|幾|多少|いくつ|何[個人回匹本枚]|몇|cuánt[oa]s?|\bcombien\b|\bwie (?:viele?|oft|lange)\b|\bquant[aeios]\b|\bhoeveel\b|сколько|"
     r"\bile\b|\bilu\b|\bkaç\b|\bberapa\b|كم"
 )
-_CLASSES = tuple(
-    frozenset(map(stem, names.split()))
-    for names in (
-        "red blue green yellow orange purple pink brown black white grey gray cyan magenta violet",
-        "left right up down",
-        "circle square triangle cross rectangle star ring oval diamond hexagon pentagon cube sphere cylinder cone",
-        "first second third fourth fifth last",
-        "indoor outdoor",
-        "open close",
-        "before after",
-        "day night morning evening",
-        "monday tuesday wednesday thursday friday saturday sunday",
-        "左 右 上 下",
-        "红 蓝 绿 黄 黑 白 紫",
-    )
-)
-_SWAPPABLE = tuple(
-    group for group in _CLASSES if not group & {"first", "before"}
-)  # of these, another order may say the same
+_SWAPPABLE = tuple(group for group in CLASSES if not group & {"first", "before"})  # of these, another order may say the same
 _SWAPPED = frozenset().union(*_SWAPPABLE)
 _CUE = re.compile(r"\banswer(?: is\b|\s*:)[\s:]*|答案(?:是|为|:)\s*|答えは\s*")
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|(?<=[。！？])|\n+")
@@ -160,7 +143,7 @@ def _by_words(part: str, example: Example) -> bool | None:
     wanted, named = set(answer) & alternatives, set(said) & alternatives
     if len(wanted) == 1 and named:
         return wanted == named if _restates(said, [*answer, *question]) else None
-    if any(_excludes(group, said, answer) for group in _CLASSES):
+    if any(_excludes(group, said, answer) for group in CLASSES):
         return False
     if said == answer:
         return True

@@ -25,13 +25,14 @@ _MEMBER = re.compile(
     r"(?:\"((?:[^\"\\]|\\.)*)\"|'((?:[^'\\]|\\.)*)'|([^\s,\"'{}\[\]]+))",
     re.IGNORECASE,
 )
+_CIRCLED = {start + index: chr(ord("A") + index) for start in (0x1F150, 0x1F170) for index in range(26)}  # negative 🅑, 🅱
 _HEAD, _TAIL = 1000, 2000  # characters of a long reply in which an answer is looked for
 
 
 def answering_part(text: str) -> tuple[str, bool]:
     """(the part that answers, in Unicode NFKC; whether it is reasoning that was never closed, where only an explicit
     "the answer is …" counts)."""
-    text = unicodedata.normalize("NFKC", text).replace("◁", "<").replace("▷", ">").replace("’", "'")
+    text = unicodedata.normalize("NFKC", text.translate(_CIRCLED)).replace("◁", "<").replace("▷", ">").replace("’", "'")
     text = text.replace("<|begin_of_box|>", r"\boxed{").replace("<|end_of_box|>", "}")
     text = re.split(r"<\|channel\|>\s*final\s*<\|message\|>", text)[-1]
     text, unfinished = without_reasoning(text)

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 from icu4py.breakers import WordBreaker
 
-_STRIPPED = " .,;:!?\"'`“”‘’«»。，、；：！？「」『』"
+_STRIPPED = " .,;:!?\"'`“”‘’«»。，、；：！？「」『』।،؛؟"
 SPACELESS_RANGES = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff"
@@ -108,6 +108,8 @@ def content_words(text: str) -> list[str]:
 
 def stem(word: str) -> str:
     """An English word without its inflection, roughly: moves, moving, moved and move are one; left and leftwards too."""
+    if word in NEGATIONS:
+        return word
     for ending in ("wards", "ward"):
         if word.endswith(ending) and len(word) - len(ending) >= 2:
             return word.removesuffix(ending)
