@@ -2,7 +2,7 @@
 
     row ─► kind ─► verdict   choice   the option that it names                    vidalign.data.choices
                              yes_no   yes or no, in words or as a statement       vidalign.data.polarity
-                             number   the number that it states                   vidalign.data.numbers
+                             number   the number that it states                   vidalign.data.stated
                              short    the answer's own words, or another word of the same kind (red, blue)
                              free     the answer's own words
 
@@ -20,9 +20,10 @@ from typing import Literal, TypeAlias, get_args
 
 from vidalign.data.choices import chosen_option
 from vidalign.data.final_answer import answering_part
-from vidalign.data.numbers import find_numbers, prepared, stated_number
+from vidalign.data.numbers import find_numbers, prepared
 from vidalign.data.opposites import CLASSES
 from vidalign.data.polarity import asks_yes_or_no, leading_polarity, polarity
+from vidalign.data.stated import stated_number
 from vidalign.data.words import NEGATIONS, content_words, is_in_order, is_single_clause, normalise, stem, words
 from vidalign.types import Example
 

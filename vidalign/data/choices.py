@@ -127,7 +127,7 @@ def _by_verdicts(text: str, listed: Options) -> int | None:
 
 def _label(listed: Options) -> str:
     """Pattern of one label, in lower case."""
-    return r"\d{1,2}" if listed.labels and listed.labels[0] == "1" else _LETTER
+    return r"\d{1,2}" if listed.labels and listed.labels[0].isdigit() else _LETTER
 
 
 def _without_ruled_out(text: str, listed: Options) -> str:

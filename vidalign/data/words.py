@@ -56,9 +56,14 @@ _POLITE = re.compile(r"(?:です|でした|ます|ました)(?=\W|$)")  # ends o
 NEGATIONS = frozenset(vocabulary("not no never none nothing nobody neither nor without cannot 不 没 沒 非 未"))
 
 
+def apart(text: str) -> str:
+    """A text whose signs NFKC joins to a number, 2½ and №7, have a space between them."""
+    return re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text).replace("№", "no. ").replace("℃", " °c")
+
+
 def normalise(text: str) -> str:
     """Apply the normalisation of this module."""
-    return " ".join(unicodedata.normalize("NFKC", text).lower().split()).strip(_STRIPPED)
+    return " ".join(unicodedata.normalize("NFKC", apart(text)).lower().split()).strip(_STRIPPED)
 
 
 def words(text: str) -> list[str]:
