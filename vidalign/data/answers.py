@@ -15,6 +15,8 @@ from __future__ import annotations
 import collections
 import math
 import re
+import string
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias, get_args
 
@@ -49,6 +51,8 @@ _IN_BRACKETS = re.compile(r"^\s*[(\[{【〔「『]([^()\[\]{}【】〔〕「」�
 # Words that say no more than "is" where a place is asked for.
 _PLACED = tuple(map(stem, ("located", "placed", "situated", "positioned", "sitting", "standing", "lying", "found")))
 _SUBJECT = re.compile(r"\s*(?:the|this|that) (?:object|thing|item) (?:is|was)\b", re.IGNORECASE)  # says no more than "it is"
+_LISTED = re.compile(r"^\s*[(\[]?([A-Z])[.):、\]]+\s*(\S.*?)\s*$", re.MULTILINE)
+_LISTED_INLINE = re.compile(r"[(\[]([A-Z])[)\]]\s*([^()\[\]\n]*[^()\[\]\n\s,;.])")
 _CONNECTIVES = ("and", "then", "but", "while", "also")
 
 
@@ -56,7 +60,7 @@ def kind_of(example: Example) -> AnswerType:
     """The kind of answer that a question wants: the row's `answer_type`, or what its options, question and answer show."""
     if example.answer_type:
         return example.answer_type  # type: ignore[return-value]
-    if example.options:
+    if options_of(example):
         return "choice"
     question = prepared(example.question)
     if _COUNTING.search(question) and stated_number(example.answer, example.question) is not None:
@@ -69,11 +73,23 @@ def kind_of(example: Example) -> AnswerType:
     return "short" if size <= _SHORT and is_single_clause(example.answer) else "free"
 
 
+def options_of(example: Example) -> tuple[str, ...]:
+    """The options of a row: its own, or those that its question lists by letter from A on, where one of them is the answer."""
+    if example.options or example.answer_type not in ("", "choice"):
+        return example.options
+    for listed in (_LISTED, _LISTED_INLINE):
+        found = listed.findall(unicodedata.normalize("NFKC", example.question))
+        if len(found) > 1 and "".join(letter for letter, _ in found) == string.ascii_uppercase[: len(found)]:
+            options = tuple(f"{letter}. {text}" for letter, text in found)
+            return options if chosen_option(example.answer, options) is not None else ()
+    return ()
+
+
 def fits(example: Example) -> bool:
     """Whether the answer can be read as what the row's `answer_type` says it is."""
     match example.answer_type:
         case "choice":
-            return bool(example.options)
+            return bool(options_of(example))
         case "yes_no":
             return polarity(example.answer, example.question) is not None
         case "number":
@@ -106,10 +122,11 @@ def verdict(text: str, example: Example) -> bool | None:
     if not normalise(part):
         return False
     if kind == "choice":
-        right = chosen_option(example.answer, example.options)
+        options = options_of(example)
+        right = chosen_option(example.answer, options)
         if right is None:
             return True if normalise(part) == normalise(example.answer) else None
-        return chosen_option(text, example.options) == right or normalise(part) == normalise(example.answer)
+        return chosen_option(text, options) == right or normalise(part) == normalise(example.answer)
     if normalise(part) == normalise(example.answer):
         return not unfinished
     if kind == "yes_no":
@@ -242,4 +259,7 @@ def overlap_is_unclear(better: str, worse: str, example: Example) -> bool:
     """
     first, second = (content_words(answering_part(text)[0]) for text in (better, worse))
     short, long = sorted((first, second), key=len)
+    answer = content_words(example.answer)
+    if any(said != answer and sorted(said) == sorted(answer) for said in (first, second)):
+        return True  # the answer's words in another order: who does what to whom may be exchanged
     return is_in_order(short, long) or 2 * len(short) < len(long)
