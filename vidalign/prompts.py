@@ -127,7 +127,7 @@ def labelled(options: Sequence[str]) -> list[tuple[str, str]]:
     An option that alone carries its letter loses it from its text, which is otherwise as it was written (2½, x²). More than 26 options
     have numbers.
     """
-    plain = [unicodedata.normalize("NFKC", option).strip() for option in options]
+    plain = [unicodedata.normalize("NFKC", option).strip("\ufeff\u200b \t\n\r") for option in options]
     found = [_LABELLED.match(option) for option in plain]
     carried = [(match[1] or match[2]).upper() if match else "" for match in found]
     numbers = [str(index + 1) for index in range(len(plain))]
@@ -189,7 +189,8 @@ def _answered_by_label(example: Example) -> bool:
 
 def fill(template: str, *, question: str, answer: str = "", previous: str = "", **more: str) -> str:
     """Fill in one of the policy's templates. The places of videos and images in the question become marks, which `chat` reads."""
-    return substitute(template, question=_marked(question), answer=answer, previous=previous, **more)
+    said = {name: _MARK.sub("", text) for name, text in {"answer": answer, "previous": previous, **more}.items()}
+    return substitute(template, question=_marked(question), **said)
 
 
 def _marked(text: str) -> str:

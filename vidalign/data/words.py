@@ -31,6 +31,7 @@ _PIECE = re.compile(rf"{_UNDIVIDED}|{_RUN}|[^\w\s]")  # words without a space be
 _WORD = re.compile(rf"{_CHARACTER}|{_RUN}")
 _EACH = re.compile(rf"{_CHARACTER}|{_RUN}|[^\w\s]")
 _MIXED = re.compile(rf"{_UNDIVIDED}|[^\s{SPACELESS_RANGES}]+")
+_INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe0e\ufe0f\ufeff]")
 SPACELESS = re.compile(rf"[{SPACELESS_RANGES}]")
 
 
@@ -57,8 +58,10 @@ NEGATIONS = frozenset(vocabulary("not no never none nothing nobody neither nor w
 
 
 def apart(text: str) -> str:
-    """A text whose signs NFKC joins to a number, 2½ and №7, have a space between them."""
-    return re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text).replace("№", "no. ").replace("℃", " °c")
+    """A text without invisible characters (zero-width spaces, soft hyphens, marks of direction), in which signs that NFKC joins to a
+    number, 2½ and №7, have a space between them."""
+    text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", _INVISIBLE.sub("", text))
+    return text.replace("№", "no. ").replace("℃", " °c")
 
 
 def normalise(text: str) -> str:
@@ -68,7 +71,7 @@ def normalise(text: str) -> str:
 
 def words(text: str) -> list[str]:
     """The words of a text, normalised; punctuation at the ends of a word goes, inside of it stays."""
-    text = unicodedata.normalize("NFKC", text)
+    text = unicodedata.normalize("NFKC", apart(text))
     found = (normalise(text[start:end]) for start, end in _divided(_MIXED, text))
     return [word for word in found if word]
 
@@ -105,7 +108,7 @@ def _word_lengths(text: str) -> tuple[int, ...]:
 
 def content_words(text: str) -> list[str]:
     """The words that say something, as stems: no articles, pronouns or forms of "be", no preamble; negations stay."""
-    text = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
+    text = unicodedata.normalize("NFKC", apart(text)).lower().replace("’", "'")
     text = _PREAMBLE.sub(" ", re.sub(r"n't\b", " not", re.sub(r"\bcan't\b|\bcannot\b", "can not", text)))
     text = _POLITE.sub(" ", text).replace("color", "colour").replace("gray", "grey")
     return [stem(word) for word in _WORD.findall(text) if word not in _FUNCTION]
