@@ -101,4 +101,9 @@ def _continuous(times: np.ndarray, dts: np.ndarray, durations: np.ndarray, max_s
         return times
     usual = int(np.median(steps[~breaks]))
     lengths = np.where(durations[:-1] > 0, durations[:-1], usual)
-    return times - np.concatenate([[0], np.cumsum(np.where(breaks, steps - lengths, 0))])
+    leaps = np.where(breaks, steps - lengths, 0)
+    shifts = np.concatenate([[0], np.cumsum(leaps)])
+    # Where frames are reordered, those shown after a break may be decoded before it: the next leap brings them near their dts.
+    following = np.append(leaps[breaks], 0)[np.searchsorted(np.flatnonzero(breaks), np.arange(len(times)))]
+    ahead = times - dts
+    return times - shifts - np.where(np.abs(ahead - following) < np.abs(ahead), following, 0)
