@@ -260,6 +260,17 @@ def test_a_broadcast_with_b_frames_and_a_leap(tmp_path):
         assert (clip.duration_s, clip.times) == (1.5, None)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("codec", ["h264", "h264_b", "vp8"])
+def test_files_joined_end_to_end_go_on(tmp_path, codec, backend):
+    path = write_timed(tmp_path / "a.mkv", *CODECS[codec], EVEN_24)
+    path.write_bytes(path.read_bytes() * 2)
+    clip = decode(path, FrameSpec(num_frames=2 * NUM_FRAMES), backend)
+    assert shown_numbers(clip.frames) == [*range(NUM_FRAMES)] * 2
+    assert clip.duration_s == pytest.approx(3.0, abs=0.05)
+    assert clip.times_s == pytest.approx([index / 24 for index in range(2 * NUM_FRAMES)], abs=0.03)
+
+
 def test_stills_in_a_broadcast_are_no_leaps():
     times: list[int | None] = [0, 5000, 10_000, 15_000]
     found = packets(times, times).frames("mpegts", reorders=False, max_step=1000)
