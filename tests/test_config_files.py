@@ -1,5 +1,6 @@
 """A configuration file that is not one, and options under names that other programs have: one sentence with the way out."""
 
+import copy
 import pathlib
 
 import pytest
@@ -31,6 +32,9 @@ def file(tmp_path):
         ((GOOD + "seed: 2026-01-01\n").encode(), "seed='2026-01-01', which YAML reads as a date; put it in quotes"),
         ((GOOD + "train: {learning_rate: .inf}\n").encode(), "has train.learning_rate=inf, which must be a finite number"),
         ((GOOD + "train: {batch_size: true}\n").encode(), "train.batch_size: must be a number, got true"),
+        ((GOOD + "train: {batch_size: 010}\n").encode(), "line 4, column 21: 010 is read as 8; write that, or what is meant"),
+        ((GOOD + "video: {deadline_s: 3:00}\n").encode(), "line 4, column 21: 3:00 is read as 180; write that"),
+        ((GOOD + "video: {deadline_s: 3:00.5}\n").encode(), "3:00.5 is read as 180.5; write that"),
         ((GOOD + "1: 2\n").encode(), "a key that is no text: 1"),
         ((GOOD + "rounds: 2\n  x: 1\n").encode(), "is not valid YAML: line 5, column 4: "),
         ((GOOD + 'seed: "\\ud800"\n').encode(), "with characters that no text or path may have"),
@@ -44,6 +48,13 @@ def test_a_file_that_is_no_configuration(file, content, says):
     assert says in str(caught.value)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_overrides_leave_the_mapping_that_they_change_as_it_was():
+    raw = yaml.safe_load(GOOD)
+    before = copy.deepcopy(raw)
+    parse_config(raw, ["data.limit=3", "train.batch_size=4"])
+    assert raw == before
 
 
 def test_a_billion_laughs(file):

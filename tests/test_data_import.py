@@ -202,6 +202,13 @@ BAD = [
     ("trl", {**TRL, "chosen": [user(Q)]}, "chosen: does not end with the assistant"),
     ("trl", {"chosen": f"{Q} {A}", "rejected": f"{Q} {B}", "video": V}, "prompt: is missing"),
     ("trl", {"prompt": Q, "completion": B, "video": V, "label": False}, "label: is false"),
+    ("trl", {"prompt": Q, "completion": B, "video": V, "label": 0}, "label: is 0: the row holds a bad response"),
+    ("trl", {"prompt": Q, "completion": B, "video": V, "label": "False"}, 'label: is "False": the row holds a bad response'),
+    (
+        "llamafactory",
+        {"instruction": Q, "output": B, "kto_tag": "false", "videos": [V]},
+        "kto_tag: is .false.: the row holds",
+    ),
     ("llamafactory", {"text": "x", "videos": [V]}, "row: has the columns text"),
     ("llamafactory", {**LF, "history": [["a"]]}, "history: is no list of questions with their responses"),
     ("llamafactory", {**LF, "instruction": 5}, "instruction: and input must be texts"),
@@ -367,6 +374,13 @@ def test_conversations_and_everything_that_is_shown_are_kept(name, row, expected
     assert not any(left.values())
     assert not [note for note in notes if not note.startswith(("no answer", "earlier response"))]
     assert not parse_row({"id": "x", **made})[1]
+
+
+@pytest.mark.parametrize("columns", [{}, {"videos": [V]}])
+@pytest.mark.parametrize(("text", "question"), [(f"<video>{V}</video>{Q}", Q), (f"{Q} <video>{V}</video>", f"{Q} <video>")])
+def test_ms_swift_may_name_a_video_where_it_stands(columns, text, question):
+    row = {"messages": [user(text), gpt(A)], **columns}
+    assert convert("ms-swift", row)[0] == {"video": V, "question": question, "answer": A}
 
 
 @pytest.mark.parametrize(

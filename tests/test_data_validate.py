@@ -178,6 +178,24 @@ def test_warnings_are_counted_with_their_first_row(folder):
     ]
 
 
+def test_options_that_are_one_and_pairs_the_wrong_way_round_are_remarked(folder):
+    rows = [
+        {**ROW, "id": "o1", "question": "Q1?", "options": ["A. left", "B. Left."], "answer": "A"},
+        {**ROW, "id": "o2", "question": "Q2?", "options": ["A. left", "A. right"], "answer": "A"},
+        {**ROW, "id": "o3", "question": "Q3?", "options": ["right", "A. left"], "answer": "left"},
+        {**ROW, "id": "o4", "question": "Q4?", "options": ["B. right", "A. left"], "answer": "A"},
+    ]
+    path = write(folder / "d.jsonl", *rows)
+    assert validate([path]).warnings == [
+        f"{path}:1: an option is listed twice (1 row)",
+        f"{path}:2: some options carry a letter that another one has, or that others lack (2 rows)",
+    ]
+    turned = write(folder / "t.jsonl", {**PAIR, "answer": "left", "chosen": "right", "rejected": "left"})
+    assert validate([turned]).warnings == [
+        f"{turned}:1: 'rejected' is right by the row's answer and 'chosen' is wrong (1 row)"
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "answer", "held"),
     [

@@ -9,6 +9,7 @@ from pipelines.inputs import read_inputs
 from vidalign.config.run import DataConfig
 from vidalign.data.leakage import content_hash, find_leaks, locate
 from vidalign.errors import DataError
+from vidalign.video.naming import Visual, name_of
 
 
 @pytest.fixture
@@ -79,6 +80,46 @@ def test_copies_within_a_split_are_no_leak_and_empty_files_are_no_copies(folder)
         (folder / name).touch()
     assert not find_leaks([split(folder, "a.mp4", "copy.mp4"), split(folder, "long.mp4")])
     assert not find_leaks([split(folder, "empty.mp4"), split(folder, "empty too.mp4")])
+
+
+@pytest.fixture
+def frames(folder) -> pathlib.Path:
+    for name in ("f", "copied", "other"):
+        (folder / name).mkdir()
+        for number in range(4):
+            (folder / name / f"{number}.jpg").write_bytes(f"frame {number} of {name if name == 'other' else 'f'}".encode())
+        (folder / name / "notes.txt").write_text("not a frame")
+    return folder
+
+
+def named(video: str | tuple[str, ...], folder: pathlib.Path) -> str:
+    """A file or folder by its path, or a list of frames by its name."""
+    if isinstance(video, str):
+        return video
+    return name_of(Visual(kind="list", uris=tuple(f"file://{folder}/{name}" for name in video), fps=2.0))
+
+
+WHOLE = ("f/0.jpg", "f/1.jpg", "f/2.jpg", "f/3.jpg")
+
+
+@pytest.mark.parametrize("trained", ["f", WHOLE], ids=["folder", "list"])
+@pytest.mark.parametrize(
+    ("video", "is_shared"),
+    [
+        ("f", True),
+        (WHOLE, True),
+        (("f/3.jpg",), True),
+        (("other/0.jpg", "./f/../f/2.jpg"), True),
+        (("copied/0.jpg", "copied/1.jpg", "copied/2.jpg", "copied/3.jpg"), True),
+        ("copied", True),
+        (("copied/0.jpg",), False),  # a black frame is no video
+        ("other", False),
+        (("other/1.jpg", "other/2.jpg"), False),
+    ],
+)
+def test_frames_are_shared_in_a_folder_or_a_list_and_as_copies_of_all(frames, trained, video, is_shared):
+    splits = [split(frames, "b.mp4", named(trained, frames)), split(frames, "c.mp4", named(video, frames))]
+    assert bool(find_leaks(splits)) is is_shared
 
 
 def test_each_later_split_that_has_a_video_is_named(folder):

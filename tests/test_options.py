@@ -13,6 +13,7 @@ from pipelines.inputs import read_inputs
 from vidalign import prompts, recipes
 from vidalign.config.recipes import GivenRecipe, LeanpoRecipe
 from vidalign.config.run import DataConfig, EvaluateConfig
+from vidalign.data.answers import is_correct
 from vidalign.learning.sequences import pair_group, truth_group
 from vidalign.types import Example
 
@@ -33,6 +34,42 @@ def test_options_follow_the_question_with_letters_or_as_texts():
     assert asked(options_prompt="Choose.\n{options}\n{question}") == f"Choose.\nA. left\nB. right\n{QUESTION}"
     assert asked(options=("1. left", "2. right"), answer="2") == f"{QUESTION}\n1. left\n2. right"
     assert asked(options=("A", "B")) == f"{QUESTION}\nA\nB"
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        (("1:30", "2:30"), "A. 1:30\nB. 2:30"),  # times, decimals, scores and abbreviations begin with no label
+        (("1.5", "2.5"), "A. 1.5\nB. 2.5"),
+        (("1 - 0", "2 - 0"), "A. 1 - 0\nB. 2 - 0"),
+        (("0 - 5 s", "5 - 10 s"), "A. 0 - 5 s\nB. 5 - 10 s"),
+        (("A.M.", "P.M."), "A. A.M.\nB. P.M."),
+        (("1) 1.5", "2) 2.5"), "1. 1.5\n2. 2.5"),
+        (("2½ cups", "x² cups"), "A. 2½ cups\nB. x² cups"),  # as they were written
+        (("Ａ．½", "（B）x²"), "A. ½\nB. x²"),
+        (("B. right", "A. left"), "B. right\nA. left"),  # labels of their own, in any order
+        (("C. right", "D. left"), "C. right\nD. left"),
+        (("0. left", "1. right"), "0. left\n1. right"),
+        (("A. left", "C. right"), "A. left\nC. right"),
+        (("Option A: left", "Option B: right"), "A. left\nB. right"),
+        (("**A.** left", "**B.** right"), "A. left\nB. right"),
+    ],
+)
+def test_a_label_is_an_option_s_own_and_its_text_stays_whole(options, shown):
+    assert asked(options=options, answer=options[0]) == f"{QUESTION}\n{shown}"
+    example = Example(id="a", video="v", question=QUESTION, answer=options[0], options=options)
+    assert [is_correct(option, example) for option in options] == [True, False]
+
+
+def test_a_letter_as_the_answer_is_the_label_that_an_option_carries():
+    shuffled = Example(id="a", video="v", question=QUESTION, answer="B", options=("B. right", "A. left"))
+    assert [is_correct(text, shuffled) for text in ("right", "B", "left", "A")] == [True, True, False, False]
+    counted = Example(id="a", video="v", question=QUESTION, answer="1", options=("0. left", "1. right", "2. up"))
+    assert [is_correct(text, counted) for text in ("1", "right", "2", "0", "left", "up")] == [True, True, *[False] * 4]
+
+
+def test_more_options_than_letters_have_numbers():
+    assert prompts.labelled([f"text {index}" for index in range(30)])[26] == ("27", "text 26")
 
 
 def test_a_question_without_options_stays_as_it_is():

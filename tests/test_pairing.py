@@ -14,6 +14,7 @@ from vidalign import files, recipes
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.loading import parse_config
 from vidalign.config.recipes import HoundRecipe, LeanpoRecipe, RrpoRecipe
+from vidalign.data.answers import overlap_is_unclear
 from vidalign.data.answers import trust as trust_of
 from vidalign.data.reading import DataRow
 from vidalign.data.rows import ExampleRow
@@ -193,6 +194,13 @@ def test_a_wrong_reply_that_is_parallel_to_the_truth_needs_no_rewrite():
 )
 def test_rrpo_says_why_there_is_no_pair(responses, reason):
     assert pair_rrpo(TRUTH, responses, RrpoRecipe(trust="f1")) == reason
+
+
+def test_the_same_words_in_another_order_do_not_show_who_did_what():
+    example = Example(id="o", video="v", question="What happens?", answer="The dog runs before the cat.")
+    turned = "The cat runs before the dog."
+    assert overlap_is_unclear(turned, "The dog runs first", example)
+    assert not overlap_is_unclear("The dog runs before the cat there.", "The bird sings in a tree.", example)
 
 
 def test_rrpo_takes_no_reply_for_wrong_that_may_be_right():

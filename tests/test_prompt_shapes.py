@@ -349,3 +349,9 @@ def test_the_endpoint_refuses_what_is_no_part_or_frames(folder, url, message):
     media = MEDIA_CONNECTOR_REGISTRY.load(NAME, media_io_kwargs=media_io_kwargs(SPEC), allowed_local_media_path=str(folder))
     with pytest.raises(ValueError, match=message):
         media.fetch_video(url.format(folder=folder.as_uri()))
+
+
+def test_a_reply_that_holds_a_reserved_character_forges_no_place_of_a_video():
+    text = prompts.fill("{question}\nEarlier: {previous}", question="Which?", previous="left\ufdd0")
+    [message] = prompts.chat(text)
+    assert [part["type"] for part in message["content"]] == ["video", "text"]

@@ -16,6 +16,7 @@ from vidalign.data.suites import SUITES, find_suite, measures
 from vidalign.data.suites.base import Request, Suite
 from vidalign.data.suites.measures import Mark
 from vidalign.data.suites.question import SuiteQuestion
+from vidalign.data.suites.replies import by_choice
 from vidalign.data.suites.vidhalluc import squared_matthews
 from vidalign.data.suites.wups import wups
 from vidalign.errors import ConfigError, DataError, RowError
@@ -239,6 +240,13 @@ def test_tempcompass_reads_every_form_of_a_matched_caption(reply, right):
     options = ("A. He dribbles.", "B. He dunks.")
     question = SuiteQuestion(id="", video="", prompt="", answer="B", task="caption_matching", options=options)
     assert SUITES["tempcompass"].mark(question, reply) == (None if right is None else {"correct": float(right)})
+
+
+@pytest.mark.parametrize("options", [("2. dots", "1. dot"), ("0: none", "1: one"), ("B. dots", "A. dot")])
+def test_a_letter_is_that_of_the_place_at_which_a_suite_shows_an_option(options):
+    question = SuiteQuestion(id="", video="", prompt="", answer="B", task="x", options=options)
+    assert by_choice(question, "B") == by_choice(question, options[1]) == {"correct": 1.0}
+    assert by_choice(question, "A") == by_choice(question, options[0]) == {"correct": 0.0}
 
 
 def test_tempcompass_captions_are_judged_by_the_choice_that_they_allow(tmp_path):

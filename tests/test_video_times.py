@@ -238,6 +238,39 @@ def test_a_leap_is_a_new_clock_in_broadcasts_only():
     assert file.shown.tolist() == times
 
 
+def test_frames_decoded_before_a_leap_and_shown_after_it_leap_too():
+    """Decoded a frame early: the first frame of the new clock comes before the last one of the old."""
+    pts: list[int | None] = [0, 20, 10, 9000, 30, 9020, 9010, 9030]
+    dts: list[int | None] = [-10, 0, 10, 20, 30, 9000, 9010, 9020]
+    broadcast = packets(pts, dts).frames("mpegts", reorders=True, max_step=1000)
+    assert broadcast.shown is not None
+    assert broadcast.shown.tolist() == list(range(0, 80, 10))
+    again = packets([90, 110, 100, 0, 120, 20, 10, 30], [80, 90, 100, 110, 120, 0, 10, 20])
+    restarted = again.frames("mpegts", reorders=True, max_step=1000)
+    assert restarted.shown is not None
+    assert restarted.shown.tolist() == list(range(90, 170, 10))
+
+
+def test_a_broadcast_with_b_frames_and_a_leap(tmp_path):
+    times = [time + (100 if number >= 18 else 0) for number, time in enumerate(EVEN_24)]
+    path = write_timed(tmp_path / "a.ts", *CODECS["h264_b"], times)
+    for backend in BACKENDS:
+        clip = decode(path, FrameSpec(num_frames=NUM_FRAMES), backend)
+        assert shown_numbers(clip.frames) == list(range(NUM_FRAMES))
+        assert (clip.duration_s, clip.times) == (1.5, None)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("codec", ["h264", "h264_b", "vp8"])
+def test_files_joined_end_to_end_go_on(tmp_path, codec, backend):
+    path = write_timed(tmp_path / "a.mkv", *CODECS[codec], EVEN_24)
+    path.write_bytes(path.read_bytes() * 2)
+    clip = decode(path, FrameSpec(num_frames=2 * NUM_FRAMES), backend)
+    assert shown_numbers(clip.frames) == [*range(NUM_FRAMES)] * 2
+    assert clip.duration_s == pytest.approx(3.0, abs=0.05)
+    assert clip.times_s == pytest.approx([index / 24 for index in range(2 * NUM_FRAMES)], abs=0.03)
+
+
 def test_stills_in_a_broadcast_are_no_leaps():
     times: list[int | None] = [0, 5000, 10_000, 15_000]
     found = packets(times, times).frames("mpegts", reorders=False, max_step=1000)

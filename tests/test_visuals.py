@@ -146,6 +146,14 @@ def test_frames_are_upright_of_one_size_and_opaque(tmp_path):
     assert image.frames.shape == (1, 48, 81, 3)
 
 
+@pytest.mark.parametrize("pixels", [np.full((8, 8), 0.5, np.float32), np.full((8, 8), 100, np.int32)], ids=["float", "int"])
+def test_pixels_of_32_bits_are_not_shown_as_black(tmp_path, pixels):
+    PIL.Image.fromarray(pixels).save(tmp_path / "a.tiff")
+    with pytest.raises(VideoError, match="pixels of 32 bits, which do not say") as caught:
+        visuals.decode(f"{(tmp_path / 'a.tiff').as_uri()}#image", FrameSpec())
+    assert caught.value.reason == "not_an_image"
+
+
 def test_hashes_of_frames_depend_on_bytes_order_rate_and_bounds(frames, tmp_path):
     def key(name: str) -> str:
         with visuals.opened(name) as local:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import re
+import string
 import unicodedata
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
@@ -112,35 +113,48 @@ MARKS = {"<video>": "\ufdd0", "<image>": "\ufdd1"}
 _MARK = re.compile(f"([{''.join(MARKS.values())}])")
 ONE_VIDEO = Context(videos=("",))  # of a prompt that is one video and one question
 
-_LABELLED = re.compile(r"[(\[]?([A-Za-z]|\d{1,2})\s*(?:[.):、\]]+\s*|\s+[-–]\s+)(?=\S)")
+# A digit that a digit follows ("1:30", "1.5", "1 - 0") is part of a text, and so is a letter of an abbreviation ("A.M.").
+_LABELLED = re.compile(
+    r"(?:\*\*|__)?(?:(?:[Oo]ption|[Cc]hoice|选项)\s*)?[(\[]?(?:([A-Za-z])(?!\.\w\.)|(\d{1,2})(?![.:]\d|\s+[-–]\s+\d))(?:\*\*|__)?\s*"
+    r"(?:[.):、\]]+(?:\*\*|__)?\s*|\s+[-–]\s+)(?=\S)"
+)
 _LABEL_ALONE = re.compile(r"[(\[]?([A-Za-z]|\d{1,2})[.):\]]*")
 
 
 def labelled(options: Sequence[str]) -> list[tuple[str, str]]:
-    """(label, text) of each option: the labels that all of them carry ("A. left", "(1) left"), else the letters from A on.
+    """(label, text) of each option: the labels that all carry ("A. left", "(1) left"), in any order, else the letters from A on.
 
-    An option that alone carries its letter loses it from its text.
+    An option that alone carries its letter loses it from its text, which is otherwise as it was written (2½, x²). More than 26 options
+    have numbers.
     """
-    plain = [unicodedata.normalize("NFKC", option).strip() for option in options]
-    letters = [chr(ord("A") + index) for index in range(len(plain))]
+    plain = [unicodedata.normalize("NFKC", option).strip("\ufeff\u200b \t\n\r") for option in options]
     found = [_LABELLED.match(option) for option in plain]
-    carried = [match[1].upper() if match else "" for match in found]
+    carried = [(match[1] or match[2]).upper() if match else "" for match in found]
     numbers = [str(index + 1) for index in range(len(plain))]
-    labels = numbers if carried == numbers else letters
+    letters = list(string.ascii_uppercase[: len(plain)]) if len(plain) <= len(string.ascii_uppercase) else numbers
+    own_labels = len(set(carried)) == len(plain) and len({label.isdigit() for label in carried}) == 1
+    dashed = any(match and re.search("[-–]", match[0]) for match in found)
+    labels = carried if "" not in carried and own_labels and (not dashed or carried in (numbers, letters)) else letters
     return [
-        (label, option[match.end() :] if match and own == label else option)
-        for label, own, match, option in zip(labels, carried, found, plain, strict=True)
+        (label, _without(match[0], option.strip()) if match and own == label else option.strip())
+        for label, own, match, option in zip(labels, carried, found, options, strict=True)
     ]
+
+
+def _without(label: str, option: str) -> str:
+    """An option without the label at its beginning, which is given in Unicode NFKC."""
+    ends = (end for end in range(1, len(option) + 1) if unicodedata.normalize("NFKC", option[:end]) == label)
+    return option[max(ends, default=0) :].lstrip()
 
 
 def lists_options(example: Example) -> bool:
     """Whether the question of a row names every option already; by label too, where the row's answer is a label."""
-    question = unicodedata.normalize("NFKC", example.question).casefold()
+    question = _folded(example.question)
     options = labelled(example.options)
     with_label = _answered_by_label(example)
     for label, text in sorted(options, key=lambda option: -len(option[1])):
-        shown = re.escape(" ".join(text.casefold().rstrip(" .").split())).replace(r"\ ", r"\s+")
-        before = rf"(?<!\w){label.casefold()}\s*[.):、\]-]+\s*" if with_label and label.casefold() != text.casefold() else ""
+        shown = re.escape(" ".join(_folded(text).rstrip(" .").split())).replace(r"\ ", r"\s+")
+        before = rf"(?<!\w){label.casefold()}\s*[.):、\]-]+\s*" if with_label and label.casefold() != _folded(text) else ""
         edges = ("(?<!\\w)", "(?!\\w)") if text.isascii() else ("", "")
         match = re.search(before + (edges[0] if not before else "") + shown + edges[1], question)
         if match is None:
@@ -161,17 +175,22 @@ def asked_question(example: Example, *, options_prompt: str = OPTIONS, options_s
     return substitute(options_prompt, question=example.question, options="\n".join(lines))
 
 
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
 def _answered_by_label(example: Example) -> bool:
     """Whether the ground truth is the label of an option, such as "B" or "(B)", and not an option's text."""
     match = _LABEL_ALONE.fullmatch(unicodedata.normalize("NFKC", example.answer).strip())
     options = labelled(example.options)
-    texts = {text.casefold() for _, text in options}
+    texts = {_folded(text) for _, text in options}
     return match is not None and match[1].upper() in [label for label, _ in options] and match[1].casefold() not in texts
 
 
 def fill(template: str, *, question: str, answer: str = "", previous: str = "", **more: str) -> str:
     """Fill in one of the policy's templates. The places of videos and images in the question become marks, which `chat` reads."""
-    return substitute(template, question=_marked(question), answer=answer, previous=previous, **more)
+    said = {name: _MARK.sub("", text) for name, text in {"answer": answer, "previous": previous, **more}.items()}
+    return substitute(template, question=_marked(question), **said)
 
 
 def _marked(text: str) -> str:

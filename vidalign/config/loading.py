@@ -6,6 +6,7 @@ contradiction is a `ConfigError` that names the key. Relative paths are relative
 
 from __future__ import annotations
 
+import copy
 import os
 import pathlib
 from collections.abc import Sequence
@@ -59,6 +60,7 @@ def parse_section(
     kind: type[SectionT], raw: dict[str, Any], overrides: Sequence[str] = (), *, source: str = "config"
 ) -> SectionT:
     """`parse_config` for a mapping that holds one section of the given kind instead of a whole run."""
+    raw = copy.deepcopy(raw)  # the caller's own stays as it is
     for override in overrides:
         _apply_override(raw, override)
     try:

@@ -38,6 +38,23 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+def _number(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    """An integer or a float, unless YAML 1.1 takes it for another than people do: 010 for 8 and 1:30 for 90."""
+    text = node.value.replace("_", "").lstrip("+-")
+    is_float = node.tag.endswith("float")
+    if re.fullmatch(r"0\d+", text) or ":" in text:
+        value = loader.construct_yaml_float(node) if is_float else loader.construct_yaml_int(node)
+        raise yaml.constructor.ConstructorError(
+            None,
+            None,
+            f"{node.value} is read as {value:g}; write that, or what is meant, in quotes if it is a text",
+            node.start_mark,
+        )
+    return loader.construct_yaml_float(node) if is_float else loader.construct_yaml_int(node)
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _number)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
 )

@@ -2,7 +2,7 @@
 
     row ─► kind ─► verdict   choice   the option that it names                    vidalign.data.choices
                              yes_no   yes or no, in words or as a statement       vidalign.data.polarity
-                             number   the number that it states                   vidalign.data.numbers
+                             number   the number that it states                   vidalign.data.stated
                              short    the answer's own words, or another word of the same kind (red, blue)
                              free     the answer's own words
 
@@ -15,13 +15,17 @@ from __future__ import annotations
 import collections
 import math
 import re
+import string
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias, get_args
 
 from vidalign.data.choices import chosen_option
 from vidalign.data.final_answer import answering_part
-from vidalign.data.numbers import find_numbers, prepared, stated_number
+from vidalign.data.numbers import find_numbers, prepared
+from vidalign.data.opposites import CLASSES
 from vidalign.data.polarity import asks_yes_or_no, leading_polarity, polarity
+from vidalign.data.stated import stated_number
 from vidalign.data.words import NEGATIONS, content_words, is_in_order, is_single_clause, normalise, stem, words
 from vidalign.types import Example
 
@@ -38,25 +42,7 @@ _COUNTING = re.compile(
     r"几|幾|多少|いくつ|何[個人回匹本枚]|몇|cuánt[oa]s?|\bcombien\b|\bwie (?:viele?|oft|lange)\b|\bquant[aeios]\b|\bhoeveel\b|сколько|"
     r"\bile\b|\bilu\b|\bkaç\b|\bberapa\b|كم"
 )
-_CLASSES = tuple(
-    frozenset(map(stem, names.split()))
-    for names in (
-        "red blue green yellow orange purple pink brown black white grey gray cyan magenta violet",
-        "left right up down",
-        "circle square triangle cross rectangle star ring oval diamond hexagon pentagon cube sphere cylinder cone",
-        "first second third fourth fifth last",
-        "indoor outdoor",
-        "open close",
-        "before after",
-        "day night morning evening",
-        "monday tuesday wednesday thursday friday saturday sunday",
-        "左 右 上 下",
-        "红 蓝 绿 黄 黑 白 紫",
-    )
-)
-_SWAPPABLE = tuple(
-    group for group in _CLASSES if not group & {"first", "before"}
-)  # of these, another order may say the same
+_SWAPPABLE = tuple(group for group in CLASSES if not group & {"first", "before"})  # of these, another order may say the same
 _SWAPPED = frozenset().union(*_SWAPPABLE)
 _CUE = re.compile(r"\banswer(?: is\b|\s*:)[\s:]*|答案(?:是|为|:)\s*|答えは\s*")
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|(?<=[。！？])|\n+")
@@ -65,6 +51,8 @@ _IN_BRACKETS = re.compile(r"^\s*[(\[{【〔「『]([^()\[\]{}【】〔〕「」�
 # Words that say no more than "is" where a place is asked for.
 _PLACED = tuple(map(stem, ("located", "placed", "situated", "positioned", "sitting", "standing", "lying", "found")))
 _SUBJECT = re.compile(r"\s*(?:the|this|that) (?:object|thing|item) (?:is|was)\b", re.IGNORECASE)  # says no more than "it is"
+_LISTED = re.compile(r"^\s*[(\[]?([A-Z])[.):、\]]+\s*(\S.*?)\s*$", re.MULTILINE)
+_LISTED_INLINE = re.compile(r"[(\[]([A-Z])[)\]]\s*([^()\[\]\n]*[^()\[\]\n\s,;.])")
 _CONNECTIVES = ("and", "then", "but", "while", "also")
 
 
@@ -72,7 +60,7 @@ def kind_of(example: Example) -> AnswerType:
     """The kind of answer that a question wants: the row's `answer_type`, or what its options, question and answer show."""
     if example.answer_type:
         return example.answer_type  # type: ignore[return-value]
-    if example.options:
+    if options_of(example):
         return "choice"
     question = prepared(example.question)
     if _COUNTING.search(question) and stated_number(example.answer, example.question) is not None:
@@ -85,11 +73,23 @@ def kind_of(example: Example) -> AnswerType:
     return "short" if size <= _SHORT and is_single_clause(example.answer) else "free"
 
 
+def options_of(example: Example) -> tuple[str, ...]:
+    """The options of a row: its own, or those that its question lists by letter from A on, where one of them is the answer."""
+    if example.options or example.answer_type not in ("", "choice"):
+        return example.options
+    for listed in (_LISTED, _LISTED_INLINE):
+        found = listed.findall(unicodedata.normalize("NFKC", example.question))
+        if len(found) > 1 and "".join(letter for letter, _ in found) == string.ascii_uppercase[: len(found)]:
+            options = tuple(f"{letter}. {text}" for letter, text in found)
+            return options if chosen_option(example.answer, options) is not None else ()
+    return ()
+
+
 def fits(example: Example) -> bool:
     """Whether the answer can be read as what the row's `answer_type` says it is."""
     match example.answer_type:
         case "choice":
-            return bool(example.options)
+            return bool(options_of(example))
         case "yes_no":
             return polarity(example.answer, example.question) is not None
         case "number":
@@ -122,10 +122,11 @@ def verdict(text: str, example: Example) -> bool | None:
     if not normalise(part):
         return False
     if kind == "choice":
-        right = chosen_option(example.answer, example.options)
+        options = options_of(example)
+        right = chosen_option(example.answer, options)
         if right is None:
             return True if normalise(part) == normalise(example.answer) else None
-        return chosen_option(text, example.options) == right or normalise(part) == normalise(example.answer)
+        return chosen_option(text, options) == right or normalise(part) == normalise(example.answer)
     if normalise(part) == normalise(example.answer):
         return not unfinished
     if kind == "yes_no":
@@ -160,7 +161,7 @@ def _by_words(part: str, example: Example) -> bool | None:
     wanted, named = set(answer) & alternatives, set(said) & alternatives
     if len(wanted) == 1 and named:
         return wanted == named if _restates(said, [*answer, *question]) else None
-    if any(_excludes(group, said, answer) for group in _CLASSES):
+    if any(_excludes(group, said, answer) for group in CLASSES):
         return False
     if said == answer:
         return True
@@ -258,4 +259,7 @@ def overlap_is_unclear(better: str, worse: str, example: Example) -> bool:
     """
     first, second = (content_words(answering_part(text)[0]) for text in (better, worse))
     short, long = sorted((first, second), key=len)
+    answer = content_words(example.answer)
+    if any(said != answer and sorted(said) == sorted(answer) for said in (first, second)):
+        return True  # the answer's words in another order: who does what to whom may be exchanged
     return is_in_order(short, long) or 2 * len(short) < len(long)

@@ -12,19 +12,16 @@ import re
 from collections.abc import Sequence
 
 from vidalign import prompts
+from vidalign.data.denials import AFTER, ELIMINATES, NOT, NOUN, RULED_OUT, RULED_OUT_AFTER, WRONG
 from vidalign.data.final_answer import answering_part
 from vidalign.data.numbers import find_numbers, prepared
 from vidalign.data.words import NEGATIONS, SPACELESS, content_words, is_in_order, normalise
 
 _OPEN, _CLOSE = r"[(\[{<\"'“‘«【〔「『]*", r"[)\]}>\"'”’»】〕」』]*"
-_WORD_AFTER = r"\s+(?!(?:but|or|and|nor|because|since|as|is|was|with)\b)[^\W\d_]"
-_LETTER = rf"(?:[b-hj-z]|[ai](?!{_WORD_AFTER}))"  # "a" and "i" before a word are words
-_NOUN = r"(?:(?:necessarily|the|answer|option|choice|letter|选项)\s*)*"
-_NOT = (
-    r"(?:\b(?:not|never|neither|nor|except|instead of|rather than|other than|(?:anything|everything|all) but|no longer|without|"
-    r"(?:cannot|can not|can't|could not|couldn't) (?:possibly )?be|"
-    r"(?:rules?|ruled|ruling) out|eliminat(?:e|es|ed|ing)|exclud(?:e|es|ed|ing)|reject(?:s|ed)?)|n't|不是|不选|并非|非|排除|不)"
+_WORD_AFTER = (
+    r"\s+(?!(?:but|or|and|nor|because|since|as|is|was|with|over|vs|versus|beats|than|seems|looks|appears|matches)\b)[^\W\d_]"
 )
+_LETTER = rf"(?:[b-hj-z]|[ai](?!{_WORD_AFTER}))"  # "a" and "i" before a word are words
 _JOINED = r"(?:\s*(?:,?\s*(?:or|nor)\b|/)\s*"
 _ENDS = r"(?![a-z0-9]|'[a-z])"
 _CUE = re.compile(
@@ -32,21 +29,18 @@ _CUE = re.compile(
     r"(?:\s+(?:to (?:the|this) question|here))?\s*"
     r"(?:\b(?:is|(?:would|should|must|will|could only) be|(?:has|seems|appears) to be|es|est|ist|è|é)\b|[:=]|->|→|-)+\s*"
     r"(?:(?:therefore|thus|clearly|probably|likely|most likely|definitely|actually|simply|that|option|choice|letter)\b\s*)*:?\s*"
-    r"|(?:正确)?(?:答案|选项|答え|正解|回答|답|정답)\s*(?:应该)?(?:是|为|選|选|は|은|는|:)*\s*|选择?\s*(?=[a-z(\[])"
+    r"|(?:正确)?(?:答案|选项|答え|正解|回答|답|정답)\s*(?:应该|应当|应)?(?:是|为|選|选|は|은|는|:)*\s*|选择?\s*(?=[a-z(\[])"
 )
 _WEAK_CUE = re.compile(
     r"\b(?:option|choice|letter|choose|chose|pick|select|go with|going with|went with|it's|that's|must be|should be|would be|so|"
-    r"therefore|thus|hence|(?:it|this|that|which) (?:is|must be|should be|would be))\b[,:]?\s*(?:(?:option|choice|letter) )?"
+    r"therefore|thus|hence|but|(?:it|this|that|which) (?:is|must be|should be|would be))\b[,:]?\s*(?:(?:option|choice|letter) )?"
     r"|(?:应该|应|而|就)?是(?=\s*[(\[【]?[a-z](?![a-z]))"
 )
 _HEDGE = re.compile(
-    rf"\s*(?:or|and|/|,|&|\+|或|和)\s*(?:option\s+)?{_OPEN}[a-z]{_CLOSE}(?:\s*$|\s*[.,;:!)\n]|\s+(?:or|and)\b)"
+    rf"\s*(?:or|and|/|[,;<>]|&|\||\+|或|和)\s*(?:(?:else|maybe|perhaps|possibly|probably|also|even|or|and)\s+)*(?:option\s+)?{_OPEN}[a-z]{_CLOSE}(?:\s*$|\s*[.,;:!)\n]|\s+(?:or|and)\b)"
 )
 _SEPARATOR = re.compile(r"\s*[.:,;!、。．=)\]-]+|\s*\n|\s+[-–—]\s")
-_RULED_OUT = re.compile(
-    r"(?:\bnot|n't|\bnever|\bno|\bneither|\bnor|rather than|instead of|\bwithout|\bfrom|不|没|沒|非|不是|没有|并非)\s*"
-    r"(?:(?:really|actually|moving|move|moves|going|go|goes|to|towards|the|an?|be|being|any|in|on|at|向|往|朝|在)\s*)*$"
-)
+_RULED_OUT, _RULED_OUT_AFTER = re.compile(RULED_OUT), re.compile(RULED_OUT_AFTER)
 _NO_ARTICLE = re.compile(r"(?:left|right|up|down|yes|no|true|false|red|blue|green|yellow|black|white|\d+)\b(?!\s)")
 _RIGHT = ("yes", "true", "correct", "right", "✓", "✔", "✅")
 _JUDGED_LINE = re.compile(
@@ -54,9 +48,14 @@ _JUDGED_LINE = re.compile(
     r"(?<!\w)(yes|true|correct|right|no|false|incorrect|wrong|✓|✔|✅|✗|✘|❌)[\s.!\ufe0f]*$",
     re.MULTILINE,
 )
+_JUDGED_BRIEFLY = re.compile(
+    r"(?<!\w)[(\[]?([a-z]|\d{1,2})[)\].:]*\s*[:=-]?\s*(yes|true|correct|right|no|false|incorrect|wrong|✓|✔|✅|✗|✘|❌)(?!\w)"
+)
 _JUDGED_OPTION = re.compile(
     r"\b(?:option|choice)\s+[(\[]?([a-z]|\d{1,2})[)\]]?\s*(?::|is|-)\s*(yes|true|correct|right|no|false|incorrect|wrong)\b"
 )
+_LATIN = str.maketrans("АВСЕНІавсеіΑΒΕΗΙ", "ABCEHIabceiABEHI")  # Cyrillic and Greek letters that look as Latin ones do
+_LOOKALIKE = re.compile(r"(?<!\w)[АВСЕНІавсеіΑΒΕΗΙ](?=\s*(?:[)\].:\]】»\"'*}]|$))")
 _HANGUL = re.compile(r"[가-힣]")  # endings follow a word without a space
 CONFLICT = -1  # what names more than one option, or none that exists
 
@@ -82,6 +81,8 @@ def chosen_option(reply: str, options: Sequence[str]) -> int | None:
     """Index of the one option that a reply names; None where it names none, or no single one."""
     listed = Options.read(options)
     part, unfinished = answering_part(reply)
+    if not any(_LOOKALIKE.match(text) for text in listed.texts):
+        part = _LOOKALIKE.sub(lambda match: match[0].translate(_LATIN), part)
     exact = _by_text_alone(part, listed)
     if exact is not None and not unfinished:
         return exact
@@ -89,6 +90,9 @@ def chosen_option(reply: str, options: Sequence[str]) -> int | None:
     if verdicts is not None:
         return None if verdicts == CONFLICT else verdicts
     text = _without_ruled_out(prepared(part), listed)
+    several = re.fullmatch(r"[a-z](?:[\s,;/&+]+[a-z])+[.!]?", text.strip()) if "\n" not in text.strip() else None
+    if several and len(set(re.findall("[a-z]", text))) > 1:
+        return None
     stated = _last_statement(text, listed)
     if stated is None and not unfinished:
         stated = _by_lines(text, listed)
@@ -113,7 +117,8 @@ def _by_verdicts(text: str, listed: Options) -> int | None:
     called = {match[1]: match[2] in _RIGHT for match in _JUDGED_OPTION.finditer(text)}
     if len(called) > 1 and sum(called.values()) == 1:
         return listed.index(next(label for label, right in called.items() if right))
-    said = {match[1]: match[2] in _RIGHT for match in _JUDGED_LINE.finditer(text)}
+    lines, words = ({m[1]: m[2] in _RIGHT for m in judged.finditer(text)} for judged in (_JUDGED_LINE, _JUDGED_BRIEFLY))
+    said = lines if set(lines) == set(listed.labels) else words
     if len(listed.labels) < 2 or set(said) != set(listed.labels) or {"yes", "true"} & set(listed.texts):
         return None
     right = [label for label in listed.labels if said[label]]
@@ -122,22 +127,29 @@ def _by_verdicts(text: str, listed: Options) -> int | None:
 
 def _label(listed: Options) -> str:
     """Pattern of one label, in lower case."""
-    return r"\d{1,2}" if listed.labels and listed.labels[0] == "1" else _LETTER
+    return r"\d{1,2}" if listed.labels and listed.labels[0].isdigit() else _LETTER
 
 
 def _without_ruled_out(text: str, listed: Options) -> str:
     """The text without "not B", "B is wrong" and the like."""
     label = _label(listed)
     named = rf"{_OPEN}{label}{_ENDS}{_CLOSE}"
+    own = "|".join(rf"{name}{_ENDS}{_CLOSE}[.:]?\s+{re.escape(text)}(?!\w)" for name, text in _pairs(listed))
     text = re.sub(rf"{named}\s*\?\s*no\b[,.:;]?", " ", text)
-    text = re.sub(rf"{_NOT}\s*{_NOUN}{named}{_JOINED}{_NOUN}{named})*", " ", text)
-    wrong = (
-        r"(?:(?:is|was|are|(?:would|can|could|must|should) be|seems|looks)\s+(?:(?:clearly|definitely|also|all|both) )?"
-        r"(?:wrong|incorrect|false|impossible|ruled out|eliminated|excluded|not\b)|"
-        r"(?:isn't|can't|cannot|doesn't|does not|don't|do not)\b|(?:是)?(?:错误|不对|不正确))"
+    text = re.sub(rf"{NOT}\s*{NOUN}{_OPEN}(?:{own})", " ", text) if own else text
+    for name, words in _pairs(listed):
+        text = re.sub(rf"{NOT}\s*{NOUN}{re.escape(words)}\s*[(\[]{name}[)\]]", " ", text)
+    text = re.sub(
+        rf"{ELIMINATES}\s*{NOUN}{named}(?:\s*,\s*{named})*(?:\s*,?\s*and\s+{named}|(?=\s*(?:→|->|[.;:\n])))", " ", text
     )
+    text = re.sub(rf"{NOT}\s*{NOUN}{named}{_JOINED}{NOUN}{named})*", " ", text)
     several = rf"(?:{named}\s*(?:,|and|or|,\s*and|和)\s*)*"
-    return re.sub(rf"(?<![\w'])(?:options?\s+)?{several}{named}\s*{wrong}[^.;,\n]*", " ", text)
+    text = re.sub(rf"(?<![\w'])(?:options?\s+)?{several}{named}{AFTER}", " ", text)
+    return re.sub(rf"(?<![\w'])(?:options?\s+)?{several}{named}\s*{WRONG}[^.;,\n]*", " ", text)
+
+
+def _pairs(listed: Options) -> list[tuple[str, str]]:
+    return [(label, text) for label, text in zip(listed.labels, listed.texts, strict=True) if text and text != label]
 
 
 def _last_statement(text: str, listed: Options) -> int | None:
@@ -215,7 +227,7 @@ def _by_mention(text: str, listed: Options) -> int | None:
     if len(labels) == 1 and (not named or labels <= named or len(named) > 1):
         return labels.pop()
     if not labels and not named:
-        named = _inflected(text, listed)
+        named = _inflected(text, listed) or _in_part(text, listed)
     return named.pop() if len(named) == 1 and not labels else None
 
 
@@ -223,33 +235,55 @@ def _inflected(text: str, listed: Options) -> set[int]:
     """Indices of the options whose words a text says in order in any inflection ("closing" for "closes"), without denying anything."""
     said = content_words(text)
     found: dict[int, list[str]] = {}
+    denied = named_options(text, listed, denied=True)
     for index, option in enumerate(listed.texts):
         words = content_words(option)
-        if words and is_in_order(words, said) and set(said) & NEGATIONS <= set(words):
+        if index not in denied and words and is_in_order(words, said) and set(said) & NEGATIONS <= set(words):
             found[index] = words
     return {index for index, words in found.items() if not any(set(words) < set(other) for other in found.values())}
 
 
-def named_options(text: str, listed: Options) -> set[int]:
-    """Indices of the options whose texts occur in a text as whole words and are not ruled out; the longest text first."""
+def _in_part(text: str, listed: Options) -> set[int]:
+    """Indices of the options of which a text says at least half the words and nothing else; or that begin with its yes or no."""
+    if normalise(text) in ("yes", "no"):
+        return {index for index, option in enumerate(listed.texts) if re.match(rf"{normalise(text)}\b", option)}
+    said, denied = content_words(text), named_options(text, listed, denied=True)
+    found = set()
+    for index, option in enumerate(listed.texts):
+        words = content_words(option)
+        if said and index not in denied and is_in_order(said, words) and set(said) & NEGATIONS == set(words) & NEGATIONS:
+            found.add(index if 2 * len(said) >= len(words) else CONFLICT)
+    return found if CONFLICT not in found else set()
+
+
+def named_options(text: str, listed: Options, *, denied: bool = False) -> set[int]:
+    """Indices of the options whose texts occur in a text as whole words and are not ruled out (`denied`: are); the longest first."""
     text = _digits(text)
-    found: set[int] = set()
+    mentions: list[tuple[int, re.Match[str]]] = []
     for index, option in sorted(enumerate(listed.texts), key=lambda item: -len(item[1])):
         bare = re.sub(r"^(?:an?|the)\s+(?=\S)", "", _digits(option)) or option
         if not bare or (len(bare) == 1 and bare.isascii() and bare.isalpha()):
             continue
         starts = "" if SPACELESS.match(bare) else r"(?<![^\W_])(?<!\d[.,])"
         ends = "" if SPACELESS.match(bare[-1]) or _HANGUL.match(bare[-1]) else r"(?![^\W_])(?![.,]\d)"
-        pattern = re.compile(starts + r"\s+".join(map(re.escape, bare.split())) + ends)
-        if any(not _RULED_OUT.search(text[: match.start()]) for match in pattern.finditer(text)):
-            found.add(index)
+        pattern = re.compile(starts + r"\s+(?:(?:an?|the)\s+)?".join(map(re.escape, bare.split())) + ends)
+        mentions += [(index, match) for match in pattern.finditer(text)]
         text = pattern.sub(lambda match: "\0" * len(match[0]), text)
-    return found
+    said = {index for index, match in mentions if not _is_ruled_out(text, match)}
+    return {index for index, _ in mentions} - said if denied else said
+
+
+def _is_ruled_out(text: str, match: re.Match[str]) -> bool:
+    before = _RULED_OUT.search(text[: match.start()])
+    if before and before[0].startswith("from") and re.search(r"\bto\b", match[0]):
+        before = None  # "from left to right" of the option "left to right"
+    return bool(before or _RULED_OUT_AFTER.match(text, match.end()))
 
 
 def _digits(text: str) -> str:
-    """A text with its number words as digits, so that "three" is found as 3."""
-    text = prepared(text)
+    """A text with its number words as digits, so that "three" is found as 3, and one spelling of percent and counter-clockwise."""
+    text = re.sub(r"\b(counter|anti|non|semi)-(?=[a-z])", r"\1", prepared(text))
+    text = re.sub(r"(?<=[\w])\s*(?:%|\bper ?cent\b)", " percent", text)
     for number in reversed(find_numbers(text)):
         spelled = text[number.start : number.end]
         if not number.weak and spelled.isascii() and spelled[:1].isalpha() and number.value == int(number.value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -9,12 +10,18 @@ import pydantic_core
 
 from vidalign.video.naming import local_path, mistyped
 
+_RESERVED = re.compile("[\ufdd0-\ufdef]")
+
 
 def _encodable(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise pydantic_core.PydanticCustomError("surrogate", "holds half of a character (an unpaired surrogate)") from error
+    if _RESERVED.search(text):
+        raise pydantic_core.PydanticCustomError(
+            "reserved", "holds a character that Unicode reserves for programs (U+FDD0 to U+FDEF)"
+        )
     return text
 
 

@@ -7,6 +7,8 @@ import json
 import re
 import unicodedata
 
+from vidalign.data.words import apart
+
 _REASONING = r"(?:think|thinking|thought|reasoning|reflection|analysis|scratchpad)"
 _CLOSED = re.compile(rf"<({_REASONING})>.*?</\1>", re.DOTALL | re.IGNORECASE)
 _OPENING = re.compile(rf"<{_REASONING}>", re.IGNORECASE)
@@ -25,13 +27,16 @@ _MEMBER = re.compile(
     r"(?:\"((?:[^\"\\]|\\.)*)\"|'((?:[^'\\]|\\.)*)'|([^\s,\"'{}\[\]]+))",
     re.IGNORECASE,
 )
+_CIRCLED = {start + index: chr(ord("A") + index) for start in (0x1F150, 0x1F170) for index in range(26)}  # negative 🅑, 🅱
 _HEAD, _TAIL = 1000, 2000  # characters of a long reply in which an answer is looked for
 
 
 def answering_part(text: str) -> tuple[str, bool]:
     """(the part that answers, in Unicode NFKC; whether it is reasoning that was never closed, where only an explicit
     "the answer is …" counts)."""
-    text = unicodedata.normalize("NFKC", text).replace("◁", "<").replace("▷", ">").replace("’", "'")
+    text = (
+        unicodedata.normalize("NFKC", apart(text).translate(_CIRCLED)).replace("◁", "<").replace("▷", ">").replace("’", "'")
+    )
     text = text.replace("<|begin_of_box|>", r"\boxed{").replace("<|end_of_box|>", "}")
     text = re.split(r"<\|channel\|>\s*final\s*<\|message\|>", text)[-1]
     text, unfinished = without_reasoning(text)
@@ -93,7 +98,9 @@ def _last_box(text: str) -> str | None:
 def _plain(text: str) -> str:
     """Without markup: markdown, LaTeX's signs of mathematics, special tokens; what is struck through goes as well."""
     text = re.sub(r"~~[^~]*~~", " ", _STYLED.sub(r"\2", _SPECIAL.sub(" ", text)))
-    text = re.sub(r"\$|\\[()\[\]]|\\[,;!]", "", text)
-    text = re.sub(r"^[ \t]*(?:#{1,6}|>|[-*+•])[ \t]+", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\$\$|\\[()\[\]]|\\[,;!]", "", re.sub(r"\$(?=\S)([^$\n]*?\S)\$(?!\d)", r"\1", text))
+    text = re.sub(r"\\[dt]?frac\s*(?:\{([^{}]+)\}\s*\{([^{}]+)\}|(\d)(\d))", r"\1\3/\2\4", text)
+    text = re.sub(r"\$(?!\d)", "", text)
     text = re.sub(r"\*+|`+|__+|(?<!\w)_(?=\w)|(?<=\w)_(?!\w)", "", text)
+    text = re.sub(r"^[ \t]*(?:(?:#{1,6}|>|[-*+•])[ \t]+)+", "", text, flags=re.MULTILINE)
     return text.strip()

@@ -1,6 +1,7 @@
 """Videos that two splits of a data set share: what is tested must not be trained on.
 
-A video is the same under another relative path, as a link, as a file: uri, or as a copy with the same bytes.
+A video is the same under another relative path, as a link, as a file: uri, or as a copy with the same bytes. Frames in a folder or a
+list are shared if a single one of them is, by its path, or if all of them are, as copies.
 """
 
 from __future__ import annotations
@@ -83,14 +84,16 @@ def find_leaks(splits: Sequence[Mapping[str, str]], *, digest: Callable[[str], s
         digest: gives equal strings for the paths of files with equal content.
     """
     digest = functools.cache(digest)
-    alike = _of_equal_size(splits)
+    alike, frames = _of_equal_size(splits), _frames_of(splits)
     first: dict[str, tuple[int, str, str]] = {}
     leaks = []
     for number, videos in enumerate(splits):
         for video, where in videos.items():
-            key = digest(video) if video in alike else video
-            other_split, other, other_where = first.setdefault(key, (number, video, where))
-            if other_split != number:
+            keys = [digest(video)] if video in alike else [video, *frames.get(video, [])]
+            found = [first.setdefault(key, (number, video, where)) for key in keys]
+            earlier = next((place for place in found if place[0] != number), None)
+            if earlier is not None:
+                other_split, other, other_where = earlier
                 leaks.append(
                     Leak(
                         split=number,
@@ -102,6 +105,28 @@ def find_leaks(splits: Sequence[Mapping[str, str]], *, digest: Callable[[str], s
                     )
                 )
     return leaks
+
+
+def _frames_of(splits: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
+    """Of each list or local folder of frames: its frames' real paths, and their joint hash if another split has as many bytes."""
+    found = {video: paths for videos in splits for video in videos if (paths := _paths(video))}
+    weights = {video: (len(paths), sum(map(_size, paths))) for video, paths in found.items()}
+    numbers: dict[tuple[int, int], set[int]] = collections.defaultdict(set)
+    for number, videos in enumerate(splits):
+        for video in videos.keys() & weights.keys():
+            numbers[weights[video]].add(number)
+    for video, paths in found.items():
+        if len(numbers[weights[video]]) > 1 and all(map(_size, paths)):
+            paths.append(hashlib.sha256("".join(map(content_hash, paths)).encode()).hexdigest())
+    return found
+
+
+def _paths(video: str) -> list[str]:
+    if video.startswith(naming.LISTED):
+        return list(json.loads(video.removeprefix(naming.LISTED)))
+    if "://" not in video and os.path.isdir(video):
+        return [os.path.realpath(path) for path in naming.images_in(video)]
+    return []
 
 
 def _of_equal_size(splits: Sequence[Mapping[str, str]]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Numbers in a text: digits, words (English and Chinese), percent, thousands separators, and the unit after them."""
+"""Numbers in a text: digits, words (English and Chinese), percent, fractions, thousands separators, and the unit after them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import math
 import re
 import unicodedata
 
-from vidalign.data.number_words import foreign_number
-from vidalign.data.words import SPACELESS_RANGES, content_words, vocabulary
+from vidalign.data.number_words import FRACTION, ZERO, fraction
+from vidalign.data.words import SPACELESS_RANGES, apart, vocabulary
 
 _ONES = {
     word: value
@@ -34,52 +34,66 @@ _WEAK = {
     "single": 1,
     "couple": 2,
     "pair": 2,
+    "duo": 2,
+    "both": 2,
+    "trio": 3,
+    "half": 0.5,
 }  # only where nothing else is a number
 _CHINESE = {character: value for value, character in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2, "兩": 2}
 _CHINESE_SCALES = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "萬": 10**4}
-_UNITS = {
+UNITS = {
     **dict.fromkeys(vocabulary("s sec secs second seconds 秒"), ("time", 1.0)),
     **dict.fromkeys(vocabulary("ms millisecond milliseconds"), ("time", 1e-3)),
     **dict.fromkeys(vocabulary("min mins minute minutes 分钟"), ("time", 60.0)),
     **dict.fromkeys(vocabulary("h hr hrs hour hours 小时"), ("time", 3600.0)),
+    **dict.fromkeys(vocabulary("day days 天"), ("time", 86400.0)),
+    **dict.fromkeys(vocabulary("week weeks 周"), ("time", 7 * 86400.0)),
+    **dict.fromkeys(vocabulary("fps hz"), ("rate", 1.0)),
     **dict.fromkeys(vocabulary("mm millimetre millimetres millimeter millimeters"), ("length", 1e-3)),
     **dict.fromkeys(vocabulary("cm centimetre centimetres centimeter centimeters 厘米"), ("length", 1e-2)),
     **dict.fromkeys(vocabulary("m metre metres meter meters 米"), ("length", 1.0)),
-    **dict.fromkeys(vocabulary("km kilometre kilometres kilometer kilometers 公里"), ("length", 1e3)),
+    **dict.fromkeys(vocabulary("km kilometre kilometres kilometer kilometers 公里 kmh kph"), ("length", 1e3)),
+    **dict.fromkeys(vocabulary("mi mile miles mph"), ("length", 1609.344)),  # a speed is one "a", as in km/h
+    **dict.fromkeys(vocabulary("ft foot feet"), ("length", 0.3048)),
+    **dict.fromkeys(vocabulary("inch inches"), ("length", 0.0254)),
     **dict.fromkeys(vocabulary("g gram grams 克"), ("weight", 1.0)),
     **dict.fromkeys(vocabulary("kg kilogram kilograms kilo kilos 公斤"), ("weight", 1e3)),
     **dict.fromkeys(vocabulary("% percent 百分之"), ("percent", 1.0)),
 }
 
 _DIGITS = (
-    rf"(?<![^\W{SPACELESS_RANGES}가-힣])(?<![.,:/])[-+−]?"
-    r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?:'\d{3})+|\d{1,30})(?:\.\d{1,30})?(?:e[-+]?\d{1,2})?"
-    r"(?:\s*[/⁄]\s*\d{1,9})?"
+    rf"(?<![^\W{SPACELESS_RANGES}가-힣])(?<!\d[.,:/])(?<![.,/^])[-+−]?"
+    r"(?:\d{1,3}(?:\.\d{3})+,\d{1,2}|\d{1,3}(?:\.\d{3}){2,}|\d{1,3}(?: \d{3}){1,}(?!\d)|"  # as much of Europe writes them
+    r"\d{1,30},\d{1,2}(?![\d,])|"
+    r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?:'\d{3})+|\d{1,30})(?:\.\d{1,30})?(?:e[-+]?\d{1,2})?|\.\d{1,30})"
+    r"(?:\s*[/⁄]\s*\d{1,9}|\s\d{1,3}[/⁄]\d{1,3})?"
 )
-_NOT_AFTER = r"(?!\d|[.:,/]\d|(?:st|nd|rd|th|d)\b)"
+_NOT_AFTER = r"(?!\d|[.:,/^]\d|(?:st|nd|rd|th|-?d)\b)"
 _NAMES = "|".join([*_ONES, *_TENS, *_SCALES])
 _SPELLED = (
     r"\b(?:an?\s+(?=(?:hundred|thousand|million|billion|dozen)\b)|half an?\s+(?=dozen\b))?"
     rf"(?:{_NAMES})(?:(?:[\s-]+|\s+and\s+)(?:{_NAMES}))*\b"
 )
 _NUMBER = re.compile(
-    rf"(?P<digits>{_DIGITS}){_NOT_AFTER}(?:\s*(?P<scale>(?:hundred|thousand|million|billion|dozen|k)\b))?"
-    rf"|(?P<spelled>{_SPELLED})|\b(?P<times>{'|'.join(_TIMES)})\b|\b(?P<weak>{'|'.join(_WEAK)})\b"
-    rf"|(?P<chinese>[{''.join(_CHINESE)}{''.join(_CHINESE_SCALES)}]+)"
+    rf"(?P<fraction>{FRACTION})|(?P<digits>{_DIGITS}){_NOT_AFTER}(?:\s*(?P<scale>(?:hundred|thousand|million|billion|dozen|k)\b))?"
+    rf"|(?P<zero>{ZERO})|(?P<spelled>{_SPELLED})|\b(?P<times>{'|'.join(_TIMES)})\b|\b(?P<weak>{'|'.join(_WEAK)})\b(?!\s+(?:idea|clue|doubt)\b)"
+    rf"|(?P<chinese>(?!零下)[{''.join(_CHINESE)}{''.join(_CHINESE_SCALES)}]+)"
 )
 _AFTER = re.compile(r"\s*(?P<half>and a half\b)?\s*-?\s*(?P<unit>%|[^\W\d_]+)?")
+_AFTER_PART = re.compile(r"\s*(?P<half>(?!))?(?:(?:of )?an? )?(?P<unit>%|[^\W\d_]+)?")  # half an hour
 _HEDGED = re.compile(
     r"(?:\b(?:more than|over|less than|under|fewer than|at least|at most|up to|above|below|between|not|never|rather than|"
-    r"instead of|or)|n't|超过|至少|至多|不到|不是)\s*(?:(?:just|only|really|about|exactly|a total of|be|see|have) )?$"
+    r"instead of|or|half(?: of)?|más de|menos de|plus de|moins de|mehr als|weniger als|nicht|pas|не|"
+    r"более|больше|менее|меньше)|n't|"
+    r"[≤≥≦≧]|超过|至少|至多|不到|不是|少于|多于|不足)\s*(?:(?:just|only|really|about|exactly|a total of|be|see|have) )?$"
 )
 _RANGE = re.compile(r"\s*(?:[-–—~～]|\bto\b|\bor\b|或|到)\s*")
-_CUE = re.compile(
-    r"\b(?:answer|count|result|total|sum)\b(?:\s+(?:is|are|was|of|number|count|be|would))*\s*[:=]?\s*(?:is\s+)?"
-    r"|答案\s*(?:是|为|:)?\s*|=\s*|总共有?|一共有?|共有?"
+_COMPARED = re.compile(r"(?:^|[\s:=(])[<>]$")  # with a space after it, ">" is a quotation's
+_BELOW = re.compile(r"\s*(?:degrees?\s*|°\s?c?\s*)?below (?:zero|freezing)\b")
+_BOUNDED_AFTER = re.compile(
+    r"(?:\s+[^\W\d]+)?\s+(?:at (?:most|least|minimum)|or (?:more|less|fewer))\b|\+(?!\s*\d)|[^\W\d_]?(?:以上|以下)"
 )
-_BOUNDED_AFTER = re.compile(r"(?:\s+[^\W\d]+)?\s+(?:at (?:most|least|minimum)|or (?:more|less|fewer))\b|以上|以下")
-_ENDS_STATEMENT = re.compile(r"[^\w\s,]*\s*(?:\n|$|[.:!)]|,?\s*(?:since|because|as|for)\b)")
-_TOTAL_AFTER = re.compile(r"^(?:\s+[^\W\d]+){0,3}\s+(?:in total|in all|altogether|total)\b")
+_MINUS = re.compile(r"(?:\b(?:minus|negative)\s+|零下|负|負)$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +109,7 @@ class Number:
 
     def equals(self, other: Number) -> bool:
         """Whether the two are one quantity: in units of one dimension they are converted; a missing unit fits any."""
-        mine, theirs = _UNITS.get(self.unit), _UNITS.get(other.unit)
+        mine, theirs = UNITS.get(self.unit), UNITS.get(other.unit)
         if mine and theirs:
             return mine[0] == theirs[0] and math.isclose(self.value * mine[1], other.value * theirs[1], rel_tol=1e-9)
         scale = 100 if "percent" in {unit[0] for unit in (mine, theirs) if unit} else 1  # 50 % is 0.5, and is 50
@@ -106,13 +120,14 @@ class Number:
 
     @property
     def has_unit(self) -> bool:
-        return self.unit in _UNITS
+        return self.unit in UNITS
 
 
 def prepared(text: str) -> str:
     """A text as numbers are looked for in it: NFKC, lower case, no spaces as thousands separators."""
     text = re.sub(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))", "", text)
-    return unicodedata.normalize("NFKC", text).lower().replace("−", "-").replace("’", "'")
+    text = unicodedata.normalize("NFKC", apart(text)).lower().replace("−", "-").replace("’", "'")
+    return re.sub(r"(?:(?<=^)|(?<=[^\W\d]\s)|(?<=[:=(]))\s*[–—](?=\d)", "-", text)
 
 
 def find_numbers(text: str) -> list[Number]:
@@ -120,11 +135,13 @@ def find_numbers(text: str) -> list[Number]:
     found: list[Number] = []
     for match in _NUMBER.finditer(text):
         value = _value(match)
-        if value is None:
+        if value is None or (found and match.start() < found[-1].end):
             continue
-        after = _AFTER.match(text, match.end())
+        after = (_AFTER_PART if match["fraction"] or match["weak"] == "half" else _AFTER).match(text, match.end())
         assert after is not None, "everything in it is optional"
         unit = after["unit"] or ""
+        if _MINUS.search(text[: match.start()]) or _BELOW.match(text, match.end()):
+            value = -value
         if match["chinese"] and not unit and text[match.end() : match.end() + 1].isalpha():
             unit = text[match.end()]
         before = text[: match.start()]
@@ -133,9 +150,13 @@ def find_numbers(text: str) -> list[Number]:
                 value + 0.5 * bool(after["half"]),
                 _first_unit(unit),
                 match.start(),
-                match.end(),
-                weak=bool(match["weak"]) or match[0] in ("one", "一"),
-                hedged=bool(_HEDGED.search(before) or _BOUNDED_AFTER.match(text, match.end())),
+                after.end("half") if after["half"] else match.end(),
+                weak=bool(match["weak"] or match["zero"]) or match[0] in ("one", "一"),
+                hedged=bool(
+                    _HEDGED.search(before)
+                    or (_COMPARED.search(before) and not text.startswith(("<", ">"), match.end()))
+                    or _BOUNDED_AFTER.match(text, match.end())
+                ),
             )
         )
     return [
@@ -152,17 +173,19 @@ def _in_range(text: str, found: list[Number], index: int) -> bool:
 
 def _first_unit(text: str) -> str:
     for length in range(len(text), 0, -1):
-        if text[:length] in _UNITS and (length == len(text) or not text.isascii()):
+        if text[:length] in UNITS and (length == len(text) or not text.isascii()):
             return text[:length]
     return text
 
 
 def _value(match: re.Match[str]) -> float | None:
+    if match["fraction"]:
+        return fraction(match["fraction"])
+    if match["zero"]:
+        return 0
     if match["digits"]:
-        digits, _, divisor = re.sub(r"[\s,']", "", match["digits"]).replace("⁄", "/").partition("/")
-        if divisor and not int(divisor):
-            return None
-        return float(digits) / (int(divisor) if divisor else 1) * _SCALES.get(match["scale"] or "", 1)
+        value = _written(match["digits"])
+        return None if value is None else value * _SCALES.get(match["scale"] or "", 1)
     if match["times"]:
         return _TIMES[match["times"]]
     if match["weak"]:
@@ -170,6 +193,22 @@ def _value(match: re.Match[str]) -> float | None:
     if match["chinese"]:
         return _chinese(match["chinese"])
     return _spelled(match["spelled"])
+
+
+def _written(text: str) -> float | None:
+    """The value of a number in digits: thousands in commas, apostrophes, spaces or points, decimals after a point or a comma."""
+    whole, mixed, rest = text.partition(" ") if re.fullmatch(r"\S+\s\d+[/⁄]\d+", text) else ("", "", text)
+    digits, _, divisor = re.sub(r"[\s']", "", rest).replace("⁄", "/").partition("/")
+    if divisor and not int(divisor):
+        return None
+    if re.fullmatch(r"\D?\d{1,3}(?:\.\d{3})+,\d{1,2}|\D?\d{1,3}(?:\.\d{3}){2,}", digits):
+        digits = digits.replace(".", "")
+    digits = digits.replace(",", "." if re.fullmatch(r"\D?\d+,\d{1,2}", digits) else "")
+    value = float(digits) / (int(divisor) if divisor else 1)
+    if not mixed:
+        return value
+    before = _written(whole)
+    return None if before is None else before + math.copysign(value, before)
 
 
 def _spelled(text: str) -> float | None:
@@ -202,55 +241,3 @@ def _chinese(text: str) -> float | None:
         else:
             part, digit = part + max(digit, 1) * scale, 0
     return float(total + part + digit) if total < _LARGEST else None
-
-
-def stated_number(text: str, question: str = "") -> Number | None:
-    """The one number that a text states in answer to a question; None where it states none, or several of equal weight.
-
-    In this order: after a last "the answer is", the only one, a total, the one whose noun is in the question, one that stands alone
-    in front. A number that is only bounded, ruled out or part of a range ("at least 3", "not 3", "2 or 3") is not stated.
-    """
-    text = prepared(text)
-    every = find_numbers(text)
-    if not every and (foreign := foreign_number(text)) is not None:
-        value, start, end = foreign
-        return Number(float(value), "", start, end)
-    strong = [number for number in every if not number.weak]
-    usable = [number for number in every if not number.hedged]
-    for cue in reversed(list(_CUE.finditer(text))):
-        after = [number for number in usable if cue.end() <= number.start <= cue.end() + 8]
-        if after:
-            return after[0]
-    # "one" and "no" are pronouns beside other numbers, unless the question's own noun follows.
-    asked = set(content_words(question))
-    named = {number: _overlap(text, number, asked) for number in usable}
-    if any(not number.hedged for number in strong):
-        usable = [number for number in usable if not number.weak or named[number]]
-    elif strong:
-        return None  # "not 3", "2 or 3": what is left are pronouns
-    for group in (usable, _totals(text, usable), _best(named, usable), _leading(text, usable)):
-        if group and all(number.equals(group[0]) for number in group):
-            return group[0]
-    return None
-
-
-def _overlap(text: str, number: Number, asked: set[str]) -> int:
-    clause = re.split(r"[,.;!?\n]| and | but ", text[number.end :], maxsplit=1)[0]
-    return len(asked & set(content_words(clause)[:3]))
-
-
-def _best(named: dict[Number, int], usable: list[Number]) -> list[Number]:
-    most = max((named[number] for number in usable), default=0)
-    return [number for number in usable if most and named[number] == most]
-
-
-def _totals(text: str, usable: list[Number]) -> list[Number]:
-    return [number for number in usable if _TOTAL_AFTER.match(text[number.end :])]
-
-
-def _leading(text: str, usable: list[Number]) -> list[Number]:
-    return [
-        number
-        for number in usable[:1]
-        if not text[: number.start].strip(" *(\"'") and _ENDS_STATEMENT.match(text[number.end :])
-    ]

@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 
 from vidalign.data.numbers import prepared
-from vidalign.data.words import NEGATIONS, content_words, normalise
+from vidalign.data.opposites import PROPERTIES, opposed
+from vidalign.data.words import NEGATIONS, content_words, normalise, stem, vocabulary
 
 _YES = "yes|yeah|yep|yup|oui|sí|sim|ja|да"
 _NO = "no|nope|nah|non|não|nein|nee|нет"
 _YES_ALONE = "true|correct|affirmative|indeed|right|si|certainly|absolutely|definitely|of course|sure"
-_NO_ALONE = "false|incorrect|negative|wrong"
-_YES_BEGINS = re.compile(r"(?:是的|是|对的|对|對|会|會|可以|はい|ええ|예|네|有(?!没有))")
-_NO_BEGINS = re.compile(r"(?:不是|不会|不|没有|没|沒有|沒|否|非|いいえ|いや|아니)")
+_NO_ALONE = "false|incorrect|untrue|negative|wrong"
+_YES_SIGNS, _NO_SIGNS = "✓✔✅👍", "✗✘❌👎"
+_ABROAD = {  # as the first word of a reply, in languages of which another word would be an English one
+    **dict.fromkeys(vocabulary("evet tak ano så igen kyllä так ναι נכון כן نعم हाँ हां có đúng ya"), True),
+    **dict.fromkeys(vocabulary("hayır nie nej nei nem ні όχι לא لا नहीं không tidak bukan"), False),
+}
+_YES_BEGINS = re.compile(r"(?:是的|是|对的|对|對|会|會|可以|はい|ええ|예|네|有(?!没有)|ใช่)")
+_NO_BEGINS = re.compile(r"(?:不是|不会|不|没有|没|沒有|沒|否|非|いいえ|いや|아니|아닙|ไม่)")
 _AUXILIARY = re.compile(
     r"(?:\W*(?:in|on|at|during|according to|based on|from) [^,?]{1,60},\s*)?"
     r"\W*(?:is|are|was|were|am|do|does|did|has|have|had|can|could|will|would|should|isn't|aren't|doesn't|don't|didn't|hasn't)\b"
@@ -20,7 +26,8 @@ _AUXILIARY = re.compile(
     re.DOTALL,
 )
 _PREAMBLE = re.compile(
-    r"(?:(?:so|well|hmm+|okay|ok|i think|i believe|i would say|i'd say|therefore|thus|(?:based on|according to) the video)\b[,:]?\s*)+"
+    r"(?:(?:so|well|hmm+|okay|ok|i think|i believe|(?:i'm|i am) (?:sure|certain|confident)(?: that)?|"
+    r"i would say|i'd say|therefore|thus|(?:based on|according to) the video)\b[,:]?\s*)+"
 )
 _CUE = re.compile(
     r"(?:\banswer\b(?:\s+(?:is|would be|should be|must be))?|答案(?:是|为)?|答え(?:は)?|정답은?)\s*[:=]?\s*"
@@ -31,11 +38,41 @@ _CORRECTED = re.compile(
     rf"\b(?:wait|actually|correction|sorry)\b[,:.]?\s*(?:no, )?(?:it is |it's |the answer is )?({_YES}|{_NO})\b"
 )
 _WORD = re.compile(rf"(?<!\w)({_YES}|{_NO}|{_YES_ALONE}|{_NO_ALONE})(?!\w)")
+_BOTH = re.compile(r"\b(?:yes or no|yes and no|no and yes|no or yes|yes/no|no/yes)\b")
 _UNSURE = re.compile(
     r"\b(?:can't|cannot|can not|could not|couldn't|unable to|impossible to) (?:be |\w+ )?"
     r"(?:tell|say|determine|see|know|answer|determined)\b|"
     r"(?:\bnot|n't) (?:sure|know|clear|certain|enough)\b|\b(?:unclear|uncertain|unknown|maybe|perhaps|possibly)\b|"
-    r"\b(?:yes or no|yes and no|no and yes|no or yes|yes/no)\b|不确定|无法|不知道|不清楚"
+    r"\b(?:sorry|apologi[sz]e|as an ai|no (?:idea|clue)|hard to (?:say|tell))\b|"
+    r"\b(?:i|we)(?:'m| am| are|'re)? (?:cannot|can't|can not|could not|couldn't|unable to|not able to|(?:do not|don't) have)\b|"
+    r"^neither\b|不确定|无法|不知道|不清楚|抱歉"
+)
+_CERTAIN = re.compile(
+    r"\b(?:there(?:'s| is) )?(?:no|without(?: a| any)?|beyond(?: a| any)?) (?:doubt|question)\b(?: (?:about it|that))?,?|"
+    r"\bundoubtedly\b|\bnot only\b"
+)
+_IT_SEEMS = re.compile(
+    r"\b(?:it|there|this|that|he|she|they) (?:appears?|seems?) to\b|"
+    r"\b(?:it )?(?:appears|seems|looks) (?:that|like|as if)(?: it)?\b(?= \w+ )"
+)
+_AGREES = re.compile(
+    r"(?:i|we) (?:think|believe|guess|suppose|would say) so|(?:it )?(?:appears|seems|looks) (?:so|that way|like it)|"
+    r"so it (?:seems|appears)"
+)
+_CLAUSE = re.compile(r"[,.;:!?\n]|\b(?:but|because|since|although|though|and|while|whereas|so)\b")
+_HERE = re.compile(rf"\b({_YES}|{_NO})(?=\s*$|\s+(?:at|in|by|after|before|initially|finally|later|now|first)\b)")
+_IS_NOT_DONE = re.compile(r"\b(?:(?:is|was|are|were) (?:unable|not able) to|(?:fails?|failed|refuses?|refused) to)\b")
+_ASIDE = re.compile(
+    r"\b(?:before|after|when|while|during|until|at the (?:end|start|beginning)|in the (?:video|clip|scene))\b"
+)
+_PRONOUN = re.compile(r"(?:it|they|he|she|this|that|there)\b")
+_FILLERS = frozenset(
+    map(
+        stem,
+        vocabulary(
+            "sure certain confident indeed definitely clearly surely apparently probably obviously really actually look seem appear m"
+        ),
+    )
 )
 _SHORT_YES = re.compile(
     r"(?:it|they|he|she|there|this|that)\s+(?:(?:surely|certainly|definitely|really|clearly|indeed|probably) )?"
@@ -51,6 +88,8 @@ def asks_yes_or_no(question: str) -> bool:
 def leading_polarity(answer: str, *, asked: bool) -> bool | None:
     """Yes or no as the first word of a ground truth: alone, before punctuation, or where yes or no was `asked`."""
     text = normalise(prepared(answer))
+    if text in _ABROAD:
+        return _ABROAD[text]
     match = re.match(rf"({_YES}|{_NO}|true|false)(?![^\W_])", text)
     if match:
         rest = text[match.end() :]
@@ -75,17 +114,32 @@ def polarity(text: str, question: str = "") -> bool | None:
     cues = [*_CUE.finditer(text), *_CORRECTED.finditer(text)]
     if cues:
         return _means(max(cues, key=lambda match: match.start())[1])
-    if _UNSURE.search(text):
+    if _BOTH.search(text):
         return None
-    text = _PREAMBLE.sub("", text, count=1).strip(" \n\t\"'“”(*[")
-    first = re.match(rf"({_YES}|{_NO}|{_YES_ALONE}|{_NO_ALONE})(?![^\W_])(?!\s+(?:doubt|one|not)\b)", text)
+    if _AGREES.fullmatch(normalise(text)):
+        return True
+    text = _IT_SEEMS.sub("it ", _CERTAIN.sub(" ", _PREAMBLE.sub("", text, count=1))).strip(" \n\t,\"'“”(*[")
+    if text and text[0] in _YES_SIGNS + _NO_SIGNS:
+        return text[0] in _YES_SIGNS
+    if by_place := _where_asked(text, question):
+        return by_place[0] if len(by_place) == 1 else None
+    first = re.match(
+        rf"({_YES}|{_NO}|{_YES_ALONE}|{_NO_ALONE})(?![^\W_])(?!\s*\?|\s+(?:doubt|one|not|idea|clue|way to)\b)", text
+    )
     if first and first[1] not in ("right", "wrong", "si", "sure"):
         return _means(first[1])
-    if normalise(text) in ("y", "right", "sure", "si", "n", "wrong"):
+    if _UNSURE.search(text):
+        return None
+    word = re.match(r"[^\s,.;:!?。，،।]+", text)
+    if word and word[0] in _ABROAD:
+        return _ABROAD[word[0]]
+    by_side = re.search(r"\b(?:left|right)\b", prepared(question)) is not None
+    if normalise(text) in ("y", "right", "sure", "si", "n", "wrong") and not (by_side and normalise(text) == "right"):
         return normalise(text) not in ("n", "wrong")
-    if re.fullmatch(r"(?:that|this|it)(?:'s| is) (?:right|true|correct)", normalise(text)):
-        return True
-    if not re.search(r"\b(?:left|right)\b", prepared(question)):
+    short = re.fullmatch(r"(?:that|this|it)(?:'s| is) (right|true|correct|wrong|untrue)", normalise(text))
+    if short:
+        return short[1] not in ("wrong", "untrue")
+    if not by_side:
         text = re.sub(r"^right,\s*", "", text)
     if _NO_BEGINS.match(text) or re.match(r"(?:absolutely|certainly|definitely|of course|surely) not\b", text):
         return False
@@ -112,10 +166,51 @@ def _in_context(text: str, match: re.Match[str]) -> bool:
     return _means(match[1]) != denied
 
 
+def _where_asked(text: str, question: str) -> list[bool]:
+    """Of "no at first, but yes at the end", what is said of what is asked about: several where that cannot be told."""
+    if re.match(rf"(?:{_YES}|{_NO})\s*[,.;:!]", text):
+        return []
+    asked = {word for word in content_words(question) if len(word) > 2}
+    said = [
+        (len(asked & set(content_words(clause))), _means(match[1]))
+        for clause in _CLAUSE.split(text)
+        for match in [_HERE.search(clause)]
+        if match
+    ]
+    if len({means for _, means in said}) < 2:
+        return []
+    return [means for overlap, means in said if overlap == max(said)[0]]
+
+
 def _as_statement(text: str, question: str) -> bool | None:
-    said, asked = set(content_words(text)), set(content_words(question))
-    if (said & NEGATIONS) - asked:
-        return False
+    """A statement that repeats what was asked, or denies it, or says the opposite."""
+    text, asked = _IS_NOT_DONE.sub("does not", text), set(content_words(question))
+    least = len(set(content_words(_ASIDE.split(prepared(question))[0]))) / 2
+    if re.match(r"\W*(?:[a-z]+n't|cannot)\b", prepared(question)):
+        asked -= NEGATIONS  # "Isn't it red?" asks whether it is red
+    clauses = [(clause, set(content_words(clause)) - (_FILLERS - asked)) for clause in _CLAUSE.split(text)]
+    denied = [(clause, said) for clause, said in clauses if said & NEGATIONS - asked]
+    about = [said for _, said in denied if (rest := said - NEGATIONS) == set() or rest & asked or _opposed(rest, asked)]
+    plain = [(clause, said) for clause, said in clauses if said and not said & NEGATIONS - asked]
+    if denied and (about or not any(_repeats(clause, said, asked, least) for clause, said in plain)):
+        return any(_opposed(said, asked) for said in about)
     if _SHORT_YES.fullmatch(normalise(text)):
         return True
-    return True if said and said <= asked and len(said) * 2 >= len(asked) else None
+    said = set().union(*(said for _, said in plain)) if plain else set()
+    opposites = _opposed(said, asked)
+    said = {opposites.get(word, word) for word in said}
+    return not opposites if _repeats(text, said, asked, least) else None
+
+
+def _opposed(said: set[str], asked: set[str]) -> dict[str, str]:
+    """Words that rule out one that is asked about, each with that one."""
+    return {word: other for word in said if (other := opposed(word, asked))}
+
+
+def _repeats(clause: str, said: set[str], asked: set[str], least: float) -> bool:
+    """Whether a clause says only what was asked: more than half of it, or of what "it" is, or the one property alone."""
+    return (
+        said <= asked
+        and bool(said)
+        and (len(said) > least or _PRONOUN.match(clause.strip()) is not None or said <= PROPERTIES)
+    )

@@ -147,7 +147,9 @@ def _broken_videos(row: Any) -> Iterator[RowError]:
         yield RowError("rejected_video", why, "leave it out of rows that show anything else than one video")
     elif row.rejected_video is not None:
         yield from _broken_item("rejected_video", row.rejected_video)
-        if not isinstance(row.rejected_video, list) and rejected_name(row, "") in names(row, "")[0]:
+        if not isinstance(row.rejected_video, list) and _same_place(rejected_name(row, "")) in map(
+            _same_place, names(row, "")[0]
+        ):
             yield RowError(
                 "rejected_video", "is the video of the row itself", "give another video or part, or leave the field out"
             )
@@ -159,6 +161,14 @@ def _broken_videos(row: Any) -> Iterator[RowError]:
     yield from _broken_video("", row)
     for number, item in enumerate(row.videos):
         yield from _broken_item(f"videos[{number}]", item)
+
+
+def _same_place(name: str) -> str:
+    """A name in which a local path is as short as it can be: ./a.mp4 is a.mp4."""
+    visual = naming.visual_of(name)
+    paths = map(naming.local_path, visual.uris)
+    uris = tuple(uri if path is None else os.path.normpath(path) for uri, path in zip(visual.uris, paths, strict=True))
+    return naming.name_of(dataclasses.replace(visual, uris=uris))
 
 
 def _broken_item(place: str, item: Any) -> Iterator[RowError]:
@@ -176,7 +186,7 @@ def _broken_video(place: str, video: Any) -> Iterator[RowError]:
         )
     if video.clip is None:
         return
-    if video.clip.end is not None and video.clip.end <= video.clip.start:
+    if video.clip.end is not None and round(video.clip.end, 6) <= round(video.clip.start, 6):  # as names hold them
         why = f"ends at {video.clip.end:g} s, and begins at {video.clip.start:g} s"
         yield RowError(f"{place}clip", why, "let it end after it begins")
     if isinstance(video.video, str) and naming.visual_of(video.video).is_part:

@@ -13,17 +13,21 @@ import dataclasses
 import functools
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from vidalign import prompts
+from vidalign.data.answers import verdict
 from vidalign.data.leakage import find_leaks, locate
 from vidalign.data.reading import check_rows, no_rows, root_of_videos
 from vidalign.data.rows import SIDES, ExampleRow, PreferenceRow, special_token_errors, to_example
+from vidalign.data.words import normalise
 from vidalign.errors import DataError, RowError
 from vidalign.special_tokens import KNOWN_ONLY, SpecialTokens
 from vidalign.video.naming import IMAGE_SUFFIXES, Visual, images_in, local_path, short, visual_of
 
+_LETTERED = re.compile(r"[(\[]?[A-Za-z][.):\]]+\s")
 TEXTS = ("question", "answer", *SIDES)
 
 
@@ -168,7 +172,7 @@ def _check_split(
         if checked.pair is None and isinstance(
             row, PreferenceRow
         ):  # a run's scores are rewards, by which it need not choose
-            _remark_scores(remarks, row, where)
+            _remark_pair(remarks, row, where)
         for name in checked.names:
             problem = look(name)
             if problem:
@@ -233,8 +237,11 @@ def _remark(remarks: _Remarks, row: ExampleRow, shown: Sequence[Visual], where: 
         remarks.add(f"'{name}' is not a known field and is ignored", where)
     if row.fps is not None and not shown[0].is_frames:
         remarks.add("'fps' is for frames in a folder or list, and is ignored for a video file", where)
-    if len(set(row.options)) < len(row.options):
+    texts = [text for _, text in prompts.labelled(row.options)]
+    if len(set(map(normalise, texts))) < len(texts):
         remarks.add("an option is listed twice", where)
+    if any(map(_LETTERED.match, texts)):
+        remarks.add("some options carry a letter that another one has, or that others lack", where)
     if not isinstance(row, PreferenceRow):
         return
     for side in SIDES:
@@ -242,7 +249,10 @@ def _remark(remarks: _Remarks, row: ExampleRow, shown: Sequence[Visual], where: 
             remarks.add(f"'{side}' begins or ends with white space, which will be trained on", where)
 
 
-def _remark_scores(remarks: _Remarks, row: PreferenceRow, where: str) -> None:
+def _remark_pair(remarks: _Remarks, row: PreferenceRow, where: str) -> None:
+    example = to_example(row, ".")
+    if verdict(row.chosen, example) is False and verdict(row.rejected, example):
+        remarks.add("'rejected' is right by the row's answer and 'chosen' is wrong", where)
     if row.chosen_score is not None and row.rejected_score is not None and row.chosen_score <= row.rejected_score:
         remarks.add("'chosen_score' is not higher than 'rejected_score'", where)
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 from icu4py.breakers import WordBreaker
 
-_STRIPPED = " .,;:!?\"'`“”‘’«»。，、；：！？「」『』"
+_STRIPPED = " .,;:!?\"'`“”‘’«»。，、；：！？「」『』।،؛؟"
 SPACELESS_RANGES = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff"
@@ -31,6 +31,7 @@ _PIECE = re.compile(rf"{_UNDIVIDED}|{_RUN}|[^\w\s]")  # words without a space be
 _WORD = re.compile(rf"{_CHARACTER}|{_RUN}")
 _EACH = re.compile(rf"{_CHARACTER}|{_RUN}|[^\w\s]")
 _MIXED = re.compile(rf"{_UNDIVIDED}|[^\s{SPACELESS_RANGES}]+")
+_INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe0e\ufe0f\ufeff]")
 SPACELESS = re.compile(rf"[{SPACELESS_RANGES}]")
 
 
@@ -56,14 +57,21 @@ _POLITE = re.compile(r"(?:です|でした|ます|ました)(?=\W|$)")  # ends o
 NEGATIONS = frozenset(vocabulary("not no never none nothing nobody neither nor without cannot 不 没 沒 非 未"))
 
 
+def apart(text: str) -> str:
+    """A text without invisible characters (zero-width spaces, soft hyphens, marks of direction), in which signs that NFKC joins to a
+    number, 2½ and №7, have a space between them."""
+    text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", _INVISIBLE.sub("", text))
+    return text.replace("№", "no. ").replace("℃", " °c")
+
+
 def normalise(text: str) -> str:
     """Apply the normalisation of this module."""
-    return " ".join(unicodedata.normalize("NFKC", text).lower().split()).strip(_STRIPPED)
+    return " ".join(unicodedata.normalize("NFKC", apart(text)).lower().split()).strip(_STRIPPED)
 
 
 def words(text: str) -> list[str]:
     """The words of a text, normalised; punctuation at the ends of a word goes, inside of it stays."""
-    text = unicodedata.normalize("NFKC", text)
+    text = unicodedata.normalize("NFKC", apart(text))
     found = (normalise(text[start:end]) for start, end in _divided(_MIXED, text))
     return [word for word in found if word]
 
@@ -100,7 +108,7 @@ def _word_lengths(text: str) -> tuple[int, ...]:
 
 def content_words(text: str) -> list[str]:
     """The words that say something, as stems: no articles, pronouns or forms of "be", no preamble; negations stay."""
-    text = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
+    text = unicodedata.normalize("NFKC", apart(text)).lower().replace("’", "'")
     text = _PREAMBLE.sub(" ", re.sub(r"n't\b", " not", re.sub(r"\bcan't\b|\bcannot\b", "can not", text)))
     text = _POLITE.sub(" ", text).replace("color", "colour").replace("gray", "grey")
     return [stem(word) for word in _WORD.findall(text) if word not in _FUNCTION]
@@ -108,6 +116,8 @@ def content_words(text: str) -> list[str]:
 
 def stem(word: str) -> str:
     """An English word without its inflection, roughly: moves, moving, moved and move are one; left and leftwards too."""
+    if word in NEGATIONS:
+        return word
     for ending in ("wards", "ward"):
         if word.endswith(ending) and len(word) - len(ending) >= 2:
             return word.removesuffix(ending)

@@ -73,6 +73,9 @@ class Packets:
             joined = _continuous(pts, dts, durations, max_step if formats & RESTARTING else float("inf"))
             if joined is not pts:
                 return Frames(shown=np.sort(joined), last=int(durations[np.argmax(joined)]))
+        joined = _begun_again(pts, durations, keyframes)
+        if joined is not pts:
+            return Frames(shown=np.sort(joined), last=int(durations[np.argmax(joined)]))
         return frames_of(pts, durations, keyframes)
 
 
@@ -101,4 +104,24 @@ def _continuous(times: np.ndarray, dts: np.ndarray, durations: np.ndarray, max_s
         return times
     usual = int(np.median(steps[~breaks]))
     lengths = np.where(durations[:-1] > 0, durations[:-1], usual)
-    return times - np.concatenate([[0], np.cumsum(np.where(breaks, steps - lengths, 0))])
+    leaps = np.where(breaks, steps - lengths, 0)
+    shifts = np.concatenate([[0], np.cumsum(leaps)])
+    # Where frames are reordered, those shown after a break may be decoded before it: the next leap brings them near their dts.
+    following = np.append(leaps[breaks], 0)[np.searchsorted(np.flatnonzero(breaks), np.arange(len(times)))]
+    ahead = times - dts
+    return times - shifts - np.where(np.abs(ahead - following) < np.abs(ahead), following, 0)
+
+
+def _begun_again(pts: np.ndarray, durations: np.ndarray, keyframes: np.ndarray) -> np.ndarray:
+    """`pts` of files that were joined end to end, each with a clock from the same start: the same array where there is but one."""
+    earliest = np.minimum.accumulate(pts)
+    starts = [index for index in np.flatnonzero(keyframes)[1:] if pts[index] <= earliest[index - 1]]
+    if not starts:
+        return pts
+    joined = pts.copy()
+    for start in starts:
+        before = joined[:start]
+        steps = np.diff(np.sort(before))
+        usual = int(durations[start - 1]) or (int(np.median(steps)) if len(steps) else 1)
+        joined[start:] += before.max() + max(usual, 1) - joined[start]
+    return joined

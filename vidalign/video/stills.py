@@ -135,6 +135,11 @@ def _shown_size(image: PIL.Image.Image) -> tuple[int, int]:
 def _read(name: str, source: Open, spec: FrameSpec) -> np.ndarray:
     """RGB uint8 [H, W, 3] of an image as it is shown."""
     with _opened(name, source, spec) as image:
+        if image.mode in ("I", "F"):
+            raise VideoError(
+                "not_an_image",
+                f"{name} has pixels of 32 bits, which do not say what is black and what is white; save it with 8 or 16 bits",
+            )
         try:
             upright: Any = PIL.ImageOps.exif_transpose(image)
             return np.asarray(_rgb(upright))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import collections
+import json
 from typing import Any, TypeAlias
 
 from vidalign.errors import RowError
@@ -32,8 +33,9 @@ def without_column(error: KeyError) -> RowError:
 
 
 def refuse_worse_only(fields: Fields, name: str) -> None:
-    """Raises `RowError` for a row that holds a single response, marked as bad."""
-    if fields.get(name) is False:
-        raise RowError(
-            name, "is false: the row holds a bad response and no better one", "give both responses, or remove the row"
-        )
+    """Raises `RowError` for a row that holds a single response, marked as bad: false, 0, or either of them as a text."""
+    value = fields.get(name)
+    if str(value).strip().lower() in ("false", "0", "0.0", "-1"):
+        said = "false" if value is False else json.dumps(value, default=str)
+        why = f"is {said}: the row holds a bad response and no better one"
+        raise RowError(name, why, "give both responses, or remove the row")

@@ -7,13 +7,14 @@ image, or a text holds a literal <video> or <image>, the turn's text holds that 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from vidalign.data.formats.fields import Notes, has_content, kind_of
 from vidalign.data.formats.media import Kind, Medium, medium
 from vidalign.data.rows import TAG
-from vidalign.data.shown import PLACE, PLACES
+from vidalign.data.shown import PLACES
 from vidalign.errors import RowError
 
 ROLES = {
@@ -24,6 +25,7 @@ ROLES = {
     "bot": "assistant",
     "system": "system",
 }
+_PLACED = re.compile(r"<(video|image|img)>([^<>\n]*\.[A-Za-z0-9]{2,5}\s*)</\1>|<(video|image)>")
 _KINDS: dict[str, Kind] = {"video": "video", "video_url": "video", "image": "image", "image_url": "image"}
 
 
@@ -37,8 +39,15 @@ class Turn:
 
     @classmethod
     def of(cls, role: str, text: str) -> Turn:
-        """A turn whose text names no video or image itself."""
-        return cls(role, text, (None,) * len(PLACE.findall(text)))
+        """A turn of a text, which may name a video or image itself, as ms-swift's <video>a.mp4</video> does."""
+        media: list[Medium | None] = []
+        pieces, last = [], 0
+        for match in _PLACED.finditer(text):
+            kind: Kind = "video" if "video" in (match[1], match[3]) else "image"
+            media.append(Medium(kind, path=match[2].strip()) if match[2] else None)
+            pieces += [text[last : match.start()], PLACES[kind]]
+            last = match.end()
+        return cls(role, "".join([*pieces, text[last:]]), tuple(media))
 
 
 def turns_of(value: Any, field: str, role: str, notes: Notes) -> list[Turn]:

@@ -12,6 +12,7 @@ from vidalign.data.polarity import polarity
 from vidalign.data.suites.base import Values
 from vidalign.data.suites.question import SuiteQuestion
 from vidalign.data.suites.reading import LETTERS
+from vidalign.prompts import labelled
 
 
 def lettered(options: tuple[str, ...], style: str = "{letter}. {option}") -> str:
@@ -19,9 +20,16 @@ def lettered(options: tuple[str, ...], style: str = "{letter}. {option}") -> str
     return "\n".join(style.format(letter=letter, option=option) for letter, option in zip(LETTERS, options, strict=False))
 
 
+def by_position(options: tuple[str, ...]) -> tuple[str, ...]:
+    """Options that carry the letters of their places: those that carry others, or numbers, are shown with these before them."""
+    if [label for label, _ in labelled(options)] == list(LETTERS[: len(options)]):
+        return options
+    return tuple(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
+
+
 def by_choice(question: SuiteQuestion, reply: str) -> Values | None:
     """Right where the reply names an option whose letter is among the answer's; None where it names no single option."""
-    chosen = chosen_option(reply, question.options)
+    chosen = chosen_option(reply, by_position(question.options))
     return None if chosen is None else {"correct": float(LETTERS[chosen] in question.answer)}
 
 
