@@ -11,7 +11,7 @@ import time
 
 import psutil
 import pytest
-from contract_table import CHAT, chat
+from contract_table import CHAT, Case, chat, check_reply
 from endpoint_stub import MODES, StubEngine, application, client
 
 from pipelines import cli
@@ -151,8 +151,11 @@ def test_web_pages_may_ask_only_where_they_are_listed():
             allowed = await asking.options(CHAT, headers=page)
             assert allowed.headers["access-control-allow-origin"] == "https://app.example"
             assert "access-control-allow-credentials" not in allowed.headers
+            openais = {"access-control-request-headers": "authorization,content-type,x-stainless-os,x-stainless-retry-count"}
+            assert (await asking.options(CHAT, headers=page | openais)).status_code == 200, "OpenAI's own script sends these"
             other = await asking.options(CHAT, headers={**page, "origin": "https://evil.example"})
             assert "access-control-allow-origin" not in other.headers
+            check_reply(Case("another page", 400, "scripts of 'https://evil.example' may not ask this endpoint"), other)
 
     run(ask())
 
