@@ -25,6 +25,9 @@ async def read_body(scope: Scope, receive: Receive, limits: LimitsConfig, held_b
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise Refusal(415, f"the body must be application/json, got Content-Type {kind[:60]!r}", connection="close")
+    coding = headers.get("content-encoding", "").strip().lower()
+    if coding not in ("", "identity"):
+        raise Refusal(415, f"the body must not be compressed, got Content-Encoding {coding[:60]!r}", connection="close")
     too_large = Refusal(
         413,
         f"a body may have {most:,} bytes (serve.limits.max_body_mb); send the video as a file: or https: url",

@@ -22,6 +22,9 @@ from vidalign.config.serving import MediaConfig
 MAX_REDIRECTS = 3
 REDIRECTS = (301, 302, 303, 307, 308)
 CHUNK_BYTES = 2**20
+INTERNET_V6, NAT64 = ipaddress.ip_network("2000::/3"), ipaddress.ip_network("64:ff9b::/96")  # RFC 4291, RFC 6052
+# What Python calls global and is none: RFC 6890, 6to4's gateways, and the service of its host that each of Azure's machines reaches.
+NOT_PUBLIC = tuple(ipaddress.ip_network(each) for each in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32"))
 
 
 async def fetch(url: str, config: MediaConfig, path: pathlib.Path) -> None:
@@ -97,9 +100,12 @@ def is_public(address: str) -> bool:
     found = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address):
         inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
-        if inner is not None:
-            found = inner
-    return found.is_global and not found.is_multicast
+        if found in NAT64:
+            inner = ipaddress.IPv4Address(int(found) % 2**32)
+        if inner is None:
+            return found.is_global and found in INTERNET_V6
+        found = inner
+    return found.is_global and not found.is_multicast and not any(found in network for network in NOT_PUBLIC)
 
 
 class CheckedResolver(aiohttp.abc.AbstractResolver):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from typing import TYPE_CHECKING
 
 import pydantic_core
@@ -25,7 +24,7 @@ from serving.admission import Bytes
 from serving.answer import Answer
 from serving.bodies import parsed, read_body
 from serving.catalog import VERSION_HEADER, Catalog, asker_of
-from serving.observed import Observed, Record, new_id
+from serving.observed import SERVES_ID, Observed, Record, new_id
 from serving.replies import (
     DIED,
     ID_HEADER,
@@ -54,7 +53,6 @@ PASSED_ON = (b"accept", b"user-agent", b"traceparent", b"tracestate")  # of a cl
 LEFT = "the client left"
 DOWN_S = 10.0  # for which a client is asked to wait where an engine is down
 
-_SERVES_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # HAProxy takes a client's own away
 log = logging.getLogger("vidalign.serving")
 
 
@@ -76,7 +74,7 @@ class Gate:
         path = scope["path"]
         given = Headers(scope=scope).get(ID_HEADER, "")
         record = Record(method=scope["method"], path=path if path in BODIES or path in OPEN_READS else "other")
-        if of_serve := _SERVES_ID.fullmatch(given):
+        if of_serve := SERVES_ID.fullmatch(given):
             record.id = given
         answer = Answer(send, record, names_itself=not of_serve)
         try:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from serving.access import Access
-from serving.catalog import CANARY_HEADER, VERSION_HEADER, Catalog
+from serving.catalog import Catalog
+from serving.cors import Cors
 from serving.gate import Gate
 from serving.observed import Observed
-from serving.replies import ID_HEADER
-from serving.request_rules import FRAMES_HEADER, MAX_TOKENS_HEADER, Served
+from serving.request_rules import Served
 from serving.spec import EndpointSpec
 from serving.versions import Row, rows_of
 from vidalign.config.run import ServeConfig
@@ -59,14 +59,4 @@ class GateOptions:
 
 def _with_cors(gate: Gate, origins: tuple[str, ...]) -> ASGIApp:
     """The gate, which scripts of these web pages may ask; of none, unless some are listed."""
-    if not origins:
-        return gate
-    from starlette.middleware.cors import CORSMiddleware
-
-    return CORSMiddleware(
-        gate,
-        allow_origins=origins,
-        allow_methods=["GET", "POST"],
-        allow_headers=["authorization", "content-type", VERSION_HEADER, CANARY_HEADER],
-        expose_headers=[ID_HEADER, VERSION_HEADER, MAX_TOKENS_HEADER, FRAMES_HEADER, "retry-after", "retry-after-ms"],
-    )
+    return Cors(gate, origins) if origins else gate

@@ -21,9 +21,15 @@ from typing import Any
 RETRY_AFTER_S = 10
 PR_SET_PDEATHSIG = 1  # of Linux, where Serve has HAProxy
 SCRIPT = "haproxy"
-PAGES = {
-    "died.http": ("the replica ended while it worked on this request; try again later", "engine_died"),
-    "down.http": ("no replica is there; it is being started, try again later", "engine_restarting"),
+STATUS = {400: ("Bad Request", "invalid_request_error"), 503: ("Service Unavailable", "overloaded_error")}
+PAGES: dict[str, tuple[int, str, str | int]] = {
+    "died.http": (503, "the replica ended while it worked on this request; try again later", "engine_died"),
+    "down.http": (503, "no replica is there; it is being started, try again later", "engine_restarting"),
+    "part.http": (
+        400,
+        "this is not a whole request: a path that begins with /, headers, and the body that they announce",
+        400,
+    ),
 }
 
 
@@ -54,15 +60,20 @@ def closed(config: str, settings: dict[str, Any], folder: str) -> str:
     Raises:
         ValueError: a line that has to be changed is not there, as after a change of Ray's template.
     """
+    defaults = [f"timeout http-request {settings['header_s']:g}s", "option forwardfor", f"errorfile 400 {folder}/part.http"]
     changes = [
         # With it HAProxy notices a client that leaves only after its reply, if the body came after the headers.
         (r"(?m)^    option splice-request\n", ""),
         (r"(stats socket \S+) mode 666 ", r"\1 mode 600 "),
         (r"(frontend prometheus\n\s+bind) \S*:(\d+)", r"\1 127.0.0.1:\2"),
         (r"(listen stats\n\s+bind) \S*:(\d+)", r"\1 127.0.0.1:\2"),
-        (r"(defaults\n\s+mode http\n)", rf"\1    timeout http-request {settings['header_s']:g}s\n    option forwardfor\n"),
+        (r"(defaults\n\s+mode http\n)", r"\1" + "".join(f"    {line}\n" for line in defaults)),
         (r"(?m)^    timeout client .*$", f"    timeout client {settings['idle_s']:g}s"),
-        (r"(frontend http_frontend\n\s+bind .*\n)", r"\1    http-request del-header x-request-id\n"),
+        (
+            r"(frontend http_frontend\n\s+bind .*\n)",
+            r"\1    http-request deny deny_status 400 unless { path_beg / }\n    http-request del-header x-request-id\n",
+        ),
+        (r"(?m)^    http-request return .* if routes$", ""),  # the gate says that there is nothing, and asks for a key
         (r"(backend default_backend\n    http-request) return status 404 .*", r"\1 deny deny_status 503"),
         (r"(?m)^    maxconn .*$", f"    maxconn {settings['max_connections']}"),
         (r"(?m)^(\s+errorfile 502) .*$", rf"\1 {folder}/died.http"),
@@ -78,11 +89,13 @@ def closed(config: str, settings: dict[str, Any], folder: str) -> str:
     return re.sub(r"(?m)^(\s+server \S+) \S+ check backup$", r"\1 127.0.0.1:1 check backup", config)
 
 
-def error_page(message: str, code: str) -> str:
+def error_page(status: int, message: str, code: str | int) -> str:
     """An answer of HAProxy's own."""
-    error = {"message": message, "type": "overloaded_error", "param": None, "code": code, "request_id": ""}
+    phrase, kind = STATUS[status]
+    error = {"message": message, "type": kind, "param": None, "code": code, "request_id": ""}
     body = json.dumps({"error": error})
-    head = ["HTTP/1.1 503 Service Unavailable", "Content-Type: application/json", f"Retry-After: {RETRY_AFTER_S}"]
+    head = [f"HTTP/1.1 {status} {phrase}", "Content-Type: application/json"]
+    head += [f"Retry-After: {RETRY_AFTER_S}"] if status == 503 else []
     return "\r\n".join([*head, "Cache-Control: no-cache", "Connection: close", f"Content-Length: {len(body)}", "", body])
 
 
@@ -100,8 +113,8 @@ def main(arguments: list[str]) -> None:
     settings, own = json.loads(arguments[0]), arguments[1:]
     if "-f" in own:
         path = pathlib.Path(own[own.index("-f") + 1])
-        for name, (message, code) in PAGES.items():
-            path.with_name(name).write_text(error_page(message, code), newline="")
+        for name, page in PAGES.items():
+            path.with_name(name).write_text(error_page(*page), newline="")
         text = path.read_text()
         if "mode 600 level admin" not in text:  # a reload without a change finds it closed
             path.write_text(closed(text, settings, str(path.parent)))

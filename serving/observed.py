@@ -13,6 +13,7 @@ import datetime
 import json
 import os
 import pathlib
+import re
 import threading
 import time
 import uuid
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from serving.catalog import Catalog
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+SERVES_ID = re.compile(
+    r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+)  # Ray Serve's of a request, which it adds to the answer; HAProxy takes a client's own away
 
 
 def new_id() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import types
 from collections.abc import Mapping
@@ -130,6 +131,18 @@ MISTAKES = [
     ),
     Case("a list", 400, "the body must be a JSON object", json=[1]),
     Case("a form", 415, "must be application/json", options={"data": {"a": "b"}}),
+    Case(
+        "a compressed body",
+        415,
+        "the body must not be compressed, got Content-Encoding 'gzip'",
+        options={"content": gzip.compress(b"{}"), "headers": {**JSON, "content-encoding": "gzip"}},
+    ),
+    Case(
+        "a body that is said to be compressed",
+        415,
+        "got Content-Encoding 'br'",
+        options={"content": b"{}", "headers": {**JSON, "content-encoding": "br"}},
+    ),
     Case("no messages", 400, "messages is required", json={"model": "base"}),
     Case("empty messages", 400, "messages: list should have at least 1 item", json={"model": "base", "messages": []}),
     Case("messages of text", 400, "messages: input should be a valid list", json={"model": "base", "messages": "hi"}),

@@ -135,3 +135,30 @@ async def client(app: Any, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://endpoint", headers=headers) as made:
         yield made
+
+
+def haproxy_config(port: int, replica_port: int, folder: str = "/tmp/x") -> str:
+    """What Ray Serve's own template makes for one replica, and its own proxy where there is none."""
+    import types
+
+    import jinja2
+    from ray.serve._private import haproxy, haproxy_templates
+    from ray.serve.config import HTTPOptions
+
+    files = {"socket_path": f"{folder}/admin.sock", "error_file_path": f"{folder}/500.http"}
+    config = haproxy.HAProxyConfig(http_options=HTTPOptions(host="127.0.0.1", port=port), **files)
+    server, proxy = (
+        haproxy.ServerConfig(name=name, host="127.0.0.1", port=port) for name, port in (("s", replica_port), ("f", 31000))
+    )
+    backend = haproxy.BackendConfig(name="b", path_prefix="/", app_name="a", servers=[server], fallback_server=proxy)
+    environment = jinja2.Environment()
+    environment.filters["haproxy_fmt"] = str
+    routes = types.SimpleNamespace(status=200, routes_content_type="application/json", routes_message="{}")
+    return environment.from_string(haproxy_templates.HAPROXY_CONFIG_TEMPLATE).render(
+        config=config,
+        backends=[backend],
+        backends_with_health_config=[{"backend": backend, "health_config": backend.build_health_check_config(config)}],
+        route_info=routes,
+        healthz_rules="",
+        metrics_socket_path=f"{folder}/metrics.sock",
+    )

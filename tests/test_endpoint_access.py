@@ -11,8 +11,8 @@ import time
 
 import psutil
 import pytest
-from contract_table import CHAT, chat
-from endpoint_stub import MODES, StubEngine, application, client
+from contract_table import CHAT, Case, chat, check_reply
+from endpoint_stub import MODES, StubEngine, application, client, haproxy_config
 
 from pipelines import cli
 from serving.access import add_key, hash_of, read_keys
@@ -151,8 +151,11 @@ def test_web_pages_may_ask_only_where_they_are_listed():
             allowed = await asking.options(CHAT, headers=page)
             assert allowed.headers["access-control-allow-origin"] == "https://app.example"
             assert "access-control-allow-credentials" not in allowed.headers
+            openais = {"access-control-request-headers": "authorization,content-type,x-stainless-os,x-stainless-retry-count"}
+            assert (await asking.options(CHAT, headers=page | openais)).status_code == 200, "OpenAI's own script sends these"
             other = await asking.options(CHAT, headers={**page, "origin": "https://evil.example"})
             assert "access-control-allow-origin" not in other.headers
+            check_reply(Case("another page", 400, "scripts of 'https://evil.example' may not ask this endpoint"), other)
 
     run(ask())
 
@@ -234,26 +237,7 @@ SETTINGS = {"binary": "/bin/echo", "header_s": 10, "idle_s": 30, "max_connection
 
 @pytest.fixture(scope="module")
 def serves_config():
-    """What Ray Serve's own template makes for one replica, and its own proxy where there is none."""
-    import jinja2
-    from ray.serve._private import haproxy, haproxy_templates
-    from ray.serve.config import HTTPOptions
-
-    options = HTTPOptions(host="127.0.0.1", port=8000)
-    config = haproxy.HAProxyConfig(socket_path="/tmp/x/admin.sock", http_options=options, error_file_path="/tmp/x/500.http")
-    server, proxy = (
-        haproxy.ServerConfig(name=name, host="127.0.0.1", port=port) for name, port in (("s", 30000), ("f", 31000))
-    )
-    backend = haproxy.BackendConfig(name="b", path_prefix="/", app_name="a", servers=[server], fallback_server=proxy)
-    environment = jinja2.Environment()
-    environment.filters["haproxy_fmt"] = str
-    return environment.from_string(haproxy_templates.HAPROXY_CONFIG_TEMPLATE).render(
-        config=config,
-        backends=[backend],
-        backends_with_health_config=[{"backend": backend, "health_config": backend.build_health_check_config(config)}],
-        route_info={},
-        healthz_rules="",
-    )
+    return haproxy_config(8000, 30000)
 
 
 def test_what_serve_leaves_open_of_haproxy_is_closed(serves_config):
@@ -272,7 +256,9 @@ def test_what_serve_leaves_open_of_haproxy_is_closed(serves_config):
     assert "backend default_backend\n    http-request deny deny_status 503\n" in text
     assert "errorfile 502 /tmp/x/died.http" in text
     assert "errorfile 503 /tmp/x/down.http" in text
+    assert "errorfile 400 /tmp/x/part.http" in text
     assert "server f 127.0.0.1:1 check backup" in text
+    assert not re.search(r"http-request return .* if routes", text), "what Serve runs is nobody's business"
     with pytest.raises(ValueError, match="is this another Ray"):
         closed("global\n", SETTINGS, "x")
 
@@ -285,9 +271,10 @@ def test_the_command_that_serve_starts_becomes_haproxy(serves_config, tmp_path):
     )
     assert done.stdout == f"-db -f {tmp_path}/haproxy.cfg -dR\n"
     assert "mode 600" in (tmp_path / "haproxy.cfg").read_text()
-    for name, code in (("down.http", RESTARTING), ("died.http", DIED)):
+    for name, code in (("down.http", RESTARTING), ("died.http", DIED), ("part.http", 400)):
         head, _, body = (tmp_path / name).read_bytes().decode().partition("\r\n\r\n")
         assert f"Content-Length: {len(body)}" in head
+        assert head.startswith("HTTP/1.1 400 ") == (code == 400) != ("Retry-After" in head)
         assert json.loads(body)["error"]["code"] == code
 
 

@@ -282,6 +282,16 @@ def test_what_was_not_used_for_the_longest_time_is_given_up(tmp_path):
         ("::ffff:127.0.0.1", False),
         ("2002:7f00:1::", False),
         ("2606:2800:21f:cb07:6820:80da:af6b:8b2c", True),
+        ("64:ff9b::7f00:1", False),  # an IPv4 address in one of IPv6, for a gateway
+        ("64:ff9b::808:808", True),
+        ("64:ff9b:1::808:808", False),  # a gateway of the own network
+        ("::7f00:1", False),
+        ("::ffff:0:7f00:1", False),
+        ("fec0::1", False),
+        ("5f00::1", False),
+        ("192.0.0.8", False),
+        ("192.88.99.1", False),
+        ("168.63.129.16", False),  # Azure's, of the machine itself
     ],
 )
 def test_addresses_of_the_internet(address, public):
