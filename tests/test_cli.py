@@ -1,6 +1,7 @@
 """Mistakes on the command line: one sentence, exit code 2, no stack trace."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from pipelines import cli
 from pipelines.cli import fixable_cause, main
 from vidalign.errors import ClusterError, DataError
 
@@ -126,6 +128,32 @@ def test_a_run_folder_that_cannot_be_made_is_one_sentence(config, capsys):
         assert place in error
         assert "choose another folder" in error
         assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", [["completion", "bash"], ["options"], ["--help"]], ids=lambda command: command[0])
+def test_a_reader_that_has_read_enough_is_no_error(command, unbuffered):
+    """As in `vidalign options | head -1`."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.Popen(
+        [sys.executable, "-m", "vidalign", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+    assert done.stdout is not None
+    assert done.stderr is not None
+    done.stdout.close()  # before anything is written
+    assert done.stderr.read() == b""
+    assert done.wait(60) in ((0, 141) if command == ["--help"] else (141,))  # argparse itself swallows some
+
+
+def test_a_broken_pipe_of_something_else_is_one(monkeypatch):
+    from vidalign import __main__
+
+    def broken():
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli, "main", broken)
+    with pytest.raises(BrokenPipeError):
+        __main__.main()
 
 
 def test_help_is_there_at_once():
