@@ -46,6 +46,8 @@ def page(found: dict[str, Any]) -> str:
         limits(timed, found["cores"]),
         "",
     ]
+    if not all("cores_of_others" in run for runs in timed.values() for run in runs):
+        lines += ["The machine had other work to do at times; how much was not read in all turns.", ""]
     if aged:
         lines += [
             f"Accuracy on {found['held_out']} held-out questions after {num_rounds} rounds, by the age of what is learned from:",
@@ -68,16 +70,17 @@ def limits(timed: Mapping[str, Sequence[Mapping[str, Any]]], cores: int) -> str:
         statistics.median(run["cores_at_work"] * run["round_s"] for run in runs if "cores_at_work" in run)
         for runs in (before, beside)
     ]
+    read = ", ".join(str(turn + 1) for turn, run in enumerate(beside) if "cores_at_work" in run)
     least, fastest = work[1] / cores, [min(run["round_s"] for run in runs) for runs in (before, beside)]
     rollout, train = (
         Ratio.of([run[key] for run in beside], [run[key] for run in before]) for key in ("rollout_s", "train_s")
     )
     return (
         f"What bounds it: a round takes no less than the longer of its stages by itself ({longest:.1f} s), and no less than its work "
-        f"on all cores. By their clocks the processes of a run spend {work[0]:.0f} core-seconds on a round in turn and {work[1]:.0f} "
-        f"where rounds overlap, which {cores} cores do in {least:.1f} s. Beside the fastest round in turn ({fastest[0]:.1f} s) that "
-        f"would be {fastest[0] / least:.2f}x, with nothing else to do and no core ever waiting. The fastest round that overlapped took "
-        f"{fastest[1]:.1f} s. Rollout takes {rollout} as long beside training as by itself, and training {train}. Stages with GPUs of "
+        f"on all cores. By their clocks (turn {read}) the processes of a run spend {work[0]:.0f} core-seconds on a round in turn and "
+        f"{work[1]:.0f} where rounds overlap, which {cores} cores do in {least:.1f} s. Beside the fastest round in turn ({fastest[0]:.1f} s) that "
+        f"would be {fastest[0] / least:.2f}x, with nothing else to do and no core ever waiting. The fastest round that overlapped "
+        f"took {fastest[1]:.1f} s. Rollout takes {rollout} as long beside training as by itself, and training {train}. Stages with GPUs of "
         "their own do not share what they compute with, so that there the first bound is the one that counts."
     )
 
