@@ -78,10 +78,11 @@ def limits(timed: Mapping[str, Sequence[Mapping[str, Any]]], cores: int) -> str:
     return (
         f"What bounds it: a round takes no less than the longer of its stages by itself ({longest:.1f} s), and no less than its work "
         f"on all cores. By their clocks (turn {read}) the processes of a run spend {work[0]:.0f} core-seconds on a round in turn and "
-        f"{work[1]:.0f} where rounds overlap, which {cores} cores do in {least:.1f} s. Beside the fastest round in turn ({fastest[0]:.1f} s) that "
-        f"would be {fastest[0] / least:.2f}x, with nothing else to do and no core ever waiting. The fastest round that overlapped "
-        f"took {fastest[1]:.1f} s. Rollout takes {rollout} as long beside training as by itself, and training {train}. Stages with GPUs of "
-        "their own do not share what they compute with, so that there the first bound is the one that counts."
+        f"{work[1]:.0f} where rounds overlap, which {cores} cores do in {least:.1f} s. Beside the fastest round in turn "
+        f"({fastest[0]:.1f} s) that would be {fastest[0] / least:.2f}x, with nothing else to do and no core ever waiting. The fastest "
+        f"round that overlapped took {fastest[1]:.1f} s. Rollout takes {rollout} as long beside training as by itself, and training "
+        f"{train}. Stages with GPUs of their own do not share what they compute with, so that there the first bound is the one that "
+        "counts."
     )
 
 
