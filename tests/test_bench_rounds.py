@@ -35,11 +35,8 @@ def test_the_page_of_overlap_says_what_bounds_it():
     assert "Overlap makes 1.50x (1.50 to 1.50) as many rounds an hour" in said
     assert "hour: reached." in said
     assert "by itself (20.0 s)" in said
-    assert (
     assert "clocks (turn 1, 2, 3) the processes of a run spend 50 core-seconds on a round in turn and 42 where" in said
     assert "which 2 cores do in 20.9 s." in said
-        in said
-    )
     assert "(33.0 s) that would be 1.58x" in said
     older = [{key: value for key, value in run.items() if not key.startswith("cores")} for run in (TURN, BESIDE)]
     mixed = {"in turn": [older[0], TURN], "overlap": [older[1], BESIDE]}
