@@ -6,7 +6,7 @@ The built-in base knows neither reports nor reflections. So it is trained for a 
 of the same world: to write the report that a rule writes, and to answer rightly with a report on an earlier answer. Half of that
 training is on plain questions, with the careless answers that the base was made with. Then `vidalign align` with recipe reagent and
 objective dpo is run twice, with this policy as its own critic and with the rule as critic (`examples.shapes.rule_critic`), and the
-policies answer held-out questions, plainly. Writes bench/results/reagent.json and a part of docs/results.md.
+policies answer held-out questions, plainly. Writes bench/results/reagent.json and prints a part of a page.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 from bench.built_in import MODEL, make_run
 from bench.dvpo import auc
 from bench.overlap import accuracy
-from bench.pages import RESULTS, add_arguments, publish, versions_line
+from bench.pages import Output, add_arguments, versions_line
 from examples.shapes.biased_data import (
     NO_BIAS,
     Bias,
@@ -288,7 +288,9 @@ def main() -> None:
             print(f"{who}: {runs[who]}", flush=True)
     sizes = {"questions": arguments.questions, "held_out": arguments.held_out, "steps": arguments.steps}
     found = {**sizes, "train": TRAIN, "runs": runs}
-    publish(arguments, RESULTS, "reagent", found, page(found))
+    if not arguments.quick:
+        (arguments.out or Output()).keep("reagent", found)
+    print(page(found))
 
 
 if __name__ == "__main__":
