@@ -6,7 +6,7 @@ The built-in base knows neither reports nor reflections. So it is trained for a 
 of the same world: to write the report that a rule writes, and to answer rightly with a report on an earlier answer. Half of that
 training is on plain questions, with the careless answers that the base was made with. Then `vidalign align` with recipe reagent and
 objective dpo is run twice, with this policy as its own critic and with the rule as critic (`examples.shapes.rule_critic`), and the
-policies answer held-out questions, plainly. Writes bench/results/reagent.json and prints a part of a page.
+policies answer held-out questions, plainly. Writes bench/results/reagent.json and a part of docs/results.md.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 from bench.built_in import MODEL, make_run
 from bench.dvpo import auc
 from bench.overlap import accuracy
-from bench.pages import Output, add_arguments, versions_line
+from bench.pages import RESULTS, add_arguments, publish, versions_line
 from examples.shapes.biased_data import (
     NO_BIAS,
     Bias,
@@ -220,8 +220,8 @@ def page(found: dict[str, Any]) -> str:
         "built-in data, once with the policy as its own critic and once with a rule that never errs. The built-in base knows no "
         f"reports, so it was trained for {found['steps']} steps before, on other videos, to write the rule's report and to answer "
         "rightly with a report on an earlier answer, while plain questions kept their careless answers. So this shows whether the "
-        "loop carries a skill of judging and reflecting over into plain answers, not how well a model without such training judges. "
-        "One seed. Prompts are short ones of this bench. Only run on CPUs.",
+        "loop does what its critic says, not how well a larger model judges. One seed. Prompts are short ones of this bench. Only run "
+        "on CPUs.",
         "",
         "| critic | right % of first answers | conservative | neutral | aggressive | right answers kept % | wrong ones mended % |",
         "|---|---|---|---|---|---|---|",
@@ -288,9 +288,7 @@ def main() -> None:
             print(f"{who}: {runs[who]}", flush=True)
     sizes = {"questions": arguments.questions, "held_out": arguments.held_out, "steps": arguments.steps}
     found = {**sizes, "train": TRAIN, "runs": runs}
-    if not arguments.quick:
-        (arguments.out or Output()).keep("reagent", found)
-    print(page(found))
+    publish(arguments, RESULTS, "reagent", found, page(found))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from bench import (
     overlap_page,
     pages,
     processes,
+    reagent,
     seeds,
     serve,
     serve_load,
@@ -147,6 +148,7 @@ def page_of(name, recorded):
         "needles": needles,
         "overlap": overlap_page,
     }
+    by_name["reagent"] = reagent
     return {**by_name, "serve": serve_page, "serve_load": serve_load, "start": start}[name].page(recorded)
 
 
@@ -161,6 +163,7 @@ def page_of(name, recorded):
         "needles",
         "overlap",
         "prefetch",
+        "reagent",
         "rollout",
         "rollout_engine",
         "serve",
