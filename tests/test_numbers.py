@@ -221,3 +221,31 @@ def test_the_table_of_methods_says_what_was_measured_of_each():
     overlap = json.loads((RESULTS / "overlap.json").read_text())["timed"]
     ratios = [a["round_s"] / b["round_s"] for a, b in zip(overlap["in turn"], overlap["overlap"], strict=True)]
     assert f"made {' and '.join(f'{ratio:.2f}x' for ratio in ratios)} as many rounds" in flat
+
+
+def test_what_the_findings_say_of_a_value_model_and_a_critic_is_what_was_measured():
+    text = " ".join((ROOT / "docs/findings.md").read_text(encoding="utf-8").split()).partition(
+        "## A value model, and a critic"
+    )[2]
+    dvpo, earlier, reagent = (
+        json.loads((RESULTS / f"{name}.json").read_text()) for name in ("dvpo", "dvpo_leanpo", "reagent")
+    )
+    policy, rule, own = dvpo["policies"][0], reagent["runs"]["rule"], reagent["runs"]["policy"]
+    assert (
+        f"ranks {dvpo['value']['accuracy']:.1%} of the held-out pairs and {dvpo['own']['auc']:.1%} of".replace("%", " %")
+        in text
+    )
+    assert (
+        f"ranked {earlier['value']['accuracy']:.1%} of its own kind and {earlier['own']['auc']:.1%} of".replace("%", " %")
+        in text
+    )
+    assert (
+        f"{100 * policy['base']:.1f} to {policy['aligned']:.1%} with {sum(policy['tokens'].values()):,}".replace("%", " %")
+        in text
+    )
+    pairs = rule["pairs"]
+    right = sum(count for kind, count in pairs.items() if kind.startswith("right")) / sum(pairs.values())
+    assert f"right answer in {right:.1%} of its pairs".replace("%", " %") in text
+    assert f"gains {100 * (rule['aligned'] - rule['base']):.1f} points from {sum(pairs.values())} of them" in text
+    assert f"at {own['auc_within']:.1%}, and nothing is gained".replace("%", " %") in text
+    assert own["aligned"] <= own["base"]
