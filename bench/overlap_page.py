@@ -16,15 +16,12 @@ def page(found: dict[str, Any]) -> str:
     """The Markdown part."""
     timed, aged, num_rounds = found["timed"], found["aged"], found["rounds"]
 
-    def row(name: str) -> str:
-        runs = timed[name]
-        each = {
-            key: statistics.median(run[key] for run in runs)
-            for key in ("round_s", "rollout_s", "train_s", "both_s", "command_s", "cores_at_work", "cores_of_others")
-        }
+    def row(side: str, turn: int) -> str:
+        run = timed[side][turn]
+        at_work, others = (f"{run[key]:.2f}" if key in run else "not read" for key in ("cores_at_work", "cores_of_others"))
         return (
-            f"| {name} | {3600 / each['round_s']:.0f} | {each['round_s']:.1f} | {each['rollout_s']:.1f} | {each['train_s']:.1f} | "
-            f"{each['both_s']:.1f} | {each['cores_at_work']:.2f} | {each['cores_of_others']:.2f} | {each['command_s']:.0f} |"
+            f"| {turn + 1} | {side} | {3600 / run['round_s']:.0f} | {run['round_s']:.1f} | {run['rollout_s']:.1f} | "
+            f"{run['train_s']:.1f} | {run['both_s']:.1f} | {at_work} | {others} | {run['command_s']:.0f} |"
         )
 
     faster = Ratio.of([run["round_s"] for run in timed["in turn"]], [run["round_s"] for run in timed["overlap"]])
@@ -35,13 +32,13 @@ def page(found: dict[str, Any]) -> str:
         "",
         f"Written by `vidalign bench overlap` on {found['cores']} cores: {num_rounds} rounds of `vidalign align` on the built-in "
         f"model, {found['questions']} questions a round, with the next round's responses made after training, and beside it "
-        f"(`cluster.overlap`). Medians of {turns} turns; a round's time is taken from the end of the "
-        "first training to that of the last but one, which is the last with a rollout beside it.",
+        f"(`cluster.overlap`). A round's time is taken from the end of the first training to that of the last "
+        "but one, which is the last with a rollout beside it. Ratios are taken within a turn.",
         "",
-        "| side | rounds an hour | s a round | s of rollout and pairs | s of training | s with both at work | cores at work "
+        "| turn | side | rounds an hour | s a round | s of rollout and pairs | s of training | s with both at work | cores at work "
         "| and of other work | s of the command |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *[row(name) for name in timed],
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *[row(side, turn) for turn in range(turns) for side in timed],
         "",
         f"Overlap makes {faster} as many rounds an hour, and the whole command {whole} as fast. Goal: at least {GOAL:g}x rounds an "
         f"hour: {'reached' if faster.median >= GOAL else 'missed'}.",
@@ -49,6 +46,8 @@ def page(found: dict[str, Any]) -> str:
         limits(timed, found["cores"]),
         "",
     ]
+    if not all("cores_of_others" in run for runs in timed.values() for run in runs):
+        lines += ["The machine had other work to do at times; how much was not read in all turns.", ""]
     if aged:
         lines += [
             f"Accuracy on {found['held_out']} held-out questions after {num_rounds} rounds, by the age of what is learned from:",
@@ -64,24 +63,27 @@ def page(found: dict[str, Any]) -> str:
 
 
 def limits(timed: Mapping[str, Sequence[Mapping[str, Any]]], cores: int) -> str:
-    """What bounds the gain: the longer of the two stages, and the work that the cores do in turn already."""
-
-    def median(side: str, key: str) -> float:
-        return statistics.median(run[key] for run in timed[side])
-
-    round_s, at_work = median("in turn", "round_s"), median("in turn", "cores_at_work")
-    stages = {key: (median("in turn", key), median("overlap", key)) for key in ("rollout_s", "train_s")}
-    alone = round_s / max(before for before, _ in stages.values())
-    return (
-        f"What bounds it: a round takes no less than the longer of its stages by itself, which would be {alone:.2f}x. And in turn "
-        f"{at_work:.2f} of {cores} cores are at work already; all {cores} at the same work would be {cores / at_work:.2f}x. Beside "
-        f"each other rollout takes {ratio(*stages['rollout_s'])} and training {ratio(*stages['train_s'])} as long as by itself. "
-        "Stages with GPUs of their own do not share what they compute with, so that there the first bound is the one that counts."
+    """What bounds the gain: the longer of the two stages, and the work of a round on all cores."""
+    before, beside = timed["in turn"], timed["overlap"]
+    longest = min(max(run["rollout_s"], run["train_s"]) for run in before)
+    work = [
+        statistics.median(run["cores_at_work"] * run["round_s"] for run in runs if "cores_at_work" in run)
+        for runs in (before, beside)
+    ]
+    read = ", ".join(str(turn + 1) for turn, run in enumerate(beside) if "cores_at_work" in run)
+    least, fastest = work[1] / cores, [min(run["round_s"] for run in runs) for runs in (before, beside)]
+    rollout, train = (
+        Ratio.of([run[key] for run in beside], [run[key] for run in before]) for key in ("rollout_s", "train_s")
     )
-
-
-def ratio(before: float, after: float) -> str:
-    return f"{after / before:.2f} times"
+    return (
+        f"What bounds it: a round takes no less than the longer of its stages by itself ({longest:.1f} s), and no less than its work "
+        f"on all cores. By their clocks (turn {read}) the processes of a run spend {work[0]:.0f} core-seconds on a round in turn and "
+        f"{work[1]:.0f} where rounds overlap, which {cores} cores do in {least:.1f} s. Beside the fastest round in turn "
+        f"({fastest[0]:.1f} s) that would be {fastest[0] / least:.2f}x, with nothing else to do and no core ever waiting. The fastest "
+        f"round that overlapped took {fastest[1]:.1f} s. Rollout takes {rollout} as long beside training as by itself, and training "
+        f"{train}. Stages with GPUs of their own do not share what they compute with, so that there the first bound is the one that "
+        "counts."
+    )
 
 
 def aged_row(method: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

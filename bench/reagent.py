@@ -220,8 +220,8 @@ def page(found: dict[str, Any]) -> str:
         "built-in data, once with the policy as its own critic and once with a rule that never errs. The built-in base knows no "
         f"reports, so it was trained for {found['steps']} steps before, on other videos, to write the rule's report and to answer "
         "rightly with a report on an earlier answer, while plain questions kept their careless answers. So this shows whether the "
-        "loop carries a skill of judging and reflecting over into plain answers, not how well a model without such training judges. "
-        "One seed. Prompts are short ones of this bench. Only run on CPUs.",
+        "loop does what its critic says, not how well a larger model judges. One seed. Prompts are short ones of this bench. Only run "
+        "on CPUs.",
         "",
         "| critic | right % of first answers | conservative | neutral | aggressive | right answers kept % | wrong ones mended % |",
         "|---|---|---|---|---|---|---|",

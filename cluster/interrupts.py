@@ -166,6 +166,16 @@ def stoppable() -> Iterator[Callable[[BaseException], None]]:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def signalled(within_s: float) -> bool:
+    """For other threads: whether a signal has ended the block of `handled`, or does so in this time. No wait where there is none."""
+    until = time.monotonic() + within_s
+    while _ending is not None and time.monotonic() < until:
+        if _ending.timer is not None:
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def check() -> None:
     """Raises `KeyboardInterrupt` where another thread ended a block of `stoppable`: for waits that no signal may have reached."""
     if any(_stops):

@@ -17,6 +17,7 @@ from cluster import interrupts
 from vidalign.errors import ClusterError
 
 LOOK_EVERY_S = 0.5
+SIGNAL_S = 2.0  # that a signal to the whole process group may take to be heard here, once a process of Ray has ended by it
 LOGS = "--log_dir="  # of the commands of Ray's processes
 
 
@@ -103,7 +104,8 @@ def watched(processes: Mapping[str, subprocess.Popen[bytes]]) -> Iterator[None]:
     def keep_looking() -> None:
         while not over.wait(LOOK_EVERY_S):
             if (error := fault_of(processes)) is not None:
-                stop(error)
+                if not interrupts.signalled(SIGNAL_S):
+                    stop(error)
                 return
 
     try:

@@ -141,8 +141,14 @@ def page_of(name, recorded):
         return growth_page.page(growth_rows(recorded))
     if name in ("gpu", "prefetch", "rollout", "rollout_engine", "train_step"):
         return importlib.import_module(f"bench.{name}_page").page(recorded)
-    by_name = {"decode": decode_page, "driver_memory": driver_memory, "long_videos": long_videos, "needles": needles}
-    by_name |= {"overlap": overlap_page, "reagent": reagent}
+    by_name = {
+        "decode": decode_page,
+        "driver_memory": driver_memory,
+        "long_videos": long_videos,
+        "needles": needles,
+        "overlap": overlap_page,
+    }
+    by_name["reagent"] = reagent
     return {**by_name, "serve": serve_page, "serve_load": serve_load, "start": start}[name].page(recorded)
 
 

@@ -31,12 +31,19 @@ def test_the_page_of_overlap_says_what_bounds_it():
     timed = {"in turn": [TURN] * 3, "overlap": [BESIDE] * 3}
     aged = {"dpo": {f"max_staleness {age}": [{"accuracy": 0.7 - age / 100, "base": 0.65}] for age in range(3)}}
     said = overlap_page.page({"timed": timed, "aged": aged, "rounds": 4, "questions": 60, "held_out": 300, "cores": 2})
-    assert "| in turn | 109 | 33.0 | 20.0 | 16.0 | 0.0 | 1.50 | 0.25 | 160 |" in said
+    assert "| 1 | in turn | 109 | 33.0 | 20.0 | 16.0 | 0.0 | 1.50 | 0.25 | 160 |" in said
     assert "Overlap makes 1.50x (1.50 to 1.50) as many rounds an hour" in said
     assert "hour: reached." in said
-    assert "which would be 1.65x. And in turn 1.50 of 2 cores are at work already" in said
-    assert "would be 1.33x" in said
-    assert "rollout takes 1.20 times and training 1.25 times as long as by itself" in said
+    assert "by itself (20.0 s)" in said
+    assert "clocks (turn 1, 2, 3) the processes of a run spend 50 core-seconds on a round in turn and 42 where" in said
+    assert "which 2 cores do in 20.9 s." in said
+    assert "(33.0 s) that would be 1.58x" in said
+    older = [{key: value for key, value in run.items() if not key.startswith("cores")} for run in (TURN, BESIDE)]
+    mixed = {"in turn": [older[0], TURN], "overlap": [older[1], BESIDE]}
+    made = overlap_page.page({"timed": mixed, "aged": {}, "rounds": 4, "questions": 60, "held_out": 300, "cores": 2})
+    assert "| not read | not read | 160 |" in made
+    assert "| 1.50 | 0.25 | 160 |" in made
+    assert "Rollout takes 1.20x (1.20 to 1.20) as long beside training as by itself, and training 1.25x" in said
     assert "| dpo | 1 | 65.0% | 70.0% (70.0%) | 69.0% (69.0%) | 68.0% (68.0%) |" in said
 
 

@@ -183,3 +183,69 @@ def test_the_script_of_the_readme_works(shapes, tmp_path, monkeypatch, capsys):
     assert said[1].startswith("(8, 56, 56, 3) (0.")
     assert said[2:4] == ["True", "True"]
     assert "unknown key train.lerning_rate; did you mean train.learning_rate?" in said[4]
+
+
+def cell(text: str, head: str, row: str, name: str) -> str:
+    """A cell of a table as `column` finds it, as it stands."""
+    lines = text.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith(f"| {head} |") and name in line)
+    place = [each.strip() for each in lines[at].split("|")].index(name)
+    return next(line for line in lines[at:] if line.startswith(f"| {row} |")).split("|")[place].strip()
+
+
+def test_the_table_of_methods_says_what_was_measured_of_each():
+    text = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
+    said = {
+        line.split("|")[1].split(" (")[0].strip(): line
+        for line in text.splitlines()
+        if line.startswith("| ") and "-7b.yaml`" in line
+    }
+    quality, events = part("quality.md"), part("events.md")
+    rows = {"LeanPO": "LeanPO", "RRPO": "RRPO", "LLaVA-Hound-DPO": "Hound-DPO"}
+    for method, arm in rows.items():
+        assert f"shapes {cell(quality, 'arm', arm, 'accuracy %')} %" in said[method]
+    assert f"events F1 {cell(events, 'arm', 'LeanPO', 'F1')}" in said["LeanPO"]
+    sft = [cell(table, "arm", "SFT", name) for table, name in ((quality, "accuracy %"), (events, "F1"))]
+    flat = " ".join(text.split())
+    assert f"SFT on LeanPO's winners has {sft[0]} and {sft[1]}" in flat
+    assert f"(base {cell(quality, 'arm', 'Base', 'accuracy %')} %), or phrase F1 on its events task (base" in flat
+    dvpo = json.loads((RESULTS / "dvpo.json").read_text())
+    policy, (low, high) = dvpo["policies"][0], dvpo["policies"][0]["interval"]
+    assert (
+        f"shapes {policy['aligned']:.1%} ({100 * low:.1f} to {100 * high:.1f}; one seed)".replace("%", " %") in said["DVPO"]
+    )
+    assert f"{sum(policy['tokens'].values()):,} sampled tokens" in flat
+    assert f"ranks {dvpo['value']['accuracy']:.0%} of {dvpo['value']['num_heldout']}".replace("%", " %") in flat
+    gains = [float(gain) for gain in re.findall(r"\| by the question \|.*\| \+([\d.]+) ±", part("needles.md"))]
+    assert f"+{min(gains[:-1]):.0f} to +{max(gains[:-1]):.0f} points" in said["ReAgent-V"]
+    overlap = json.loads((RESULTS / "overlap.json").read_text())["timed"]
+    ratios = [a["round_s"] / b["round_s"] for a, b in zip(overlap["in turn"], overlap["overlap"], strict=True)]
+    assert f"made {' and '.join(f'{ratio:.2f}x' for ratio in ratios)} as many rounds" in flat
+
+
+def test_what_the_findings_say_of_a_value_model_and_a_critic_is_what_was_measured():
+    text = " ".join((ROOT / "docs/findings.md").read_text(encoding="utf-8").split()).partition(
+        "## A value model, and a critic"
+    )[2]
+    dvpo, earlier, reagent = (
+        json.loads((RESULTS / f"{name}.json").read_text()) for name in ("dvpo", "dvpo_leanpo", "reagent")
+    )
+    policy, rule, own = dvpo["policies"][0], reagent["runs"]["rule"], reagent["runs"]["policy"]
+    assert (
+        f"ranks {dvpo['value']['accuracy']:.1%} of the held-out pairs and {dvpo['own']['auc']:.1%} of".replace("%", " %")
+        in text
+    )
+    assert (
+        f"ranked {earlier['value']['accuracy']:.1%} of its own kind and {earlier['own']['auc']:.1%} of".replace("%", " %")
+        in text
+    )
+    assert (
+        f"{100 * policy['base']:.1f} to {policy['aligned']:.1%} with {sum(policy['tokens'].values()):,}".replace("%", " %")
+        in text
+    )
+    pairs = rule["pairs"]
+    right = sum(count for kind, count in pairs.items() if kind.startswith("right")) / sum(pairs.values())
+    assert f"right answer in {right:.1%} of its pairs".replace("%", " %") in text
+    assert f"gains {100 * (rule['aligned'] - rule['base']):.1f} points from {sum(pairs.values())} of them" in text
+    assert f"at {own['auc_within']:.1%}, and nothing is gained".replace("%", " %") in text
+    assert own["aligned"] <= own["base"]

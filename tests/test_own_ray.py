@@ -1,5 +1,6 @@
 """A command whose own Ray is gone ends, in words; one whose Ray lives ends as it would."""
 
+import os
 import signal
 import subprocess
 import threading
@@ -45,6 +46,26 @@ def test_so_does_a_block_that_ends_as_it_should_at_the_next_signal(processes):
 
     with pytest.raises(ClusterError, match=SAYS):
         serve()
+
+
+def test_a_signal_to_the_whole_process_group_is_a_stop_and_no_fault_of_ray(processes):
+    """As Slurm's scancel and `timeout` send it; which of both ends is seen first is chance."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    sent = threading.Timer(2 * own_ray.LOOK_EVERY_S, os.kill, [os.getpid(), signal.SIGTERM])
+
+    def work() -> None:
+        with interrupts.handled(), own_ray.watched(processes):
+            processes["raylet"].terminate()
+            sent.start()
+            threading.Event().wait(20)
+
+    try:
+        with pytest.raises(interrupts.Interrupted) as caught:
+            work()
+        assert caught.value.exit_code == 128 + signal.SIGTERM
+    finally:
+        sent.join()
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_what_fails_because_of_it_is_not_shown(processes):
