@@ -11,7 +11,7 @@ from vidalign.data.words import NEGATIONS, content_words, normalise, stem, vocab
 _YES = "yes|yeah|yep|yup|oui|sí|sim|ja|да"
 _NO = "no|nope|nah|non|não|nein|nee|нет"
 _YES_ALONE = "true|correct|affirmative|right|si|sure"
-_SURELY = re.compile(r"(indeed|certainly|absolutely|definitely|of course|surely)\b(\s*[,.;:!]*\s*)")
+_SURELY = re.compile(r"(?:(?:indeed|certainly|absolutely|definitely|of course|surely)\b(\s*[,.;:!]*\s*))+")
 _NO_ALONE = "false|incorrect|untrue|negative|wrong"
 _YES_SIGNS, _NO_SIGNS = "✓✔✅👍", "✗✘❌👎"
 _ABROAD = {  # as the first word of a reply, in languages of which another word would be an English one
@@ -127,8 +127,8 @@ def polarity(text: str, question: str = "") -> bool | None:
     surely = _SURELY.match(text)
     if surely:
         rest = text[surely.end() :]
-        said = polarity(rest, question) if rest else True
-        return said if said is not None or not surely[2].strip() else True
+        meant = polarity(rest, question) if rest else True
+        return True if meant is None and surely[1].strip() else meant
     first = re.match(
         rf"({_YES}|{_NO}|{_YES_ALONE}|{_NO_ALONE})(?![^\W_])(?!\s*\?|\s+(?:doubt|one|not|idea|clue|way to)\b)", text
     )
