@@ -201,6 +201,11 @@ def test_yes_and_no_in_chinese(answer, reply, right):
     assert told("视频中有红色圆圈吗？", answer, reply) is right
 
 
+def test_what_is_said_of_another_thing_is_no_denial():
+    assert told("Is the circle red?", "No", "It is purple.") is True
+    assert told("Is the circle red?", "No", "a purple star.") is told("Is the circle red?", "Yes", "a purple star.") is False
+
+
 THREE = [
     "3", "three", "Three.", "THREE", "There are three dots.", "3 dots", "about 3", "The answer is 3.", "**3**", "\\boxed{3}",
     "3.0", "３", "I count 3 dots in total.", "There are 2 red and 1 blue dots, so 3 in total.", "3 (three)", "exactly three",

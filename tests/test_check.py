@@ -239,6 +239,18 @@ def break_folder(folder, what):
         (folder / "config.json").unlink()
     elif what == "template":
         (folder / "chat_template.jinja").unlink()
+    elif what == "adapter":
+        (folder / "config.json").unlink()
+        (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "x"}')
+    elif what in ("patches", "merges"):
+        name = {"patches": "patch_size", "merges": "merge_size"}[what]
+        raw = json.loads((folder / "processor_config.json").read_text())
+        (folder / "processor_config.json").write_text(
+            json.dumps({key: {**part, name: 4} if isinstance(part, dict) else part for key, part in raw.items()})
+        )
+    elif what == "stop":
+        raw = json.loads((folder / "generation_config.json").read_text())
+        (folder / "generation_config.json").write_text(json.dumps(raw | {"eos_token_id": [2, "<|im_end|>"]}))
     elif what == "processor":
         (folder / "processor_config.json").unlink()
     elif what in ("code", "architecture"):
@@ -254,6 +266,10 @@ def break_folder(folder, what):
         ("weightless", r"no \*.safetensors weights"),
         ("shard", r"lacks 1 of its 2 weight files, first model-2.safetensors"),
         ("config", r"has no config.json"),
+        ("adapter", r"holds an adapter alone; merge it into its base"),
+        ("patches", r"the processor has patch_size=4, but the vision tower takes patch_size=14"),
+        ("merges", r"the processor has merge_size=4, but the vision tower takes spatial_merge_size=2"),
+        ("stop", r"has eos_token_id=\[2, '<\|im_end\|>'\]; write the id of a token, or a list of ids"),
         ("template", r"no chat template"),
         ("processor", r"no processor that transformers can load|is not a video model"),
         ("code", r"brings its own Python code"),

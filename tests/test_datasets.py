@@ -149,6 +149,8 @@ def test_a_byte_order_mark_is_read_everywhere(tmp_path, capsys):
         ("[" * 200_000, "is nested more than 100 levels deep"),
         ('{"a":' * 200_000, "is nested more than 100 levels deep"),
         (deep(MAX_DEPTH + 1), "is nested more than 100 levels deep"),
+        ('{"id": "a", "answer": "left", "answer": "right"}', "names 'answer' twice in one object; keep one of the two"),
+        ('{"clip": {"start": 1, "start": 2}}', "names 'start' twice in one object; keep one of the two"),
     ],
 )
 def test_what_python_cannot_hold_is_one_sentence_in_every_command(tmp_path, capsys, line, says):

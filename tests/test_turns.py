@@ -356,6 +356,12 @@ def test_what_differs_from_the_usual_is_said():
     assert notes["qwen3_vl"] == notes["llava_onevision"] == notes["minicpm_v"] == ()
 
 
+def test_a_template_that_writes_the_date_is_said():
+    template = chatml(PAD).replace("{%-", "{%- set today = strftime_now('%d %b %Y') -%}{%-", 1)
+    made = processor(template, CHATML, video="<|video_pad|>", eos="<|im_end|>")
+    assert "the chat template may write the date or the time" in turns_of(made).notes[-1]
+
+
 def test_what_was_kept_before_is_found_again_where_nothing_differs():
     keys = {name: turns_of(each.processor()).key() for name, each in FAMILIES.items()}
     assert {name for name, key in keys.items() if not key} == {"qwen3_vl", "llava_onevision", "minicpm_v"}

@@ -18,6 +18,7 @@ from vidalign.files import read_object
 from vidalign.model import loading, rendering, weight_checks
 from vidalign.model.checkpoint import generation_faults
 from vidalign.model.engine_rules import engine_rules
+from vidalign.model.estimate import check_patches, read_vision_cost
 from vidalign.model.families import FAMILIES, GENERAL
 from vidalign.model.folder import missing_package, model_folder, read_headers, weight_files
 from vidalign.model.head import check_logits
@@ -60,6 +61,7 @@ def inspect(
     outline = loading.outline(str(folder), trust_remote_code=config.trust_remote_code, dtype=config.dtype, weights=there)
     processor = rendering.load_processor(str(folder), trust_remote_code=config.trust_remote_code)
     check_logits(outline.config)
+    check_patches(folder, read_vision_cost(folder), outline.config)
     weight_checks.check_vocabulary(str(folder), outline, processor.tokenizer)
     engine_rules(
         processor, outline.config, dtype=config.dtype, max_model_len=config.max_model_len, on_cpu=False, limits={"video": 1}
@@ -97,6 +99,10 @@ def _has_weights(folder: pathlib.Path) -> bool:
 def _architecture(folder: pathlib.Path, *, trust_remote_code: bool, key: str) -> str:
     """The architecture that config.json names. Raises `ModelError` where there is none, or one that is not run. `key`: to trust it."""
     if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise ModelError(
+                f"{folder} holds an adapter alone; merge it into its base, and let model.path name the merged model"
+            )
         raise ModelError(f"{folder} has no config.json; model.path must name a complete Hugging Face model folder")
     raw = read_object(folder / "config.json")
     named = raw.get("architectures")

@@ -29,6 +29,7 @@ _CUE = re.compile(
     r"(?:\s+(?:to (?:the|this) question|here))?\s*"
     r"(?:\b(?:is|(?:would|should|must|will|could only) be|(?:has|seems|appears) to be|es|est|ist|è|é)\b|[:=]|->|→|-)+\s*"
     r"(?:(?:therefore|thus|clearly|probably|likely|most likely|definitely|actually|simply|that|option|choice|letter)\b\s*)*:?\s*"
+    r"|(?:[:?]|\b(?:on|upon|after|in) [^.,;:\n]{1,40},)\s*(?=[(\[]?[a-z][)\]]?[\s.!]*$)"
     r"|(?:正确)?(?:答案|选项|答え|正解|回答|답|정답)\s*(?:应该|应当|应)?(?:是|为|選|选|は|은|는|:)*\s*|选择?\s*(?=[a-z(\[])"
 )
 _WEAK_CUE = re.compile(
@@ -37,10 +38,12 @@ _WEAK_CUE = re.compile(
     r"|(?:应该|应|而|就)?是(?=\s*[(\[【]?[a-z](?![a-z]))"
 )
 _HEDGE = re.compile(
-    rf"\s*(?:or|and|/|[,;<>]|&|\||\+|或|和)\s*(?:(?:else|maybe|perhaps|possibly|probably|also|even|or|and)\s+)*(?:option\s+)?{_OPEN}[a-z]{_CLOSE}(?:\s*$|\s*[.,;:!)\n]|\s+(?:or|and)\b)"
+    rf"\s*(?:or|and|/|[,;<>]|&|\||\+|或|和)\s*(?:(?:else|maybe|perhaps|possibly|probably|also|even|or|and)\s+)*(?:option\s+)?{_OPEN}[a-z]{_CLOSE}(?:\s*$|\s*[.,;:!)\n]|\s+(?:or|and|are|were|both|seem|look|could|can|might|may)\b)"
 )
 _SEPARATOR = re.compile(r"\s*[.:,;!、。．=)\]-]+|\s*\n|\s+[-–—]\s")
 _RULED_OUT, _RULED_OUT_AFTER = re.compile(RULED_OUT), re.compile(RULED_OUT_AFTER)
+_RULED_OUT_LISTED = re.compile(RULED_OUT.removesuffix("$") + r"(?:\0+\s*,\s*)+$")
+_GOES_ON = re.compile(r"\s*(?:,\s*\0|,?\s*(?:or|nor)\b)")  # of a list
 _NO_ARTICLE = re.compile(r"(?:left|right|up|down|yes|no|true|false|red|blue|green|yellow|black|white|\d+)\b(?!\s)")
 _RIGHT = ("yes", "true", "correct", "right", "✓", "✔", "✅")
 _JUDGED_LINE = re.compile(
@@ -170,7 +173,8 @@ def _last_statement(text: str, listed: Options) -> int | None:
     praised = (
         r"(?:is|seems|looks)\s+(?:the\s+)?(?:only\s+|most\s+)?(?:likely\s+)?(?:correct|right|best|accurate|true|answer)\b"
     )
-    between = r"(?:(?!(?<![\w'])[b-hj-z](?![\w']))[^.,\n]){0,60}"  # the option's text, and no other letter
+    other = r"(?<![\w'])(?:[b-hj-z]|[ai](?=\s+(?:is|seems|looks)\b))(?![\w'])"
+    between = rf"(?:(?!{other})[^.,;\n]){{0,60}}"  # the option's text, and no other letter
     reverse = rf"(?<![\w'])(?<!\bor )(?<!\band ){_OPEN}({_label(listed)}){_ENDS}{_CLOSE}[.:]?\s+(?:{between}\s)?{praised}"
     found += [(match.start(), listed.index(match[1])) for match in re.finditer(reverse, text)]
     return max(found, key=lambda item: item[0])[1] if found else None
@@ -275,6 +279,8 @@ def named_options(text: str, listed: Options, *, denied: bool = False) -> set[in
 
 def _is_ruled_out(text: str, match: re.Match[str]) -> bool:
     before = _RULED_OUT.search(text[: match.start()])
+    if before is None and _GOES_ON.match(text, match.end()):
+        before = _RULED_OUT_LISTED.search(text[: match.start()])
     if before and before[0].startswith("from") and re.search(r"\bto\b", match[0]):
         before = None  # "from left to right" of the option "left to right"
     return bool(before or _RULED_OUT_AFTER.match(text, match.end()))

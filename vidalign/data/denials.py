@@ -39,7 +39,7 @@ RULED_OUT = (
     r"(?:\bnot|n't|\bnever|\bno|\bneither|\bnor|\b(?:anything|everything|all) but|\bexcept(?: for)?|\bother than|rather than|"
     rf"instead of|\bdoubt{_IT_IS}|\bwithout|\bfrom|不|没|沒|非|不是|没有|并非|{_FOREIGN})\s*"
     r"(?:(?:really|actually|moving|move|moves|going|go|goes|to|towards|the|an?|be|being|any|in|on|at|向|往|朝|在|"
-    r"une?|una|eine?[nmrs]?|la|le|el|der|die|das|uma?|\0+\s*(?:or|nor|或|和))\s*)*$"  # \0: another option's text
+    r"une?|una|eine?[nmrs]?|la|le|el|der|die|das|uma?|(?:\0+\s*,\s*)*\0+\s*,?\s*(?:or|nor|或|和))\s*)*$"  # \0: another option's text
 )
 RULED_OUT_AFTER = (
     rf"{AFTER}|[\"'”]?\s+(?:is|was|seems|looks|would be|can be)\s+(?:(?:clearly|definitely|also) )?"

@@ -18,7 +18,18 @@ ONE_OBJECT = "write one JSON object per line"
 
 Located = tuple[str, dict[str, Any] | RowError]
 
-_DECODER = json.JSONDecoder()
+
+def _once(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, of which JSON takes the last value of a name that stands twice. Raises `RowError` instead."""
+    found = dict(fields)
+    if len(found) < len(fields):
+        names = [name for name, _ in fields]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RowError("row", f"names {twice[:60]!r} twice in one object", "keep one of the two")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
 def read_lines(path: pathlib.Path) -> Iterator[Located]:
@@ -56,12 +67,13 @@ def parse_value(text: str, start: int = 0) -> tuple[Any, int]:
 
     Raises:
         json.JSONDecodeError: there is no JSON value.
-        RowError: a number has more digits than Python reads, or the value is nested more than `MAX_DEPTH` levels deep.
+        RowError: a number has more digits than Python reads, the value is nested more than `MAX_DEPTH` levels deep, or an object names
+            a field twice.
     """
     too_deep = RowError("row", f"is nested more than {MAX_DEPTH} levels deep", ONE_OBJECT)
     try:
         value, end = _DECODER.raw_decode(text, start)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RowError):
         raise
     except RecursionError as error:
         raise too_deep from error

@@ -10,7 +10,8 @@ from vidalign.data.words import NEGATIONS, content_words, normalise, stem, vocab
 
 _YES = "yes|yeah|yep|yup|oui|sí|sim|ja|да"
 _NO = "no|nope|nah|non|não|nein|nee|нет"
-_YES_ALONE = "true|correct|affirmative|indeed|right|si|certainly|absolutely|definitely|of course|sure"
+_YES_ALONE = "true|correct|affirmative|right|si|sure"
+_SURELY = re.compile(r"(?:(?:indeed|certainly|absolutely|definitely|of course|surely)\b(\s*[,.;:!]*\s*))+")
 _NO_ALONE = "false|incorrect|untrue|negative|wrong"
 _YES_SIGNS, _NO_SIGNS = "✓✔✅👍", "✗✘❌👎"
 _ABROAD = {  # as the first word of a reply, in languages of which another word would be an English one
@@ -62,6 +63,7 @@ _AGREES = re.compile(
 _CLAUSE = re.compile(r"[,.;:!?\n]|\b(?:but|because|since|although|though|and|while|whereas|so)\b")
 _HERE = re.compile(rf"\b({_YES}|{_NO})(?=\s*$|\s+(?:at|in|by|after|before|initially|finally|later|now|first)\b)")
 _IS_NOT_DONE = re.compile(r"\b(?:(?:is|was|are|were) (?:unable|not able) to|(?:fails?|failed|refuses?|refused) to)\b")
+_EXISTS = re.compile(r"\b(?:is|are|was|were) there\b|\b(?:appears?|see|seen|shows?|shown|contains?|visible|present|any)\b")
 _ASIDE = re.compile(
     r"\b(?:before|after|when|while|during|until|at the (?:end|start|beginning)|in the (?:video|clip|scene))\b"
 )
@@ -123,6 +125,11 @@ def polarity(text: str, question: str = "") -> bool | None:
         return text[0] in _YES_SIGNS
     if by_place := _where_asked(text, question):
         return by_place[0] if len(by_place) == 1 else None
+    surely = _SURELY.match(text)
+    if surely:
+        rest = text[surely.end() :]
+        meant = polarity(rest, question) if rest else True
+        return True if meant is None and surely[1].strip() else meant
     first = re.match(
         rf"({_YES}|{_NO}|{_YES_ALONE}|{_NO_ALONE})(?![^\W_])(?!\s*\?|\s+(?:doubt|one|not|idea|clue|way to)\b)", text
     )
@@ -189,6 +196,8 @@ def _as_statement(text: str, question: str) -> bool | None:
     if re.match(r"\W*(?:[a-z]+n't|cannot)\b", prepared(question)):
         asked -= NEGATIONS  # "Isn't it red?" asks whether it is red
     clauses = [(clause, set(content_words(clause)) - (_FILLERS - asked)) for clause in _CLAUSE.split(text)]
+    if _EXISTS.search(prepared(question)):  # that there is a blue one says nothing of a red one
+        clauses = [(clause, said) for clause, said in clauses if "empty" in said or not _opposed(said, asked)]
     denied = [(clause, said) for clause, said in clauses if said & NEGATIONS - asked]
     about = [said for _, said in denied if (rest := said - NEGATIONS) == set() or rest & asked or _opposed(rest, asked)]
     plain = [(clause, said) for clause, said in clauses if said and not said & NEGATIONS - asked]
@@ -198,6 +207,8 @@ def _as_statement(text: str, question: str) -> bool | None:
         return True
     said = set().union(*(said for _, said in plain)) if plain else set()
     opposites = _opposed(said, asked)
+    if len(opposites) > 1:
+        return None  # it speaks of something else
     said = {opposites.get(word, word) for word in said}
     return not opposites if _repeats(text, said, asked, least) else None
 

@@ -15,13 +15,15 @@ _ASKED_UNIT = re.compile(rf"\bhow many ({_UNIT})\b|\bin ({_UNIT})\b")
 _NAMED = re.compile(r"\b(?:step|frame|scene|figure|picture|option|chapter|part|room|level|round)\s+$")
 _SOMETHING = re.compile(r"(?:there(?:'s| is)|i (?:can )?see|it's|it is)?\s*(?:only |just )?an? [^\W\d]+(?: in the \w+)?")
 _CUE = re.compile(
-    r"\b(?:answer|count|result|total|sum)\b(?:\s+(?:is|are|was|of|number|count|be|would))*\s*[:=]?\s*(?:is\s+)?"
+    r"\b(?:answer|(?<!i )(?<!we )count|result|(?<!in )total|sum)\b(?:\s+(?:is|are|was|of|number|count|be|would))*\s*[:=]?\s*(?:is\s+)?"
+    r"|\b(?:so|therefore|thus|hence|(?:that|which) makes)\b,?\s*(?:there (?:are|is)|it is|it's|i count|we have)?\s*(?:a total of )?"
     r"|\bi\.e\.,?\s*|\b(?:making|totall?ing|but (?:it is|it's)|actually)\b,?\s*|\?\s*no\b[,.:]?\s*|"
     r":\s+(?=\w+(?:\s[^\W\d]+)?[.!]?\s*$)|答案\s*(?:是|为|:)?\s*|=\s*|总共有?|一共有?|共有?"
 )
 _ENDS_STATEMENT = re.compile(
     r"(?:\s+[^\W\d]+)?\s+\((?!.*\bor\b)|[^\w\s,]*\s*(?:\n|$|[.:!)]|,?\s*(?:since|because|as|for)\b)"
 )
+_BEFORE_LEADING = re.compile(r"(?:(?:i|we) (?:can )?(?:count|see)|there (?:are|is)|it is|it's)?")
 _TOTAL_AFTER = re.compile(r"^(?:\s+[^\W\d]+){0,3}\s+(?:in total|in all|altogether|total)\b")
 
 
@@ -59,7 +61,7 @@ def _stated(text: str, question: str) -> Number | None:
         usable = [number for number in usable if not number.weak or named[number]]
     elif strong:
         return None  # "not 3", "2 or 3": what is left are pronouns
-    for group in (usable, _totals(text, usable), _best(named, usable), _leading(text, usable)):
+    for group in (usable, _totals(text, usable), _on_first_line(text, usable), _best(named, usable), _leading(text, usable)):
         if group and all(number.equals(group[0]) for number in group):
             return group[0]
     return None
@@ -89,9 +91,18 @@ def _totals(text: str, usable: list[Number]) -> list[Number]:
     return [number for number in usable if _TOTAL_AFTER.match(text[number.end :])]
 
 
+def _on_first_line(text: str, usable: list[Number]) -> list[Number]:
+    """The one number of a first line of up to four words, if other lines follow."""
+    first, *others = text.strip().splitlines()
+    if not others or len(first.split()) > 4:
+        return []
+    start = text.index(first)
+    return [number for number in usable if start <= number.start < start + len(first)]
+
+
 def _leading(text: str, usable: list[Number]) -> list[Number]:
     return [
         number
         for number in usable[:1]
-        if not text[: number.start].strip(" *(\"'") and _ENDS_STATEMENT.match(text[number.end :])
+        if _BEFORE_LEADING.fullmatch(text[: number.start].strip(" *(\"'")) and _ENDS_STATEMENT.match(text[number.end :])
     ]

@@ -174,6 +174,9 @@ def generation_faults(folder: pathlib.Path) -> list[str]:
         raise ModelError(
             f"{folder}/{GENERATION} cannot be read: {' '.join(str(error).split())[:300]}; correct that file"
         ) from error
+    ends = generation.eos_token_id
+    if not all(type(end) is int and end >= 0 for end in (ends if isinstance(ends, list) else [ends]) if end is not None):
+        raise ModelError(f"{folder}/{GENERATION} has eos_token_id={ends!r}; write the id of a token, or a list of ids")
     faults = _faults_of(generation)
     if not faults:
         return []

@@ -91,6 +91,24 @@ def read_vision_cost(model_dir: str | pathlib.Path) -> VisionCost | None:
     )
 
 
+def check_patches(folder: pathlib.Path, cost: VisionCost | None, model_config: Any) -> None:
+    """Raises `ModelError` where a processor cuts videos into other patches than the vision tower takes."""
+    tower = getattr(model_config, "vision_config", None)
+    if cost is None or tower is None:
+        return
+    for ours, theirs, name in (
+        (cost.patch, "patch_size", "patch_size"),
+        (cost.merge, "spatial_merge_size", "merge_size"),
+        (cost.temporal_patch, "temporal_patch_size", "temporal_patch_size"),
+    ):
+        takes = getattr(tower, theirs, ours)
+        if isinstance(takes, int) and takes != ours:
+            raise ModelError(
+                f"{folder}: the processor has {name}={ours}, but the vision tower takes {theirs}={takes}; they are not of one model: "
+                "take the processor's files and config.json from the same checkpoint"
+            )
+
+
 def check_context(
     tokens_of: Callable[[int], int],
     *,

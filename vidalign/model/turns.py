@@ -109,6 +109,10 @@ def turns_of(processor: Any) -> Turns:
         notes.append(f"the generation prompt opens {opened.strip()}: a response without reasoning first closes it")
     if _trims(processor):
         notes.append("the chat template takes white space off both ends of a question")
+    if re.search(r"\bstrftime_now\b", str(processor.chat_template)):
+        notes.append(
+            "the chat template may write the date or the time, with which prompts of a rollout and of a later training differ"
+        )
     before, after = _added(tokenizer)
     written = tokenizer(asked, add_special_tokens=False)["input_ids"][: len(before)]
     return Turns(
