@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.chaos_command import Command
-from bench.chaos_compare import OTHER_RANKS_TOLERANCE, WEIGHTS_TOLERANCE, begun_of, differences, progress_of
+from bench.chaos_compare import OTHER_RANKS_TOLERANCE, WEIGHTS_TOLERANCE, begun_of, differences, found_nobody, progress_of
 from bench.chaos_faults import COMMANDS, DISKS, FAULTS, Fault
 from bench.chaos_network import can_cut
 from bench.chaos_nodes import two_nodes
@@ -198,7 +198,7 @@ def _suffer_once(
         row |= {"hit_s": round(hit.seconds, 1), "hit": hit.line, "done": done, "needs_failure": bool(fault.place)}
         if fault.twice:
             row["second"] = Command(fault.command, config, run, overrides).wait()
-            if row["second"]["exit_code"] == 0 and command.process.poll() is not None:  # it found nobody there
+            if found_nobody(row["second"], command.process.poll() is not None):
                 return None, command.wait()
         row["first"] = command.wait(fault, hit)
         mend()

@@ -81,6 +81,11 @@ def progress_of(run: pathlib.Path, command: str) -> str:
     return f"{sum(path.is_file() for path in run.glob(pattern))} files"
 
 
+def found_nobody(second: Mapping[str, Any], has_ended: bool) -> bool:
+    """Whether a command came too late to meet the first: that one `has_ended`, or had made all and was only leaving."""
+    return second["exit_code"] == 0 and (has_ended or second["said"].startswith("nothing is left to do"))
+
+
 def begun_of(run: pathlib.Path, fault: Fault) -> str:
     """What is another once a command's work has begun: its progress, or for a node's fault in a rollout, the decoded videos."""
     if fault.victim != NODE or fault.command != "rollout":

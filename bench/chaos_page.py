@@ -58,9 +58,10 @@ def page(found: Mapping[str, Any]) -> str:
 
 
 def moment(row: Mapping[str, Any]) -> str:
-    """When the fault happened."""
+    """When the fault happened; of a row with "at_its_end", when the stop or the cut was over."""
+    until = "until " if row.get("at_its_end") else ""
     done = f", {row['done']}" if row.get("done") else ""
-    return f"{row['hit_s']:.1f} s{done}" if row["hit_s"] else "before its start"
+    return f"{until}{row['hit_s']:.1f} s{done}" if row["hit_s"] else "before its start"
 
 
 def outcome(row: Mapping[str, Any]) -> str:

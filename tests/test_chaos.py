@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from test_files import RESPONSE
 
 from bench import chaos, chaos_page
-from bench.chaos_compare import begun_of, differences, same
+from bench.chaos_compare import begun_of, differences, found_nobody, same
 from bench.chaos_faults import DRIVER, FAULTS, NODE, Fault
 from bench.chaos_network import can_cut, network
 from bench.chaos_strikes import TORN, Descendants, can_mount, failing_disk, gone, hit_at_random, torn
@@ -126,6 +126,14 @@ def test_a_fault_may_wait_for_the_first_results():
     assert hit is not None
     assert command.wait(5) == -9
     assert next(seen, None) is None
+
+
+def test_a_second_command_that_finds_nothing_left_did_not_meet_the_first():
+    late = {"exit_code": 0, "said": "nothing is left to do: every stage is finished, and nothing has changed since"}
+    assert found_nobody(late, has_ended=False)
+    assert found_nobody({"exit_code": 0, "said": "worked"}, has_ended=True)
+    assert not found_nobody({"exit_code": 0, "said": "worked"}, has_ended=False)
+    assert not found_nobody({"exit_code": 2, "said": "is in use"}, has_ended=True)
 
 
 def test_a_rollout_has_begun_for_a_node_once_a_video_is_decoded(tmp_path):
