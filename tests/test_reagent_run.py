@@ -76,6 +76,6 @@ def test_a_policy_that_writes_no_report_makes_no_pair_and_the_command_says_so(sm
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(raw))
     done = vidalign("align", str(path))
-    assert done.returncode == 1, done.stderr[-4000:]
+    assert done.returncode == 2, done.stderr[-4000:]
     assert "unparsable_report" in done.stderr
     assert "Traceback" not in done.stderr
