@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope
 
 LARGE_JSON = 2**20  # bytes that are parsed beside the event loop
+MOST_VALUES = 250_000  # in one body: while more are parsed, which nothing can interrupt, everybody else would wait
+MARKS = (b",", b"[", b"{")
 
 
 async def read_body(scope: Scope, receive: Receive, limits: LimitsConfig, held_bytes: Bytes) -> bytes:
@@ -66,8 +68,16 @@ async def read_body(scope: Scope, receive: Receive, limits: LimitsConfig, held_b
 
 async def parsed(body: bytes) -> Any:
     """The JSON of a body. Raises `Refusal`."""
-    parse = functools.partial(pydantic_core.from_json, body, allow_inf_nan=False)
+    parse = functools.partial(_parse, body)
     try:
         return parse() if len(body) < LARGE_JSON else await asyncio.to_thread(parse)
     except ValueError as error:
         raise Refusal(400, f"the body is not JSON: {str(error)[:100]}") from None
+
+
+def _parse(body: bytes) -> Any:
+    if (number := sum(body.count(mark) for mark in MARKS)) > MOST_VALUES:
+        raise Refusal(
+            400, f"the body has {number:,} values or commas, and one request may have {MOST_VALUES:,}; send several"
+        )
+    return pydantic_core.from_json(body, allow_inf_nan=False)

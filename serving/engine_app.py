@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextvars
 import dataclasses
+import re
 from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import MutableHeaders
 
 from serving.adapters import SCOPE
-from serving.answer import USAGE
+from serving.answer import ERROR_EVENT, USAGE
 from serving.decoders import client
 from serving.engine_adapters import Adapters
 from serving.gate import ASKED_TOKENS, CLIENT
@@ -37,6 +38,7 @@ class Prompt:
     num_tokens: int = 0
 
 
+_NAME = re.compile(r"(?!body$|str$|list$|int$|float$|bool$|dict$)[a-z0-9_]+")  # of a field, and none of vLLM's types
 _prompt: contextvars.ContextVar[Prompt] = contextvars.ContextVar("prompt")
 
 
@@ -77,6 +79,8 @@ class EngineApp:
                     raise Refusal(503, "the engine died", code=DIED)
                 if most := self._lowered_to(scope, prompt):
                     MutableHeaders(scope=message)[MAX_TOKENS_HEADER] = str(most)
+            elif not self.works and message.get("body", b"").startswith(ERROR_EVENT):
+                raise Refusal(503, "the engine died", code=DIED)
             await send(message)
 
         try:
@@ -124,7 +128,10 @@ def _noted(extract: Any) -> Any:
 async def _invalid(request: Request, error: Exception) -> Response:
     """vLLM's handler writes paths of its source into the message."""
     assert isinstance(error, RequestValidationError)
-    found = error.errors()[0]
-    place = ".".join(str(part) for part in found["loc"] if part != "body")
+    errors = error.errors()
+    found = next(
+        (each for each in errors if not each["type"].endswith("_type")), errors[0]
+    )  # of what may be of several types
+    place = ".".join(str(part) for part in found["loc"] if _NAME.fullmatch(str(part)))
     message = str(found["msg"]).removeprefix("Value error, ")
     return error_reply(Refusal(400, f"{place}: {message}".removeprefix(": ")), "")

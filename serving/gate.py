@@ -34,10 +34,9 @@ from serving.replies import (
     error_reply,
     internal,
     json_reply,
-    refusal_of,
 )
 from serving.request_rules import Asked, check
-from serving.schema import BODIES
+from serving.schema import BODIES, FORMS
 from serving.versions import Row
 from vidalign.config.serving import LimitsConfig
 
@@ -80,7 +79,7 @@ class Gate:
         try:
             await self._answer(scope, receive, answer, record)
         except Refusal as refusal:
-            record.why = refusal.message
+            record.why = refusal.logged
             await self._refuse(scope, receive, answer, refusal)
         except ClientLeft:
             record.status, record.why = 499, LEFT
@@ -181,7 +180,7 @@ class Gate:
             async with self._catalog.place(row, key.name, asked.num_sequences):
                 await self._watched(scope, _never, answer, record, asked, row)
         except Refusal as refusal:
-            record.status, record.why = refusal.status, refusal.message
+            record.status, record.why = refusal.status, refusal.logged
         except Exception:
             log.exception("the copy %s for a shadow failed", record.id)
         finally:
@@ -216,7 +215,7 @@ class Gate:
             sent = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        answer.inner = True
+        answer.inner, answer.in_form = True, any(asked.body.get(name) for name in FORMS)
         try:
             await self._app(inner, receive_body, answer)
         except Refusal as refusal:
@@ -224,10 +223,7 @@ class Gate:
                 raise _down(asked.model_id, refusal.code) from None
             raise
         if answer.held is not None:
-            status, said = answer.held
-            if status >= 500:
-                log.error("request %s failed in the engine: %s", record.id, said.decode(errors="replace")[:2000])
-            raise refusal_of(status, said)
+            raise answer.held
 
     async def _refuse(self, scope: Scope, receive: Receive, answer: Answer, refusal: Refusal) -> None:
         if answer.begun:  # a stream: the status is out already

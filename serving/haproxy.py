@@ -21,7 +21,16 @@ from typing import Any
 RETRY_AFTER_S = 10
 PR_SET_PDEATHSIG = 1  # of Linux, where Serve has HAProxy
 SCRIPT = "haproxy"
-STATUS = {400: ("Bad Request", "invalid_request_error"), 503: ("Service Unavailable", "overloaded_error")}
+STATUS = {
+    400: ("Bad Request", "invalid_request_error"),
+    404: ("Not Found", "not_found_error"),
+    405: ("Method Not Allowed", "invalid_request_error"),
+    503: ("Service Unavailable", "overloaded_error"),
+}
+METHODS = "GET HEAD POST PUT DELETE OPTIONS PATCH TRACE"  # of others Serve's server says that they are no HTTP
+# With these a client would set Serve's time limit, let its request go on when it has left, or change to another protocol than
+# HTTP/1.1, at which Serve's server loses the body.
+SERVES_HEADERS = ("x-request-timeout-seconds", "x-request-disconnect-disabled", "upgrade")
 PAGES: dict[str, tuple[int, str, str | int]] = {
     "died.http": (503, "the replica ended while it worked on this request; try again later", "engine_died"),
     "down.http": (503, "no replica is there; it is being started, try again later", "engine_restarting"),
@@ -30,7 +39,10 @@ PAGES: dict[str, tuple[int, str, str | int]] = {
         "this is not a whole request: a path that begins with /, headers, and the body that they announce",
         400,
     ),
+    "nothing.http": (404, "there is nothing at this path; /openapi.json lists what there is", 404),
+    "method.http": (405, f"the method of a request is one of {METHODS}", 405),
 }
+OWN_PAGES = ((400, "part"), (404, "nothing"), (405, "method"))
 
 
 def write_script(folder: str, settings: dict[str, Any]) -> str:
@@ -60,7 +72,11 @@ def closed(config: str, settings: dict[str, Any], folder: str) -> str:
     Raises:
         ValueError: a line that has to be changed is not there, as after a change of Ray's template.
     """
-    defaults = [f"timeout http-request {settings['header_s']:g}s", "option forwardfor", f"errorfile 400 {folder}/part.http"]
+    defaults = [f"timeout http-request {settings['header_s']:g}s", "option forwardfor"]
+    defaults += [f"errorfile {status} {folder}/{page}.http" for status, page in OWN_PAGES]
+    rules = ["deny deny_status 400 unless { path_beg / }", "deny deny_status 404 if { path -i /-/routes }"]
+    rules += [f"deny deny_status 405 unless {{ method {METHODS} }}"]
+    rules += [f"del-header {name}" for name in ("x-request-id", *SERVES_HEADERS)]
     changes = [
         # With it HAProxy notices a client that leaves only after its reply, if the body came after the headers.
         (r"(?m)^    option splice-request\n", ""),
@@ -71,9 +87,8 @@ def closed(config: str, settings: dict[str, Any], folder: str) -> str:
         (r"(?m)^    timeout client .*$", f"    timeout client {settings['idle_s']:g}s"),
         (
             r"(frontend http_frontend\n\s+bind .*\n)",
-            r"\1    http-request deny deny_status 400 unless { path_beg / }\n    http-request del-header x-request-id\n",
+            r"\1" + "".join(f"    http-request {rule}\n" for rule in rules),
         ),
-        (r"(?m)^    http-request return .* if routes$", ""),  # the gate says that there is nothing, and asks for a key
         (r"(backend default_backend\n    http-request) return status 404 .*", r"\1 deny deny_status 503"),
         (r"(?m)^    maxconn .*$", f"    maxconn {settings['max_connections']}"),
         (r"(?m)^(\s+errorfile 502) .*$", rf"\1 {folder}/died.http"),

@@ -162,13 +162,15 @@ def _without_paths(error: VideoError, local: LocalMedia, url: str) -> VideoError
     """The error with what the client sent in the place of this machine's paths."""
     is_file = url[:5].lower() == "file:"
     shown = url[:SHOWN] if is_file else "the image" if local.visual.kind == "image" else "the video"
-    message = error.message.replace(local.name, shown) if local.name else error.message
-    paths = [pathlib.Path(naming.local_path(uri) or uri) for uri in (local.visual.uris if local.name else ())]
-    for number, (uri, path) in enumerate(zip(local.visual.uris, paths, strict=False)):
-        for inside in (uri, str(path)):
-            message = message.replace(inside, f"frame {number}" if local.visual.kind == "list" else shown)
-    for path in paths:
-        message = re.sub(re.escape(str(path if path.is_dir() else path.parent)) + r"/[^\s,;:]*", shown, message)
     if not local.name:
-        message = re.sub(r"/\S*/incoming-\S*", shown, message)
+        return VideoError(error.reason, re.sub(r"/\S*/incoming-\S*", lambda _: shown, error.message))
+    said = {local.name: shown}
+    for number, uri in enumerate(local.visual.uris):
+        path = naming.local_path(uri) or uri
+        said |= dict.fromkeys((uri, path), f"frame {number}" if local.visual.kind == "list" else shown)
+    known = [re.escape(inside) for inside in sorted(said, key=len, reverse=True)]
+    folders = {path if path.is_dir() else path.parent for path in map(pathlib.Path, said) if path.is_absolute()}
+    known += [re.escape(str(folder)) + r"/[^\s,;:]*" for folder in folders]
+    # At once, because what the client sent may hold the path itself.
+    message = re.sub("|".join(known), lambda found: said.get(found[0], shown), error.message)
     return VideoError(error.reason, message)

@@ -26,6 +26,13 @@ LONGEST = 600  # characters of a message
 LATEST_S = 60.0  # OpenAI's clients take no later time for what it says
 RESTARTING = "engine_restarting"  # the engine was down when the request came
 DIED = "engine_died"  # the engine ended while it worked on the request
+GAVE_UP = "Internal server error"  # vLLM's words where its grammar does not take the token that it has written
+_MESSAGE = re.compile(r'"message": ?"([^"\\]{1,2000})')
+_INSIDES = (  # of vLLM's messages
+    (re.compile(r"Failed to apply \w+ on data=.*", re.DOTALL), "the model's processor cannot use this video or image"),
+    (re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: "), ""),
+)
+_SENT = re.compile(r", got | \(parameter=")
 _TRACE = re.compile(r'Traceback \(most recent call last\)|\bFile "[^"]*", line \d+')
 
 
@@ -44,6 +51,11 @@ class Refusal(Exception):
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
         if retry_after_s is not None:
             self.headers |= come_back(retry_after_s)
+
+    @property
+    def logged(self) -> str:
+        """The message without what the client sent, which may be a part of its prompt."""
+        return _SENT.split(self.message)[0]
 
 
 def come_back(after_s: float) -> dict[str, str]:
@@ -73,18 +85,35 @@ def json_reply(content: Any, status: int = 200, headers: dict[str, str] | None =
     return Response(json.dumps(content), status, headers, media_type="application/json")
 
 
-def refusal_of(status: int, body: bytes) -> Refusal:
-    """What vLLM's error says, as the endpoint says it: a client's mistake in one line, and of the engine's own faults nothing."""
+def refusal_of(status: int, body: bytes, *, in_form: bool = False) -> Refusal:
+    """What vLLM's error says, as the endpoint says it: a client's mistake in one line, and of the engine's own faults nothing.
+
+    `in_form`: the reply was to have a form, which is at fault where vLLM gives up a reply and says no more.
+    """
+    message = _said(body)
+    if status >= 500 and in_form and message == GAVE_UP:
+        return Refusal(400, "no reply can be written in the form that is asked for: its schema or grammar leads nowhere")
     if status >= 500:
         return internal()
+    status = 400 if status == 422 else status
+    return Refusal(status, one_line(message) or "the request cannot be answered")
+
+
+def refusal_of_event(event: bytes, *, in_form: bool = False) -> Refusal:
+    """The same of an error that vLLM says within a stream."""
+    said = event.removeprefix(b"data: ")
+    found = re.search(rb'"code": ?(\d{3})\b', said)
+    return refusal_of(int(found[1]) if found else 500, said, in_form=in_form)
+
+
+def _said(body: bytes) -> str:
     try:
         found = json.loads(body)
-        error = found.get("error", found) if isinstance(found, dict) else {}
-        message = error.get("message") or error.get("detail") or ""
-    except ValueError:
-        message = ""
-    status = 400 if status == 422 else status
-    return Refusal(status, one_line(str(message)) or "the request cannot be answered")
+    except ValueError:  # more than is held of an error
+        cut = _MESSAGE.search(body.decode(errors="replace"))
+        return cut[1] if cut else ""
+    error = found.get("error", found) if isinstance(found, dict) else {}
+    return str(error.get("message") or error.get("detail") or "") if isinstance(error, dict) else str(error)
 
 
 def internal() -> Refusal:
@@ -94,6 +123,8 @@ def internal() -> Refusal:
 
 def one_line(message: str) -> str:
     """A message without line breaks, tracebacks and the rest of what follows them."""
+    for pattern, says in _INSIDES:
+        message = pattern.sub(says, message)
     found = _TRACE.search(message)
     text = " ".join((message[: found.start()] if found else message).split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"

@@ -16,6 +16,7 @@ from serving.frames import ANY
 from serving.questions import choose_by_question
 from serving.replies import Refusal
 from serving.schema import BODIES, Sampling, mistake
+from serving.sizes import check_size
 from vidalign import prompts
 from vidalign.config.serving import LimitsConfig
 from vidalign.types import FrameSpec
@@ -78,6 +79,7 @@ def check(path: str, body: Any, models: Mapping[str, Served], limits: LimitsConf
     model_id = _model_id(body, models)
     served = models[model_id]
     body = {name: value for name, value in body.items() if value is not None} | {"model": model_id}
+    check_size(body, served.max_model_len)
     asked = Asked(model_id=model_id, body=body, num_sequences=_num_sequences(body, limits), headers={})
     _set_max_tokens(asked, min(limits.max_tokens or served.max_model_len, served.max_model_len), limits)
     if path.endswith("chat/completions"):
@@ -134,6 +136,9 @@ def _set_max_tokens(asked: Asked, most: int, limits: LimitsConfig) -> None:
 
 def _check_chat(asked: Asked, served: Served) -> None:
     body = asked.body
+    for number, message in enumerate(body["messages"]):
+        if message.get("content") is None and message["role"] != "assistant":
+            raise Refusal(400, f"messages[{number}].content is required of role {message['role']}")
     sampling = _sampling(body, served)
     if served.frames_fps is not None:
         for message in body["messages"]:

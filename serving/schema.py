@@ -6,6 +6,7 @@ Values that are here and right reach vLLM unchanged.
 from __future__ import annotations
 
 import re
+import reprlib
 from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
@@ -14,6 +15,8 @@ from pydantic import Discriminator, Field, Tag
 ROLES = ("system", "developer", "user", "assistant", "tool")
 LARGEST = 2**63 - 1
 Count = Annotated[int, Field(ge=1, le=10**6)]
+MANY, FEW = Field(max_length=10_000, fail_fast=True), Field(max_length=1000, fail_fast=True)
+FORMS = ("response_format", "structured_outputs", "tools")  # what a reply has to look like
 Share = Annotated[float, Field(ge=0, le=1)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
@@ -60,7 +63,7 @@ def _kind(content: Any) -> str:
 
 
 Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[Part], Tag("parts")],
+    Annotated[str, Tag("text")] | Annotated[list[Part], MANY, Tag("parts")],
     Discriminator(_kind),
 ]
 
@@ -96,17 +99,17 @@ class Sampling(Strict):
     top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
     min_p: Share | None = None
     seed: Annotated[int, Field(ge=-LARGEST - 1, le=LARGEST)] | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[TokenId] | None = None
+    stop: str | Annotated[list[str], FEW] | None = None
+    stop_token_ids: Annotated[list[TokenId], FEW] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    allowed_token_ids: list[TokenId] | None = None
-    bad_words: list[str] | None = None
-    logprob_token_ids: list[TokenId] | None = None
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=10_000)] | None = None
+    allowed_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = None
+    bad_words: Annotated[list[str], FEW] | None = None
+    logprob_token_ids: Annotated[list[TokenId], FEW] | None = None
     prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
@@ -127,15 +130,15 @@ class Sampling(Strict):
 class ChatBody(Sampling):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=10_000, fail_fast=True)]
     prompt_mode: Literal["plain"] | None = None
     max_completion_tokens: Annotated[int, Field(ge=0, le=LARGEST)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Annotated[list[dict[str, Any]], FEW] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    documents: list[dict[str, str]] | None = None
+    documents: Annotated[list[dict[str, str]], FEW] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -153,9 +156,9 @@ class CompletionBody(Sampling):
 
     prompt: (
         Annotated[str, Field(min_length=1)]
-        | Annotated[list[str], Field(min_length=1)]
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[list[TokenId]], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, fail_fast=True)]
+        | Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
+        | Annotated[list[Annotated[list[TokenId], Field(fail_fast=True)]], Field(min_length=1, fail_fast=True)]
     )
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
@@ -190,6 +193,10 @@ def _sentence(kind: type[pydantic.BaseModel], item: Any) -> str:
     return f"{place}: {message[:1].lower()}{message[1:]}, got {_shown(item['input'])}"
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxother = _SHORT.maxlong = 61
+
+
 def _place(location: tuple[Any, ...]) -> str:
     """messages[0].content[1].url, without the names of pydantic's alternatives."""
     place, before = "", ""
@@ -214,5 +221,5 @@ def _without_alternatives(place: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = " ".join(repr(value).split())
+    text = " ".join((repr(value[:61]) if isinstance(value, str) else _SHORT.repr(value)).split())
     return text if len(text) <= 60 else f"{text[:60]}…"

@@ -51,6 +51,8 @@ def part(**fields: Any) -> list[dict[str, Any]]:
 
 
 JSON = {"content-type": "application/json"}
+CHOICES = [f"choice {number}" for number in range(5000)]
+BIASES = {str(number): 1 for number in range(10_001)}
 DEEP = b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 
 ANSWERED = [
@@ -97,7 +99,10 @@ UNUSUAL = [  # what only the engine can tell: it is answered, or a mistake, and 
     chat(tools=[{"type": "function"}]),
     chat(tool_choice="auto"),
     chat(tool_choice={"type": "function", "function": {"name": "x"}}),
-    chat(chat_template_kwargs={"messages": 3, "tokenize": False}),
+    chat(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": "#"}}}),
+    chat(structured_outputs={"grammar": "root ::= root"}),
+    chat(structured_outputs={"regex": "((("}, stream=True),
+    chat(structured_outputs={"grammar": "root ::= root"}, stream=True),
     chat(reasoning_effort="much"),
     chat(documents=[{"a": "b"}]),
     chat(max_tokens=0),
@@ -108,7 +113,6 @@ UNUSUAL = [  # what only the engine can tell: it is answered, or a mistake, and 
         "messages": [{"role": "assistant", "content": None, "tool_calls": [{"bad": 1}]}, {"role": "tool", "content": "x"}],
     },
     {**chat(), "messages": [{"role": "system", "content": "x"}]},
-    {**chat(), "messages": [{"role": "user"}]},
     chat("word " * 5000),
     chat([{"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}, TEXT]),
     chat([{"type": "video_url", "video_url": {"url": "data:video/mp4;base64,!"}}, TEXT]),
@@ -142,6 +146,41 @@ MISTAKES = [
         415,
         "got Content-Encoding 'br'",
         options={"content": b"{}", "headers": {**JSON, "content-encoding": "br"}},
+    ),
+    Case("more values than can be read", 400, "the body has 300,0", json=chat(metadata={"a": [1] * 300_000})),
+    Case("more text than a context", 400, "have 70,0", json=chat("x" * 70_000)),
+    Case("more text, not in a message", 400, "have 70,0", json=chat(user="x" * 70_000)),
+    Case(
+        "a form that is too large",
+        400,
+        "structured_outputs has 68,902 bytes",
+        json=chat(structured_outputs={"choice": CHOICES}),
+    ),
+    Case(
+        "more biases than there may be",
+        400,
+        "logit_bias: dictionary should have at most 10000 items",
+        json=chat(logit_bias=BIASES),
+    ),
+    Case("many stops", 400, "stop: ", json=chat(stop=["a"] * 2000)),
+    Case(
+        "many messages",
+        400,
+        "messages: list should have at most 10000 items",
+        json=chat() | {"messages": chat()["messages"] * 10_001},
+    ),
+    Case(
+        "a question without content",
+        400,
+        "messages[0].content is required of role user",
+        json=chat() | {"messages": [{"role": "user"}]},
+    ),
+    Case("a question that is null", 400, "messages[0].content is required of role user", json=chat(None)),
+    Case(
+        "messages in the template's options",
+        400,
+        "chat_template_kwargs.messages is the endpoint's own",
+        json=chat(chat_template_kwargs={"messages": []}),
     ),
     Case("no messages", 400, "messages is required", json={"model": "base"}),
     Case("empty messages", 400, "messages: list should have at least 1 item", json={"model": "base", "messages": []}),

@@ -69,6 +69,10 @@ class StubEngine:
             text = 'this is wrong\n\n  File "/srv/secret.py", line 3, in f'
             await _reply(send, int(what), {"error": {"message": text, "type": "X", "param": None, "code": int(what)}})
             return
+        if what == "gives up":
+            text = "Internal server error"
+            await _reply(send, 500, {"error": {"message": text, "type": "InternalServerError", "param": None, "code": 500}})
+            return
         if body.get("stream"):
             await self._stream(body, send)
         else:
@@ -78,6 +82,14 @@ class StubEngine:
 
     async def _stream(self, body: dict[str, Any], send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        if what := {
+            "refused": (400, "[00:49:22] <path>:83: this regex is none"),
+            "gave up": (500, "Internal server error"),
+        }.get(body.get("user")):
+            event = json.dumps({"error": {"message": what[1], "type": "X", "param": None, "code": what[0]}})
+            for data in (event, "[DONE]"):
+                await send({"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": data == event})
+            return
         for word in ("It", "moves"):
             await send(
                 {"type": "http.response.body", "body": f"data: {json.dumps({'text': word})}\n\n".encode(), "more_body": True}

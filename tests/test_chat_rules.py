@@ -5,7 +5,7 @@ import shutil
 import pytest
 from conftest import add_bos
 
-from serving.chat_rules import ChatRules
+from serving.chat_rules import ChatRules, variables_of
 from vidalign.model.rendering import load_processor, prompt_ids
 
 
@@ -65,3 +65,29 @@ def test_a_client_may_ask_to_go_on_past_the_end_of_a_turn():
     body = request(stop_token_ids=[7], ignore_eos=True)
     ChatRules(stop=2).apply(body)
     assert body["stop_token_ids"] == [7]
+
+
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools is not taken"),
+        ({"documents": [{"title": "a"}]}, "documents is not taken"),
+        ({"reasoning_effort": "low"}, "reasoning_effort is not taken"),
+        ({"chat_template_kwargs": {"add_vision_id": True}}, "chat_template_kwargs.add_vision_id is not taken"),
+        ({"chat_template_kwargs": {"tokenize": False}}, "chat_template_kwargs.tokenize is the endpoint's own"),
+    ],
+)
+def test_what_the_template_does_not_read_is_refused_and_not_ignored(fields, place, model_path):
+    message = ChatRules.of(model_path).refusal(request(**fields))
+    assert message is not None
+    assert message.startswith(place)
+
+
+def test_what_the_template_reads_is_taken():
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if tools %}{{ tools }}{% endif %}{{ enable_thinking }}"
+    reads = variables_of(template)
+    assert reads == {"messages", "tools", "enable_thinking"}
+    fields = {"tools": [{}], "reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}}
+    assert ChatRules(reads=reads).refusal(request(**fields)) is None
+    assert variables_of("{% generation %}{% endgeneration %}") is None
+    assert ChatRules().refusal(request(tools=[{}])) is None

@@ -187,7 +187,7 @@ def test_each_request_has_a_line_in_the_log_and_counts(mode, keys, tmp_path):
     assert (second["id"], second["status"], second["why"]) == (
         bad.headers["x-request-id"],
         400,
-        bad.json()["error"]["message"],
+        bad.json()["error"]["message"].partition(", got")[0],  # what the client sent may be a part of its prompt
     )
     assert "secret" not in file.read_text()
     assert made["alice"] not in file.read_text()
@@ -258,7 +258,8 @@ def test_what_serve_leaves_open_of_haproxy_is_closed(serves_config):
     assert "errorfile 503 /tmp/x/down.http" in text
     assert "errorfile 400 /tmp/x/part.http" in text
     assert "server f 127.0.0.1:1 check backup" in text
-    assert not re.search(r"http-request return .* if routes", text), "what Serve runs is nobody's business"
+    routes = text.index("deny deny_status 404 if { path -i /-/routes }")
+    assert routes < text.index("if routes"), "what Serve runs is nobody's business"
     with pytest.raises(ValueError, match="is this another Ray"):
         closed("global\n", SETTINGS, "x")
 

@@ -4,8 +4,10 @@ import asyncio
 import json
 
 import pytest
-from contract_table import ANSWERED, CHAT, MISTAKES, READS, VIDEO, chat, check_reply, completion, sent
+from contract_table import ANSWERED, CHAT, MISTAKES, READS, VIDEO, Case, chat, check_reply, completion, sent
 from endpoint_stub import MODES, SPEC, StubEngine, application, client
+
+from serving.replies import refusal_of
 
 both = pytest.mark.parametrize("mode", MODES)
 
@@ -51,6 +53,49 @@ def test_what_an_engine_says_of_its_errors_is_one_sentence_without_insides(mode,
             assert ("secret.py" in caplog.text) == (status == 500), "the log says what the reply does not"
 
     run(ask())
+
+
+FORM = {"structured_outputs": {"grammar": "root ::= root"}}
+NO_REPLY = "no reply can be written in the form that is asked for"
+
+
+@both
+@pytest.mark.parametrize(
+    ("fields", "status", "says"),
+    [
+        ({"user": "gives up"} | FORM, 400, NO_REPLY),
+        ({"user": "gives up"}, 500, "the endpoint failed on this request"),
+        ({"user": "bug"} | FORM, 500, "the endpoint failed on this request"),
+        ({"user": "refused", "stream": True} | FORM, 400, "this regex is none"),
+        ({"user": "gave up", "stream": True} | FORM, 400, NO_REPLY),
+        ({"user": "gave up", "stream": True}, 500, "the endpoint failed on this request"),
+    ],
+)
+def test_a_form_that_leads_nowhere_is_the_clients_mistake_streamed_or_not(mode, fields, status, says):
+    async def ask():
+        async with client(application(mode, StubEngine())) as asking:
+            reply = await asking.post(CHAT, json=chat(**fields))
+            check_reply(Case("form", status, says), reply)
+            assert reply.json()["error"]["message"].startswith(says)
+
+    run(ask())
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (b'{"error": {"message": "' + b"token_id(s) [1, " * 9000, "token_id(s) [1, "),
+        (
+            b'{"error": {"message": "Failed to apply Qwen2_5_VLProcessor on data={\'images\': [<PIL.Image>]}"}}',
+            "the model's processor cannot use this video or image",
+        ),
+        (b'{"error": "a text"}', "a text"),
+    ],
+)
+def test_what_vllm_says_is_shown_without_its_insides(said, shown):
+    message = refusal_of(400, said).message
+    assert message.startswith(shown)
+    assert len(message) < 700
 
 
 @both

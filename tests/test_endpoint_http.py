@@ -60,14 +60,29 @@ SENT = {  # what is sent, one after the other, and the statuses that come back
     "a HEAD among them": ([head("HEAD /v1/models HTTP/1.1", Connection="keep-alive") + whole()], [200, 200]),
     "OPTIONS *": ([head("OPTIONS * HTTP/1.1")], [400]),
     "a proxy's line": ([head("CONNECT example.org:443 HTTP/1.1")], [400]),
-    "another method": ([head("BREW /health HTTP/1.1")], [400]),
+    "another method": ([head("BREW /health HTTP/1.1")], [405]),
+    "a websocket": (
+        [
+            whole(
+                Connection="Upgrade, close",
+                Upgrade="websocket",
+                Sec_WebSocket_Version="13",
+                Sec_WebSocket_Key="dGhlIHNhbXBsZSBub25jZQ==",
+            )
+        ],
+        [200],
+    ),
+    "Serve's own headers": (
+        [whole(**{"X-Request-Timeout-Seconds": "0.001", "X-Request-Disconnect-Disabled": "?1", "X-Request-Id": "mine"})],
+        [200],
+    ),
     "a path above": ([head("GET /v1/../health HTTP/1.1")], [404]),
     "what Serve would say of its applications": ([head("GET /-/routes HTTP/1.1")], [404]),
     "TLS": ([b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 200], [400]),
     "large headers": ([whole(X_Large="x" * 30_000)], [400]),
 }
 OWN_WORDS = {"a length below 0", "a length that is none", "a chunk without size", "compressed on the way", "a proxy's line"}
-OWN_WORDS |= {"TLS", "large headers", "another method"}  # not even HAProxy's errorfile is asked
+OWN_WORDS |= {"TLS", "large headers"}  # not even HAProxy's errorfile is asked
 
 
 @pytest.fixture(scope="module")

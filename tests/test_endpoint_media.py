@@ -175,6 +175,8 @@ def test_urls_that_are_not_read(reader, url, says):
     ("make", "reason"),
     [
         (lambda root: f"file://{root}/cut.mp4", "truncated"),
+        (lambda root: f"file://{root}/cut.mp4#t=0,1", "truncated"),
+        (lambda root: f"file:{root}/cut.mp4", "truncated"),
         (lambda root: _shown((root / "cut.mp4").read_bytes()), "truncated"),
         (lambda root: _shown((root / "cut.mp4").read_bytes()) + "#t=0,1", "truncated"),
         (lambda root: _shown(b"text"), "not_a_video"),
@@ -189,6 +191,8 @@ def test_what_is_wrong_with_a_video_is_said_without_this_machines_paths(reader, 
     assert caught.value.reason == reason
     assert "incoming-" not in caught.value.message
     assert (str(reader.root) in caught.value.message) == url.startswith("file:"), caught.value.message
+    assert caught.value.message.count(str(reader.root)) <= 1, "what the client sent, as it was sent"
+    assert "file://file:" not in caught.value.message
 
 
 def _slow(monkeypatch, tmp_path):
