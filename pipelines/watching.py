@@ -65,6 +65,11 @@ class Server(http.server.ThreadingHTTPServer):
         self.page = TEMPLATE.read_text(encoding="utf-8").replace("NONCE", self.nonce).replace("NAME", html.escape(run.name))
         super().__init__((HOST, port), Handler)
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that leaves while it is answered is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
     def state(self) -> bytes:
         with self._lock:
             return json.dumps(self._watched.state(), ensure_ascii=False).encode("utf-8", "replace")

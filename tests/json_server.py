@@ -10,6 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
+class Quiet(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Clients leave as they like: what they leave behind is not printed among the lines that a test reads."""
+
+
 @contextlib.contextmanager
 def serving(answer: Callable[[Any], tuple[int, Any]]) -> Iterator[str]:
     """The base url of a server that answers with (status, JSON) to what was posted, and to None where nothing was."""
@@ -33,7 +38,7 @@ def serving(answer: Callable[[Any], tuple[int, Any]]) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             """Keep the test's output clean."""
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http = Quiet(("127.0.0.1", 0), Handler)
     threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{http.server_port}/v1"

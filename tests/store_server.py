@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from json_server import Quiet
 
 
 class Unreliable(http.server.BaseHTTPRequestHandler):
@@ -63,11 +64,6 @@ class Unreliable(http.server.BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer
 
     def log_message(self, *_: object) -> None: ...
-
-
-class Quiet(http.server.ThreadingHTTPServer):
-    def handle_error(self, *_: object) -> None:
-        """Clients leave as they like: what they leave behind is not printed among the lines that a test reads."""
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+from json_server import Quiet
 
 from pipelines.cli import main
 from vidalign.data import hub
@@ -261,7 +262,7 @@ class SmallHub(http.server.BaseHTTPRequestHandler):
 
 @pytest.mark.heavy  # of the network's kind: two processes that import `datasets`
 def test_a_hub_is_read_and_then_its_cache(tmp_path):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), SmallHub)
+    server = Quiet(("127.0.0.1", 0), SmallHub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     code = (
         "import sys; from vidalign.data.source import read_source\n"

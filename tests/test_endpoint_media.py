@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from conftest import write_video
+from json_server import Quiet
 
 from serving import decoders as module
 from serving import fetching
@@ -332,7 +333,7 @@ def site():
         def log_message(self, format, *args):
             """Keep the test's output clean."""
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Quiet(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server.server_port
     server.shutdown()

@@ -8,11 +8,11 @@ import dataclasses
 import pathlib
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import pytest
-from json_server import serving
+from json_server import Quiet, serving
 
 from cluster.plan import plan_evaluation
 from cluster.resources import ClusterResources
@@ -314,7 +314,7 @@ def store(tmp_path, monkeypatch):
         def log_message(self, format: str, *args: object) -> None:
             """Keep the test's output clean."""
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http = Quiet(("127.0.0.1", 0), Handler)
     threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{http.server_port}/a.mp4", statuses
     http.shutdown()

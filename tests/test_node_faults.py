@@ -16,6 +16,7 @@ import aiohttp
 import av.error
 import numpy as np
 import pytest
+from json_server import Quiet
 from test_decoder import PATIENT_S, SPEC, when_blocked_anew, write_noise
 from test_video_times import VIDEOS
 
@@ -134,7 +135,7 @@ def store() -> Iterator[functools.partial]:
 
     def start(*answers: int | str) -> str:
         handler = type("Answering", (Store,), {"answers": list(answers)})
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server = Quiet(("127.0.0.1", 0), handler)
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         servers.append(server)
         return f"http://127.0.0.1:{server.server_port}/base.mp4"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from json_server import Quiet
 from test_decoder import PATIENT_S, SPEC
 from test_video_times import VIDEOS
 
@@ -56,7 +57,7 @@ class Store:
 
             def log_message(self, *_: object) -> None: ...
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = Quiet(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def put(self, name: str, body: bytes) -> str:

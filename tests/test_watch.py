@@ -138,3 +138,14 @@ def test_a_port_that_is_taken_and_a_run_that_is_not_there_are_sentences(page, ru
     config = tmp_path / "a.yaml"
     config.write_text(f"run_dir: {run.root}\nmodel: {{path: m}}\ndata: {{train: t}}\n")
     assert folder_of(str(config)) == run == folder_of(str(run.root))
+
+
+def test_a_browser_that_leaves_is_no_traceback_on_the_console(page, capfd):
+    for error, says in ((BrokenPipeError(), ""), (ConnectionResetError(), ""), (ValueError("of ours"), "of ours")):
+        try:
+            raise error
+        except (OSError, ValueError):
+            page.handle_error(None, ("127.0.0.1", 1))
+        written = capfd.readouterr().err
+        assert says in written
+        assert bool(written) == bool(says)
