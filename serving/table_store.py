@@ -85,8 +85,10 @@ def names() -> list[str]:
 
 def tables_at(address: str) -> dict[str, Table]:
     """The tables of a cluster at host:port, without joining it; {} where none answers."""
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as `ray.init` does
     try:
         client = GcsClient(address=address)
         keys = client.internal_kv_keys(b"endpoint:", NAMESPACE.encode(), timeout=5)

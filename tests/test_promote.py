@@ -3,11 +3,15 @@
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import ray.serve
+from conftest import ROOT
 
 from cluster.plan import further_versions, plan_serve
 from cluster.resources import ClusterResources
@@ -392,3 +396,38 @@ def test_adapters_come_in_and_go_without_an_engine_or_room_for_one(run, events, 
     assert (events.removed[-1], states(events)) == ("v3", {"v1": "kept", "v2": "promoted"})
     versions.rollback("to")
     assert states(events) == {"v1": "promoted", "v2": "taken back"}
+
+
+HEAD = """
+import pickle, sys, ray
+ray.init(address="local", include_dashboard=False, num_cpus=1, logging_level="ERROR", log_to_driver=False)
+from ray.experimental import internal_kv
+internal_kv._internal_kv_put(b"endpoint:one", pickle.dumps("its table"), True, namespace=sys.argv[1])
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+ASK = """
+import sys
+from serving.table_store import tables_at
+print(tables_at(sys.argv[1]))
+"""
+
+
+@pytest.mark.heavy
+def test_the_table_of_a_ray_with_a_token_is_read_without_joining_it(tmp_path):
+    """A Ray that starts for one machine has a token, which only `ray.init` turns on in a process."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"} | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", HEAD, table_store.NAMESPACE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as head:
+        assert head.stdout is not None
+        address = head.stdout.readline().strip()
+        asked = subprocess.run(
+            [sys.executable, "-c", ASK, address], capture_output=True, text=True, env=environment, timeout=120, check=True
+        )
+        head.communicate("")
+    assert asked.stdout.strip() == "{'one': 'its table'}"

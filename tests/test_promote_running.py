@@ -105,7 +105,7 @@ def test_a_promotion_and_a_rollback_under_load_fail_nothing(local_ray, run, mode
         to = ray.get_runtime_context().gcs_address
         load = Load(url, 2)
         try:
-            done = vidalign("promote", f"{run}:1", "--to", to, timeout_s=300)
+            done = vidalign("promote", f"{run}:1", "--to", url, timeout_s=300)
             assert done.returncode == 0, done.stderr[-3000:]
             promoted = len(load.seen)
             cards = {card["id"]: card["metadata"] for card in httpx.get(f"{url}/v1/models").json()["data"]}
