@@ -24,6 +24,7 @@ from vidalign.types import FrameSpec
 MAX_TOKENS_HEADER, FRAMES_HEADER = "x-max-tokens", "x-frame-spec"
 SAMPLINGS = ("media_io_kwargs", "mm_processor_kwargs", "fps", "num_frames")
 FRAMES = "data:video/jpeg;base64,"
+OF_ONE_ROLE = {"tool_calls": "assistant", "refusal": "assistant", "reasoning_content": "assistant", "tool_call_id": "tool"}
 _TIME = re.compile(r"<\d+(\.\d+)? seconds>")
 
 
@@ -139,6 +140,9 @@ def _check_chat(asked: Asked, served: Served) -> None:
     for number, message in enumerate(body["messages"]):
         if message.get("content") is None and message["role"] != "assistant":
             raise Refusal(400, f"messages[{number}].content is required of role {message['role']}")
+        for name, role in OF_ONE_ROLE.items():
+            if message.get(name) is not None and message["role"] != role:
+                raise Refusal(400, f"messages[{number}].{name} is of role {role} only, and would be ignored; leave it out")
     sampling = _sampling(body, served)
     if served.frames_fps is not None:
         for message in body["messages"]:

@@ -175,6 +175,20 @@ MISTAKES = [
         "messages[0].content is required of role user",
         json=chat() | {"messages": [{"role": "user"}]},
     ),
+    *(
+        Case(
+            f"a question with {name}",
+            400,
+            f"messages[0].{name} is of role {role} only",
+            json=chat() | {"messages": [{"role": "user", "content": "Where?", name: value}]},
+        )
+        for name, role, value in (
+            ("tool_calls", "assistant", []),
+            ("refusal", "assistant", "no"),
+            ("reasoning_content", "assistant", "hm"),
+            ("tool_call_id", "tool", "1"),
+        )
+    ),
     Case("a question that is null", 400, "messages[0].content is required of role user", json=chat(None)),
     Case(
         "messages in the template's options",
