@@ -89,6 +89,8 @@ def main(rank: str, folder: str) -> None:
             found[f"{name}, checkpointing {checkpointing}"] = compare(name, shards, checkpointing=checkpointing)
     if rank == "0":
         pathlib.Path(folder, "out.json").write_text(json.dumps(found))
+    dist.barrier()  # a rank that ends while the other still talks to it may abort
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
