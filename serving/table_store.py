@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import pickle
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -85,10 +86,11 @@ def names() -> list[str]:
 
 def tables_at(address: str) -> dict[str, Table]:
     """The tables of a cluster at host:port, without joining it; {} where none answers."""
-    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+    from ray._private.authentication import authentication_token_setup as tokens
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as `ray.init` does
+    logging.getLogger(tokens.__name__).setLevel(logging.ERROR)  # that it is on is no news
+    tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as `ray.init` does
     try:
         client = GcsClient(address=address)
         keys = client.internal_kv_keys(b"endpoint:", NAMESPACE.encode(), timeout=5)

@@ -431,3 +431,4 @@ def test_the_table_of_a_ray_with_a_token_is_read_without_joining_it(tmp_path):
         )
         head.communicate("")
     assert asked.stdout.strip() == "{'one': 'its table'}"
+    assert "Token authentication" not in asked.stderr
