@@ -41,16 +41,16 @@ class _Loader(yaml.SafeLoader):
 def _number(loader: _Loader, node: yaml.ScalarNode) -> Any:
     """An integer or a float, unless YAML 1.1 takes it for another than people do: 010 for 8 and 1:30 for 90."""
     text = node.value.replace("_", "").lstrip("+-")
-    is_float = node.tag.endswith("float")
+    construct = loader.construct_yaml_float if node.tag.endswith("float") else loader.construct_yaml_int
+    value = construct(node)
     if re.fullmatch(r"0\d+", text) or ":" in text:
-        value = loader.construct_yaml_float(node) if is_float else loader.construct_yaml_int(node)
         raise yaml.constructor.ConstructorError(
             None,
             None,
             f"{node.value} is read as {value:g}; write that, or what is meant, in quotes if it is a text",
             node.start_mark,
         )
-    return loader.construct_yaml_float(node) if is_float else loader.construct_yaml_int(node)
+    return value
 
 
 for _kind in ("int", "float"):
