@@ -41,11 +41,11 @@ def record(root, task, method, figures_by_rate):
 
 
 def test_the_best_rate_is_taken_and_of_equals_the_lowest(tmp_path):
-    for rate, accuracy in zip(SHAPES.rates, (0.5, 0.7, 0.7, 0.6), strict=True):
-        assert not is_swept(SHAPES, tmp_path, "DPO")
-        record(tmp_path, SHAPES, "DPO", {rate: [accuracy]})
+    for rate, accuracy in zip((1e-4, 3e-4, 3e-5, 1e-3), (0.7, 0.7, 0.5, 0.6), strict=True):
+        assert not is_swept(SHAPES, tmp_path, "DPO") or rate == 1e-3
+        record(tmp_path, SHAPES, "DPO", {rate: [accuracy] * len(SHAPES.dev_seeds)})
     assert is_swept(SHAPES, tmp_path, "DPO")
-    assert best_rate(SHAPES, tmp_path, "DPO") == SHAPES.rates[1]
+    assert best_rate(SHAPES, tmp_path, "DPO") == 1e-4
 
 
 def test_a_rate_counts_with_all_of_its_dev_seeds_and_by_their_mean(tmp_path):
