@@ -2,11 +2,12 @@
 
 import importlib
 import math
+import pathlib
 import types
 
 import pytest
 
-from bench.quality import edits, events_page, events_pairs
+from bench.quality import edits, events_page, events_pairs, page
 from bench.quality.arms import BASE
 from bench.quality.data import Data, base_folder
 from bench.quality.events import COMPARED, EVENTS
@@ -175,3 +176,9 @@ def test_an_arm_that_does_not_exist_is_named(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         importlib.import_module("bench.quality.__main__").main()
     assert "RRPO: not among the arms of events, which are SFT, DPO, LeanPO" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "written"), [("quality", page.page), ("events", events_page.page)])
+def test_a_part_of_the_results_says_what_the_figures_beside_it_say(name, written):
+    results = pathlib.Path(__file__).parents[1] / "bench" / "results"
+    assert (results / f"{name}.md").read_text().strip() == written(files.read_json(results / f"{name}.json")).strip()

@@ -17,7 +17,7 @@ from bench.quality.events_pairs import look
 from bench.quality.events_pairs_page import pairs_tables, why
 from bench.quality.run import Job
 from bench.quality.sweep import tried
-from bench.quality.tables import Rows, at, change, column, finished, table
+from bench.quality.tables import Rows, at, change, column, finished, rounded, table
 from vidalign import files
 
 FIGURES = {
@@ -73,13 +73,7 @@ def collect(root: pathlib.Path, rates: dict[str, float]) -> dict[str, Any]:
 
 def without_replies(row: dict[str, Any]) -> dict[str, Any]:
     """A run's result as it is kept: numbers rounded, and of its answers how many are in which style."""
-    return {name: _rounded(value) for name, value in row.items() if name != "replies"} | {"styles": styles(row["replies"])}
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _rounded(inner) for name, inner in value.items()}
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    return {name: rounded(value) for name, value in row.items() if name != "replies"} | {"styles": styles(row["replies"])}
 
 
 def runs_by_arm(found: dict[str, Any]) -> dict[str, Rows]:

