@@ -20,7 +20,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias, get_args
 
-from vidalign.data.choices import chosen_option
+from vidalign.data.choices import MENTION, chosen_option, read_choice
+from vidalign.data.doubt import is_doubtful
 from vidalign.data.final_answer import answering_part
 from vidalign.data.numbers import find_numbers, prepared
 from vidalign.data.opposites import CLASSES
@@ -126,18 +127,26 @@ def verdict(text: str, example: Example) -> bool | None:
         right = chosen_option(example.answer, options)
         if right is None:
             return True if normalise(part) == normalise(example.answer) else None
-        return chosen_option(text, options) == right or normalise(part) == normalise(example.answer)
+        if normalise(part) == normalise(example.answer):
+            return True
+        chosen = read_choice(text, options)
+        return None if chosen == MENTION else _if_sure(chosen == right, part, example)
     if normalise(part) == normalise(example.answer):
         return not unfinished
     if kind == "yes_no":
         wanted = polarity(example.answer, example.question)
-        return wanted is not None and polarity(part, example.question) == wanted
+        return _if_sure(wanted is not None and polarity(part, example.question) == wanted, part, example)
     if kind == "number":
         number, stated = stated_number(example.answer, example.question), stated_number(part, example.question)
-        return number is not None and stated is not None and stated.equals(number)
+        return _if_sure(number is not None and stated is not None and stated.equals(number), part, example)
     part = _IN_BRACKETS.sub(r"\1", part)
     found = _by_words(part, example)
     return _by_sentences(part, example) if found is None and is_single_clause(example.answer) else found
+
+
+def _if_sure(right: bool, part: str, example: Example) -> bool | None:
+    """Wrong where a reply does not name the answer; where it does and leaves open whether it means it, None."""
+    return None if right and is_doubtful(part, example.question, yes_no=kind_of(example) == "yes_no") else right
 
 
 def is_correct(text: str, example: Example) -> bool:

@@ -28,6 +28,12 @@ _MEMBER = re.compile(
     re.IGNORECASE,
 )
 _CIRCLED = {start + index: chr(ord("A") + index) for start in (0x1F150, 0x1F170) for index in range(26)}  # negative 🅑, 🅱
+_EXPLICIT = re.compile(
+    r".*(?:\b(?:answer|antwort|réponse|respuesta|risposta|resposta|ответ)\b(?:\s+(?:is|est|ist|es|è|é)\b|\s*[:=]|\s+would be\b)|"
+    r"(?:答案|答え|정답)\s*(?:是|为|は|은|:))",
+    re.DOTALL | re.IGNORECASE,
+)
+_GOES_ON = re.compile(r"[.!?。]\s+\S|[.!?。]?\s*\n\s*\S|\?|,|\bbut\b", re.IGNORECASE)
 _HEAD, _TAIL = 1000, 2000  # characters of a long reply in which an answer is looked for
 
 
@@ -48,7 +54,14 @@ def answering_part(text: str) -> tuple[str, bool]:
     text = _plain(text if boxed is None else boxed)
     if len(text) > _HEAD + _TAIL:
         text = f"{text[:_HEAD]}\n{text[-_TAIL:]}"
-    return text, unfinished and not explicit
+    unfinished = unfinished and not explicit
+    return _last_words(text) if unfinished else text, unfinished
+
+
+def _last_words(text: str) -> str:
+    """Of reasoning that was cut off, "the answer is …" where nothing follows it; else nothing: what it weighs is no answer."""
+    stated = _EXPLICIT.match(text)
+    return text if stated and not _GOES_ON.search(text, stated.end()) else ""
 
 
 def _json_answer(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from vidalign.data.denials import CERTAIN
 from vidalign.data.numbers import prepared
 from vidalign.data.opposites import PROPERTIES, opposed
 from vidalign.data.words import NEGATIONS, content_words, normalise, stem, vocabulary
@@ -47,10 +48,6 @@ _UNSURE = re.compile(
     r"\b(?:sorry|apologi[sz]e|as an ai|no (?:idea|clue)|hard to (?:say|tell))\b|"
     r"\b(?:i|we)(?:'m| am| are|'re)? (?:cannot|can't|can not|could not|couldn't|unable to|not able to|(?:do not|don't) have)\b|"
     r"^neither\b|不确定|无法|不知道|不清楚|抱歉"
-)
-_CERTAIN = re.compile(
-    r"\b(?:there(?:'s| is) )?(?:no|without(?: a| any)?|beyond(?: a| any)?) (?:doubt|question)\b(?: (?:about it|that))?,?|"
-    r"\bundoubtedly\b|\bnot only\b"
 )
 _IT_SEEMS = re.compile(
     r"\b(?:it|there|this|that|he|she|they) (?:appears?|seems?) to\b|"
@@ -120,7 +117,7 @@ def polarity(text: str, question: str = "") -> bool | None:
         return None
     if _AGREES.fullmatch(normalise(text)):
         return True
-    text = _IT_SEEMS.sub("it ", _CERTAIN.sub(" ", _PREAMBLE.sub("", text, count=1))).strip(" \n\t,\"'“”(*[")
+    text = _IT_SEEMS.sub("it ", CERTAIN.sub(" ", _PREAMBLE.sub("", text, count=1))).strip(" \n\t,\"'“”(*[")
     if text and text[0] in _YES_SIGNS + _NO_SIGNS:
         return text[0] in _YES_SIGNS
     if by_place := _where_asked(text, question):

@@ -21,7 +21,7 @@ _CUE = re.compile(
     r":\s+(?=\w+(?:\s[^\W\d]+)?[.!]?\s*$)|答案\s*(?:是|为|:)?\s*|=\s*|总共有?|一共有?|共有?"
 )
 _ENDS_STATEMENT = re.compile(
-    r"(?:\s+[^\W\d]+)?\s+\((?!.*\bor\b)|[^\w\s,]*\s*(?:\n|$|[.:!)]|,?\s*(?:since|because|as|for)\b)"
+    r"(?:\s+[^\W\d]+)?\s+(?:\((?!.*\bor\b)|[—–]\s)|[^\w\s,]*\s*(?:\n|$|[.:!)]|,?\s*(?:since|because|as|for)\b)"
 )
 _BEFORE_LEADING = re.compile(r"(?:(?:i|we) (?:can )?(?:count|see)|there (?:are|is)|it is|it's)?")
 _TOTAL_AFTER = re.compile(r"^(?:\s+[^\W\d]+){0,3}\s+(?:in total|in all|altogether|total)\b")
