@@ -26,7 +26,7 @@ from vidalign.data.final_answer import answering_part
 from vidalign.data.numbers import find_numbers, prepared
 from vidalign.data.opposites import CLASSES
 from vidalign.data.polarity import asks_yes_or_no, leading_polarity, polarity
-from vidalign.data.stated import stated_number
+from vidalign.data.stated import stated_number, states_number
 from vidalign.data.words import NEGATIONS, content_words, is_in_order, is_single_clause, normalise, stem, words
 from vidalign.types import Example
 
@@ -137,8 +137,8 @@ def verdict(text: str, example: Example) -> bool | None:
         wanted = polarity(example.answer, example.question)
         return _if_sure(wanted is not None and polarity(part, example.question) == wanted, part, example)
     if kind == "number":
-        number, stated = stated_number(example.answer, example.question), stated_number(part, example.question)
-        return _if_sure(number is not None and stated is not None and stated.equals(number), part, example)
+        right = states_number(part, example.answer, example.question)
+        return right if right is None else _if_sure(right, part, example)
     part = _IN_BRACKETS.sub(r"\1", part)
     found = _by_words(part, example)
     return _by_sentences(part, example) if found is None and is_single_clause(example.answer) else found

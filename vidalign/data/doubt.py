@@ -49,6 +49,7 @@ _NEGATIVE = re.compile(
     r"[^.;,\n]{0,30}\b(?:is|would be)\b|\b(?:is|as) the (?:odd one out|worst|wrong one|least)\b"
 )
 _ASKS_FOR_NONE = re.compile(r"\bnot\b|n't\b|\b(?:wrong|incorrect|false|except|least|never|odd|no)\b")
+_MODAL = re.compile(r"\b(?:could|might|may) be\b")
 _TELLS = re.compile(r"\banswer\b(?:\s+(?:is|would be|must be)|\s*[:=])|答案")
 
 
@@ -71,7 +72,7 @@ def is_doubtful(part: str, question: str, *, yes_no: bool = False) -> bool:
     if any(pattern.search(said) for pattern in (_CONDITION, _WRONG_AFTER, _OTHERS, _OPEN)):
         return True
     if yes_no:
-        return False
+        return _MODAL.search(said) is not None
     unable = _UNABLE.search(said)
     if _OUTER.search(said) or (unable and not re.search(r"\bbut\b|\bhowever\b|[.;]", said[unable.end() :])):
         return True
