@@ -25,7 +25,7 @@ from vidalign.data.doubt import is_doubtful
 from vidalign.data.final_answer import answering_part
 from vidalign.data.numbers import find_numbers, prepared
 from vidalign.data.opposites import CLASSES
-from vidalign.data.polarity import asks_yes_or_no, leading_polarity, polarity
+from vidalign.data.polarity import asks_yes_or_no, leading_polarity, polarity, speaks_of_it
 from vidalign.data.stated import stated_number, states_number
 from vidalign.data.words import NEGATIONS, content_words, is_in_order, is_single_clause, normalise, stem, words
 from vidalign.types import Example
@@ -135,7 +135,10 @@ def verdict(text: str, example: Example) -> bool | None:
         return not unfinished
     if kind == "yes_no":
         wanted = polarity(example.answer, example.question)
-        return _if_sure(wanted is not None and polarity(part, example.question) == wanted, part, example)
+        said = polarity(part, example.question)
+        if said is None and speaks_of_it(part, example.question):
+            return None
+        return _if_sure(wanted is not None and said == wanted, part, example)
     if kind == "number":
         right = states_number(part, example.answer, example.question)
         return right if right is None else _if_sure(right, part, example)

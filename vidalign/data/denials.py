@@ -8,7 +8,7 @@ from vidalign.data.labels import CLOSE, ENDS, OPEN, OR, Options
 
 _IT_IS = r"(?:\s+(?:that\s+)?(?:it is|it's|this is|that's|it would be|the (?:correct |right )?answer (?:is|would be)))?"
 _ELIMINATES = r"(?:rules?|ruled|ruling) out|eliminat(?:e|es|ed|ing)|exclud(?:e|es|ed|ing)|reject(?:s|ed|ing)?"
-_FOREIGN = (
+FOREIGN = (
     r"(?:\b(?:no (?:es|son|era|está)|n[ãa]o (?:é|são|era)|non (?:è|sono)|pas|nicht|kein(?:e[mnrs]?)?|niet|geen|не|nie jest|"
     r"inte|ikke|"
     r"bukan|không phải(?: là)?|ليست?|weder|noch|ni|außer|sauf|menos|excepto|кроме|tranne|behalve)\b|ไม่ใช่|除了)"
@@ -22,7 +22,7 @@ NOT = (
     r"cross(?:ed)? out|str(?:ike|uck)(?: out)?|discard(?:ed)?|remove[ds]?|skip(?:ped)?|ignored?|disregard|hardly|scarcely|"
     rf"(?:do not|would not|don't|wouldn't) (?:think|believe|say|choose|pick|select|go with|see){_IT_IS}|doubt{_IT_IS}|"
     r"no(?= [a-z]\b)|not even|unlikely to be|least likely(?: answer| option| choice)?(?: is)?)|n't)\b:?|"
-    rf"{_FOREIGN}|不是|不选|并非|非|排除|不)"
+    rf"{FOREIGN}|不是|不选|并非|非|排除|不)"
 )
 ELIMINATES = rf"\b(?:{_ELIMINATES})\b"
 NOUN = (
@@ -47,7 +47,7 @@ AFTER = (
 # Before and after the text of an option.
 RULED_OUT = (
     r"(?:\bnot|n't|\bnever|\bno|\bneither|\bnor|\b(?:anything|everything|all) but|\bexcept(?: for)?|\bother than|rather than|"
-    rf"instead of|\bdoubt{_IT_IS}|\bwithout|\bfrom|不|没|沒|非|不是|没有|并非|{_FOREIGN})\s*"
+    rf"instead of|\bdoubt{_IT_IS}|\bwithout|\bfrom|不|没|沒|非|不是|没有|并非|{FOREIGN})\s*"
     r"(?:(?:really|actually|moving|move|moves|going|go|goes|to|towards|the|an?|be|being|any|in|on|at|向|往|朝|在|"
     r"une?|una|eine?[nmrs]?|la|le|el|der|die|das|uma?|à|zu|nach|a|naar|к|на|(?:\0+\s*,\s*)*\0+\s*,?\s*(?:or|nor|或|"
     r"和))\s*)*$"  # \0: another option's text

@@ -10,6 +10,7 @@ import unicodedata
 
 from vidalign.data.durations import joined, spelled_out
 from vidalign.data.number_words import FRACTION, ZERO, fraction
+from vidalign.data.quantities import UNITS, Number
 from vidalign.data.words import SPACELESS_RANGES, apart, vocabulary
 
 _ONES = {
@@ -57,30 +58,6 @@ _CHINESE = {character: value for value, character in enumerate("零一二三四�
 }
 _CHINESE_SCALES = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "萬": 10**4}
 _AFTER_DIGITS = {**_SCALES, **_CHINESE_SCALES, "dozens": 12, "亿": 10**8, "億": 10**8}
-UNITS = {
-    **dict.fromkeys(
-        vocabulary("s sec secs second seconds sekunde sekunden seconde secondes segundo segundos secondi секунд секунды 秒"),
-        ("time", 1.0),
-    ),
-    **dict.fromkeys(vocabulary("ms millisecond milliseconds"), ("time", 1e-3)),
-    **dict.fromkeys(vocabulary("min mins minute minutes minuten minuto minutos minuti минут минуты 分钟"), ("time", 60.0)),
-    **dict.fromkeys(
-        vocabulary("h hr hrs hour hours stunde stunden heure heures hora horas ore часа часов 小时"), ("time", 3600.0)
-    ),
-    **dict.fromkeys(vocabulary("day days 天"), ("time", 86400.0)),
-    **dict.fromkeys(vocabulary("week weeks 周"), ("time", 7 * 86400.0)),
-    **dict.fromkeys(vocabulary("fps hz"), ("rate", 1.0)),
-    **dict.fromkeys(vocabulary("mm millimetre millimetres millimeter millimeters"), ("length", 1e-3)),
-    **dict.fromkeys(vocabulary("cm centimetre centimetres centimeter centimeters 厘米"), ("length", 1e-2)),
-    **dict.fromkeys(vocabulary("m metre metres meter meters 米"), ("length", 1.0)),
-    **dict.fromkeys(vocabulary("km kilometre kilometres kilometer kilometers 公里 kmh kph"), ("length", 1e3)),
-    **dict.fromkeys(vocabulary("mi mile miles mph"), ("length", 1609.344)),  # a speed is one "a", as in km/h
-    **dict.fromkeys(vocabulary("ft foot feet"), ("length", 0.3048)),
-    **dict.fromkeys(vocabulary("inch inches"), ("length", 0.0254)),
-    **dict.fromkeys(vocabulary("g gram grams 克"), ("weight", 1.0)),
-    **dict.fromkeys(vocabulary("kg kilogram kilograms kilo kilos 公斤"), ("weight", 1e3)),
-    **dict.fromkeys(vocabulary("% percent pct prozent 百分之"), ("percent", 1.0)),
-}
 
 _DIGITS = (
     rf"(?:(?<![^\W{SPACELESS_RANGES}가-힣])|(?<=\bx)|(?<=\d[hm])|(?<=\dmin))(?<!第)(?<!\d[.,:/])(?<![.,/^])[-+−]?"
@@ -123,33 +100,6 @@ _BOUNDED_AFTER = re.compile(
 _MINUS = re.compile(r"(?:\b(?:minus|negative)\s+|零下|负|負)$")
 
 
-@dataclasses.dataclass(frozen=True)
-class Number:
-    """A number in a text at characters [start, end). `weak`: a word that is a number only where nothing else is one."""
-
-    value: float
-    unit: str
-    start: int
-    end: int
-    weak: bool = False
-    hedged: bool = False
-
-    def equals(self, other: Number) -> bool:
-        """Whether the two are one quantity: in units of one dimension they are converted; a missing unit fits any."""
-        mine, theirs = UNITS.get(self.unit), UNITS.get(other.unit)
-        if mine and theirs:
-            return mine[0] == theirs[0] and math.isclose(self.value * mine[1], other.value * theirs[1], rel_tol=1e-9)
-        scale = 100 if "percent" in {unit[0] for unit in (mine, theirs) if unit} else 1  # 50 % is 0.5, and is 50
-        small, large = sorted((abs(self.value), abs(other.value)))
-        return math.isclose(self.value, other.value, rel_tol=1e-9) or (
-            scale > 1 and math.isclose(small * scale, large, rel_tol=1e-9)
-        )
-
-    @property
-    def has_unit(self) -> bool:
-        return self.unit in UNITS
-
-
 def prepared(text: str) -> str:
     """A text as numbers are looked for in it: NFKC, lower case, no spaces as thousands separators."""
     text = re.sub(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))", "", text).replace("‒", "–")
@@ -188,7 +138,7 @@ def find_numbers(text: str) -> list[Number]:
                 ),
             )
         )
-    found = joined(text, found, UNITS)
+    found = joined(text, found)
     return [
         dataclasses.replace(number, hedged=number.hedged or _in_range(text, found, index))
         for index, number in enumerate(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vidalign.data.denials import CERTAIN
+from vidalign.data.denials import CERTAIN, FOREIGN
 from vidalign.data.numbers import prepared
 from vidalign.data.opposites import PROPERTIES, opposed
 from vidalign.data.words import NEGATIONS, content_words, normalise, stem, vocabulary
@@ -16,7 +16,7 @@ _SURELY = re.compile(r"(?:(?:indeed|certainly|absolutely|definitely|of course|su
 _NO_ALONE = "false|incorrect|untrue|negative|wrong|uh-uh|nuh-uh"
 _YES_SIGNS, _NO_SIGNS = "✓✔✅👍", "✗✘❌👎"
 _ABROAD = {  # as the first word of a reply, in languages of which another word would be an English one
-    **dict.fromkeys(vocabulary("evet tak ano så igen kyllä так ναι נכון כן نعم हाँ हां có đúng ya jawohl vâng أجل जी"), True),
+    **dict.fromkeys(vocabulary("evet tak ano så igen kyllä так ναι נכון כן نعم हाँ हां có đúng ya jawohl vâng أجل"), True),
     **dict.fromkeys(vocabulary("hayır nie nej nei nem ні όχι לא لا नहीं không tidak bukan كلا"), False),
 }
 _YES_BEGINS = re.compile(
@@ -133,6 +133,7 @@ def polarity(text: str, question: str = "") -> bool | None:
     text = _IT_SEEMS.sub("it ", CERTAIN.sub(" ", _PREAMBLE.sub("", text, count=1))).strip(" \n\t,\"'“”(*[")
     if text and text[0] in _YES_SIGNS + _NO_SIGNS:
         return text[0] in _YES_SIGNS
+    text = re.sub(r"^जी[\s,]+(?=\w)", "", text)
     if by_place := _where_asked(text, question):
         return by_place[0] if len(by_place) == 1 else None
     surely = _SURELY.match(text)
@@ -174,6 +175,17 @@ def polarity(text: str, question: str = "") -> bool | None:
     if said:
         return None
     return _as_statement(text, question)
+
+
+def speaks_of_it(text: str, question: str) -> bool:
+    """Whether a text is a statement with a word of what was asked, beside what it was asked about, and is sure of it."""
+    text = prepared(text)
+    if not text.isascii() or "?" in text or _UNSURE.search(text) or _WORD.search(text) or re.search(FOREIGN, text):
+        return False
+    subject = _SUBJECT.match(prepared(question))
+    asked = set(content_words(_ASIDE.split(prepared(question))[0])) - ({stem(subject[1])} if subject else set())
+    said = set(content_words(text))
+    return bool(said & asked) and bool(said - asked) and not _opposed(said, set(content_words(question)))
 
 
 def _means(word: str) -> bool:

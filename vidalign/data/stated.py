@@ -8,8 +8,9 @@ import re
 
 from vidalign.data.durations import clock
 from vidalign.data.number_words import foreign_number
-from vidalign.data.numbers import UNITS, Number, find_numbers, prepared
+from vidalign.data.numbers import find_numbers, prepared
 from vidalign.data.opposites import CLASSES
+from vidalign.data.quantities import UNITS, Number
 from vidalign.data.words import content_words, stem, words
 
 _COUNTED = re.compile(r"\bhow many\s+[^\W\d]")
