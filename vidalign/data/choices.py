@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from vidalign.data.denials import RULED_OUT, RULED_OUT_AFTER, without_denied
+from vidalign.data.denials import FOREIGN, RULED_OUT, RULED_OUT_AFTER, without_denied
 from vidalign.data.final_answer import answering_part
 from vidalign.data.labels import CLOSE, CONFLICT, ENDS, LETTER, MENTION, OPEN, OR, WORD_AFTER, Options, by_place
 from vidalign.data.numbers import find_numbers, prepared
@@ -27,7 +27,7 @@ _CUE = re.compile(
 _WEAK_CUE = re.compile(
     r"\b(?:option|choice|letter|choose|chose|pick|select|go with|going with|went with|it's|that's|must be|should be|would be|so|"
     r"therefore|thus|hence|but|(?:it|this|that|which) (?:is|must be|should be|would be))\b[,:]?\s*(?:(?:option|choice|letter) )?"
-    r"|\b(?:wait|actually|sorry|correction|oops|i mean|i meant|scratch that|strike that|on second thoughts?|rather|"
+    r"|\b(?:hm+|wait|actually|sorry|correction|oops|i mean|i meant|scratch that|strike that|on second thoughts?|rather|"
     r"no(?=\s*[,:.–—-]))\b"
     r"[\s,.:;–—-]*(?:no\b[\s,.]*)?(?:(?:it|that)(?:'s| is)\s+)?"
     r"|(?:应该|应|而|就)?是(?=\s*[(\[【]?[a-z](?![a-z]))"
@@ -58,7 +58,8 @@ _JUDGED_OPTION = re.compile(
 # What a letter in a sentence has before it where it is meant as a label: nothing, a mark, another script, or one of these words.
 _MEANT = re.compile(
     r"(?:^|[^\w\s]|\n|[^\x00-\x7f]|\b(?:is|are|was|be|option|choice|letter|answer|alternative|response|selection|solution|"
-    r"(?:pick|select|choose|vote|mark|say|guess|suggest|prefer|see|leave|remain|mean|like)s?|chose|choosing|picked|selected|"
+    r"(?:pick|select|choose|vote|mark|say|guess|suggest|prefer|see|leave|remain|mean|like)s?|chose|choosing|leaving|gives|"
+    r"rate|glaube|picked|selected|"
     r"said|meant|with|for|as|by|think|"
     r"believe|take|so|thus|hence|therefore|then|only|just|to|towards?|but|rather|or|and|either|do|does|did|us|i'd|final|here|"
     r"not|correct|"
@@ -227,6 +228,8 @@ def _inflected(text: str, listed: Options) -> set[int]:
         words = content_words(option)
         if _NUMBER_ALONE.fullmatch(option):
             continue  # 4 is not in 4.5
+        if re.search(FOREIGN, text) and not re.search(FOREIGN, option):
+            continue
         if index not in denied and words and is_in_order(words, said) and set(said) & NEGATIONS <= set(words):
             found[index] = words
     return {index for index, words in found.items() if not any(set(words) < set(other) for other in found.values())}

@@ -34,6 +34,9 @@ WRONG = (
     r"(?:(?:is|was|are|(?:would|can|could|must|should) be|seems|looks)\s+(?:(?:clearly|definitely|also|all|both|the|an?) )*"
     r"(?:wrong|incorrect|false|impossible|unlikely|out|ruled out|eliminated|excluded|discarded|dismissed|not)\b|"
     r"(?:isn't|can't|cannot|couldn't|wouldn't|doesn't|does not|don't|do not|never)\b|"
+    r"(?:makes no sense|has no\b|contradicts|would (?:require|need)|lacks|conflicts|(?:is|was) (?:the |an? )?(?:distractor|"
+    r"trap|decoy))|"
+    r"[:=(-]*\s*(?:(?:wrong|incorrect|false)\b|[✗✘❌])|=\s*no\b|"
     r"(?:[:?,]|\s[-–—])\s*(?:no\b(?! doubt| question|,)|nope\b|not really|no way|i doubt)|是?(?:错误?|不对|不正确)|"
     r"(?:ist|est|es|è|é|это|—|-)\s+(?:falsch|faux|fausse|incorrect[aeo]?|falso|falsa|errad[ao]|errat[ao]|nicht|pas|неверно|"
     r"неправильно)\b|"
@@ -55,7 +58,7 @@ RULED_OUT = (
 RULED_OUT_AFTER = (
     rf"{AFTER}|[\"'”]?\s+(?:is|was|seems|looks|would be|can be)\s+(?:(?:clearly|definitely|also) )?"
     r"(?:wrong|incorrect|false|ruled out|eliminated|impossible|unlikely|"
-    r"not (?:correct|the (?:(?:right|correct|best) )?(?:answer|option|choice)))\b"
+    r"not (?:correct|the (?:(?:right|correct|best) )?(?:answer|option|choice)|the [a-z]+est))\b|\s+(?:nicht|niet|не)\b"
 )
 
 # What is beyond doubt is said without its assurance, and a denied denial as what it leaves.
@@ -97,7 +100,8 @@ def without_denied(text: str, listed: Options) -> str:
     text = re.sub(
         rf"{ELIMINATES}\s*{NOUN}{named}(?:\s*,\s*{named})*(?:\s*,?\s*and\s+{named}|(?=\s*(?:→|->|[.;:\n])))", " ", text
     )
-    text = re.sub(rf"{NOT}\s*{NOUN}{named}{joined}", " ", text)
+    text = re.sub(rf"[✗✘❌]\s*{named}", " ", text)
+    text = re.sub(rf"{NOT}\s*{NOUN}{named}(?:(?:\s*,\s*{named})+\s*,?\s*(?:{OR})\s+{named}|{joined})", " ", text)
     several = rf"(?:{named}\s*(?:,|and|or|,\s*and|和)\s*)*"
     text = re.sub(rf"(?<![\w'])(?:options?\s+)?{several}{named}{AFTER}", " ", text)
     return re.sub(rf"(?<![\w'])(?:options?\s+)?{several}{named}\s*{WRONG}[^.;,\n]*", " ", text)

@@ -12,12 +12,14 @@ from vidalign.data.numbers import prepared
 
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|(?<=[。！？])|\n+")
 _CONDITION = re.compile(
-    r"\bif\b(?! (?:you|i|we|needed|necessary|any|so)\b)|\bunless\b|\bdepend(?:s|ing) on\b|\bassuming\b|\bprovided\b|"
+    r"\bif\b(?! (?:you (?:need|want|have|would|like|require)|i (?:had|have|must)|we (?:had|have|must)|needed|necessary|any|"
+    r"so)\b)|\bunless\b|\bdepend(?:s|ing) on\b|\bassuming\b|\bprovided\b|\bsuppos(?:e|ing)\b|"
     r"\bhad (?:it|he|she|they|the \w+)\b.*\bwould\b"
 )
 _ASKS = re.compile(
     r"[^\w]*(?:is|are|was|were|does|do|did|has|have|can|could|will|would|should|might|why|which|what|how|who|where|"
-    r"when)\b[^,:;]*\?\s*"
+    r"when)\b"
+    r"(?:(?!\byou\b|\banything else\b)[^,:;])*\?\s*"
 )
 _TAKEN_BACK = re.compile(
     r"(?:[^\w]*(?:wait|hmm+|but|actually|oops|sorry|no|nope|and)\b[\s,.:;–—-]*)*"
@@ -35,11 +37,13 @@ _OTHERS = re.compile(
     r"(?:say|said|says|think|thinks|argue|argues|claim|claims|believe)\b"
 )
 _OPEN = re.compile(
-    r"\bor (?:something|anything|somewhere|some(?:one|body)) else\b|\bor not\b|\bmaybe not\b|"
+    r"\bor (?:something|anything|somewhere|some(?:one|body)) else\b|\bor (?:may )?not\b|\bmaybe not\b|"
     r"\b50\s*[/:-]\s*50\b|\byou (?:can|may|could) (?:skip|ignore|discard|remove)\b"
 )
 _UNABLE = re.compile(
-    r"\b(?:i|we) (?:can ?not|can't|could not|couldn't|am unable to|am not able to|(?:do not|don't) know)\b|"
+    r"\b(?:i|we) (?:can ?not|can't|could not|couldn't|am unable to|am not able to|(?:do not|don't|would not|wouldn't) (?:know|"
+    r"think|believe|say))\b|"
+    r"\bunlikely that\b|\bnot able to\b|\bdoubt\b|"
     r"\b(?:not sure|no (?:idea|clue)|impossible to (?:say|tell))\b|无法|不知道|不清楚|不确定"
 )
 _NEGATIVE = re.compile(
@@ -74,7 +78,9 @@ def is_doubtful(part: str, question: str, *, yes_no: bool = False) -> bool:
     if yes_no:
         return _MODAL.search(said) is not None
     unable = _UNABLE.search(said)
-    if _OUTER.search(said) or (unable and not re.search(r"\bbut\b|\bhowever\b|[.;]", said[unable.end() :])):
+    if _OUTER.search(said) or (
+        unable and not re.search(r"\b(?:but|however|so|thus|hence|therefore)\b|[.;]", said[unable.end() :])
+    ):
         return True
     negative = re.search(ALL_BUT, said) or _NEGATIVE.search(said)
     return negative is not None and _ASKS_FOR_NONE.search(prepared(question)) is None

@@ -91,6 +91,7 @@ _HEDGED = re.compile(
     r"более|больше|менее|меньше)|n't|"
     r"[≤≥≦≧]|超过|至少|至多|不到|不是|少于|多于|不足)\s*(?:(?:just|only|really|about|exactly|a total of|be|see|have) )?$"
 )
+_UNTIL = re.compile(r"\b(?:before|after|since|until)\s*$")  # of a year
 _RANGE = re.compile(r"\s*(?:[-–—~～]|\bto\b|\bor\b|或|到)\s*")
 _COMPARED = re.compile(r"(?:^|[\s:=(])[<>]$")  # with a space after it, ">" is a quotation's
 _BELOW = re.compile(r"\s*(?:degrees?\s*|°\s?c?\s*)?below (?:zero|freezing)\b")
@@ -133,6 +134,7 @@ def find_numbers(text: str) -> list[Number]:
                 weak=bool(match["weak"] or match["zero"]) or match[0] in ("one", "一"),
                 hedged=bool(
                     _HEDGED.search(before)
+                    or (_UNTIL.search(before) and value >= 1000)
                     or (_COMPARED.search(before) and not text.startswith(("<", ">"), match.end()))
                     or _BOUNDED_AFTER.match(text, match.end())
                 ),

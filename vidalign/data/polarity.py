@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vidalign.data.denials import CERTAIN, FOREIGN
+from vidalign.data.denials import FOREIGN, settled
 from vidalign.data.numbers import prepared
 from vidalign.data.opposites import PROPERTIES, opposed
 from vidalign.data.words import NEGATIONS, content_words, normalise, stem, vocabulary
@@ -54,7 +54,7 @@ _UNSURE = re.compile(
     r"\b(?:can't|cannot|can not|could not|couldn't|unable to|impossible to) (?:be |\w+ )?"
     r"(?:tell|say|determine|see|know|answer|determined)\b|"
     r"(?:\bnot|n't) (?:sure|know|clear|certain|enough)\b|\b(?:unclear|uncertain|unknown|maybe|perhaps|possibly)\b|"
-    r"\b(?:sorry|apologi[sz]e|as an ai|no (?:idea|clue)|hard to (?:say|tell))\b|"
+    r"\b(?:sorry|apologi[sz]e|as an ai|no (?:idea|clue|information)|hard to (?:say|tell))\b|"
     r"\b(?:i|we)(?:'m| am| are|'re)? (?:cannot|can't|can not|could not|couldn't|unable to|not able to|(?:do not|don't) have)\b|"
     r"^neither\b|不确定|无法|不知道|不清楚|抱歉"
 )
@@ -81,6 +81,15 @@ _FILLERS = frozenset(
         stem,
         vocabulary(
             "sure certain confident indeed definitely clearly surely apparently probably obviously really actually look seem appear m"
+        ),
+    )
+)
+_GENERIC = frozenset(  # of "I don't see any", "It doesn't show one"
+    map(
+        stem,
+        vocabulary(
+            "see seen show shown appear visible video clip any anyone anybody anything one such present contain find notice so all "
+            "exactly think really quite believe case true correct right longer more way at in on yet look seem like"
         ),
     )
 )
@@ -130,7 +139,7 @@ def polarity(text: str, question: str = "") -> bool | None:
         return False
     if _AGREES.fullmatch(normalise(text)):
         return True
-    text = _IT_SEEMS.sub("it ", CERTAIN.sub(" ", _PREAMBLE.sub("", text, count=1))).strip(" \n\t,\"'“”(*[")
+    text = _IT_SEEMS.sub("it ", settled(_PREAMBLE.sub("", text, count=1))).strip(" \n\t,\"'“”(*[")
     if text and text[0] in _YES_SIGNS + _NO_SIGNS:
         return text[0] in _YES_SIGNS
     text = re.sub(r"^जी[\s,]+(?=\w)", "", text)
@@ -234,7 +243,10 @@ def _as_statement(text: str, question: str) -> bool | None:
     denied = [(clause, said) for clause, said in clauses if said & NEGATIONS - asked]
     about = [said for _, said in denied if (rest := said - NEGATIONS) == set() or rest & asked or _opposed(rest, asked)]
     plain = [(clause, said) for clause, said in clauses if said and not said & NEGATIONS - asked]
-    if denied and (about or not any(_repeats(clause, said, asked, least) for clause, said in plain)):
+    repeated = any(_repeats(clause, said, asked, least) for clause, said in plain)
+    if denied and not about and not repeated and all(said - NEGATIONS - asked - _GENERIC for _, said in denied):
+        return None  # "It is not made of stone"
+    if denied and (about or not repeated):
         return any(_opposed(said, asked) for said in about)
     if _SHORT_YES.fullmatch(normalise(text)):
         return True

@@ -159,6 +159,7 @@ def _is_of_other_things(text: str, number: Number, question: str) -> bool:
         return False
     before, after = text[: number.start], text[number.end :]
     asked = "".join(f"|{noun}" for noun in re.findall(r"\bhow many (?:[^\W\d]+ )?([^\W\d]+?)s\b", question))
+    asked += "".join(f"|{noun}" for noun in re.findall(r"\b(?:the|an?) ([^\W\d]+)", question))
     if re.search(_NAMED.format(asked=asked), before) or (number.unit == "pairs" and "pair" not in question):
         return True
     if re.search(r"\bno\s+$", before):
