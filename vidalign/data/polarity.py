@@ -32,7 +32,7 @@ _AUXILIARY = re.compile(
     re.DOTALL,
 )
 _PREAMBLE = re.compile(
-    r"(?:(?:so|well|hmm+|okay|ok|i think|i believe|(?:i'm|i am) (?:sure|certain|confident)(?: that)?|"
+    r"(?<!\w)(?:(?:so|well|hmm+|okay|ok|i think|i believe|(?:i'm|i am) (?:sure|certain|confident)(?: that)?|"
     r"i would say|i'd say|therefore|thus|(?:based on|according to) the video)\b[,:]?\s*)+"
 )
 _CUE = re.compile(
