@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import re
@@ -101,6 +102,7 @@ _BOUNDED_AFTER = re.compile(
 _MINUS = re.compile(r"(?:\b(?:minus|negative)\s+|零下|负|負)$")
 
 
+@functools.lru_cache(maxsize=256)
 def prepared(text: str) -> str:
     """A text as numbers are looked for in it: NFKC, lower case, no spaces as thousands separators."""
     text = re.sub(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))", "", text).replace("‒", "–")
