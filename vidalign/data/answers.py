@@ -138,6 +138,8 @@ def verdict(text: str, example: Example) -> bool | None:
         said = polarity(part, example.question)
         if said is None and speaks_of_it(part, example.question):
             return None
+        if said == wanted and any(_excludes(group, content_words(part), content_words(example.answer)) for group in CLASSES):
+            return None  # "No, it is green" where the answer is "No, it is blue"
         return _if_sure(wanted is not None and said == wanted, part, example)
     if kind == "number":
         right = states_number(part, example.answer, example.question)
@@ -163,7 +165,7 @@ def _by_words(part: str, example: Example) -> bool | None:
     if not said or not answer:
         return None
     if not is_single_clause(example.answer) or not is_single_clause(part):
-        if said == answer:
+        if _unjoined(said) == _unjoined(answer) and ("then" not in said or "then" in answer):
             return True
         return False if _swaps(said, answer, question) else None
     if set(said) & NEGATIONS != set(answer) & NEGATIONS:
@@ -180,6 +182,11 @@ def _by_words(part: str, example: Example) -> bool | None:
     known = [*answer, *question, *(_PLACED if stem("where") in question else ())]
     core = [word for word in answer if word not in question]
     return True if core and _restates(core, said) and _restates(said, known) and is_in_order(core, said) else None
+
+
+def _unjoined(said: Sequence[str]) -> list[str]:
+    """What a list or a sequence says, however it is joined: "red, blue, green" is "red, blue and green"."""
+    return [word for word in said if word not in ("and", "also", "then")]
 
 
 def _by_sentences(part: str, example: Example) -> bool | None:
@@ -251,6 +258,8 @@ def trust(text: str, example: Example) -> float:
     overlap = token_f1(part, example.answer)
     if right is None and agrees_in_part(part, example):
         return min(AGREES + (1 - AGREES) * overlap, _BELOW_ONE)
+    if right is False:
+        overlap = math.nextafter(overlap, 0.0)  # of two with the same words, what is known to be wrong is the worse one
     return min(overlap, _BELOW_AGREES)
 
 
