@@ -202,6 +202,12 @@ BAD = [
     ("trl", {**TRL, "chosen": [user(Q)]}, "chosen: does not end with the assistant"),
     ("trl", {"chosen": f"{Q} {A}", "rejected": f"{Q} {B}", "video": V}, "prompt: is missing"),
     ("trl", {"prompt": Q, "completion": B, "video": V, "label": False}, "label: is false"),
+    (
+        "trl",
+        {"prompt": Q, "completion": B, "video": V, "label": "no"},
+        'label: is "no", which does not say whether the response is',
+    ),
+    ("ms-swift", {"messages": [user(Q), gpt(A)], "videos": [V], "label": "bad"}, 'label: is "bad", which does not say'),
     ("trl", {"prompt": Q, "completion": B, "video": V, "label": 0}, "label: is 0: the row holds a bad response"),
     ("trl", {"prompt": Q, "completion": B, "video": V, "label": "False"}, 'label: is "False": the row holds a bad response'),
     (

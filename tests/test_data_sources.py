@@ -1,6 +1,7 @@
 """A data file may be of many kinds: each gives the same rows, and what is not clear is one sentence."""
 
 import csv
+import gzip
 import http.server
 import json
 import os
@@ -131,6 +132,35 @@ def test_media_columns_of_datasets_are_paths(tmp_path):
     assert second["video"] == media[1]
     with pytest.raises(RowError, match="row 2: video: "):
         read_rows(tmp_path / "d.parquet")
+
+
+def test_a_long_text_is_read_from_every_kind_of_file(tmp_path):
+    question = "q" * 200_000
+    (tmp_path / "d.csv").write_text(f"id,video,question,answer\na,v.mp4,{question},A\n")
+    [(_, row)] = read_source(tmp_path / "d.csv")
+    assert row["question"] == question
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("id".encode("utf-16"), "d.jsonl:1: row: is text in UTF-16; save the file as UTF-8"),
+        ("{}".encode("utf-16-be"), "d.jsonl:1: row: is text in UTF-16; save the file as UTF-8"),
+        ("{}".encode("utf-16-le"), "d.jsonl:1: row: is text in UTF-16; save the file as UTF-8"),
+        (gzip.compress(b"{}"), "d.jsonl:1: row: is compressed; unpack the file first"),
+        (b"\x28\xb5\x2f\xfd\x04", "d.jsonl:1: row: is compressed; unpack the file first"),
+        ("{'é'".encode("latin-1"), "d.jsonl:1: row: is not valid UTF-8"),
+        (
+            b'{"video": {"path": "v.mp4"}}',
+            "video: must be a path, or a list of the paths of frames, got {'path': 'v.mp4'}",
+        ),
+    ],
+)
+def test_a_file_of_another_kind_is_called_what_it_is(tmp_path, content, says):
+    (tmp_path / "d.jsonl").write_bytes(content)
+    with pytest.raises((DataError, RowError)) as caught:
+        read_rows(tmp_path / "d.jsonl")
+    assert says in str(caught.value)
 
 
 @pytest.mark.parametrize(

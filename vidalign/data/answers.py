@@ -20,12 +20,13 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias, get_args
 
-from vidalign.data.choices import chosen_option
+from vidalign.data.choices import MENTION, chosen_option, read_choice
+from vidalign.data.doubt import is_doubtful
 from vidalign.data.final_answer import answering_part
 from vidalign.data.numbers import find_numbers, prepared
 from vidalign.data.opposites import CLASSES
-from vidalign.data.polarity import asks_yes_or_no, leading_polarity, polarity
-from vidalign.data.stated import stated_number
+from vidalign.data.polarity import asks_yes_or_no, leading_polarity, polarity, speaks_of_it
+from vidalign.data.stated import stated_number, states_number
 from vidalign.data.words import NEGATIONS, content_words, is_in_order, is_single_clause, normalise, stem, words
 from vidalign.types import Example
 
@@ -126,18 +127,31 @@ def verdict(text: str, example: Example) -> bool | None:
         right = chosen_option(example.answer, options)
         if right is None:
             return True if normalise(part) == normalise(example.answer) else None
-        return chosen_option(text, options) == right or normalise(part) == normalise(example.answer)
+        if normalise(part) == normalise(example.answer):
+            return True
+        chosen = read_choice(text, options)
+        return None if chosen == MENTION else _if_sure(chosen == right, part, example)
     if normalise(part) == normalise(example.answer):
         return not unfinished
     if kind == "yes_no":
         wanted = polarity(example.answer, example.question)
-        return wanted is not None and polarity(part, example.question) == wanted
+        said = polarity(part, example.question)
+        if said is None and speaks_of_it(part, example.question):
+            return None
+        if said == wanted and any(_excludes(group, content_words(part), content_words(example.answer)) for group in CLASSES):
+            return None  # "No, it is green" where the answer is "No, it is blue"
+        return _if_sure(wanted is not None and said == wanted, part, example)
     if kind == "number":
-        number, stated = stated_number(example.answer, example.question), stated_number(part, example.question)
-        return number is not None and stated is not None and stated.equals(number)
+        right = states_number(part, example.answer, example.question)
+        return right if right is None else _if_sure(right, part, example)
     part = _IN_BRACKETS.sub(r"\1", part)
     found = _by_words(part, example)
     return _by_sentences(part, example) if found is None and is_single_clause(example.answer) else found
+
+
+def _if_sure(right: bool, part: str, example: Example) -> bool | None:
+    """Wrong where a reply does not name the answer; where it does and leaves open whether it means it, None."""
+    return None if right and is_doubtful(part, example.question, yes_no=kind_of(example) == "yes_no") else right
 
 
 def is_correct(text: str, example: Example) -> bool:
@@ -151,7 +165,7 @@ def _by_words(part: str, example: Example) -> bool | None:
     if not said or not answer:
         return None
     if not is_single_clause(example.answer) or not is_single_clause(part):
-        if said == answer:
+        if _unjoined(said) == _unjoined(answer) and ("then" not in said or "then" in answer):
             return True
         return False if _swaps(said, answer, question) else None
     if set(said) & NEGATIONS != set(answer) & NEGATIONS:
@@ -168,6 +182,11 @@ def _by_words(part: str, example: Example) -> bool | None:
     known = [*answer, *question, *(_PLACED if stem("where") in question else ())]
     core = [word for word in answer if word not in question]
     return True if core and _restates(core, said) and _restates(said, known) and is_in_order(core, said) else None
+
+
+def _unjoined(said: Sequence[str]) -> list[str]:
+    """What a list or a sequence says, however it is joined: "red, blue, green" is "red, blue and green"."""
+    return [word for word in said if word not in ("and", "also", "then")]
 
 
 def _by_sentences(part: str, example: Example) -> bool | None:
@@ -239,6 +258,8 @@ def trust(text: str, example: Example) -> float:
     overlap = token_f1(part, example.answer)
     if right is None and agrees_in_part(part, example):
         return min(AGREES + (1 - AGREES) * overlap, _BELOW_ONE)
+    if right is False:
+        overlap = math.nextafter(overlap, 0.0)  # of two with the same words, what is known to be wrong is the worse one
     return min(overlap, _BELOW_AGREES)
 
 

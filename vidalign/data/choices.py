@@ -7,23 +7,15 @@ option's text names none, and neither do several options.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
 
-from vidalign import prompts
-from vidalign.data.denials import AFTER, ELIMINATES, NOT, NOUN, RULED_OUT, RULED_OUT_AFTER, WRONG
+from vidalign.data.denials import FOREIGN, RULED_OUT, RULED_OUT_AFTER, without_denied
 from vidalign.data.final_answer import answering_part
+from vidalign.data.labels import CLOSE, CONFLICT, ENDS, LETTER, MENTION, OPEN, OR, WORD_AFTER, Options, by_place
 from vidalign.data.numbers import find_numbers, prepared
 from vidalign.data.words import NEGATIONS, SPACELESS, content_words, is_in_order, normalise
 
-_OPEN, _CLOSE = r"[(\[{<\"'“‘«【〔「『]*", r"[)\]}>\"'”’»】〕」』]*"
-_WORD_AFTER = (
-    r"\s+(?!(?:but|or|and|nor|because|since|as|is|was|with|over|vs|versus|beats|than|seems|looks|appears|matches)\b)[^\W\d_]"
-)
-_LETTER = rf"(?:[b-hj-z]|[ai](?!{_WORD_AFTER}))"  # "a" and "i" before a word are words
-_JOINED = r"(?:\s*(?:,?\s*(?:or|nor)\b|/)\s*"
-_ENDS = r"(?![a-z0-9]|'[a-z])"
 _CUE = re.compile(
     r"\b(?:answer|choice|option|selection|response|solution|respuesta|réponse|antwort|risposta|resposta|ответ)"
     r"(?:\s+(?:to (?:the|this) question|here))?\s*"
@@ -35,10 +27,15 @@ _CUE = re.compile(
 _WEAK_CUE = re.compile(
     r"\b(?:option|choice|letter|choose|chose|pick|select|go with|going with|went with|it's|that's|must be|should be|would be|so|"
     r"therefore|thus|hence|but|(?:it|this|that|which) (?:is|must be|should be|would be))\b[,:]?\s*(?:(?:option|choice|letter) )?"
+    r"|\b(?:hm+|wait|actually|sorry|correction|oops|i mean|i meant|scratch that|strike that|on second thoughts?|rather|"
+    r"no(?=\s*[,:.–—-]))\b"
+    r"[\s,.:;–—-]*(?:no\b[\s,.]*)?(?:(?:it|that)(?:'s| is)\s+)?"
     r"|(?:应该|应|而|就)?是(?=\s*[(\[【]?[a-z](?![a-z]))"
 )
 _HEDGE = re.compile(
-    rf"\s*(?:or|and|/|[,;<>]|&|\||\+|或|和)\s*(?:(?:else|maybe|perhaps|possibly|probably|also|even|or|and)\s+)*(?:option\s+)?{_OPEN}[a-z]{_CLOSE}(?:\s*$|\s*[.,;:!)\n]|\s+(?:or|and|are|were|both|seem|look|could|can|might|may)\b)"
+    rf"\s*(?:{OR}|and|und|et|y|и|as well as|(?:together|along) with|/|[,;<>]|&|\||\+|或|和|还是)\s*(?:(?:else|maybe|perhaps|"
+    rf"possibly|probably|also|even|or|and)\s+)*(?:option\s+)?{OPEN}[a-z]{CLOSE}(?:\s*$|\s*[.,;:!?)\n]|\s+(?:or|and|are|were|"
+    rf"both|seem|look|could|can|might|may)\b)"
 )
 _SEPARATOR = re.compile(r"\s*[.:,;!、。．=)\]-]+|\s*\n|\s+[-–—]\s")
 _RULED_OUT, _RULED_OUT_AFTER = re.compile(RULED_OUT), re.compile(RULED_OUT_AFTER)
@@ -51,64 +48,72 @@ _JUDGED_LINE = re.compile(
     r"(?<!\w)(yes|true|correct|right|no|false|incorrect|wrong|✓|✔|✅|✗|✘|❌)[\s.!\ufe0f]*$",
     re.MULTILINE,
 )
+_MARKED_LINE = re.compile(r"^\s*(✓|✔|✅|✗|✘|❌)\ufe0f?\s*[(\[]?([a-z]|\d{1,2})(?!\w)", re.MULTILINE)
 _JUDGED_BRIEFLY = re.compile(
     r"(?<!\w)[(\[]?([a-z]|\d{1,2})[)\].:]*\s*[:=-]?\s*(yes|true|correct|right|no|false|incorrect|wrong|✓|✔|✅|✗|✘|❌)(?!\w)"
 )
 _JUDGED_OPTION = re.compile(
     r"\b(?:option|choice)\s+[(\[]?([a-z]|\d{1,2})[)\]]?\s*(?::|is|-)\s*(yes|true|correct|right|no|false|incorrect|wrong)\b"
 )
+# What a letter in a sentence has before it where it is meant as a label: nothing, a mark, another script, or one of these words.
+_MEANT = re.compile(
+    r"(?:^|[^\w\s]|\n|[^\x00-\x7f]|\b(?:is|are|was|be|option|choice|letter|answer|alternative|response|selection|solution|"
+    r"(?:pick|select|choose|vote|mark|say|guess|suggest|prefer|see|leave|remain|mean|like)s?|chose|choosing|leaving|gives|"
+    r"rate|glaube|picked|selected|"
+    r"said|meant|with|for|as|by|think|"
+    r"believe|take|so|thus|hence|therefore|then|only|just|to|towards?|but|rather|or|and|either|do|does|did|us|i'd|final|here|"
+    r"not|correct|"
+    r"right|best|ok|okay|well|hmm|umm?|uh|[a-z]+ly|maybe|perhaps|yes|no|es|est|ist|lautet|la|letra|réponse|opción|opcion|"
+    r"respuesta|antwort|risposta|"
+    r"wähle|choisis|elijo|escolho|denke|nehme|bukan|jawaban|odpowied[źz]|cevap|ans)\s*)[(\[{<\"'“‘«\s]*$"
+)
 _LATIN = str.maketrans("АВСЕНІавсеіΑΒΕΗΙ", "ABCEHIabceiABEHI")  # Cyrillic and Greek letters that look as Latin ones do
 _LOOKALIKE = re.compile(r"(?<!\w)[АВСЕНІавсеіΑΒΕΗΙ](?=\s*(?:[)\].:\]】»\"'*}]|$))")
+_NUMBER_ALONE = re.compile(r"\W*\d[\d.,\s]*")
+_NONE = re.compile(
+    r"(?:none|neither|no)(?: of (?:the|these|those|them))?(?: (?:other|given|listed))?(?: (?:above|options?|answers?|choices?|"
+    r"others?))?"
+    r"(?: (?:is|are) (?:right|correct|true))?"
+)
 _HANGUL = re.compile(r"[가-힣]")  # endings follow a word without a space
-CONFLICT = -1  # what names more than one option, or none that exists
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The options of a question: the labels by which they are called, lower case, and their texts, normalised."""
-
-    labels: tuple[str, ...]
-    texts: tuple[str, ...]
-
-    @classmethod
-    def read(cls, options: Sequence[str]) -> Options:
-        """Labels are those that the options carry, else the letters from a on; see `vidalign.prompts.labelled`."""
-        listed = prompts.labelled(options)
-        return cls(tuple(label.lower() for label, _ in listed), tuple(normalise(text) for _, text in listed))
-
-    def index(self, label: str) -> int:
-        return self.labels.index(label) if label in self.labels else CONFLICT
 
 
 def chosen_option(reply: str, options: Sequence[str]) -> int | None:
     """Index of the one option that a reply names; None where it names none, or no single one."""
+    index = read_choice(reply, options)
+    return index if index >= 0 else None
+
+
+def read_choice(reply: str, options: Sequence[str]) -> int:
+    """Index of the one option that a reply names; CONFLICT where it names none or several, MENTION where it may mean another thing."""
     listed = Options.read(options)
-    part, unfinished = answering_part(reply)
+    part, _ = answering_part(reply)
     if not any(_LOOKALIKE.match(text) for text in listed.texts):
         part = _LOOKALIKE.sub(lambda match: match[0].translate(_LATIN), part)
     exact = _by_text_alone(part, listed)
-    if exact is not None and not unfinished:
+    if exact is not None:
         return exact
     verdicts = _by_verdicts(prepared(part), listed)
     if verdicts is not None:
-        return None if verdicts == CONFLICT else verdicts
-    text = _without_ruled_out(prepared(part), listed)
+        return verdicts
+    text = without_denied(prepared(part), listed)
     several = re.fullmatch(r"[a-z](?:[\s,;/&+]+[a-z])+[.!]?", text.strip()) if "\n" not in text.strip() else None
     if several and len(set(re.findall("[a-z]", text))) > 1:
-        return None
-    stated = _last_statement(text, listed)
-    if stated is None and not unfinished:
-        stated = _by_lines(text, listed)
-    if stated is None and not unfinished:
-        stated = _by_mention(text, listed)
-    return None if stated == CONFLICT else stated
+        return CONFLICT
+    for rule in (_last_statement, _by_lines, by_place, _by_mention):
+        if (stated := rule(text, listed)) is not None:
+            return stated
+    return CONFLICT
 
 
 def _by_text_alone(part: str, listed: Options) -> int | None:
     text = normalise(part)
+    if text != "no" and _NONE.fullmatch(text) and text not in listed.texts:
+        none = [index for index, option in enumerate(listed.texts) if option != "no" and _NONE.fullmatch(option)]
+        return none[0] if len(none) == 1 else None
     if text in listed.texts:
         return listed.texts.index(text) if listed.texts.count(text) == 1 else None
-    labelled = re.fullmatch(rf"{_OPEN}([a-z]|\d{{1,2}}){_CLOSE}[.:、]?\s+(.+)", part.strip().casefold(), re.DOTALL)
+    labelled = re.fullmatch(rf"{OPEN}([a-z]|\d{{1,2}}){CLOSE}[.:、]?\s+(.+)", part.strip().casefold(), re.DOTALL)
     if labelled and labelled[1] in listed.labels:
         index = listed.labels.index(labelled[1])
         return index if normalise(labelled[2]) == listed.texts[index] else None
@@ -117,6 +122,9 @@ def _by_text_alone(part: str, listed: Options) -> int | None:
 
 def _by_verdicts(text: str, listed: Options) -> int | None:
     """The one option that is called right, in a list of verdicts on the options; None where a text is no such list."""
+    marked = {match[2]: match[1] in _RIGHT for match in _MARKED_LINE.finditer(text)}
+    if len(marked) > 1 and set(marked) == set(listed.labels) and sum(marked.values()) == 1:
+        return listed.index(next(label for label, right in marked.items() if right))
     called = {match[1]: match[2] in _RIGHT for match in _JUDGED_OPTION.finditer(text)}
     if len(called) > 1 and sum(called.values()) == 1:
         return listed.index(next(label for label, right in called.items() if right))
@@ -126,33 +134,6 @@ def _by_verdicts(text: str, listed: Options) -> int | None:
         return None
     right = [label for label in listed.labels if said[label]]
     return listed.index(right[0]) if len(right) == 1 else CONFLICT
-
-
-def _label(listed: Options) -> str:
-    """Pattern of one label, in lower case."""
-    return r"\d{1,2}" if listed.labels and listed.labels[0].isdigit() else _LETTER
-
-
-def _without_ruled_out(text: str, listed: Options) -> str:
-    """The text without "not B", "B is wrong" and the like."""
-    label = _label(listed)
-    named = rf"{_OPEN}{label}{_ENDS}{_CLOSE}"
-    own = "|".join(rf"{name}{_ENDS}{_CLOSE}[.:]?\s+{re.escape(text)}(?!\w)" for name, text in _pairs(listed))
-    text = re.sub(rf"{named}\s*\?\s*no\b[,.:;]?", " ", text)
-    text = re.sub(rf"{NOT}\s*{NOUN}{_OPEN}(?:{own})", " ", text) if own else text
-    for name, words in _pairs(listed):
-        text = re.sub(rf"{NOT}\s*{NOUN}{re.escape(words)}\s*[(\[]{name}[)\]]", " ", text)
-    text = re.sub(
-        rf"{ELIMINATES}\s*{NOUN}{named}(?:\s*,\s*{named})*(?:\s*,?\s*and\s+{named}|(?=\s*(?:→|->|[.;:\n])))", " ", text
-    )
-    text = re.sub(rf"{NOT}\s*{NOUN}{named}{_JOINED}{NOUN}{named})*", " ", text)
-    several = rf"(?:{named}\s*(?:,|and|or|,\s*and|和)\s*)*"
-    text = re.sub(rf"(?<![\w'])(?:options?\s+)?{several}{named}{AFTER}", " ", text)
-    return re.sub(rf"(?<![\w'])(?:options?\s+)?{several}{named}\s*{WRONG}[^.;,\n]*", " ", text)
-
-
-def _pairs(listed: Options) -> list[tuple[str, str]]:
-    return [(label, text) for label, text in zip(listed.labels, listed.texts, strict=True) if text and text != label]
 
 
 def _last_statement(text: str, listed: Options) -> int | None:
@@ -175,7 +156,7 @@ def _last_statement(text: str, listed: Options) -> int | None:
     )
     other = r"(?<![\w'])(?:[b-hj-z]|[ai](?=\s+(?:is|seems|looks)\b))(?![\w'])"
     between = rf"(?:(?!{other})[^.,;\n]){{0,60}}"  # the option's text, and no other letter
-    reverse = rf"(?<![\w'])(?<!\bor )(?<!\band ){_OPEN}({_label(listed)}){_ENDS}{_CLOSE}[.:]?\s+(?:{between}\s)?{praised}"
+    reverse = rf"(?<![\w'])(?<!\bor )(?<!\band ){OPEN}({listed.label}){ENDS}{CLOSE}[.:]?\s+(?:{between}\s)?{praised}"
     found += [(match.start(), listed.index(match[1])) for match in re.finditer(reverse, text)]
     return max(found, key=lambda item: item[0])[1] if found else None
 
@@ -185,7 +166,7 @@ def _by_lines(text: str, listed: Options) -> int | None:
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         return None
-    alone = re.fullmatch(rf"\s*{_OPEN}({_label(listed)}){_CLOSE}[\s.:,;!。]*", lines[-1])
+    alone = re.fullmatch(rf"\s*{OPEN}({listed.label}){CLOSE}[\s.:,;!。]*", lines[-1])
     if alone and len(lines) > 1:
         return listed.index(alone[1])
     return _at_start("\n".join(lines), listed)
@@ -196,7 +177,7 @@ def _at_start(text: str, listed: Options, *, stated: bool = False) -> int | None
 
     `stated`: after "the answer is", so that another label on a later line takes nothing back, unless all options are listed.
     """
-    match = re.match(rf"\s*{_OPEN}(?:option\s+|choice\s+|选项\s*)?{_OPEN}([a-z]|\d{{1,2}}){_ENDS}{_CLOSE}", text)
+    match = re.match(rf"\s*{OPEN}(?:option\s+|choice\s+|选项\s*)?{OPEN}([a-z]|\d{{1,2}}){ENDS}{CLOSE}", text)
     if match is None or (match[1].isdigit() and match[1] not in listed.labels):
         return None
     label, after = match[1], text[match.end() :]
@@ -205,7 +186,9 @@ def _at_start(text: str, listed: Options, *, stated: bool = False) -> int | None
     if not bracketed and not re.match(r"\s", after) and not SPACELESS.match(after):
         return None
     own = listed.texts[index] if index >= 0 else None
-    if label in ("a", "i") and not bracketed and re.match(_WORD_AFTER, after) and normalise(after) != own:
+    if re.match(r"-[^\W\d_]", after) and not (own and normalise(after[1:]).startswith(own)):
+        return None  # "B-side"
+    if label in ("a", "i") and not bracketed and re.match(WORD_AFTER, after) and normalise(after) != own:
         # An article or a pronoun, unless another option's text follows that takes no article.
         return CONFLICT if normalise(after) in listed.texts and _NO_ARTICLE.match(normalise(after)) else None
     if label.isdigit() and not bracketed:
@@ -224,12 +207,13 @@ def _at_start(text: str, listed: Options, *, stated: bool = False) -> int | None
 
 def _by_mention(text: str, listed: Options) -> int | None:
     """The one label, or the one option's text, that occurs anywhere."""
-    label = _label(listed)
-    inside = rf"(?<![\w'.-]){_OPEN}({label}){_ENDS}{_CLOSE}(?!-\w)" if label == _LETTER else rf"[(\[]({label})[)\]]"
-    labels = {listed.index(match[1]) for match in re.finditer(inside, text)} - {CONFLICT}
+    label = listed.label
+    inside = rf"(?<![\w'.-]){OPEN}({label}){ENDS}{CLOSE}(?!-\w)" if label == LETTER else rf"[(\[]({label})[)\]]"
+    matches = [match for match in re.finditer(inside, text) if match[1] in listed.labels]
+    labels = {listed.index(match[1]) for match in matches}
     named = named_options(text, listed)
     if len(labels) == 1 and (not named or labels <= named or len(named) > 1):
-        return labels.pop()
+        return labels.pop() if named or any(_MEANT.search(text[: match.start(1)]) for match in matches) else MENTION
     if not labels and not named:
         named = _inflected(text, listed) or _in_part(text, listed)
     return named.pop() if len(named) == 1 and not labels else None
@@ -242,6 +226,10 @@ def _inflected(text: str, listed: Options) -> set[int]:
     denied = named_options(text, listed, denied=True)
     for index, option in enumerate(listed.texts):
         words = content_words(option)
+        if _NUMBER_ALONE.fullmatch(option):
+            continue  # 4 is not in 4.5
+        if re.search(FOREIGN, text) and not re.search(FOREIGN, option):
+            continue
         if index not in denied and words and is_in_order(words, said) and set(said) & NEGATIONS <= set(words):
             found[index] = words
     return {index for index, words in found.items() if not any(set(words) < set(other) for other in found.values())}
@@ -249,12 +237,19 @@ def _inflected(text: str, listed: Options) -> set[int]:
 
 def _in_part(text: str, listed: Options) -> set[int]:
     """Indices of the options of which a text says at least half the words and nothing else; or that begin with its yes or no."""
-    if normalise(text) in ("yes", "no"):
-        return {index for index, option in enumerate(listed.texts) if re.match(rf"{normalise(text)}\b", option)}
+    if begun := re.match(r"[^\w]*(yes|no)\b(?=\W*$|,)", text):
+        same = {"yes": "yes|true|correct", "no": "no|false|incorrect"}[begun[1]]
+        first = {index for index, option in enumerate(listed.texts) if re.match(rf"(?:{same})\b", option)}
+        rest = set(content_words(text[begun.end() :])) & {
+            w for i, t in enumerate(listed.texts) if i not in first for w in content_words(t)
+        }
+        return first if not rest - {w for index in first for w in content_words(listed.texts[index])} else set()
     said, denied = content_words(text), named_options(text, listed, denied=True)
     found = set()
     for index, option in enumerate(listed.texts):
         words = content_words(option)
+        if _NUMBER_ALONE.fullmatch(option):
+            continue
         if said and index not in denied and is_in_order(said, words) and set(said) & NEGATIONS == set(words) & NEGATIONS:
             found.add(index if 2 * len(said) >= len(words) else CONFLICT)
     return found if CONFLICT not in found else set()
@@ -268,7 +263,7 @@ def named_options(text: str, listed: Options, *, denied: bool = False) -> set[in
         bare = re.sub(r"^(?:an?|the)\s+(?=\S)", "", _digits(option)) or option
         if not bare or (len(bare) == 1 and bare.isascii() and bare.isalpha()):
             continue
-        starts = "" if SPACELESS.match(bare) else r"(?<![^\W_])(?<!\d[.,])"
+        starts = "" if SPACELESS.match(bare) else r"(?<![^\W_])(?<!\d[.,])" + r"(?<!(?<!\w)[-−])" * bare[0].isdigit()
         ends = "" if SPACELESS.match(bare[-1]) or _HANGUL.match(bare[-1]) else r"(?![^\W_])(?![.,]\d)"
         pattern = re.compile(starts + r"\s+(?:(?:an?|the)\s+)?".join(map(re.escape, bare.split())) + ends)
         mentions += [(index, match) for match in pattern.finditer(text)]

@@ -22,12 +22,24 @@ _LATEX = re.compile(
     r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|mathsf|operatorname|rm|bf)\s*\{((?:[^{}]|\{[^{}]*\})*)\}",
     re.IGNORECASE,
 )
-_MEMBER = re.compile(
-    r"\{[^{}]*[\"'](?:final[_ ]?answer|answer|choice|option|prediction|pred|response|count|number|result)[\"']\s*:\s*"
-    r"(?:\"((?:[^\"\\]|\\.)*)\"|'((?:[^'\\]|\\.)*)'|([^\s,\"'{}\[\]]+))",
-    re.IGNORECASE,
+_MEMBERS = tuple(
+    re.compile(
+        rf"\{{[^{{}}]*?[\"'](?:{keys})[\"']\s*:\s*"
+        r"(?:\"((?:[^\"\\]|\\.)*)\"|'((?:[^'\\]|\\.)*)'|(\[[^\[\]{}]*\]|[^\s,\"'{}\[\]]+))",
+        re.IGNORECASE,
+    )
+    for keys in ("final[_ ]?answer", "answer", "choice|option|prediction|pred|response|count|number|result")
 )
 _CIRCLED = {start + index: chr(ord("A") + index) for start in (0x1F150, 0x1F170) for index in range(26)}  # negative 🅑, 🅱
+_CIRCLED |= {
+    start + index: str(index + 1) for start in (0x24F5, 0x2776, 0x2780, 0x278A) for index in range(10)
+}  # ⓵, ❶, ➀, ➊
+_EXPLICIT = re.compile(
+    r".*(?:\b(?:answer|antwort|réponse|respuesta|risposta|resposta|ответ)\b(?:\s+(?:is|est|ist|es|è|é)\b|\s*[:=]|\s+would be\b)|"
+    r"(?:答案|答え|정답)\s*(?:是|为|は|은|:))",
+    re.DOTALL | re.IGNORECASE,
+)
+_GOES_ON = re.compile(r"[.!?。]\s+\S|[.!?。]?\s*\n\s*\S|\?|,|\bbut\b", re.IGNORECASE)
 _HEAD, _TAIL = 1000, 2000  # characters of a long reply in which an answer is looked for
 
 
@@ -48,15 +60,24 @@ def answering_part(text: str) -> tuple[str, bool]:
     text = _plain(text if boxed is None else boxed)
     if len(text) > _HEAD + _TAIL:
         text = f"{text[:_HEAD]}\n{text[-_TAIL:]}"
-    return text, unfinished and not explicit
+    unfinished = unfinished and not explicit
+    return _last_words(text) if unfinished else text, unfinished
+
+
+def _last_words(text: str) -> str:
+    """Of reasoning that was cut off, "the answer is …" where nothing follows it; else nothing: what it weighs is no answer."""
+    stated = _EXPLICIT.match(text)
+    return text if stated and not _GOES_ON.search(text, stated.end()) else ""
 
 
 def _json_answer(text: str) -> str:
     """What a JSON object says under "answer" or the like; any other text as it is."""
-    found = _MEMBER.search(text)
+    found = next((match for member in _MEMBERS if (match := member.search(text))), None)
     if found is None:
         return text
     value = next(value for value in found.groups() if value is not None)
+    if found[3] and found[3].startswith("["):
+        return ", ".join(item.strip(" \"'") for item in found[3].strip("[]").split(","))
     with contextlib.suppress(json.JSONDecodeError):
         value = json.loads(f'"{value}"')
     return _json_answer(value)
@@ -98,9 +119,10 @@ def _last_box(text: str) -> str | None:
 def _plain(text: str) -> str:
     """Without markup: markdown, LaTeX's signs of mathematics, special tokens; what is struck through goes as well."""
     text = re.sub(r"~~[^~]*~~", " ", _STYLED.sub(r"\2", _SPECIAL.sub(" ", text)))
-    text = re.sub(r"\$\$|\\[()\[\]]|\\[,;!]", "", re.sub(r"\$(?=\S)([^$\n]*?\S)\$(?!\d)", r"\1", text))
+    text = text.replace("$$", "")
+    text = re.sub(r"\\[()\[\]]|\\[,;!]", "", re.sub(r"\$(?=\S)([^$\n]*?\S)\$(?!\d)", r"\1", text))
     text = re.sub(r"\\[dt]?frac\s*(?:\{([^{}]+)\}\s*\{([^{}]+)\}|(\d)(\d))", r"\1\3/\2\4", text)
     text = re.sub(r"\$(?!\d)", "", text)
-    text = re.sub(r"\*+|`+|__+|(?<!\w)_(?=\w)|(?<=\w)_(?!\w)", "", text)
+    text = re.sub(r"(?<![\d*])\*+|\*+(?![\d*])|`+|__+|(?<!\w)_(?=\w)|(?<=\w)_(?!\w)", "", text)
     text = re.sub(r"^[ \t]*(?:(?:#{1,6}|>|[-*+•])[ \t]+)+", "", text, flags=re.MULTILINE)
     return text.strip()

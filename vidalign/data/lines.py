@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import pathlib
 import sys
@@ -15,6 +16,9 @@ BOM = "\ufeff".encode()
 # what a row needs.
 MAX_DEPTH = 100
 ONE_OBJECT = "write one JSON object per line"
+
+_COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ", b"PK\x03\x04")
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 Located = tuple[str, dict[str, Any] | RowError]
 
@@ -50,6 +54,10 @@ def read_lines(path: pathlib.Path) -> Iterator[Located]:
 
 
 def _parse_line(line: bytes) -> dict[str, Any]:
+    if line.startswith(_COMPRESSED):
+        raise RowError("row", "is compressed", "unpack the file first")
+    if line.startswith(_UTF16) or line[:2].count(b"\0") == 1:
+        raise RowError("row", "is text in UTF-16", "save the file as UTF-8")
     try:
         text = line.decode("utf-8")
         value, end = parse_value(text)

@@ -34,10 +34,10 @@ _PARTS_OF = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five":
 # What says that there are none, in a text without other numbers
 ZERO = (
     r"\bno[ -]one\b|\bnot (?:a single|one|any)\b|n't (?:(?:see|have|contain|show|notice) )?(?:a single|any)(?:one|body|thing)?\b|"
-    r"\bnil\b|\bempty\b|"
+    r"\bnil\b|\bempty\b|\b(?:ningun[oa]s?|ningún|aucune?|keine?[rs]?|nessun[oa]?|nenhuma?|geen|ни одного)\b|"
     r"一[^\W\d][也都]?(?:没有|沒有|不)|(?:没有|沒有|没人|沒人|无人|ゼロ)"
 )
-_WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
+_WORD = re.compile(r"(?:[^\W\d_]|[\u0900-\u0d7f])+(?:[\s-](?:[^\W\d_]|[\u0900-\u0d7f])+){0,2}")  # of up to three parts
 _BOUNDED = re.compile(
     r"(?:más de|menos de|al menos|plus de|moins de|au moins|mehr als|weniger als|mindestens|höchstens|più di|meno di|almeno|mais de|"
     r"pelo menos|meer dan|minder dan|более|больше|менее|меньше|не менее|\bno(?: son)?|\bnicht|\bkeine?|\bpas|\bnon|\bnão|\bне)\s+$"
@@ -52,12 +52,20 @@ def _values() -> Mapping[str, int]:
         spell = MessageFormat("{n, spellout}", language)
         for value in range(_LARGEST + 1):
             word = unicodedata.normalize("NFKC", spell.format({"n": value})).lower().replace("\u00ad", "")
-            found.setdefault(word, set()).add(value)
+            for written in {word, word.replace("-", " ")}:
+                found.setdefault(written, set()).add(value)
     return {
         word: min(values)
         for word, values in found.items()
         if len(values) == 1 and word not in _ENGLISH and _WORD.fullmatch(word)
     }
+
+
+@functools.cache
+def _spelled() -> re.Pattern[str]:
+    """Any of those words as a whole, the longest first: "vingt et un" is not 20."""
+    names = "|".join(re.escape(word) for word in sorted(_values(), key=len, reverse=True))
+    return re.compile(rf"(?<![\w\u0900-\u0d7f-])(?:{names})(?![\w\u0900-\u0d7f]|-\w)")
 
 
 def fraction(text: str) -> float:
@@ -68,11 +76,10 @@ def fraction(text: str) -> float:
 
 def foreign_number(text: str) -> tuple[int, int, int] | None:
     """(value, start, end) of the one number that a text in lower case holds as a word; None where it holds none, or several."""
-    values = _values()
     found = [(_KOREAN[match[1]], *match.span(1)) for match in _KOREAN_COUNT.finditer(text)] + [
-        (values[match[0]], *match.span())
-        for match in _WORD.finditer(text)
-        if match[0] in values and not _BOUNDED.search(text[: match.start()])
+        (_values()[match[0]], *match.span())
+        for match in _spelled().finditer(text)
+        if not _BOUNDED.search(text[: match.start()])
     ]
     certain = [number for number in found if text[number[1] : number[2]] not in _ONE] or found
     return certain[0] if len({value for value, _, _ in certain}) == 1 else None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import re
 import unicodedata
 
+from vidalign.data.durations import joined, spelled_out
 from vidalign.data.number_words import FRACTION, ZERO, fraction
+from vidalign.data.quantities import UNITS, Number
 from vidalign.data.words import SPACELESS_RANGES, apart, vocabulary
 
 _ONES = {
@@ -23,7 +26,16 @@ _ONES = {
 _TENS = {
     word: 10 * value for value, word in enumerate(vocabulary("twenty thirty forty fifty sixty seventy eighty ninety"), 2)
 }
-_SCALES = {"hundred": 100, "thousand": 1000, "k": 1000, "million": 10**6, "billion": 10**9, "dozen": 12}
+_SCALES = {
+    "hundred": 100,
+    "thousand": 1000,
+    "k": 1000,
+    "million": 10**6,
+    "mio": 10**6,
+    "billion": 10**9,
+    "bn": 10**9,
+    "dozen": 12,
+}
 _LARGEST = 1e15  # beyond it, words of numbers side by side are no number
 _TIMES = {"once": 1, "twice": 2, "thrice": 3}
 _WEAK = {
@@ -39,54 +51,48 @@ _WEAK = {
     "trio": 3,
     "half": 0.5,
 }  # only where nothing else is a number
-_CHINESE = {character: value for value, character in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2, "兩": 2}
-_CHINESE_SCALES = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "萬": 10**4}
-UNITS = {
-    **dict.fromkeys(vocabulary("s sec secs second seconds 秒"), ("time", 1.0)),
-    **dict.fromkeys(vocabulary("ms millisecond milliseconds"), ("time", 1e-3)),
-    **dict.fromkeys(vocabulary("min mins minute minutes 分钟"), ("time", 60.0)),
-    **dict.fromkeys(vocabulary("h hr hrs hour hours 小时"), ("time", 3600.0)),
-    **dict.fromkeys(vocabulary("day days 天"), ("time", 86400.0)),
-    **dict.fromkeys(vocabulary("week weeks 周"), ("time", 7 * 86400.0)),
-    **dict.fromkeys(vocabulary("fps hz"), ("rate", 1.0)),
-    **dict.fromkeys(vocabulary("mm millimetre millimetres millimeter millimeters"), ("length", 1e-3)),
-    **dict.fromkeys(vocabulary("cm centimetre centimetres centimeter centimeters 厘米"), ("length", 1e-2)),
-    **dict.fromkeys(vocabulary("m metre metres meter meters 米"), ("length", 1.0)),
-    **dict.fromkeys(vocabulary("km kilometre kilometres kilometer kilometers 公里 kmh kph"), ("length", 1e3)),
-    **dict.fromkeys(vocabulary("mi mile miles mph"), ("length", 1609.344)),  # a speed is one "a", as in km/h
-    **dict.fromkeys(vocabulary("ft foot feet"), ("length", 0.3048)),
-    **dict.fromkeys(vocabulary("inch inches"), ("length", 0.0254)),
-    **dict.fromkeys(vocabulary("g gram grams 克"), ("weight", 1.0)),
-    **dict.fromkeys(vocabulary("kg kilogram kilograms kilo kilos 公斤"), ("weight", 1e3)),
-    **dict.fromkeys(vocabulary("% percent 百分之"), ("percent", 1.0)),
+_CHINESE = {character: value for value, character in enumerate("零一二三四五六七八九")} | {
+    "〇": 0,
+    "两": 2,
+    "兩": 2,
+    "俩": 2,
 }
+_CHINESE_SCALES = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "萬": 10**4}
+_AFTER_DIGITS = {**_SCALES, **_CHINESE_SCALES, "dozens": 12, "亿": 10**8, "億": 10**8}
 
 _DIGITS = (
-    rf"(?<![^\W{SPACELESS_RANGES}가-힣])(?<!\d[.,:/])(?<![.,/^])[-+−]?"
-    r"(?:\d{1,3}(?:\.\d{3})+,\d{1,2}|\d{1,3}(?:\.\d{3}){2,}|\d{1,3}(?: \d{3}){1,}(?!\d)|"  # as much of Europe writes them
-    r"\d{1,30},\d{1,2}(?![\d,])|"
+    rf"(?:(?<![^\W{SPACELESS_RANGES}가-힣])|(?<=\bx)|(?<=\d[hm])|(?<=\dmin))(?<!第)(?<!\d[.,:/])(?<![.,/^])[-+−]?"
+    r"(?:\d{1,3}(?:\.\d{3})+,\d{1,2}|\d{1,3}(?:\.\d{3}){2,}|\d{1,3}(?: \d{3})+(?:[.,]\d{1,2})?(?!\d)|"
+    r""  # as much of Europe writes them
+    r"\d{1,30},\d{1,2}(?![\d,])|\d{1,2}(?:,\d{2})+,\d{3}(?![\d,])|"
     r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?:'\d{3})+|\d{1,30})(?:\.\d{1,30})?(?:e[-+]?\d{1,2})?|\.\d{1,30})"
     r"(?:\s*[/⁄]\s*\d{1,9}|\s\d{1,3}[/⁄]\d{1,3})?"
 )
-_NOT_AFTER = r"(?!\d|[.:,/^]\d|(?:st|nd|rd|th|-?d)\b)"
+_NOT_AFTER = r"(?!\d|[.:,/^]\d|(?:st|nd|rd|th|-?d|[abcefijlnopqrtuvwyz])\b)"  # 3D, 3B
 _NAMES = "|".join([*_ONES, *_TENS, *_SCALES])
 _SPELLED = (
-    r"\b(?:an?\s+(?=(?:hundred|thousand|million|billion|dozen)\b)|half an?\s+(?=dozen\b))?"
-    rf"(?:{_NAMES})(?:(?:[\s-]+|\s+and\s+)(?:{_NAMES}))*\b"
+    r"(?<!\bnon-)\b(?:an?\s+(?=(?:hundred|thousand|million|billion|dozen)\b)|(?:a\s+)?half(?:[\s-]an?)?[\s-](?=dozen\b))?"
+    rf"(?:{_NAMES})(?:(?:[\s-]+|\s+and\s+)(?:{_NAMES}|dozens))*\b"
 )
+_POWER = r"(?:\d{1,9}(?:\.\d{1,9})?\s?[x×*·]\s?)?(?<![\d.,])\d{1,4}(?:\^|\*\*)\{?\d{1,2}(?!\d)\}?"
+_ANY_CHINESE = f"[{''.join(_CHINESE)}{''.join(_CHINESE_SCALES)}]"
 _NUMBER = re.compile(
-    rf"(?P<fraction>{FRACTION})|(?P<digits>{_DIGITS}){_NOT_AFTER}(?:\s*(?P<scale>(?:hundred|thousand|million|billion|dozen|k)\b))?"
-    rf"|(?P<zero>{ZERO})|(?P<spelled>{_SPELLED})|\b(?P<times>{'|'.join(_TIMES)})\b|\b(?P<weak>{'|'.join(_WEAK)})\b(?!\s+(?:idea|clue|doubt)\b)"
-    rf"|(?P<chinese>(?!零下)[{''.join(_CHINESE)}{''.join(_CHINESE_SCALES)}]+)"
+    rf"(?P<fraction>{FRACTION})|(?P<power>{_POWER})|(?P<digits>{_DIGITS}){_NOT_AFTER}"
+    r"(?:\s*(?P<scale>(?:hundred|thousand|million|mio|billion|bn|dozens?|k)\b|[十百千万萬亿億]))?"
+    rf"|(?P<zero>{ZERO})|(?P<spelled>{_SPELLED})|\b(?P<times>{'|'.join(_TIMES)})\b|"
+    rf"\b(?P<weak>{'|'.join(_WEAK)})\b(?!\s+(?:idea|clue|doubt|answer|way|knows?|to|information)\b|\s+of (?:your|my|our)\b)"
+    rf"|(?P<parts>{_ANY_CHINESE}+分之{_ANY_CHINESE}+)|(?P<chinese>(?!零下)(?<!第){_ANY_CHINESE}+)(?P<tenths>成)?"
 )
-_AFTER = re.compile(r"\s*(?P<half>and a half\b)?\s*-?\s*(?P<unit>%|[^\W\d_]+)?")
+_AFTER = re.compile(r"[^\S\n]*(?P<half>and a half\b)?[^\S\n]*-?[^\S\n]*(?P<unit>%|[^\W\d_]+)?")
 _AFTER_PART = re.compile(r"\s*(?P<half>(?!))?(?:(?:of )?an? )?(?P<unit>%|[^\W\d_]+)?")  # half an hour
 _HEDGED = re.compile(
-    r"(?:\b(?:more than|over|less than|under|fewer than|at least|at most|up to|above|below|between|not|never|rather than|"
+    r"(?:\b(?:more than|over|less than|under|fewer than|(?:can't|cannot|could not|couldn't) be|at least|at most|up to|"
+    r"above|below|between|not|never|rather than|"
     r"instead of|or|half(?: of)?|más de|menos de|plus de|moins de|mehr als|weniger als|nicht|pas|не|"
     r"более|больше|менее|меньше)|n't|"
     r"[≤≥≦≧]|超过|至少|至多|不到|不是|少于|多于|不足)\s*(?:(?:just|only|really|about|exactly|a total of|be|see|have) )?$"
 )
+_UNTIL = re.compile(r"\b(?:before|after|since|until)\s*$")  # of a year
 _RANGE = re.compile(r"\s*(?:[-–—~～]|\bto\b|\bor\b|或|到)\s*")
 _COMPARED = re.compile(r"(?:^|[\s:=(])[<>]$")  # with a space after it, ">" is a quotation's
 _BELOW = re.compile(r"\s*(?:degrees?\s*|°\s?c?\s*)?below (?:zero|freezing)\b")
@@ -96,38 +102,14 @@ _BOUNDED_AFTER = re.compile(
 _MINUS = re.compile(r"(?:\b(?:minus|negative)\s+|零下|负|負)$")
 
 
-@dataclasses.dataclass(frozen=True)
-class Number:
-    """A number in a text at characters [start, end). `weak`: a word that is a number only where nothing else is one."""
-
-    value: float
-    unit: str
-    start: int
-    end: int
-    weak: bool = False
-    hedged: bool = False
-
-    def equals(self, other: Number) -> bool:
-        """Whether the two are one quantity: in units of one dimension they are converted; a missing unit fits any."""
-        mine, theirs = UNITS.get(self.unit), UNITS.get(other.unit)
-        if mine and theirs:
-            return mine[0] == theirs[0] and math.isclose(self.value * mine[1], other.value * theirs[1], rel_tol=1e-9)
-        scale = 100 if "percent" in {unit[0] for unit in (mine, theirs) if unit} else 1  # 50 % is 0.5, and is 50
-        small, large = sorted((abs(self.value), abs(other.value)))
-        return math.isclose(self.value, other.value, rel_tol=1e-9) or (
-            scale > 1 and math.isclose(small * scale, large, rel_tol=1e-9)
-        )
-
-    @property
-    def has_unit(self) -> bool:
-        return self.unit in UNITS
-
-
+@functools.lru_cache(maxsize=256)
 def prepared(text: str) -> str:
     """A text as numbers are looked for in it: NFKC, lower case, no spaces as thousands separators."""
-    text = re.sub(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))", "", text)
-    text = unicodedata.normalize("NFKC", apart(text)).lower().replace("−", "-").replace("’", "'")
-    return re.sub(r"(?:(?<=^)|(?<=[^\W\d]\s)|(?<=[:=(]))\s*[–—](?=\d)", "-", text)
+    text = re.sub(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))", "", text).replace("‒", "–")
+    text = (
+        unicodedata.normalize("NFKC", apart(text)).lower().replace("−", "-").replace("’", "'").replace("per cent", "percent")
+    )
+    return spelled_out(re.sub(r"(?:(?<=^)|(?<=[^\W\d]\s)|(?<=[:=(]))\s*[–—](?=\d)", "-", text))
 
 
 def find_numbers(text: str) -> list[Number]:
@@ -154,11 +136,13 @@ def find_numbers(text: str) -> list[Number]:
                 weak=bool(match["weak"] or match["zero"]) or match[0] in ("one", "一"),
                 hedged=bool(
                     _HEDGED.search(before)
+                    or (_UNTIL.search(before) and value >= 1000)
                     or (_COMPARED.search(before) and not text.startswith(("<", ">"), match.end()))
                     or _BOUNDED_AFTER.match(text, match.end())
                 ),
             )
         )
+    found = joined(text, found)
     return [
         dataclasses.replace(number, hedged=number.hedged or _in_range(text, found, index))
         for index, number in enumerate(found)
@@ -166,9 +150,14 @@ def find_numbers(text: str) -> list[Number]:
 
 
 def _in_range(text: str, found: list[Number], index: int) -> bool:
-    """Whether a number is one end of "2-3", "2 to 3" or "2 or 3"."""
-    ends = found[max(0, index - 1) : index + 2]
-    return any(_RANGE.fullmatch(text[first.end : second.start]) for first, second in itertools.pairwise(ends))
+    """Whether a number is one end of "2-3", "2 km to 3 km", "2 or 3" or "between 2 and 3"."""
+    for first, second in itertools.pairwise(found[max(0, index - 1) : index + 2]):
+        between = text[first.end : second.start].strip()
+        if first.has_unit:
+            between = between.removeprefix(first.unit).strip()
+        if _RANGE.fullmatch(between) or (between == "and" and text[: first.start].rstrip().endswith("between")):
+            return True
+    return False
 
 
 def _first_unit(text: str) -> str:
@@ -181,17 +170,23 @@ def _first_unit(text: str) -> str:
 def _value(match: re.Match[str]) -> float | None:
     if match["fraction"]:
         return fraction(match["fraction"])
+    if match["power"]:
+        return _power(match["power"])
+    if match["parts"]:
+        whole, part = map(_chinese, match["parts"].split("分之"))
+        return part / whole if whole and part is not None else None
     if match["zero"]:
         return 0
     if match["digits"]:
         value = _written(match["digits"])
-        return None if value is None else value * _SCALES.get(match["scale"] or "", 1)
+        return None if value is None else value * _AFTER_DIGITS.get(match["scale"] or "", 1)
     if match["times"]:
         return _TIMES[match["times"]]
     if match["weak"]:
         return _WEAK[match["weak"]]
     if match["chinese"]:
-        return _chinese(match["chinese"])
+        value = _chinese(match["chinese"])
+        return None if value is None else value / (10 if match["tenths"] else 1)
     return _spelled(match["spelled"])
 
 
@@ -211,17 +206,24 @@ def _written(text: str) -> float | None:
     return None if before is None else before + math.copysign(value, before)
 
 
+def _power(text: str) -> float | None:
+    """The value of "10^6" or "1.5 x 10^6"."""
+    *factor, base, exponent = (float(number) for number in re.findall(r"[\d.]+", text))
+    value = base**exponent * (factor[0] if factor else 1)
+    return value if value < _LARGEST else None
+
+
 def _spelled(text: str) -> float | None:
     total, part, last = 0.0, 0.0, 0
-    half = 0.5 if text.startswith("half") else 1.0
+    half = 0.5 if "half" in text else 1.0
     for word in re.findall(r"[a-z]+", text):
         if word in _ONES or word in _TENS:
             value = _ONES.get(word, _TENS.get(word, 0))
             if last and not (last >= 20 and last % 10 == 0 and value < last):
                 return None  # "one two": two numbers side by side
             part, last = part + value, value
-        elif word in ("hundred", "dozen"):
-            part, last = max(part, 1) * _SCALES[word], 100
+        elif word in ("hundred", "dozen", "dozens"):
+            part, last = max(part, 1) * _AFTER_DIGITS[word], 100
         elif word in _SCALES:
             total, part, last = total + max(part, 1) * _SCALES[word], 0.0, 100
     return (total + part) * half if total + part < _LARGEST else None

@@ -153,6 +153,8 @@ def _explain(item: pydantic_core.ErrorDetails) -> RowError:
     why = item["msg"][0].lower() + item["msg"][1:]
     if item["type"] == "missing":
         why = "is missing or null"
+    elif item["type"] == "union_tag_invalid":
+        why = f"must be a path, or a list of the paths of frames, got {_short(item['input'])}"
     elif item["type"] != "blank":
         why += f", got {_short(item['input'])}"
     place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in inside)

@@ -93,6 +93,9 @@ def _plain(value: Any) -> Any:
     return {name: _plain(item) for name, item in value.items() if item is not None}
 
 
+_LONGEST_CELL = 2**31 - 1  # csv's own limit is 131,072 characters, which no other kind of file has
+
+
 def read_csv(path: pathlib.Path) -> Iterator[Located]:
     """Every row of a CSV file (.tsv: separated by tabs) with a header line, in UTF-8.
 
@@ -103,6 +106,7 @@ def read_csv(path: pathlib.Path) -> Iterator[Located]:
         DataError: the file is not UTF-8, or its header names a column twice or not at all.
     """
     delimiter = "\t" if path.suffix == ".tsv" else ","
+    csv.field_size_limit(_LONGEST_CELL)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:

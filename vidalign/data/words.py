@@ -59,8 +59,9 @@ NEGATIONS = frozenset(vocabulary("not no never none nothing nobody neither nor w
 
 def apart(text: str) -> str:
     """A text without invisible characters (zero-width spaces, soft hyphens, marks of direction), in which signs that NFKC joins to a
-    number, 2½ and №7, have a space between them."""
+    number, 2½ and №7, have a space between them, and a power its sign."""
     text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", _INVISIBLE.sub("", text))
+    text = re.sub(r"(?<=\d)(?=[⁰¹²³⁴-⁹])", "^", text)
     return text.replace("№", "no. ").replace("℃", " °c")
 
 

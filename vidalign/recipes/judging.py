@@ -55,7 +55,7 @@ _LINE = re.compile(
 )
 _MEMBER = re.compile(rf"[\"']{_KEY}[\"']\s*:\s*(?P<value>\"[^\"]*\"|'[^']*'|[^,}}\n]*)", re.IGNORECASE)  # of a JSON object
 _TAG = re.compile(r"<(?:final_)?score>(?P<value>[^<]*)</(?:final_)?score>", re.IGNORECASE)
-_NUMBER = re.compile(r"[\s*_\[({\"'`$]*([1-5](?:\.\d+)?)[\s*_\])}\"'`$|]*(?:(?:/|out of)\s*5)?[\s*_\])}\"'`$|.,;]*")
+_NUMBER = re.compile(r"[\s*_\[({\"'`$]*([1-5](?:\.\d+)?)[\s*_\])}\"'`$|]*(?:(?:/|out of)\s*5)?[\s*_\])}\"'`$|.,;!]*")
 
 
 def judge_prompt(template: str, *, caption: str, question: str, answer: str, response: str, max_response_chars: int) -> str:

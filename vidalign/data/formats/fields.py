@@ -33,9 +33,16 @@ def without_column(error: KeyError) -> RowError:
 
 
 def refuse_worse_only(fields: Fields, name: str) -> None:
-    """Raises `RowError` for a row that holds a single response, marked as bad: false, 0, or either of them as a text."""
+    """Raises `RowError` for a row that holds a single response, marked as bad (false, 0, or either of them as a text), or as nothing."""
     value = fields.get(name)
-    if str(value).strip().lower() in ("false", "0", "0.0", "-1"):
-        said = "false" if value is False else json.dumps(value, default=str)
+    marked = str(value).strip().lower()
+    said = "false" if value is False else json.dumps(value, default=str)
+    if marked not in ("none", "", "true", "1", "1.0", "false", "0", "0.0", "-1"):
+        raise RowError(
+            name,
+            f"is {said}, which does not say whether the response is good",
+            "write true or false, or leave the field out",
+        )
+    if marked in ("false", "0", "0.0", "-1"):
         why = f"is {said}: the row holds a bad response and no better one"
         raise RowError(name, why, "give both responses, or remove the row")
