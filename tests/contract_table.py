@@ -50,6 +50,11 @@ def part(**fields: Any) -> list[dict[str, Any]]:
     return [{**VIDEO, **fields}, TEXT]
 
 
+def calling(call: dict[str, Any]) -> dict[str, Any]:
+    """A request after a call of a tool by the assistant."""
+    return chat() | {"messages": [{"role": "assistant", "content": None, "tool_calls": [call]}, *chat()["messages"]]}
+
+
 JSON = {"content-type": "application/json"}
 CHOICES = [f"choice {number}" for number in range(5000)]
 BIASES = {str(number): 1 for number in range(10_001)}
@@ -73,6 +78,19 @@ ANSWERED = [
     Case("text in parts", 200, json=chat([TEXT])),
     Case("null is left out", 200, json=chat(top_p=None, stop=None, seed=None, n=None)),
     Case("OpenAI's notes", 200, json=chat(user="me", store=False, metadata={"run": "1"}, service_tier="auto")),
+    Case(
+        "one key in several objects, and marks of JSON within texts",
+        200,
+        json=chat([{**TEXT, "text": 'a: b, {"type": "text", "type": 1} \\" :'}, {**TEXT, "text": "é\u003a:"}]),
+    ),
+    Case(
+        "an escaped colon",
+        200,
+        options={
+            "content": rb'{"model": "base", "max_tokens": 4, "messages": [{"role": "user", "content": "a\u003ab\u003A:"}]}',
+            "headers": JSON,
+        },
+    ),
     Case("several replies at temperature 0", 200, json=chat(n=3, temperature=0)),
     Case("more tokens than there are", 200, json=chat(max_tokens=16_384)),
     Case("log-probs", 200, json=chat(logprobs=True, top_logprobs=2)),
@@ -134,6 +152,28 @@ MISTAKES = [
         options={"content": rb'{"model": "base", "messages": [{"role": "user", "content": "\ud800"}]}', "headers": JSON},
     ),
     Case("a list", 400, "the body must be a JSON object", json=[1]),
+    Case(
+        "a key that is there twice",
+        400,
+        "the body has the key 'model' twice in one object",
+        options={"content": b'{"model": "x", "messages": [], "model": "base"}', "headers": JSON},
+    ),
+    Case(
+        "a key twice further inside, once escaped",
+        400,
+        "the body has the key 'content' twice in one object",
+        options={
+            "content": rb'{"model": "base", "messages": [{"role": "user", "content": "a: b", "c\u006fntent": "x\u003ay"}]}',
+            "headers": JSON,
+        },
+    ),
+    Case("a call of a tool that is none", 400, "messages[0].tool_calls[0].function is required", json=calling({"bad": 1})),
+    Case(
+        "arguments of a call that are no text",
+        400,
+        "messages[0].tool_calls[0].function.arguments: input should be a valid string, got {'x': 1}",
+        json=calling({"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}),
+    ),
     Case("a form", 415, "must be application/json", options={"data": {"a": "b"}}),
     Case(
         "a compressed body",
