@@ -97,6 +97,16 @@ ANSWERED = [
     Case("a completion", 200, json=completion(), path=COMPLETIONS),
     Case("a completion of token ids", 200, json=completion([[5, 6], [7]], echo=True, logprobs=1), path=COMPLETIONS),
 ]
+PATTERNS = {f"p{i}": {"type": "string", "pattern": f"^([a-z]{{1,{900 + i}}}x?){{1,99}}$"} for i in range(450)}
+SLOW_FORMS = [  # which would take minutes
+    chat(structured_outputs={"regex": "(" + "|".join(f"[a-z]{{{low},{low + 40}}}" for low in range(1, 1200)) + ")*"}),
+    chat(
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "a", "schema": {"type": "object", "properties": PATTERNS}},
+        }
+    ),
+]
 UNUSUAL = [  # what only the engine can tell: it is answered, or a mistake, and never a fault
     chat(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "nonsense"}}}),
     chat(response_format={"type": "json_schema"}),
@@ -105,6 +115,7 @@ UNUSUAL = [  # what only the engine can tell: it is answered, or a mistake, and 
     chat(structured_outputs={"grammar": "root ::= "}),
     chat(structured_outputs={"choice": []}),
     chat(structured_outputs={"nonsense": 1}),
+    *SLOW_FORMS,
     chat(logit_bias={"99999999": 5}),
     chat(logit_bias={"left": 5}),
     chat(allowed_token_ids=[99_999_999]),
