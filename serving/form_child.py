@@ -1,4 +1,4 @@
-"""The process that compiles the form of a reply, separate so that it can be killed: some take minutes, and nothing stops that.
+"""The process that compiles the form of a reply, separate so that it can be killed: some take very long, and nothing stops that.
 
     parent ── one JSON line ──> child        first {"tokenizer", "whitespace"}, then forms: {"kind", "spec", "parse_s", "compile_s"}
            <── one word a line ──            "ready", then of each form "done", "refused" (vLLM says why) or "memory"

@@ -1,4 +1,4 @@
-"""Forms of replies are compiled in a child under a deadline: what takes minutes holds nobody, and is refused."""
+"""Forms of replies are compiled in a child under a deadline: what takes long holds nobody, and is refused."""
 
 import asyncio
 import functools
@@ -70,7 +70,7 @@ def test_every_form_of_a_request_is_found():
 
 
 @pytest.mark.heavy
-def test_a_form_that_takes_minutes_is_refused_and_holds_nobody(forms):
+def test_a_form_that_takes_long_is_refused_and_holds_nobody(forms):
     async def ask(who, body):
         asker.set(who)
         began, refused = time.monotonic(), ""
