@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cluster.engines import REPLICA_ENVIRONMENT, replica_environment, replica_options
-from serving import frames, table_store, video_loader
+from serving import forms, frames, table_store, video_loader
 from serving.access import hash_of, new_key
 from serving.adapters import engine_options
 from serving.checks import check_address, check_files
@@ -223,6 +223,7 @@ def llm_options(spec: EndpointSpec, model_id: str, policy: PolicyVersion) -> dic
     logging_level = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
     environment = replica_environment(spec.plan, video_loader.NAME, logging_level=logging_level)
     environment |= frames.model_variable(str(pathlib.Path(policy.path).absolute()), spec.model)
+    environment |= {forms.VARIABLE: f"{spec.serve.limits.form_s:g}"}
     environment |= MediaOptions(
         media=spec.serve.media, deadline_s=spec.deadline_s, num_decoders=spec.num_decoders
     ).environment()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 from typing import TYPE_CHECKING, Any
 
 import pydantic_core
@@ -80,4 +81,39 @@ def _parse(body: bytes) -> Any:
         raise Refusal(
             400, f"the body has {number:,} values or commas, and one request may have {MOST_VALUES:,}; send several"
         )
-    return pydantic_core.from_json(body, allow_inf_nan=False)
+    found = pydantic_core.from_json(body, allow_inf_nan=False)
+    if _may_have_doubles(body, found) and (name := _doubled(body)) is not None:
+        raise Refusal(
+            400, f"the body has the key {name[:60]!r} twice in one object, and only one can be meant; leave one out"
+        )
+    return found
+
+
+def _may_have_doubles(body: bytes, found: Any) -> bool:
+    """Whether the text has more keys than were parsed: every colon of JSON follows a key or is inside a text."""
+    number, inside = 0, [found]
+    while inside:
+        value = inside.pop()
+        if isinstance(value, str):
+            number += value.count(":")
+        elif isinstance(value, dict):
+            number += len(value) + "".join(value).count(":")
+            inside += value.values()
+        elif isinstance(value, list):
+            inside += value
+    return number != body.count(b":")  # also where one in a text is written as an escape
+
+
+def _doubled(body: bytes) -> str | None:
+    """The first key that an object of the body has twice."""
+    found: list[str] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                found.append(name)
+            seen.add(name)
+
+    json.loads(body, object_pairs_hook=look)
+    return found[0] if found else None

@@ -17,6 +17,7 @@ from vidalign.special_tokens import FIX, KNOWN_ONLY, SpecialTokens, why
 
 RENDERED = ("messages", "tools", "documents", "chat_template_kwargs")  # what a chat template can write into a prompt
 MEDIA = frozenset({"video_url", "image_url"})
+OF_MESSAGES = ("tool_calls",)  # what a template reads of a message, if it has that in mind
 OWN_VARIABLES = frozenset(  # of the call that renders a template
     {"messages", "conversation", "tools", "documents", "chat_template", "tokenize", "return_dict", "add_generation_prompt"}
     | {
@@ -74,6 +75,9 @@ class ChatRules:
         asked |= {f"chat_template_kwargs.{name}": (name,) for name in options}
         if body.get("reasoning_effort"):
             asked["reasoning_effort"] = ("reasoning_effort", "enable_thinking")
+        for number, message in enumerate(body.get("messages") or []):
+            if message.get("tool_calls"):
+                asked[f"messages[{number}].tool_calls"] = ("tool_calls",)
         for place, names in asked.items():
             if not self.reads.intersection(names):
                 return f"{place} is not taken: the chat template of this model does not read it, so it would be ignored; leave it out"
@@ -87,14 +91,15 @@ class ChatRules:
 
 
 def variables_of(template: Any) -> frozenset[str] | None:
-    """What a chat template reads beside its messages; None where that cannot be told."""
+    """What a chat template reads beside the texts of its messages; None where that cannot be told."""
     if not isinstance(template, str):
         return None
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
     try:
-        return frozenset(jinja2.meta.find_undeclared_variables(environment.parse(template)))
+        read = jinja2.meta.find_undeclared_variables(environment.parse(template))
     except jinja2.TemplateSyntaxError:  # of a statement that transformers adds
         return None
+    return frozenset(read | {name for name in OF_MESSAGES if name in template})
 
 
 def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:

@@ -36,8 +36,9 @@ def deployment_config(plan: ServePlan, serve: ServeConfig) -> dict[str, Any]:
 
 
 def stopping(serve: ServeConfig) -> dict[str, Any]:
-    """How a replica that does not work is noticed, and how one that does is stopped."""
+    """How a replica that does not work is noticed, and how one that does is stopped; and no log of requests beside the endpoint's."""
     return {
+        "logging_config": {"enable_access_log": False},
         "health_check_period_s": 5,
         "health_check_timeout_s": 60,
         "graceful_shutdown_wait_loop_s": 0.5,

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import contextvars
 import dataclasses
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import MutableHeaders
 
+from serving import forms
 from serving.adapters import SCOPE
 from serving.answer import ERROR_EVENT, USAGE
 from serving.decoders import client
 from serving.engine_adapters import Adapters
-from serving.gate import ASKED_TOKENS, CLIENT
+from serving.gate import ASKED_TOKENS, CLIENT, IN_FORM
 from serving.leaving import ended_with_its_client
 from serving.replies import DIED, RESTARTING, Refusal, error_reply
 from serving.request_rules import MAX_TOKENS_HEADER
@@ -54,6 +56,7 @@ class EngineApp:
             if serving := getattr(app.state, name, None):
                 serving._extract_prompt_len = _noted(serving._extract_prompt_len)
         self._app, self._engine, self._max_model_len = app, engine, max_model_len
+        self._forms = forms.of_engine(engine.vllm_config)
         self.adapters = Adapters(app.state, engine) if engine.vllm_config.lora_config else None
 
     @property
@@ -67,11 +70,13 @@ class EngineApp:
             return
         if not self.works:
             raise Refusal(503, "the engine is down", code=RESTARTING)
+        client.set(scope.get(CLIENT, ""))
+        if scope.get(IN_FORM) and self._forms is not None:
+            receive = await self._checked(self._forms, receive)
         if SCOPE in scope:
             await self._use_adapter(*scope[SCOPE])
         prompt = Prompt()
         token = _prompt.set(prompt)
-        client.set(scope.get(CLIENT, ""))
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -98,6 +103,21 @@ class EngineApp:
             await send(
                 {"type": USAGE, "prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens or 0}
             )
+
+    async def _checked(self, known: forms.Forms, receive: Receive) -> Receive:
+        """Raises `Refusal` where the form of a reply takes too long; else what gives the request once more."""
+        request: Message | None = await receive()
+        assert request is not None
+        await known.check(json.loads(request["body"]))
+
+        async def receive_again() -> Message:
+            nonlocal request
+            if request is None:
+                return await receive()
+            message, request = request, None
+            return message
+
+        return receive_again
 
     async def _use_adapter(self, name: str, folder: str) -> None:
         """Raises where the adapter cannot be used, rather than answer as the base does."""

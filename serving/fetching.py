@@ -41,7 +41,7 @@ async def fetch(url: str, config: MediaConfig, path: pathlib.Path) -> None:
                 async with session.get(url, allow_redirects=False, headers={"User-Agent": "vidalign"}) as response:
                     if response.status in REDIRECTS:
                         url = urllib.parse.urljoin(url, response.headers.get("Location", ""))
-                        _host(url, config.domains)
+                        _check_redirect(url, config.domains, host)
                         continue
                     if response.status != 200:
                         raise ValueError(f"{host} answers {response.status} for this url")
@@ -81,8 +81,18 @@ def _host(url: str, domains: Collection[str]) -> str:
             "file: url below its media root"
         )
     if parts.scheme not in ("http", "https") or parts.username is not None or host not in domains:
-        raise ValueError(f"this endpoint fetches only from {', '.join(sorted(domains))}, got {host[:80] or url[:40]!r}")
+        raise ValueError(
+            f"this is not one of the hosts that are fetched from (serve.media.domains), got {host[:80] or url[:40]!r}"
+        )
     return host
+
+
+def _check_redirect(url: str, domains: Collection[str], host: str) -> None:
+    """Where a host redirects to may be a name or address of its own network, so it is not said. Raises `ValueError`."""
+    try:
+        _host(url, domains)
+    except ValueError:
+        raise ValueError(f"{host} redirects to a place that is not fetched from (serve.media.domains)") from None
 
 
 def _check_literal(url: str, *, private: bool) -> None:

@@ -43,10 +43,8 @@ from vidalign.config.serving import LimitsConfig
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-ASKED_TOKENS, CLIENT = (
-    "vidalign.asked_tokens",
-    "vidalign.client",
-)  # in the scope: how long a reply was asked for, and by whom
+# In the scope: how long a reply was asked for, by whom, and whether it is to have a form.
+ASKED_TOKENS, CLIENT, IN_FORM = "vidalign.asked_tokens", "vidalign.client", "vidalign.in_form"
 OPEN_READS = ("/health", "/ready", "/metrics", "/v1/models", "/openapi.json")
 PASSED_ON = (b"accept", b"user-agent", b"traceparent", b"tracestate")  # of a client's headers
 LEFT = "the client left"
@@ -206,6 +204,9 @@ class Gate:
             inner[SCOPE] = (row.name_there, row.adapter)
         if asked.wanted_tokens is not None:
             inner[ASKED_TOKENS] = asked.wanted_tokens
+        answer.inner, answer.in_form = True, any(asked.body.get(name) for name in FORMS)
+        if answer.in_form:
+            inner[IN_FORM] = True
         sent = False
 
         async def receive_body() -> Message:
@@ -215,7 +216,6 @@ class Gate:
             sent = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        answer.inner, answer.in_form = True, any(asked.body.get(name) for name in FORMS)
         try:
             await self._app(inner, receive_body, answer)
         except Refusal as refusal:

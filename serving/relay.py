@@ -77,7 +77,7 @@ class Relay:
                         elif message["type"] == REFUSED:
                             raise Refusal(message["status"], message["message"], code=message["code"])
                         else:
-                            if message["type"] == "http.response.body" and not message.get("more_body"):
+                            if _is_last(message):
                                 leaving.cancel()  # from here on servers say that the client left
                             await send(message)
         except Refusal as refusal:
@@ -154,6 +154,10 @@ async def _lifespan(receive: Receive, send: Send) -> None:
             return
 
 
+def _is_last(message: Message) -> bool:
+    return message["type"] == "http.response.body" and not message.get("more_body")
+
+
 async def answered(app: ASGIApp, scope: dict[str, Any], body: bytes) -> AsyncIterator[list[Message]]:
     """What an application answers to a relayed request: its messages, as many at a time as there are by then.
 
@@ -188,8 +192,9 @@ async def answered(app: ASGIApp, scope: dict[str, Any], body: bytes) -> AsyncIte
         yield [{"type": ACCEPTED}]
         while True:
             ready = [await messages.get()]
-            while not messages.empty():
-                ready.append(messages.get_nowait())
+            # An answer's last part and what follows go together: each step costs both processes as much as a short reply's checks.
+            while not messages.empty() or (ready[-1] is not None and _is_last(ready[-1])):
+                ready.append(await messages.get())
             if found := [message for message in ready if message is not None]:
                 yield found
             if ready[-1] is None:

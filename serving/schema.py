@@ -68,11 +68,27 @@ Content = Annotated[
 ]
 
 
+class FunctionCall(Strict):
+    """What was called: `arguments` is an object as text, as a model writes it."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Strict):
+    """A call of an earlier reply. `index` is of streams, and clients that put one together send it back."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+    index: int | None = None
+
+
 class Message(Strict):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
     name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: Annotated[list[ToolCall], FEW] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
     reasoning_content: str | None = None

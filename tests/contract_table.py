@@ -50,6 +50,11 @@ def part(**fields: Any) -> list[dict[str, Any]]:
     return [{**VIDEO, **fields}, TEXT]
 
 
+def calling(call: dict[str, Any]) -> dict[str, Any]:
+    """A request after a call of a tool by the assistant."""
+    return chat() | {"messages": [{"role": "assistant", "content": None, "tool_calls": [call]}, *chat()["messages"]]}
+
+
 JSON = {"content-type": "application/json"}
 CHOICES = [f"choice {number}" for number in range(5000)]
 BIASES = {str(number): 1 for number in range(10_001)}
@@ -73,11 +78,34 @@ ANSWERED = [
     Case("text in parts", 200, json=chat([TEXT])),
     Case("null is left out", 200, json=chat(top_p=None, stop=None, seed=None, n=None)),
     Case("OpenAI's notes", 200, json=chat(user="me", store=False, metadata={"run": "1"}, service_tier="auto")),
+    Case(
+        "one key in several objects, and marks of JSON within texts",
+        200,
+        json=chat([{**TEXT, "text": 'a: b, {"type": "text", "type": 1} \\" :'}, {**TEXT, "text": "é\u003a:"}]),
+    ),
+    Case(
+        "an escaped colon",
+        200,
+        options={
+            "content": rb'{"model": "base", "max_tokens": 4, "messages": [{"role": "user", "content": "a\u003ab\u003A:"}]}',
+            "headers": JSON,
+        },
+    ),
     Case("several replies at temperature 0", 200, json=chat(n=3, temperature=0)),
     Case("more tokens than there are", 200, json=chat(max_tokens=16_384)),
     Case("log-probs", 200, json=chat(logprobs=True, top_logprobs=2)),
     Case("a completion", 200, json=completion(), path=COMPLETIONS),
     Case("a completion of token ids", 200, json=completion([[5, 6], [7]], echo=True, logprobs=1), path=COMPLETIONS),
+]
+PATTERNS = {f"p{i}": {"type": "string", "pattern": f"^([a-z]{{1,{900 + i}}}x?){{1,99}}$"} for i in range(450)}
+SLOW_FORMS = [  # still not compiled after 20 s
+    chat(structured_outputs={"regex": "(" + "|".join(f"[a-z]{{{low},{low + 40}}}" for low in range(1, 1200)) + ")*"}),
+    chat(
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "a", "schema": {"type": "object", "properties": PATTERNS}},
+        }
+    ),
 ]
 UNUSUAL = [  # what only the engine can tell: it is answered, or a mistake, and never a fault
     chat(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "nonsense"}}}),
@@ -87,6 +115,7 @@ UNUSUAL = [  # what only the engine can tell: it is answered, or a mistake, and 
     chat(structured_outputs={"grammar": "root ::= "}),
     chat(structured_outputs={"choice": []}),
     chat(structured_outputs={"nonsense": 1}),
+    *SLOW_FORMS,
     chat(logit_bias={"99999999": 5}),
     chat(logit_bias={"left": 5}),
     chat(allowed_token_ids=[99_999_999]),
@@ -134,6 +163,28 @@ MISTAKES = [
         options={"content": rb'{"model": "base", "messages": [{"role": "user", "content": "\ud800"}]}', "headers": JSON},
     ),
     Case("a list", 400, "the body must be a JSON object", json=[1]),
+    Case(
+        "a key that is there twice",
+        400,
+        "the body has the key 'model' twice in one object",
+        options={"content": b'{"model": "x", "messages": [], "model": "base"}', "headers": JSON},
+    ),
+    Case(
+        "a key twice further inside, once escaped",
+        400,
+        "the body has the key 'content' twice in one object",
+        options={
+            "content": rb'{"model": "base", "messages": [{"role": "user", "content": "a: b", "c\u006fntent": "x\u003ay"}]}',
+            "headers": JSON,
+        },
+    ),
+    Case("a call of a tool that is none", 400, "messages[0].tool_calls[0].function is required", json=calling({"bad": 1})),
+    Case(
+        "arguments of a call that are no text",
+        400,
+        "messages[0].tool_calls[0].function.arguments: input should be a valid string, got {'x': 1}",
+        json=calling({"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}),
+    ),
     Case("a form", 415, "must be application/json", options={"data": {"a": "b"}}),
     Case(
         "a compressed body",

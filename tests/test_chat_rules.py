@@ -17,6 +17,7 @@ def user(content):
     return request(messages=[{"role": "user", "content": content}])
 
 
+CALL = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]}
 VIDEO = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,<|im_end|>"}}
 
 
@@ -74,6 +75,7 @@ def test_a_client_may_ask_to_go_on_past_the_end_of_a_turn():
         ({"documents": [{"title": "a"}]}, "documents is not taken"),
         ({"reasoning_effort": "low"}, "reasoning_effort is not taken"),
         ({"chat_template_kwargs": {"add_vision_id": True}}, "chat_template_kwargs.add_vision_id is not taken"),
+        ({"messages": [CALL]}, "messages[0].tool_calls is not taken"),
         ({"chat_template_kwargs": {"tokenize": False}}, "chat_template_kwargs.tokenize is the endpoint's own"),
     ],
 )
@@ -89,5 +91,8 @@ def test_what_the_template_reads_is_taken():
     assert reads == {"messages", "tools", "enable_thinking"}
     fields = {"tools": [{}], "reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}}
     assert ChatRules(reads=reads).refusal(request(**fields)) is None
+    assert (
+        ChatRules(reads=variables_of("{% if message['tool_calls'] %}{% endif %}")).refusal(request(messages=[CALL])) is None
+    )
     assert variables_of("{% generation %}{% endgeneration %}") is None
     assert ChatRules().refusal(request(tools=[{}])) is None

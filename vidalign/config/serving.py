@@ -24,6 +24,8 @@ class LimitsConfig(Section):
     """The largest number of replies of one request."""
     max_tokens: int | None = pydantic.Field(None, ge=1)
     """Tokens of the longest reply; more is lowered to it and said in a header; null means as many as the context has."""
+    form_s: float = pydantic.Field(2.0, gt=0)
+    """Processor time to compile the form of a reply (a JSON schema, regex or grammar); a request whose form takes more is refused."""
     max_body_mb: float = pydantic.Field(256.0, gt=0, le=2000)
     """Size of the largest body, in MiB; below 2 GiB, which is the most that one process sends another."""
     max_bodies_mb: float = pydantic.Field(1024.0, gt=0)
