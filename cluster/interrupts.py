@@ -23,6 +23,7 @@ LIMIT_S = 12.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOPPED = "\nvidalign: stopped; run the same command again to continue"
 ResultT = TypeVar("ResultT")
+os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a child's signals are its own, see `_told_at_once`
 
 
 class Interrupted(KeyboardInterrupt):
@@ -42,8 +43,10 @@ class _Ending:
 
     def __init__(self) -> None:
         self.timer: threading.Timer | None = None
+        self.late: threading.Timer | None = None  # of a signal that the main thread has not heard of yet
         self.exit_code, self.text = 0, ""
         self.is_own = False  # the next signal is this process's own
+        self.num_own = 0  # of those that `came` has not been told of yet
 
     def begin(self, exit_code: int, text: str) -> None:
         self.exit_code, self.text = exit_code, text
@@ -55,6 +58,27 @@ class _Ending:
         with contextlib.suppress(OSError, ValueError):
             print(self.text, file=sys.stderr, flush=True)
         leave(self.exit_code)
+
+    def go_on(self) -> None:
+        """Nothing ends the command any more."""
+        for timer in (self.timer, self.late):
+            if timer is not None:
+                timer.cancel()
+        self.timer = self.late = None
+
+    def came(self, number: int) -> None:
+        """A signal came, whether or not the main thread is where Python can tell it: a library may wait without Python."""
+        if self.num_own:
+            self.num_own -= 1
+        elif self.late is None and self.timer is None:
+            self.late = threading.Timer(LIMIT_S, self.force_late, [number])
+            self.late.daemon = True
+            self.late.start()
+
+    def force_late(self, number: int) -> None:
+        if self.timer is None:
+            self.exit_code, self.text = 128 + number, STOPPED
+            self.force()
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.is_own:
@@ -80,13 +104,40 @@ def handled() -> Iterator[None]:
     _ending = ending = _Ending()
     before = {number: signal.signal(number, ending.on_signal) for number in SIGNALS}
     try:
-        yield
+        with _told_at_once(ending.came):
+            yield
     finally:
-        if ending.timer is not None:
-            ending.timer.cancel()
+        ending.go_on()
         for number, handler in before.items():
             signal.signal(number, handler)
         _ending = None
+
+
+@contextlib.contextmanager
+def _told_at_once(came: Callable[[int], None]) -> Iterator[None]:
+    """A block in which a thread hears of `SIGNALS` as they come: handlers wait until the main thread is back in Python."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def listen() -> None:
+        with open(reader, "rb", buffering=0) as pipe:
+            while heard := pipe.read(1):
+                if heard[0] in SIGNALS:
+                    came(heard[0])
+
+    threading.Thread(target=listen, daemon=True, name="signals").start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+
+
+def go_on() -> None:
+    """The command goes on after an error of a watching thread, which was caught: nothing ends it by force any more."""
+    if _ending is not None:
+        _ending.go_on()
 
 
 @contextlib.contextmanager
@@ -100,9 +151,7 @@ def until_signal() -> Iterator[None]:
     except KeyboardInterrupt:
         if any(_stops):
             raise
-        if _ending is not None and _ending.timer is not None:
-            _ending.timer.cancel()
-            _ending.timer = None
+        go_on()
 
 
 @contextlib.contextmanager
@@ -128,7 +177,7 @@ def stoppable() -> Iterator[Callable[[BaseException], None]]:
                 return
             found.append(error)
             if _ending is not None:
-                _ending.is_own = True
+                _ending.is_own, _ending.num_own = True, _ending.num_own + 1
                 _ending.begin(2, f"vidalign: error: {error}")
             else:
                 threading.Thread(target=signal_again, daemon=True, name="stop").start()
