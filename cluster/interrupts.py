@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from typing import NoReturn, TypeVar
 import psutil
 
 LIMIT_S = 12.0
+JUST_NOW_S = 1.0  # threads hear of a signal in no order
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOPPED = "\nvidalign: stopped; run the same command again to continue"
 ResultT = TypeVar("ResultT")
@@ -43,10 +45,9 @@ class _Ending:
 
     def __init__(self) -> None:
         self.timer: threading.Timer | None = None
-        self.late: threading.Timer | None = None  # of a signal that the main thread has not heard of yet
         self.exit_code, self.text = 0, ""
         self.is_own = False  # the next signal is this process's own
-        self.num_own = 0  # of those that `came` has not been told of yet
+        self.told_at = -math.inf  # of the last signal, or of the end
 
     def begin(self, exit_code: int, text: str) -> None:
         self.exit_code, self.text = exit_code, text
@@ -61,26 +62,24 @@ class _Ending:
 
     def go_on(self) -> None:
         """Nothing ends the command any more."""
-        for timer in (self.timer, self.late):
-            if timer is not None:
-                timer.cancel()
-        self.timer = self.late = None
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
     def came(self, number: int) -> None:
         """A signal came, whether or not the main thread is where Python can tell it: a library may wait without Python."""
-        if self.num_own:
-            self.num_own -= 1
-        elif self.late is None and self.timer is None:
-            self.late = threading.Timer(LIMIT_S, self.force_late, [number])
-            self.late.daemon = True
-            self.late.start()
+        late = threading.Timer(LIMIT_S, self.force_late, [number, time.monotonic()])
+        late.daemon = True
+        late.start()
 
-    def force_late(self, number: int) -> None:
-        if self.timer is None:
+    def force_late(self, number: int, came_at: float) -> None:
+        """End the command by a signal that the main thread has not been told of."""
+        if self.timer is None and self.told_at < came_at - JUST_NOW_S:
             self.exit_code, self.text = 128 + number, STOPPED
             self.force()
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self.told_at = time.monotonic()
         if self.is_own:
             self.is_own = False
         elif self.timer is not None:
@@ -108,6 +107,7 @@ def handled() -> Iterator[None]:
             yield
     finally:
         ending.go_on()
+        ending.told_at = math.inf
         for number, handler in before.items():
             signal.signal(number, handler)
         _ending = None
@@ -177,7 +177,7 @@ def stoppable() -> Iterator[Callable[[BaseException], None]]:
                 return
             found.append(error)
             if _ending is not None:
-                _ending.is_own, _ending.num_own = True, _ending.num_own + 1
+                _ending.is_own = True
                 _ending.begin(2, f"vidalign: error: {error}")
             else:
                 threading.Thread(target=signal_again, daemon=True, name="stop").start()
