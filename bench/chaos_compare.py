@@ -83,7 +83,7 @@ def progress_of(run: pathlib.Path, command: str) -> str:
 
 def found_nobody(second: Mapping[str, Any], has_ended: bool) -> bool:
     """Whether a command came too late to meet the first: that one `has_ended`, or had made all and was only leaving."""
-    return second["exit_code"] == 0 and (has_ended or second["said"].startswith("nothing is left to do"))
+    return second["exit_code"] == 0 and (has_ended or "nothing is left to do: every stage is finished" in second["said"])
 
 
 def begun_of(run: pathlib.Path, fault: Fault) -> str:

@@ -162,8 +162,8 @@ FAULTS = (
     Fault(name="HAProxy's manager", command="evaluate", victim="ray::HAProxyManager", within_s=25),
     Fault(name="Serve's controller", command="evaluate", victim="ray::ServeController", within_s=25),
     Fault(name="replica stopped for 10 s", command="evaluate", victim=REPLICA, within_s=25, stopped_s=10),
-    Fault(name="network of one of two nodes cut for 10 s", command="rollout", within_s=10, cut_s=10, **APART),
-    Fault(name="network of one of two nodes cut for good", command="rollout", within_s=10, cut_s=math.inf, **APART),
+    Fault(name="network of one of two nodes cut for 10 s", command="rollout", within_s=2, cut_s=10, **APART),
+    Fault(name="network of one of two nodes cut for good", command="rollout", within_s=2, cut_s=math.inf, **APART),
     Fault(name="raylet of one of two nodes", command="rollout", victim=NODE, within_s=10, two_nodes=True),
     Fault(name="raylet of one of two nodes", command="evaluate", victim=NODE, within_s=20, two_nodes=True),
 )

@@ -88,6 +88,7 @@ def _ended(end: Mapping[str, Any]) -> str:
 
 
 SAYS = {"driver gets SIGTERM": 143, "driver gets SIGINT": 130}  # the exit codes of these faults
+SAYS_WITHIN_S = 15.0
 
 
 def faults_of(row: Mapping[str, Any]) -> list[str]:
@@ -99,7 +100,7 @@ def faults_of(row: Mapping[str, Any]) -> list[str]:
         if end is None:
             continue
         found += ["hung"] if end["exit_code"] is None else []
-        found += _of_code(row["fault"], end) if end is row["first"] else []
+        found += [*_of_code(row["fault"], end), *_of_time(row, end)] if end is row["first"] else []
         found += ["a traceback"] if end["traceback"] else []
         left = [line for line in end["left"] if not line.startswith(AGENTS)]
         found += [f"left running: {', '.join(left[:3])}"] if left else []
@@ -107,6 +108,12 @@ def faults_of(row: Mapping[str, Any]) -> list[str]:
     waits = row["again"] is None and "not compared yet" in row["differences"]
     found += [f"not finished: {last['said']}"] if last["exit_code"] != 0 and not waits else []
     return [text.replace("|", "\\|") for text in [*found, *row["differences"][:3]]]
+
+
+def _of_time(row: Mapping[str, Any], end: Mapping[str, Any]) -> list[str]:
+    """What is wrong with when the command ended that was told to end."""
+    took = end["seconds"] - row["hit_s"] if row["fault"] in SAYS else 0.0
+    return [f"ended {took:.0f} s after the signal"] if took > SAYS_WITHIN_S else []
 
 
 def _of_code(fault: str, end: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import signal
 import sys
@@ -20,9 +21,11 @@ from typing import NoReturn, TypeVar
 import psutil
 
 LIMIT_S = 12.0
+JUST_NOW_S = 1.0  # threads hear of a signal in no order
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOPPED = "\nvidalign: stopped; run the same command again to continue"
 ResultT = TypeVar("ResultT")
+os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a child's signals are its own, see `_told_at_once`
 
 
 class Interrupted(KeyboardInterrupt):
@@ -44,6 +47,7 @@ class _Ending:
         self.timer: threading.Timer | None = None
         self.exit_code, self.text = 0, ""
         self.is_own = False  # the next signal is this process's own
+        self.told_at = -math.inf  # of the last signal, or of the end
 
     def begin(self, exit_code: int, text: str) -> None:
         self.exit_code, self.text = exit_code, text
@@ -56,7 +60,26 @@ class _Ending:
             print(self.text, file=sys.stderr, flush=True)
         leave(self.exit_code)
 
+    def go_on(self) -> None:
+        """Nothing ends the command any more."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def came(self, number: int) -> None:
+        """A signal came, whether or not the main thread is where Python can tell it: a library may wait without Python."""
+        late = threading.Timer(LIMIT_S, self.force_late, [number, time.monotonic()])
+        late.daemon = True
+        late.start()
+
+    def force_late(self, number: int, came_at: float) -> None:
+        """End the command by a signal that the main thread has not been told of."""
+        if self.timer is None and self.told_at < came_at - JUST_NOW_S:
+            self.exit_code, self.text = 128 + number, STOPPED
+            self.force()
+
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self.told_at = time.monotonic()
         if self.is_own:
             self.is_own = False
         elif self.timer is not None:
@@ -80,13 +103,41 @@ def handled() -> Iterator[None]:
     _ending = ending = _Ending()
     before = {number: signal.signal(number, ending.on_signal) for number in SIGNALS}
     try:
-        yield
+        with _told_at_once(ending.came):
+            yield
     finally:
-        if ending.timer is not None:
-            ending.timer.cancel()
+        ending.go_on()
+        ending.told_at = math.inf
         for number, handler in before.items():
             signal.signal(number, handler)
         _ending = None
+
+
+@contextlib.contextmanager
+def _told_at_once(came: Callable[[int], None]) -> Iterator[None]:
+    """A block in which a thread hears of `SIGNALS` as they come: handlers wait until the main thread is back in Python."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def listen() -> None:
+        with open(reader, "rb", buffering=0) as pipe:
+            while heard := pipe.read(1):
+                if heard[0] in SIGNALS:
+                    came(heard[0])
+
+    threading.Thread(target=listen, daemon=True, name="signals").start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+
+
+def go_on() -> None:
+    """The command goes on after an error of a watching thread, which was caught: nothing ends it by force any more."""
+    if _ending is not None:
+        _ending.go_on()
 
 
 @contextlib.contextmanager
@@ -100,9 +151,7 @@ def until_signal() -> Iterator[None]:
     except KeyboardInterrupt:
         if any(_stops):
             raise
-        if _ending is not None and _ending.timer is not None:
-            _ending.timer.cancel()
-            _ending.timer = None
+        go_on()
 
 
 @contextlib.contextmanager

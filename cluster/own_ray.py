@@ -72,6 +72,7 @@ def starting() -> Iterator[None]:
     except EndedError:
         for process in everything:
             process.kill()
+        interrupts.go_on()  # nothing is left that takes long to end, and it may be tried again
         raise
     finally:
         services.start_ray_process = before

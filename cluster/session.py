@@ -122,8 +122,8 @@ def own_scratch() -> Iterator[pathlib.Path]:
     They are killed in the end, and would leave them in the system's folder for such files. So would this process, if it is killed: the
     next one removes what it left.
     """
-    scratch.remove_left(pathlib.Path(tempfile.gettempdir()), f"{OWN}*")
-    with tempfile.TemporaryDirectory(prefix=OWN, ignore_cleanup_errors=True) as folder:
+    scratch.remove_left(place := scratch.folder_for_sockets(), f"{OWN}*")
+    with tempfile.TemporaryDirectory(prefix=OWN, dir=place, ignore_cleanup_errors=True) as folder:
         scratch.own(pathlib.Path(folder))
         before = os.environ.get(SCRATCH)
         os.environ[SCRATCH] = folder

@@ -11,8 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")
@@ -243,3 +244,10 @@ def finished_run(small_config) -> pathlib.Path:
     run = pathlib.Path(yaml.safe_load(small_config.read_text())["run_dir"])
     (run / "console.txt").write_text(done.stdout)
     return run
+
+
+@pytest.fixture
+def short_folder() -> Iterator[pathlib.Path]:
+    """A folder whose path leaves room for the names of sockets, as that of `tmp_path` does not."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t-") as folder:
+        yield pathlib.Path(folder)

@@ -129,8 +129,10 @@ def test_a_fault_may_wait_for_the_first_results():
 
 
 def test_a_second_command_that_finds_nothing_left_did_not_meet_the_first():
-    late = {"exit_code": 0, "said": "nothing is left to do: every stage is finished, and nothing has changed since"}
-    assert found_nobody(late, has_ended=False)
+    for late in ("and nothing has changed since", "with this configuration"):
+        said = f"note: nothing is left to do: every stage is finished {late}"
+        assert found_nobody({"exit_code": 0, "said": said}, has_ended=False)
+        assert found_nobody({"exit_code": 0, "said": said.removeprefix("note: ")}, has_ended=False)
     assert found_nobody({"exit_code": 0, "said": "worked"}, has_ended=True)
     assert not found_nobody({"exit_code": 0, "said": "worked"}, has_ended=False)
     assert not found_nobody({"exit_code": 2, "said": "is in use"}, has_ended=True)
@@ -220,11 +222,19 @@ def test_the_page_says_what_is_as_it_should_be_and_what_is_not():
             "again": end(),
         },
         {"fault": "Ray's GCS server", "command": "train", "hit_s": 3.0, "first": end(1), "again": end()},
+        {
+            "fault": "driver gets SIGINT",
+            "command": "rollout",
+            "hit_s": 3.0,
+            "first": {**end(130), "seconds": 19.4},
+            "again": end(),
+        },
     ]
     made = chaos_page.page({"undisturbed_s": {"rollout": 20.0}, "rows": [{"differences": [], **row} for row in rows]})
-    assert "3 of 7 as they should be" in made
+    assert "3 of 8 as they should be" in made
     assert "ended with code 15 and not 143" in made
     assert "ended with code 1 and not 2" in made
+    assert "| ended 16 s after the signal |" in made
     assert "| decoder | rollout | 1.5 s, 2 files | went on with another | 10 | equal | 1f81d28 |" in made
     assert (
         "| driver | train | 2.0 s | killed; the same command finished it, after 2 more of these faults | 10 | equal |"

@@ -87,6 +87,8 @@ def test_a_section_of_which_every_line_is_a_comment_is_left_out(file):
         ({"recipe": [1]}, "recipe=[1]: must hold options"),
         ({"recipe": {"name": ["a:b"]}}, "is not a recipe; choose one of"),
         ({"train": "fast"}, "train='fast': must hold options"),
+        ({"cluster": {"node_types": {"w": {"cpus": 3}}}}, "did you mean cluster.node_types.w.num_cpus?"),
+        ({"cluster": {"node_types": {"num_cpus": {"xyz": 3}}}}, "known keys: num_cpus, num_gpus, max_nodes"),
         ({"train": {"lr": 1}}, "unknown key train.lr; did you mean train.learning_rate?"),
         ({"lr": 1}, "did you mean train.learning_rate?"),
         ({"output_dir": "x"}, "did you mean run_dir?"),

@@ -135,19 +135,20 @@ def test_a_replicas_engine(num_devices, bundle_gpus, more):
     assert loud == REPLICA_ENVIRONMENT | on_cpu | shared | {"VLLM_LOGGING_LEVEL": "INFO"}
 
 
-def test_engines_of_a_ray_that_is_started_here_leave_nothing_in_the_systems_folder(monkeypatch, tmp_path):
+def test_engines_of_a_ray_that_is_started_here_leave_nothing_in_the_systems_folder(monkeypatch, short_folder):
     from cluster.session import own_scratch
 
     for name in ("VIDALIGN_SCRATCH", "TORCHINDUCTOR_CACHE_DIR"):  # torch itself sets the latter
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(short_folder))
     monkeypatch.setattr(tempfile, "tempdir", None)
     assert "TMPDIR" not in actor_environment(0)
     with own_scratch() as folder:
         (folder / "socket").touch()
-        assert folder.parent == tmp_path
+        assert folder.parent == short_folder
         for found in (actor_environment(0), actor_environment(1), replica_environment(plan(1, 0), NAME)):
             assert (found["TMPDIR"], found["VLLM_RPC_BASE_PATH"]) == (str(folder), str(folder))
-            assert found["TORCHINDUCTOR_CACHE_DIR"].startswith(f"{tmp_path}/torchinductor_"), "what is compiled is kept"
-    assert list(tmp_path.iterdir()) == []
+            assert found["TORCHINDUCTOR_CACHE_DIR"].startswith(f"{short_folder}/torchinductor_"), "what is compiled is kept"
+    assert list(short_folder.iterdir()) == []
     assert "TMPDIR" not in actor_environment(0)

@@ -15,7 +15,7 @@ from cluster import interrupts
 from vidalign.errors import ClusterError
 
 SCRIPT = """
-import signal, subprocess, sys, threading, time
+import os, signal, subprocess, sys, threading, time
 from cluster import interrupts
 from pipelines import cli
 from vidalign.errors import ClusterError
@@ -82,6 +82,60 @@ def test_a_signal_ends_the_command_in_one_sentence(number, code, work, cleanup):
     assert time.monotonic() - began < 15
     assert process.returncode == code
     assert error.strip() == "vidalign: stopped; run the same command again to continue"
+    assert has_ended(child)
+
+
+WITHOUT_PYTHON = """
+        import ctypes
+        print('in it', flush=True)
+        lock = ctypes.create_string_buffer(64)
+        for _ in range(2):  # the second time waits for good, in C, where no handler of Python's is called
+            ctypes.CDLL(None).pthread_mutex_lock(lock)
+"""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_signal_ends_the_command_while_a_library_waits_without_python(times):
+    process, child = started(WITHOUT_PYTHON)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "in it\n"
+    for _ in range(times):
+        process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert error.strip() == "vidalign: stopped; run the same command again to continue"
+    assert has_ended(child)
+
+
+def test_a_signal_of_a_forked_child_is_not_this_commands():
+    work = """
+        if (forked := os.fork()) == 0:
+            time.sleep(60)
+        time.sleep(0.2)
+        os.kill(forked, signal.SIGTERM)
+        time.sleep(1.5)
+        os.kill(forked, signal.SIGKILL)
+        print('went on', flush=True)
+"""
+    process, child = started(work)
+    said, error = process.communicate(timeout=20)
+    assert (process.returncode, said) == (0, "went on\n"), error
+    assert has_ended(child)
+
+
+def test_a_command_that_goes_on_after_an_error_of_a_watching_thread_is_not_ended():
+    """As one whose Ray gave up while it started, and is started once more."""
+    work = """
+        try:
+            ended_by_a_thread(lambda: None)
+        except ClusterError:
+            interrupts.go_on()
+        time.sleep(1.5)
+        print('went on', flush=True)
+"""
+    process, child = started(work)
+    said, error = process.communicate(timeout=20)
+    assert (process.returncode, said, error) == (0, "went on\n", "")
     assert has_ended(child)
 
 

@@ -13,6 +13,7 @@ import threading
 import time
 
 import numpy as np
+import pyarrow.lib
 import pytest
 from conftest import write_video
 from store_server import behind, environment, store_server
@@ -151,6 +152,43 @@ def test_half_of_a_file_takes_no_other_s_place(run, store, monkeypatch):
     with pytest.raises(OSError, match="Input/output"):
         files.write_text_atomic(path, "new")
     assert "summary.json" not in stored.listing(stored.place_of(run.root))
+
+
+@pytest.mark.parametrize(
+    ("says", "asked"),
+    [
+        ("Unknown error: google::cloud::Status(UNAVAILABLE: Retry policy exhausted, with a last message of 503)", 2),
+        ("Unknown error: google::cloud::Status(UNKNOWN: Permanent error, with a last message of no credentials)", 1),
+        ("Unknown error: AuthenticationExceptionE: Failed to get token from DefaultAzureCredential.", 1),
+    ],
+)
+def test_an_error_that_is_of_pyarrow_alone_is_tried_again_and_then_a_sentence(run, monkeypatch, says, asked):
+    """A 503 of gs://, and what its client and Azure's say of credentials, are no `OSError`."""
+    calls = []
+
+    class Failing:
+        def __getattr__(self, name):
+            def fail(*arguments, **options):
+                calls.append(name)
+                raise pyarrow.lib.ArrowException(says)
+
+            return fail
+
+    for name, value in {"TRIES": 2, "PAUSE_S": 0.0, "store_of": lambda uri: (Failing(), uri)}.items():
+        monkeypatch.setattr(storage, name, value)
+    for act in (
+        lambda: stored.listing(stored.place_of(run.root)),
+        lambda: stored.write_object(run.root / "a", b"a"),
+        lambda: mirror.put(run.root / "a", pathlib.Path(__file__)),
+    ):
+        calls.clear()
+        with pytest.raises(DataError, match=r"cannot be (read|written): Unknown error: .*credentials and that its store"):
+            act()
+        assert len(calls) == asked
+    with pytest.raises(OSError, match="Unknown error"):
+        mirror.open_file(run.root / "a")
+    with pytest.raises(OSError, match="Unknown error"):
+        storage.fetch_file(Failing(), "a", run.root / "b", 1)
 
 
 class Refusing:

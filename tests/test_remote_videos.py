@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow.lib
 import pytest
 from json_server import Quiet
 from test_decoder import PATIENT_S, SPEC
@@ -22,7 +23,7 @@ from vidalign import storage
 from vidalign.data.rows import parse_row
 from vidalign.errors import ConfigError, DataError, VideoError
 from vidalign.types import Example
-from vidalign.video import decode_child, kept, visuals
+from vidalign.video import decode_child, kept, stores, visuals
 from vidalign.video.decode_child import ChildDecoder
 from vidalign.video.fetching import is_node_fault, local_file
 from vidalign.video.into_cache import decode_into_cache
@@ -265,10 +266,26 @@ def test_spaces_and_letters_of_a_uri(store, node):
         ("AWS Error SLOW_DOWN during GetObject operation: Please reduce your request rate.", True),
         ("AWS Error ACCESS_DENIED during HeadObject operation: No response body.", False),
         ("AWS Error UNKNOWN (HTTP status 400) during HeadObject operation: No response body.", False),
+        ("google::cloud::Status(UNAVAILABLE: Retry policy exhausted, with a last message of 503)", True),
+        ("google::cloud::Status(UNKNOWN: Permanent error, with a last message of 400)", False),
+        ("Azure Error: [] Fail to get a new connection for: http://h. Could not connect to server", True),
+        ("Azure Error: [ServerBusy] 503 The server is busy.", True),
+        ("Azure Error: [] 400 Bad Request", False),
+        ("Azure Error: [AuthenticationFailed] 403 Server failed to authenticate the request.", False),
     ],
 )
-def test_what_arrow_says_of_s3(text, passing):
-    assert is_node_fault(OSError(f"When reading information for key 'x' in bucket 'b': {text}")) is passing
+def test_what_arrow_says_of_a_store(text, passing, monkeypatch):
+    said = f"When reading information for key 'x' in bucket 'b': {text}"
+    assert is_node_fault(OSError(said)) is passing
+
+    class Failing:
+        def open_input_file(self, key):
+            raise pyarrow.lib.ArrowException(f"Unknown error: {said}")  # which is no `OSError`
+
+    monkeypatch.setattr(stores, "store_of", lambda uri: (Failing(), uri))
+    with pytest.raises(VideoError, match="cannot be fetched") as caught, stores.asked("gs://b/a.mp4"):
+        pass
+    assert is_node_fault(caught.value) is passing
 
 
 def test_a_real_s3(tmp_path, monkeypatch, node):

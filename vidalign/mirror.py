@@ -176,7 +176,8 @@ def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
     if place is None or place.local.is_file():
         return open(path if place is None else place.local, "rb")
     store, key = place.stored
-    return cast(IO[bytes], store.open_input_file(key))
+    with storage.os_errors():
+        return cast(IO[bytes], store.open_input_file(key))
 
 
 def _fetch(place: Place) -> None:

@@ -185,12 +185,25 @@ def _fetch(store: Any, place: str, found: dict[str, tuple[int, int]], folder: pa
         raise
 
 
+@contextlib.contextmanager
+def os_errors() -> Iterator[None]:
+    """A block in which a store's failures are all `OSError`: pyarrow has another kind for what gs:// and az:// say of credentials, and
+    for a 503 of gs://.
+    """
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except ArrowException as error:
+        raise OSError(str(error)) from error
+
+
 def fetch_file(store: Any, place: str, path: pathlib.Path, size: int) -> None:
     """Fetch one object as a file, again after a pause where that fails. Raises `OSError`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for number in range(1, TRIES + 1):
         try:
-            with store.open_input_stream(place) as source, path.open("wb") as file:
+            with os_errors(), store.open_input_stream(place) as source, path.open("wb") as file:
                 shutil.copyfileobj(source, file, CHUNK_BYTES)
             if path.stat().st_size != size:
                 raise ConnectionError(f"{path.stat().st_size:,} of {size:,} bytes of {place} came")

@@ -26,7 +26,11 @@ from vidalign.errors import ConfigError, DataError
 ValueT = TypeVar("ValueT")
 SECOND = 10**9
 GIVE_UP_S = 60.0  # after the first try, where each takes long
-FINAL = re.compile("NO_SUCH_BUCKET|ACCESS_DENIED|SIGNATURE|INVALID_ACCESS_KEY|HTTP status 40[13]", re.IGNORECASE)
+FINAL = re.compile(
+    "NO_SUCH_BUCKET|ACCESS_DENIED|SIGNATURE|INVALID_ACCESS_KEY|HTTP status 40[13]|"
+    "Permanent error|access token|AuthenticationException|Base64|path component",  # of the clients of gs:// and az://, and of pyarrow
+    re.IGNORECASE,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,9 +127,10 @@ def send(store: Any, key: str, file: IO[bytes]) -> None:
 def _copy(store: Any, key: str, file: IO[bytes]) -> None:
     stream = store.open_output_stream(key)
     try:
-        shutil.copyfileobj(file, stream, storage.CHUNK_BYTES)
+        with storage.os_errors():
+            shutil.copyfileobj(file, stream, storage.CHUNK_BYTES)
     except OSError:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), storage.os_errors():
             stream.close()  # what the store did not take fails here again, and leaves what was there
             store.delete_file(key)  # half of a file that cannot be read
         raise
@@ -155,7 +160,8 @@ def tried(act: Callable[[], ValueT], place: Place, what: str) -> ValueT:
     began = time.monotonic()
     for number in range(1, storage.TRIES + 1):
         try:
-            return act()
+            with storage.os_errors():
+                return act()
         except OSError as error:
             if error.filename or isinstance(error, FileNotFoundError):
                 raise

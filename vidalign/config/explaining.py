@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
+
+import pydantic
 
 from vidalign.config.recipes import ELSEWHERE, RECIPES, section_of
 from vidalign.config.section import Section
@@ -132,9 +134,13 @@ def all_keys(kind: type[Section], prefix: str = "") -> Iterator[str]:
 
 def sections_in(annotation: Any) -> list[type[Section]]:
     """The sections that an option of this type may hold."""
-    if isinstance(annotation, type):
-        return [annotation] if issubclass(annotation, Section) else []
-    return [section for part in get_args(annotation) for section in sections_in(part)]
+    return [model for model in _models_in(annotation) if issubclass(model, Section)]
+
+
+def _models_in(annotation: Any) -> list[type[pydantic.BaseModel]]:
+    if get_origin(annotation) is None and isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, pydantic.BaseModel) else []
+    return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
 def _hint(location: Sequence[str], parsed: type[Section], recipe: type[Section] | None) -> str:
@@ -153,10 +159,10 @@ def _hint(location: Sequence[str], parsed: type[Section], recipe: type[Section] 
 
 
 def _siblings(parsed: type[Section], location: Sequence[str], recipe: type[Section] | None) -> list[str]:
-    model: type[Section] = parsed
+    model: type[pydantic.BaseModel] = parsed
     for name in location:
-        if name.isdigit():  # a place in a list
+        if name not in model.model_fields:  # a place in a list, or a name of the user's in a mapping
             continue
-        options = sections_in(model.model_fields[name].annotation)
-        model = recipe if recipe is not None and model is parsed else options[0]
+        options = _models_in(model.model_fields[name].annotation)
+        model = recipe if recipe is not None and model is parsed else options[0] if options else model
     return list(model.model_fields)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vidalign.errors import VideoError
-from vidalign.storage import SCHEMES, TIMEOUT_S, store_of
+from vidalign.storage import SCHEMES, TIMEOUT_S, os_errors, store_of
 
 CHUNK_BYTES = 2**20
 NOT_MODIFIED = 304
@@ -91,7 +91,7 @@ def _quoted(uri: str) -> str:
 @contextlib.contextmanager
 def _arrow(uri: str, known: str) -> Iterator[Answer]:
     store, key = store_of(uri)
-    with store.open_input_file(key) as file:
+    with os_errors(), store.open_input_file(key) as file:
         said = {name.lower(): value.decode() for name, value in (file.metadata() or {}).items()}
         version = said.get("etag") or f"{file.size()} {said.get('last-modified') or said.get('updated', '')}"
         yield Answer(version=version, size=file.size(), chunks=None if version == known else _chunks(file))
