@@ -103,6 +103,22 @@ def test_plain_answers_become_losers_where_they_agree_less_with_the_hint(tmp_pat
     assert others == made[1:]  # one agrees as much as its winner, and of the other nothing is known
 
 
+def test_a_loser_is_told_anew_in_the_words_of_the_winner():
+    goes = "First a circle, small and blue, goes left, and finally a cross, large and blue, goes up."
+    told = edits.in_style_of(TRUE, goes, "What happens in the video?")
+    assert told == SHORT.replace("red", "blue")
+    assert edits.in_style_of(goes, TRUE, "Which thing comes last? Think first.").startswith(
+        "<think> First a circle, small and red,"
+    )
+    made = [pair("a", rejected=goes), pair("b", rejected="Hm."), pair("c", rejected="First a circle moves.")]
+    first, *others = edits.parallel_losers(None, made)
+    assert (first.chosen, first.rejected) == (TRUE, told)
+    assert next(first.rejected[start:end] for start, end in first.rejected_marks) == "blue"
+    assert others == made[1:]  # of one nothing is understood, of the other not everything is told
+    [marked, *_] = edits.parallel_and_marked(None, made)
+    assert marked.rejected_marks == ((0, len(told)),)
+
+
 def test_an_erring_judge_swaps_a_share_of_the_pairs_always_the_same():
     made = [pair(str(number), rejected_marks=((1, 2),)) for number in range(400)]
     edited = edits.Flipped(0.25)(None, made)
