@@ -103,7 +103,7 @@ def test_plain_answers_become_losers_where_they_agree_less_with_the_hint(tmp_pat
     assert others == made[1:]  # one agrees as much as its winner, and of the other nothing is known
 
 
-def test_a_loser_is_told_anew_in_the_words_of_the_winner():
+def test_a_loser_is_told_anew_in_the_words_of_the_winner(tmp_path):
     goes = "First a circle, small and blue, goes left, and finally a cross, large and blue, goes up."
     told = edits.in_style_of(TRUE, goes, "What happens in the video?")
     assert told == SHORT.replace("red", "blue")
@@ -115,8 +115,11 @@ def test_a_loser_is_told_anew_in_the_words_of_the_winner():
     assert (first.chosen, first.rejected) == (TRUE, told)
     assert next(first.rejected[start:end] for start, end in first.rejected_marks) == "blue"
     assert others == made[1:]  # of one nothing is understood, of the other not everything is told
-    [marked, *_] = edits.parallel_and_marked(None, made)
-    assert marked.rejected_marks == ((0, len(told)),)
+    data = Data(EVENTS, tmp_path, {"train": [types.SimpleNamespace(example=example(name)) for name in "abc"]}, {})
+    files.write_json(base_folder(tmp_path, "train") / "result.json", {"replies": [SLIP, goes, TRUE]})
+    assert [one.rejected for one in edits.plain_and_parallel(data, made)] == [SLIP, told, made[2].rejected]
+    [marked, *_] = edits.plain_parallel_and_marked(data, made)
+    assert marked.rejected_marks == ((0, len(SLIP)),)
 
 
 def test_an_erring_judge_swaps_a_share_of_the_pairs_always_the_same():
@@ -165,6 +168,31 @@ def test_a_difference_is_paired_by_seed_and_its_verdict_is_of_its_interval():
     assert events_page.verdict([-10, -10.1, -9.9]) == "lower"
     assert events_page.verdict([10, -10, 5]) == "not told apart"
     assert events_page.verdict([10]) == "one seed tells nothing"
+
+
+def test_figures_that_were_kept_stand_beside_new_ones_of_the_same_base():
+    def figures_of(arm, f1, rate=1e-4, base=0.4, recipe="leanpo"):
+        return {
+            "base": {"heldout": {"f1": base}},
+            "rates": {arm: rate},
+            "dev": {arm: {f"{rate:g}": [f1]}},
+            "runs": [{"arm": arm, "seed": 0, "learning_rate": rate, "f1": f1}],
+            "dev_runs": [{"arm": arm, "seed": 100, "learning_rate": rate, "f1": f1}],
+            "pairs": [{"recipe": recipe, "seed": 0, "kept": f1}],
+            "versions": "torch 2",
+        }
+
+    new, old = figures_of("RRPO", 0.7, recipe="rrpo"), figures_of("SFT", 0.6)
+    joined = events_page.with_earlier(new, old)
+    assert [row["arm"] for row in joined["runs"]] == ["RRPO", "SFT"]
+    assert joined["rates"] == {"RRPO": 1e-4, "SFT": 1e-4}
+    assert [row["recipe"] for row in joined["pairs"]] == ["leanpo", "rrpo"]
+    assert joined["earlier"] == {"SFT": "torch 2"}
+    again = events_page.with_earlier(figures_of("RRPO", 0.8, rate=3e-4), joined)
+    assert [row["f1"] for row in again["runs"]] == [0.8, 0.6], "a rate that is not chosen any more is not reported"
+    assert events_page.with_earlier(new, None) == new
+    with pytest.raises(SystemExit, match="measure all arms anew"):
+        events_page.with_earlier(figures_of("RRPO", 0.7, base=0.5), old)
 
 
 def test_a_style_is_told_by_its_verb():

@@ -70,9 +70,14 @@ def in_style_of(model: str, text: str, question: str) -> str | None:
         return None
 
 
-def parallel_and_marked(data: Data, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
-    """Both edits."""
-    return everything_marked(data, parallel_losers(data, pairs))
+def plain_and_parallel(data: Data, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """What the base says unasked as the loser, in the style and form of the winner."""
+    return parallel_losers(data, plain_losers(data, pairs))
+
+
+def plain_parallel_and_marked(data: Data, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """The same, with marks that cover both responses whole."""
+    return everything_marked(data, plain_and_parallel(data, pairs))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,8 +35,8 @@ RECIPES: dict[str, RecipeSection] = {
 FLIPS = 0.25
 ERRING = edits.Flipped(FLIPS)
 SWAPPED = f"sides swapped in {100 * FLIPS:g} % of the pairs"
-PARALLEL = "what the loser tells, told anew by rule in the words of the winner"
 PLAIN = "the base's own plain answer as the loser, where it agrees less with the hint than the winner"
+PARALLEL = f"{PLAIN}; all losers told anew by rule in the style of the winner"
 COMPARED = (  # of these arms the page says which is better
     ("SFT", BASE),
     ("DPO", BASE),
@@ -83,12 +83,12 @@ EVENTS = Task(
         Arm("LeanPO, three turns", "leanpo_three_turns", "leanpo"),
         Arm("RRPO", "rrpo", "rrpo"),
         Arm("RRPO, every token marked", "rrpo", "rrpo", edit=edits.everything_marked, edited="marks on whole responses"),
-        Arm("RRPO, parallel losers", "rrpo", "rrpo", edit=edits.parallel_losers, edited=PARALLEL),
+        Arm("RRPO, parallel losers", "rrpo", "rrpo", edit=edits.plain_and_parallel, edited=PARALLEL),
         Arm(
             "RRPO, parallel losers, every token marked",
             "rrpo",
             "rrpo",
-            edit=edits.parallel_and_marked,
+            edit=edits.plain_parallel_and_marked,
             edited=f"{PARALLEL}; marks on whole responses",
         ),
         Arm("DPO, flipped", "leanpo", "dpo", edit=ERRING, edited=SWAPPED),
