@@ -132,9 +132,9 @@ def page(found: dict[str, Any]) -> str:
         "",
         f"Written by `python -m bench.veripo`: {found['questions']} questions, {LOOP} as it stands but for that number, and beside it "
         f"rounds on groups alone; one seed. The verifier is a rule. {found['num_questions']} held-out questions, of which "
-        f"{NUM_REASONED} ask for reasoning first: *contradicts* is the share of these whose conclusion is not what the reasoning "
-        "says, with its 95 % interval. Seconds are of the stages, on two cores with other work beside; the start of the cluster is not in "
-        "them. Only run on CPUs.",
+        f"{NUM_REASONED} ask for reasoning first: *contradicts* is the share of these whose conclusion is not what the "
+        "reasoning says, with its 95 % interval. Seconds are of the stages, on two cores with other work beside; the start of the "
+        "cluster is not in them. Only run on CPUs.",
         "",
         "| side | round | objective | groups or pairs | s of replies and pairs | s of training | F1 % | right % | contradicts % | "
         "answers with an invented event % | words |",
