@@ -84,10 +84,8 @@ def test_runs_of_the_base_are_apart_by_split_and_others_by_rate_and_seed(tmp_pat
     assert len({job.folder(tmp_path) for job in jobs}) == len(jobs)
 
 
-def test_edits_change_one_side_and_its_marks():
+def test_everything_is_marked_on_both_sides():
     made = [pair("a", answer=SHORT, chosen_marks=((0, 3),))]
-    [edited] = edits.answers_as_winners(None, made)
-    assert (edited.chosen, edited.chosen_marks, edited.rejected) == (SHORT, (), SLIP)
     [marked] = edits.everything_marked(None, made)
     assert (marked.chosen_marks, marked.rejected_marks) == (((0, len(TRUE)),), ((0, len(SLIP)),))
 

@@ -22,11 +22,6 @@ def everything_marked(_: Data, pairs: Sequence[PreferencePair]) -> list[Preferen
     ]
 
 
-def answers_as_winners(_: Data, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
-    """The row's own answer as the chosen side."""
-    return [dataclasses.replace(pair, chosen=pair.answer, chosen_marks=()) for pair in pairs]
-
-
 def plain_losers(data: Data, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
     """What the base says unasked as the rejected side, wherever it agrees less with the row's answer than the winner does.
 
