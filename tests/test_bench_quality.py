@@ -213,7 +213,7 @@ def test_arms_name_recipes_objectives_and_arms_that_exist(task):
 
 
 def test_an_arm_that_does_not_exist_is_named(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["bench.quality", "--task", "events", "--arms", "SFT", "RRPO"])
+    monkeypatch.setattr("sys.argv", ["bench.quality", "--task", "events", "--arms", "SFT", "SAPO"])
     with pytest.raises(SystemExit):
         importlib.import_module("bench.quality.__main__").main()
-    assert "RRPO: not among the arms of events, which are SFT, DPO, LeanPO" in capsys.readouterr().err
+    assert "SAPO: not among the arms of events, which are SFT, DPO, LeanPO" in capsys.readouterr().err

@@ -78,7 +78,7 @@ EVENTS = Task(
         Arm("LeanPO", "leanpo", "leanpo"),
         Arm("LeanPO, plain losers", "leanpo", "leanpo", edit=edits.plain_losers, edited=PLAIN),
         Arm("DPO, plain losers", "leanpo", "dpo", edit=edits.plain_losers, edited=PLAIN),
-        Arm("SFT on the hints", "rrpo", "sft", edited="whose winners are the rows' own answers"),
+        Arm("SFT on the hints", "rrpo", "sft"),
         Arm("LeanPO, one turn", "leanpo_one_turn", "leanpo"),
         Arm("LeanPO, three turns", "leanpo_three_turns", "leanpo"),
         Arm("RRPO", "rrpo", "rrpo"),
