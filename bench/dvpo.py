@@ -2,8 +2,8 @@
 
     python -m bench.dvpo --make-pairs data/shapes/train.jsonl data/shapes/answer_pairs.jsonl
     vidalign align configs/shapes-dvpo.yaml
-    vidalign align configs/shapes-grpo.yaml recipe.num_prompts=60
-    python -m bench.dvpo --dvpo runs/shapes-dvpo --grpo runs/shapes-grpo
+    vidalign align configs/shapes-grpo.yaml
+    python -m bench.dvpo --dvpo runs/shapes-dvpo --beside runs/shapes-grpo runs/shapes-dvpo-seed-1
 
 Reads finished runs: how often the value model ranks pairs that it was not trained on, and what it says of the first token in which
 their two responses differ; and accuracy on held-out questions against the tokens that were generated to learn from. Trains nothing.
@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from bench.dvpo_page import page
 from bench.pages import RESULTS, Output, add_arguments
 from pipelines.rounds import is_trained
 from vidalign import files
@@ -43,8 +44,6 @@ from vidalign.model.tensor_cache import read_tensors
 from vidalign.model.value_head import ValueScorer, read_head
 from vidalign.statistics import wilson_interval
 from vidalign.types import PreferencePair, Response, ResponseGroup
-
-GOAL = 0.85  # of the held-out pairs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,6 +188,7 @@ def policy_figures(run: RunFolder, config: RunConfig) -> dict[str, Any]:
     asked = accuracy["num_examples"]
     return {
         "objective": at(config, config.rounds - 1).objective.name,
+        "ranked": ranked(run),
         "seed": config.seed,
         "learning_rate": at(config, config.rounds - 1).train.learning_rate,
         "num_epochs": at(config, config.rounds - 1).train.num_epochs,
@@ -203,49 +203,10 @@ def policy_figures(run: RunFolder, config: RunConfig) -> dict[str, Any]:
     }
 
 
-def page(found: dict[str, Any]) -> str:
-    """This script's part of the page."""
-    value, compared = found["value"], found["value"]["compared"]
-    low, high = value["interval"]
-    trained = f"an adapter of rank {value['lora_rank']}" if value["lora_rank"] else "all weights"
-    reached = "met" if value["accuracy"] >= GOAL else "missed"
-    lines = [
-        "## A value model in the place of rewards (DVPO)",
-        "",
-        "Written by `python -m bench.dvpo` from runs as in `configs/shapes-dvpo.yaml` and `configs/shapes-grpo.yaml`; every number, "
-        "and the values of each token of every held-out pair, are in `bench/results/dvpo.json`. Only run on CPUs; one seed each, so "
-        "nothing is said of the spread over seeds.",
-        "",
-        f"A value model was trained on {value['num_pairs']} pairs of recipe {value['recipe']} ({trained}, rate "
-        f"{value['learning_rate']:g}, {value['num_epochs']} epochs). Of {value['num_heldout']} pairs on other videos it ranks "
-        f"**{value['accuracy']:.1%}** as the data does ({low:.0%} to {high:.0%} at 95 %). The goal of {GOAL:.0%} was {reached}.",
-        "",
-        f"The two responses of {compared} of these pairs first differ before their end. At that token the value of the rejected "
-        f"response changes by {value['mean_rejected']:+.2f} in the mean, that of the chosen one by {value['mean_chosen']:+.2f}. It "
-        f"falls in {value['falls']} of {compared} rejected responses, further than in the chosen one in {value['falls_more']}, and in "
-        f"{value['largest_fall']} it is the largest fall of the response.",
-        "",
-    ]
-    own = found["own"]
-    if own["auc"] is not None:
-        lines += [
-            f"Of the policy's own replies to training questions, {own['right']} right and {own['wrong']} wrong, a right one ends with "
-            f"the higher value in **{own['auc']:.1%}** of the comparisons with a wrong one (50 % is chance).",
-            "",
-        ]
-    if not found["policies"]:
-        return "\n".join([*lines, "No policy that was trained by it has been evaluated yet."]) + "\n"
-    lines += [
-        "| policy | rate, epochs | tokens sampled, by objective | held-out accuracy (95 %) | base |",
-        "|---|---|---|---|---|",
-    ]
-    for each in found["policies"]:
-        made = ", ".join(f"{name}: {count:,}" for name, count in each["tokens"].items())
-        low, high = each["interval"]
-        accuracy = f"{each['aligned']:.1%} ({low:.1%} to {high:.1%}), {each['num_questions']} questions"
-        rate = f"{each['learning_rate']:g}, {each['num_epochs']}"
-        lines.append(f"| `{each['objective']}` | {rate} | {made} | {accuracy} | {each['base']:.1%} |")
-    return "\n".join(lines) + "\n"
+def ranked(run: RunFolder) -> float | None:
+    """The share of its held-out pairs that a run's first value model ranks rightly; None without one."""
+    path = run.stage("value", 0) / "manifest.json"
+    return files.read_json(path)["accuracy"] if path.is_file() else None
 
 
 def main() -> None:
@@ -254,7 +215,13 @@ def main() -> None:
     parser.add_argument(
         "--make-pairs", type=pathlib.Path, nargs=2, metavar=("ROWS", "OUT"), help="write rows with pairs, and stop"
     )
-    parser.add_argument("--grpo", type=pathlib.Path, help="a finished run on groups to compare with")
+    parser.add_argument(
+        "--beside",
+        type=pathlib.Path,
+        nargs="+",
+        default=[],
+        help="finished runs on groups, of GRPO or of DVPO with another seed",
+    )
     add_arguments(parser)
     arguments = parser.parse_args()
     if arguments.make_pairs:
@@ -263,23 +230,32 @@ def main() -> None:
         out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made), encoding="utf-8")
         print(f"wrote {len(made):,} rows with pairs to {out}")
         return
-    if arguments.dvpo is None:
-        parser.error("name a run with --dvpo, or rows with --make-pairs")
-    runs = [path for path in (arguments.dvpo, arguments.grpo) if path is not None]
-    configs = [load_config(path) for path in runs]
-    folders = [RunFolder.at(config.run_dir) for config in configs]
-    found = {
-        "value": value_figures(folders[0], at(configs[0], 0)),
-        "own": own_replies(folders[0], configs[0]),
-        "policies": [
-            policy_figures(folder, config)
-            for folder, config in zip(folders, configs, strict=True)
-            if folder.summary.is_file() and files.read_json(folder.summary)["accuracy"]
-        ],
-    }
     out = arguments.out or Output()
+    found: dict[str, Any] | None = Output().found("dvpo")
+    if arguments.dvpo is not None:
+        config = load_config(arguments.dvpo)
+        run = RunFolder.at(config.run_dir)
+        found = {"value": value_figures(run, at(config, 0)), "own": own_replies(run, config), "policies": []}
+    elif found is None or not arguments.beside:
+        parser.error(
+            "name a run with --dvpo, runs to add to the figures that were kept with --beside, or rows with --make-pairs"
+        )
+    assert found is not None
+    policies = {key(each): each for each in found["policies"]}
+    for path in (*([arguments.dvpo] if arguments.dvpo else []), *arguments.beside):
+        config = load_config(path)
+        run = RunFolder.at(config.run_dir)
+        if run.summary.is_file() and files.read_json(run.summary)["accuracy"]:
+            policy = policy_figures(run, config)
+            policies[key(policy)] = policy
+    found["policies"] = [policies[each] for each in sorted(policies)]
     out.keep("dvpo", found)
     out.write_part(RESULTS, "dvpo", page(found))
+
+
+def key(policy: dict[str, Any]) -> tuple[str, int, int]:
+    """What tells policies apart: objective, seed, tokens sampled for it."""
+    return policy["objective"], policy["seed"], policy["tokens"][policy["objective"]]
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from pipelines.stages.advice import cut_warning, unclear_warning
 from pipelines.stages.base import MANIFEST
-from pipelines.stages.pairs import cut_warning, unclear_warning
 from vidalign import files, stored
 from vidalign.config.rounds import at
 from vidalign.config.run import RunConfig

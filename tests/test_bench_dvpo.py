@@ -4,7 +4,8 @@ import copy
 
 import pytest
 
-from bench.dvpo import Told, answer_pairs, auc, first_difference, page, told
+from bench.dvpo import Told, answer_pairs, auc, first_difference, key, told
+from bench.dvpo_page import page
 
 FOUND = {
     "value": {
@@ -16,7 +17,7 @@ FOUND = {
     "policies": [
         {
             "objective": "dvpo", "seed": 0, "learning_rate": 1e-4, "num_epochs": 4, "rounds": 4,
-            "tokens": {"value": 9000, "dvpo": 1200}, "prompts": {},
+            "tokens": {"value": 9000, "dvpo": 1200}, "prompts": {"dvpo": 180},
             "num_questions": 600, "base": 0.67, "aligned": 0.7, "interval": [0.66, 0.74], "by_round": None,
         }
     ],
@@ -52,7 +53,12 @@ def test_the_page_says_whether_the_goal_is_met_and_what_was_sampled():
     assert "300 pairs of recipe given (an adapter of rank 8, rate 0.003, 6 epochs)" in said
     assert "70 right and 50 wrong, a right one ends with the higher value in **48.3%**" in said
     assert "falls in 80 of 90 rejected responses" in said
-    assert "| `dvpo` | 0.0001, 4 | value: 9,000, dvpo: 1,200 | 70.0% (66.0% to 74.0%), 600 questions | 67.0% |" in said
+    row = "value: 9,000, dvpo: 1,200 | 86.0% | 70.0% (66.0% to 74.0%), 600 questions | 67.0% |"
+    assert f"| `dvpo` | 0 | 0.0001, 4 | 180 | {row}" in said
+    other = {**FOUND["policies"][0], "objective": "grpo", "tokens": {"grpo": 9600}, "prompts": {"grpo": 1440}}
+    beside = page(FOUND | {"policies": [*FOUND["policies"], other]})
+    assert "| `grpo` | 0 | 0.0001, 4 | 1,440 | grpo: 9,600 |  | 70.0%" in beside
+    assert key(FOUND["policies"][0]) != key(other)
     worse = copy.deepcopy(FOUND)
     worse["value"]["accuracy"] = 0.849
     assert "was missed." in page(worse)

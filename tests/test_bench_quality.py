@@ -85,10 +85,8 @@ def test_runs_of_the_base_are_apart_by_split_and_others_by_rate_and_seed(tmp_pat
     assert len({job.folder(tmp_path) for job in jobs}) == len(jobs)
 
 
-def test_edits_change_one_side_and_its_marks():
+def test_everything_is_marked_on_both_sides():
     made = [pair("a", answer=SHORT, chosen_marks=((0, 3),))]
-    [edited] = edits.answers_as_winners(None, made)
-    assert (edited.chosen, edited.chosen_marks, edited.rejected) == (SHORT, (), SLIP)
     [marked] = edits.everything_marked(None, made)
     assert (marked.chosen_marks, marked.rejected_marks) == (((0, len(TRUE)),), ((0, len(SLIP)),))
 
@@ -102,6 +100,25 @@ def test_plain_answers_become_losers_where_they_agree_less_with_the_hint(tmp_pat
     assert (first.rejected, first.rejected_marks, first.chosen) == (SHORT, (), TRUE)
     assert 0.7 < first.rejected_trust < 0.9
     assert others == made[1:]  # one agrees as much as its winner, and of the other nothing is known
+
+
+def test_a_loser_is_told_anew_in_the_words_of_the_winner(tmp_path):
+    goes = "First a circle, small and blue, goes left, and finally a cross, large and blue, goes up."
+    told = edits.in_style_of(TRUE, goes, "What happens in the video?")
+    assert told == SHORT.replace("red", "blue")
+    assert edits.in_style_of(goes, TRUE, "Which thing comes last? Think first.").startswith(
+        "<think> First a circle, small and red,"
+    )
+    made = [pair("a", rejected=goes), pair("b", rejected="Hm."), pair("c", rejected="First a circle moves.")]
+    first, *others = edits.parallel_losers(None, made)
+    assert (first.chosen, first.rejected) == (TRUE, told)
+    assert next(first.rejected[start:end] for start, end in first.rejected_marks) == "blue"
+    assert others == made[1:]  # of one nothing is understood, of the other not everything is told
+    data = Data(EVENTS, tmp_path, {"train": [types.SimpleNamespace(example=example(name)) for name in "abc"]}, {})
+    files.write_json(base_folder(tmp_path, "train") / "result.json", {"replies": [SLIP, goes, TRUE]})
+    assert [one.rejected for one in edits.plain_and_parallel(data, made)] == [SLIP, told, made[2].rejected]
+    [marked, *_] = edits.plain_parallel_and_marked(data, made)
+    assert marked.rejected_marks == ((0, len(SLIP)),)
 
 
 def test_an_erring_judge_swaps_a_share_of_the_pairs_always_the_same():
@@ -152,6 +169,31 @@ def test_a_difference_is_paired_by_seed_and_its_verdict_is_of_its_interval():
     assert events_page.verdict([10]) == "one seed tells nothing"
 
 
+def test_figures_that_were_kept_stand_beside_new_ones_of_the_same_base():
+    def figures_of(arm, f1, rate=1e-4, base=0.4, recipe="leanpo"):
+        return {
+            "base": {"heldout": {"f1": base}},
+            "rates": {arm: rate},
+            "dev": {arm: {f"{rate:g}": [f1]}},
+            "runs": [{"arm": arm, "seed": 0, "learning_rate": rate, "f1": f1}],
+            "dev_runs": [{"arm": arm, "seed": 100, "learning_rate": rate, "f1": f1}],
+            "pairs": [{"recipe": recipe, "seed": 0, "kept": f1}],
+            "versions": "torch 2",
+        }
+
+    new, old = figures_of("RRPO", 0.7, recipe="rrpo"), figures_of("SFT", 0.6)
+    joined = events_page.with_earlier(new, old)
+    assert [row["arm"] for row in joined["runs"]] == ["RRPO", "SFT"]
+    assert joined["rates"] == {"RRPO": 1e-4, "SFT": 1e-4}
+    assert [row["recipe"] for row in joined["pairs"]] == ["leanpo", "rrpo"]
+    assert joined["earlier"] == {"SFT": "torch 2"}
+    again = events_page.with_earlier(figures_of("RRPO", 0.8, rate=3e-4), joined)
+    assert [row["f1"] for row in again["runs"]] == [0.8, 0.6], "a rate that is not chosen any more is not reported"
+    assert events_page.with_earlier(new, None) == new
+    with pytest.raises(SystemExit, match="measure all arms anew"):
+        events_page.with_earlier(figures_of("RRPO", 0.7, base=0.5), old)
+
+
 def test_a_style_is_told_by_its_verb():
     event = Event("small", "red", "circle", "left")
     question = Question("How many things move left?", "count", "left")
@@ -172,10 +214,10 @@ def test_arms_name_recipes_objectives_and_arms_that_exist(task):
 
 
 def test_an_arm_that_does_not_exist_is_named(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["bench.quality", "--task", "events", "--arms", "SFT", "RRPO"])
+    monkeypatch.setattr("sys.argv", ["bench.quality", "--task", "events", "--arms", "SFT", "SAPO"])
     with pytest.raises(SystemExit):
         importlib.import_module("bench.quality.__main__").main()
-    assert "RRPO: not among the arms of events, which are SFT, DPO, LeanPO" in capsys.readouterr().err
+    assert "SAPO: not among the arms of events, which are SFT, DPO, LeanPO" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "written"), [("quality", page.page), ("events", events_page.page)])

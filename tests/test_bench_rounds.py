@@ -125,3 +125,47 @@ def test_figures_count_what_reflections_keep_and_mend_and_how_rewards_order():
     said = reagent.page({"questions": 1, "held_out": 300, "steps": 3, "runs": runs})
     assert "| policy | 0.0 (0 of 1) | 0.0 (0 of 1) | 100.0 (1 of 1) | 100.0 (1 of 1) | none | 66.7 (2 of 3) |" in said
     assert "| rule | 1 of 4 | 75.0 (1 questions) | 1 | 100.0 | 50.0 | 0.0 | 60.0% | 70.0% (64.6% to 74.9%) |" in said
+
+
+def test_veripos_loop_is_the_example_and_its_page_says_what_a_pair_costs(tmp_path):
+    from bench import veripo
+
+    loop, groups = (veripo.config_of(side, tmp_path, 24, "http://x/v1") for side in veripo.SIDES)
+    assert [step.get("objective", {}).get("name", "grpo") for step in loop["rounds"]] == ["grpo", "dpo", "grpo"]
+    assert loop["rounds"][1]["recipe"]["judge"]["base_url"] == "http://x/v1"
+    assert groups["rounds"] == [{}, {}, {}]
+    figures = {"f1": 0.5, "right": 0.1, "contradicts.reasoning": 0.6, "contradicts": 0.6, "chair_s": 0.3, "words": 26.0}
+
+    def of(objective, seconds, kept, contradicts, **more):
+        known = {"objective": objective, "kept": kept, "dropped": {}, "groups": None, "verdicts": None, "kinds": None}
+        return {
+            **known,
+            "seconds": {"responses": seconds, "train": seconds},
+            "figures": {**figures, "contradicts.reasoning": contradicts},
+        } | more
+
+    verified = of(
+        "dpo", 5.0, 50, 0.3, verdicts={"accurate": 9}, dropped={"no_verified": 3}, kinds={"consistency": 20, "penalty": 30}
+    )
+    found = {
+        "questions": 96,
+        "num_questions": 480,
+        "base": figures,
+        "sides": {
+            "loop": [of("grpo", 96.0, 96, 0.6), verified, of("grpo", 9.0, 96, 0.2)],
+            "groups": [of("grpo", 9.0, 96, 0.6)] * 3,
+        },
+        "versions": "torch 2.",
+    }
+    said = veripo.page(found)
+    assert (
+        "| loop | 2 | dpo | 50 (consistency 20, penalty 30) | 5 | 5 | 50.0 | 10.0 | 30.0 (21 to 41) | 30.0 | 26.0 |" in said
+    )
+    assert (
+        "A pair costs 0.20 s of all stages and 0.10 s of training; a group costs 2.00 s and 1.00 s, 10.0x and 10.0x as much."
+        in said
+    )
+    assert "Inconsistency was halved by the loop: 60.0 % before, 20.0 % after, and 60.0 % after groups alone." in said
+    assert "are not below the interval of those of groups alone (7.6 to 13.0)" in said
+    del found["sides"]["groups"]
+    assert "Inconsistency" not in veripo.page(found)

@@ -478,7 +478,7 @@ def test_no_recipe_of_your_own_can_learn_from_what_was_cut_off():
 
 
 def test_many_cut_replies_are_a_warning_with_the_way_out():
-    from pipelines.stages.pairs import cut_facts, cut_warning
+    from pipelines.stages.advice import cut_facts, cut_warning
 
     config = LeanpoRecipe(max_new_tokens=7)
     made = [response("hinted", "x", candidate=n, finish="length" if n < 2 else "stop") for n in range(20)]
@@ -489,6 +489,23 @@ def test_many_cut_replies_are_a_warning_with_the_way_out():
     assert "raise recipe.max_new_tokens" in cut_warning(facts, config)
     assert cut_warning({"cut_by_length": {"cut": 1, "sampled": 20}}, config) is None
     assert cut_facts(made[2:20], recipes.build(config)) == {}
+
+
+@pytest.mark.parametrize(
+    ("reason", "ways_out"),
+    [
+        ("trust_unclear", ("recipe.trust=judge", "recipe.trust=f1")),
+        ("unparsable_report", ("recipe.judge", "recipe.report_prompt", "recipe.report_tokens")),
+        ("not_judged", ("recipe.judge", "recipe.judge.prompt")),
+    ],
+)
+def test_where_nobody_could_tell_the_advice_names_what_helps(reason, ways_out):
+    from pipelines.stages.advice import unclear_warning
+
+    said = unclear_warning({reason: 6, "no_reward_gap": 2}, 8)
+    assert said.startswith("6 of 8 examples gave no pair because ")
+    assert all(way in said for way in ways_out)
+    assert unclear_warning({reason: 1, "no_reward_gap": 7}, 8) is None
 
 
 def test_the_summary_holds_the_warning(tmp_path):

@@ -78,4 +78,6 @@ def test_a_policy_that_writes_no_report_makes_no_pair_and_the_command_says_so(sm
     done = vidalign("align", str(path))
     assert done.returncode == 2, done.stderr[-4000:]
     assert "unparsable_report" in done.stderr
+    assert "recipe.judge" in done.stderr
+    assert "recipe.report_prompt" in done.stderr
     assert "Traceback" not in done.stderr

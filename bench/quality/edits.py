@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.quality.data import Data
+from examples.events.phrases import as_events, parse
 from examples.events.scorers import agreement
+from examples.events.world import STYLES, solve
+from vidalign.recipes.phrases import differing_marks
 from vidalign.types import PreferencePair, stable_hash
 
 
@@ -17,11 +20,6 @@ def everything_marked(_: Data, pairs: Sequence[PreferencePair]) -> list[Preferen
         dataclasses.replace(pair, chosen_marks=((0, len(pair.chosen)),), rejected_marks=((0, len(pair.rejected)),))
         for pair in pairs
     ]
-
-
-def answers_as_winners(_: Data, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
-    """The row's own answer as the chosen side."""
-    return [dataclasses.replace(pair, chosen=pair.answer, chosen_marks=()) for pair in pairs]
 
 
 def plain_losers(data: Data, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
@@ -39,6 +37,42 @@ def plain_losers(data: Data, pairs: Sequence[PreferencePair]) -> list[Preference
             pair = dataclasses.replace(pair, rejected=said, rejected_trust=trust, rejected_marks=())
         edited.append(pair)
     return edited
+
+
+def parallel_losers(_: Data, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """The events that the loser tells in the style and form of the winner, so that the sides differ in what they tell alone.
+
+    A pair whose loser tells no whole events, or the winner's, keeps its loser.
+    """
+    edited = []
+    for pair in pairs:
+        told = in_style_of(pair.chosen, pair.rejected, pair.question)
+        if told is not None and any(marks := differing_marks(pair.chosen, told)):
+            pair = dataclasses.replace(pair, rejected=told, chosen_marks=marks[0], rejected_marks=marks[1])
+        edited.append(pair)
+    return edited
+
+
+def in_style_of(model: str, text: str, question: str) -> str | None:
+    """What a text tells of events, as an answer to the question in the style of another answer; None where that cannot be said."""
+    said = model.split()
+    style = next((place for place in reversed(range(len(STYLES))) if STYLES[place].split()[-2] in said), None)
+    if style is None:  # conclusions have "moves" in every style, so that its verb is looked for last
+        return None
+    try:
+        return solve(as_events(parse(text, question).events), question, style)
+    except ValueError:  # an event is told in part, or the list does not answer the question
+        return None
+
+
+def plain_and_parallel(data: Data, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """What the base says unasked as the loser, in the style and form of the winner."""
+    return parallel_losers(data, plain_losers(data, pairs))
+
+
+def plain_parallel_and_marked(data: Data, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """The same, with marks that cover both responses whole."""
+    return everything_marked(data, plain_and_parallel(data, pairs))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from examples.events.careless import NUM_FRAMES
 from examples.events.train_base import MAX_NEW_TOKENS
 from vidalign.config.recipe import RecipeSection
 from vidalign.config.recipes import LeanpoRecipe
+from vidalign.config.rewriting import RrpoRecipe
 from vidalign.config.run import ModelConfig
 from vidalign.types import FrameSpec
 
@@ -28,11 +29,14 @@ LEANPO: dict[str, Any] = {
 RECIPES: dict[str, RecipeSection] = {
     "leanpo": LeanpoRecipe(num_turns=2, **LEANPO),
     "leanpo_one_turn": LeanpoRecipe(num_turns=1, **LEANPO),
+    "leanpo_three_turns": LeanpoRecipe(num_turns=3, **LEANPO),
+    "rrpo": RrpoRecipe(num_candidates=2, max_new_tokens=MAX_NEW_TOKENS, trust=LEANPO["trust"], max_trust=0.9),
 }
 FLIPS = 0.25
 ERRING = edits.Flipped(FLIPS)
 SWAPPED = f"sides swapped in {100 * FLIPS:g} % of the pairs"
 PLAIN = "the base's own plain answer as the loser, where it agrees less with the hint than the winner"
+PARALLEL = f"{PLAIN}; all losers told anew by rule in the style of the winner"
 COMPARED = (  # of these arms the page says which is better
     ("SFT", BASE),
     ("DPO", BASE),
@@ -48,6 +52,15 @@ COMPARED = (  # of these arms the page says which is better
     ("SFT on the hints", "SFT"),
     ("LeanPO", "SFT on the hints"),
     ("LeanPO", "LeanPO, one turn"),
+    ("LeanPO, three turns", "LeanPO"),
+    ("RRPO", BASE),
+    ("RRPO", "SFT"),
+    ("RRPO", "SFT on the hints"),
+    ("RRPO", "LeanPO"),
+    ("RRPO", "RRPO, every token marked"),
+    ("RRPO, parallel losers", "RRPO"),
+    ("RRPO, parallel losers", "SFT on the hints"),
+    ("RRPO, parallel losers", "RRPO, parallel losers, every token marked"),
     ("DPO, flipped", "DPO"),
     ("rDPO, flipped", "DPO, flipped"),
     ("cDPO, flipped", "DPO, flipped"),
@@ -65,8 +78,19 @@ EVENTS = Task(
         Arm("LeanPO", "leanpo", "leanpo"),
         Arm("LeanPO, plain losers", "leanpo", "leanpo", edit=edits.plain_losers, edited=PLAIN),
         Arm("DPO, plain losers", "leanpo", "dpo", edit=edits.plain_losers, edited=PLAIN),
-        Arm("SFT on the hints", "leanpo", "sft", edit=edits.answers_as_winners, edited="the row's own answer as the winner"),
+        Arm("SFT on the hints", "rrpo", "sft"),
         Arm("LeanPO, one turn", "leanpo_one_turn", "leanpo"),
+        Arm("LeanPO, three turns", "leanpo_three_turns", "leanpo"),
+        Arm("RRPO", "rrpo", "rrpo"),
+        Arm("RRPO, every token marked", "rrpo", "rrpo", edit=edits.everything_marked, edited="marks on whole responses"),
+        Arm("RRPO, parallel losers", "rrpo", "rrpo", edit=edits.plain_and_parallel, edited=PARALLEL),
+        Arm(
+            "RRPO, parallel losers, every token marked",
+            "rrpo",
+            "rrpo",
+            edit=edits.plain_parallel_and_marked,
+            edited=f"{PARALLEL}; marks on whole responses",
+        ),
         Arm("DPO, flipped", "leanpo", "dpo", edit=ERRING, edited=SWAPPED),
         Arm("rDPO, flipped", "leanpo", "rdpo", {"label_smoothing": FLIPS}, edit=ERRING, edited=SWAPPED),
         Arm("cDPO, flipped", "leanpo", "cdpo", {"label_smoothing": FLIPS}, edit=ERRING, edited=SWAPPED),

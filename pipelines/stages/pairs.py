@@ -6,11 +6,12 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from cluster.resources import Workers
 from pipelines import progress
+from pipelines.stages.advice import NO_CLIP_PAIRS, NO_PAIRS, cut_facts, cut_warning, unclear_warning
 from pipelines.stages.base import Stage, identity, once
 from pipelines.stages.clip_pairs import altered_on_cluster, with_clip_pairs, write_frames
 from pipelines.stages.filling import asked_ids
@@ -27,7 +28,6 @@ from pipelines.stages.responses import read_frames, read_responses
 from pipelines.stages.rollout import Rollout
 from pipelines.stages.staleness import read_fresh
 from vidalign import files
-from vidalign.config.recipe import RecipeSection
 from vidalign.data.reading import DataRow
 from vidalign.data.source import GROUPS_FILE
 from vidalign.errors import DataError
@@ -35,14 +35,12 @@ from vidalign.files import RunFolder
 from vidalign.recipes.base import Recipe, Replays, responses_by_example, scores_by_example
 from vidalign.recipes.group import make_groups
 from vidalign.recipes.judging import JudgeTask
-from vidalign.recipes.kinds import is_cut, kind_of
+from vidalign.recipes.kinds import kind_of
 from vidalign.recipes.lint import filter_pairs, lint
 from vidalign.recipes.pairing import make_pairs
 from vidalign.statistics import rank_correlation
 from vidalign.types import Judgement, PreferencePair, Response, stable_hash
 
-MAX_CUT_SHARE = 0.05
-MAX_UNCLEAR_SHARE = 0.2
 JUDGEMENTS = "judgements.parquet"  # of a round, for the rounds after it
 
 
@@ -251,45 +249,6 @@ class Pairs(Stage):
                 made = [pair for pair in files.read_table(path, PreferencePair) if not pair.rejected_videos]
                 rounds.append((self._responses(index), made))
         return self.recipe.replays(rounds)
-
-
-NO_CLIP_PAIRS = (
-    "set recipe.clip_pairs to a change that shows, such as a mask; of_rows takes what rows name as rejected_video"
-)
-NO_PAIRS = (
-    "raise recipe.num_candidates or the temperature, loosen the recipe's pair rule, or look at the responses of this run"
-)
-
-
-def unclear_warning(dropped: Mapping[str, int], num_examples: int) -> str | None:
-    """A sentence with the ways out where more than `MAX_UNCLEAR_SHARE` of the examples gave no pair because trust could not tell."""
-    count = dropped.get("trust_unclear", 0)
-    if count <= MAX_UNCLEAR_SHARE * num_examples:
-        return None
-    return (
-        f"{count:,} of {num_examples:,} examples gave no pair because no rule can tell which of their replies are right; set "
-        "recipe.trust=judge with recipe.judge for a model that can, or recipe.trust=f1 to go by the overlap of words"
-    )
-
-
-def cut_facts(responses: Sequence[Response], recipe: Recipe[Any]) -> dict[str, Any]:
-    """How many of the replies that the policy sampled were cut off, for the manifest; nothing where none was."""
-    sampled = [r for r in responses if r.finish_reason and (kind := kind_of(r.kind, recipe.kinds)).side and not kind.limited]
-    cut = sum(is_cut(r, recipe.kinds) for r in sampled)
-    return {"cut_by_length": {"cut": cut, "sampled": len(sampled)}} if cut else {}
-
-
-def cut_warning(facts: Mapping[str, Any], config: RecipeSection) -> str | None:
-    """A sentence with the way out where more than `MAX_CUT_SHARE` of the replies were cut off."""
-    counts = facts.get("cut_by_length")
-    learned = "overlong" in getattr(config, "rewards", ())
-    if learned or not counts or counts["cut"] <= MAX_CUT_SHARE * counts["sampled"]:
-        return None
-    share, limit = counts["cut"] / counts["sampled"], getattr(config, "max_new_tokens", None)
-    return (
-        f"{counts['cut']:,} of {counts['sampled']:,} replies ({share:.0%}) were cut off at recipe.max_new_tokens={limit} and are "
-        "not learned from; raise recipe.max_new_tokens, or ask for shorter answers in the recipe's prompts"
-    )
 
 
 def reward_trust_correlation(responses: Sequence[Response], recipe: Recipe[Any]) -> float | None:
