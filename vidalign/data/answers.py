@@ -21,13 +21,14 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias, get_args
 
 from vidalign.data.choices import MENTION, chosen_option, read_choice
-from vidalign.data.doubt import is_doubtful
+from vidalign.data.doubt import asks_what_is_not, is_doubtful
 from vidalign.data.final_answer import answering_part
 from vidalign.data.numbers import find_numbers, prepared
 from vidalign.data.opposites import CLASSES
 from vidalign.data.polarity import asks_yes_or_no, leading_polarity, polarity, speaks_of_it
 from vidalign.data.stated import stated_number, states_number
 from vidalign.data.words import NEGATIONS, content_words, is_in_order, is_single_clause, normalise, stem, words
+from vidalign.prompts import labelled
 from vidalign.types import Example
 
 AnswerType: TypeAlias = Literal["choice", "yes_no", "number", "short", "free"]
@@ -130,6 +131,8 @@ def verdict(text: str, example: Example) -> bool | None:
         if normalise(part) == normalise(example.answer):
             return True
         chosen = read_choice(text, options)
+        if chosen < 0 and asks_what_is_not(example.question) and re.search(rf"\b{labelled(options)[right][0]}\b", part):
+            return None  # "B is not true"
         return None if chosen == MENTION else _if_sure(chosen == right, part, example)
     if normalise(part) == normalise(example.answer):
         return not unfinished
@@ -151,7 +154,11 @@ def verdict(text: str, example: Example) -> bool | None:
 
 def _if_sure(right: bool, part: str, example: Example) -> bool | None:
     """Wrong where a reply does not name the answer; where it does and leaves open whether it means it, None."""
-    return None if right and is_doubtful(part, example.question, yes_no=kind_of(example) == "yes_no") else right
+    return (
+        None
+        if right and is_doubtful(part, example.question, yes_no=kind_of(example) == "yes_no", options=options_of(example))
+        else right
+    )
 
 
 def is_correct(text: str, example: Example) -> bool:

@@ -6,8 +6,10 @@ The rules find the answer that such a reply names; only a judge can say whether 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from vidalign.data.denials import ALL_BUT, settled
+from vidalign.data.labels import Options
 from vidalign.data.numbers import prepared
 
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|(?<=[。！？])|\n+")
@@ -57,13 +59,16 @@ _MODAL = re.compile(r"\b(?:could|might|may) be\b")
 _TELLS = re.compile(r"\banswer\b(?:\s+(?:is|would be|must be)|\s*[:=])|答案")
 
 
-def is_doubtful(part: str, question: str, *, yes_no: bool = False) -> bool:
+def is_doubtful(part: str, question: str, *, yes_no: bool = False, options: Sequence[str] = ()) -> bool:
     """Whether the part of a reply that answers leaves open if what it names is its answer.
 
     Only its last sentence counts if that says "the answer is …", else its last three. `yes_no`: of a question that is answered so,
-    where "no" is an answer and what one cannot see is none.
+    where "no" is an answer and what one cannot see is none. What `options` and a condition of the question say is not the reply's own.
     """
-    text = settled(prepared(part)).strip()
+    text = prepared(part)
+    for option in sorted(Options.read(options).texts, key=len, reverse=True):
+        text = re.sub(rf"(?<!\w){re.escape(option)}(?!\w)[.!?]*", "\0", text) if " " in option else text
+    text = settled(text).strip()
     sentences = [sentence for sentence in _SENTENCE_END.split(text) if sentence and sentence.strip()]
     if not sentences:
         return False
@@ -73,7 +78,8 @@ def is_doubtful(part: str, question: str, *, yes_no: bool = False) -> bool:
     if _ASKS.fullmatch(last):
         return True
     said = last if _TELLS.search(last) else " ".join(sentences[-3:])
-    if any(pattern.search(said) for pattern in (_CONDITION, _WRONG_AFTER, _OTHERS, _OPEN)):
+    conditional = not _CONDITION.search(prepared(question)) and _CONDITION.search(said)
+    if conditional or any(pattern.search(said) for pattern in (_WRONG_AFTER, _OTHERS, _OPEN)):
         return True
     if yes_no:
         return _MODAL.search(said) is not None
@@ -83,4 +89,9 @@ def is_doubtful(part: str, question: str, *, yes_no: bool = False) -> bool:
     ):
         return True
     negative = re.search(ALL_BUT, said) or _NEGATIVE.search(said)
-    return negative is not None and _ASKS_FOR_NONE.search(prepared(question)) is None
+    return negative is not None and not asks_what_is_not(question)
+
+
+def asks_what_is_not(question: str) -> bool:
+    """Whether a question asks for what is wrong or does not happen."""
+    return _ASKS_FOR_NONE.search(prepared(question)) is not None

@@ -97,7 +97,7 @@ _RANGE = re.compile(r"\s*(?:[-–—~～]|\bto\b|\bor\b|或|到)\s*")
 _COMPARED = re.compile(r"(?:^|[\s:=(])[<>]$")  # with a space after it, ">" is a quotation's
 _BELOW = re.compile(r"\s*(?:degrees?\s*|°\s?c?\s*)?below (?:zero|freezing)\b")
 _BOUNDED_AFTER = re.compile(
-    r"(?:\s+[^\W\d]+)?\s+(?:at (?:most|least|minimum)|or (?:more|less|fewer))\b|\+(?!\s*\d)|[^\W\d_]?(?:以上|以下)"
+    r"(?:\s+[^\W\d]+)?\s+(?:at (?:most|least|minimum)|or (?:more|less|fewer))\b|[a-z]?\+(?!\s*\d)|[^\W\d_]?(?:以上|以下)"
 )
 _MINUS = re.compile(r"(?:\b(?:minus|negative)\s+|零下|负|負)$")
 

@@ -89,7 +89,7 @@ _GENERIC = frozenset(  # of "I don't see any", "It doesn't show one"
         stem,
         vocabulary(
             "see seen show shown appear visible video clip any anyone anybody anything one such present contain find notice so all "
-            "exactly think really quite believe case true correct right longer more way at in on yet look seem like"
+            "exactly think really quite believe case true correct right longer more way at in on yet look seem like least whatsoever"
         ),
     )
 )
@@ -189,7 +189,14 @@ def polarity(text: str, question: str = "") -> bool | None:
 def speaks_of_it(text: str, question: str) -> bool:
     """Whether a text is a statement with a word of what was asked, beside what it was asked about, and is sure of it."""
     text = prepared(text)
-    if not text.isascii() or "?" in text or _UNSURE.search(text) or _WORD.search(text) or re.search(FOREIGN, text):
+    if (
+        not text.isascii()
+        or "?" in text
+        or _EXISTS.search(prepared(question))
+        or _UNSURE.search(text)
+        or _WORD.search(text)
+        or re.search(FOREIGN, text)
+    ):
         return False
     subject = _SUBJECT.match(prepared(question))
     asked = set(content_words(_ASIDE.split(prepared(question))[0])) - ({stem(subject[1])} if subject else set())
@@ -244,7 +251,13 @@ def _as_statement(text: str, question: str) -> bool | None:
     about = [said for _, said in denied if (rest := said - NEGATIONS) == set() or rest & asked or _opposed(rest, asked)]
     plain = [(clause, said) for clause, said in clauses if said and not said & NEGATIONS - asked]
     repeated = any(_repeats(clause, said, asked, least) for clause, said in plain)
-    if denied and not about and not repeated and all(said - NEGATIONS - asked - _GENERIC for _, said in denied):
+    if (
+        text.isascii()
+        and denied
+        and not about
+        and not repeated
+        and all(said - NEGATIONS - asked - _GENERIC for _, said in denied)
+    ):
         return None  # "It is not made of stone"
     if denied and (about or not repeated):
         return any(_opposed(said, asked) for said in about)

@@ -162,7 +162,7 @@ def _is_of_other_things(text: str, number: Number, question: str) -> bool:
     asked += "".join(f"|{noun}" for noun in re.findall(r"\b(?:the|an?) ([^\W\d]+)", question))
     if re.search(_NAMED.format(asked=asked), before) or (number.unit == "pairs" and "pair" not in question):
         return True
-    if re.search(r"\bno\s+$", before):
+    if re.search(r"(?<![?!]\s)(?<![?!])\bno\s+$", before):
         return True
     operated = _OPERATED.match(after)
     if _DENIED_AFTER.match(after) or (operated and operated[1] not in question):

@@ -33,7 +33,7 @@ def without_column(error: KeyError) -> RowError:
 
 
 def refuse_worse_only(fields: Fields, name: str) -> None:
-    """Raises `RowError` for a row that holds a single response, marked as bad (false, 0, or either of them as a text), or as nothing."""
+    """Raises `RowError` for a row that holds a single response, marked as bad (false, 0, either of them as a text) or unclearly."""
     value = fields.get(name)
     marked = str(value).strip().lower()
     said = "false" if value is False else json.dumps(value, default=str)
