@@ -45,6 +45,7 @@ PERFORMANCE = Page(
         "rollout_engine.md",
         "overlap.md",
         "serve.md",
+        "serve_costs.md",
         "serve_load.md",
         "growth.md",
         "driver_memory.md",

@@ -26,7 +26,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bench import serve_decode
@@ -44,6 +44,7 @@ from vidalign import files
 from vidalign.config.run import ServeConfig
 from vidalign.model.checkpoint import CARD
 
+SERVERS = ("ours", "several", "vllm")
 NAME = "model"  # what `vidalign serve` calls a folder of that name
 CONCURRENCY = (1, 8, 32)
 NUM_REQUESTS = {1: 40, 8: 160, 32: 320}
@@ -92,8 +93,10 @@ def as_flags(options: Mapping[str, Any]) -> list[str]:
 
 
 @contextlib.contextmanager
-def servers(log: pathlib.Path) -> Iterator[dict[str, Server]]:
-    """All servers, ready to answer."""
+def servers(
+    log: pathlib.Path, names: Sequence[str] = SERVERS, before: pathlib.Path | None = None
+) -> Iterator[dict[str, Server]]:
+    """The servers of these names, ready to answer. `before`: another checkout, whose code serves the run as "before" too."""
     plan = ServePlan(
         num_models=1,
         min_replicas=1,
@@ -108,9 +111,10 @@ def servers(log: pathlib.Path) -> Iterator[dict[str, Server]]:
     )
     options = as_flags(replica_options(MODEL, ServeConfig(), plan, video_loader.media_io_kwargs(SPEC)))
     arguments = ["--model", MODEL.path, "--served-model-name", NAME, "--host", "127.0.0.1", *options]
-    ports = {name: free_port() for name in ("ours", "several", "vllm")}
+    ports = {name: free_port() for name in (*SERVERS, "before")}
     key = add_key(log / "keys.txt", "bench")
     ours = [sys.executable, "-m", "pipelines.cli", "serve"]
+    of_runs = ("several", "before") if before else ("several",)
     shared = ["cluster.address=local", f"serve.access.keys_file={log / 'keys.txt'}"]
     commands = {
         "ours": [
@@ -118,28 +122,24 @@ def servers(log: pathlib.Path) -> Iterator[dict[str, Server]]:
             *(f"model.dtype={MODEL.dtype}", f"model.max_model_len={MODEL.max_model_len}"),
             *(f"video.{name}={getattr(SPEC, name)}" for name in ("num_frames", "height", "width")),
         ],
-        "several": [*ours, str(a_run(log / "run")), f"serve.port={ports['several']}", *shared],
+        **{name: [*ours, str(a_run(log / f"run-{name}")), f"serve.port={ports[name]}", *shared] for name in of_runs},
         "vllm": [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--port", str(ports["vllm"]), *arguments],
     }
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": str(NICENESS)}
     running: dict[str, Server] = {}
+    commands = {name: command for name, command in commands.items() if name in (*names, "before")}
     try:
         for name, command in commands.items():
+            own = {"PYTHONPATH": str(before)} if name == "before" else {}
+            own |= replica_environment(plan, video_loader.NAME) if name == "vllm" else {}
             with (log / f"{name}.log").open("w") as file:
+                where = before if name == "before" else None
                 process = subprocess.Popen(
-                    command,
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                    env=environment | (replica_environment(plan, video_loader.NAME) if name == "vllm" else {}),
-                    start_new_session=True,
+                    command, stdout=file, stderr=file, env=environment | own, cwd=where, start_new_session=True
                 )
-            server = Server(
-                name=name,
-                url=f"http://127.0.0.1:{ports[name]}/v1",
-                process=process,
-                model="base" if name == "several" else NAME,
-                key="" if name == "vllm" else key,
-            )
+            model = "base" if name in ("several", "before") else NAME
+            url, own_key = f"http://127.0.0.1:{ports[name]}/v1", "" if name == "vllm" else key
+            server = Server(name=name, url=url, process=process, model=model, key=own_key)
             running[name] = server
             deadline = time.monotonic() + START_TIMEOUT_S
             while not server.ready():

@@ -30,6 +30,7 @@ REPLICA_ENVIRONMENT = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": "-1",
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",  # not ten times a second, beside the endpoint's own numbers
 }
 ONE_VIDEO = {"video": 1, "image": 0}  # what a prompt holds at most, unless rows hold more
 

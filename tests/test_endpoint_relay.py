@@ -1,12 +1,14 @@
 """A request on its way to the process of its model, and what becomes of it where that process is gone, silent or slow."""
 
 import asyncio
+import json
 
 import pytest
 from contract_table import CHAT, chat
-from endpoint_stub import MODES, client, models
+from endpoint_stub import MODES, StubEngine, client, models
 
 from serving import leaving, relay
+from serving.answer import USAGE
 from serving.gates import GateOptions
 from serving.relay import ACCEPTED, Relay, answered
 from serving.replies import ClientLeft
@@ -253,3 +255,19 @@ def test_an_endpoint_that_starts_is_ready_once_its_engines_answer():
             assert (await asking.post(CHAT, json=chat())).status_code == 200
 
     asyncio.run(asyncio.wait_for(ask(), 10))
+
+
+@pytest.mark.parametrize(("streams", "steps"), [(False, [1, 3]), (True, [1, 2, 1, 2])])
+def test_an_answers_end_goes_with_its_last_part(streams, steps):
+    """Each step from process to process costs both; the parts of a stream go as they come."""
+
+    async def ask():
+        engine = StubEngine()
+        engine.delay_s = 0.01
+        body = json.dumps(chat(stream=streams)).encode()
+        scope = {"type": "http", "method": "POST", "path": CHAT, "headers": []}
+        found = [messages async for messages in answered(engine, scope, body)]
+        assert found[-1][-1]["type"] == USAGE
+        return [len(messages) for messages in found]
+
+    assert asyncio.run(ask()) == steps
