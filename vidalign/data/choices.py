@@ -59,7 +59,7 @@ _JUDGED_OPTION = re.compile(
 _MEANT = re.compile(
     r"(?:^|[^\w\s]|\n|[^\x00-\x7f]|\b(?:is|are|was|be|option|choice|letter|answer|alternative|response|selection|solution|"
     r"(?:pick|select|choose|vote|mark|say|guess|suggest|prefer|see|leave|remain|mean|like)s?|chose|choosing|leaving|down|gives|"
-    r"rate|glaube|picked|selected|"
+    r"rate|glaube|picked|selected|on|show|shows|supports?|indicates?|go|going|gonna|leans?|leaning|gets?|got|matches|fits|"
     r"said|meant|with|for|as|by|think|"
     r"believe|take|so|thus|hence|therefore|then|only|just|to|towards?|but|rather|or|and|either|do|does|did|us|i'd|final|here|"
     r"not|correct|"

@@ -55,6 +55,7 @@ _NEGATIVE = re.compile(
     r"[^.;,\n]{0,30}\b(?:is|would be)\b|\b(?:is|as) the (?:odd one out|worst|wrong one|least)\b"
 )
 _ASKS_FOR_NONE = re.compile(r"\bnot\b|n't\b|\b(?:wrong|incorrect|false|except|least|never|odd|no)\b")
+_SAID_FIRST = re.compile(r"\W*(?:yes|no|yeah|yep|yup|nope|nah)\b\W*(?:(?:but|and|only|maybe|perhaps|it)\s+)*")
 _MODAL = re.compile(r"\b(?:could|might|may) be\b")
 _TELLS = re.compile(r"\banswer\b(?:\s+(?:is|would be|must be)|\s*[:=])|答案")
 
@@ -77,6 +78,8 @@ def is_doubtful(part: str, question: str, *, yes_no: bool = False, options: Sequ
         return True
     if _ASKS.fullmatch(last):
         return True
+    if yes_no and (first := _SAID_FIRST.match(text)):  # what follows explains, unless it is the condition on which it is so
+        return _CONDITION.match(text, first.end()) is not None or _OPEN.search(text) is not None
     said = last if _TELLS.search(last) else " ".join(sentences[-3:])
     conditional = not _CONDITION.search(prepared(question)) and _CONDITION.search(said)
     if conditional or any(pattern.search(said) for pattern in (_WRONG_AFTER, _OTHERS, _OPEN)):
@@ -85,7 +88,8 @@ def is_doubtful(part: str, question: str, *, yes_no: bool = False, options: Sequ
         return _MODAL.search(said) is not None
     unable = _UNABLE.search(said)
     if _OUTER.search(said) or (
-        unable and not re.search(r"\b(?:but|however|so|thus|hence|therefore)\b|[.;]", said[unable.end() :])
+        unable
+        and not re.search(r"\b(?:but|however|so|thus|hence|therefore)\b|[.;]|^,\s*[^\s?]+[.!]*$", said[unable.end() :])
     ):
         return True
     negative = re.search(ALL_BUT, said) or _NEGATIVE.search(said)
