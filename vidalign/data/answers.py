@@ -6,8 +6,9 @@
                              short    the answer's own words, or another word of the same kind (red, blue)
                              free     the answer's own words
 
-The kind is found from the row, or given as its `answer_type`. Verdicts on choice, yes_no and number are True or False; on short and
-free answers there is a third, None, where no rule can tell: a paraphrase may be right, and a judge would have to say.
+The kind is found from the row, or given as its `answer_type`. A verdict is True, False, or None where no rule can tell and a judge would
+have to say: a paraphrase of a short or free answer may be right, and a reply may name the right option, number or yes and leave open
+whether it means it (`vidalign.data.doubt`).
 """
 
 from __future__ import annotations
@@ -116,8 +117,9 @@ def _is_number_alone(answer: str) -> bool:
 def verdict(text: str, example: Example) -> bool | None:
     """Whether `text` answers `example`: True, False, or None where no rule can tell.
 
-    On kinds choice, yes_no and number it is never None, unless the row does not say what is right (options none of which is the
-    answer). An empty reply is wrong.
+    On kinds choice, yes_no and number it is None where a reply names the answer in a condition, a question or the like, or speaks of
+    what was asked in other words, and where the row does not say what is right (options none of which is the answer). An empty
+    reply is wrong, and so is reasoning that was cut off before its answer.
     """
     kind = kind_of(example)
     part, unfinished = answering_part(text)

@@ -15,7 +15,7 @@ from vidalign.data.numbers import prepared
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|(?<=[。！？])|\n+")
 _CONDITION = re.compile(
     r"\bif\b(?! (?:you (?:need|want|have|would|like|require)|i (?:had|have|must)|we (?:had|have|must)|needed|necessary|any|"
-    r"so)\b)|\bunless\b|\bdepend(?:s|ing) on\b|\bassuming\b|\bprovided\b|\bsuppos(?:e|ing)\b|"
+    r"so)\b)|\bunless\b|\bdepend(?:s|ing)? on\b|\bassuming\b|\bprovided\b|\bsuppos(?:e|ing)\b|"
     r"\bhad (?:it|he|she|they|the \w+)\b.*\bwould\b"
 )
 _ASKS = re.compile(
@@ -48,14 +48,16 @@ _UNABLE = re.compile(
     r"\bunlikely that\b|\bnot able to\b|\bdoubt\b|"
     r"\b(?:not sure|no (?:idea|clue)|impossible to (?:say|tell))\b|无法|不知道|不清楚|不确定"
 )
+_ALL_THE_SAME = re.compile(r"\b(?:but|however|so|thus|hence|therefore)\b|[.;]")
 _NEGATIVE = re.compile(
+    rf"{ALL_BUT}|"
     r"\b(?:wrong|incorrect|false|worst|impossible|least [a-z]+)(?: (?:one|option|answer|choice|letter))? (?:is|would be|seems)\b|"
     r"\b(?:one|option|answer|choice|letter) (?:that|which)\b[^.;,\n]{0,30}(?:\bnot\b|n't|\b(?:wrong|false|excluded|eliminated|"
     r"ruled out)\b)"
     r"[^.;,\n]{0,30}\b(?:is|would be)\b|\b(?:is|as) the (?:odd one out|worst|wrong one|least)\b"
 )
 _ASKS_FOR_NONE = re.compile(r"\bnot\b|n't\b|\b(?:wrong|incorrect|false|except|least|never|odd|no)\b")
-_MODAL = re.compile(r"\b(?:could|might|may) be\b")
+_MODAL = re.compile(r"\b(?:could|might|may)(?: (?:the )?\w+)? be\b")
 _TELLS = re.compile(r"\banswer\b(?:\s+(?:is|would be|must be)|\s*[:=])|答案")
 
 
@@ -77,19 +79,19 @@ def is_doubtful(part: str, question: str, *, yes_no: bool = False, options: Sequ
         return True
     if _ASKS.fullmatch(last):
         return True
-    said = last if _TELLS.search(last) else " ".join(sentences[-3:])
-    conditional = not _CONDITION.search(prepared(question)) and _CONDITION.search(said)
-    if conditional or any(pattern.search(said) for pattern in (_WRONG_AFTER, _OTHERS, _OPEN)):
+    said, asked = last if _TELLS.search(last) else " ".join(sentences[-3:]), prepared(question)
+
+    def own(pattern: re.Pattern[str]) -> re.Match[str] | None:
+        return None if pattern.search(asked) else pattern.search(said)
+
+    if any(own(pattern) for pattern in (_CONDITION, _WRONG_AFTER, _OTHERS, _OPEN)):
         return True
     if yes_no:
-        return _MODAL.search(said) is not None
-    unable = _UNABLE.search(said)
-    if _OUTER.search(said) or (
-        unable and not re.search(r"\b(?:but|however|so|thus|hence|therefore)\b|[.;]", said[unable.end() :])
-    ):
+        return own(_MODAL) is not None
+    unable = own(_UNABLE)
+    if own(_OUTER) or (unable and not _ALL_THE_SAME.search(said[unable.end() :])):
         return True
-    negative = re.search(ALL_BUT, said) or _NEGATIVE.search(said)
-    return negative is not None and not asks_what_is_not(question)
+    return own(_NEGATIVE) is not None and not asks_what_is_not(question)
 
 
 def asks_what_is_not(question: str) -> bool:

@@ -167,8 +167,8 @@ def _is_of_other_things(text: str, number: Number, question: str) -> bool:
     operated = _OPERATED.match(after)
     if _DENIED_AFTER.match(after) or (operated and operated[1] not in question):
         return True
-    if _MONEY.search(before) or (_OTHER.match(after) and not re.search(r"dollar|euro|pound|cent|degree|[$€£°]", question)):
-        return True
+    if _MONEY.search(before) or _OTHER.match(after):
+        return re.search(r"dollar|euro|pound|cent|degree|[$€£°]", question) is None
     measure = UNITS.get(number.unit, ("",))[0]
     return bool(measure) and measure not in {UNITS[word][0] for word in re.findall(r"[^\W\d_]+", question) if word in UNITS}
 
