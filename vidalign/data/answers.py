@@ -6,8 +6,8 @@
                              short    the answer's own words, or another word of the same kind (red, blue)
                              free     the answer's own words
 
-The kind is found from the row, or given as its `answer_type`. A verdict is True, False, or None where no rule can tell and a judge would
-have to say: a paraphrase of a short or free answer may be right, and a reply may name the right option, number or yes and leave open
+The kind is found from the row, or given as its `answer_type`. A verdict is True, False, or None where no rule can tell and a judge is
+to say: a paraphrase of a short or free answer may be right, and a reply may name the right option, number or yes and leave open
 whether it means it (`vidalign.data.doubt`).
 """
 
