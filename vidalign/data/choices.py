@@ -58,8 +58,8 @@ _JUDGED_OPTION = re.compile(
 # What a letter in a sentence has before it where it is meant as a label: nothing, a mark, another script, or one of these words.
 _MEANT = re.compile(
     r"(?:^|[^\w\s]|\n|[^\x00-\x7f]|\b(?:is|are|was|be|option|choice|letter|answer|alternative|response|selection|solution|"
-    r"(?:pick|select|choose|vote|mark|say|guess|suggest|prefer|see|leave|remain|mean|like)s?|chose|choosing|leaving|down|gives|"
-    r"rate|glaube|picked|selected|"
+    r"(?:pick|select|vote|mark|say|guess|suggest|prefer|see|leav|remain|mean|lik|tak|giv|rat|choos)(?:e|es|s|ing|ed)?|chose|down|"
+    r"glaube|"
     r"said|meant|with|for|as|by|think|"
     r"believe|take|so|thus|hence|therefore|then|only|just|to|towards?|but|rather|or|and|either|do|does|did|us|i'd|final|here|"
     r"not|correct|"
