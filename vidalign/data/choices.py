@@ -45,12 +45,12 @@ _NO_ARTICLE = re.compile(r"(?:left|right|up|down|yes|no|true|false|red|blue|gree
 _RIGHT = ("yes", "true", "correct", "right", "✓", "✔", "✅")
 _JUDGED_LINE = re.compile(
     r"^\s*[(\[]?([a-z]|\d{1,2})[)\].:]+[^\n]*?[\s-]*"
-    r"(?<!\w)(yes|true|correct|right|no|false|incorrect|wrong|✓|✔|✅|✗|✘|❌)[\s.!\ufe0f]*$",
+    r"(?<!\w)(yes|true|correct|right|no|false|incorrect|wrong|✓|✔|✅|✗|✘|✖|❌)[\s.!\ufe0f]*$",
     re.MULTILINE,
 )
-_MARKED_LINE = re.compile(r"^\s*(✓|✔|✅|✗|✘|❌)\ufe0f?\s*[(\[]?([a-z]|\d{1,2})(?!\w)", re.MULTILINE)
+_MARKED_LINE = re.compile(r"^\s*(✓|✔|✅|✗|✘|✖|❌)\ufe0f?\s*[(\[]?([a-z]|\d{1,2})(?!\w)", re.MULTILINE)
 _JUDGED_BRIEFLY = re.compile(
-    r"(?<!\w)[(\[]?([a-z]|\d{1,2})[)\].:]*\s*[:=-]?\s*(yes|true|correct|right|no|false|incorrect|wrong|✓|✔|✅|✗|✘|❌)(?!\w)"
+    r"(?<!\w)[(\[]?([a-z]|\d{1,2})[)\].:]*\s*[:=-]?\s*(yes|true|correct|right|no|false|incorrect|wrong|✓|✔|✅|✗|✘|✖|❌)(?!\w)"
 )
 _JUDGED_OPTION = re.compile(
     r"\b(?:option|choice)\s+[(\[]?([a-z]|\d{1,2})[)\]]?\s*(?::|is|-)\s*(yes|true|correct|right|no|false|incorrect|wrong)\b"
