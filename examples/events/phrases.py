@@ -70,7 +70,7 @@ def parse(text: str, question: str) -> Reply:
     answer, unfinished = answering_part(text)
     ordinal = ordinal_asked(question)
     if unfinished:
-        return Reply(read(answer).events, None, {})
+        return Reply(read(without_reasoning(text)[0]).events, None, {})
     if ordinal is None:
         told = read(answer, question)
         return Reply(told.events, None, dict(told.counts))

@@ -6,8 +6,9 @@
                              short    the answer's own words, or another word of the same kind (red, blue)
                              free     the answer's own words
 
-The kind is found from the row, or given as its `answer_type`. Verdicts on choice, yes_no and number are True or False; on short and
-free answers there is a third, None, where no rule can tell: a paraphrase may be right, and a judge would have to say.
+The kind is found from the row, or given as its `answer_type`. A verdict is True, False, or None where no rule can tell and a judge is
+to say: a paraphrase of a short or free answer may be right, and a reply may name the right option, number or yes and leave open
+whether it means it (`vidalign.data.doubt`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import math
 import re
 import string
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, TypeAlias, get_args
 
 from vidalign.data.choices import MENTION, chosen_option, read_choice
@@ -116,8 +117,9 @@ def _is_number_alone(answer: str) -> bool:
 def verdict(text: str, example: Example) -> bool | None:
     """Whether `text` answers `example`: True, False, or None where no rule can tell.
 
-    On kinds choice, yes_no and number it is never None, unless the row does not say what is right (options none of which is the
-    answer). An empty reply is wrong.
+    On kinds choice, yes_no and number it is None where a reply names the answer in a condition, a question or the like, or speaks of
+    what was asked in other words, and where the row does not say what is right (options none of which is the answer). An empty
+    reply is wrong, and so is reasoning that was cut off before its answer.
     """
     kind = kind_of(example)
     part, unfinished = answering_part(text)
@@ -133,7 +135,9 @@ def verdict(text: str, example: Example) -> bool | None:
         chosen = read_choice(text, options)
         if chosen < 0 and asks_what_is_not(example.question) and re.search(rf"\b{labelled(options)[right][0]}\b", part):
             return None  # "B is not true"
-        return None if chosen == MENTION else _if_sure(chosen == right, part, example)
+        if chosen != right:
+            return None if chosen == MENTION else False
+        return _unless_open(part, example, lambda said: read_choice(said, options) == right)
     if normalise(part) == normalise(example.answer):
         return not unfinished
     if kind == "yes_no":
@@ -143,22 +147,22 @@ def verdict(text: str, example: Example) -> bool | None:
             return None
         if said == wanted and any(_excludes(group, content_words(part), content_words(example.answer)) for group in CLASSES):
             return None  # "No, it is green" where the answer is "No, it is blue"
-        return _if_sure(wanted is not None and said == wanted, part, example)
+        if wanted is None or said != wanted:
+            return False
+        return _unless_open(part, example, lambda said: polarity(said, example.question) == wanted, yes_no=True)
     if kind == "number":
         right = states_number(part, example.answer, example.question)
-        return right if right is None else _if_sure(right, part, example)
+        if not right:
+            return right
+        return _unless_open(part, example, lambda said: states_number(said, example.answer, example.question) is True)
     part = _IN_BRACKETS.sub(r"\1", part)
     found = _by_words(part, example)
     return _by_sentences(part, example) if found is None and is_single_clause(example.answer) else found
 
 
-def _if_sure(right: bool, part: str, example: Example) -> bool | None:
-    """Wrong where a reply does not name the answer; where it does and leaves open whether it means it, None."""
-    return (
-        None
-        if right and is_doubtful(part, example.question, yes_no=kind_of(example) == "yes_no", options=options_of(example))
-        else right
-    )
+def _unless_open(part: str, example: Example, states: Callable[[str], bool], *, yes_no: bool = False) -> bool | None:
+    """True for a reply that states the answer; None where it leaves open whether it means it."""
+    return None if is_doubtful(part, example.question, states, yes_no=yes_no, options=options_of(example)) else True
 
 
 def is_correct(text: str, example: Example) -> bool:

@@ -45,12 +45,12 @@ _NO_ARTICLE = re.compile(r"(?:left|right|up|down|yes|no|true|false|red|blue|gree
 _RIGHT = ("yes", "true", "correct", "right", "✓", "✔", "✅")
 _JUDGED_LINE = re.compile(
     r"^\s*[(\[]?([a-z]|\d{1,2})[)\].:]+[^\n]*?[\s-]*"
-    r"(?<!\w)(yes|true|correct|right|no|false|incorrect|wrong|✓|✔|✅|✗|✘|❌)[\s.!\ufe0f]*$",
+    r"(?<!\w)(yes|true|correct|right|no|false|incorrect|wrong|✓|✔|✅|✗|✘|✖|❌)[\s.!\ufe0f]*$",
     re.MULTILINE,
 )
-_MARKED_LINE = re.compile(r"^\s*(✓|✔|✅|✗|✘|❌)\ufe0f?\s*[(\[]?([a-z]|\d{1,2})(?!\w)", re.MULTILINE)
+_MARKED_LINE = re.compile(r"^\s*(✓|✔|✅|✗|✘|✖|❌)\ufe0f?\s*[(\[]?([a-z]|\d{1,2})(?!\w)", re.MULTILINE)
 _JUDGED_BRIEFLY = re.compile(
-    r"(?<!\w)[(\[]?([a-z]|\d{1,2})[)\].:]*\s*[:=-]?\s*(yes|true|correct|right|no|false|incorrect|wrong|✓|✔|✅|✗|✘|❌)(?!\w)"
+    r"(?<!\w)[(\[]?([a-z]|\d{1,2})[)\].:]*\s*[:=-]?\s*(yes|true|correct|right|no|false|incorrect|wrong|✓|✔|✅|✗|✘|✖|❌)(?!\w)"
 )
 _JUDGED_OPTION = re.compile(
     r"\b(?:option|choice)\s+[(\[]?([a-z]|\d{1,2})[)\]]?\s*(?::|is|-)\s*(yes|true|correct|right|no|false|incorrect|wrong)\b"
@@ -58,8 +58,8 @@ _JUDGED_OPTION = re.compile(
 # What a letter in a sentence has before it where it is meant as a label: nothing, a mark, another script, or one of these words.
 _MEANT = re.compile(
     r"(?:^|[^\w\s]|\n|[^\x00-\x7f]|\b(?:is|are|was|be|option|choice|letter|answer|alternative|response|selection|solution|"
-    r"(?:pick|select|choose|vote|mark|say|guess|suggest|prefer|see|leave|remain|mean|like)s?|chose|choosing|leaving|down|gives|"
-    r"rate|glaube|picked|selected|on|show|shows|supports?|indicates?|go|going|gonna|leans?|leaning|gets?|got|matches|fits|"
+    r"(?:pick|select|vote|mark|say|guess|suggest|prefer|see|leav|remain|mean|lik|tak|giv|rat|choos)(?:e|es|s|ing|ed)?|chose|down|"
+    r"glaube|on|shows?|supports?|indicates?|go|going|gonna|leans?|leaning|gets?|got|matches|fits|"
     r"said|meant|with|for|as|by|think|"
     r"believe|take|so|thus|hence|therefore|then|only|just|to|towards?|but|rather|or|and|either|do|does|did|us|i'd|final|here|"
     r"not|correct|"

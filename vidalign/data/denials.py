@@ -36,7 +36,7 @@ WRONG = (
     r"(?:isn't|can't|cannot|couldn't|wouldn't|doesn't|does not|don't|do not|never)\b|"
     r"(?:makes no sense|has no\b|contradicts|would (?:require|need)|lacks|conflicts|(?:is|was) (?:the |an? )?(?:distractor|"
     r"trap|decoy))|"
-    r"[:=(-]*\s*(?:(?:wrong|incorrect|false)\b|[✗✘❌])|=\s*no\b|"
+    r"[:=(-]*\s*(?:(?:wrong|incorrect|false)\b|[✗✘✖❌])|=\s*no\b|"
     r"(?:[:?,]|\s[-–—])\s*(?:no\b(?! doubt| question|,)|nope\b|not really|no way|i doubt)|是?(?:错误?|不对|不正确)|"
     r"(?:ist|est|es|è|é|это|—|-)\s+(?:falsch|faux|fausse|incorrect[aeo]?|falso|falsa|errad[ao]|errat[ao]|nicht|pas|неверно|"
     r"неправильно)\b|"
@@ -100,7 +100,7 @@ def without_denied(text: str, listed: Options) -> str:
     text = re.sub(
         rf"{ELIMINATES}\s*{NOUN}{named}(?:\s*,\s*{named})*(?:\s*,?\s*and\s+{named}|(?=\s*(?:→|->|[.;:\n])))", " ", text
     )
-    text = re.sub(rf"[✗✘❌]\s*{named}", " ", text)
+    text = re.sub(rf"[✗✘✖❌]\s*{named}", " ", text)
     text = re.sub(rf"{NOT}\s*{NOUN}{named}(?:(?:\s*,\s*{named})+\s*,?\s*(?:{OR})\s+{named}|{joined})", " ", text)
     several = rf"(?:{named}\s*(?:,|and|or|,\s*and|和)\s*)*"
     text = re.sub(rf"(?<![\w'])(?:options?\s+)?{several}{named}{AFTER}", " ", text)

@@ -6,7 +6,7 @@ The rules find the answer that such a reply names; only a judge can say whether 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vidalign.data.denials import ALL_BUT, settled
 from vidalign.data.labels import Options
@@ -14,8 +14,9 @@ from vidalign.data.numbers import prepared
 
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|(?<=[。！？])|\n+")
 _CONDITION = re.compile(
-    r"\bif\b(?! (?:you (?:need|want|have|would|like|require)|i (?:had|have|must)|we (?:had|have|must)|needed|necessary|any|"
-    r"so)\b)|\bunless\b|\bdepend(?:s|ing) on\b|\bassuming\b|\bprovided\b|\bsuppos(?:e|ing)\b|"
+    r"\bif\b(?! (?:you (?:need|want|have|would|like|require|look|watch|see|consider|pay)|(?:i|we) (?:had|have|must|look|watch|"
+    r"see|consider)|needed|necessary|any|"
+    r"so)\b)|\bunless\b(?! (?:i am|i'm) (?:mistaken|wrong))|\bdepend(?:s|ing)? on\b|\bassuming\b|\bprovided\b|\bsuppos(?:e|ing)\b|"
     r"\bhad (?:it|he|she|they|the \w+)\b.*\bwould\b"
 )
 _ASKS = re.compile(
@@ -48,7 +49,9 @@ _UNABLE = re.compile(
     r"\bunlikely that\b|\bnot able to\b|\bdoubt\b|"
     r"\b(?:not sure|no (?:idea|clue)|impossible to (?:say|tell))\b|无法|不知道|不清楚|不确定"
 )
+_ALL_THE_SAME = re.compile(r"\b(?:but|however|so|thus|hence|therefore)\b|[.;]")
 _NEGATIVE = re.compile(
+    rf"{ALL_BUT}|"
     r"\b(?:wrong|incorrect|false|worst|impossible|least [a-z]+)(?: (?:one|option|answer|choice|letter))? (?:is|would be|seems)\b|"
     r"\b(?:one|option|answer|choice|letter) (?:that|which)\b[^.;,\n]{0,30}(?:\bnot\b|n't|\b(?:wrong|false|excluded|eliminated|"
     r"ruled out)\b)"
@@ -56,44 +59,63 @@ _NEGATIVE = re.compile(
 )
 _ASKS_FOR_NONE = re.compile(r"\bnot\b|n't\b|\b(?:wrong|incorrect|false|except|least|never|odd|no)\b")
 _SAID_FIRST = re.compile(r"\W*(?:yes|no|yeah|yep|yup|nope|nah)\b\W*(?:(?:but|and|only|maybe|perhaps|it)\s+)*")
-_MODAL = re.compile(r"\b(?:could|might|may) be\b")
-_TELLS = re.compile(r"\banswer\b(?:\s+(?:is|would be|must be)|\s*[:=])|答案")
+_MODAL = re.compile(r"\b(?:could|might|may)(?: (?:the )?\w+)? be\b")
+_GIVES_UP = re.compile(
+    r"\W*(?:(?:i'm |i am )?not (?:really |quite )?sure|(?:it(?:'s| is) )?(?:hard|impossible) to (?:say|tell)|no idea|"
+    r"i (?:do not|don't) know|"
+    r"i (?:can't|cannot|can not|could not|couldn't) (?:really )?(?:tell|say|count|know|see|be sure))(?: for sure)?\W*"
+)
+_CLAUSE_END = re.compile(
+    r";|,\s*(?:but|although|though|however)\b,?|\s(?:but|although|though)\s(?=(?:the|it|i|he|she|they|there|we|this|that|in|at)\b)|"
+    r"\s[—–]\s"
+)
 
 
-def is_doubtful(part: str, question: str, *, yes_no: bool = False, options: Sequence[str] = ()) -> bool:
+def is_doubtful(
+    part: str, question: str, states: Callable[[str], bool], *, yes_no: bool = False, options: Sequence[str] = ()
+) -> bool:
     """Whether the part of a reply that answers leaves open if what it names is its answer.
 
-    Only its last sentence counts if that says "the answer is …", else its last three. `yes_no`: of a question that is answered so,
-    where "no" is an answer and what one cannot see is none. What `options` and a condition of the question say is not the reply's own.
+    It does not where one of its clauses `states` the answer and leaves nothing open. `yes_no`: of a question that is answered so,
+    where "no" is an answer and what one cannot see is none. What `options` and the question say is not the reply's own.
     """
-    text = prepared(part)
-    for option in sorted(Options.read(options).texts, key=len, reverse=True):
-        text = re.sub(rf"(?<!\w){re.escape(option)}(?!\w)[.!?]*", "\0", text) if " " in option else text
-    text = settled(text).strip()
-    sentences = [sentence for sentence in _SENTENCE_END.split(text) if sentence and sentence.strip()]
+    sentences = [sentence for sentence in _SENTENCE_END.split(settled(prepared(part))) if sentence and sentence.strip()]
     if not sentences:
         return False
-    last = sentences[-1]
+    asked, texts = prepared(question), sorted(Options.read(options).texts, key=len, reverse=True)
+
+    def own(text: str) -> str:
+        for option in texts:
+            text = re.sub(rf"(?<!\w){re.escape(option)}(?!\w)[.!?]*", "\0", text) if " " in option else text
+        return text.strip()
+
+    last = own(sentences[-1])
     if len(sentences) > 1 and (_TAKEN_BACK.fullmatch(last) or (_NO.fullmatch(last) and not yes_no)):
         return True
-    if _ASKS.fullmatch(last):
+    if _ASKS.fullmatch(last) or any(_WRONG_AFTER.search(own(sentence)) for sentence in sentences[-3:]):
         return True
-    if yes_no and (first := _SAID_FIRST.match(text)):  # what follows explains, unless it is the condition on which it is so
-        return _CONDITION.match(text, first.end()) is not None or _OPEN.search(text) is not None
-    said = last if _TELLS.search(last) else " ".join(sentences[-3:])
-    conditional = not _CONDITION.search(prepared(question)) and _CONDITION.search(said)
-    if conditional or any(pattern.search(said) for pattern in (_WRONG_AFTER, _OTHERS, _OPEN)):
+    if yes_no and (
+        first := _SAID_FIRST.match(sentences[0])
+    ):  # what follows explains, unless it is the condition on which it is so
+        condition = None if _CONDITION.search(asked) else _CONDITION.match(sentences[0], first.end())
+        return condition is not None or any(_OPEN.search(own(sentence)) for sentence in sentences)
+    clauses = [clause for sentence in sentences for clause in _CLAUSE_END.split(sentence)]
+    if not yes_no and _GIVES_UP.fullmatch(own(clauses[-1])):
         return True
-    if yes_no:
-        return _MODAL.search(said) is not None
-    unable = _UNABLE.search(said)
-    if _OUTER.search(said) or (
-        unable
-        and not re.search(r"\b(?:but|however|so|thus|hence|therefore)\b|[.;]|^,\s*[^\s?]+[.!]*$", said[unable.end() :])
-    ):
+    clear = [clause for clause in clauses if not _leaves_open(own(clause), asked, yes_no=yes_no)]
+    return len(clear) < len(clauses) and not any(states(clause) for clause in clear)
+
+
+def _leaves_open(clause: str, asked: str, *, yes_no: bool) -> bool:
+    if _ASKS.fullmatch(clause):
         return True
-    negative = re.search(ALL_BUT, said) or _NEGATIVE.search(said)
-    return negative is not None and not asks_what_is_not(question)
+    for pattern in (_CONDITION, _OTHERS, _OPEN, *([_MODAL] if yes_no else [_UNABLE, _OUTER, _NEGATIVE])):
+        found = None if pattern.search(asked) else pattern.search(clause)
+        if pattern is _UNABLE and found and _ALL_THE_SAME.search(clause, found.end()):
+            continue
+        if found and not (pattern is _NEGATIVE and _ASKS_FOR_NONE.search(asked)):
+            return True
+    return False
 
 
 def asks_what_is_not(question: str) -> bool:

@@ -14,7 +14,7 @@ OPEN, CLOSE = r"[(\[{<\"'“‘«【〔「『]*", r"[)\]}>\"'”’»】〕」�
 # Words of several languages that join labels, and that no article or pronoun "a" or "i" has after it.
 OR = r"or|nor|oder|ou|или|или же|أو|या|또는|または|か|noch|ni|ou bien"
 _NO_NOUN = (
-    rf"but|{OR}|and|und|et|y|e|и|because|since|as|is|was|with|over|vs|versus|beats|than|seems|looks|appears|matches|fits|to|into|"
+    rf"but|{OR}|and|und|et|y|e|и|because|since|as|is|was|with|over|vs|versus|beats|than|seems|looks|appears|matches|fits|to|into|it|"
     r"through|then|ist|est|es"
 )
 WORD_AFTER = rf"\s+(?!(?:{_NO_NOUN})(?!\w))[^\W\d_]"

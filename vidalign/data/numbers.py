@@ -155,7 +155,12 @@ def _in_range(text: str, found: list[Number], index: int) -> bool:
         between = text[first.end : second.start].strip()
         if first.has_unit:
             between = between.removeprefix(first.unit).strip()
-        if _RANGE.fullmatch(between) or (between == "and" and text[: first.start].rstrip().endswith("between")):
+        apart = (
+            between in ("-", "–", "—") and first.value > second.value and text[first.end].isspace()
+        )  # "3 — two red, one blue"
+        if (_RANGE.fullmatch(between) and not apart) or (
+            between == "and" and text[: first.start].rstrip().endswith("between")
+        ):
             return True
     return False
 

@@ -14,7 +14,7 @@ _NO = "no|nope|nah|nay|non|não|nein|nee|нет"
 _YES_ALONE = "true|correct|affirmative|right|si|sure|totally|positive|uh-huh|mhm|for sure"
 _SURELY = re.compile(r"(?:(?:indeed|certainly|absolutely|definitely|of course|surely)\b(\s*[,.;:!]*\s*))+")
 _NO_ALONE = "false|incorrect|untrue|negative|wrong|uh-uh|nuh-uh"
-_YES_SIGNS, _NO_SIGNS = "✓✔✅👍", "✗✘❌👎"
+_YES_SIGNS, _NO_SIGNS = "✓✔✅👍", "✗✘✖❌👎"
 _ABROAD = {  # as the first word of a reply, in languages of which another word would be an English one
     **dict.fromkeys(vocabulary("evet tak ano så igen kyllä так ναι נכון כן نعم हाँ हां có đúng ya jawohl vâng أجل"), True),
     **dict.fromkeys(vocabulary("hayır nie nej nei nem ні όχι לא لا नहीं không tidak bukan كلا"), False),
@@ -250,6 +250,8 @@ def _as_statement(text: str, question: str) -> bool | None:
     denied = [(clause, said) for clause, said in clauses if said & NEGATIONS - asked]
     about = [said for _, said in denied if (rest := said - NEGATIONS) == set() or rest & asked or _opposed(rest, asked)]
     plain = [(clause, said) for clause, said in clauses if said and not said & NEGATIONS - asked]
+    core = content_words(_ASIDE.split(prepared(question))[0])[-1:]
+    about = [said for said in about if not said - NEGATIONS - asked - _GENERIC or said & set(core) or _opposed(said, asked)]
     repeated = any(_repeats(clause, said, asked, least) for clause, said in plain)
     if (
         text.isascii()

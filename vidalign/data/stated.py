@@ -36,7 +36,7 @@ _CUE = re.compile(
     r"\b(?:answer|(?<!i )(?<!we )count|result|(?<!in )total|sum)\b(?:\s+(?:is|are|was|of|number|count|be|"
     r"would))*\s*[:=]?\s*(?:is\s+)?"
     r"|\b(?:so|therefore|thus|hence|(?:that|which) makes)\b,?\s*(?:there (?:are|is)|it is|it's|i count|we have)?\s*(?:a total of )?"
-    r"|\b(?:wait|sorry|correction|oops|i mean|in fact|rather)\b[\s,.:;–—-]*(?:no\b[\s,.]*)?"
+    r"|\bin (?:total|all|sum),\s*|\b(?:wait|sorry|correction|oops|i mean|in fact|rather)\b[\s,.:;–—-]*(?:no\b[\s,.]*)?"
     r"|\bi\.e\.,?\s*|\b(?:making|totall?ing|but (?:it is|it's|there are|there is)|actually)\b,?\s*|\?\s*no\b[,.:]?\s*|"
     r":\s+(?=\w+(?:\s[^\W\d]+)?[.!]?\s*$)|答案\s*(?:是|为|:)?\s*|=\s*|总共有?|一共有?|共有?"
 )
@@ -118,7 +118,7 @@ def _stated(text: str, question: str) -> Number | None:
         if after:
             return after[0]
     # "one" and "no" are pronouns beside other numbers, unless the question's own noun follows.
-    asked = set(content_words(question))
+    asked = set(content_words(question)) - {"on", "in", "at", "of"}
     named = {number: _overlap(text, number, asked) for number in usable}
     if any(not number.hedged for number in strong):
         usable = [number for number in usable if not number.weak or named[number]]
@@ -167,8 +167,8 @@ def _is_of_other_things(text: str, number: Number, question: str) -> bool:
     operated = _OPERATED.match(after)
     if _DENIED_AFTER.match(after) or (operated and operated[1] not in question):
         return True
-    if _MONEY.search(before) or (_OTHER.match(after) and not re.search(r"dollar|euro|pound|cent|degree|[$€£°]", question)):
-        return True
+    if _MONEY.search(before) or _OTHER.match(after):
+        return re.search(r"dollar|euro|pound|cent|degree|[$€£°]", question) is None
     measure = UNITS.get(number.unit, ("",))[0]
     return bool(measure) and measure not in {UNITS[word][0] for word in re.findall(r"[^\W\d_]+", question) if word in UNITS}
 

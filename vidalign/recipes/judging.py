@@ -51,7 +51,8 @@ REMINDER = (
 
 _KEY = r"(?:(?:the|my|final|overall|total)[\s_]+)*score"
 _LINE = re.compile(
-    rf"^[^\w\n]*{_KEY}[^\w\n]*?(?:[:=]|\s-\s|\sis\b:?)(?P<value>[^\n]*\d[^\n]*)$", re.IGNORECASE | re.MULTILINE
+    rf"^[^\w\n]*{_KEY}(?:\s*[(\[](?:1\s*(?:-|–|to)\s*5|out of 5)[)\]])?[^\w\n]*?(?:[:=]|\s-\s|\sis\b:?)(?P<value>[^\n]*\d[^\n]*)$",
+    re.IGNORECASE | re.MULTILINE,
 )
 _MEMBER = re.compile(rf"[\"']{_KEY}[\"']\s*:\s*(?P<value>\"[^\"]*\"|'[^']*'|[^,}}\n]*)", re.IGNORECASE)  # of a JSON object
 _TAG = re.compile(r"<(?:final_)?score>(?P<value>[^<]*)</(?:final_)?score>", re.IGNORECASE)
