@@ -10,6 +10,7 @@ if __name__ == "__main__":  # python -m pipelines.cli: what is imported below mu
     sys.exit(checked_main())
 
 import argparse
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -84,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not getattr(arguments, "verbose", False):
         console.quiet_libraries()
     try:
+        _check_folder()
         with interrupts.handled():
             return arguments.run(arguments)
     except VidalignError as error:
@@ -101,6 +103,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"vidalign: error: {one_line(cause)}", file=sys.stderr)
         return 2
+
+
+def _check_folder() -> None:
+    """Raises `ConfigError` in a folder that was removed: MKL would end the process there, and no relative path means anything."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ConfigError("the current folder was removed; change to one that is there, and run the command again") from None
 
 
 def _parser(asked: str | None) -> Parser:
