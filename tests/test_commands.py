@@ -166,11 +166,12 @@ def test_export_copies_the_last_model_whole_and_the_adapter_alone(run, tmp_path,
 def test_an_export_to_a_full_disk_is_one_sentence(run, tmp_path, monkeypatch, capsys):
 
     def full(source, target):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source), None, str(target))
 
     monkeypatch.setattr(shutil, "copy2", full)
     assert main(["export", str(run), "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
+    assert error.startswith(f"vidalign: error: {tmp_path}/.out.")
     assert "cannot be written: No space left on device; free some space" in error
     assert error.count("\n") == 1
     assert not [path for path in tmp_path.iterdir() if "out" in path.name], "nothing is left of it"
