@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cluster import console, interrupts
+from cluster.proxies import reach_directly
 from pipelines import promote
 from pipelines.arguments import EVERY, Parser, add_parsers, command_of, one_line, refuse_unknown, refuse_unused
 from pipelines.faults import fixable_cause
@@ -86,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.quiet_libraries()
     try:
         _check_folder()
+        reach_directly()
         with interrupts.handled():
             return arguments.run(arguments)
     except VidalignError as error:
