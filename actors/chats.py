@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from cluster.engines import enter_actor_environment, judge_options
+from cluster.proxies import reach_directly
 from vidalign.config.judging import JudgeConfig
 from vidalign.errors import ConfigError, DataError, ModelError
 from vidalign.model.folder import model_folder
@@ -56,6 +57,7 @@ def openai_chat(config: JudgeConfig, frames: Mapping[str, str], key: str) -> tup
     import openai
 
     api_key = os.environ.get(config.api_key_env) or "none"
+    reach_directly()
     client = openai.OpenAI(
         base_url=config.base_url, api_key=api_key, timeout=config.timeout_s, max_retries=config.max_retries
     )

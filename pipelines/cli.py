@@ -10,11 +10,13 @@ if __name__ == "__main__":  # python -m pipelines.cli: what is imported below mu
     sys.exit(checked_main())
 
 import argparse
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cluster import console, interrupts
+from cluster.proxies import reach_directly
 from pipelines import promote
 from pipelines.arguments import EVERY, Parser, add_parsers, command_of, one_line, refuse_unknown, refuse_unused
 from pipelines.faults import fixable_cause
@@ -85,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not getattr(arguments, "verbose", False):
         console.quiet_libraries()
     try:
+        _check_folder()
+        reach_directly()
         with interrupts.handled():
             return arguments.run(arguments)
     except VidalignError as error:
@@ -102,6 +106,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"vidalign: error: {one_line(cause)}", file=sys.stderr)
         return 2
+
+
+def _check_folder() -> None:
+    """Raises `ConfigError` in a folder that was removed: MKL would end the process there, and no relative path means anything."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ConfigError("the current folder was removed; change to one that is there, and run the command again") from None
 
 
 def _parser(asked: str | None) -> Parser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import pathlib
 import shutil
 import tempfile
@@ -92,7 +93,12 @@ def copy(source: pathlib.Path, out: pathlib.Path) -> None:
 
 def _copy_into(source: pathlib.Path, folder: pathlib.Path) -> None:
     """Without the adapter beside merged weights: readers of a folder with both take the one or the other."""
-    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ADAPTER))
+    for place, folders, names in os.walk(source, followlinks=True):
+        folders[:] = [name for name in folders if name != ADAPTER]
+        there = folder / pathlib.Path(place).relative_to(source)
+        there.mkdir(exist_ok=True)
+        for name in names:  # one by one: `copytree` goes on where a disk is full, and its error is no error of a file
+            shutil.copy2(pathlib.Path(place) / name, there / name)
 
 
 def push(source: pathlib.Path, name: str, *, private: bool) -> str:

@@ -35,7 +35,7 @@ def fixable_cause(error: BaseException) -> VidalignError | None:
         if isinstance(current, VidalignError):
             return current
         if isinstance(current, OSError) and current.errno in FILE_FAULTS:
-            place = f"{current.filename}" if current.filename else "a disk"
+            place = current.filename2 or current.filename or "a disk"  # of a copy, the second is its target
             what = "written" if current.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else "used"
             return ClusterError(f"{place} cannot be {what}: {current.strerror}; {FILE_FAULTS[current.errno]}")
         seen.add(id(current))

@@ -6,11 +6,13 @@ import json
 import re
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from cluster.placement import unplaced_in
+from cluster.proxies import reach_directly
 from cluster.waiting import PlacementWatch, cluster_answer
 from vidalign.errors import ClusterError, ModelError, VidalignError
 
@@ -59,7 +61,7 @@ def wait_until_ready(
         for each in status:
             if (error := failure_of(each)) is not None:
                 raise error
-        if all(each.status == "RUNNING" for each in status) and set(model_ids) <= _listed_models(base_url, api_key):
+        if all(each.status == "RUNNING" for each in status) and set(model_ids) <= listed_models(base_url, api_key):
             return
         if time.monotonic() - began > timeout_s:
             details = "; ".join(
@@ -80,7 +82,9 @@ def _end(error: VidalignError) -> None:
     raise error
 
 
-def _listed_models(base_url: str, api_key: str) -> set[str]:
+def listed_models(base_url: str, api_key: str) -> set[str]:
+    """The models of an endpoint that is ready; none of one that is not, or does not answer."""
+    reach_directly(urllib.parse.urlsplit(base_url).hostname or "")
     headers = {"Authorization": f"Bearer {api_key}"}
     ready, models = (
         urllib.request.Request(url, headers=headers)

@@ -1,9 +1,12 @@
 """The small commands: init, chat, export, clean, completion."""
 
+import errno
 import io
 import json
+import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -158,6 +161,41 @@ def test_export_copies_the_last_model_whole_and_the_adapter_alone(run, tmp_path,
     exporting.copy(exporting.model_of(run), tmp_path / "merged")
     assert not (tmp_path / "merged" / "adapter").exists()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_an_export_to_a_full_disk_is_one_sentence(run, tmp_path, monkeypatch, capsys):
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source), None, str(target))
+
+    monkeypatch.setattr(shutil, "copy2", full)
+    assert main(["export", str(run), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"vidalign: error: {tmp_path}/.out.")
+    assert "cannot be written: No space left on device; free some space" in error
+    assert error.count("\n") == 1
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name], "nothing is left of it"
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "exit_code"),
+    [
+        (
+            "from pipelines import cli; sys.exit(cli.main(['options']))",
+            "vidalign: error: the current folder was removed; ",
+            2,
+        ),
+        ("from cluster.engines import enter_actor_environment; enter_actor_environment(0); import torch", "", 0),
+    ],
+    ids=["a command", "an engine's actor"],
+)
+def test_a_process_whose_folder_was_removed(tmp_path, code, said, exit_code):
+    """MKL ends one that imports torch: "Intel oneMKL FATAL ERROR: Cannot load …/libtorch_cpu.so"."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); os.rmdir({str(gone)!r})\n{code}"
+    done = subprocess.run([sys.executable, "-c", script], cwd=gone, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr[: len(said) or None]) == (exit_code, said), done.stderr
 
 
 @pytest.mark.parametrize(
