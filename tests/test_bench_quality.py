@@ -121,6 +121,11 @@ def test_a_loser_is_told_anew_in_the_words_of_the_winner(tmp_path):
     assert marked.rejected_marks == ((0, len(SLIP)),)
 
 
+def test_how_much_of_the_pairs_is_marked():
+    made = [pair("a", chosen="abcd", rejected="abc", chosen_marks=((0, 1), (2, 3))), pair("b", chosen="ab", rejected="a")]
+    assert events_pairs.shares_marked(made) == {"chosen": round(2 / 6, 4), "rejected": 0.0}
+
+
 def test_an_erring_judge_swaps_a_share_of_the_pairs_always_the_same():
     made = [pair(str(number), rejected_marks=((1, 2),)) for number in range(400)]
     edited = edits.Flipped(0.25)(None, made)

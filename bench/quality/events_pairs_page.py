@@ -69,3 +69,17 @@ def pairs_tables(pairs: Sequence[dict[str, Any]]) -> list[str]:
         "",
         *table(("recipe", "one to the other", "better", "as good", "worse"), wins),
     ]
+
+
+def marks_line(found: Sequence[dict[str, Any]]) -> list[str]:
+    """How much of their pairs the arms of RRPO mark."""
+    lines = []
+    for arm in dict.fromkeys(row["arm"] for row in found):
+        rows = [row for row in found if row["arm"] == arm]
+        mean = {name: statistics.fmean(row[name] for row in rows) for name in ("chosen", "rejected", "changed", "pairs")}
+        edited = f"; its edit changed {mean['changed']:.0f} of {mean['pairs']:.0f} pairs" if mean["changed"] else ""
+        lines.append(
+            f"- {arm}: {100 * mean['chosen']:.0f} % of the text of the winners and {100 * mean['rejected']:.0f} % of that of the "
+            f"losers is marked{edited}."
+        )
+    return ["What RRPO marks:", "", *lines] if lines else []
