@@ -93,7 +93,7 @@ def test_held_out_answers_are_what_happens_and_training_answers_are_not_always()
     assert 0.25 < np.mean([len(reply.events) == 2 for reply in told]) < 0.35
 
 
-@pytest.mark.parametrize(("style", "category"), itertools.product(range(3), world.CATEGORIES))
+@pytest.mark.parametrize(("style", "category"), list(itertools.product(range(3), world.CATEGORIES)))
 def test_answers_in_every_style_are_read_as_what_they_tell(style, category):
     rng = np.random.default_rng(style)
     for _ in range(10):
