@@ -12,6 +12,7 @@ import vidalign
 from bench import pages
 from bench.intervals import interval
 from bench.quality import events_page
+from vidalign.statistics import wilson_interval
 
 RESULTS = ROOT / "bench" / "results"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -253,6 +254,32 @@ def test_the_table_of_methods_says_what_was_measured_of_each():
     overlap = json.loads((RESULTS / "overlap.json").read_text())["timed"]
     ratios = [a["round_s"] / b["round_s"] for a, b in zip(overlap["in turn"], overlap["overlap"], strict=True)]
     assert f"made {' and '.join(f'{ratio:.2f}x' for ratio in ratios)} as many rounds" in flat
+
+
+def test_what_is_said_of_veripos_loop_is_what_was_measured():
+    said = " ".join((ROOT / "docs/findings.md").read_text(encoding="utf-8").split())
+    methods = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
+    found = json.loads((RESULTS / "veripo.json").read_text())
+    base, loop, groups = found["base"], found["sides"]["loop"], found["sides"]["groups"]
+    pairs, asked = loop[1], found["questions"]
+    contradicts = [100 * each["contradicts.reasoning"] for each in (base, loop[-1]["figures"])]
+    low, high = wilson_interval(round(groups[-1]["figures"]["right"] * found["num_questions"]), found["num_questions"])
+    each = [one["seconds"]["train"] / one["kept"] for one in (pairs, loop[0])]
+    for sentence in (
+        f"Three rounds on {asked} questions",
+        f"{contradicts[0]:.1f} % of the conclusions contradict their reasoning before and {contradicts[1]:.1f} % after",
+        f"{100 * loop[-1]['figures']['right']:.1f} % of the answers are right, below the interval of those of three rounds on groups "
+        f"alone ({100 * low:.1f} to {100 * high:.1f})",
+        f"Only {pairs['kinds']['consistency']} of the {pairs['kept']} pairs",
+        f"A pair costs {each[0]:.2f} s of training and a group {each[1]:.2f} s",
+    ):
+        assert sentence in said
+    ends = [f"{100 * figures['f1']:.1f}" for figures in (base, loop[-1]["figures"], groups[-1]["figures"])]
+    assert (
+        f"events F1 {ends[0]} to {ends[1]} ({asked} questions, one seed), inconsistency not lowered, groups alone {ends[2]}"
+        in methods
+    )
+    assert f"GRPO: events F1 {ends[0]} to {ends[2]} by three rounds on {asked} questions, one seed" in methods
 
 
 def test_what_the_findings_say_of_a_value_model_and_a_critic_is_what_was_measured():
