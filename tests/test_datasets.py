@@ -91,7 +91,7 @@ def test_missing_empty_and_not_utf8(tmp_path):
     with pytest.raises(DataError, match="not valid UTF-8"):
         read_rows(tmp_path / "latin.jsonl")
     (tmp_path / "wide.jsonl").write_bytes(json.dumps(ROW).encode("utf-16"))
-    with pytest.raises(DataError, match=r"wide\.jsonl:1: row: is not valid UTF-8"):
+    with pytest.raises(DataError, match=r"wide\.jsonl:1: row: is text in UTF-16"):
         read_rows(tmp_path / "wide.jsonl")
 
 

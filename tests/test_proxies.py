@@ -22,6 +22,7 @@ def behind_a_proxy(monkeypatch):
         monkeypatch.setenv(name, "")  # and what it was afterwards
         monkeypatch.delenv(name)
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # made once, with the proxies of that moment
 
 
 def test_a_run_reaches_its_own_endpoint():
