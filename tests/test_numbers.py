@@ -12,6 +12,7 @@ import vidalign
 from bench import pages
 from bench.intervals import interval
 from bench.quality import events_page
+from bench.quality.tables import runs_by_arm
 from vidalign.statistics import wilson_interval
 
 RESULTS = ROOT / "bench" / "results"
@@ -112,13 +113,13 @@ def test_arms_on_the_same_pairs_take_as_many_updates():
 
 
 def events_difference(one: str, other: str, figure: str = "f1") -> str:
-    arms, base = events_page.runs_by_arm(EVENTS), EVENTS["base"]["heldout"]
+    arms, base = runs_by_arm(EVENTS, events_page.EVENTS.arms), EVENTS["base"]["heldout"]
     mean, half = interval(events_page.difference(base, arms, one, other, figure))
     return f"{mean:.1f} ± {half:.1f}"
 
 
 def events_mean(arm: str, *path: str) -> float:
-    return statistics.mean(events_page.at(*path)(row) for row in events_page.runs_by_arm(EVENTS)[arm])
+    return statistics.mean(events_page.at(*path)(row) for row in runs_by_arm(EVENTS, events_page.EVENTS.arms)[arm])
 
 
 def pairs_mean(*path: str) -> float:
@@ -133,11 +134,15 @@ def test_what_the_findings_say_of_the_events_task_is_what_was_measured():
     gained = {arm: events_difference(arm, "Base") for arm in ("SFT", "LeanPO", "DPO")}
     moved = {arm: events_mean(arm, "end", "chosen_logp") - events_mean(arm, "start", "chosen_logp") for arm in gained}
     lost = events_mean("LeanPO", "start", "rejected_logp") - events_mean("LeanPO", "end", "rejected_logp")
-    styles, spread = interval([100 * row["styles"]["heading"] for row in events_page.runs_by_arm(EVENTS)["DPO"]])
+    styles, spread = interval(
+        [100 * row["styles"]["heading"] for row in runs_by_arm(EVENTS, events_page.EVENTS.arms)["DPO"]]
+    )
     assert {row["styles"]["heading"] for row in EVENTS["runs"] if row["arm"] == "LeanPO, plain losers"} == {1.0}
     assert {row["styles"]["heading"] for row in EVENTS["runs"] if row["arm"] == "SFT"} == {0.0}
     assert pairs_mean("plain", "styles", "heading") == 0
-    contradictions, half = interval([100 * row["contradicts"] for row in events_page.runs_by_arm(EVENTS)["SFT"]])
+    contradictions, half = interval(
+        [100 * row["contradicts"] for row in runs_by_arm(EVENTS, events_page.EVENTS.arms)["SFT"]]
+    )
     base = EVENTS["base"]["heldout"]
     for sentence in (
         "SFT beats the base by {SFT} points of phrase F1, LeanPO by {LeanPO} and DPO by {DPO}".format(**gained),
@@ -163,7 +168,7 @@ def test_what_the_findings_say_of_the_events_task_is_what_was_measured():
         f"{100 * base['contradicts']:.1f} %. The winners' do in {100 * pairs_mean('chosen', 'contradicts'):.0f} %",
     ):
         assert sentence in said
-    arms = events_page.runs_by_arm(EVENTS)
+    arms = runs_by_arm(EVENTS, events_page.EVENTS.arms)
     rrpo, parallel, hints = "RRPO", "RRPO, parallel losers", "SFT on the hints"
     style, spread = interval([100 * row["styles"]["heading"] for row in arms[parallel]])
     change = {

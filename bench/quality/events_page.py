@@ -16,8 +16,8 @@ from bench.quality.events_figures import VERBS, styles
 from bench.quality.events_pairs import look, marked
 from bench.quality.events_pairs_page import marks_line, pairs_tables, why
 from bench.quality.run import Job
-from bench.quality.sweep import tried
-from bench.quality.tables import Rows, at, change, column, finished, rounded, table
+from bench.quality.sweep import dev_figures
+from bench.quality.tables import Rows, at, change, column, finished, rounded, runs_by_arm, sweep_table, table
 from vidalign import files
 
 FIGURES = {
@@ -52,18 +52,13 @@ def collect(root: pathlib.Path, rates: dict[str, float]) -> dict[str, Any]:
     plain = data.plain_answers()
     runs = [row for arm in EVENTS.arms.values() for row in finished(root, arm.name, rates.get(arm.method))]
     used = {(EVENTS.arms[row["arm"]].recipe, row["seed"]) for row in runs}
-    dev = {
-        name: {f"{rate:g}": values for rate, values in tried(EVENTS, root, name).items()}
-        for name in EVENTS.methods
-        if name in rates
-    }
     kept = [
         row for path in sorted((root / "runs").glob("*/*/*/result.json")) if (row := files.read_json(path))["split"] == "dev"
     ]
     return {
         "base": {split: without_replies(row) for split, row in base.items()},
         "rates": rates,
-        "dev": dev,
+        "dev": dev_figures(EVENTS, root, rates),
         "runs": [without_replies(row) for row in runs],
         "dev_runs": [without_replies(row) for row in kept],
         "pairs": [look(data, recipe, seed, plain) for recipe, seed in sorted(used)],
@@ -110,14 +105,9 @@ def without_replies(row: dict[str, Any]) -> dict[str, Any]:
     return {name: rounded(value) for name, value in row.items() if name != "replies"} | {"styles": styles(row["replies"])}
 
 
-def runs_by_arm(found: dict[str, Any]) -> dict[str, Rows]:
-    """The held-out results of each arm that has some, in the arms' order."""
-    return {name: rows for name in EVENTS.arms if (rows := [row for row in found["runs"] if row["arm"] == name])}
-
-
 def page(found: dict[str, Any]) -> str:
     """The part, from what `collect` found."""
-    by_arm = runs_by_arm(found)
+    by_arm = runs_by_arm(found, EVENTS.arms)
     parts = [
         _head(found, by_arm),
         _comparisons(found["base"]["heldout"], by_arm),
@@ -248,17 +238,11 @@ def _displacement_table(by_arm: dict[str, Rows]) -> list[str]:
 
 
 def _sweep_table(found: dict[str, Any]) -> list[str]:
-    rates = sorted({float(rate) for known in found["dev"].values() for rate in known})
-    rows = []
-    for name, known in found["dev"].items():
-        values_of = [known.get(f"{rate:g}") for rate in rates]
-        said = [" / ".join(f"{100 * value:.1f}" for value in values or ()) for values in values_of]
-        rows.append([name, *said, f"{found['rates'][name]:g}"])
     base = found["base"]["dev"]["f1"]
     return [
         f"### Learning rates: F1 on {EVENTS.sizes['dev']} dev questions, of each of {len(EVENTS.dev_seeds)} seeds, %",
         "",
-        *table(("method", *(f"{rate:g}" for rate in rates), "chosen"), rows),
+        *sweep_table(found),
         "",
         f"The base has {100 * base:.1f} there. A rate is tried where the best one so far had no neighbour on that side.",
     ]

@@ -12,8 +12,8 @@ from bench.pages import RESULTS, Output, versions_line
 from bench.quality.arms import BASE
 from bench.quality.run import Job
 from bench.quality.shapes import SHAPES
-from bench.quality.sweep import tried
-from bench.quality.tables import Rows, cell, change, column, finished, rounded, table
+from bench.quality.sweep import dev_figures
+from bench.quality.tables import Rows, cell, change, column, finished, rounded, runs_by_arm, sweep_table, table
 from vidalign import files
 
 COLOURS = ("#2a6f97", "#c1554e", "#6a994e", "#7b5ea7", "#d08c38", "#4f5d75")
@@ -22,7 +22,7 @@ COLOURS = ("#2a6f97", "#c1554e", "#6a994e", "#7b5ea7", "#d08c38", "#4f5d75")
 def write_page(root: pathlib.Path, rates: dict[str, float], out: Output) -> None:
     """Keep the figures of every finished run, and write the part from them, and its plot where at least one method is finished."""
     out.keep("quality", found := collect(root, rates))
-    if runs := runs_by_arm(found):
+    if runs := runs_by_arm(found, SHAPES.arms):
         plot(found["base"], runs, out.docs / "results.png")
     out.write_part(RESULTS, "quality", page(found))
 
@@ -34,11 +34,7 @@ def collect(root: pathlib.Path, rates: dict[str, float]) -> dict[str, Any]:
     return {
         "base": rounded(files.read_json(Job(BASE).folder(root) / "result.json")),
         "rates": rates,
-        "dev": {
-            name: {f"{rate:g}": values for rate, values in tried(SHAPES, root, name).items()}
-            for name in SHAPES.methods
-            if name in rates
-        },
+        "dev": dev_figures(SHAPES, root, rates),
         "runs": [rounded(row) for row in runs],
         "pairs": [
             {"recipe": name, "seed": seed, **rounded(files.read_json(root / "pairs" / name / str(seed) / "facts.json"))}
@@ -48,14 +44,9 @@ def collect(root: pathlib.Path, rates: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def runs_by_arm(found: dict[str, Any]) -> dict[str, Rows]:
-    """The held-out results of each arm that has some, in the arms' order."""
-    return {name: rows for name in SHAPES.arms if (rows := [row for row in found["runs"] if row["arm"] == name])}
-
-
 def page(found: dict[str, Any]) -> str:
     """The part, from what `collect` found."""
-    base, runs = found["base"], runs_by_arm(found)
+    base, runs = found["base"], runs_by_arm(found, SHAPES.arms)
     parts = [
         _head(base, runs),
         ["![Held-out accuracy, displacement and divergence by method](results.png)"] if runs else [],
@@ -185,15 +176,10 @@ def _displacement_table(runs: dict[str, Rows]) -> list[str]:
 
 
 def _sweep_table(found: dict[str, Any]) -> list[str]:
-    rates = sorted({float(rate) for known in found["dev"].values() for rate in known})
-    rows = []
-    for name, known in found["dev"].items():
-        means = [" / ".join(f"{100 * value:.1f}" for value in known.get(f"{rate:g}", ())) for rate in rates]
-        rows.append([name, *means, f"{found['rates'][name]:g}"])
     title = (
         f"### Learning rates: accuracy on {SHAPES.sizes['dev']} dev questions, of each of {len(SHAPES.dev_seeds)} seeds, %"
     )
-    return [title, "", *table(("method", *(f"{rate:g}" for rate in rates), "chosen"), rows)]
+    return [title, "", *sweep_table(found)]
 
 
 def _pairs_table(pairs: Rows) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import statistics
+from collections.abc import Collection
 
 from bench.quality.arms import Task
 from bench.quality.run import Job
@@ -17,6 +18,15 @@ def tried(task: Task, root: pathlib.Path, method: str) -> dict[float, list[float
         if len(results) == len(task.dev_seeds):
             found[rate] = [float(result[task.figure]) for result in results]
     return found
+
+
+def dev_figures(task: Task, root: pathlib.Path, methods: Collection[str]) -> dict[str, dict[str, list[float]]]:
+    """What `tried` gives for each of these methods, in the task's order and with rates as text, as pages keep it."""
+    return {
+        name: {f"{rate:g}": values for rate, values in tried(task, root, name).items()}
+        for name in task.methods
+        if name in methods
+    }
 
 
 def best_rate(task: Task, root: pathlib.Path, method: str) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bench.intervals import interval
@@ -20,6 +20,21 @@ def finished(root: pathlib.Path, arm: str, rate: float | None) -> Rows:
         return []
     paths = sorted(Job(arm, 0, rate).folder(root).parent.glob("*/result.json"), key=lambda path: int(path.parent.name))
     return [row for path in paths if (row := files.read_json(path))["split"] == "heldout"]
+
+
+def runs_by_arm(found: dict[str, Any], arms: Iterable[str]) -> dict[str, Rows]:
+    """The held-out results of each of these arms that has some among kept figures."""
+    return {name: rows for name in arms if (rows := [row for row in found["runs"] if row["arm"] == name])}
+
+
+def sweep_table(found: dict[str, Any]) -> list[str]:
+    """The table of kept dev figures: of each method and learning rate those of every dev seed, in %, and the chosen rate."""
+    rates = sorted({float(rate) for known in found["dev"].values() for rate in known})
+    rows = []
+    for name, known in found["dev"].items():
+        said = [" / ".join(f"{100 * value:.1f}" for value in known.get(f"{rate:g}", ())) for rate in rates]
+        rows.append([name, *said, f"{found['rates'][name]:g}"])
+    return table(("method", *(f"{rate:g}" for rate in rates), "chosen"), rows)
 
 
 def cell(values: Sequence[float], scale: float = 1.0, digits: int = 1) -> str:

@@ -27,11 +27,12 @@ _PLACES = {
     for words in ("one two three four five six", "first second third fourth fifth sixth", "一 二 三 四 五 六")
     for index, word in enumerate(words.split(), 1)
 }
-_ORDINAL = re.compile(r"\b(?:first|second|third|fourth|fifth|sixth|last|\d+(?:st|nd|rd|th))\b")
+_NTH = r"(?:first|second|third|fourth|fifth|sixth|last|\d+(?:st|nd|rd|th))"
+_ORDINAL = re.compile(rf"\b{_NTH}\b")
 _PLACE = re.compile(
     r"(?:(?:the (?:correct |right )?answer is|it is|it's|i(?:'d)? (?:choose|pick|select|say)|选择?)?\s*)"
     rf"(?:(?:option|choice|answer|number|no\.|#)\s*(?P<number>\d|one|two|three|four|five|six)|"
-    rf"(?:the )?(?P<ordinal>{_ORDINAL.pattern[2:-2]})(?P<noun> (?:option|choice|answer|one))?|第(?P<chinese>[\d一二三四五六])(?:个|"
+    rf"(?:the )?(?P<ordinal>{_NTH})(?P<noun> (?:option|choice|answer|one))?|第(?P<chinese>[\d一二三四五六])(?:个|"
     rf"個)?(?:选项|選項)?)"
 )
 
