@@ -98,3 +98,11 @@ def test_the_dry_run_measures_its_prompt():
     asked = recipes.build(POLICY).asked([data_row(EXAMPLES[0])])
     assert [each.kind for each in asked] == ["plain", "bridge"]
     assert "bridge by policy" in recipes.build(POLICY).describe()
+
+
+def test_words_that_no_space_divides_are_counted_one_by_one():
+    assert num_changed("红色的圆向左移动", "红色的圆向右移动") == 2
+    assert num_changed("圆向左移动", "圆停在屏幕中间不动了") > 4
+    truth = Example(id="z", video="v", question="发生了什么？", answer="红色的圆向左移动")
+    rewritten = "最后可以看到红色的圆向左移动"
+    assert why_no_bridge(truth, "红色的圆向右移动", rewritten, RrpoRecipe(trust="f1", max_trust=0.1)) == "bridge_rewritten"

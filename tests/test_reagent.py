@@ -217,3 +217,17 @@ def test_what_a_dry_run_measures():
     words = critic.in_words(dict.fromkeys(critic.PARTS, 2.25))
     assert len(words) < 4 * critic.WORDS_TOKENS
     assert all("{report}" in prompt for prompt in (prompts.CONSERVATIVE, prompts.NEUTRAL, prompts.AGGRESSIVE))
+
+
+def test_a_critic_is_told_that_an_answer_was_cut():
+    row = {"example_id": "e", "response": "left " * 40, "question": "Q?", "prompt": "{previous}", "videos": [], "images": []}
+    asked = []
+
+    def chat(conversations):
+        asked.extend(each[0]["content"] for each in conversations)
+        return [""] * len(conversations)
+
+    critic.report_rows(
+        [row], JudgeConfig(kind="openai", model="m", base_url="http://x/v1", max_response_chars=20), chat, "m"
+    )
+    assert asked[0] == "left left left left  […]"

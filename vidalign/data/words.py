@@ -12,6 +12,7 @@ may be divided in another way than the answer's.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -75,6 +76,17 @@ def words(text: str) -> list[str]:
     text = unicodedata.normalize("NFKC", apart(text))
     found = (normalise(text[start:end]) for start, end in _divided(_MIXED, text))
     return [word for word in found if word]
+
+
+def written_words(text: str) -> list[str]:
+    """The words of a text as they are written, punctuation on them: what white space divides, and dictionaries where there is none."""
+    return [word for part in text.split() for word in undivided_words(part)]
+
+
+def undivided_words(part: str) -> list[str]:
+    """A part without inner white space, cut before each of its words that is written without a space before it."""
+    starts = [start for start, _ in word_spans(part)[1:] if SPACELESS.match(part, start)]
+    return [part[start:end] for start, end in itertools.pairwise([0, *starts, len(part)])]
 
 
 def word_spans(text: str, *, by_character: bool = False) -> list[tuple[int, int]]:

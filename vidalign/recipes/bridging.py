@@ -13,6 +13,7 @@ from vidalign import prompts
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.rewriting import RrpoRecipe
 from vidalign.data.scorers import trust_by
+from vidalign.data.words import written_words
 from vidalign.recipes.judging import Chat, Messages
 from vidalign.recipes.kinds import is_cut, spells_special_token
 from vidalign.recipes.pairing import build_pair, side
@@ -58,7 +59,7 @@ def num_changed(text: str, other: str) -> int:
     """In how many words two texts differ, those of both together."""
     texts = text.strip(), other.strip()
     marks = differing_marks(*texts)
-    return sum(len(each[start:end].split()) for each, spans in zip(texts, marks, strict=True) for start, end in spans)
+    return sum(len(written_words(each[start:end])) for each, spans in zip(texts, marks, strict=True) for start, end in spans)
 
 
 def bridge_rows(
