@@ -29,7 +29,8 @@ _CHARACTER = rf"[{SPACELESS_RANGES}][{_COMBINING}]*"
 _RUN = rf"(?:(?![{SPACELESS_RANGES}])\w)+"
 _UNDIVIDED = rf"[{SPACELESS_RANGES}][{SPACELESS_RANGES}{_COMBINING}]*"
 _PIECE = re.compile(rf"{_UNDIVIDED}|{_RUN}|[^\w\s]")  # words without a space between them, a word, or a mark of punctuation
-_WORD = re.compile(rf"{_CHARACTER}|{_RUN}")
+_SIGNED = r"(?:[+#]+(?!\w)|(?<=(?<!\w)[a-z])-(?![\w-]))?"  # C++, C#, a B- are not C and B
+_WORD = re.compile(rf"{_CHARACTER}|{_RUN}{_SIGNED}")
 _EACH = re.compile(rf"{_CHARACTER}|{_RUN}|[^\w\s]")
 _MIXED = re.compile(rf"{_UNDIVIDED}|[^\s{SPACELESS_RANGES}]+")
 _INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe0e\ufe0f\ufeff]")
