@@ -2,10 +2,14 @@
 
 import dataclasses
 import json
+import math
+import types
 
 import pytest
 
 from pipelines import check
+from pipelines.stages.groups import with_accuracy
+from pipelines.stages.pairs import Pairs
 from pipelines.stages.responses import read_responses
 from vidalign import files, recipes
 from vidalign.config.judging import JudgeConfig
@@ -13,10 +17,12 @@ from vidalign.config.loading import parse_config
 from vidalign.config.verifying import VerifiedRecipe
 from vidalign.data.reading import DataRow
 from vidalign.data.rows import ExampleRow
+from vidalign.data.scorers import trust_by
 from vidalign.errors import ConfigError
+from vidalign.files import RunFolder
 from vidalign.recipes import verified
 from vidalign.recipes.pairing import make_pairs
-from vidalign.types import Example, Judgement, Response
+from vidalign.types import Example, Judgement, PreferencePair, Response, ResponseGroup
 
 JUDGE = {"kind": "openai", "model": "m", "base_url": "http://x/v1"}
 EXAMPLE = Example(id="e", video="v", question="Which colour comes last?", answer="Red.")
@@ -250,3 +256,50 @@ def test_what_a_reasoning_leads_to_is_never_guessed(question, options, stated, i
     [row] = [json.loads(row) for row in recipe().judge_rows([example], [reply(text)]).rows]
     [made] = verified.consistency([row], JudgeConfig(**JUDGE), lambda _: [implied], "m")
     assert made.get("score") == score
+
+
+def test_what_is_accurate_is_what_the_rounds_of_groups_held_to_be_right(tmp_path):
+    """An overlap with the ground truth is not: "a red circle jumps" has four fifths of "a red circle moves"."""
+    example = Example(id="e", video="v", question="What happens?", answer="A red circle moves left across the screen.")
+    right, overlaps, unlike = (
+        "A red circle moves left across the screen.",
+        "A red circle jumps across the screen.",
+        "It flies off.",
+    )
+    judged_right, judged_wrong = "The circle drifts to the left.", "A red circle stays where it is on the screen."
+    texts = (right, overlaps, unlike, judged_right, judged_wrong)
+    replies = [
+        reply(text, trust=trust_by(None, text, example), candidate=at, reward=-float(at)) for at, text in enumerate(texts)
+    ]
+    assert replies[1].trust >= verified.RIGHT
+    group = ResponseGroup(
+        id="g",
+        example_id="e",
+        video="v",
+        question=example.question,
+        answer=example.answer,
+        texts=texts,
+        rewards=(1.0, float("nan"), float("nan"), 1.0, 0.0),
+        left_out=("", "not_scored", "not_scored", "", ""),
+        policy_version="p",
+        tokens="",
+        parts=json.dumps({"accuracy": [1.0, None, None, 1.0, 0.0], "format": [1.0] * 5}),
+    )
+    told = [each.trust for each in with_accuracy(replies, [group], [example])]
+    assert [None if math.isnan(each) else each for each in told] == [1.0, None, None, 1.0, 0.0]
+    told = [
+        each.trust for each in with_accuracy(replies, [], [example])
+    ]  # a round without that reward, or without this group
+    assert [None if math.isnan(each) else each for each in told] == [1.0, None, None, None, None]
+
+    run = RunFolder.open(str(tmp_path))
+    rollout = types.SimpleNamespace(round_index=1, recipe=recipe(), folder=run.stage("responses", 1), seed=0)
+    files.write_table(run.stage("responses", 0) / "responses.parquet", replies)
+    files.write_table(run.stage("pairs", 0) / "groups.parquet", [group])
+    files.write_table(rollout.folder / "responses.parquet", [])
+    files.write_places(rollout.folder / "frames.json", {"v": "v.npy"})
+    row = DataRow(example=example, row=ExampleRow(id="e", video="v", question="What happens?", answer=right), where="t:1")
+    stage = Pairs(run_folder=run, rollout=rollout, rows=[row], engines=None)
+    assert stage.run()["verdicts"]["accurate"] == 2
+    [pair] = files.read_table(stage.folder / "pairs.parquet", PreferencePair)
+    assert (pair.chosen, pair.rejected) == (right, judged_wrong)

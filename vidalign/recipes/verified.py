@@ -1,6 +1,6 @@
 """Recipe verified (VerIPO, arXiv 2505.19000): pairs from the replies of the group rounds just done, by what a verifier says of each.
 
-    accurate     its trust, by the rules or the scorer of the rounds that sampled it
+    accurate     its trust, which is what the reward "accuracy" of the rounds that sampled it says, or else the rules
     consistent   a text model that reads the reasoning without its answer names the same answer
     repetition   share of its runs of four words that it has said before
     length       its tokens
