@@ -271,6 +271,21 @@ def test_sppo_logs_the_win_rates_that_it_used_and_one_unknown_rate_makes_both_ha
     assert float(loss.value) == pytest.approx(0.5 * (0.3**2 + 0.1**2 + 2 * (0.5**2 + 0.5**2)) / 3)
 
 
+@pytest.mark.parametrize(
+    "name", [name for name, kind in OBJECTIVES.items() if kind.consumes == "pairs" and kind.learns == "policy"]
+)
+def test_half_precision_log_probs_are_summed_in_float32(name):
+    """Sums of a thousand bfloat16 numbers would have two digits."""
+    generator = torch.Generator().manual_seed(3)
+    rows = [(-torch.rand(2, 1000, generator=generator)).tolist() for _ in range(4)]
+    marks = [[[1, 0] * 500] * 2] * 2
+    exact = [make_pairs(*rows[at : at + 2], marks=marks, kl=[0.1, 0.2], dtype=torch.bfloat16) for at in (0, 2)]
+    wide = [dataclasses.replace(each, chosen=each.chosen.float(), rejected=each.rejected.float()) for each in exact]
+    found, wanted = (value_of(name, {}, *pairs, state=STATES.get(name)) for pairs in (exact, wide))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted)
+
+
 def test_defaults_are_those_of_the_papers_or_of_their_code():
     defaults = {
         "leanpo": {"beta": 2.0, "margin": 0.5, "label_smoothing": 0.1, "smoothing_threshold": 0.0, "sft_weight": 0.5},
