@@ -53,6 +53,9 @@ _IN_BRACKETS = re.compile(r"^\s*[(\[{【〔「『]([^()\[\]{}【】〔〕「」�
 # Words that say no more than "is" where a place is asked for.
 _PLACED = tuple(map(stem, ("located", "placed", "situated", "positioned", "sitting", "standing", "lying", "found")))
 _SUBJECT = re.compile(r"\s*(?:the|this|that) (?:object|thing|item) (?:is|was)\b", re.IGNORECASE)  # says no more than "it is"
+_OPENING = re.compile(  # says nothing of what was not asked with yes or no
+    r"^\W*(?:sure|certainly|of course|absolutely|well|okay|ok|alright|hmm+|oh|yes|yeah)\s*[,.:;!–—]+\s*(?=\w)", re.IGNORECASE
+)
 _CONNECTIVES = ("and", "then", "but", "while", "also")
 
 
@@ -141,6 +144,7 @@ def verdict(text: str, example: Example) -> bool | None:
             return right
         return _unless_open(part, example, lambda said: states_number(said, example.answer, example.question) is True)
     part = _IN_BRACKETS.sub(r"\1", part)
+    part = part if _OPENING.match(example.answer) else _OPENING.sub("", part)
     found = _by_words(part, example)
     return _by_sentences(part, example) if found is None and is_single_clause(example.answer) else found
 
