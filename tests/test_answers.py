@@ -289,6 +289,10 @@ def test_a_row_may_say_of_which_kind_its_answer_is():
     assert told(row["question"], row["answer"], "3", answer_type="number") is True
     for wrong in ("choice", "yes_no", "essay"):
         assert [error.field for error in parse_row({**row, "answer_type": wrong})[1]] == ["answer_type"]
+    with_options = {**row, "options": ["two dots", "three dots"]}
+    assert parse_row({**with_options, "answer_type": "choice"})[1] == []
+    [error] = parse_row(with_options)[1]  # "B" would be no number
+    assert "of which a reply may name one by its letter; leave answer_type out, or options" in str(error)
 
 
 def test_rows_without_the_field_are_stored_as_before_it_existed():

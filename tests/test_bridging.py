@@ -1,5 +1,6 @@
 """BMC's bridging: a wrong response, corrected in a few words, is chosen over itself; who corrects, and what is not taken."""
 
+import dataclasses
 import json
 
 import pytest
@@ -12,7 +13,8 @@ from vidalign.config.loading import parse_config
 from vidalign.config.rewriting import RrpoRecipe
 from vidalign.errors import ConfigError
 from vidalign.recipes.base import Evidence
-from vidalign.recipes.bridging import num_changed, why_no_bridge
+from vidalign.recipes.bridging import bridge_rows, bridged_pair, num_changed, why_no_bridge, why_not_bridged
+from vidalign.recipes.engine import SPECIAL_TOKEN
 from vidalign.types import Example
 
 CIRCLE = Example(id="a", video="a.mp4", question="Which way?", answer="left", options=("left", "right", "up"))
@@ -98,3 +100,55 @@ def test_the_dry_run_measures_its_prompt():
     asked = recipes.build(POLICY).asked([data_row(EXAMPLES[0])])
     assert [each.kind for each in asked] == ["plain", "bridge"]
     assert "bridge by policy" in recipes.build(POLICY).describe()
+
+
+def test_words_that_no_space_divides_are_counted_one_by_one():
+    assert num_changed("红色的圆向左移动", "红色的圆向右移动") == 2
+    assert num_changed("圆向左移动", "圆停在屏幕中间不动了") > 4
+    truth = Example(id="z", video="v", question="往哪边？", answer="左", options=("左", "右"))
+    assert why_no_bridge(truth, "右", "左", RrpoRecipe()) == ""
+    assert why_no_bridge(truth, "右", "正确答案是左", RrpoRecipe()) == "bridge_rewritten"
+
+
+@pytest.mark.parametrize("trust", [None, "f1"])
+def test_what_overlaps_with_the_truth_is_not_right(trust):
+    free = Example(id="f", video="v", question="What happens?", answer="A red circle moves left across the screen.")
+    config = RrpoRecipe(trust=trust, max_trust=0.5)
+    wrong = "A red circle stands on the screen."
+    assert why_no_bridge(free, wrong, "A red circle jumps across the screen.", config) == "bridge_not_right"
+    assert why_no_bridge(free, wrong, free.answer, config) == ""
+
+
+def test_every_wrong_response_is_tried_in_turn_and_no_longer_than_it_takes():
+    free = Example(id="f", video="v", question="What happens?", answer="A red circle moves left.")
+    wrong = ["A red circle moves up.", "A red circle moves down.", "A red circle moves away."]
+    rows = [
+        {"example": free.to_row(), "wrong": [{"candidate": at, "text": text} for at, text in enumerate(wrong)]},
+        {"example": CIRCLE.to_row(), "wrong": [{"candidate": 7, "text": "right"}]},
+        {"example": free.to_row(), "wrong": [{"candidate": at, "text": text} for at, text in enumerate(wrong)]},
+    ]
+    turns = iter([["It flies.", "left", "A red circle moves left."], ["No."], ["A red circle moves left."]])
+    config = RrpoRecipe(trust="exact")
+    made = bridge_rows(rows, JUDGE, lambda _: next(turns), "me", bridge_prompt=config.bridge_prompt, recipe=config)
+    assert [(row["example_id"], row["candidate"], row["bridged"]) for row in made] == [
+        ("f", 0, "It flies."),
+        ("a", 7, "left"),
+        ("f", 0, "A red circle moves left."),
+        ("f", 1, "No."),
+        ("f", 2, "A red circle moves left."),
+    ]
+    never = bridge_rows(rows[:1], JUDGE, lambda _: ["No."], "me", bridge_prompt=config.bridge_prompt, recipe=config)
+    assert [row["candidate"] for row in never] == [0, 1, 2]
+
+
+def test_a_correction_that_was_cut_off_or_spells_a_token_is_not_chosen():
+    _, made = respond(POLICY, lambda request: "right", [CIRCLE], CLIPS[:1])
+    [wrong] = [r for r in made if r.kind == "perturbed"][:1]
+    fine = dataclasses.replace(wrong, kind="bridged", text=" left ", finish_reason="stop")
+    assert why_not_bridged(CIRCLE, wrong, fine, POLICY) == ""
+    assert why_not_bridged(CIRCLE, wrong, dataclasses.replace(fine, finish_reason="length"), POLICY) == "cut_by_length"
+    assert why_not_bridged(CIRCLE, wrong, dataclasses.replace(fine, finish_reason=SPECIAL_TOKEN), POLICY) == "special_token"
+    assert why_not_bridged(CIRCLE, wrong, None, POLICY) == "no_bridge"
+    assert why_not_bridged(CIRCLE, wrong, dataclasses.replace(fine, text=" right\n"), POLICY) == "no_bridge"
+    pair = bridged_pair(CIRCLE, [wrong], [fine], POLICY)
+    assert (pair.chosen, pair.rejected, pair.chosen_trust) == ("left", "right", 1.0)

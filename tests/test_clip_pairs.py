@@ -101,13 +101,13 @@ def test_a_clip_that_would_show_the_same_gives_no_pair(tmp_path, made):
     assert not np.array_equal(alter(still, masked, 3).frames, still.frames)
     pair = made[0][0]
     alone, altered, dropped = with_clip_pairs(
-        [pair, dataclasses.replace(pair, id="q", video="", images=("i.png",), example_id="f")],
+        [pair, *(dataclasses.replace(pair, id=name, video="", images=("i.png",), example_id=name) for name in ("f", "g"))],
         {pair.video: str(path), "i.png": str(path)},
         SHUFFLED,
         seed=1,
         alter=lambda asked: altered_here(asked, SHUFFLED),
     )
-    assert (alone, altered, dropped) == ([], {}, {"same_clip": 1, "no_video": 1})
+    assert (alone, altered, dropped) == ([], {}, {"same_clip": 1, "no_video": 2})
 
 
 def test_a_shuffle_of_two_frames_is_drawn_until_it_shows():
@@ -132,9 +132,12 @@ def test_equal_seeds_give_one_file_and_a_torn_one_is_made_again(tmp_path):
 
 def test_a_response_that_is_preferred_twice_has_one_pair_over_videos(made):
     both, frames, _ = made
-    twice = [both[0], dataclasses.replace(both[0], id="other", rejected="Something else.")]
+    twice = [both[0], dataclasses.replace(both[0], id="other", rejected="Something else.", chosen_reward=-99.0)]
     over, _, _ = with_clip_pairs(twice, frames, SHUFFLED, seed=1, alter=lambda asked: altered_here(asked, SHUFFLED))
-    assert [pair.chosen for pair in over] == [both[0].chosen]
+    assert [(pair.chosen, pair.chosen_reward) for pair in over] == [(both[0].chosen, both[0].chosen_reward)], "of the first"
+    others = [both[0], dataclasses.replace(both[0], id="third", chosen="It moves away.")]
+    over, _, _ = with_clip_pairs(others, frames, SHUFFLED, seed=1, alter=lambda asked: altered_here(asked, SHUFFLED))
+    assert len({pair.id for pair in over}) == 2
 
 
 def source_of(frames, model, packed):

@@ -40,6 +40,11 @@ def test_dumped_config_loads_to_the_same_config():
         ({"recipe": {"name": "hound"}}, "recipe.judge is required"),
         ({"recipe": {"name": "given", "perturb": {}}}, "known keys: name, plain_prompt, lint"),
         ({"train": {"learning_rate": "abc"}}, "train.learning_rate='abc'"),
+        ({"train": {"learning_rate": 1e999}}, "train.learning_rate=inf"),
+        ({"train": {"weight_decay": float("inf")}}, "train.weight_decay=inf"),
+        ({"video": {"fps": float("inf"), "num_frames": None}}, "video.fps=inf"),
+        ({"recipe": {"temperature": float("inf")}}, "recipe.temperature=inf"),
+        ({"recipe": {"augment": {"contrast": float("inf")}}}, "recipe.augment.contrast=inf"),
         ({"train": {"zero_stage": 4}}, "train.zero_stage=4"),
         (
             {"train": {"num_workers": 0}},

@@ -286,6 +286,20 @@ def test_what_a_row_of_ours_does_not_hold_is_counted(name, row, note):
     assert [text for text in notes if text.startswith(note)], notes
 
 
+def test_marks_stay_on_their_words_where_white_space_goes():
+    row = {
+        **TRL,
+        "chosen": "  a red cat",
+        "rejected": " a blue cat ",
+        "chosen_phrases": [[4, 7]],
+        "rejected_phrases": [[3, 7]],
+    }
+    made = convert("trl", row)[0]
+    marked = [made[side][slice(*made[f"{side}_phrases"][0])] for side in ("chosen", "rejected")]
+    assert marked == ["red", "blue"]
+    assert (made["chosen"], made["rejected"]) == ("a red cat", "a blue cat")
+
+
 def test_media_path_is_the_video_that_the_authors_read():
     assert convert("rrpo", {**RRPO, "media_path": "full/a.mp4"})[0]["video"] == "full/a.mp4"
 

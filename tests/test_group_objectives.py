@@ -111,6 +111,63 @@ def test_a_decoupled_value_and_gradient_are_those_written_out(normalise, ratio, 
     assert value != pytest.approx(value_and_gradient(free, policy, reference)[0], rel=1e-6), "no weight was capped"
 
 
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_what_is_logged_are_means_over_the_tokens_that_are_learned_from(ratio, decoupled):
+    policy, reference = random_rows()
+    policy.mask[2] = False
+    objective = Switched(ratio=ratio, beta=0.3, eps_low=0.1, eps_high=0.1, decoupled=decoupled, max_behaviour_weight=1.1)
+    found = {name: float(value) for name, value in objective(policy, reference).metrics.items()}
+    tokens: dict[str, list[float]] = {name: [] for name in found}
+    for row, mask in enumerate(policy.mask):
+        own, behaviour, start = (each[row][mask].tolist() for each in (policy.logps, policy.behaviour, reference))
+        advantage, near = float(policy.advantages[row]), start if decoupled else behaviour
+        mean = [np.mean(np.subtract(a, b)) if a else 0.0 for a, b in ((own, near), (start, behaviour))]
+        for at, logp in enumerate(own):
+            rho = math.exp(mean[0] if ratio == "sequence" else logp - near[at])
+            weight = min(math.exp(mean[1] if ratio == "sequence" else start[at] - behaviour[at]), 1.1) if decoupled else 1.0
+            held = min(max(rho, 0.9), 1.1)
+            shift = start[at] - logp
+            tokens["policy_loss"].append(-weight * min(rho * advantage, held * advantage))
+            tokens["clipped"].append(rho * advantage > held * advantage)
+            tokens["kl"].append(math.exp(shift) - shift - 1)
+            tokens["log_ratio"].append(abs(logp - behaviour[at]))
+            tokens["logp"].append(logp)
+            if decoupled:
+                tokens["behaviour_weight"].append(weight)
+    assert found == {name: pytest.approx(np.mean(values)) for name, values in tokens.items()}
+    assert 0 < found["clipped"] < 1
+    assert not any(value.requires_grad for value in objective(policy, reference).metrics.values())
+
+
+@pytest.mark.parametrize("normalise", ["response", "tokens", "constant"])
+def test_a_batch_in_which_all_is_left_out_has_no_loss(normalise):
+    policy, reference = random_rows()
+    policy.mask[:] = False
+    value, gradient = value_and_gradient(Switched(normalise=normalise, beta=0.3), policy, reference)
+    assert value == 0.0
+    assert not gradient.any()
+    assert all(math.isfinite(float(value)) for value in Switched()(policy).metrics.values())
+
+
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_half_precision_and_numbers_that_are_none_outside_the_mask_do_no_harm(ratio):
+    policy, reference = random_rows()
+    objective = Switched(ratio=ratio, beta=0.3)
+    half = dataclasses.replace(policy, logps=policy.logps.bfloat16())
+    exact = dataclasses.replace(half, logps=half.logps.float())
+    torch.testing.assert_close(objective(half, reference).value, objective(exact, reference).value)
+    outside = ~policy.mask
+    broken = dataclasses.replace(
+        policy,
+        logps=policy.logps.masked_fill(outside, math.nan),
+        behaviour=policy.behaviour.masked_fill(outside, -math.inf),
+    )
+    value, gradient = value_and_gradient(objective, broken, reference.masked_fill(outside, math.nan))
+    assert value == value_and_gradient(objective, policy, reference)[0]
+    assert gradient.isfinite().all()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_decoupled_is_the_same_for_responses_of_the_policy_that_the_round_starts_from(name):
     params = {"beta": 0.04}

@@ -77,6 +77,32 @@ def test_it_asks_for_its_replies_and_keeps_what_they_were_sampled_with():
     assert all(r.reward == -0.5 and len(r.token_ids) == len(r.log_probs) == 3 for r in made)
 
 
+def test_the_order_of_frames_is_rewarded_only_where_there_is_a_video():
+    config = GroupRecipe(num_candidates=2, num_shuffled=2, rewards={"accuracy": 1, "temporal": 0.3})
+    still = dataclasses.replace(LEFT, video="", images=("a.png",))
+    said = [rewards.Said(text="left"), None, rewards.Said(text="right")]
+    assert rewards.parts_of(said, [], still, config, {}) == {"accuracy": [1.0, None, 0.0], "temporal": [0.0, 0.0, 0.0]}
+    assert rewards.parts_of(said, [], LEFT, config, {})["temporal"] == [None, None, None], (
+        "nothing was said of shuffled frames"
+    )
+    assert rewards.parts_of(said, [rewards.Said(text="right")], LEFT, config, {})["temporal"] == [1.0, None, 0.0]
+    assert rewards.parts_of(said, [rewards.Said(text="left")], LEFT, config, {})["temporal"] == [0.0, None, 0.0]
+    long = [dataclasses.replace(each, num_tokens=count) for each, count in zip([said[0]] * 4, (1, 2, 3, 4), strict=True)]
+    config = GroupRecipe(num_candidates=2, rewards={"length": 0.2}, length_range=(2, 3))
+    assert rewards.parts_of(long, [], LEFT, config, {})["length"] == [0.0, 1.0, 1.0, 0.0]
+    assert rewards.in_range([0.5, 0.4], [2, 2], 2, 3) == [1.0, 0.0]
+    assert rewards.temporal([0.5, 0.4], [0.1], 0.8) == [1.0, 0.0]
+
+
+def test_a_judge_says_right_from_its_threshold_on_of_a_text_without_its_white_space():
+    free = Example(id="f", video="v", question="What happens?", answer="A red circle moves left across the screen.")
+    config = GroupRecipe(trust="judge", judge=JUDGE, threshold=3.0)
+    for score, right in ((3.0, 1.0), (2.9, 0.0)):
+        found = {"It drifts.": Judgement(example_id="f", response="It drifts.", score=score, explanation="", judge="j")}
+        assert rewards.accuracy(" It drifts.\n", free, config, found) == right
+    assert rewards.accuracy("It drifts.", free, config, {}) is None
+
+
 def test_temporal_replies_see_the_frames_in_another_order():
     frames = np.arange(16, dtype=np.uint8)[:, None, None, None].repeat(32, 1).repeat(32, 2).repeat(3, 3)
     clip = dataclasses.replace(CLIPS[0], frames=frames, total_num_frames=16, indices=tuple(range(16)))

@@ -121,6 +121,17 @@ def test_a_prompt_keeps_braces_of_texts_and_cuts_a_long_response():
     assert text == "{response}|{x}|{}|abc […]"
 
 
+def test_a_long_reasoning_is_cut_and_its_answer_is_not():
+    """A judge that is shown the first characters of a reasoning alone would have to guess the answer."""
+    text = f"<think>{'It moves, it seems. ' * 50}</think>\nIt moves left."
+    shown = judging.shortened(text, 100)
+    assert shown.startswith("<think>It moves, it seems.")
+    assert shown.endswith("[…] </think>\nIt moves left.")
+    assert len(shown) == 100 + len(" […] ")
+    assert judging.shortened(text, len(text)) == text
+    assert judging.shortened("<think>a</think>" + "b" * 50, 20) == "</think>" + "b" * 12 + " […]"
+
+
 def test_another_wording_is_another_judge():
     assert judging.prompt_version("a {response}") != judging.prompt_version("b {response}")
 

@@ -260,6 +260,54 @@ def test_sppo_takes_the_hard_case_for_pairs_without_win_rates_and_where_told():
     assert float(value_of("sppo", {"beta": 1.0, "win_rates": "hard"}, known, HAND_REFERENCE)) == float(hard)
 
 
+def test_sppo_logs_the_win_rates_that_it_used_and_one_unknown_rate_makes_both_hard():
+    pairs = make_pairs([[-0.5], [-0.5], [-0.5]], [[-1.0], [-1.0], [-1.0]])
+    nan = math.nan
+    rates = {"chosen_win_rate": torch.tensor([0.8, nan, 0.7]), "rejected_win_rate": torch.tensor([0.4, 0.3, nan])}
+    loss = build("sppo", {"beta": 1.0})(dataclasses.replace(pairs, **rates), pairs)
+    assert float(loss.metrics["chosen_win_rate"]) == pytest.approx((0.8 + 1 + 1) / 3)
+    assert float(loss.metrics["rejected_win_rate"]) == pytest.approx((0.4 + 0 + 0) / 3)
+    # the policy is the reference, so that each error is its target: 0.3 and -0.1; 0.5 and -0.5 where the rates are not known
+    assert float(loss.value) == pytest.approx(0.5 * (0.3**2 + 0.1**2 + 2 * (0.5**2 + 0.5**2)) / 3)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, kind in OBJECTIVES.items() if kind.consumes == "pairs" and kind.learns == "policy"]
+)
+def test_half_precision_log_probs_are_summed_in_float32(name):
+    """Sums of a thousand bfloat16 numbers would have two digits."""
+    generator = torch.Generator().manual_seed(3)
+    rows = [(-torch.rand(2, 1000, generator=generator)).tolist() for _ in range(4)]
+    marks = [[[1, 0] * 500] * 2] * 2
+    exact = [make_pairs(*rows[at : at + 2], marks=marks, kl=[0.1, 0.2], dtype=torch.bfloat16) for at in (0, 2)]
+    wide = [dataclasses.replace(each, chosen=each.chosen.float(), rejected=each.rejected.float()) for each in exact]
+    found, wanted = (value_of(name, {}, *pairs, state=STATES.get(name)) for pairs in (exact, wide))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted)
+
+
+def test_defaults_are_those_of_the_papers_or_of_their_code():
+    defaults = {
+        "leanpo": {"beta": 2.0, "margin": 0.5, "label_smoothing": 0.1, "smoothing_threshold": 0.0, "sft_weight": 0.5},
+        "simpo": {"beta": 2.0, "margin": 0.5, "label_smoothing": 0.0, "sft_weight": 0.0},
+        "rrpo": {"beta": 0.1, "alpha": 0.01},
+        "dpo": {"beta": 0.1, "sft_weight": 0.0},
+        "cdpo": {"beta": 0.1, "label_smoothing": 0.1},
+        "rdpo": {"beta": 0.1, "label_smoothing": 0.1},
+        "rpo": {"beta": 0.5, "eta": 0.2, "form": "average"},
+        "orpo": {"odds_weight": 0.1, "sft_weight": 1.0},
+        "mpo": {"beta": 0.1, "preference_weight": 0.8, "quality_weight": 0.2, "sft_weight": 1.0},
+        "alpha_dpo": {"beta": 2.5, "gamma_beta_ratio": 0.3, "alpha": 0.1, "momentum": 0.9},
+        "sppo": {"beta": 0.001, "win_rates": "pairs"},
+        "bmc": {"beta": 0.05, "delta": 2.0, "reference_weights": "policy"},
+    }
+    for name, wanted in defaults.items():
+        made = build(name, {})
+        assert {key: getattr(made, key) for key in wanted} == wanted, name
+    assert {name for name, kind in OBJECTIVES.items() if kind.takes_doubt} == {"leanpo", "simpo", "cdpo"}
+    assert {name for name, kind in OBJECTIVES.items() if kind.takes_win_rates} == {"sppo"}
+
+
 def test_metrics_of_the_hand_pair():
     metrics = {name: float(metric) for name, metric in build("leanpo", {})(HAND_POLICY).metrics.items()}
     assert metrics == pytest.approx(

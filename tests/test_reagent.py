@@ -41,6 +41,7 @@ FIVES = dict(zip(critic.PARTS, (5, 4, 3, 2.5, 0), strict=True))
         "```json\n" + json.dumps(FIVES) + "\n```",
         json.dumps({label: str(value) for label, value in zip(LABELS, FIVES.values(), strict=True)}, indent=1),
         report("N", "N", "N", "N", "N") + "\n" + report(5, 4, 3, 2.5, 0),
+        json.dumps(dict.fromkeys(critic.PARTS, "N")) + "\n" + json.dumps(FIVES),
     ],
 )
 def test_five_numbers_are_read(reply):
@@ -152,6 +153,30 @@ def test_equal_rewards_go_by_what_the_policy_finds_likelier():
     assert pair.chosen == "a", "the shorter one is likelier here"
 
 
+def test_what_is_equal_in_all_goes_by_its_turn():
+    """Rewards and likelihoods alike: the first is chosen, and of the worst the first is rejected."""
+    good, bad = report(4, 4, 4, 4, 4), report(1, 1, 1, 1, 1)
+    same = {
+        kind: (text, said) for kind, text, said in zip(SCRIPT, ("aa", "bb", "cc", "dd"), (good, bad, good, bad), strict=True)
+    }
+    _, recipe, made = responses_of(same)
+    [pair] = make_pairs([ROW], made, recipe, (), decoded={"a.mp4"})[0]
+    assert (pair.chosen, pair.rejected) == ("aa", "bb")
+    [again] = make_pairs([ROW], made[::-1], recipe, (), decoded={"a.mp4"})[0]
+    assert again == pair, "in whatever order they are stored"
+
+
+def test_one_report_that_can_be_read_makes_no_pair():
+    one = {kind: (text, said if kind == "plain" else "?") for kind, (text, said) in SCRIPT.items()}
+    _, recipe, made = responses_of(one)
+    assert recipe.pair(ROW, made, recipes.base.Evidence()) == "unparsable_report"
+    two = {**one, "neutral": SCRIPT["neutral"]}
+    _, recipe, made = responses_of(two)
+    assert recipe.pair(ROW, made, recipes.base.Evidence()).chosen == "To the left."
+    assert [each.report for each in recipe.verdicts(made, {})][1] == "?"
+    assert next(each.report for each in recipe.verdicts(made, {})).startswith("visual alignment 2 of 5")
+
+
 def test_what_is_cut_or_empty_is_not_reflected_on():
     _, recipe, made = responses_of(SCRIPT)
     cut = [dataclasses.replace(r, finish_reason="length") if r.kind != "report" else r for r in made]
@@ -187,6 +212,11 @@ def test_another_critic_decides_by_what_it_sees():
     assert [row["reason"] for row in said if "score" not in row] == ["unparsable_report"]
     [pair] = make_pairs([ROW], made, recipe, judged, decoded={"a.mp4"})[0]
     assert (pair.chosen, pair.rejected) == ("To the right.", "To the left.")
+    source = json.loads(pair.provenance)
+    assert [source[side]["critic_reward"] for side in ("chosen", "rejected")] == [20 / 25, 5 / 25]
+    spaced = [dataclasses.replace(r, text=f" {r.text}\n") for r in made]
+    assert [pair.id] == [each.id for each in make_pairs([ROW], spaced, recipe, judged, decoded={"a.mp4"})[0]]
+    assert recipe.judge_rows(EXAMPLES[:1], spaced).rows == task.rows
     by_text = {"a": {judgement.response: judgement for judgement in judged}}
     assert recipe.counted(recipe.verdicts(made, by_text)) == {"answers": 4, "unparsable_report": 1}
 
@@ -217,3 +247,17 @@ def test_what_a_dry_run_measures():
     words = critic.in_words(dict.fromkeys(critic.PARTS, 2.25))
     assert len(words) < 4 * critic.WORDS_TOKENS
     assert all("{report}" in prompt for prompt in (prompts.CONSERVATIVE, prompts.NEUTRAL, prompts.AGGRESSIVE))
+
+
+def test_a_critic_is_told_that_an_answer_was_cut():
+    row = {"example_id": "e", "response": "left " * 40, "question": "Q?", "prompt": "{previous}", "videos": [], "images": []}
+    asked = []
+
+    def chat(conversations):
+        asked.extend(each[0]["content"] for each in conversations)
+        return [""] * len(conversations)
+
+    critic.report_rows(
+        [row], JudgeConfig(kind="openai", model="m", base_url="http://x/v1", max_response_chars=20), chat, "m"
+    )
+    assert asked[0] == "left left left left  […]"

@@ -7,8 +7,9 @@ import pathlib
 
 import pytest
 
+from pipelines.checks.places import ignored_lines
 from vidalign import files
-from vidalign.data.reading import read_rows
+from vidalign.data.reading import DataRow, read_rows
 from vidalign.data.rows import parse_row, to_example
 from vidalign.data.validate import validate
 from vidalign.records import Turn
@@ -195,3 +196,17 @@ def test_the_example_rows_of_the_documentation_are_right():
         row, errors = parse_row(json.loads(line))
         assert not errors, line
         assert not row.model_extra
+
+
+def test_a_dry_run_lists_the_fields_that_nothing_reads():
+    """ "choices" in the place of "options" would leave the policy without them."""
+    fields = {"id": "a", "video": "a.mp4", "question": "Q?", "answer": "left"}
+    rows = [
+        DataRow(to_example(row, pathlib.Path()), row, f"t:{number}")
+        for number, more in enumerate(
+            ({"choices": ["left", "right"]}, {"choices": [], "start": 2}, {"options": ["left"]}), 1
+        )
+        if (row := parse_row({**fields, **more})[0]) is not None
+    ]
+    assert ignored_lines(rows) == ["ignored: fields that are not known: 'choices' (2 rows), 'start' (1 row)"]
+    assert ignored_lines(rows[2:]) == []

@@ -109,7 +109,23 @@ def test_pairs_are_ranked_by_what_their_responses_are_worth_at_the_end():
     values, mask, _ = some_values()
     ends = last_values(torch.tensor(values), torch.tensor(mask))
     assert ends.tolist() == [values[row, mask[row]][-1] for row in range(len(LENGTHS))]
-    assert accuracy_of([1.0, 0.0, 0.2, 0.0], [0.0, 1.0, 0.1, 0.0]) == (1 + 0 + 1 + 0.5) / 4
+    one_token = torch.tensor([[True, False, False], [True, True, False]])
+    assert last_values(torch.tensor([[3.0, 7.0, 7.0], [1.0, 2.0, 7.0]]), one_token).tolist() == [3.0, 2.0]
+    assert accuracy_of([1.0, 0.0, 0.2, 0.0, -1.0], [0.0, 1.0, 0.1, 0.0, 1.0]) == (1 + 0 + 1 + 0.5 + 0) / 5
+    assert accuracy_of([0.0], [0.0]) == 0.5
+
+
+def test_half_precision_values_are_summed_in_float32():
+    """In bfloat16 the differences of values near 1 are lost."""
+    exact = torch.linspace(0.9, 1.0, 40)[None].bfloat16()
+    mask, outcomes = torch.ones(1, 40, dtype=torch.bool), torch.ones(1)
+    found, wanted = (
+        value_losses(ValueRows(values=values, mask=mask, outcomes=outcomes), 0.95) for values in (exact, exact.float())
+    )
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted)
+    made = advantages_of(exact, mask, end=outcomes, lam=0.95)
+    torch.testing.assert_close(made, advantages_of(exact.float(), mask, end=outcomes, lam=0.95))
 
 
 def test_a_value_model_of_data_with_one_outcome_says_that_outcome():
@@ -149,6 +165,7 @@ def test_dvpo_is_the_clipped_loss_of_the_value_models_advantages_less_the_kl():
     value, found = value_and_gradient(objective, policy, reference)
     assert value == pytest.approx(expected, rel=1e-12)
     np.testing.assert_allclose(found.numpy(), gradient, rtol=1e-10, atol=1e-14)
+    assert (objectives.build("dvpo", {}).kl, objectives.build("dvpo", {}).values_lam) == (0.2, 0.95)
 
 
 def test_dvpo_without_its_kl_needs_no_reference():

@@ -13,7 +13,7 @@ from vidalign import files
 from vidalign.config.loading import parse_config
 from vidalign.errors import ConfigError, DataError
 from vidalign.model.value_head import ValueHead, write_head
-from vidalign.types import PreferencePair
+from vidalign.types import PreferencePair, stable_hash
 
 VALUE = {"recipe": {"name": "leanpo"}, "objective": {"name": "value"}}
 DVPO = {"repeat": 2, "recipe": {"name": "group", "num_candidates": 1, "rewards": {}}, "objective": {"name": "dvpo"}}
@@ -162,3 +162,41 @@ def test_no_video_is_on_both_sides():
     assert divided(pairs, share=0.2, seed=1)[1] == held
     assert {each.video for each in divided(pairs, share=0.2, seed=2)[1]} != {each.video for each in held}
     assert len(divided(pairs, share=0.99, seed=1)[0]) == 4, "one video is left to train on"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        lambda number: f"file:///v/{number % 10}.mp4#t={number},{number + 1}",
+        lambda number: f"file:///v/{number % 10}.mp4#ask=Which%20way%3F%20{number}",
+        lambda number: f"/v/{number % 10}.mp4" if number // 10 % 2 else f"/v/./{number % 10}.mp4",
+    ],
+    ids=["parts", "frames chosen by a question", "spelled in two ways"],
+)
+def test_a_video_is_held_out_as_a_whole_whatever_is_shown_of_it(name):
+    pairs = [pair(number, name(number)) for number in range(40)]
+    trained, held = divided(pairs, share=0.2, seed=1)
+    assert len(held) == 8
+    files_of = [{each.video.partition("#")[0].replace("/./", "/") for each in side} for side in (trained, held)]
+    assert not files_of[0] & files_of[1]
+
+
+def test_videos_that_are_shown_together_are_held_out_together():
+    chain = [
+        dataclasses.replace(pair(number, f"/v/{number}.mp4"), videos=(f"/v/{number}.mp4", f"/v/{number + 1}.mp4"))
+        for number in range(5)
+    ]
+    apart = [pair(number, f"/w/{number}.mp4") for number in range(10, 14)]
+    for seed in range(20):
+        trained, held = divided([*chain, *apart], share=0.4, seed=seed)
+        seen = [{name for each in side for name in each.context.videos} for side in (trained, held)]
+        assert held
+        assert trained
+        assert not seen[0] & seen[1]
+
+
+def test_whole_videos_are_held_out_as_before():
+    """Runs that were begun go on with the same pairs."""
+    pairs = [pair(number, f"/v/{number % 10}.mp4") for number in range(40)]
+    names = sorted({each.context.visuals for each in pairs}, key=lambda names: stable_hash([1, *names]))
+    assert {each.context.visuals for each in divided(pairs, share=0.2, seed=1)[1]} == set(names[:2])

@@ -2,10 +2,14 @@
 
 import dataclasses
 import json
+import math
+import types
 
 import pytest
 
 from pipelines import check
+from pipelines.stages.groups import with_accuracy
+from pipelines.stages.pairs import Pairs
 from pipelines.stages.responses import read_responses
 from vidalign import files, recipes
 from vidalign.config.judging import JudgeConfig
@@ -13,10 +17,12 @@ from vidalign.config.loading import parse_config
 from vidalign.config.verifying import VerifiedRecipe
 from vidalign.data.reading import DataRow
 from vidalign.data.rows import ExampleRow
+from vidalign.data.scorers import trust_by
 from vidalign.errors import ConfigError
+from vidalign.files import RunFolder
 from vidalign.recipes import verified
 from vidalign.recipes.pairing import make_pairs
-from vidalign.types import Example, Judgement, Response
+from vidalign.types import Example, Judgement, PreferencePair, Response, ResponseGroup
 
 JUDGE = {"kind": "openai", "model": "m", "base_url": "http://x/v1"}
 EXAMPLE = Example(id="e", video="v", question="Which colour comes last?", answer="Red.")
@@ -156,3 +162,144 @@ def test_the_stage_reads_how_long_its_replies_are(tmp_path):
     replies = read_responses(tmp_path, tokens=recipe().needs_tokens)
     assert [made.num_tokens for made in recipe().verdicts(replies, {})] == [len(text.split()) for text in (GOOD, BETTER)]
     assert read_responses(tmp_path)[0].token_ids == ()
+
+
+def test_what_repeats_without_spaces_between_words_is_repetitive():
+    said = "红色的圆向左移动，" * 12
+    assert verified.repetition(said) > 0.8
+    assert verified.repetition("首先一个红色的圆向左移动，然后一个蓝色的方块向右移动，所以最后是蓝色。") < 0.2
+    again = thought(said, "Red.")
+    pairs, _ = paired([reply(GOOD), reply(again, candidate=1)], [judged(GOOD, 5.0), judged(again, 5.0)])
+    assert [(pair.chosen, pair.rejected) for pair in pairs] == [(GOOD, again)]
+
+
+def test_an_empty_reply_is_on_no_side():
+    """A pair without a rejected text is one that only objective sft can learn from."""
+    empty = reply(" ", trust=0.0, candidate=1, reward=-0.01)
+    wrong = reply(WRONG, trust=0.0, candidate=2)
+    assert [pair.rejected for pair in paired([reply(GOOD), empty, wrong], [judged(GOOD, 5.0)])[0]] == [WRONG]
+    assert paired([reply(GOOD), empty], [judged(GOOD, 5.0)]) == ([], {"all_verified": 1})
+    assert paired([empty]) == ([], {"empty_response": 1})
+
+
+def test_the_judge_reads_the_end_of_a_long_reasoning():
+    """The reasoning ends with what it leads to: without that, a judge would have to guess."""
+    text = thought("a red circle is seen. " * 200 + "So the last one is red", "Red.")
+    [row] = [json.loads(row) for row in recipe().judge_rows([EXAMPLE], [reply(text)]).rows]
+    asked = []
+
+    def chat(conversations):
+        asked.extend(each[0]["content"] for each in conversations)
+        return ["Red"]
+
+    verified.consistency([row], JudgeConfig(**JUDGE, max_response_chars=100), chat, "m")
+    assert "So the last one is red" in asked[0]
+    assert "[…]" in asked[0]
+    assert len(asked[0]) < 600
+
+
+def test_replies_to_shuffled_frames_and_texts_with_white_space():
+    shuffled = reply(BETTER, candidate=0, kind="shuffled")
+    spaced = reply(f" {BETTER}\n", candidate=1)
+    wrong = reply(WRONG, trust=0.0, candidate=2)
+    pairs, _ = paired([reply(GOOD), shuffled, wrong], [judged(GOOD, 5.0), judged(BETTER, 5.0)])
+    assert {pair.chosen for pair in pairs} == {GOOD}
+    pairs, _ = paired([spaced, wrong], [judged(BETTER, 5.0)])
+    assert {pair.chosen for pair in pairs} == {BETTER}
+    task = recipe().judge_rows([EXAMPLE], [spaced, dataclasses.replace(spaced, candidate=2), shuffled])
+    assert [json.loads(row)["response"] for row in task.rows] == [BETTER]
+
+
+def test_the_bounds_themselves_and_ties():
+    half, below = reply(GOOD, trust=0.5), reply(WRONG, trust=0.49, candidate=1)
+    assert [each.accurate for each in recipe().verdicts([half, below], {})] == [True, False]
+    assert recipe().judge_rows([EXAMPLE], [half]) is not None
+    share = verified.repetition(again := thought("red is last " * 3 + "and", "Red."))
+    replies = [reply(GOOD), reply(again, candidate=1)]
+    judgements = [judged(GOOD, 5.0), judged(again, 5.0)]
+    assert [pair.rejected for pair in paired(replies, judgements, max_repetition=share)[0]] == [again]
+    assert paired(replies, judgements, max_repetition=share + 1e-6)[0] == []
+    [longest] = paired([*replies, below], judgements, max_tokens=len(again.split()), kinds=["penalty"], max_repetition=1)[0]
+    assert longest.chosen == again
+    same = thought("red comes last", "Red.")
+    equal = [reply(GOOD), reply(same, candidate=1, reward=-0.5), reply(same + " ", candidate=2, reward=-0.5), below]
+    [pair] = paired(equal, [judged(GOOD, 5.0), judged(same, 5.0)])[0]
+    assert json.loads(pair.provenance)["chosen"]["candidate"] == 1
+    others = [reply(f"Blue{mark}", trust=0.0, candidate=at) for at, mark in ((1, "."), (2, "!"))]
+    assert [pair.rejected for pair in paired([reply(GOOD), *others[::-1]], [judged(GOOD, 5.0)])[0]] == ["Blue."]
+
+
+def test_what_cannot_be_told_is_counted_as_nothing():
+    made = recipe().verdicts([reply("Perhaps.", trust=float("nan")), reply(GOOD), reply(WRONG, trust=0.0)], {})
+    assert [(each.accurate, each.consistent) for each in made] == [(None, True), (True, None), (False, None)]
+    counts = verified.counts(made, 0.2)
+    assert counts == {"replies": 3, "accurate": 1, "wrong": 1, "inconsistent": 0, "repetitive": 0, "unusable": 0}
+    assert verified.counts([dataclasses.replace(made[0], repetition=0.2)], 0.2)["repetitive"] == 1
+
+
+@pytest.mark.parametrize(
+    ("question", "options", "stated", "implied", "score"),
+    [
+        ("Which way?", ["left", "right"], "left", "It cannot be told from the reasoning.", None),
+        ("Which way?", ["left", "right"], "A", "A. left", 5.0),
+        ("Which way?", ["left", "right"], "left", "B", 1.0),
+        ("Does it move?", [], "Yes.", "I cannot tell.", None),
+        ("Does it move?", [], "Yes.", "No", 1.0),
+        ("How many dots?", [], "3", "The reasoning does not say.", None),
+        ("How many dots?", [], "3", "three", 5.0),
+        ("What happens?", [], "A red circle moves left.", "unclear", None),
+    ],
+)
+def test_what_a_reasoning_leads_to_is_never_guessed(question, options, stated, implied, score):
+    example = Example(id="e", video="v", question=question, answer=stated, options=tuple(options))
+    text = thought("it is so", stated)
+    [row] = [json.loads(row) for row in recipe().judge_rows([example], [reply(text)]).rows]
+    [made] = verified.consistency([row], JudgeConfig(**JUDGE), lambda _: [implied], "m")
+    assert made.get("score") == score
+
+
+def test_what_is_accurate_is_what_the_rounds_of_groups_held_to_be_right(tmp_path):
+    """An overlap with the ground truth is not: "a red circle jumps" has four fifths of "a red circle moves"."""
+    example = Example(id="e", video="v", question="What happens?", answer="A red circle moves left across the screen.")
+    right, overlaps, unlike = (
+        "A red circle moves left across the screen.",
+        "A red circle jumps across the screen.",
+        "It flies off.",
+    )
+    judged_right, judged_wrong = "The circle drifts to the left.", "A red circle stays where it is on the screen."
+    texts = (right, overlaps, unlike, judged_right, judged_wrong)
+    replies = [
+        reply(text, trust=trust_by(None, text, example), candidate=at, reward=-float(at)) for at, text in enumerate(texts)
+    ]
+    assert replies[1].trust >= verified.RIGHT
+    group = ResponseGroup(
+        id="g",
+        example_id="e",
+        video="v",
+        question=example.question,
+        answer=example.answer,
+        texts=texts,
+        rewards=(1.0, float("nan"), float("nan"), 1.0, 0.0),
+        left_out=("", "not_scored", "not_scored", "", ""),
+        policy_version="p",
+        tokens="",
+        parts=json.dumps({"accuracy": [1.0, None, None, 1.0, 0.0], "format": [1.0] * 5}),
+    )
+    told = [each.trust for each in with_accuracy(replies, [group], [example])]
+    assert [None if math.isnan(each) else each for each in told] == [1.0, None, None, 1.0, 0.0]
+    told = [
+        each.trust for each in with_accuracy(replies, [], [example])
+    ]  # a round without that reward, or without this group
+    assert [None if math.isnan(each) else each for each in told] == [1.0, None, None, None, None]
+
+    run = RunFolder.open(str(tmp_path))
+    rollout = types.SimpleNamespace(round_index=1, recipe=recipe(), folder=run.stage("responses", 1), seed=0)
+    files.write_table(run.stage("responses", 0) / "responses.parquet", replies)
+    files.write_table(run.stage("pairs", 0) / "groups.parquet", [group])
+    files.write_table(rollout.folder / "responses.parquet", [])
+    files.write_places(rollout.folder / "frames.json", {"v": "v.npy"})
+    row = DataRow(example=example, row=ExampleRow(id="e", video="v", question="What happens?", answer=right), where="t:1")
+    stage = Pairs(run_folder=run, rollout=rollout, rows=[row], engines=None)
+    assert stage.run()["verdicts"]["accurate"] == 2
+    [pair] = files.read_table(stage.folder / "pairs.parquet", PreferencePair)
+    assert (pair.chosen, pair.rejected) == (right, judged_wrong)

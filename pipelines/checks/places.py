@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import pathlib
 import secrets
@@ -17,6 +18,8 @@ from pipelines.trackers import check_trackers
 from serving.checks import check_address
 from vidalign import mirror, storage, stored
 from vidalign.config.run import RunConfig, VideoConfig
+from vidalign.data.reading import DataRow
+from vidalign.data.validate import plural
 from vidalign.errors import ClusterError, ConfigError
 from vidalign.files import RunFolder
 from vidalign.storage import is_uri
@@ -125,7 +128,15 @@ def data_lines(config: RunConfig, inputs: Inputs) -> list[str]:
         *frames_lines(config.video, len(inputs.present)),
         *choice_lines(config.video),
         f"videos: {_count(inputs.present):,} present, {_count(inputs.missing):,} missing",
+        *ignored_lines([*inputs.train, *inputs.held_out]),
     ]
+
+
+def ignored_lines(rows: Sequence[DataRow]) -> list[str]:
+    """The fields of rows that nothing reads, such as "choices" where the options should be; nothing where all are known."""
+    counts = collections.Counter(name for row in rows for name in row.row.model_extra or ())
+    said = ", ".join(f"'{name}' ({plural(count, 'row')})" for name, count in sorted(counts.items()))
+    return [f"ignored: fields that are not known: {said}"] if said else []
 
 
 def _num_shown(examples: Sequence[Example]) -> int:

@@ -10,10 +10,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vidalign.data.scorers import by_rules
 from vidalign.learning.advantages import is_uniform
 from vidalign.model.rendering import cached_processor
 from vidalign.recipes.engine import SPECIAL_TOKEN
-from vidalign.types import Response, ResponseGroup, stable_hash
+from vidalign.types import Example, Response, ResponseGroup, stable_hash
 
 NO_GROUPS = "raise recipe.max_new_tokens where replies were cut off, set recipe.trust where no rule can tell, or look at the responses"
 Key = tuple[str, int]  # an example and a candidate
@@ -54,6 +55,32 @@ def without_spelled(responses: Sequence[Response], spelled: set[Key]) -> list[Re
         else r
         for r in responses
     ]
+
+
+def with_accuracy(
+    responses: Sequence[Response], groups: Sequence[ResponseGroup], examples: Sequence[Example]
+) -> list[Response]:
+    """The replies of rounds of groups with how right they are as their trust: what these rounds' reward "accuracy" says, in which a
+    judge may have spoken, or else what rules say; NaN where neither can tell. An overlap with the ground truth is no accuracy.
+    """
+    told: dict[tuple[str, str], float] = {}
+    for group in groups:
+        said = json.loads(group.parts).get("accuracy", ())
+        for text, value in zip(group.texts, said, strict=False):
+            if value is not None:
+                told[group.example_id, text.strip()] = value
+    by_id = {example.id: example for example in examples}
+
+    def trust(reply: Response) -> float:
+        known = told.get((reply.example_id, reply.text.strip()))
+        if known is not None:
+            return known
+        if math.isnan(reply.trust) or reply.trust == 1:
+            return reply.trust
+        found = by_rules(reply.text, by_id[reply.example_id])
+        return math.nan if found is None else found
+
+    return [dataclasses.replace(reply, trust=trust(reply)) for reply in responses]
 
 
 def group_facts(groups: Sequence[ResponseGroup], *, compares: bool = True) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pipelines.stages.groups import (
     no_contrast,
     sampled_tokens,
     special_ids,
+    with_accuracy,
     without_spelled,
 )
 from pipelines.stages.judge import Judging, judgements_of
@@ -39,7 +40,7 @@ from vidalign.recipes.kinds import kind_of
 from vidalign.recipes.lint import filter_pairs, lint
 from vidalign.recipes.pairing import make_pairs
 from vidalign.statistics import rank_correlation
-from vidalign.types import Judgement, PreferencePair, Response, stable_hash
+from vidalign.types import Judgement, PreferencePair, Response, ResponseGroup, stable_hash
 
 JUDGEMENTS = "judgements.parquet"  # of a round, for the rounds after it
 
@@ -93,6 +94,10 @@ class Pairs(Stage):
             return self._grouped()
         folders = [*(self.run_folder.stage("responses", i) for i in self._reused), self.rollout.folder]
         responses, aged = read_fresh(folders, self.fresh, tokens=recipe.needs_tokens)
+        if recipe.reuses_groups:
+            tables = [self.run_folder.stage("pairs", i) / GROUPS_FILE for i in self._reused]
+            groups = [group for path in tables for group in files.read_table(path, ResponseGroup)]
+            responses = with_accuracy(responses, groups, [row.example for row in rows])
         judgements, rewritten, facts = self._judged(responses)
         if verdicts := recipe.verdicts(responses, scores_by_example(judgements)):
             files.write_table(self.folder / "verdicts.parquet", verdicts)

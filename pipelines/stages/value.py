@@ -11,6 +11,9 @@ The policy is not trained: the next round starts from the one that this round st
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
+import pathlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -19,6 +22,7 @@ from actors.token_values import MODEL
 from pipelines import progress
 from pipelines.stages.train import Train
 from vidalign import files, mirror
+from vidalign.data.leakage import locate
 from vidalign.errors import DataError
 from vidalign.learning import objectives
 from vidalign.learning.objectives.value import Value
@@ -106,8 +110,31 @@ class ValueStage(Train):
 def divided(
     pairs: Sequence[PreferencePair], *, share: float, seed: int
 ) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """(pairs to train on, pairs to hold out): no video is on both sides. About `share` of the videos are held out, at least one."""
-    videos = sorted({pair.context.visuals for pair in pairs}, key=lambda names: stable_hash([seed, *names]))
-    count = min(max(1, round(share * len(videos))), len(videos) - 1)
-    held = set(videos[: max(0, count)])
-    return [p for p in pairs if p.context.visuals not in held], [p for p in pairs if p.context.visuals in held]
+    """(pairs to train on, pairs to hold out): no video is on both sides. About `share` of the videos are held out, at least one.
+
+    Parts of a video are that video, and so is one whose frames a question chose; what a prompt shows together stays together. The
+    other clips of pairs over videos do not count.
+    """
+    located = functools.cache(functools.partial(locate, root=pathlib.Path()))
+    shown = [sorted({located(name) for name in pair.context.visuals}) for pair in pairs]
+    above: dict[str, str] = {}  # from a video to one that stays with it, if not itself
+
+    def leader(video: str) -> str:
+        while video in above:
+            video = above[video]
+        return video
+
+    for videos in shown:
+        for one, other in itertools.pairwise(map(leader, videos)):
+            if leader(one) != leader(other):
+                above[leader(other)] = leader(one)
+    together = [leader(videos[0]) if videos else "" for videos in shown]
+    places: dict[str, str] = {}
+    for video, pair in zip(together, pairs, strict=True):
+        place = stable_hash([seed, *pair.context.visuals])
+        places[video] = min(place, places.get(video, place))
+    ordered = sorted(places, key=places.__getitem__)
+    count = min(max(1, round(share * len(ordered))), len(ordered) - 1)
+    held = set(ordered[: max(0, count)])
+    sides = [(video in held, pair) for video, pair in zip(together, pairs, strict=True)]
+    return [pair for is_held, pair in sides if not is_held], [pair for is_held, pair in sides if is_held]

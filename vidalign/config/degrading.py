@@ -19,11 +19,11 @@ class AugmentConfig(Section):
 
     crop_scale: tuple[float, float] = (0.08, 0.3)
     """Share of the area that a crop keeps, from and to."""
-    brightness: float = pydantic.Field(0.4, ge=0)
+    brightness: float = pydantic.Field(0.4, ge=0, allow_inf_nan=False)
     """Most change of brightness."""
-    contrast: float = pydantic.Field(0.4, ge=0)
+    contrast: float = pydantic.Field(0.4, ge=0, allow_inf_nan=False)
     """Most change of contrast."""
-    saturation: float = pydantic.Field(0.2, ge=0)
+    saturation: float = pydantic.Field(0.2, ge=0, allow_inf_nan=False)
     """Most change of saturation."""
     hue: float = pydantic.Field(0.1, ge=0, le=0.5)
     """Most change of hue."""

@@ -70,7 +70,7 @@ class JudgeConfig(Section):
     prompt: str = prompts.JUDGE
     """Template of what the judge is asked."""
     max_response_chars: int = pydantic.Field(2000, ge=1)
-    """Longer responses are cut for the judge, in characters."""
+    """Longer responses are cut for the judge, in characters: their end, or that of the reasoning before their answer."""
     max_new_tokens: int = pydantic.Field(256, ge=1)
     """Most tokens of its reply."""
 

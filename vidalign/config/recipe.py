@@ -69,7 +69,7 @@ class SamplingSection(RecipeSection):
 
     num_candidates: int = pydantic.Field(4, ge=1)
     """Responses that are sampled for each side of an example."""
-    temperature: float = pydantic.Field(1.0, ge=0)
+    temperature: float = pydantic.Field(1.0, ge=0, allow_inf_nan=False)
     """Temperature of sampling."""
     top_p: float = pydantic.Field(0.9, gt=0, le=1)
     """Nucleus of sampling."""

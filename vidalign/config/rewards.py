@@ -35,7 +35,7 @@ class RewardOptions(Section):
     """Regular expression of a whole reply, for the reward format."""
     num_shuffled: int = pydantic.Field(0, ge=0)
     """Replies to the video with shuffled frames, for the reward temporal."""
-    temporal_share: float = pydantic.Field(0.8, gt=0)
+    temporal_share: float = pydantic.Field(0.8, gt=0, allow_inf_nan=False)
     """How many times as frequent right replies must be as with shuffled frames, for the reward temporal."""
     length_range: tuple[int, int] = (320, 512)
     """Fewest and most tokens, with the end of turn, of a right reply that gets the reward length."""

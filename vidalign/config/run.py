@@ -71,7 +71,7 @@ class VideoConfig(Section):
 
     num_frames: int | None = pydantic.Field(8, ge=1)
     """Frames of a video, evenly spread; null where `fps` is set. The most that are shown where `choice` chooses them."""
-    fps: float | None = pydantic.Field(None, gt=0)
+    fps: float | None = pydantic.Field(None, gt=0, allow_inf_nan=False)
     """Frames for each second of a video instead of a fixed number."""
     max_frames: int = pydantic.Field(128, ge=1)
     """Most frames of a video where `fps` is set."""

@@ -84,7 +84,7 @@ class MediaConfig(Section):
     """Where decoded frames are kept; null means in the temporary folder."""
     cache_gib: float = pydantic.Field(4.0, gt=0)
     """Size of that cache, in GiB; what was not used for the longest time is given up."""
-    frames_fps: float | None = pydantic.Field(None, gt=0)
+    frames_fps: float | None = pydantic.Field(None, gt=0, allow_inf_nan=False)
     """Takes a run of images, or frames without a rate, as one video of so many frames a second; null does not."""
 
     @pydantic.field_validator("domains")

@@ -113,7 +113,7 @@ class TrainConfig(Section):
     """DeepSpeed ranks, each on a GPU of its own where there are any; [fewest, most] goes on with those that there are."""
     use_gpu: bool | None = None
     """Train on GPUs; null does where the cluster has any."""
-    learning_rate: float = pydantic.Field(5e-7, gt=0)
+    learning_rate: float = pydantic.Field(5e-7, gt=0, allow_inf_nan=False)
     """Highest learning rate."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """How the learning rate falls after the warm-up."""
@@ -127,7 +127,7 @@ class TrainConfig(Section):
     """Pairs of one forward pass of one worker."""
     tokens_per_micro_batch: int | None = pydantic.Field(None, ge=1)
     """Fill each forward pass up to this many tokens instead of a fixed number of pairs."""
-    weight_decay: float = pydantic.Field(0.0, ge=0)
+    weight_decay: float = pydantic.Field(0.0, ge=0, allow_inf_nan=False)
     """Weight decay of AdamW."""
     max_grad_norm: float = pydantic.Field(1.0, gt=0)
     """Gradients are clipped to this norm."""

@@ -1,6 +1,6 @@
 """Is a reply right? The one place that judges it; and how far it agrees with the ground truth (the *trust* of LeanPO).
 
-    row ─► kind ─► verdict   choice   the option that it names                    vidalign.data.choices
+    row ─► kind ─► verdict   choice   the option that it names                    vidalign.data.offered
                              yes_no   yes or no, in words or as a statement       vidalign.data.polarity
                              number   the number that it states                   vidalign.data.stated
                              short    the answer's own words, or another word of the same kind (red, blue)
@@ -16,15 +16,14 @@ from __future__ import annotations
 import collections
 import math
 import re
-import string
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, TypeAlias, get_args
 
-from vidalign.data.choices import MENTION, chosen_option, read_choice
 from vidalign.data.doubt import asks_what_is_not, is_doubtful
 from vidalign.data.final_answer import answering_part
+from vidalign.data.labels import MENTION
 from vidalign.data.numbers import find_numbers, prepared
+from vidalign.data.offered import options_of, taken
 from vidalign.data.opposites import CLASSES
 from vidalign.data.polarity import asks_yes_or_no, leading_polarity, polarity, speaks_of_it
 from vidalign.data.stated import stated_number, states_number
@@ -54,8 +53,9 @@ _IN_BRACKETS = re.compile(r"^\s*[(\[{【〔「『]([^()\[\]{}【】〔〕「」�
 # Words that say no more than "is" where a place is asked for.
 _PLACED = tuple(map(stem, ("located", "placed", "situated", "positioned", "sitting", "standing", "lying", "found")))
 _SUBJECT = re.compile(r"\s*(?:the|this|that) (?:object|thing|item) (?:is|was)\b", re.IGNORECASE)  # says no more than "it is"
-_LISTED = re.compile(r"^\s*[(\[]?([A-Z])[.):、\]]+\s*(\S.*?)\s*$", re.MULTILINE)
-_LISTED_INLINE = re.compile(r"[(\[]([A-Z])[)\]]\s*([^()\[\]\n]*[^()\[\]\n\s,;.])")
+_OPENING = re.compile(  # says nothing of what was not asked with yes or no
+    r"^\W*(?:sure|certainly|of course|absolutely|well|okay|ok|alright|hmm+|oh|yes|yeah)\s*[,.:;!–—]+\s*(?=\w)", re.IGNORECASE
+)
 _CONNECTIVES = ("and", "then", "but", "while", "also")
 
 
@@ -74,18 +74,6 @@ def kind_of(example: Example) -> AnswerType:
         return "number"
     size = len(words(example.answer))
     return "short" if size <= _SHORT and is_single_clause(example.answer) else "free"
-
-
-def options_of(example: Example) -> tuple[str, ...]:
-    """The options of a row: its own, or those that its question lists by letter from A on, where one of them is the answer."""
-    if example.options or example.answer_type not in ("", "choice"):
-        return example.options
-    for listed in (_LISTED, _LISTED_INLINE):
-        found = listed.findall(unicodedata.normalize("NFKC", example.question))
-        if len(found) > 1 and "".join(letter for letter, _ in found) == string.ascii_uppercase[: len(found)]:
-            options = tuple(f"{letter}. {text}" for letter, text in found)
-            return options if chosen_option(example.answer, options) is not None else ()
-    return ()
 
 
 def fits(example: Example) -> bool:
@@ -127,35 +115,36 @@ def verdict(text: str, example: Example) -> bool | None:
         return False
     if kind == "choice":
         options = options_of(example)
-        right = chosen_option(example.answer, options)
-        if right is None:
+        wanted = taken(example.answer, example)
+        if wanted < 0:
             return True if normalise(part) == normalise(example.answer) else None
         if normalise(part) == normalise(example.answer):
             return True
-        chosen = read_choice(text, options)
-        if chosen < 0 and asks_what_is_not(example.question) and re.search(rf"\b{labelled(options)[right][0]}\b", part):
+        chosen = taken(text, example)
+        if chosen < 0 and asks_what_is_not(example.question) and re.search(rf"\b{labelled(options)[wanted][0]}\b", part):
             return None  # "B is not true"
-        if chosen != right:
+        if chosen != wanted:
             return None if chosen == MENTION else False
-        return _unless_open(part, example, lambda said: read_choice(said, options) == right)
+        return _unless_open(part, example, lambda said: taken(said, example) == wanted)
     if normalise(part) == normalise(example.answer):
         return not unfinished
     if kind == "yes_no":
-        wanted = polarity(example.answer, example.question)
+        is_yes = polarity(example.answer, example.question)
         said = polarity(part, example.question)
         if said is None and speaks_of_it(part, example.question):
             return None
-        if said == wanted and any(_excludes(group, content_words(part), content_words(example.answer)) for group in CLASSES):
+        if said == is_yes and any(_excludes(group, content_words(part), content_words(example.answer)) for group in CLASSES):
             return None  # "No, it is green" where the answer is "No, it is blue"
-        if wanted is None or said != wanted:
+        if is_yes is None or said != is_yes:
             return False
-        return _unless_open(part, example, lambda said: polarity(said, example.question) == wanted, yes_no=True)
+        return _unless_open(part, example, lambda said: polarity(said, example.question) == is_yes, yes_no=True)
     if kind == "number":
         right = states_number(part, example.answer, example.question)
         if not right:
             return right
         return _unless_open(part, example, lambda said: states_number(said, example.answer, example.question) is True)
     part = _IN_BRACKETS.sub(r"\1", part)
+    part = part if _OPENING.match(example.answer) else _OPENING.sub("", part)
     found = _by_words(part, example)
     return _by_sentences(part, example) if found is None and is_single_clause(example.answer) else found
 

@@ -236,7 +236,9 @@ def _inflected(text: str, listed: Options) -> set[int]:
 
 
 def _in_part(text: str, listed: Options) -> set[int]:
-    """Indices of the options of which a text says at least half the words and nothing else; or that begin with its yes or no."""
+    """Indices of the options of which a text says at least half the words and nothing else, and more than a "not"; or that begin with
+    its yes or no.
+    """
     if begun := re.match(r"[^\w]*(yes|no)\b(?=\W*$|,)", text):
         same = {"yes": "yes|true|correct", "no": "no|false|incorrect"}[begun[1]]
         first = {index for index, option in enumerate(listed.texts) if re.match(rf"(?:{same})\b", option)}
@@ -250,7 +252,12 @@ def _in_part(text: str, listed: Options) -> set[int]:
         words = content_words(option)
         if _NUMBER_ALONE.fullmatch(option):
             continue
-        if said and index not in denied and is_in_order(said, words) and set(said) & NEGATIONS == set(words) & NEGATIONS:
+        if (
+            set(said) - NEGATIONS
+            and index not in denied
+            and is_in_order(said, words)
+            and set(said) & NEGATIONS == set(words) & NEGATIONS
+        ):
             found.add(index if 2 * len(said) >= len(words) else CONFLICT)
     return found if CONFLICT not in found else set()
 

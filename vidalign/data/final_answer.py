@@ -101,6 +101,12 @@ def reasoning_part(text: str) -> str:
     return _OPENING.sub(" ", before).strip() if after else ""
 
 
+def from_answer_on(text: str) -> str:
+    """The end of a reply that closes its reasoning, from the closing tag on; "" where it has none."""
+    closings = list(_CLOSING.finditer(text))
+    return text[closings[-1].start() :] if closings else ""
+
+
 def _last_box(text: str) -> str | None:
     """What the last \\boxed{…} holds, braces inside of it included."""
     lower = text.lower()

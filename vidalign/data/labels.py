@@ -24,14 +24,19 @@ CONFLICT = -1  # what names more than one option, or none that exists
 MENTION = -2  # what may mean another thing: the letter of "vitamin B", "second"
 _PLACES = {
     word: index
-    for words in ("one two three four five six", "first second third fourth fifth sixth", "一 二 三 四 五 六")
+    for words in (
+        "one two three four five six",
+        "first second third fourth fifth sixth",
+        "一 二 三 四 五 六",
+        "i ii iii iv v vi",
+    )
     for index, word in enumerate(words.split(), 1)
 }
 _NTH = r"(?:first|second|third|fourth|fifth|sixth|last|\d+(?:st|nd|rd|th))"
 _ORDINAL = re.compile(rf"\b{_NTH}\b")
 _PLACE = re.compile(
     r"(?:(?:the (?:correct |right )?answer is|it is|it's|i(?:'d)? (?:choose|pick|select|say)|选择?)?\s*)"
-    rf"(?:(?:option|choice|answer|number|no\.|#)\s*(?P<number>\d|one|two|three|four|five|six)|"
+    rf"(?:(?:option|choice|answer|number|no\.|#)\s*(?P<number>\d|one|two|three|four|five|six|ii|iii|iv|vi)|"
     rf"(?:the )?(?P<ordinal>{_NTH})(?P<noun> (?:option|choice|answer|one))?|第(?P<chinese>[\d一二三四五六])(?:个|"
     rf"個)?(?:选项|選項)?)"
 )

@@ -177,7 +177,13 @@ def _broken_rules(row: ExampleRow) -> Iterator[RowError]:
             f"none of {_short(row.options)} is the answer {_short(row.answer)}",
             "add the right option, or correct the answer",
         )
-    if row.answer_type and not fits(to_example(row, pathlib.Path())):
+    if row.options and row.answer_type not in (None, "choice"):
+        yield RowError(
+            "answer_type",
+            f"is {row.answer_type}, and the row has options, of which a reply may name one by its letter",
+            "leave answer_type out, or options",
+        )
+    elif row.answer_type and not fits(to_example(row, pathlib.Path())):
         yield RowError("answer_type", f"is {row.answer_type}, which {_short(row.answer)} is not", _FIXES["answer_type"])
     if isinstance(row, PreferenceRow):
         if row.chosen.strip() == row.rejected.strip():

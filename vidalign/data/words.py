@@ -12,6 +12,7 @@ may be divided in another way than the answer's.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -28,7 +29,8 @@ _CHARACTER = rf"[{SPACELESS_RANGES}][{_COMBINING}]*"
 _RUN = rf"(?:(?![{SPACELESS_RANGES}])\w)+"
 _UNDIVIDED = rf"[{SPACELESS_RANGES}][{SPACELESS_RANGES}{_COMBINING}]*"
 _PIECE = re.compile(rf"{_UNDIVIDED}|{_RUN}|[^\w\s]")  # words without a space between them, a word, or a mark of punctuation
-_WORD = re.compile(rf"{_CHARACTER}|{_RUN}")
+_SIGNED = r"(?:[+#]+(?!\w)|(?<=(?<!\w)[a-z])-(?![\w-]))?"  # C++, C#, a B- are not C and B
+_WORD = re.compile(rf"{_CHARACTER}|{_RUN}{_SIGNED}")
 _EACH = re.compile(rf"{_CHARACTER}|{_RUN}|[^\w\s]")
 _MIXED = re.compile(rf"{_UNDIVIDED}|[^\s{SPACELESS_RANGES}]+")
 _INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe0e\ufe0f\ufeff]")
@@ -75,6 +77,17 @@ def words(text: str) -> list[str]:
     text = unicodedata.normalize("NFKC", apart(text))
     found = (normalise(text[start:end]) for start, end in _divided(_MIXED, text))
     return [word for word in found if word]
+
+
+def written_words(text: str) -> list[str]:
+    """The words of a text as they are written, punctuation on them: what white space divides, and dictionaries where there is none."""
+    return [word for part in text.split() for word in undivided_words(part)]
+
+
+def undivided_words(part: str) -> list[str]:
+    """A part without inner white space, cut before each of its words that is written without a space before it."""
+    starts = [start for start, _ in word_spans(part)[1:] if SPACELESS.match(part, start)]
+    return [part[start:end] for start, end in itertools.pairwise([0, *starts, len(part)])]
 
 
 def word_spans(text: str, *, by_character: bool = False) -> list[tuple[int, int]]:

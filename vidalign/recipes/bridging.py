@@ -12,7 +12,9 @@ from typing import Any
 from vidalign import prompts
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.rewriting import RrpoRecipe
+from vidalign.data.answers import is_correct
 from vidalign.data.scorers import trust_by
+from vidalign.data.words import written_words
 from vidalign.recipes.judging import Chat, Messages
 from vidalign.recipes.kinds import is_cut, spells_special_token
 from vidalign.recipes.pairing import build_pair, side
@@ -28,9 +30,16 @@ def why_no_bridge(example: Example, wrong: str, corrected: str, config: RrpoReci
     """
     if not corrected.strip() or not any(differing_marks(corrected.strip(), wrong.strip())):
         return "no_bridge"
-    if not trust_by(config.trust, corrected, example) > config.max_trust:  # nor where nobody can tell
+    if not _is_right(example, corrected, config):
         return "bridge_not_right"
     return "bridge_rewritten" if num_changed(corrected, wrong) > num_changed(example.answer, wrong) else ""
+
+
+def _is_right(example: Example, corrected: str, config: RrpoRecipe) -> bool:
+    """Whether a correction is known to be right. What overlaps with the ground truth is not, however little a wrong response may."""
+    if config.trust in (None, "f1"):
+        return is_correct(corrected, example)
+    return trust_by(config.trust, corrected, example) > config.max_trust  # nor where nobody can tell
 
 
 def why_not_bridged(example: Example, wrong: Response, written: Response | None, config: RrpoRecipe) -> str:
@@ -58,7 +67,7 @@ def num_changed(text: str, other: str) -> int:
     """In how many words two texts differ, those of both together."""
     texts = text.strip(), other.strip()
     marks = differing_marks(*texts)
-    return sum(len(each[start:end].split()) for each, spans in zip(texts, marks, strict=True) for start, end in spans)
+    return sum(len(written_words(each[start:end])) for each, spans in zip(texts, marks, strict=True) for start, end in spans)
 
 
 def bridge_rows(

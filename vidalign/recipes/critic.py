@@ -14,7 +14,7 @@ from typing import Any
 from vidalign import prompts
 from vidalign.config.judging import JudgeConfig
 from vidalign.data.final_answer import without_reasoning
-from vidalign.recipes.judging import SHOWN, Chat, Messages
+from vidalign.recipes.judging import SHOWN, Chat, Messages, shortened
 from vidalign.types import Judgement
 
 PARTS = (
@@ -91,7 +91,7 @@ def report_rows(rows: Sequence[dict[str, Any]], config: JudgeConfig, chat: Chat,
     """
     asked: list[Messages] = []
     for row in rows:
-        answer = row["response"][: config.max_response_chars]
+        answer = shortened(row["response"], config.max_response_chars)
         text = prompts.substitute(row["prompt"], question=row["question"], previous=answer)
         asked.append([{"role": "user", "content": text, **{kind: row[kind] for kind in SHOWN}}])
     replies = chat(asked) if asked else []

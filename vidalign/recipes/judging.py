@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias
 from vidalign import prompts
 from vidalign.config.judging import JudgeConfig
 from vidalign.data.answers import verdict
-from vidalign.data.final_answer import without_reasoning
+from vidalign.data.final_answer import from_answer_on, without_reasoning
 from vidalign.types import Example, Judgement, Response, stable_hash
 
 Messages: TypeAlias = list[dict[str, Any]]  # for a judge that sees, the first has the names of "videos" and "images"
@@ -61,9 +61,20 @@ _NUMBER = re.compile(r"[\s*_\[({\"'`$]*([1-5](?:\.\d+)?)[\s*_\])}\"'`$|]*(?:(?:/
 
 def judge_prompt(template: str, *, caption: str, question: str, answer: str, response: str, max_response_chars: int) -> str:
     """Fill the template by plain replacement, so that braces in a text are left alone. A response that is too long is cut off."""
-    if len(response) > max_response_chars:
-        response = response[:max_response_chars] + " […]"
+    response = shortened(response, max_response_chars)
     return prompts.substitute(template, caption=caption, question=question, answer=answer, response=response)
+
+
+def shortened(text: str, limit: int) -> str:
+    """A text as a judge is shown it: one of more than `limit` characters is cut, and a mark says so. Of a reasoning its end is cut
+    and what follows it is kept, for there is the answer.
+    """
+    if len(text) <= limit:
+        return text
+    answer = from_answer_on(text)
+    if answer and len(answer) <= limit:
+        return f"{text[: limit - len(answer)]} […] {answer}"
+    return (answer or text)[:limit] + " […]"
 
 
 def parse_score(reply: str) -> float | None:

@@ -9,13 +9,12 @@ that B' is worse than B: pairing compares trust.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vidalign.data.words import SPACELESS, word_spans
+from vidalign.data.words import undivided_words
 from vidalign.types import Response
 
 _WORD = re.compile(r"\s*\S+")
@@ -39,17 +38,11 @@ def cut(text: str, rng: np.random.Generator) -> Cut:
 
     White space goes with the next word, punctuation with the word before; texts without spaces are divided by a dictionary.
     """
-    words = [word for part in _WORD.findall(text.strip()) for word in _divided(part)]
+    words = [word for part in _WORD.findall(text.strip()) for word in undivided_words(part)]
     assert words, "a ground truth is never empty"
     segments = [(first, last) for first in range(len(words)) for last in range(first + 1, len(words) + 1)]
     first, last = segments[rng.integers(len(segments))]
     return Cut("".join(words[:first]), "".join(words[first:last]), "".join(words[last:]))
-
-
-def _divided(part: str) -> list[str]:
-    """A part without inner white space, cut before each of its words that is written without a space before it."""
-    starts = [start for start, _ in word_spans(part)[1:] if SPACELESS.match(part, start)]
-    return [part[start:end] for start, end in itertools.pairwise([0, *starts, len(part)])]
 
 
 def draw(pool: Sequence[Response], times_drawn: Mapping[tuple[str, str], int], rng: np.random.Generator) -> Response:

@@ -13,7 +13,7 @@ from vidalign.config.judging import JudgeConfig
 from vidalign.data.suites import find_suite
 from vidalign.data.suites.base import SuiteJudge
 from vidalign.data.suites.question import SuiteQuestion
-from vidalign.recipes.judging import Chat, Messages
+from vidalign.recipes.judging import Chat, Messages, shortened
 
 
 def suite_rows(suite: str, replies: Iterable[tuple[SuiteQuestion, str]]) -> list[str]:
@@ -43,7 +43,7 @@ def judge_suite_rows(rows: Sequence[dict[str, Any]], config: JudgeConfig, chat: 
     """
     cases = [(_judge(row["suite"]), _question(row), row["response"]) for row in rows]
     asked: list[Messages] = [
-        [{"role": "user", "content": judge.ask(question, _cut(reply, config.max_response_chars))}]
+        [{"role": "user", "content": judge.ask(question, shortened(reply, config.max_response_chars))}]
         for judge, question, reply in cases
     ]
     answers = chat(asked) if asked else []
@@ -86,7 +86,3 @@ def _question(row: dict[str, Any]) -> SuiteQuestion:
         options=tuple(row["options"]),
         facts=row["facts"],
     )
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[:limit] + " […]"

@@ -1,6 +1,6 @@
 """Recipe verified (VerIPO, arXiv 2505.19000): pairs from the replies of the group rounds just done, by what a verifier says of each.
 
-    accurate     its trust, by the rules or the scorer of the rounds that sampled it
+    accurate     its trust, which is what the reward "accuracy" of the rounds that sampled it says, or else the rules
     consistent   a text model that reads the reasoning without its answer names the same answer
     repetition   share of its runs of four words that it has said before
     length       its tokens
@@ -27,6 +27,7 @@ from vidalign.config.verifying import VerifiedRecipe
 from vidalign.data.final_answer import answering_part, reasoning_part
 from vidalign.data.reading import DataRow
 from vidalign.data.scorers import score
+from vidalign.data.words import written_words
 from vidalign.recipes.base import Evidence, Recipe
 from vidalign.recipes.judging import Chat, JudgeTask
 from vidalign.recipes.kinds import is_cut, spells_special_token
@@ -107,12 +108,12 @@ class Verified(Recipe[VerifiedRecipe]):
         return counts(verdicts, self.config.max_repetition)
 
     def pairs(self, row: DataRow, responses: Sequence[Response], evidence: Evidence) -> list[PreferencePair] | str:
-        """The pairs of an example, or why there is none: missing, cut_by_length, no_verified, all_verified."""
+        """The pairs of an example, or why there is none: missing, cut_by_length, empty_response, no_verified, all_verified."""
         config = self.config
         told = [(r, self.verdict(r, evidence)) for r in _answers(responses)]
         usable = [(r, v) for r, v in told if not v.reason]
         if not usable:
-            return "cut_by_length" if told else "missing"
+            return told[0][1].reason if told else "missing"
         good = [
             (r, v)
             for r, v in usable
@@ -145,7 +146,9 @@ def _answers(responses: Sequence[Response]) -> list[Response]:
 
 
 def _why_not(response: Response) -> str:
-    return "cut_by_length" if is_cut(response) else "special_token" if spells_special_token(response) else ""
+    if is_cut(response):
+        return "cut_by_length"
+    return "special_token" if spells_special_token(response) else "" if response.text.strip() else "empty_response"
 
 
 def parts(text: str) -> tuple[str, str]:
@@ -154,9 +157,14 @@ def parts(text: str) -> tuple[str, str]:
     return reasoning_part(text), "" if unfinished else answer.strip()
 
 
+def _its_end(reasoning: str, limit: int) -> str:
+    """The end of a reasoning that is too long, which says what it leads to."""
+    return reasoning if len(reasoning) <= limit else f"[…] {reasoning[-limit:]}"
+
+
 def repetition(text: str) -> float:
     """The share in [0, 1) of a text's runs of four words that occurred in it before."""
-    words = text.split()
+    words = written_words(text)
     runs = [tuple(words[at : at + RUN]) for at in range(len(words) - RUN + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
@@ -172,7 +180,7 @@ def consistency(rows: Sequence[dict[str, Any]], config: JudgeConfig, chat: Chat,
     for row in rows:
         reasoning, _ = parts(row["response"])
         question = prompts.asked_question(Example.from_row(row["example"]))
-        text = prompts.substitute(row["prompt"], question=question, reasoning=reasoning[: config.max_response_chars])
+        text = prompts.substitute(row["prompt"], question=question, reasoning=_its_end(reasoning, config.max_response_chars))
         asked.append([{"role": "user", "content": text}])
     made = []
     for row, reply in zip(rows, chat(asked) if asked else [], strict=True):

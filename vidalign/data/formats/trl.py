@@ -60,12 +60,20 @@ def _shared_prompt(chosen: Any, rejected: Any) -> list[Turn]:
 
 
 def _response(row: SourceRow, name: str, prompt: list[Turn]) -> str:
-    """A response. One that is a text continues its prompt and begins with a space, which in a chat it does not."""
+    """A response. One that is a text continues its prompt and begins with a space, which in a chat it does not; spans of
+    its phrases move with it."""
     is_text = isinstance(row.fields.get(name), str)
     text = row.response(name, prompt)
-    if is_text and text != text.strip():
-        row.notes["white space around a response, which was removed"] += 1
-    return text.strip() if is_text else text
+    if not is_text or text == text.strip():
+        return text
+    row.notes["white space around a response, which was removed"] += 1
+    moved = len(text) - len(text.lstrip())
+    if moved and isinstance(spans := row.fields.get(f"{name}_phrases"), list):
+        row.fields[f"{name}_phrases"] = [
+            [place - moved if isinstance(place, int) else place for place in span] if isinstance(span, list) else span
+            for span in spans
+        ]
+    return text.strip()
 
 
 def from_row(row: Fields, notes: Notes) -> Fields:
