@@ -31,7 +31,7 @@ from serving.checks import check_address, check_files
 from serving.decoders import MediaOptions
 from serving.deployments import deployment_config, drain, served, stopping, video_limit
 from serving.gates import GateOptions
-from serving.leftovers import application_name, clear_leftovers
+from serving.leftovers import application_name, cared_for, clear_leftovers
 from serving.proxy import BINARY, haproxy_folder, proxy_environment, uses_haproxy, write_haproxy_script
 from serving.readiness import wait_until_ready
 from serving.spec import EndpointSpec
@@ -97,8 +97,9 @@ def endpoint(
     from ray import serve as ray_serve
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    started_at = time.monotonic()
+    started_at, care = time.monotonic(), contextlib.ExitStack()
     try:
+        care.enter_context(cared_for())
         # Building the app imports vLLM, which takes as long as Serve's own processes take to start, so both run side by side.
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             starting = pool.submit(
@@ -134,6 +135,7 @@ def endpoint(
             drain(application_name(), serve.drain_s)  # its versions go with Serve, once nobody can ask them
     finally:
         ray_serve.shutdown()
+        care.close()
         table_store.forget(application_name())
         for name in added:  # else an endpoint of a process that this one starts would take them for the user's
             os.environ.pop(name, None)
