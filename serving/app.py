@@ -32,7 +32,7 @@ from serving.decoders import MediaOptions
 from serving.deployments import deployment_config, drain, served, stopping, video_limit
 from serving.gates import GateOptions
 from serving.leftovers import application_name, cared_for, clear_leftovers
-from serving.proxy import BINARY, haproxy_folder, proxy_environment, uses_haproxy, write_haproxy_script
+from serving.proxy import BINARY, haproxy_folder, haproxy_said, proxy_environment, uses_haproxy, write_haproxy_script
 from serving.readiness import wait_until_ready
 from serving.spec import EndpointSpec
 from serving.versions import BASE, POLICY, PREFIX
@@ -109,7 +109,8 @@ def endpoint(
                 controller_options={"runtime_env": {"env_vars": environment}},
             )
             apps = _applications(spec, hash_of(own_key) if own_key else "")
-            starting.result()
+            with haproxy_said():
+                starting.result()
         targets = [ray_serve.RunTarget(app, name=name, route_prefix=route) for name, (app, route) in apps.items()]
         ray_serve.run_many(targets, wait_for_applications_running=False)
         running = Endpoint(

@@ -122,7 +122,7 @@ class Head:
         for pid in self._left_over():
             with contextlib.suppress(OSError):
                 lines.append(pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip())
-        own = ("ray::IDLE", "ray::RuntimeEnv", "ray::Dashboard", "ray::JobSupervisor")
+        own = ("ray::IDLE", "ray::RuntimeEnv", "ray::Dashboard", "ray::JobSupervisor", "ray::TelemetryAgent")
         return [
             line for line in lines if re.match("ray::|VLLM|.*haproxy|.*vidalign serve", line) and not line.startswith(own)
         ]
