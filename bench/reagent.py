@@ -102,7 +102,8 @@ def train_critic(out: pathlib.Path, steps: int) -> None:
         return both[0] + both[1]
 
     out.mkdir(parents=True, exist_ok=True)
-    train(model, Pace("critic", steps, 5e-4, decays=True, frozen_vision=True), loss, out)
+    pace = Pace("critic", steps, 5e-4, decays=True, frozen_vision=True)
+    train(model, pace, (loss() for _ in range(steps)), out)
     model.to(torch.bfloat16).save_pretrained(out)
     processor.save_pretrained(out)
 

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 import json
 from pathlib import Path
@@ -286,3 +287,19 @@ def test_the_judge_turns_around_the_share_of_its_verdicts_that_is_asked_for():
     assert not any(rule_judge.flipped(f"prompt {number}", 0.0, 0) for number in range(100))
     assert judged("A small yellow cross moves right.", flips=1.0).endswith("Score: 5")
     assert judged(f"{world.listed(EVENTS, 0)}.", flips=1.0).endswith("Score: 1")
+
+
+def test_batches_of_the_base_are_the_same_when_they_are_drawn_ahead():
+    see, tell = (dataclasses.replace(train_base.PHASES[number], num_videos=2) for number in (0, 3))
+    made = {}
+    for ahead in (False, True):
+        for phase in (see, tell):
+            rng = np.random.default_rng(7)
+            step = functools.partial(train_base.draw, phase, world.balanced_scenes(rng, unseen=False), rng)
+            made[ahead, phase.name] = list(train_base.drawn(step, 3, ahead=ahead))
+    for now, later in zip(made[False, see.name], made[True, see.name], strict=True):
+        assert now[0] == later[0]
+        np.testing.assert_array_equal(now[1], later[1])
+    for now, later in zip(made[False, tell.name], made[True, tell.name], strict=True):
+        assert [sample.turns for sample in now] == [sample.turns for sample in later]
+        assert all((one.frames == two.frames).all() for one, two in zip(now, later, strict=True))

@@ -1,6 +1,6 @@
 """Train the base of the events task from scratch, so that it sees well and tells carelessly.
 
-    python -m examples.events.train_base [--out examples/events/model --seed 0 --phases FOLDER]
+    python -m examples.events.train_base [--out examples/events/model --seed 0 --device cpu --phases FOLDER]
 
 Writes a complete Hugging Face folder (bfloat16 weights) and training_log.jsonl. Seeds give different bases of the same kind.
 """
@@ -30,7 +30,7 @@ from examples.events.careless import (
 from examples.events.world import ATTRIBUTES, CATEGORIES, VALUES, Scene, ask, balanced_scenes, events_of, size_of
 from examples.shapes.biased_data import draw_frames
 from examples.shapes.tiny_model import TEMPORAL_PATCH, build_model, build_processor, build_tokenizer, patchify
-from examples.shapes.train_base import Collator, Pace, in_phases, options, record, reply_loss, train
+from examples.shapes.train_base import Collator, Pace, drawn, in_phases, options, record, reply_loss, train
 
 HERE = Path(__file__).parent
 SHAPES_MODEL = HERE.parent / "shapes" / "model"  # which knows how to look and to describe one or two things already
@@ -66,11 +66,10 @@ class Heads(torch.nn.Module):
         super().__init__()
         self.read = torch.nn.ModuleDict({name: torch.nn.Linear(width, len(VALUES[name])) for name in ATTRIBUTES})
 
-    def loss(self, model, scenes: list[Scene], rng: np.random.Generator) -> torch.Tensor:
-        """Cross-entropy, as a mean over attributes and time steps, of frames drawn of these scenes."""
-        frames = np.stack([draw_frames(scene, rng, NUM_FRAMES) for scene in scenes])
-        grid = torch.tensor([(STEPS_IN_TIME, 4, 4)] * len(scenes))
-        seen = model.model.visual(patchify(frames), grid_thw=grid).pooler_output  # [B * 6 * 4, D]
+    def loss(self, model, scenes: list[Scene], frames: np.ndarray) -> torch.Tensor:
+        """Cross-entropy, as a mean over attributes and time steps, of frames [B, F, H, W, 3] drawn of these scenes."""
+        grid = torch.tensor([(STEPS_IN_TIME, 4, 4)] * len(scenes), device=model.device)
+        seen = model.model.visual(patchify(frames).to(model.device), grid_thw=grid).pooler_output  # [B * 6 * 4, D]
         seen = seen.unflatten(0, (len(scenes) * STEPS_IN_TIME, -1)).mean(dim=1)
         repeats = STEPS_IN_TIME // len(scenes[0].things)
         total = seen.new_zeros(())
@@ -81,7 +80,7 @@ class Heads(torch.nn.Module):
                 for thing in scene.things
                 for _ in range(repeats)
             ]
-            total = total + functional.cross_entropy(head(seen), torch.tensor(values))
+            total = total + functional.cross_entropy(head(seen), torch.tensor(values, device=seen.device))
         return total / len(self.read)
 
 
@@ -114,29 +113,24 @@ def corpus(seed: int, num_scenes: int = 1500) -> list[str]:
     return texts
 
 
-def batches(phase: Phase, scenes: Iterator[Scene], rng: np.random.Generator, collate: Collator, model, heads: Heads):
-    """A function that draws the next batch of a phase and returns its loss."""
-
-    def see() -> torch.Tensor:
-        return heads.loss(model, [next(scenes) for _ in range(phase.num_videos)], rng)
-
-    def tell() -> torch.Tensor:
-        drawn = [
-            draw_sample(
-                next(scenes),
-                phase.flaws,
-                rng,
-                hinted=phase.hinted,
-                reflecting=phase.reflecting,
-                copying=phase.copying,
-                other=next(scenes),
-                num_turns=phase.num_turns,
-            )
-            for _ in range(phase.num_videos)
-        ]
-        return reply_loss(model, *collate(drawn))
-
-    return tell if phase.num_turns else see
+def draw(phase: Phase, scenes: Iterator[Scene], rng: np.random.Generator):
+    """What a step of a phase learns from: scenes and their frames to train the tower, else samples."""
+    if not phase.num_turns:
+        chosen = [next(scenes) for _ in range(phase.num_videos)]
+        return chosen, np.stack([draw_frames(scene, rng, NUM_FRAMES) for scene in chosen])
+    return [
+        draw_sample(
+            next(scenes),
+            phase.flaws,
+            rng,
+            hinted=phase.hinted,
+            reflecting=phase.reflecting,
+            copying=phase.copying,
+            other=next(scenes),
+            num_turns=phase.num_turns,
+        )
+        for _ in range(phase.num_videos)
+    ]
 
 
 def main() -> None:
@@ -147,14 +141,22 @@ def main() -> None:
     collate = Collator(processor, model, NUM_FRAMES)
     heads = Heads(model.config.text_config.hidden_size)
     record(args.out, {"seed": args.seed, "phases": [dataclasses.asdict(phase) for phase in PHASES]})
-
-    def run(number: int, phase: Phase) -> None:
+    batches = {}
+    for number, phase in enumerate(PHASES):
         rng = np.random.default_rng([args.seed, 2 + number])
-        scenes = balanced_scenes(rng, unseen=False)
-        batch_loss = batches(phase, scenes, rng, collate, model, heads)
-        train(model, phase, batch_loss, args.out, heads=None if phase.num_turns else heads)
+        step = functools.partial(draw, phase, balanced_scenes(rng, unseen=False), rng)
+        batches[phase.name] = drawn(step, phase.steps, ahead=args.device != "cpu")
+    model.to(args.device)
+    heads.to(args.device)
 
-    in_phases(model, args.phases, {phase.name: functools.partial(run, n, phase) for n, phase in enumerate(PHASES)})
+    def run(phase: Phase) -> None:
+        steps = batches[phase.name]
+        if phase.num_turns:
+            train(model, phase, (reply_loss(model, *collate(samples)) for samples in steps), args.out)
+        else:
+            train(model, phase, (heads.loss(model, *seen) for seen in steps), args.out, heads=heads)
+
+    in_phases(model, args.phases, {phase.name: functools.partial(run, phase) for phase in PHASES})
     model.to(torch.bfloat16).save_pretrained(args.out)
     processor.save_pretrained(args.out)
 

@@ -1,8 +1,9 @@
 """Train the built-in model from scratch, so that it is decent but flawed by its training data.
 
-    python -m examples.shapes.train_base [--out examples/shapes/model --seed 0]
+    python -m examples.shapes.train_base [--out examples/shapes/model --seed 0 --device cpu]
 
 Writes a complete Hugging Face folder (bfloat16 weights) and training_log.jsonl. Takes about a quarter of an hour on two CPU cores.
+Batches are drawn on the CPU, each phase's in a process of its own where there is a GPU, which would wait for them.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import dataclasses
 import functools
 import json
 import math
+import multiprocessing
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -45,6 +48,7 @@ from vidalign.prompts import HINT, REFLECT, chat, fill
 HERE = Path(__file__).parent
 IGNORED = -100
 LONGEST_TURN = 256  # tokens
+Batch = TypeVar("Batch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +142,8 @@ class Collator:
 
 
 def reply_loss(model, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy, as a mean over the reply tokens of the batch."""
+    """Cross-entropy, as a mean over the reply tokens of the batch, on the model's device."""
+    inputs, labels = {name: tensor.to(model.device) for name, tensor in inputs.items()}, labels.to(model.device)
     hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1]
     wanted = labels[:, 1:]
     return functional.cross_entropy(model.lm_head(hidden[wanted != IGNORED]), wanted[wanted != IGNORED])
@@ -157,10 +162,8 @@ def corpus(seed: int, num_texts: int = 3000) -> list[str]:
     return texts
 
 
-def train(
-    model, pace: Pace, batch_loss: Callable[[], torch.Tensor], out: Path, *, heads: torch.nn.Module | None = None
-) -> None:
-    """Train through one phase, in place, and append to training_log.jsonl. `batch_loss` draws a batch and returns its loss.
+def train(model, pace: Pace, losses_of: Iterator[torch.Tensor], out: Path, *, heads: torch.nn.Module | None = None) -> None:
+    """Train through one phase, in place, and append to training_log.jsonl. `losses_of` draws a batch a step and tells its loss.
 
     `heads` are trained with the model, and thrown away with the phase.
     """
@@ -179,7 +182,7 @@ def train(
     losses, began = [], time.monotonic()
     model.train()
     for step in range(1, pace.steps + 1):
-        loss = batch_loss()
+        loss = next(losses_of)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -206,6 +209,22 @@ def draw_batch(phase: Phase, rng: np.random.Generator) -> list[Sample]:
     ]
 
 
+def drawn(draw: Callable[[], Batch], steps: int, *, ahead: bool) -> Iterator[Batch]:
+    """The batches of a phase. `ahead` draws them in a process of its own, which starts now and waits for nobody."""
+    if not ahead:
+        return (draw() for _ in range(steps))
+    context = multiprocessing.get_context("fork")  # `draw` holds generators, which cannot be pickled
+    queue = context.Queue()
+
+    def produce() -> None:
+        torch.set_num_threads(1)
+        for _ in range(steps):
+            queue.put(draw())
+
+    context.Process(target=produce, daemon=True).start()
+    return (queue.get() for _ in range(steps))
+
+
 def record(out: Path, row: dict) -> None:
     """Print a row and append it to training_log.jsonl."""
     print(json.dumps(row), flush=True)
@@ -221,6 +240,7 @@ def options(description: str | None, out: Path) -> argparse.Namespace:
         "--phases", type=Path, help="folder for the weights after each phase: read if they exist, else written"
     )
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.phases:
@@ -238,7 +258,7 @@ def in_phases(model, kept: Path | None, phases: Mapping[str, Callable[[], None]]
     for name, train_phase in phases.items():
         path = kept and kept / f"{name}.pt"
         if path and path.exists():
-            model.load_state_dict(torch.load(path))
+            model.load_state_dict(torch.load(path, map_location=model.device))
             continue
         train_phase()
         if path:
@@ -251,12 +271,20 @@ def main() -> None:
     processor, model = build_processor(tokenizer), build_model(tokenizer)
     collate = Collator(processor, model)
     record(args.out, {"seed": args.seed, "phases": [dataclasses.asdict(phase) for phase in PHASES]})
+    batches = {
+        phase.name: drawn(
+            functools.partial(draw_batch, phase, np.random.default_rng([args.seed, 2 + number])),
+            phase.steps,
+            ahead=args.device != "cpu",
+        )
+        for number, phase in enumerate(PHASES)
+    }
+    model.to(args.device)
 
-    def run(number: int, phase: Phase) -> None:
-        rng = np.random.default_rng([args.seed, 2 + number])
-        train(model, phase, lambda: reply_loss(model, *collate(draw_batch(phase, rng))), args.out)
+    def run(phase: Phase) -> None:
+        train(model, phase, (reply_loss(model, *collate(samples)) for samples in batches[phase.name]), args.out)
 
-    in_phases(model, args.phases, {phase.name: functools.partial(run, n, phase) for n, phase in enumerate(PHASES)})
+    in_phases(model, args.phases, {phase.name: functools.partial(run, phase) for phase in PHASES})
     model.to(torch.bfloat16).save_pretrained(args.out)
     processor.save_pretrained(args.out)
 
