@@ -27,6 +27,7 @@ EAGER = {"TORCHDYNAMO_DISABLE": "1"}
 # Of the processes of an endpoint: HTTP, calls to other replicas and engine client share one loop, as in vLLM's server, and the gate
 # alone decides how large a request is.
 REPLICA_ENVIRONMENT = {
+    "grpc_proxy": "",  # the gate asks replicas at their nodes' addresses: a proxy for hosts outside (http_proxy) is not for that
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": "-1",

@@ -34,6 +34,7 @@ from pipelines.ahead import Ahead
 from pipelines.check import STAGES, before, check_inputs, check_plan
 from pipelines.checks.places import check_port
 from pipelines.inputs import Inputs
+from pipelines.moved import record
 from pipelines.overlap import overlapped
 from pipelines.progress import StageClock
 from pipelines.rounds import Rounds, exported_or_none, resource_plan
@@ -73,11 +74,13 @@ def align(config: RunConfig, stages: Sequence[str] = STAGES, *, verbose: bool = 
             ahead = rounds.accept(stages)  # and read the stored configuration before this one takes its place
             progress.note(outlook(ahead))
             if all(stage.is_finished for stage in ahead):
+                record(run, rounds.data, inputs)
                 files.write_text_atomic(run.config, dump_config(config))
             else:
                 with entered(config, inputs, stages, base, stop=stop, verbose=verbose) as (plan, text_tokens, asked_for):
                     rounds = dataclasses.replace(rounds, plan=plan, text_tokens=text_tokens)
                     _ = rounds.stored
+                    record(run, rounds.data, inputs)
                     files.write_text_atomic(run.config, dump_config(config))
                     files.write_json(run.plan, dataclasses.asdict(plan))
                     with tracking.following():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vidalign import files
@@ -55,3 +56,18 @@ class AnswerLog:
         key = stable_hash(example.to_row())
         self.lines.add(json.dumps({"example_id": example.id, "example": key, "result": result.to_row()}))
         self.results[example.id], self.keys[example.id] = result, key
+
+
+def rename_questions(path: pathlib.Path, former: Iterable[Sequence[Example]], examples: Sequence[Example]) -> None:
+    """Let a log's answers to questions on videos that were at other places (`former`, each like `examples`) be to those of now."""
+    keys = {stable_hash(old.to_row()): new for each in former for old, new in zip(each, examples, strict=True) if old != new}
+    if not keys:
+        return
+    first, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    for row in rows:
+        if (example := keys.get(row["example"])) is not None:
+            row["example"] = stable_hash(example.to_row())
+            shown = {} if "uri" in row["result"] else example.context_fields()
+            row["result"] |= {name: value for name, value in shown.items() if name in row["result"]}
+    files.write_text_atomic(path, first + "".join(json.dumps(row) + "\n" for row in rows))

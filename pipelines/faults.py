@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 
 from vidalign.errors import ClusterError, VidalignError
 
@@ -37,7 +39,7 @@ def fixable_cause(error: BaseException) -> VidalignError | None:
         if isinstance(current, OSError) and current.errno in FILE_FAULTS:
             place = current.filename2 or current.filename or "a disk"  # of a copy, the second is its target
             what = "written" if current.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else "used"
-            return ClusterError(f"{place} cannot be {what}: {current.strerror}; {FILE_FAULTS[current.errno]}")
+            return ClusterError(f"{place} cannot be {what}: {current.strerror}; {_way_out(current.errno, place)}")
         seen.add(id(current))
         given_up = given_up or of_ranks(current)
         queue += [getattr(current, "cause", None), getattr(current, "controller_failure", None)]
@@ -46,6 +48,15 @@ def fixable_cause(error: BaseException) -> VidalignError | None:
         if isinstance(workers, dict):
             queue += [failure for failure in workers.values() if isinstance(failure, BaseException)]
     return given_up
+
+
+def _way_out(number: int, place: str) -> str:
+    if number == errno.ENOSPC:
+        with contextlib.suppress(OSError):  # of another node
+            disk = os.statvfs(os.path.dirname(place) or ".")
+            if disk.f_files and not disk.f_ffree and disk.f_bavail:
+                return "it has space, but no inodes for more files; remove some there and run the same command again: it continues"
+    return FILE_FAULTS[number]
 
 
 def of_ranks(error: BaseException) -> VidalignError | None:

@@ -12,6 +12,7 @@ from cluster.plan import plan
 from cluster.resources import ClusterResources, ResourcePlan
 from pipelines.ahead import Ahead
 from pipelines.inputs import Inputs, read_inputs
+from pipelines.moved import Moved, moved
 from pipelines.stages import base as stages_base
 from pipelines.stages.base import MANIFEST, Stage
 from pipelines.stages.evaluate import Evaluate
@@ -57,6 +58,11 @@ class Rounds:
             return load_config(self.run.config)
         except VidalignError:
             return None
+
+    @functools.cached_property
+    def data(self) -> Moved:
+        """Where the data is, and where it was in earlier commands on this run."""
+        return moved(self.run, self.stored, self.config.data, self.inputs)
 
     def accept(self, names: Sequence[str]) -> list[Ahead]:
         """What these stages have ahead of them, in order, as far as that is known before anything runs.
@@ -135,6 +141,7 @@ class Rounds:
                 float32_head=config.train.float32_head,
                 text_tokens=self.text_tokens,
                 missing=self.inputs.missing,
+                data=self.data,
             ),
             lambda rounds: rounds.rollout(index),
         )
@@ -186,6 +193,7 @@ class Rounds:
                 examples=self.inputs.eval,
                 plan=self.plan.serve,
                 wait_for_nodes_s=config.cluster.wait_for_nodes_s,
+                data=self.data,
             ),
             lambda rounds: rounds.evaluate(),
         )
@@ -204,6 +212,7 @@ class Rounds:
                 cache=cache_folder(config.video.cache_dir, self.run.frames),
                 decoders=self.plan.decoders,
                 engines=self.plan.engines,
+                data=self.data,
             ),
             lambda rounds: rounds.scores(),
         )

@@ -31,8 +31,8 @@ from serving.checks import check_address, check_files
 from serving.decoders import MediaOptions
 from serving.deployments import deployment_config, drain, served, stopping, video_limit
 from serving.gates import GateOptions
-from serving.leftovers import application_name, clear_leftovers
-from serving.proxy import BINARY, haproxy_folder, proxy_environment, uses_haproxy, write_haproxy_script
+from serving.leftovers import application_name, cared_for, clear_leftovers
+from serving.proxy import BINARY, haproxy_folder, haproxy_said, proxy_environment, uses_haproxy, write_haproxy_script
 from serving.readiness import wait_until_ready
 from serving.spec import EndpointSpec
 from serving.versions import BASE, POLICY, PREFIX
@@ -97,8 +97,9 @@ def endpoint(
     from ray import serve as ray_serve
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    started_at = time.monotonic()
+    started_at, care = time.monotonic(), contextlib.ExitStack()
     try:
+        care.enter_context(cared_for())
         # Building the app imports vLLM, which takes as long as Serve's own processes take to start, so both run side by side.
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             starting = pool.submit(
@@ -108,7 +109,8 @@ def endpoint(
                 controller_options={"runtime_env": {"env_vars": environment}},
             )
             apps = _applications(spec, hash_of(own_key) if own_key else "")
-            starting.result()
+            with haproxy_said():
+                starting.result()
         targets = [ray_serve.RunTarget(app, name=name, route_prefix=route) for name, (app, route) in apps.items()]
         ray_serve.run_many(targets, wait_for_applications_running=False)
         running = Endpoint(
@@ -134,6 +136,7 @@ def endpoint(
             drain(application_name(), serve.drain_s)  # its versions go with Serve, once nobody can ask them
     finally:
         ray_serve.shutdown()
+        care.close()
         table_store.forget(application_name())
         for name in added:  # else an endpoint of a process that this one starts would take them for the user's
             os.environ.pop(name, None)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import pathlib
+import resource
 import socket
 from collections.abc import Mapping
 
 from serving.access import read_keys
+from serving.proxy import may_use_haproxy
 from vidalign.config.run import ServeConfig
 from vidalign.errors import ClusterError, ModelError
 from vidalign.types import PolicyVersion
+
+OWN_FILES = 1060  # of HAProxy on a machine with 2 cores
 
 
 def check_files(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> None:
@@ -41,15 +45,29 @@ def check_media_root(serve: ServeConfig) -> None:
         raise ClusterError(f"serve.media_root={serve.media_root} is not a folder; file: urls are read from below it")
 
 
+def check_open_files(serve: ServeConfig) -> None:
+    """Raises `ClusterError` where HAProxy, which does not start then, may not open two files a connection and its own."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if not may_use_haproxy(serve) or most == resource.RLIM_INFINITY:
+        return
+    if most < 2 * serve.limits.max_connections + OWN_FILES:
+        lower = f", or lower serve.limits.max_connections to {(most - OWN_FILES) // 2:,}" if most > OWN_FILES + 2 else ""
+        raise ClusterError(
+            f"serve.limits.max_connections={serve.limits.max_connections:,} needs {2 * serve.limits.max_connections + OWN_FILES:,} "
+            f"open files, and this machine allows {most:,}; raise that (`ulimit -Hn`){lower}"
+        )
+
+
 def check_address(serve: ServeConfig) -> None:
     """Look for what is wrong with the endpoint's place on this machine.
 
     Raises:
-        ClusterError: the port is taken, or the media root is no folder.
+        ClusterError: the port is taken, the media root is no folder, or HAProxy may not open enough files.
         ConfigError: the file of keys cannot be read.
     """
     check_keys(serve)
     check_media_root(serve)
+    check_open_files(serve)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

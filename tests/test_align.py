@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import scipy.stats
+import yaml
 from conftest import vidalign, vidalign_killed
 from safetensors.numpy import load_file
 
@@ -123,6 +124,27 @@ def test_a_run_that_was_moved_reports_serves_and_is_still_finished(finished_run,
     changing = {"wall_s": None, "disk_bytes": None}  # the report itself takes room
     assert {**after, **changing} == {**before, **changing}
     assert now.count("data:image") == page.count("data:image") > 0
+
+
+def test_a_run_whose_data_was_moved_is_still_finished(finished_run, small_config, tmp_path):
+    data, run = tmp_path / "data", tmp_path / "run"
+    config = yaml.safe_load(small_config.read_text())
+    shutil.copytree(pathlib.Path(config["data"]["train"]).parent, data)
+    shutil.copytree(finished_run, run)
+    config["data"] = {split: str(data / pathlib.Path(path).name) for split, path in config["data"].items()}
+    path = tmp_path / "moved.yaml"
+    path.write_text(yaml.safe_dump({**config, "run_dir": str(run)}))
+    done = vidalign("align", str(path))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "nothing is left to do" in done.stderr
+    assert str(data) in (run / "config.yaml").read_text()
+    other = data / "videos" / sorted(path.name for path in (data / "videos").iterdir() if path.stat().st_size > 100)[0]
+    other.write_bytes(other.read_bytes() + b" ")
+    shutil.rmtree(run)
+    shutil.copytree(finished_run, run)
+    refused = vidalign("align", str(path))
+    assert refused.returncode == 2, "other videos were taken for those of before"
+    assert "data.train was " in refused.stderr
 
 
 def test_a_rollout_that_was_killed_continues_to_the_same_pairs(finished_run, small_config, tmp_path):

@@ -1,10 +1,12 @@
 """Mistakes on the command line: one sentence, exit code 2, no stack trace."""
 
+import errno
 import json
 import os
 import resource
 import subprocess
 import sys
+import types
 
 import pytest
 import yaml
@@ -100,6 +102,14 @@ def test_bench_passes_its_arguments_to_the_script(tmp_path, monkeypatch):
     (tmp_path / "bench" / "decode.py").write_text("import sys\nsys.exit(7 if sys.argv[1:] == ['--rounds', '2'] else 1)\n")
     monkeypatch.chdir(tmp_path)
     assert main(["bench", "decode", "--rounds", "2"]) == 7
+
+
+def test_a_disk_without_inodes_is_said_to_have_none(tmp_path, monkeypatch):
+    no_inodes = types.SimpleNamespace(f_files=30, f_ffree=0, f_bavail=9)
+    monkeypatch.setattr(os, "statvfs", lambda folder: no_inodes if folder == str(tmp_path) else os.error)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "a.json"))
+    said = f"{tmp_path}/a.json cannot be written: No space left on device; it has space, but no inodes for more files; remove some"
+    assert str(fixable_cause(full)).startswith(said)
 
 
 def test_a_full_disk_is_one_sentence_wherever_it_shows(tmp_path, capsys, monkeypatch):

@@ -106,6 +106,14 @@ def test_overrides(tmp_path: pathlib.Path):
         load_config(path, ["run_dir.x=1"])
 
 
+@pytest.mark.parametrize("value", ["/data/a run #1/x", "/a dir ü 視 #1%20 {x}/run", "#1", "a\t#"])
+def test_an_override_has_no_comments(value):
+    """As YAML it would be cut there, and another folder be taken without a word."""
+    raw = {"run_dir": "r", "model": {"path": "m"}, "data": {"train": "t"}}
+    assert parse_config(raw, [f"run_dir={value}"]).run_dir == value.strip()
+    assert parse_config(raw, ['run_dir="a #b"', "data.limit=3"]).run_dir == "a #b"
+
+
 def test_the_config_of_a_run_is_of_the_folder_that_it_is_in(tmp_path: pathlib.Path):
     text = f"run_dir: {tmp_path}/old\nmodel: {{path: m}}\ndata: {{train: t.jsonl}}\n"
     for name in ("align.yaml", "config.yaml"):

@@ -51,3 +51,10 @@ def test_what_a_raylet_reports_is_printed_in_no_commands_output(capsys):
     out = capsys.readouterr().out
     assert "another one" in out
     assert "one of a kind" not in out
+
+
+def test_torch_does_not_warn_of_the_triton_that_cpus_do_not_need():
+    code = "import torch; from torch._library.triton import get_inner_triton_kernels as look; print(look(len))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Triton" not in done.stderr
+    assert done.stdout.startswith("[")

@@ -58,6 +58,7 @@ ACTOR_ENVIRONMENT_CPU = {
     "TORCHDYNAMO_DISABLE": "1",
 }
 REPLICA_ENVIRONMENT = {
+    "grpc_proxy": "",
     "VLLM_MEDIA_CONNECTOR": "vidalign",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",

@@ -165,3 +165,13 @@ def test_a_disk_that_is_full_is_named_by_what_was_to_be_written_there(tmp_path, 
         files.write_json(tmp_path / "a.json", {})
     assert pickle.loads(pickle.dumps(caught.value)).filename == str(tmp_path / "a.json"), "also from a worker"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_takes_no_file_is_named_by_what_was_to_be_written_there(tmp_path, monkeypatch):
+    def refused(dir, prefix):
+        raise OSError(errno.EROFS, "Read-only file system", f"{dir}/{prefix}x8u")
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", refused)
+    with pytest.raises(OSError, match="Read-only") as caught:
+        files.write_json(tmp_path / "a.json", {})
+    assert caught.value.filename == str(tmp_path / "a.json")

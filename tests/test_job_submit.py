@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import signal
@@ -108,6 +109,24 @@ class Head:
             printed = b"".join(part for part in (error.stdout, error.stderr) if isinstance(part, bytes)).decode()
             raise AssertionError(f"the job did not end within {timeout_s:g} s:\n{printed[-4000:]}") from None
 
+    def job(self, *arguments: str, timeout_s: float = 60) -> str:
+        """What a `ray job` command prints."""
+        command = [str(BIN / "ray"), "job", arguments[0], "--address", self.address, *arguments[1:]]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=timeout_s)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def at_work(self) -> list[str]:
+        """What a job started on this cluster and is there: actors, tasks and what they started, but not what Ray itself keeps."""
+        lines = []
+        for pid in self._left_over():
+            with contextlib.suppress(OSError):
+                lines.append(pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip())
+        own = ("ray::IDLE", "ray::RuntimeEnv", "ray::Dashboard", "ray::JobSupervisor", "ray::TelemetryAgent")
+        return [
+            line for line in lines if re.match("ray::|VLLM|.*haproxy|.*vidalign serve", line) and not line.startswith(own)
+        ]
+
     def stop(self) -> None:
         """End `ray start` (which ends its daemons), then whatever of its group or session is left."""
         self.process.send_signal(signal.SIGTERM)
@@ -189,6 +208,37 @@ def test_an_error_of_the_config_ends_the_job_with_its_sentence(head, project):
     done = head.submit(project, "vidalign", "align", "nothing.yaml", timeout_s=300)
     assert done.returncode != 0
     assert "no config file at nothing.yaml" in done.stdout + done.stderr
+
+
+@pytest.mark.long
+def test_a_job_that_is_stopped_ends_at_once_and_leaves_no_endpoint(head, project):
+    """Ray gives a job that it stops three seconds, and Serve takes longer."""
+    [port], name = free_ports(1), "stopped"
+    head.job(
+        "submit", "--no-wait", "--submission-id", name, "--working-dir", str(project), "--",
+        "vidalign", "serve", str(ROOT / "examples/shapes/model"), f"serve.port={port}", "model.dtype=float32"
+    )  # fmt: skip
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not answers(f"http://127.0.0.1:{port}/ready"):
+        assert time.monotonic() < deadline, head.job("logs", name)[-4000:]
+        time.sleep(1)
+    assert any("Serve" in line for line in head.at_work())
+    began = time.monotonic()
+    head.job("stop", name)
+    assert time.monotonic() - began < 15
+    assert "STOPPED" in head.job("status", name).upper()
+    while (left := head.at_work()) and time.monotonic() < began + 30:
+        time.sleep(0.5)
+    assert not left
+    assert not answers(f"http://127.0.0.1:{port}/ready")
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 @pytest.mark.timeout(ALIGN_TIMEOUT_S + 60)

@@ -222,8 +222,12 @@ def time_in_store(store, run, name) -> int:
     return found.mtime_ns // 10**9 * 10**9
 
 
-def test_what_is_replaced_within_a_second_by_as_many_bytes_is_seen(run, node):
-    """Stores tell times in seconds."""
+@pytest.mark.parametrize("ahead_s", [0, 3600, -3600])
+def test_what_is_replaced_within_a_second_by_as_many_bytes_is_seen(run, node, monkeypatch, ahead_s):
+    """Stores tell times in seconds, and a node's clock may be wrong."""
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + ahead_s)
+    monkeypatch.setattr(stored, "_newest", {})
     path = run.root / "wall_s.json"
     files.write_json(path, {"a": 1})
     node("b")
@@ -233,6 +237,23 @@ def test_what_is_replaced_within_a_second_by_as_many_bytes_is_seen(run, node):
     files.write_json(path, {"a": 2})
     node("b")
     assert files.read_json(mirror.fetched(there)) == {"a": 2}
+
+
+def test_what_can_change_no_more_in_its_second_is_fetched_once(run, node, server, monkeypatch):
+    files.write_json(run.root / "old.json", {})
+    monkeypatch.setattr(stored, "RACY_S", 1)
+    time.sleep(2.1)  # the store's clock goes on
+    files.write_json(run.root / "new.json", {})
+    monkeypatch.setattr(stored, "_newest", {})
+    node("b")
+    there = RunFolder.at(stored.shown(run.root)).root
+    mirror.refresh(there)
+    asked = len(server[1].asked)
+    for _ in range(2):
+        mirror.fetched(there / "old.json")
+    assert not [each for each in server[1].asked[asked:] if each.startswith("GET")]
+    mirror.fetched(there / "new.json")
+    assert [each for each in server[1].asked[asked:] if each.startswith("GET")]
 
 
 def test_what_is_gone_from_the_store_is_gone_here(run, store):

@@ -1,6 +1,8 @@
-"""What the environment says of proxies does not come between a command and its own endpoint."""
+"""What the environment says of proxies does not come between a command and its own endpoint, nor between the endpoint's parts."""
 
 import os
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 
@@ -8,6 +10,7 @@ import openai
 import pytest
 from json_server import serving
 
+from cluster.engines import REPLICA_ENVIRONMENT
 from cluster.proxies import THIS_MACHINE, reach_directly
 from serving.readiness import listed_models
 
@@ -47,3 +50,30 @@ def test_without_proxies_nothing_is_said(monkeypatch):
     monkeypatch.delenv("HTTP_PROXY")
     reach_directly()
     assert "no_proxy" not in os.environ
+
+
+ASKED = """
+import asyncio, grpc
+
+async def main():
+    server = grpc.aio.server()
+    port = server.add_insecure_port("0.0.0.0:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            await asyncio.wait_for(channel.channel_ready(), 2)
+            print("reached")
+        except TimeoutError:
+            print("not reached")
+    await server.stop(0)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("added", "found"), [({}, "not reached"), (REPLICA_ENVIRONMENT, "reached")])
+def test_a_gate_reaches_its_replicas(added, found):
+    """As Serve does it, by gRPC, which takes http_proxy for every host that no_proxy does not name."""
+    environment = {**os.environ, "http_proxy": "http://127.0.0.1:9", **added}
+    done = subprocess.run([sys.executable, "-c", ASKED], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == found

@@ -107,6 +107,15 @@ def test_an_object_that_changed_is_fetched_anew_and_nothing_else_is(bucket, serv
     assert staged("data.train", uri).read_bytes() == b"second, longer"
 
 
+def test_an_object_that_was_replaced_within_a_second_by_as_many_bytes_is_fetched_anew(bucket):
+    """Stores tell times in seconds."""
+    uri = bucket("same/x.bin", b"first")
+    folder = uri.rpartition("/")[0]
+    assert staged("data.train", uri).read_bytes() == (staged("data.train", folder) / "x.bin").read_bytes() == b"first"
+    bucket("same/x.bin", b"after")
+    assert staged("data.train", uri).read_bytes() == (staged("data.train", folder) / "x.bin").read_bytes() == b"after"
+
+
 def test_what_is_not_used_is_given_up_first_and_what_is_in_use_is_not(bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("VIDALIGN_STAGED_GIB", str(2500 / 2**30))
     uris = [bucket(f"files/{number}", bytes([number]) * 1000) for number in range(4)]

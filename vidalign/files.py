@@ -98,7 +98,11 @@ def write_bytes_atomic(path: pathlib.Path, *parts: bytes | memoryview, durable: 
 def _replacing(path: pathlib.Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     """A file that takes the place of `path` once all of it is written, and is in the store that `path` is kept in, if it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        error.filename = str(path)  # nobody knows the other name
+        raise
     try:
         with os.fdopen(handle, "wb") as file:
             yield file

@@ -2,6 +2,7 @@
 
 The store is the truth. A file is put into it whole before it takes its place in a mirror, and carries the store's time of change from
 then on: so all that stands in a mirror is in the store, or was, and what is behind or was removed there is told by size and time.
+A small file that may yet be replaced in the second that it is of has a time that is none, and is fetched again when it is read again.
 Names that begin with a dot are a node's own, and so are the logs of trackers until they are put. Of paths in no mirror, whatever is
 here does nothing. What is not in use is given up where a node has no room for more (vidalign/room.py).
 """
@@ -16,7 +17,6 @@ import pathlib
 import re
 import shutil
 import tempfile
-import time
 import urllib.parse
 from collections.abc import Iterator
 from typing import IO, Any, cast
@@ -27,7 +27,6 @@ from vidalign.stored import Place, listing, of, place_of, time_of, tried
 
 # What is fetched when it is read.
 LAZY = re.compile(r"(frames|cache|lease)/|rounds/\d+/(train/ray/|eval/noise/|model/.*\.safetensors$)")
-RACY_S, RACY_BYTES = 5, 2**20  # a small file that changed a moment ago may change again in the same second
 
 
 def opened(name: str, key: str = "RUN") -> str:
@@ -70,6 +69,7 @@ def put(path: pathlib.Path, source: pathlib.Path | None = None) -> None:
         [found] = store.get_file_info([key])
         if found.size != size:
             raise ConnectionError(f"{found.size} of {size:,} bytes arrived")
+        stored.saw(place, found)
         os.utime(source, ns=(time_of(found), time_of(found)))
 
     tried(act, place, "written")
@@ -196,6 +196,8 @@ def _fetch(place: Place) -> None:
         if _same(local, found):
             room.used(local)
             return
+        stored.saw(place, found)
+        settled = found.size > storage.SMALL_BYTES or stored.is_settled(place, found)
         local.parent.mkdir(parents=True, exist_ok=True)
         handle, draft = tempfile.mkstemp(dir=local.parent, prefix=f".{local.name}.")
         os.close(handle)
@@ -204,9 +206,7 @@ def _fetch(place: Place) -> None:
                 storage.fetch_file(store, key, pathlib.Path(draft), found.size)
             except FileNotFoundError as error:
                 raise ConnectionError(f"{key} was removed meanwhile") from error
-            changed = time_of(found)
-            if found.size <= RACY_BYTES and abs(time.time() - changed / stored.SECOND) < RACY_S:
-                changed -= 86_400 * stored.SECOND
+            changed = time_of(found) - (0 if settled else 86_400 * stored.SECOND)
             os.utime(draft, ns=(changed, changed))
             os.chmod(draft, 0o644)
             with _locked(place.run):

@@ -2,7 +2,9 @@
 
     uri ─► listing {name: size, time of change} ─► <root>/<hash of uri and listing>/<last part of the uri>     a file or a folder
 
-An object that changed has another hash, so nothing stale is read, and two nodes that staged the same have it at the same path.
+An object that changed has another hash, so nothing stale is read, and two nodes that staged the same have it at the same path. Stores
+tell times in seconds, in which a small object may be replaced by as many bytes: of those the hash also has what the store calls their
+content (ETag), where it says so.
 `VIDALIGN_STAGED` names the root, by default ~/.cache/vidalign/staged, and `VIDALIGN_STAGED_GIB` how much it may hold, by default 200
 (vidalign/room.py).
 """
@@ -38,6 +40,7 @@ MAX_ATTEMPTS = 3  # of pyarrow, for each request
 TRIES, PAUSE_S = 5, 0.5  # of one file as a whole
 AT_ONCE = 8  # files that are fetched at the same time
 CHUNK_BYTES = 2**22
+SMALL_BYTES = 2**20  # an object that may be written twice within a second
 
 _held: dict[pathlib.Path, int] = {}  # locks of what this process has staged, which keep others from giving it up
 
@@ -105,12 +108,13 @@ def staged(key: str, uri: str, patterns: Sequence[str] = ("*",)) -> pathlib.Path
     place = place.rstrip("/")
     try:
         found = _listing(store, place, patterns)
+        tags = _tags(store, place, found)
     except Exception as error:  # a store's errors are of many kinds; all mean that it cannot be read
         raise _unread(key, uri, error) from error
     if not found:
         raise DataError(f"{key}={uri}: there is nothing at this uri; correct it, or put the files there")
     root, most = node_folder()
-    digest = hashlib.sha256(json.dumps([uri.rstrip("/"), found]).encode()).hexdigest()[:24]
+    digest = hashlib.sha256(json.dumps([uri.rstrip("/"), found, tags]).encode()).hexdigest()[:24]
     folder = root / digest
     try:
         with contextlib.ExitStack() as stack:
@@ -165,6 +169,20 @@ def _listing(store: Any, place: str, patterns: Sequence[str]) -> dict[str, tuple
     }
     wanted = re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns))
     return {name: found[name] for name in sorted(found) if wanted.match(name)}
+
+
+def _tags(store: Any, place: str, found: dict[str, tuple[int, int]]) -> dict[str, str]:
+    """{name: what the store calls its content} of small objects, where it says so."""
+
+    def tag(name: str) -> str:
+        with os_errors(), store.open_input_stream(f"{place}/{name}" if name else place) as stream:
+            said = {key.lower(): value for key, value in (stream.metadata() or {}).items()}
+        etag = said.get("etag", b"")
+        return etag.decode() if isinstance(etag, bytes) else str(etag)
+
+    small = [name for name, (size, _) in found.items() if size <= SMALL_BYTES]
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        return {name: said for name, said in zip(small, pool.map(tag, small), strict=True) if said}
 
 
 def _fetch(store: Any, place: str, found: dict[str, tuple[int, int]], folder: pathlib.Path, root: pathlib.Path) -> None:

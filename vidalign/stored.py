@@ -25,12 +25,15 @@ from vidalign.errors import ConfigError, DataError
 
 ValueT = TypeVar("ValueT")
 SECOND = 10**9
+RACY_S = 5  # a small object that changed a moment ago may change again in the same second
 GIVE_UP_S = 60.0  # after the first try, where each takes long
 FINAL = re.compile(
     "NO_SUCH_BUCKET|ACCESS_DENIED|SIGNATURE|INVALID_ACCESS_KEY|HTTP status 40[13]|"
     "Permanent error|access token|AuthenticationException|Base64|path component",  # of the clients of gs:// and az://, and of pyarrow
     re.IGNORECASE,
 )
+
+_newest: dict[str, int] = {}  # the latest time of change that was seen in each bucket: its store's clock is not behind it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +153,8 @@ def listing(place: Place) -> dict[str, Any]:
     def act() -> dict[str, Any]:
         store, key = place.stored
         found = store.get_file_info(fs.FileSelector(key, recursive=True, allow_not_found=True))
+        for each in found:
+            saw(place, each)
         return {each.path[len(key) + 1 :]: each for each in found if each.is_file}
 
     return tried(act, place, "read")
@@ -185,6 +190,21 @@ def place_of(path: pathlib.Path) -> Place:
 def time_of(found: Any) -> int:
     """When an object changed, in ns: whole seconds, which are what every answer of a store has."""
     return (found.mtime_ns or 0) // SECOND * SECOND
+
+
+def saw(place: Place, found: Any) -> None:
+    """Learn of the clock of a place's store from one of its objects."""
+    bucket = _bucket(place)
+    _newest[bucket] = max(_newest.get(bucket, 0), time_of(found))
+
+
+def is_settled(place: Place, found: Any) -> bool:
+    """Whether what is read of an object from now on is all that it was at its time of change, by the store's clock, not a node's."""
+    return _newest.get(_bucket(place), 0) >= time_of(found) + RACY_S * SECOND
+
+
+def _bucket(place: Place) -> str:
+    return "/".join(place.run.split("/")[:3])
 
 
 def _folder_name(run: str) -> str:

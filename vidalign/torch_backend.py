@@ -4,12 +4,13 @@ Registered in the entry-point group ``torch.backends``, which torch calls at the
 command line, Ray workers and vLLM's engine processes alike. transformers needs torchvision for its video processors, and
 package indexes serve a CUDA build of it, whose import fails on "operator torchvision::nms does not exist" when torch is a
 CPU build. Declaring the two missing schemas is enough, because nothing here calls them. Where torch has CUDA, or
-torchvision is a CPU build, this does nothing.
+torchvision is a CPU build, this does nothing. Without Triton, which CPU builds do not need, torch warns of it; that is not shown.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import pathlib
 import re
 
@@ -21,6 +22,8 @@ def declare_torchvision_operators() -> None:
     global _library
     import torch
 
+    if importlib.util.find_spec("triton") is None:
+        logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     if _library is not None or torch.version.cuda is not None or torch.version.hip is not None:
         return
     spec = importlib.util.find_spec("torchvision")

@@ -17,7 +17,7 @@ import abc
 import json
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from vidalign import files
@@ -59,6 +59,10 @@ class Stage(abc.ABC):
     def inputs_v1(self) -> Any:
         """The inputs whose hash a folder of format 1 holds; None for a stage that had no folder then."""
         return None
+
+    def elsewhere(self) -> Iterable[Stage]:
+        """The same stage as it was while its data was at other places: a folder that was made from that is this one's too."""
+        return ()
 
     @abc.abstractmethod
     def run(self) -> dict[str, Any]:
@@ -164,14 +168,19 @@ def _compare(stage: Stage, now: Mapping[str, Any], made: Any, what: str) -> None
         candidates = (stage.earlier() if stage.earlier else None, stage)
         known = [as_begun for as_begun in candidates if as_begun and stable_hash(as_begun.inputs_v1()) == found]
         if not known:
+            if any(stable_hash(other.inputs_v1()) == found for other in stage.elsewhere()):
+                return
             raise ConfigError(f"{what} or other data; {way_out}")
         before = _as_stored(flat(known[0].inputs()))
     else:
         before = made["inputs"]
-        if "layout" in made:
-            layout = {name: value for name, value in made["layout"].items() if name not in stage.once_in_layout}
-            before, now = before | layout, {**now, **_as_stored(flat(stage.layout()))}
+        layout = _as_stored(flat(stage.layout())) if "layout" in made else {}
+        old = {name: value for name, value in made.get("layout", {}).items() if name not in stage.once_in_layout}
+        before, now = before | old, {**now, **layout}
     differing = changes(before, now)
+    if differing:
+        others = (_as_stored({**now, **flat(other.inputs())}) for other in stage.elsewhere())
+        differing = min([differing, *(changes(before, other) for other in others)], key=len)
     if differing:
         raise ConfigError(f"{what}: {'; '.join(differing)}; {way_out}")
 

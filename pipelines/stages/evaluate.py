@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from cluster.resources import ServePlan
+from pipelines.answer_log import rename_questions
+from pipelines.moved import Moved
 from pipelines.stages.base import Stage
 from pipelines.stages.responses import digest, media_limits
 from serving.spec import EndpointSpec
@@ -37,6 +39,7 @@ class Evaluate(Stage):
     examples: Sequence[Example]
     plan: ServePlan
     wait_for_nodes_s: float = EndpointSpec.wait_for_nodes_s
+    data: Moved = dataclasses.field(default_factory=Moved)
     earlier: Callable[[], Stage | None] | None = None
 
     def inputs(self) -> dict[str, Any]:
@@ -48,6 +51,9 @@ class Evaluate(Stage):
             "recipe.plain_prompt": self.prompt,
             **decided_by(self.video.frame_spec()),
         }
+
+    def elsewhere(self) -> Iterator[Evaluate]:
+        return (dataclasses.replace(self, examples=former) for former in self.data.examples("eval", self.examples))
 
     def inputs_v1(self) -> dict[str, Any]:
         return {
@@ -64,6 +70,8 @@ class Evaluate(Stage):
         from pipelines.endpoints import at_each, at_its_pace
         from serving.app import Endpoint
 
+        for log in self.folder.glob("*.jsonl"):
+            rename_questions(log, self.data.examples("eval", self.examples), self.examples)
         media_root = self.serve.media_root or common_folder(self.examples)
         spec = EndpointSpec(
             models=self.policies,

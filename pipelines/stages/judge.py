@@ -6,19 +6,20 @@ import collections
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from actors.judge import Judge
 from actors.pools import pool
 from cluster.resources import Workers
 from pipelines import progress
+from pipelines.moved import Moved
 from pipelines.stages.base import Stage
 from vidalign import files, mirror
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.run import ModelConfig
 from vidalign.recipes.base import Recipe
-from vidalign.recipes.judging import JudgeTask, agreement
+from vidalign.recipes.judging import SHOWN, JudgeTask, agreement
 from vidalign.types import Example, Judgement, PolicyVersion, stable_hash
 
 BATCH_SIZE = 32
@@ -43,12 +44,24 @@ class Judging(Stage):
     frames: Mapping[str, str] = dataclasses.field(default_factory=dict)
     policy: PolicyVersion | None = None
     model: ModelConfig | None = None
+    data: Moved = dataclasses.field(default_factory=Moved)
     earlier: Callable[[], Stage | None] | None = None
 
     def inputs(self) -> dict[str, Any]:
         rows = f"{len(self.task.rows)} rows, {stable_hash(list(self.task.rows))}"
         policy = {"policy": self.policy.version} if self.policy and self.judge.kind == "policy" else {}
         return {self.key: self.judge.deciding(), "rows": rows, "recipe": dict(self.task.asked_with), **policy}
+
+    def elsewhere(self) -> Iterator[Judging]:
+        if not self.judge.sees_video:
+            return
+        split, rows = "eval" if self.key == "evaluate.judge" else "train", [json.loads(row) for row in self.task.rows]
+        names = list(dict.fromkeys(name for row in rows for kind in SHOWN for name in row[kind]))
+        for former in self.data.names(split, names):
+            place = dict(zip(names, former, strict=True))
+            were = [{**row, **{kind: [place[name] for name in row[kind]] for kind in SHOWN}} for row in rows]
+            task = dataclasses.replace(self.task, rows=[json.dumps(row, ensure_ascii=False) for row in were])
+            yield dataclasses.replace(self, task=task)
 
     def inputs_v1(self) -> dict[str, Any]:
         return {"judge": self.judge.recorded(), "rows": list(self.task.rows), **self.task.asked_with}

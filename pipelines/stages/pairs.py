@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from cluster.resources import Workers
@@ -77,6 +77,10 @@ class Pairs(Stage):
             "data.pairs": stable_hash([pair.content() for pair in self.recipe.given(self.rows)]),
             "pairing": {name: value for name, value in config.deciding().items() if name in config.PAIRING},
         }
+
+    def elsewhere(self) -> Iterator[Pairs]:
+        former = zip(self.rollout.elsewhere(), self.rollout.data.rows(self.rows), strict=True)
+        return (dataclasses.replace(self, rollout=rollout, rows=rows) for rollout, rows in former)
 
     def inputs_v1(self) -> dict[str, Any]:
         config = self.recipe.config
@@ -230,6 +234,7 @@ class Pairs(Stage):
             frames=read_frames(self.rollout.folder),
             policy=self.rollout.policy,
             model=self.rollout.model,
+            data=self.rollout.data,
         )
         once(stage)
         return stage.rows()

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from actors import answered
@@ -26,18 +26,17 @@ from cluster.engines import with_float32_head
 from cluster.node_files import Missed, Passes
 from cluster.resources import Workers
 from pipelines import progress
+from pipelines.moved import Moved
 from pipelines.stages.base import Stage
-from pipelines.stages.decoded import Decoded, count_videos
+from pipelines.stages.decoded import Decoded, count_videos, note_left_out, sorted_out
 from pipelines.stages.filling import ASKED, fill, giving, shortfall
 from pipelines.stages.groups import special_ids
 from pipelines.stages.lookalikes import lookalike_warning
 from pipelines.stages.responses import digest, media_limits
 from vidalign import files, mirror
 from vidalign.config.run import ModelConfig, RolloutConfig, VideoConfig
-from vidalign.errors import DataError
 from vidalign.recipes.base import Recipe
-from vidalign.stored import shown
-from vidalign.types import Example, PolicyVersion, QuarantineRow
+from vidalign.types import Example, PolicyVersion
 from vidalign.video.relevance import decided_by
 
 
@@ -48,7 +47,7 @@ class Rollout(Stage):
     `cache`: the frame cache. `seed`: of the round; `engine_seed`: of the run. `text_tokens`: what the context must have beside a
     video; a video that leaves less is quarantined. `missing`: names of videos that the driver does not find. `places`: of the
     examples in the order of all prompts, where a round does not ask all (`pipelines.stages.filling`). `policy_round`: the one that
-    starts from `policy`.
+    starts from `policy`. `data`: where it is, and was.
     """
 
     name: ClassVar[str] = "rollout"
@@ -72,6 +71,7 @@ class Rollout(Stage):
     missing: Sequence[str] = ()
     places: Sequence[int] | None = None
     policy_round: int | None = None
+    data: Moved = dataclasses.field(default_factory=Moved)
     earlier: Callable[[], Stage | None] | None = None
 
     @property
@@ -91,6 +91,10 @@ class Rollout(Stage):
             **({"train.float32_head": True} if self.float32_head else {}),
             **decided_by(self.video.frame_spec()),
         }
+
+    def elsewhere(self) -> Iterator[Rollout]:
+        former = zip(self.data.examples("train", self.train), self.data.examples("probe", self.probe), strict=True)
+        return (dataclasses.replace(self, train=train, probe=probe) for train, probe in former)
 
     def layout(self) -> dict[str, Any]:
         return {"rollout.batch_size": self.rollout.batch_size}
@@ -237,10 +241,13 @@ class Rollout(Stage):
             files.write_json(self.folder / ASKED, {"examples": names, "next": self.places[asked - 1] + 1})
         decoded: dict[str, Mapping[str, str]] = {}
         engine_s: collections.Counter[str] = collections.Counter()
+        renamed = self.data.renamed("train", self.train)
         for path in paths:
             part = files.read_json(path)
             clips = files.found_places(root, {row["video"]: row["frames_path"] for row in part["decoded"]})
-            decoded |= {row["video"]: {**row, "frames_path": clips[row["video"]]} for row in part["decoded"]}
+            for row in part["decoded"]:
+                name = renamed.get(row["video"], row["video"])
+                decoded[name] = {**row, "video": name, "frames_path": clips[row["video"]]}
             engine_s.update(part.get("engine_s", {}))
         return decoded, {name: round(seconds, 2) for name, seconds in engine_s.items()}
 
@@ -278,22 +285,12 @@ class Rollout(Stage):
 
     def _write(self, decoded: Decoded) -> None:
         """Write the other tables that later stages read. Raises `DataError` when no video could be decoded."""
-        frames = {video: row["frames_path"] for video, row in decoded.items() if row["frames_path"]}
-        left_out = {video: row for video, row in decoded.items() if not row["frames_path"]}
-        quarantine = [QuarantineRow(uri=uri, reason=row["reason"], message=row["message"]) for uri, row in left_out.items()]
-        if not frames:
-            raise DataError(
-                f"none of the {len(decoded)} videos could be decoded; first reason: {quarantine[0].message}. "
-                "Check data.video_root and the video files"
-            )
+        frames, quarantine = sorted_out(decoded)
         usable = [example for example in self.probe if all(name in frames for name in example.context.visuals)]
         files.write_table(self.folder / "probe.parquet", usable)
         files.write_places(self.folder / "frames.json", frames)
         files.write_table(self.quarantine / "quarantine.parquet", quarantine)
         files.write_json(self.folder / "videos.json", videos := count_videos(decoded))
-        if quarantine:
-            shares = f"{len(quarantine):,} of {videos['total']:,} videos ({progress.counts(videos['quarantined'])})"
-            why = shown(self.quarantine / "quarantine.parquet")
-            progress.note(f"quarantine, round {self.round_index}: {shares}; why of each: {why}")
+        note_left_out(videos, self.quarantine / "quarantine.parquet", self.round_index)
         if (warning := lookalike_warning(frames, self.train, self.probe, split="probe")) is not None:
             progress.warn(warning)

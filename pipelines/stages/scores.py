@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from actors.decoder import decoded_videos
 from cluster.resources import Workers
 from pipelines import progress
+from pipelines.moved import Moved
 from pipelines.stages.base import Stage, identity, once
 from pipelines.stages.judge import Judging
 from vidalign import files
@@ -50,6 +51,7 @@ class Scores(Stage):
     cache: pathlib.Path
     decoders: Workers
     engines: Workers
+    data: Moved = dataclasses.field(default_factory=Moved)
     earlier: Callable[[], Stage | None] | None = None
 
     @property
@@ -93,7 +95,8 @@ class Scores(Stage):
         open_ones = [
             answer for made in answers.values() for answer in made if answer.correct is None and answer.text.strip()
         ]
-        shown = {name for answer in open_ones for name in answer.context.visuals} if judge.needs_frames else set()
+        asked = [examples[answer.example_id] for answer in open_ones] if judge.needs_frames else []
+        shown = {name for example in asked for name in example.context.visuals}
         frames = self._frames(shown) if shown else {}
         stage = Judging(
             folder=self.folder / "judgements",
@@ -105,6 +108,7 @@ class Scores(Stage):
             frames=frames,
             policy=self.policy,
             model=self.model,
+            data=self.data,
         )
         once(stage)
         rows = stage.rows()

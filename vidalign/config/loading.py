@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -26,6 +27,9 @@ from vidalign.stored import shown
 
 SectionT = TypeVar("SectionT", bound=Section)
 RUN_CONFIG = "config.yaml"  # in a run's folder
+COMMENTED = re.compile(
+    r"(?s)[^\"'\[{|>&!*]*(?:^|\s)#"
+)  # a plain text that YAML would cut here; a command line has no comments
 
 
 def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -114,6 +118,6 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
             raise ConfigError(f"override {override!r}: {name} holds a value, not a section")
         node = child
     try:
-        node[last] = read_value(text, dotted)
+        node[last] = text.strip() if COMMENTED.match(text) else read_value(text, dotted)
     except ConfigError as error:
         raise ConfigError(f"override {override[:80]!r}: the value {error}") from error
