@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from bench.quality import edits, events_page, events_pairs, page
+from bench.quality import bases_page, edits, events_page, events_pairs, page
 from bench.quality.arms import BASE
 from bench.quality.data import Data, base_folder
 from bench.quality.events import COMPARED, EVENTS
@@ -229,3 +229,28 @@ def test_an_arm_that_does_not_exist_is_named(monkeypatch, capsys):
 def test_a_part_of_the_results_says_what_the_figures_beside_it_say(name, written):
     results = pathlib.Path(__file__).parents[1] / "bench" / "results"
     assert (results / f"{name}.md").read_text().strip() == written(files.read_json(results / f"{name}.json")).strip()
+
+
+def test_the_page_of_other_bases_says_what_holds_on_each_and_over_all():
+    def on(base, sft, leanpo):
+        rows = [
+            {"arm": arm, "seed": seed, "f1": value, "learning_rate": 3e-4}
+            for arm, values in (("SFT", sft), ("LeanPO", leanpo))
+            for seed, value in enumerate(values)
+        ]
+        return {"base": {"f1": base, "num_questions": 480}, "runs": rows, "pairs": []}
+
+    asked = {"num_examples": 96, "turns": [{"f1": 0.7, "true": 0.4}] * 3} | {
+        name: {"f1": f1} for name, f1 in (("base", 0.5), ("noise", 0.05), ("swapped", 0.06))
+    }
+    zero = on(0.5, (0.8, 0.8), (0.7, 0.72))
+    first = {**zero, "base": {"heldout": zero["base"]}}
+    bases = {"1": on(0.4, (0.8, 0.8), (0.6, 0.6)) | {"asked": asked}, "2": on(0.6, (0.8, 0.8), (0.7, 0.7)) | {"asked": None}}
+    said = bases_page.page({"bases": bases, "rates": {"SFT": 3e-4}, "versions": "torch 2"}, first, asked)
+    assert "## The events task on three bases" in said
+    assert "| SFT | 80.0 ± 0.0 (2) | 80.0 ± 0.0 (2) | 80.0 ± 0.0 (2) |" in said
+    assert "| base 1 | 96 | 50.0 | 5.0 | 6.0 | 70.0 / 40.0 | 70.0 / 40.0 | 70.0 / 40.0 |" in said
+    assert "| base 2 | 96" not in said
+    over = "| +9.0 ± 12.7, not told apart | +20.0 ± 0.0, higher | +10.0 ± 0.0, higher | +13.0 ± 15.1, not told apart |"
+    assert f"| SFT minus LeanPO {over}" in said
+    assert "| LeanPO minus DPO | not run | not run | not run |  |" in said
