@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from bench.intervals import interval
 from bench.pages import versions_line
 from bench.turns import Ratio
+from vidalign.statistics import wilson_interval
 
 GOAL = 1.5
 
@@ -58,7 +60,7 @@ def page(found: dict[str, Any]) -> str:
             *[aged_row(method, runs) for method, runs in aged.items()],
             "",
             "Runs of equal max_staleness make the same pairs with and without overlap, so these did not overlap.",
-            *[line for method, runs in aged.items() for line in aged_lines(method, runs)],
+            *[line for method, runs in aged.items() for line in aged_lines(method, runs, found["held_out"])],
             "",
         ]
     if "timed_at" in found:
@@ -90,24 +92,30 @@ def limits(timed: Mapping[str, Sequence[Mapping[str, Any]]], cores: int) -> str:
     )
 
 
-def aged_lines(method: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """What the age of responses costs, by seed, and whether the mean at max_staleness 1 is within the interval of that at 0."""
+def aged_lines(method: str, runs: Mapping[str, Sequence[Mapping[str, Any]]], asked: int) -> list[str]:
+    """What the age of responses costs, and whether the accuracy at max_staleness 1 is not below the interval of that at 0.
+
+    The interval is that over seeds; of one seed, for so many questions asked, that over questions.
+    """
     values = {side: [100 * run["accuracy"] for run in made] for side, made in runs.items()}
     sync, *others = values
-    if len(values[sync]) < 2:
-        return []
     mean, half = interval(values[sync])
+    low, high = (mean - half, mean + half)
+    over = "the mean over seeds"
+    if math.isnan(half):
+        low, high = (100 * bound for bound in wilson_interval(round(mean / 100 * asked), asked))
+        over = "one seed, over questions"
     told = []
     for side in others:
-        differences = [a - b for a, b in zip(values[side], values[sync], strict=True)]
-        change, spread = interval(differences)
-        told.append(f"{side} minus {sync.split()[-1]} is {change:+.1f} ± {spread:.1f} points")
-    stale, _ = interval(values[others[0]])
-    reached = "reached" if stale >= mean - half else "missed"
+        change, spread = interval([a - b for a, b in zip(values[side], values[sync], strict=True)])
+        told.append(
+            f"{side} minus {sync.split()[-1]} is {change:+.1f}{'' if math.isnan(spread) else f' ± {spread:.1f}'} points"
+        )
+    stale = statistics.mean(values[others[0]])
     return [
         "",
-        f"{method}: {sync} ends at {mean:.1f} ± {half:.1f} % (95 % interval of the mean over seeds). By seed, {' and '.join(told)}. "
-        f"Goal: at {others[0]} not below the interval at 0: {reached} ({stale:.1f} %).",
+        f"{method}: {sync} ends at {mean:.1f} % ({low:.1f} to {high:.1f}: 95 % interval of {over}). {'; '.join(told)}. Goal: at "
+        f"{others[0]} not below that interval: {'reached' if stale >= low else 'missed'} ({stale:.1f} %).",
     ]
 
 

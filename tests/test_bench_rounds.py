@@ -59,12 +59,16 @@ def test_the_page_of_overlap_says_what_the_age_of_responses_costs(tmp_path, monk
 
     near = ages((0.70, 0.72, 0.71), (0.70, 0.71, 0.70), (0.60, 0.62, 0.61))
     said = overlap_page.page(found | {"aged": {"dpo": near}, "timed_at": "abc1234"})
-    assert "dpo: max_staleness 0 ends at 71.0 ± 2.5 % " in said
-    assert "By seed, max_staleness 1 minus 0 is -0.7 ± 1.4 points and max_staleness 2 minus 0 is -10.0 ± 0.0 points." in said
-    assert "Goal: at max_staleness 1 not below the interval at 0: reached (70.3 %)." in said
+    assert "dpo: max_staleness 0 ends at 71.0 % (68.5 to 73.5: 95 % interval of the mean over seeds)." in said
+    assert "max_staleness 1 minus 0 is -0.7 ± 1.4 points; max_staleness 2 minus 0 is -10.0 ± 0.0 points." in said
+    assert "Goal: at max_staleness 1 not below that interval: reached (70.3 %)." in said
     assert "measured before, at commit `abc1234`" in said
     far = ages((0.70, 0.72, 0.71), (0.60, 0.61, 0.60), (0.60, 0.62, 0.61))
-    assert "the interval at 0: missed (60.3 %)." in overlap_page.page(found | {"aged": {"dpo": far}})
+    assert "not below that interval: missed (60.3 %)." in overlap_page.page(found | {"aged": {"dpo": far}})
+    alone = overlap_page.page(found | {"aged": {"dpo": ages((0.7,), (0.66,), (0.6,))}})
+    assert (
+        "70.0 % (64.6 to 74.9: 95 % interval of one seed, over questions). max_staleness 1 minus 0 is -4.0 points;" in alone
+    )
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="measure some with --turns 2"):
