@@ -58,6 +58,12 @@ def test_the_page_says_whether_the_goal_is_met_and_what_was_sampled():
     other = {**FOUND["policies"][0], "objective": "grpo", "tokens": {"grpo": 9600}, "prompts": {"grpo": 1440}}
     beside = page(FOUND | {"policies": [*FOUND["policies"], other]})
     assert "| `grpo` | 0 | 0.0001, 4 | 1,440 | grpo: 9,600 |  | 70.0%" in beside
+    goal = "is within the interval of GRPO of seed 0 (66.0% to 74.0%; 9,600 tokens): reached in accuracy, with 1/8.0 of the tokens."
+    assert f"- DVPO, seed 0: 70.0% {goal}" in beside
+    better = {**other, "interval": [0.71, 0.8]}
+    assert "is below the interval of GRPO of seed 0 (71.0% to 80.0%; 9,600 tokens): missed." in page(
+        FOUND | {"policies": [*FOUND["policies"], better]}
+    )
     assert key(FOUND["policies"][0]) != key(other)
     worse = copy.deepcopy(FOUND)
     worse["value"]["accuracy"] = 0.849
