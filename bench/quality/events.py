@@ -54,6 +54,7 @@ COMPARED = (  # of these arms the page says which is better
     ("LeanPO", "SFT on the hints"),
     ("LeanPO", "LeanPO, one turn"),
     ("LeanPO, three turns", "LeanPO"),
+    ("LeanPO, three turns", "LeanPO, one turn"),
     ("RRPO", BASE),
     ("RRPO", "SFT"),
     ("RRPO", "SFT on the hints"),
