@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 GOAL = 0.85  # of the held-out pairs
@@ -63,4 +64,23 @@ def page(found: dict[str, Any]) -> str:
             f"{each['base']:.1%}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *beside_groups(found["policies"])]) + "\n"
+
+
+def beside_groups(policies: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Whether each run of DVPO is within the interval of the GRPO run that sampled most, and with which share of its tokens."""
+    groups = [each for each in policies if each["objective"] == "grpo"]
+    if not groups:
+        return []
+    most = max(groups, key=lambda each: each["tokens"]["grpo"])
+    low, high = most["interval"]
+    lines = ["", "Goal: the accuracy of GRPO's interval with an eighth of its generated tokens.", ""]
+    for each in (each for each in policies if each["objective"] == "dvpo"):
+        share = most["tokens"]["grpo"] / each["tokens"]["dvpo"]
+        place = "below" if each["aligned"] < low else "above" if each["aligned"] > high else "within"
+        verdict = "missed" if place == "below" else f"reached in accuracy, with 1/{share:.1f} of the tokens"
+        lines.append(
+            f"- DVPO, seed {each['seed']}: {each['aligned']:.1%} is {place} the interval of GRPO of seed {most['seed']} "
+            f"({low:.1%} to {high:.1%}; {most['tokens']['grpo']:,} tokens): {verdict}."
+        )
+    return lines

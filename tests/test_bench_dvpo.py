@@ -1,6 +1,8 @@
 """What bench.dvpo says of a value model's tokens, and its part of the page."""
 
 import copy
+import json
+import pathlib
 
 import pytest
 
@@ -58,8 +60,43 @@ def test_the_page_says_whether_the_goal_is_met_and_what_was_sampled():
     other = {**FOUND["policies"][0], "objective": "grpo", "tokens": {"grpo": 9600}, "prompts": {"grpo": 1440}}
     beside = page(FOUND | {"policies": [*FOUND["policies"], other]})
     assert "| `grpo` | 0 | 0.0001, 4 | 1,440 | grpo: 9,600 |  | 70.0%" in beside
+    goal = "is within the interval of GRPO of seed 0 (66.0% to 74.0%; 9,600 tokens): reached in accuracy, with 1/8.0 of the tokens."
+    assert f"- DVPO, seed 0: 70.0% {goal}" in beside
+    better = {**other, "interval": [0.71, 0.8]}
+    assert "is below the interval of GRPO of seed 0 (71.0% to 80.0%; 9,600 tokens): missed." in page(
+        FOUND | {"policies": [*FOUND["policies"], better]}
+    )
     assert key(FOUND["policies"][0]) != key(other)
     worse = copy.deepcopy(FOUND)
     worse["value"]["accuracy"] = 0.849
     assert "was missed." in page(worse)
     assert "No policy that was trained by it has been evaluated yet." in page(worse | {"policies": []})
+
+
+def test_what_the_findings_say_of_a_second_seed_and_of_grpo_is_what_was_measured():
+    root = pathlib.Path(__file__).parents[1]
+    said = " ".join((root / "docs/findings.md").read_text(encoding="utf-8").split())
+    dvpo, again = (json.loads((root / f"bench/results/{name}.json").read_text()) for name in ("dvpo", "dvpo_seed_1"))
+    first, second = (each for each in dvpo["policies"] if each["objective"] == "dvpo")
+    grpo = max((each for each in dvpo["policies"] if each["objective"] == "grpo"), key=lambda each: each["tokens"]["grpo"])
+    low, high = grpo["interval"]
+    assert (second["seed"], second["ranked"]) == (1, again["value"]["accuracy"])
+    shapes = [
+        [
+            a["chosen"][-1][1] > a["rejected"][-1][1]
+            for a in found["value"]["pairs"]
+            if a["question"].startswith("What shape")
+        ]
+        for found in (again, dvpo)
+    ]
+    for sentence in (
+        f"GRPO ends at {grpo['aligned']:.1%} ({100 * low:.1f} to {100 * high:.1f}) with {grpo['tokens']['grpo']:,} sampled tokens",
+        f"DVPO of seed 0 at {first['aligned']:.1%} with {first['tokens']['dvpo']:,}",
+        f"DVPO of seed 1 ends at {second['aligned']:.1%}, below that interval",
+        f"ranks {second['ranked']:.1%} of {again['value']['num_heldout']} held-out pairs",
+        f"It ranks {sum(shapes[0])} of {len(shapes[0])} pairs on shapes",
+        f"the one of seed 0 ranks {sum(shapes[1])} of {len(shapes[1])}",
+        f"it prefers the right one in {again['own']['auc']:.1%} (seed 0: {dvpo['own']['auc']:.1%})",
+    ):
+        assert sentence.replace("%", " %") in said
+    assert second["aligned"] < low <= first["aligned"] <= high

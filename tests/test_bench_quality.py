@@ -3,11 +3,13 @@
 import importlib
 import math
 import pathlib
+import statistics
 import types
 
 import pytest
 
-from bench.quality import edits, events_page, events_pairs, page
+from bench.intervals import interval
+from bench.quality import bases_page, edits, events_page, events_pairs, page
 from bench.quality.arms import BASE
 from bench.quality.data import Data, base_folder
 from bench.quality.events import COMPARED, EVENTS
@@ -16,6 +18,7 @@ from bench.quality.queue import Queue
 from bench.quality.run import Job
 from bench.quality.shapes import SHAPES
 from bench.quality.sweep import best_rate, is_swept, missing_rates, tried
+from bench.quality.tables import runs_by_arm
 from examples.events.world import STYLES, Event, Question, answer
 from vidalign import files
 from vidalign.learning import objectives
@@ -229,3 +232,61 @@ def test_an_arm_that_does_not_exist_is_named(monkeypatch, capsys):
 def test_a_part_of_the_results_says_what_the_figures_beside_it_say(name, written):
     results = pathlib.Path(__file__).parents[1] / "bench" / "results"
     assert (results / f"{name}.md").read_text().strip() == written(files.read_json(results / f"{name}.json")).strip()
+
+
+def test_the_page_of_other_bases_says_what_holds_on_each_and_over_all():
+    def on(base, sft, leanpo):
+        rows = [
+            {"arm": arm, "seed": seed, "f1": value, "learning_rate": 3e-4}
+            for arm, values in (("SFT", sft), ("LeanPO", leanpo))
+            for seed, value in enumerate(values)
+        ]
+        return {"base": {"f1": base, "num_questions": 480}, "runs": rows, "pairs": []}
+
+    asked = {"num_examples": 96, "turns": [{"f1": 0.7, "true": 0.4}] * 3} | {
+        name: {"f1": f1} for name, f1 in (("base", 0.5), ("noise", 0.05), ("swapped", 0.06))
+    }
+    zero = on(0.5, (0.8, 0.8), (0.7, 0.72))
+    first = {**zero, "base": {"heldout": zero["base"]}}
+    bases = {"1": on(0.4, (0.8, 0.8), (0.6, 0.6)) | {"asked": asked}, "2": on(0.6, (0.8, 0.8), (0.7, 0.7)) | {"asked": None}}
+    said = bases_page.page({"bases": bases, "rates": {"SFT": 3e-4}, "versions": "torch 2"}, first, asked)
+    assert "## The events task on three bases" in said
+    assert "| SFT | 80.0 ± 0.0 (2) | 80.0 ± 0.0 (2) | 80.0 ± 0.0 (2) |" in said
+    assert "| base 1 | 96 | 50.0 | 5.0 | 6.0 | 70.0 / 40.0 | 70.0 / 40.0 | 70.0 / 40.0 |" in said
+    assert "| base 2 | 96" not in said
+    over = "| +9.0 ± 12.7, not told apart | +20.0 ± 0.0, higher | +10.0 ± 0.0, higher | +13.0 ± 15.1, not told apart |"
+    assert f"| SFT minus LeanPO {over}" in said
+    assert "| LeanPO minus DPO | not run | not run | not run |  |" in said
+
+
+def test_what_the_findings_say_of_turns_is_what_was_measured():
+    root = pathlib.Path(__file__).parents[1]
+    said = " ".join((root / "docs/findings.md").read_text(encoding="utf-8").split())
+    found = files.read_json(root / "bench/results/events.json")
+    arms, base = runs_by_arm(found, EVENTS.arms), found["base"]["heldout"]
+    one, two, three = "LeanPO, one turn", "LeanPO", "LeanPO, three turns"
+
+    def minus(a, b):
+        return "{:.1f} ± {:.1f}".format(*interval(events_page.difference(base, arms, a, b)))
+
+    def winners(figure, digits):
+        rows = [[row for row in found["pairs"] if row["recipe"] == EVENTS.arms[arm].recipe] for arm in (one, two, three)]
+        return [f"{100 * statistics.fmean(row['chosen'][figure] for row in each):.{digits}f}" for each in rows]
+
+    def answers(figure):
+        return [f"{100 * statistics.fmean(row[figure] for row in arms[arm]):.1f}" for arm in (one, two, three)]
+
+    f1 = ["{:.1f} ± {:.1f}".format(*interval([100 * row["f1"] for row in arms[arm]])) for arm in (one, two, three)]
+    left_out, invented = winners("omitted", 0), winners("chair_s", 0)
+    assert left_out[1] == left_out[2]
+    for sentence in (
+        f"LeanPO ends at {f1[0]} with one turn, {f1[1]} with two and {f1[2]} with three",
+        f"three turns minus LeanPO with one is {minus(three, one)} points; two against one ({minus(two, one)}) and three against two "
+        f"({minus(three, two)}) are not told apart",
+        "phrase F1 of {}, {} and {}".format(*winners("f1", 1)),
+        f"{left_out[0]} % of what winners of one turn should tell is left out, with two or three turns {left_out[1]} %, while",
+        "while {}, {} and {} % of them tell".format(*invented),
+        "second: {}, {} and {} % are left out, and".format(*answers("omitted")),
+        "and {}, {} and {} % of the answers have an invented event".format(*answers("chair_s")),
+    ):
+        assert sentence in said

@@ -47,6 +47,34 @@ def test_the_page_of_overlap_says_what_bounds_it():
     assert "| dpo | 1 | 65.0% | 70.0% (70.0%) | 69.0% (69.0%) | 68.0% (68.0%) |" in said
 
 
+def test_the_page_of_overlap_says_what_the_age_of_responses_costs(tmp_path, monkeypatch):
+    timed = {"in turn": [TURN], "overlap": [BESIDE]}
+    found = {"timed": timed, "rounds": 4, "questions": 60, "held_out": 300, "cores": 2}
+
+    def ages(*by_age):
+        return {
+            f"max_staleness {age}": [{"accuracy": value, "base": 0.65} for value in values]
+            for age, values in enumerate(by_age)
+        }
+
+    near = ages((0.70, 0.72, 0.71), (0.70, 0.71, 0.70), (0.60, 0.62, 0.61))
+    said = overlap_page.page(found | {"aged": {"dpo": near}, "timed_at": "abc1234"})
+    assert "dpo: max_staleness 0 ends at 71.0 % (68.5 to 73.5: 95 % interval of the mean over seeds)." in said
+    assert "max_staleness 1 minus 0 is -0.7 ± 1.4 points; max_staleness 2 minus 0 is -10.0 ± 0.0 points." in said
+    assert "Goal: at max_staleness 1 not below that interval: reached (70.3 %)." in said
+    assert "measured before, at commit `abc1234`" in said
+    far = ages((0.70, 0.72, 0.71), (0.60, 0.61, 0.60), (0.60, 0.62, 0.61))
+    assert "not below that interval: missed (60.3 %)." in overlap_page.page(found | {"aged": {"dpo": far}})
+    alone = overlap_page.page(found | {"aged": {"dpo": ages((0.7,), (0.66,), (0.6,))}})
+    assert (
+        "70.0 % (64.6 to 74.9: 95 % interval of one seed, over questions). max_staleness 1 minus 0 is -4.0 points;" in alone
+    )
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="measure some with --turns 2"):
+        overlap.timed_before()
+
+
 def test_cores_at_work_are_those_of_the_command_and_what_it_starts():
     work = overlap.Work([])
     work._read = [(10.0, 100.0, 5.0), (20.0, 100.0, 5.0), (30.0, 115.0, 21.0), (40.0, 135.0, 42.0)]

@@ -31,7 +31,7 @@ BASE_SPLITS = {"shapes": ("heldout",), "events": ("heldout", "dev", "train")}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", default="shapes", choices=list(TASKS))
+    parser.add_argument("--task", default="shapes", choices=list(PAGES))
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
     parser.add_argument("--root", type=pathlib.Path, help="where everything is made; default runs/quality/TASK")
     parser.add_argument("--parallel", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")

@@ -5,6 +5,7 @@ The recipe is that of examples/events/align.yaml. All arms but those named by th
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from bench.quality import edits
@@ -53,6 +54,7 @@ COMPARED = (  # of these arms the page says which is better
     ("LeanPO", "SFT on the hints"),
     ("LeanPO", "LeanPO, one turn"),
     ("LeanPO, three turns", "LeanPO"),
+    ("LeanPO, three turns", "LeanPO, one turn"),
     ("RRPO", BASE),
     ("RRPO", "SFT"),
     ("RRPO", "SFT on the hints"),
@@ -111,3 +113,9 @@ EVENTS = Task(
     judge=rule_judge.judge,
     measure=measure,
 )
+BASES = {  # the task on bases of other seeds (`python -m examples.events.train_base --seed 1 --out examples/events/model-1`)
+    seed: dataclasses.replace(
+        EVENTS, name=f"events-{seed}", model=EVENTS.model.model_copy(update={"path": f"{EVENTS.model.path}-{seed}"})
+    )
+    for seed in (1, 2)
+}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.quality.events import EVENTS
+from bench.quality.events import BASES, EVENTS
 from bench.quality.shapes import SHAPES
 
-TASKS = {task.name: task for task in (SHAPES, EVENTS)}
+TASKS = {task.name: task for task in (SHAPES, EVENTS, *BASES.values())}
