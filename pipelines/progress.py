@@ -138,20 +138,27 @@ def _say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def waiting(description: str) -> Iterator[Callable[[float], None]]:
-    """A line with the seconds waited so far, for what has no steps to count. Yields the function to call with them."""
+def waiting(description: str) -> Iterator[Callable[[float, str], None]]:
+    """A line with the seconds waited so far, for what has no steps to count.
+
+    Yields the function to call with them and with what is waited for, which the line names.
+    """
     if sys.stderr.isatty():
-        with tqdm.tqdm(desc=description, bar_format="{desc:<22}{elapsed}", file=sys.stderr) as line:
-            yield lambda _seconds: line.refresh()
+        with tqdm.tqdm(desc=description, bar_format="{desc:<22}{elapsed}{postfix}", file=sys.stderr) as line:
+            yield lambda _seconds, what: line.set_postfix_str(what)
         return
     began = shown = time.monotonic()
     print(f"{description}: waiting", file=sys.stderr, flush=True)
 
-    def say(_seconds: float) -> None:
+    def say(_seconds: float, what: str) -> None:
         nonlocal shown
         if time.monotonic() - shown >= INTERVAL_S:
             shown = time.monotonic()
-            print(f"{description}: waiting for {clock(shown - began)}", file=sys.stderr, flush=True)
+            print(
+                f"{description}: waiting for {clock(shown - began)}{what and f'; not there yet: {what}'}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     yield say
     print(f"{description}: done in {clock(time.monotonic() - began)}", file=sys.stderr, flush=True)

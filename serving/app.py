@@ -71,13 +71,13 @@ class Endpoint:
 def endpoint(
     spec: EndpointSpec,
     *,
-    on_wait: Callable[[float], None] | None = None,
+    on_wait: Callable[[float, str], None] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Endpoint]:
     """Serve the models of `spec` over HTTP for the duration of a `with` block. Ray must be connected.
 
     Args:
-        on_wait: called about once a second during the start, with the seconds that have passed.
+        on_wait: called about once a second during the start, with the seconds that have passed and what is not there yet.
         say: called with a line for the console where a replica waits for a node.
 
     Raises:

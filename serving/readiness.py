@@ -34,7 +34,7 @@ def wait_until_ready(
     started_at: float,
     timeout_s: float,
     wait_for_nodes_s: float,
-    on_wait: Callable[[float], None] | None,
+    on_wait: Callable[[float, str], None] | None,
     say: Callable[[str], None],
 ) -> None:
     """Return once every model is listed over HTTP and the endpoint says that it is ready.
@@ -42,7 +42,7 @@ def wait_until_ready(
     Args:
         applications: the names of its applications in Ray Serve.
         started_at: the `time.monotonic()` from which `timeout_s` counts. While a replica waits for a node, it does not.
-        on_wait: called about once a second, with the seconds that have passed.
+        on_wait: called about once a second, with the seconds that have passed and what is not there yet.
         say: called with a line for the console where a replica waits for a node.
 
     Raises:
@@ -74,7 +74,7 @@ def wait_until_ready(
                 "`ray status` for missing resources"
             )
         if on_wait is not None:
-            on_wait(time.monotonic() - started_at)
+            on_wait(time.monotonic() - started_at, unfinished(status))
         time.sleep(POLL_S)
 
 
@@ -115,6 +115,18 @@ def _is_serves_own(message: str) -> bool:
     """Whether an exception was raised by Serve's own code, and not by a model or its engine, whose traceback follows Serve's."""
     raised_in = _FILE.findall(message)
     return bool(raised_in) and _SERVES_OWN in raised_in[-1]
+
+
+def unfinished(applications: Collection[Any]) -> str:
+    """Deployments that are not there yet, each with its failure where Serve starts it again; empty where only HTTP is waited for."""
+    parts = []
+    for name, deployment in ((name, each) for status in applications for name, each in status.deployments.items()):
+        if deployment.status != "HEALTHY":
+            failed = _FAILED_ONCE in deployment.message
+            parts.append(
+                f"{name}, which failed and is started again: {failure_reason(deployment.message)}" if failed else name
+            )
+    return "; ".join(parts)
 
 
 def start_failure(status: Any) -> ModelError:

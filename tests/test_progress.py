@@ -82,8 +82,17 @@ def test_training_shows_the_loss_of_its_last_step_and_what_was_measured_last(tmp
 
 def test_a_wait_is_said_at_its_start_and_its_end(capsys):
     with progress.waiting("start endpoint") as on_wait:
-        on_wait(1.0)
+        on_wait(1.0, "")
     assert capsys.readouterr().err == "start endpoint: waiting\nstart endpoint: done in 00:00\n"
+
+
+def test_a_wait_says_what_it_waits_for(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "INTERVAL_S", 0)
+    with progress.waiting("start base") as on_wait:
+        on_wait(1.0, "LLMServer")
+        on_wait(2.0, "")
+    said = capsys.readouterr().err.splitlines()
+    assert said[1:3] == ["start base: waiting for 00:00; not there yet: LLMServer", "start base: waiting for 00:00"]
 
 
 def test_counts_are_said_with_the_largest_first():

@@ -37,7 +37,7 @@ from serving import serve_log
 from serving.app import Endpoint, bounded, check_can_start, endpoint
 from serving.frames import FrameSpecLoader, model_variable, taken_by_the_model
 from serving.proxy import haproxy_folder, proxy_environment
-from serving.readiness import failure_of, failure_reason
+from serving.readiness import failure_of, failure_reason, unfinished
 from serving.refusals import unusable_message, unusable_video
 from serving.root_cause import root_cause
 from serving.spec import EndpointSpec
@@ -224,6 +224,11 @@ def test_a_replica_that_was_killed_is_waited_for_and_one_that_failed_in_words_is
     assert "base cannot be served: ValueError: no such dtype" in str(
         failure_of(application_of(f"{once}ValueError: no such dtype"))
     )
+    killed = unfinished(
+        [application_of(f"{once}ray.exceptions.ActorDiedError: it died"), application_of("", deployment="HEALTHY")]
+    )
+    assert killed == "PolicyServer:base, which failed and is started again: ray.exceptions.ActorDiedError: it died"
+    assert unfinished([application_of("")]) == "PolicyServer:base"
     at_last = "The deployment failed to start 3 times in a row. Error:\nray.exceptions.ActorDiedError: it died"
     assert "base cannot be served: ray.exceptions.ActorDiedError: it died" in str(
         failure_of(application_of(at_last, "DEPLOY_FAILED", "DEPLOY_FAILED"))
