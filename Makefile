@@ -93,8 +93,8 @@ shapes-model: setup ## train the built-in base model from scratch
 events-data: setup ## make the videos and questions of the events task in data/events (a minute)
 	@test -f data/events/train.jsonl || $(BIN)/python -m examples.events.make_videos --out data/events
 
-events-model: setup ## train the base of the events task (SEED=0, 1, 2 …)
-	$(BIN)/python -m examples.events.train_base --out examples/events/model --seed $(or $(SEED),0)
+events-model: setup ## train a base of the events task (SEED=0, 1, 2 …; DEVICE=cuda takes two minutes, a CPU over an hour)
+	$(BIN)/python -m examples.events.train_base --out examples/events/model$(if $(filter-out 0,$(SEED)),-$(SEED)) --seed $(or $(SEED),0) --device $(or $(DEVICE),cpu)
 
 clean: ## remove runs and data made by the demo
 	rm -rf $(DEMO) data/shapes
