@@ -32,6 +32,8 @@ def file(tmp_path):
         ((GOOD + "seed: 2026-01-01\n").encode(), "seed='2026-01-01', which YAML reads as a date; put it in quotes"),
         ((GOOD + "train: {learning_rate: .inf}\n").encode(), "has train.learning_rate=inf, which must be a finite number"),
         ((GOOD + "train: {batch_size: true}\n").encode(), "train.batch_size: must be a number, got true"),
+        ((GOOD + "recipe: {name: group, rewards: {accuracy: true}}\n").encode(), "must be a number, got true"),
+        ((GOOD + "recipe: {name: group, length_range: [true, 512]}\n").encode(), "must be a number, got true"),
         ((GOOD + "train: {batch_size: 010}\n").encode(), "line 4, column 21: 010 is read as 8; write that, or what is meant"),
         ((GOOD + "video: {deadline_s: 3:00}\n").encode(), "line 4, column 21: 3:00 is read as 180; write that"),
         ((GOOD + "video: {deadline_s: 3:00.5}\n").encode(), "3:00.5 is read as 180.5; write that"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Annotated, Any, ClassVar, TypeAlias, get_args
 
 import pydantic
@@ -50,12 +50,12 @@ class Section(pydantic.BaseModel):
     @pydantic.field_validator("*", mode="before")
     @classmethod
     def _no_truth_for_a_number(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
-        """Python takes true for 1, and pydantic with it."""
-        if isinstance(value, bool):
-            annotation = cls.model_fields[str(info.field_name)].annotation
-            kinds = set(get_args(annotation) or (annotation,))
+        """Python takes true for 1, and pydantic with it; in lists and mappings too."""
+        truths = [each for each in _values(value) if isinstance(each, bool)]
+        if truths:
+            kinds = set(_kinds(cls.model_fields[str(info.field_name)].annotation))
             if kinds & {int, float} and bool not in kinds:
-                raise ValueError(f"must be a number, got {str(value).lower()}")
+                raise ValueError(f"must be a number, got {str(truths[0]).lower()}")
         return value
 
     def deciding(self) -> dict[str, Any]:
@@ -74,3 +74,22 @@ class Section(pydantic.BaseModel):
             if isinstance(inner, Section):
                 row[name] = inside(inner)
         return row
+
+
+def _values(given: Any) -> Iterator[Any]:
+    """What a list or mapping holds, at any depth; anything else itself."""
+    if isinstance(given, Mapping):
+        given = list(given.values())
+    if isinstance(given, (list, tuple)):
+        for each in given:
+            yield from _values(each)
+    else:
+        yield given
+
+
+def _kinds(annotation: Any) -> Iterator[type]:
+    """The types that an annotation is made of."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        yield annotation
+    for each in get_args(annotation):
+        yield from _kinds(each)
