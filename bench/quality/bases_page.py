@@ -51,7 +51,7 @@ def page(found: dict[str, Any], first: dict[str, Any], first_asked: dict[str, An
         ),
         "",
         *pairs_lines(found, first),
-        f"{found['versions']}. Only run on CPUs.",
+        f"{found['versions']}. Bases 1 and 2 were trained on a GPU; everything else ran on CPUs.",
     ]
     return "\n".join(lines) + "\n"
 

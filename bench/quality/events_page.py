@@ -130,8 +130,8 @@ def _head(found: dict[str, Any], by_arm: dict[str, Rows]) -> list[str]:
     return [
         "## Methods on the events task",
         "",
-        f"Written by `python -m bench.quality --task events`, from {counted} of each arm, on one base (seed 0: other bases have "
-        "not been trained). A seed changes what is sampled, the pairs and the order of training. "
+        f"Written by `python -m bench.quality --task events`, from {counted} of each arm, on one base (seed 0; for "
+        "others see below). A seed changes what is sampled, the pairs and the order of training. "
         f"{found['base']['heldout']['num_questions']} held-out questions, answered greedily and scored by phrase "
         "(examples/events/README.md). Arms on the same recipe train on the same pairs with the "
         f"same number of updates. Each has the learning rate with the best F1 on {EVENTS.sizes['dev']} dev questions, mean over "
