@@ -68,6 +68,7 @@ def test_a_critic_that_sees_orders_answers_and_reflections_and_a_policy_learns_f
     exported(run)
 
 
+@pytest.mark.long
 def test_a_policy_that_writes_no_report_makes_no_pair_and_the_command_says_so(small_config, tmp_path):
     raw = yaml.safe_load(small_config.read_text())
     raw["data"] = {"train": raw["data"]["train"], "limit": 6}

@@ -64,6 +64,7 @@ def test_rrpo_makes_parallel_pairs_and_trains_near_its_reference(small_config, t
     exported(run)
 
 
+@pytest.mark.long
 def test_hound_takes_its_pairs_from_a_judge_behind_an_endpoint(small_config, tmp_path):
     server = rule_judge.serve()
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()

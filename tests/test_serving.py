@@ -550,6 +550,7 @@ def _serving(models, media, **serve):
 
 
 @pytest.mark.heavy
+@pytest.mark.long
 def test_a_folder_that_vllm_cannot_serve(in_ray, checkpoints, media, tmp_path):
     shutil.copytree(checkpoints["base"].path, tmp_path / "odd")
     config = json.loads((tmp_path / "odd" / "config.json").read_text())
