@@ -115,20 +115,15 @@ def divided(
     Parts of a video are that video, and so is one whose frames a question chose; what a prompt shows together stays together. The
     other clips of pairs over videos do not count.
     """
+    from scipy.cluster.hierarchy import DisjointSet  # costs half a second to import
+
     located = functools.cache(functools.partial(locate, root=pathlib.Path()))
     shown = [sorted({located(name) for name in pair.context.visuals}) for pair in pairs]
-    above: dict[str, str] = {}  # from a video to one that stays with it, if not itself
-
-    def leader(video: str) -> str:
-        while video in above:
-            video = above[video]
-        return video
-
+    groups = DisjointSet(itertools.chain.from_iterable(shown))
     for videos in shown:
-        for one, other in itertools.pairwise(map(leader, videos)):
-            if leader(one) != leader(other):
-                above[leader(other)] = leader(one)
-    together = [leader(videos[0]) if videos else "" for videos in shown]
+        for one, other in itertools.pairwise(videos):
+            groups.merge(one, other)
+    together = [groups[videos[0]] if videos else "" for videos in shown]
     places: dict[str, str] = {}
     for video, pair in zip(together, pairs, strict=True):
         place = stable_hash([seed, *pair.context.visuals])

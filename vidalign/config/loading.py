@@ -27,9 +27,8 @@ from vidalign.stored import shown
 
 SectionT = TypeVar("SectionT", bound=Section)
 RUN_CONFIG = "config.yaml"  # in a run's folder
-COMMENTED = re.compile(
-    r"(?s)[^\"'\[{|>&!*]*(?:^|\s)#"
-)  # a plain text that YAML would cut here; a command line has no comments
+# A plain text that YAML would cut at a comment; a command line has none.
+COMMENTED = re.compile(r"(?s)[^\"'\[{|>&!*]*(?:^|\s)#")
 
 
 def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunConfig:
