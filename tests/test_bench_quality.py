@@ -19,6 +19,7 @@ from bench.quality.run import Job
 from bench.quality.shapes import SHAPES
 from bench.quality.sweep import best_rate, is_swept, missing_rates, tried
 from bench.quality.tables import runs_by_arm
+from examples.events.phrases import retold
 from examples.events.world import STYLES, Event, Question, answer
 from vidalign import files
 from vidalign.learning import objectives
@@ -107,11 +108,9 @@ def test_plain_answers_become_losers_where_they_agree_less_with_the_hint(tmp_pat
 
 def test_a_loser_is_told_anew_in_the_words_of_the_winner(tmp_path):
     goes = "First a circle, small and blue, goes left, and finally a cross, large and blue, goes up."
-    told = edits.in_style_of(TRUE, goes, "What happens in the video?")
+    told = retold(goes, "What happens in the video?", TRUE)
     assert told == SHORT.replace("red", "blue")
-    assert edits.in_style_of(goes, TRUE, "Which thing comes last? Think first.").startswith(
-        "<think> First a circle, small and red,"
-    )
+    assert retold(TRUE, "Which thing comes last? Think first.", goes).startswith("<think> First a circle, small and red,")
     made = [pair("a", rejected=goes), pair("b", rejected="Hm."), pair("c", rejected="First a circle moves.")]
     first, *others = edits.parallel_losers(None, made)
     assert (first.chosen, first.rejected) == (TRUE, told)

@@ -16,8 +16,10 @@ from examples.events.phrases import parse
 from examples.events.scorers import phrase_f1
 from examples.events.world import UNSEEN_KINDS, Event
 from vidalign.config.judging import JudgeConfig
-from vidalign.prompts import CONSISTENCY, JUDGE, substitute
+from vidalign.config.rewriting import RrpoRecipe
+from vidalign.prompts import BRIDGE, CONSISTENCY, JUDGE, substitute
 from vidalign.recipes import verified
+from vidalign.recipes.bridging import why_no_bridge
 from vidalign.types import Example
 
 SIZES = {"train": 12, "heldout": 12, "dev": 6}
@@ -266,6 +268,27 @@ def test_the_judge_says_what_a_reasoning_leads_to():
             rows, config, lambda asked: [rule_judge.judge(each[0]["content"]) for each in asked], "m"
         )
         assert [each.get("score") for each in made] == [5.0, 1.0], made
+
+
+def test_the_judge_corrects_a_wrong_answer_in_its_own_style():
+    question, wrong = (
+        "What happens in the video?",
+        world.answer(EVENTS[:2], world.question_of("What happens in the video?"), 1),
+    )
+    truth = world.solve(EVENTS, question)
+    prompt = substitute(BRIDGE, question=question, answer=truth, previous=wrong)
+    corrected = rule_judge.judge(prompt)
+    assert corrected == world.solve(EVENTS, question, 1)
+    recipe = RrpoRecipe(
+        bridge="judge",
+        judge=JudgeConfig(kind="openai", model="rules", base_url="http://x/v1"),
+        trust="examples.events.scorers:agreement",
+        max_trust=0.9,
+    )
+    example = Example(id="e", video="v", question=question, answer=truth)
+    assert why_no_bridge(example, wrong, corrected, recipe) == ""
+    told_nothing = rule_judge.judge(substitute(BRIDGE, question=question, answer=truth, previous="Hm."))
+    assert why_no_bridge(example, "Hm.", told_nothing, recipe) == "no_bridge"
 
 
 def test_the_judge_goes_by_the_caption_and_the_phrases():

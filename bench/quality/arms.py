@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vidalign.config.degrading import ClipPairsConfig
 from vidalign.config.recipe import RecipeSection
 from vidalign.config.run import ModelConfig
 from vidalign.types import FrameSpec, PreferencePair
@@ -23,6 +24,7 @@ class Arm:
     """One row of the results. `method` is the arm whose learning rate it takes: itself, unless it is an ablation.
 
     Attributes:
+        clip_pairs: which pairs over videos are made of the recipe's pairs, alone or beside them.
         edit: what is done to the recipe's pairs before it trains on them, of `bench.quality.edits`; the page says `edited`.
     """
 
@@ -31,6 +33,7 @@ class Arm:
     objective: str
     params: dict[str, Any] = dataclasses.field(default_factory=dict)
     ablates: str = ""
+    clip_pairs: ClipPairsConfig | None = None
     edit: Callable[[Any, list[PreferencePair]], list[PreferencePair]] | None = None
     edited: str = ""
 

@@ -115,6 +115,9 @@ def make_pairs_of(
         assert recipe.judge is not None
         judged = ask_rules(recipe.judge, task, folder / "judgements", data.task.judge)
         judgements, facts["judge"] = judgements_of(judged, task, recipe, examples)
+    if (task := recipe.rewrite(examples, responses, judgements)) is not None:
+        assert recipe.judge is not None
+        responses += recipe.rewritten(ask_rules(recipe.judge, task, folder / "rewrites", data.task.judge))
     pairs, dropped = make_pairs(rows, responses, recipe, judgements, decoded=data.frames, seed=seed)
     facts |= {
         "kept": len(pairs),

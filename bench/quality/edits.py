@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.quality.data import Data
-from examples.events.phrases import as_events, parse
+from examples.events.phrases import retold
 from examples.events.scorers import agreement
-from examples.events.world import STYLES, solve
 from vidalign.recipes.phrases import differing_marks
 from vidalign.types import PreferencePair, stable_hash
 
@@ -46,23 +45,11 @@ def parallel_losers(_: Data, pairs: Sequence[PreferencePair]) -> list[Preference
     """
     edited = []
     for pair in pairs:
-        told = in_style_of(pair.chosen, pair.rejected, pair.question)
+        told = retold(pair.rejected, pair.question, pair.chosen)
         if told is not None and any(marks := differing_marks(pair.chosen, told)):
             pair = dataclasses.replace(pair, rejected=told, chosen_marks=marks[0], rejected_marks=marks[1])
         edited.append(pair)
     return edited
-
-
-def in_style_of(model: str, text: str, question: str) -> str | None:
-    """What a text tells of events, as an answer to the question in the style of another answer; None where that cannot be said."""
-    said = model.split()
-    style = next((place for place in reversed(range(len(STYLES))) if STYLES[place].split()[-2] in said), None)
-    if style is None:  # conclusions have "moves" in every style, so that its verb is looked for last
-        return None
-    try:
-        return solve(as_events(parse(text, question).events), question, style)
-    except ValueError:  # an event is told in part, or the list does not answer the question
-        return None
 
 
 def plain_and_parallel(data: Data, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:

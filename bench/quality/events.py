@@ -14,6 +14,8 @@ from bench.quality.events_figures import measure
 from examples.events import make_videos, rule_judge
 from examples.events.careless import NUM_FRAMES
 from examples.events.train_base import MAX_NEW_TOKENS
+from vidalign.config.degrading import AugmentConfig, ClipPairsConfig, PerturbConfig
+from vidalign.config.judging import JudgeConfig
 from vidalign.config.recipe import RecipeSection
 from vidalign.config.recipes import LeanpoRecipe
 from vidalign.config.rewriting import RrpoRecipe
@@ -27,17 +29,52 @@ LEANPO: dict[str, Any] = {
     "trust": "examples.events.scorers:agreement",
     "min_trust_gap": 0.02,
 }
+RRPO: dict[str, Any] = {
+    "num_candidates": 2,
+    "max_new_tokens": MAX_NEW_TOKENS,
+    "trust": LEANPO["trust"],
+    "max_trust": 0.9,
+}
 RECIPES: dict[str, RecipeSection] = {
     "leanpo": LeanpoRecipe(num_turns=2, **LEANPO),
     "leanpo_one_turn": LeanpoRecipe(num_turns=1, **LEANPO),
     "leanpo_three_turns": LeanpoRecipe(num_turns=3, **LEANPO),
-    "rrpo": RrpoRecipe(num_candidates=2, max_new_tokens=MAX_NEW_TOKENS, trust=LEANPO["trust"], max_trust=0.9),
+    "rrpo": RrpoRecipe(**RRPO),
+    "dropped": RrpoRecipe(**RRPO, perturb=PerturbConfig(mask_area=None, shuffle="none", keep="drop", kept_share=0.5)),
+    "segment": RrpoRecipe(**RRPO, perturb=PerturbConfig(mask_area=None, shuffle="none", keep="segment", kept_share=0.5)),
+    "reversed": RrpoRecipe(**RRPO, perturb=PerturbConfig(mask_area=None, shuffle="reverse")),
+    "bridged": RrpoRecipe(
+        **RRPO, bridge="judge", judge=JudgeConfig(kind="openai", model="rules", base_url="http://127.0.0.1/v1")
+    ),
 }
+VDPO = ClipPairsConfig(
+    with_others="alone", augment=AugmentConfig(num_frames=NUM_FRAMES // 2, crop_scale=(0.1, 0.4), flip_probability=0.0)
+)
+MIXDPO = ClipPairsConfig(with_others="beside", perturb=PerturbConfig(mask_area=(0.25, 0.5), shuffle="reverse"))
 FLIPS = 0.25
 ERRING = edits.Flipped(FLIPS)
 SWAPPED = f"sides swapped in {100 * FLIPS:g} % of the pairs"
 PLAIN = "the base's own plain answer as the loser, where it agrees less with the hint than the winner"
 PARALLEL = f"{PLAIN}; all losers told anew by rule in the style of the winner"
+OF_LEANPO = {  # other objectives on LeanPO's pairs
+    "SimPO": "simpo",
+    "cDPO": "cdpo",
+    "rDPO": "rdpo",
+    "IPO": "ipo",
+    "RPO": "rpo",
+    "MPO": "mpo",
+    "alpha-DPO": "alpha_dpo",
+    "ORPO": "orpo",
+    "SPPO": "sppo",
+    "EXPO": "expo",
+}
+OF_HINTS = {  # methods whose winner is the row's own answer or, of BMC, a correction by it
+    "TPO, dropped frames": Arm("TPO, dropped frames", "dropped", "dpo"),
+    "TPO, one segment": Arm("TPO, one segment", "segment", "dpo"),
+    "TEMPLE, reversed": Arm("TEMPLE, reversed", "reversed", "dpo"),
+    "VDPO": Arm("VDPO", "rrpo", "dpo", clip_pairs=VDPO),
+    "BMC": Arm("BMC", "bridged", "bmc"),
+}
 COMPARED = (  # of these arms the page says which is better
     ("SFT", BASE),
     ("DPO", BASE),
@@ -66,6 +103,13 @@ COMPARED = (  # of these arms the page says which is better
     ("DPO, flipped", "DPO"),
     ("rDPO, flipped", "DPO, flipped"),
     ("cDPO, flipped", "DPO, flipped"),
+    *((name, other) for name in OF_LEANPO for other in ("DPO", "SFT")),
+    *((name, other) for name in OF_HINTS for other in (BASE, "DPO on RRPO's pairs")),
+    ("DPO on RRPO's pairs", BASE),
+    ("DPO on RRPO's pairs", "RRPO"),
+    ("MixDPO", BASE),
+    ("MixDPO", "DPO"),
+    ("BMC", "BMC's loss on RRPO's pairs"),
 )
 
 EVENTS = Task(
@@ -96,6 +140,11 @@ EVENTS = Task(
         Arm("DPO, flipped", "leanpo", "dpo", edit=ERRING, edited=SWAPPED),
         Arm("rDPO, flipped", "leanpo", "rdpo", {"label_smoothing": FLIPS}, edit=ERRING, edited=SWAPPED),
         Arm("cDPO, flipped", "leanpo", "cdpo", {"label_smoothing": FLIPS}, edit=ERRING, edited=SWAPPED),
+        *(Arm(name, "leanpo", objective) for name, objective in OF_LEANPO.items()),
+        Arm("DPO on RRPO's pairs", "rrpo", "dpo"),
+        *OF_HINTS.values(),
+        Arm("MixDPO", "leanpo", "dpo", clip_pairs=MIXDPO),
+        Arm("BMC's loss on RRPO's pairs", "rrpo", "bmc"),
     ),
     rates=(1e-4, 3e-4),
     wider_rates=(1e-6, 3e-6, 1e-5, 3e-5, 1e-3, 3e-3, 1e-2),

@@ -253,6 +253,7 @@ def _settings(found: dict[str, Any], names: Sequence[str]) -> list[str]:
     for arm in (EVENTS.arms[name] for name in names):
         said = f"- {arm.name}: recipe `{arm.recipe}`, objective `{arm.objective}` {arm.params or '(defaults)'}"
         said += f", {arm.edited}" if arm.edited else ""
+        said += f", pairs over videos {arm.clip_pairs.model_dump(exclude_defaults=True)}" if arm.clip_pairs else ""
         arms.append(said)
     core = sum(row["train_seconds"] + row["measure_seconds"] for row in [*found["runs"], *found["dev_runs"]])
     num_runs = len(found["runs"]) + len(found["dev_runs"])

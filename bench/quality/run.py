@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import resource
@@ -27,6 +28,7 @@ from bench.memory import resident
 from bench.quality.arms import BASE
 from bench.quality.data import Data, base_folder, prepare
 from bench.quality.tasks import TASKS
+from pipelines.stages.clip_pairs import altered_here, with_clip_pairs
 from vidalign import files, prompts
 from vidalign.config.run import ObjectiveConfig
 from vidalign.config.training import TrainConfig
@@ -80,6 +82,11 @@ def train(data: Data, folder: pathlib.Path, run_of: Job) -> dict[str, Any]:
     pairs = data.pairs(arm.recipe, run_of.seed)
     if arm.edit is not None:
         pairs = arm.edit(data, pairs)
+    frames = data.root / "frames.json"
+    if arm.clip_pairs is not None:
+        alter = functools.partial(altered_here, config=arm.clip_pairs)
+        pairs, altered, _ = with_clip_pairs(pairs, data.frames, arm.clip_pairs, seed=run_of.seed, alter=alter)
+        files.write_json(frames := folder / "frames.json", {**data.frames, **altered})
     pairs, _ = usable_pairs(pairs, objective)
     files.write_table(folder / "pairs.parquet", pairs)
     files.write_table(folder / "probe.parquet", data.examples("probe"))
@@ -93,7 +100,7 @@ def train(data: Data, folder: pathlib.Path, run_of: Job) -> dict[str, Any]:
         frame_spec=task.spec,
         seed=run_of.seed,
         pairs=str(folder / "pairs.parquet"),
-        frames=str(data.root / "frames.json"),
+        frames=str(frames),
         probe=str(folder / "probe.parquet"),
         reference="",
         stage=str(folder),

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from examples.events.reading import Said, read, value_asked
-from examples.events.world import ATTRIBUTES, ORDINALS, UNSEEN_KINDS, Event
+from examples.events.world import ATTRIBUTES, ORDINALS, STYLES, UNSEEN_KINDS, Event, solve
 from vidalign.data.final_answer import answering_part, without_reasoning
 from vidalign.types import Example
 
@@ -212,3 +212,15 @@ def _tau(match: Match) -> float | None:
     order = [true for _, true, _ in match.pairs]
     pairs = list(itertools.combinations(order, 2))
     return float(np.mean([1 if a < b else -1 for a, b in pairs])) if pairs else None
+
+
+def retold(text: str, question: str, model: str) -> str | None:
+    """What a text tells of events, as an answer to the question in the style of another answer; None where that cannot be said."""
+    said = model.split()
+    style = next((place for place in reversed(range(len(STYLES))) if STYLES[place].split()[-2] in said), None)
+    if style is None:  # conclusions have "moves" in every style, so that its verb is looked for last
+        return None
+    try:
+        return solve(as_events(parse(text, question).events), question, style)
+    except ValueError:  # an event is told in part, or the list does not answer the question
+        return None

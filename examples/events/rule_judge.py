@@ -13,28 +13,39 @@ import argparse
 import functools
 import re
 
-from examples.events.phrases import as_events
+from examples.events.phrases import as_events, retold
 from examples.events.reading import read
 from examples.events.scorers import phrase_f1
 from examples.events.world import solve
 from examples.shapes.rule_judge import asked, run, serve
-from vidalign.prompts import CONSISTENCY
+from vidalign.prompts import BRIDGE, CONSISTENCY
 from vidalign.types import Example, stable_hash
 
-_REASONED = re.compile("(.*)".join(map(re.escape, re.split(r"\{\w+\}", CONSISTENCY))), re.DOTALL)
+
+def _pattern_of(template: str) -> re.Pattern[str]:
+    """What matches a prompt of this template, with a group for each of its fields."""
+    return re.compile("(.*)".join(map(re.escape, re.split(r"\{\w+\}", template))), re.DOTALL)
+
+
+_REASONED = _pattern_of(CONSISTENCY)
+_TO_CORRECT = _pattern_of(BRIDGE)
 GRADES = ((1.0, 5), (0.8, 4), (0.4, 2), (0.0, 1))  # (from this F1 on, score)
 
 
 def judge(prompt: str, flips: float = 0.0, seed: int = 0) -> str:
     """The reply to a judge's prompt: an explanation and a score; no score where the caption or the answer is not understood.
 
-    To `vidalign.prompts.CONSISTENCY` it replies with the answer that the reasoning leads to.
+    To `vidalign.prompts.CONSISTENCY` it replies with the answer that the reasoning leads to, and to `vidalign.prompts.BRIDGE` with the
+    events of the right answer in the style of the wrong one.
 
     Raises:
-        ValueError: the prompt is neither of the two.
+        ValueError: the prompt is none of the three.
     """
     if (reasoned := _REASONED.fullmatch(prompt)) is not None:
         return concluded(*reasoned.groups())
+    if (to_correct := _TO_CORRECT.fullmatch(prompt)) is not None:
+        question, truth, wrong = to_correct.groups()
+        return retold(truth, question, wrong) or wrong
     caption, question, response = asked(prompt)
     try:
         truth = solve(as_events(read(caption).events), question)
