@@ -215,7 +215,6 @@ def test_arms_name_recipes_objectives_and_arms_that_exist(task):
     for arm in task.arms.values():
         assert arm.recipe in task.recipes
         assert objectives.build(arm.objective, arm.params) is not None
-        assert task.arms[arm.method].method == arm.method
         assert (arm.edit is None) == (arm.edited == "")
     assert {name for two in COMPARED for name in two} <= {BASE, *EVENTS.arms}
 

@@ -3,7 +3,7 @@
     python -m bench.quality [--task shapes] [--seeds 5] [--root FOLDER] [--parallel 2] [--arms LeanPO DPO …] [--until-min 60]
 
     1. pairs   every recipe and seed, one vLLM engine        3. runs   every arm and seed at its learning rate, on held-out
-    2. sweep   every method, every rate of the grid, on dev  4. page   from whatever is finished
+    2. sweep   every arm, every rate of the grid, on dev     4. page   from whatever is finished
 
 What is on disk is not made again, so the script can be stopped at any time and run in pieces. A run keeps its figures and
 metrics; its weights are deleted when they have been measured.
@@ -18,7 +18,6 @@ import time
 
 from bench.pages import Output, add_arguments
 from bench.quality import events_page, page
-from bench.quality.arms import Task
 from bench.quality.data import Data, make_all_pairs, prepare
 from bench.quality.queue import Queue
 from bench.quality.run import BASE, Job
@@ -53,42 +52,28 @@ def main() -> None:
             return
         queue = Queue(task, root, arguments.parallel, time.monotonic() + 60 * arguments.until_min)
         run_all(queue, arms, arguments.seeds)
-    rates = {name: best_rate(task, root, name) for name in task.methods if is_swept(task, root, name)}
+    rates = {name: best_rate(task, root, name) for name in task.arms if is_swept(task, root, name)}
     PAGES[task.name](root, rates, arguments.out or Output())
 
 
 def make_pairs_of_arms(data: Data, arms: list[str], num_seeds: int) -> None:
     """The pairs that these arms train on, with the dev seeds and so many others."""
-    known, methods = data.task.arms, methods_of(data.task, arms)
-    make_all_pairs(data, data.task.dev_seeds, sorted({known[name].recipe for name in methods}))
-    make_all_pairs(data, range(num_seeds), sorted({known[name].recipe for name in arms}))
-
-
-def methods_of(task: Task, arms: list[str]) -> list[str]:
-    """The methods whose learning rates these arms take."""
-    return [name for name in task.methods if name in {task.arms[arm].method for arm in arms}]
+    make_all_pairs(data, [*data.task.dev_seeds, *range(num_seeds)], sorted({data.task.arms[name].recipe for name in arms}))
 
 
 def run_all(queue: Queue, arms: list[str], num_seeds: int) -> None:
-    """The base, then dev runs until every method's best rate has neighbours on both sides, then the runs that are reported."""
-    task, methods = queue.task, methods_of(queue.task, arms)
+    """The base, then dev runs until every arm's best rate has neighbours on both sides, then the runs that are reported."""
+    task = queue.task
     queue.run([Job(BASE, split=split) for split in BASE_SPLITS[task.name]])
     while jobs := [
         Job(name, seed, rate, "dev")
-        for name in methods
+        for name in arms
         for rate in missing_rates(task, queue.root, name)
         for seed in task.dev_seeds
     ]:
         queue.run(jobs)
-    rates = {name: best_rate(task, queue.root, name) for name in methods if is_swept(task, queue.root, name)}
-    queue.run(
-        [
-            Job(arm, seed, rates[task.arms[arm].method])
-            for seed in range(num_seeds)
-            for arm in arms
-            if task.arms[arm].method in rates
-        ]
-    )
+    rates = {name: best_rate(task, queue.root, name) for name in arms if is_swept(task, queue.root, name)}
+    queue.run([Job(arm, seed, rates[arm]) for seed in range(num_seeds) for arm in arms if arm in rates])
 
 
 if __name__ == "__main__":

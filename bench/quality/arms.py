@@ -1,7 +1,7 @@
 """What a comparison is made of: a task, data recipes, and arms that train an objective on the pairs of one of them. No engine.
 
 All arms of a task train alike: the same number of epochs, batch size, schedule and starting policy. The learning rate of every
-method is the one with the best figure on the dev split, mean over the task's dev seeds; an ablation trains at its method's rate.
+arm, ablations too, is the one with the best figure on the dev split, mean over the task's dev seeds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BASE = "Base"
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One row of the results. `method` is the arm whose learning rate it takes: itself, unless it is an ablation.
+    """One row of the results, at the learning rate that is best for it.
 
     Attributes:
         clip_pairs: which pairs over videos are made of the recipe's pairs, alone or beside them.
@@ -32,14 +32,9 @@ class Arm:
     recipe: str
     objective: str
     params: dict[str, Any] = dataclasses.field(default_factory=dict)
-    ablates: str = ""
     clip_pairs: ClipPairsConfig | None = None
     edit: Callable[[Any, list[PreferencePair]], list[PreferencePair]] | None = None
     edited: str = ""
-
-    @property
-    def method(self) -> str:
-        return self.ablates or self.name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,8 +43,8 @@ class Task:
 
     Attributes:
         sizes: number of questions a split; splits share no video.
-        rates: learning rates that every method tries on every dev seed.
-        wider_rates: rates beyond them, of which a method tries the next one while its best is the lowest or highest that it tried.
+        rates: learning rates that every arm tries on every dev seed.
+        wider_rates: rates beyond them, of which an arm tries the next one while its best is the lowest or highest that it tried.
         dev_seeds: seeds of the runs that choose a learning rate; they are not among those reported.
         figure: the figure of a run's result by which rates are chosen.
         make_videos: writes so many questions a split into a folder.
@@ -71,11 +66,6 @@ class Task:
     make_videos: Callable[[pathlib.Path, dict[str, int]], object]
     judge: Callable[[str], str]
     measure: Callable[[Any, str, str], dict[str, Any]]
-
-    @property
-    def methods(self) -> list[str]:
-        """The arms that have a learning rate of their own."""
-        return [arm.name for arm in self.arms.values() if not arm.ablates]
 
 
 def by_name(*arms: Arm) -> dict[str, Arm]:

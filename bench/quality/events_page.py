@@ -50,7 +50,7 @@ def collect(root: pathlib.Path, rates: dict[str, float]) -> dict[str, Any]:
         split: files.read_json(Job(BASE, split=split).folder(root) / "result.json") for split in ("heldout", "dev", "train")
     }
     plain = data.plain_answers()
-    runs = [row for arm in EVENTS.arms.values() for row in finished(root, arm.name, rates.get(arm.method))]
+    runs = [row for arm in EVENTS.arms.values() for row in finished(root, arm.name, rates.get(arm.name))]
     used = {(EVENTS.arms[row["arm"]].recipe, row["seed"]) for row in runs}
     kept = [
         row for path in sorted((root / "runs").glob("*/*/*/result.json")) if (row := files.read_json(path))["split"] == "dev"
@@ -87,7 +87,7 @@ def with_earlier(found: dict[str, Any], earlier: dict[str, Any] | None) -> dict[
         return [rows[at] for at in sorted(rows)]
 
     rates = earlier["rates"] | found["rates"]
-    runs = [row for row in joined("runs", ("arm", "seed")) if row["learning_rate"] == rates[EVENTS.arms[row["arm"]].method]]
+    runs = [row for row in joined("runs", ("arm", "seed")) if row["learning_rate"] == rates[row["arm"]]]
     return found | {
         "rates": rates,
         "dev": earlier["dev"] | found["dev"],

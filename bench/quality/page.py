@@ -29,7 +29,7 @@ def write_page(root: pathlib.Path, rates: dict[str, float], out: Output) -> None
 
 def collect(root: pathlib.Path, rates: dict[str, float]) -> dict[str, Any]:
     """Every run's result, the chosen rates with the dev figures that chose them, and what became of the questions of each recipe."""
-    runs = [row for arm in SHAPES.arms.values() for row in finished(root, arm.name, rates.get(arm.method))]
+    runs = [row for arm in SHAPES.arms.values() for row in finished(root, arm.name, rates.get(arm.name))]
     used = sorted({(SHAPES.arms[row["arm"]].recipe, row["seed"]) for row in runs})
     return {
         "base": rounded(files.read_json(Job(BASE).folder(root) / "result.json")),
@@ -71,9 +71,10 @@ def _head(base: dict[str, Any], runs: dict[str, Rows]) -> list[str]:
         f"order of training. {SHAPES.sizes['heldout']} held-out questions on videos that no run trained on or chose a learning "
         "rate by, answered greedily, each answer scored by the rule of its kind (docs/evaluation.md): the option, yes or no, "
         "or the words that it says; what no rule can tell counts as wrong. Every arm trains for the same number of epochs with "
-        f"the same batch. Each method has the learning rate with the best accuracy on {SHAPES.sizes['dev']} dev questions, mean over "
+        f"the same batch. Each arm, ablations too, has the learning rate with the best accuracy on {SHAPES.sizes['dev']} dev "
+        "questions, mean over "
         f"{len(SHAPES.dev_seeds)} seeds that are not among those reported, and each best rate has been tried against both its "
-        "neighbours; an ablation has its method's rate. Beta and the other settings of the objectives are their defaults. "
+        "neighbours. Beta and the other settings of the objectives are their defaults. "
         "Values are means over seeds ± half of the 95 % interval of that mean.",
         "",
         "Everything ran on CPUs, with a model of 2.5M parameters and short answers: it shows what each loss does, not what it is "

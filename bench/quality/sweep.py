@@ -1,4 +1,4 @@
-"""Which learning rate a method takes: the one with the best figure on the dev split, mean over the task's dev seeds."""
+"""Which learning rate an arm takes: the one with the best figure on the dev split, mean over the task's dev seeds."""
 
 from __future__ import annotations
 
@@ -10,41 +10,39 @@ from bench.quality.arms import Task
 from bench.quality.run import Job
 
 
-def tried(task: Task, root: pathlib.Path, method: str) -> dict[float, list[float]]:
+def tried(task: Task, root: pathlib.Path, arm: str) -> dict[float, list[float]]:
     """{learning rate: the dev figure of each dev seed} of the rates that are finished, lowest rate first."""
     found = {}
     for rate in sorted({*task.rates, *task.wider_rates}):
-        results = [result for seed in task.dev_seeds if (result := Job(method, seed, rate, "dev").result(root))]
+        results = [result for seed in task.dev_seeds if (result := Job(arm, seed, rate, "dev").result(root))]
         if len(results) == len(task.dev_seeds):
             found[rate] = [float(result[task.figure]) for result in results]
     return found
 
 
-def dev_figures(task: Task, root: pathlib.Path, methods: Collection[str]) -> dict[str, dict[str, list[float]]]:
-    """What `tried` gives for each of these methods, in the task's order and with rates as text, as pages keep it."""
+def dev_figures(task: Task, root: pathlib.Path, arms: Collection[str]) -> dict[str, dict[str, list[float]]]:
+    """What `tried` gives for each of these arms, in the task's order and with rates as text, as pages keep it."""
     return {
-        name: {f"{rate:g}": values for rate, values in tried(task, root, name).items()}
-        for name in task.methods
-        if name in methods
+        name: {f"{rate:g}": values for rate, values in tried(task, root, name).items()} for name in task.arms if name in arms
     }
 
 
-def best_rate(task: Task, root: pathlib.Path, method: str) -> float:
+def best_rate(task: Task, root: pathlib.Path, arm: str) -> float:
     """The rate with the best mean; of equals the lowest."""
-    means = {rate: statistics.fmean(values) for rate, values in tried(task, root, method).items()}
+    means = {rate: statistics.fmean(values) for rate, values in tried(task, root, arm).items()}
     return max(means, key=lambda rate: (means[rate], -rate))
 
 
-def missing_rates(task: Task, root: pathlib.Path, method: str) -> list[float]:
-    """The rates that a method must still try: those of the task, then both neighbours of its best one, where there are any."""
-    known = tried(task, root, method)
+def missing_rates(task: Task, root: pathlib.Path, arm: str) -> list[float]:
+    """The rates that an arm must still try: those of the task, then both neighbours of its best one, where there are any."""
+    known = tried(task, root, arm)
     if first := [rate for rate in task.rates if rate not in known]:
         return first
     ladder = sorted({*task.rates, *task.wider_rates})
-    place = ladder.index(best_rate(task, root, method))
+    place = ladder.index(best_rate(task, root, arm))
     return [rate for rate in ladder[max(0, place - 1) : place + 2] if rate not in known]
 
 
-def is_swept(task: Task, root: pathlib.Path, method: str) -> bool:
-    """Whether nothing is missing before a method's rate is chosen."""
-    return not missing_rates(task, root, method)
+def is_swept(task: Task, root: pathlib.Path, arm: str) -> bool:
+    """Whether nothing is missing before an arm's rate is chosen."""
+    return not missing_rates(task, root, arm)
