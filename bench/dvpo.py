@@ -7,7 +7,7 @@
 
 Reads finished runs: how often the value model ranks pairs that it was not trained on, and what it says of the first token in which
 their two responses differ; and accuracy on held-out questions against the tokens that were generated to learn from. Trains nothing.
-With `--make-pairs` it writes rows with pairs instead: each answer, and another answer to a question of the same words.
+With `--make-pairs` it writes rows with pairs instead: each answer with every other answer to a question of the same words.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import dataclasses
 import itertools
 import json
 import pathlib
-import random
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -74,20 +73,19 @@ def first_difference(one: Sequence[int], other: Sequence[int]) -> int:
     return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def answer_pairs(rows: Sequence[dict[str, Any]], seed: int = 0) -> list[dict[str, Any]]:
-    """The rows whose question is asked of several videos, with `chosen`, their answer, and `rejected`, an answer of another of them.
+def answer_pairs(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for every other answer to a question of the same words: `chosen`, the row's answer, and `rejected`, the other one.
 
     Chosen and rejected are of one kind, so that nothing but the video tells them apart.
     """
-    rng = random.Random(seed)
     answers: dict[str, set[str]] = {}
     for row in rows:
         answers.setdefault(row["question"], set()).add(row["answer"])
-    others = [sorted(answers[row["question"]] - {row["answer"]}) for row in rows]
     return [
-        {**row, "chosen": row["answer"], "rejected": rng.choice(other)}
-        for row, other in zip(rows, others, strict=True)
-        if other and row.get("category") != "description"
+        {**row, "id": f"{row['id']}-{number}", "chosen": row["answer"], "rejected": other}
+        for row in rows
+        if row.get("category") != "description"
+        for number, other in enumerate(sorted(answers[row["question"]] - {row["answer"]}))
     ]
 
 

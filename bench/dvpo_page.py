@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.quality.tables import cell
+
 GOAL = 0.85  # of the held-out pairs
 
 
@@ -68,19 +70,31 @@ def page(found: dict[str, Any]) -> str:
 
 
 def beside_groups(policies: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Whether each run of DVPO is within the interval of the GRPO run that sampled most, and with which share of its tokens."""
-    groups = [each for each in policies if each["objective"] == "grpo"]
+    """Whether each run of DVPO is within the interval of the GRPO run of its seed, and with which share of its tokens.
+
+    Of several GRPO runs the one that sampled most counts, of any seed where its own has none.
+    """
+    groups = sorted((each for each in policies if each["objective"] == "grpo"), key=lambda each: each["tokens"]["grpo"])
+    runs = [each for each in policies if each["objective"] == "dvpo"]
     if not groups:
         return []
-    most = max(groups, key=lambda each: each["tokens"]["grpo"])
-    low, high = most["interval"]
     lines = ["", "Goal: the accuracy of GRPO's interval with an eighth of its generated tokens.", ""]
-    for each in (each for each in policies if each["objective"] == "dvpo"):
+    beside = []
+    for each in runs:
+        most = next((other for other in reversed(groups) if other["seed"] == each["seed"]), groups[-1])
+        beside.append(most)
+        low, high = most["interval"]
         share = most["tokens"]["grpo"] / each["tokens"]["dvpo"]
         place = "below" if each["aligned"] < low else "above" if each["aligned"] > high else "within"
         verdict = "missed" if place == "below" else f"reached in accuracy, with 1/{share:.1f} of the tokens"
         lines.append(
             f"- DVPO, seed {each['seed']}: {each['aligned']:.1%} is {place} the interval of GRPO of seed {most['seed']} "
             f"({low:.1%} to {high:.1%}; {most['tokens']['grpo']:,} tokens): {verdict}."
+        )
+    if len({each["seed"] for each in beside}) == len(runs) > 1:
+        gains = [100 * (ours["aligned"] - theirs["aligned"]) for ours, theirs in zip(runs, beside, strict=True)]
+        lines.append(
+            f"- DVPO minus GRPO, paired by seed: {cell(gains)} points over {len(gains)} seeds; DVPO "
+            f"{cell([100 * each['aligned'] for each in runs])} %, GRPO {cell([100 * each['aligned'] for each in beside])} %."
         )
     return lines

@@ -37,9 +37,12 @@ def test_the_first_token_that_differs_is_the_one_whose_value_is_looked_at():
 
 def test_pairs_of_answers_differ_in_nothing_but_what_the_video_shows():
     asked = [("Which way?", "left"), ("Which way?", "right"), ("Which way?", "left"), ("What colour?", "red")]
+    asked += [("How many?", number) for number in ("one", "two", "three")]
     rows = [{"id": str(n), "question": question, "answer": answer} for n, (question, answer) in enumerate(asked)]
     made = answer_pairs([*rows, {"id": "d", "question": "Describe.", "answer": "A long story.", "category": "description"}])
-    assert [row["id"] for row in made] == ["0", "1", "2"], "nobody else answers the others"
+    assert [row["id"] for row in made] == ["0-0", "1-0", "2-0", "4-0", "4-1", "5-0", "5-1", "6-0", "6-1"], (
+        "nobody else answers 3"
+    )
     for row in made:
         assert row["chosen"] == row["answer"] != row["rejected"]
 
