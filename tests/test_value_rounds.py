@@ -149,7 +149,7 @@ def test_one_that_cannot_rank_is_refused_and_not_trained_again(rounds, monkeypat
 def test_too_few_videos_to_hold_some_out(rounds, monkeypatch):
     with_pairs(rounds, count=2)  # of one video
     trained_by(monkeypatch, lambda place: [1.0, 0.0])
-    with pytest.raises(DataError, match=r"the 2 pairs .* are of too few videos for that; add rows"):
+    with pytest.raises(DataError, match=r"the 2 pairs .* are of too few videos for that: .*; add rows"):
         once(rounds.train(0))
 
 
@@ -193,6 +193,33 @@ def test_videos_that_are_shown_together_are_held_out_together():
         assert held
         assert trained
         assert not seen[0] & seen[1]
+
+
+def over(number: int, video: str, other: str) -> PreferencePair:
+    return dataclasses.replace(pair(number, video), rejected_videos=(other,))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_other_clip_of_a_pair_over_videos_is_held_out_with_it(seed):
+    pairs = [over(number, f"/v/{number}.mp4", f"/v/{number + 4}.mp4") for number in range(4)]  # 0 and 4, 1 and 5 …
+    pairs += [pair(number, f"/v/{number}.mp4") for number in range(4, 8)]
+    pairs += [over(8, "/v/8.mp4", "file:///v/../v/9.mp4#t=1,2"), pair(9, "/v/9.mp4")]
+    pairs += [over(10, "/v/10.mp4", "/v/10.mp4 (1f.altered-2e)"), pair(11, "/v/11.mp4")]
+    trained, held = divided(pairs, share=0.3, seed=seed)
+    numbers = [{int(each.video.removeprefix("/v/").removesuffix(".mp4")) for each in side} for side in (trained, held)]
+    assert all(numbers)
+    for one, other in ((0, 4), (1, 5), (2, 6), (3, 7), (8, 9)):
+        assert {one, other} <= numbers[0] or {one, other} <= numbers[1]
+
+
+def test_one_clip_that_all_pairs_are_set_against_is_said(rounds, monkeypatch):
+    with_pairs(rounds)
+    table = rounds.run.stage("pairs", 0) / "pairs.parquet"
+    pairs = files.read_table(table, PreferencePair)
+    files.write_table(table, [dataclasses.replace(each, rejected_videos=("/v/dark.mp4",)) for each in pairs])
+    trained_by(monkeypatch, lambda place: [1.0, 0.0])
+    with pytest.raises(DataError, match=r"too few videos .* shown together, or in place of one another, count as one"):
+        once(rounds.train(0))
 
 
 def test_whole_videos_are_held_out_as_before():

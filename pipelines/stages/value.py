@@ -71,8 +71,9 @@ class ValueStage(Train):
         if not trained or not heldout:
             raise DataError(
                 f"objective.name={self.objective.name} holds out the pairs of {objective.heldout:.0%} of the videos, and the "
-                f"{len(usable):,} pairs that it can be trained on ({dropped or 'none dropped'}) are of too few videos for that; "
-                "add rows, or set objective.params.heldout nearer to 0.5"
+                f"{len(usable):,} pairs that it can be trained on ({dropped or 'none dropped'}) are of too few videos for that: those "
+                "that are shown together, or in place of one another, count as one; add rows, or set objective.params.heldout "
+                "nearer to 0.5"
             )
         if not self._is_trained():
             files.write_table(self.folder / TRAINED, trained)
@@ -112,13 +113,13 @@ def divided(
 ) -> tuple[list[PreferencePair], list[PreferencePair]]:
     """(pairs to train on, pairs to hold out): no video is on both sides. About `share` of the videos are held out, at least one.
 
-    Parts of a video are that video, and so is one whose frames a question chose; what a prompt shows together stays together. The
-    other clips of pairs over videos do not count.
+    Parts of a video are that video, and so is one whose frames a question chose. What a pair shows stays together: the videos and
+    images of its prompt, and the other clips of a pair over videos.
     """
     from scipy.cluster.hierarchy import DisjointSet  # costs half a second to import
 
     located = functools.cache(functools.partial(locate, root=pathlib.Path()))
-    shown = [sorted({located(name) for name in pair.context.visuals}) for pair in pairs]
+    shown = [sorted({located(name) for name in (*pair.context.visuals, *pair.rejected_videos)}) for pair in pairs]
     groups = DisjointSet(itertools.chain.from_iterable(shown))
     for videos in shown:
         for one, other in itertools.pairwise(videos):

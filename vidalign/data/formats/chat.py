@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vidalign.data.formats.fields import Fields, Notes, has_content
-from vidalign.data.formats.media import Medium, take_media
+from vidalign.data.formats.media import Medium, take_media, with_clip
 from vidalign.data.formats.messages import Turn, history_turns, response_text, turns_of
+from vidalign.data.formats.parts import take_clips
 from vidalign.data.rows import SIDES
 from vidalign.data.shown import PLACE, PLACES, without_usual_places
 from vidalign.errors import RowError
@@ -154,7 +155,9 @@ class SourceRow:
         media = [item for item in (*found, *waiting["video"], *waiting["image"]) if item is not None]
         if not media:
             raise RowError("videos", "holds no video", "a row shows a video or an image: name one, or remove the row")
-        videos = [item.form() for item in media if item.kind == "video"]
+        shown = [item for item in media if item.kind == "video"]
+        clips = take_clips(self.fields, len(shown)) if shown else []
+        videos = [with_clip(item, clip, "clip").form() for item, clip in zip(shown, clips, strict=True)]
         images = [item.path for item in media if item.kind == "image"]
         row: Fields = videos[0] if len(videos) == 1 else {}
         if len(videos) > 1:

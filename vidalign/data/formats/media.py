@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from vidalign.data.formats.fields import Fields, Notes, has_content, kind_of
+from vidalign.data.formats.parts import take_clip
 from vidalign.errors import RowError
 from vidalign.video.naming import IMAGE_SUFFIXES
 
@@ -49,18 +50,22 @@ def medium(value: Any, field: str, notes: Notes, kind: Kind) -> Medium:
     Raises:
         RowError: the value is embedded bytes, or names nothing.
     """
-    fps, clip = None, {}
+    fps: float | None = None
+    clip: dict[str, float] = {}
     if isinstance(value, dict) and not has_content(value.get("bytes")):
         rest = {name: item for name, item in value.items() if has_content(item)}
         named = next((name for name in (f"{kind}_url", kind, "path", "url") if name in rest), None)
         value = rest.pop(named) if named else None
         if isinstance(value, list):
             fps = next((rest.pop(name) for name in _RATES if name in rest), None)
-        clip = _clip(rest)
+        clip = take_clip(rest, field)
+        if rest.get("type") in (kind, f"{kind}_url"):
+            rest.pop("type")
         for name in sorted(rest):
             notes[f"'{name}' of a {kind}, which is not used"] += 1
         if isinstance(value, dict):  # {"type": "video_url", "video_url": {"url": …}}
-            return dataclasses.replace(medium(value, field, notes, kind), clip=tuple(clip.items()))
+            inner = medium(value, field, notes, kind)
+            return with_clip(inner, clip, field)
     if isinstance(value, list) and kind == "video":
         frames = tuple(_path(frame, field, kind) for frame in value)
         return Medium(kind, frames=frames, fps=fps, clip=tuple(clip.items()))
@@ -73,13 +78,11 @@ def medium(value: Any, field: str, notes: Notes, kind: Kind) -> Medium:
     return Medium(kind, path=path, clip=tuple(clip.items()))
 
 
-def _clip(rest: dict[str, Any]) -> dict[str, float]:
-    """Take the bounds in seconds: qwen-vl-utils' video_start and video_end, or vidalign's own clip."""
-    own = rest.get("clip")
-    if isinstance(own, dict) and own.keys() <= {"start", "end"}:
-        return {name: value for name, value in rest.pop("clip").items() if value is not None}
-    names = {"start": "video_start", "end": "video_end"}
-    return {ours: rest.pop(name) for ours, name in names.items() if isinstance(rest.get(name), int | float)}
+def with_clip(item: Medium, clip: Mapping[str, float], field: str) -> Medium:
+    """The video with bounds that are said beside it. Raises `RowError` where it has others of its own."""
+    if clip and item.clip and dict(item.clip) != clip:
+        raise RowError(field, f"has the bounds {dict(item.clip)} and {dict(clip)}", "leave one of the two out")
+    return dataclasses.replace(item, clip=tuple(clip.items())) if clip else item
 
 
 def _path(value: Any, field: str, kind: Kind) -> str:
