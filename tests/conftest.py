@@ -3,6 +3,7 @@
 One thread a process: on few cores, processes with a thread a core each spend their time waiting for one another.
 """
 
+import gc
 import importlib.util
 import json
 import os
@@ -26,6 +27,7 @@ import yaml
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no fault
 hypothesis.settings.load_profile("untimed")
+gc.disable()  # until all tests are collected: what they import stays, and each look for garbage would go through all of it
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -80,6 +82,12 @@ def add_bos(folder: pathlib.Path, *, in_template: bool = False) -> None:
 
 def pytest_addoption(parser):
     parser.addoption("--record-families", action="store_true", help="write what these tests found to docs/models.json")
+
+
+def pytest_collection_finish(session):
+    """From here on, what was imported is no garbage any more and is not looked through again."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish(session, exitstatus):

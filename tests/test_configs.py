@@ -8,7 +8,7 @@ import yaml
 from conftest import ROOT, plan_of
 from test_dry_run import write_clip
 from test_frame_choice import tiny_towers
-from test_memory import facts
+from test_memory import counted_once, facts  # noqa: F401 (a fixture that is used by itself)
 
 from cluster.described import described
 from pipelines.checks.memory import check_memory

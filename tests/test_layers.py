@@ -1,6 +1,7 @@
 """The house: imports go down only, no two files import each other in a circle, and every name has one owner."""
 
 import ast
+import functools
 import importlib.metadata
 import pathlib
 import tomllib
@@ -48,10 +49,17 @@ FILES = {name_of(path): path for package in PACKAGES for path in sorted((ROOT / 
 ALL_FILES = FILES | {name_of(path): path for folder in OUTSIDE for path in sorted((ROOT / folder).rglob("*.py"))}
 
 
+@functools.cache
+def nodes(text: str) -> tuple[ast.AST, ...]:
+    """The imports of a file, and what it takes from something by name: `a.b`."""
+    kinds = (ast.Import, ast.ImportFrom, ast.Attribute)
+    return tuple(node for node in ast.walk(ast.parse(text)) if isinstance(node, kinds))
+
+
 def imports(text: str) -> list[tuple[str, str]]:
     """(module, name) of every import; the name is empty for `import module`."""
     found = []
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(text):
         if isinstance(node, ast.Import):
             found += [(alias.name, "") for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -91,14 +99,14 @@ def circles(edges: dict[str, set[str]]) -> list[list[str]]:
 
 def private_uses(text: str, own_package: str) -> list[str]:
     """Names and attributes with one leading underscore that are taken from a module of another package of the project."""
-    tree, taken, found = ast.parse(text), {}, []
-    for node in ast.walk(tree):
+    taken, found = {}, []
+    for node in nodes(text):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in (*PACKAGES, *OUTSIDE):
             for alias in node.names:
                 taken[alias.asname or alias.name] = f"{node.module}.{alias.name}"
                 if is_private(alias.name) and node.module.rpartition(".")[0] != own_package:
                     found.append(f"{node.module}.{alias.name}")
-    for node in ast.walk(tree):
+    for node in nodes(text):
         if isinstance(node, ast.Attribute) and is_private(node.attr) and isinstance(node.value, ast.Name):
             module = taken.get(node.value.id)
             if module is not None and module.rpartition(".")[0] != own_package:
