@@ -288,3 +288,37 @@ def test_what_the_findings_say_of_turns_is_what_was_measured():
         "and {}, {} and {} % of the answers have an invented event".format(*answers("chair_s")),
     ):
         assert sentence in said
+
+
+def test_what_the_findings_say_of_judges_that_err_and_of_marks_is_what_was_measured():
+    root = pathlib.Path(__file__).parents[1]
+    said = " ".join((root / "docs/findings.md").read_text(encoding="utf-8").split())
+    found = files.read_json(root / "bench/results/events.json")
+    arms, base = runs_by_arm(found, EVENTS.arms), found["base"]["heldout"]
+    flipped, marked = "DPO, flipped", "RRPO, parallel losers, every token marked"
+
+    def minus(a, b, figure="f1"):
+        return "{:.1f} ± {:.1f}".format(*interval(events_page.difference(base, arms, a, b, figure)))
+
+    def ends(arm):
+        return "{:.1f} ± {:.1f}".format(*interval([100 * row["f1"] for row in arms[arm]]))
+
+    by_seed = sorted(events_page.difference(base, arms, "RRPO, parallel losers", marked))
+    rates = {arm: f"{arms[arm][0]['learning_rate']:g}".replace("e-0", "e-") for arm in ("DPO", flipped, "cDPO, flipped")}
+    assert rates[flipped] == rates["cDPO, flipped"]
+    for sentence in (
+        f"DPO ends at {ends(flipped)} %, and that minus DPO on the pairs as they were is {minus(flipped, 'DPO')} points",
+        f"on the same swapped pairs is {minus('rDPO, flipped', flipped)} points of F1 and cDPO minus DPO "
+        f"{minus('cDPO, flipped', flipped)}: neither",
+        f"of right answers rDPO has {minus('rDPO, flipped', flipped, 'right')} points more",
+        f"a lower one for DPO and cDPO ({rates[flipped]}) than on pairs without errors ({rates['DPO']})".replace(
+            "0.0001", "1e-4"
+        ),
+        f"RRPO ends at {ends(marked)}: the marks gain {minus('RRPO, parallel losers', marked)} points",
+        "all three have it ({:.0f}, {:.0f} and {:.0f} points)".format(*by_seed),
+        f"and {minus('RRPO, parallel losers', marked, 'right')} points of right answers, which they do",
+        f"is marked anyway, marks gain {minus('RRPO', 'RRPO, every token marked')}: nothing",
+        f"DPO with plain losers minus DPO is {minus('DPO, plain losers', 'DPO')} points: not told apart",
+    ):
+        assert sentence in said
+    assert {row["styles"]["heading"] for row in arms["DPO, plain losers"]} == {1.0}
