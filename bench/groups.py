@@ -125,9 +125,8 @@ def page(found: dict[str, Any]) -> str:
         "",
         f"Written by `python -m bench.groups`: three rounds on the same {found['questions']} questions with imperfect answers, "
         "eight replies each, and three steps a round at the rate of the files, 1e-4, which was tuned for none of them; "
-        f"{found['num_questions']} held-out questions. GRPO, DAPO and T-GRPO are `configs/events-grpo.yaml`, `events-dapo.yaml` and "
-        "`events-tgrpo.yaml`, Dr.GRPO and GSPO the first with another objective. "
-        "Means over seeds with their 95 % intervals by Student's t. "
+        f"{found['num_questions']} held-out questions. {files_said(list(found['runs']))}. "
+        "Means over seeds with their 95 % intervals by Student's t, or one seed without. "
         "*Alike*: groups whose rewards are all alike. *Seconds* are of all stages of a run, on two cores with other work beside; "
         "the start of the cluster is not in them. Only run on CPUs. Every run: `bench/results/groups.json`.",
         "",
@@ -137,6 +136,14 @@ def page(found: dict[str, Any]) -> str:
         *(row_of(method, list(runs.values())) for method, runs in found["runs"].items()),
     ]
     return "\n".join([*lines, "", *(f"- {line}" for line in told(found)), "", found["versions"]])
+
+
+def files_said(methods: Sequence[str]) -> str:
+    """Which configuration each method is."""
+    return "; ".join(
+        f"{method} is `configs/{METHODS[method][0]}.yaml`" + (" with another objective" if METHODS[method][1] else "")
+        for method in methods
+    )
 
 
 def row_of(method: str, runs: Sequence[dict[str, Any]]) -> str:

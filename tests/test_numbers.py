@@ -10,6 +10,7 @@ from conftest import ROOT
 
 import vidalign
 from bench import pages
+from bench.groups import mean_of
 from bench.intervals import interval
 from bench.quality import events_page
 from bench.quality.tables import runs_by_arm
@@ -286,6 +287,21 @@ def test_what_is_said_of_veripos_loop_is_what_was_measured():
         in methods
     )
     assert f"GRPO: events F1 {ends[0]} to {ends[2]} by three rounds on {asked} questions, one seed" in methods
+
+
+def test_what_is_said_of_objectives_on_groups_is_what_was_measured():
+    methods = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
+    found = json.loads((RESULTS / "groups.json").read_text())
+    said = {
+        name: f"{mean_of([100 * run['figures']['f1'] for run in runs.values()])} ({len(runs)} seed{'s' * (len(runs) > 1)})"
+        for name, runs in found["runs"].items()
+    }
+    steps = f"three rounds of three steps on {found['questions']} questions"
+    assert f"by {steps} {said['GRPO']}" in methods
+    for name in said.keys() & {"DAPO", "T-GRPO"}:
+        assert f"events F1 {100 * found['base']['f1']:.1f} to {said[name]} by {steps}, GRPO {said['GRPO']}" in methods
+    for name in said.keys() & {"Dr.GRPO", "GSPO"}:
+        assert f"{name} {said[name]}" in methods
 
 
 def test_what_the_findings_say_of_a_value_model_and_a_critic_is_what_was_measured():
