@@ -26,6 +26,7 @@ from bench.intervals import interval
 from bench.pages import RESULTS, Output, add_arguments, versions_line
 from bench.quality.data import Data, base_folder, prepare
 from bench.quality.events import EVENTS
+from bench.quality.events_figures import VERBS, styles
 from vidalign import files
 from vidalign.data.source import GROUPS_FILE
 from vidalign.learning.advantages import group_advantages
@@ -76,9 +77,19 @@ def facts_of(folder: pathlib.Path) -> dict[str, Any]:
             kind: sum(len(reply.token_ids) for reply in replies if reply.kind == kind)
             for kind in sorted({reply.kind for reply in replies})
         },
+        "alike_by_right": sum(alike_by_right(group) for group in groups),
+        "styles": styles(
+            [text for group in groups for text, why in zip(group.texts, group.left_out, strict=True) if not why]
+        ),
         "agreement_with_accuracy": agreement(groups),
         "temporal": temporal(groups, replies),
     }
+
+
+def alike_by_right(group: ResponseGroup) -> bool:
+    """Whether all replies would have the same reward if one were right from half agreement on, and wrong below."""
+    values = zip(json.loads(group.parts)["accuracy"], group.left_out, strict=True)
+    return len({value >= RIGHT for value, why in values if not why and value is not None}) < 2
 
 
 def agreement(groups: Sequence[ResponseGroup]) -> float | None:
@@ -158,6 +169,11 @@ def row_of(method: str, runs: Sequence[dict[str, Any]]) -> str:
     )
 
 
+def longest(runs: Sequence[dict[str, Any]]) -> list[float]:
+    """The share in per cent of each round's replies that are in the longest style, mean over runs."""
+    return [100 * statistics.fmean(run["rounds"][index]["styles"][VERBS[-1]] for run in runs) for index in range(3)]
+
+
 def mean_of(values: Sequence[float]) -> str:
     """A mean with its interval over seeds, or one value alone."""
     mean, half = interval(values)
@@ -187,6 +203,19 @@ def told(found: Mapping[str, Any]) -> list[str]:
             "an answer is a share, not right or wrong, which eight replies seldom have in common. "
             f"Its mean punishment for length is {punished:.4f}."
         )
+    all_runs = [run for of in runs.values() for run in of.values()]
+    counts = [
+        [sum(run["rounds"][index][name] for run in all_runs) for name in ("alike_by_right", "kept")] for index in range(3)
+    ]
+    alike = ", ".join(f"{100 * part / whole:.0f} %" for part, whole in counts)
+    lines.append(
+        f"Were a reply right from half agreement on and wrong below, {alike} of the groups of the three rounds would be all alike, of "
+        f"all methods together ({sum(part for part, _ in counts)} of {sum(whole for _, whole in counts)})."
+    )
+    shares = "; ".join(
+        f"{method} {' %, '.join(f'{share:.0f}' for share in longest(list(of.values())))} %" for method, of in runs.items()
+    )
+    lines.append(f"Sampled replies in the longest of the three styles, by round: {shares}.")
     temporals = [each["temporal"] for run in runs.get("T-GRPO", {}).values() for each in run["rounds"]]
     if temporals:
         given, withheld, none, groups = (

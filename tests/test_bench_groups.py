@@ -66,6 +66,8 @@ def run(f1, **more):
         "kept": 48,
         "groups": {"all_alike": 1, "mean_parts": {"overlong": -0.01}},
         "tokens": {"plain": 1000},
+        "alike_by_right": 12,
+        "styles": {"moves": 0.5, "goes": 0.25, "heading": 0.25},
         "agreement_with_accuracy": 0.8,
         "temporal": None,
     }
@@ -93,3 +95,10 @@ def test_the_page_says_means_over_seeds_and_what_the_rewards_did():
     assert "T-GRPO minus GRPO: one seed (+5.0)." in said
     assert "of which its rounds hold 6 among 288" in said
     assert "is given to 120 of 144 groups, 9 have no right reply, and it is withheld from 15" in said
+    assert "wrong below, 25 %, 25 %, 25 % of the groups" in said
+    assert "by round: GRPO 25 %, 25 %, 25 %; DAPO 25 %, 25 %, 25 %; T-GRPO" in said
+
+
+def test_replies_that_are_all_right_or_all_wrong_would_be_alike():
+    made = [group([0.5, 1.0], [0.5, 1.0]), group([0.4, 0.1], [0.4, 0.1]), group([0.4, 0.6], [0.4, 0.6])]
+    assert [groups.alike_by_right(each) for each in made] == [True, True, False]
