@@ -30,7 +30,17 @@ MEASURED = "measured.json"
 RESULTS = Page(
     "results.md",
     "Results on the built-in data",
-    ("seeds.md", "quality.md", "events.md", "events_bases.md", "veripo.md", "dvpo.md", "reagent.md", "needles.md"),
+    (
+        "seeds.md",
+        "quality.md",
+        "events.md",
+        "events_bases.md",
+        "veripo.md",
+        "groups.md",
+        "dvpo.md",
+        "reagent.md",
+        "needles.md",
+    ),
 )
 PERFORMANCE = Page(
     "performance.md",

@@ -11,30 +11,24 @@ Writes bench/results/veripo.json and a part of docs/results.md.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
+from bench import loops
 from bench.pages import RESULTS, Output, add_arguments, versions_line
 from bench.quality.data import Data, base_folder, prepare, running_judge
 from bench.quality.events import EVENTS
-from bench.quality.events_figures import measure
 from examples.events import rule_judge
 from vidalign import files
 from vidalign.statistics import wilson_interval
-from vidalign.types import PreferencePair
 
 LOOP = pathlib.Path("examples/events/veripo.yaml")
 SIDES = ("loop", "groups")
-STAGES = ("responses", "judgements", "pairs", "reference", "train")
 FIGURES = ("f1", "right", "contradicts.reasoning", "contradicts", "chair_s", "words")
 NUM_REASONED = EVENTS.sizes["heldout"] // 6  # categories take turns
 
@@ -47,80 +41,27 @@ def config_of(side: str, root: pathlib.Path, questions: int, judge: str) -> dict
             recipe["judge"]["base_url"] = judge
     if side == "groups":
         raw["rounds"] = [{} for _ in raw["rounds"]]
-    of = root.resolve() / "data"
-    raw["data"] = {"train": str(of / "train.jsonl"), "probe": str(of / "probe.jsonl"), "limit": questions}
-    raw |= {"run_dir": str((root / "veripo" / side).resolve()), "cluster": {"address": "local"}}
-    del raw["evaluate"]
-    return raw
+    return loops.on_questions(raw, root, root / "veripo" / side, questions)
 
 
 def align(side: str, root: pathlib.Path, questions: int, seconds: float) -> bool:
     """Run or continue one side; whether it is finished. Raises `SystemExit` where it failed."""
     folder = root / "veripo" / side
-    if (folder / "summary.json").is_file():
-        return True
-    folder.mkdir(parents=True, exist_ok=True)
     first = root / "veripo" / SIDES[0] / "rounds" / "0"
     if side != SIDES[0] and not (folder / "rounds").exists() and (first / "train" / "manifest.json").is_file():
         shutil.copytree(first, folder / "rounds" / "0")
-    with running_judge(rule_judge.judge) as url, (folder / "console.txt").open("a") as console:
-        path = folder.with_suffix(".yaml")
-        path.write_text(yaml.safe_dump(config_of(side, root, questions, url)), encoding="utf-8")
-        command = [sys.executable, "-m", "vidalign", "align", str(path)]
-        process = subprocess.Popen(command, stdout=console, stderr=console, env=os.environ | {"PYTHONPATH": os.getcwd()})
-        try:
-            code = process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            process.wait()
-            return False
-    if code:
-        raise SystemExit(f"the run of {side} ended with {code}, see {folder / 'console.txt'}")
-    return True
-
-
-def measured(data: Data, side: str, index: int) -> dict[str, Any] | None:
-    """The held-out figures of the policy after a round, measured once; None while it is not trained."""
-    folder = data.root / "veripo" / side / "rounds" / str(index)
-    kept = data.root / "veripo" / f"{side}-{index}.json"
-    if not kept.is_file():
-        if not (folder / "train" / "manifest.json").is_file():
-            return None
-        found = measure(data, str(folder / "model"), "heldout")
-        files.write_json(kept, {name: found[name] for name in FIGURES})
-    return files.read_json(kept)
-
-
-def round_facts(folder: pathlib.Path) -> dict[str, Any]:
-    """What a round was made of, and the seconds of each of its stages."""
-    made = {stage: files.read_json(path) for stage in STAGES if (path := folder / stage / "manifest.json").is_file()}
-    pairs = made.get("pairs", {})
-    return {
-        "seconds": {stage: round(each["finished_at"] - each["started_at"], 1) for stage, each in made.items()},
-        "kept": pairs.get("kept"),
-        "dropped": pairs.get("dropped"),
-        "groups": pairs.get("groups"),
-        "verdicts": pairs.get("verdicts"),
-        "kinds": kinds(folder / "pairs" / "pairs.parquet"),
-    }
-
-
-def kinds(path: pathlib.Path) -> dict[str, int] | None:
-    """How many of a round's pairs are of each kind; None where it has no pairs."""
-    if not path.is_file():
-        return None
-    rules = [json.loads(pair.provenance)["rule"] for pair in files.read_table(path, PreferencePair)]
-    return {rule: rules.count(rule) for rule in sorted(set(rules))}
+    with running_judge(rule_judge.judge) as url:
+        return loops.align(folder, config_of(side, root, questions, url), seconds)
 
 
 def rounds_of(data: Data, side: str) -> list[dict[str, Any]]:
     """The rounds of a side that are finished: what they were made of, and what their policy does."""
-    rounds = []
+    rounds, run = [], data.root / "veripo" / side
     for index, step in enumerate(config_of(side, data.root, 1, "")["rounds"]):
-        if (figures := measured(data, side, index)) is None:
+        if (figures := loops.measured(data, run, index, FIGURES)) is None:
             break
         name = step.get("objective", {}).get("name", "grpo")
-        facts = round_facts(data.root / "veripo" / side / "rounds" / str(index))
+        facts = loops.round_facts(run / "rounds" / str(index))
         rounds.append({"objective": name, **facts, "figures": figures})
     return rounds
 

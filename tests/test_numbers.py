@@ -10,6 +10,7 @@ from conftest import ROOT
 
 import vidalign
 from bench import pages
+from bench.groups import mean_of
 from bench.intervals import interval
 from bench.quality import events_page
 from bench.quality.tables import runs_by_arm
@@ -286,6 +287,44 @@ def test_what_is_said_of_veripos_loop_is_what_was_measured():
         in methods
     )
     assert f"GRPO: events F1 {ends[0]} to {ends[2]} by three rounds on {asked} questions, one seed" in methods
+
+
+def test_what_is_said_of_objectives_on_groups_is_what_was_measured():
+    methods = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
+    found = json.loads((RESULTS / "groups.json").read_text())
+    said = {
+        name: f"{mean_of([100 * run['figures']['f1'] for run in runs.values()])} ({len(runs)} seed{'s' * (len(runs) > 1)})"
+        for name, runs in found["runs"].items()
+    }
+    steps = f"three rounds of three steps on {found['questions']} questions"
+    assert f"by {steps} {said['GRPO']}" in methods
+    for name in said.keys() & {"DAPO", "T-GRPO"}:
+        assert f"events F1 {100 * found['base']['f1']:.1f} to {said[name]} by {steps}, GRPO {said['GRPO']}" in methods
+    for name in said.keys() & {"Dr.GRPO", "GSPO"}:
+        assert f"{name} {said[name]}" in methods
+    findings = " ".join((ROOT / "docs/findings.md").read_text(encoding="utf-8").split())
+    three = [found["runs"][name]["0"] for name in ("GRPO", "DAPO", "T-GRPO")]
+    f1, last = ([f"{value:.{digits}f}" for value in values] for digits, values in (
+        (1, [100 * run["figures"]["f1"] for run in three]),
+        (0, [100 * run["rounds"][-1]["styles"]["heading"] for run in three]),
+    ))  # fmt: skip
+    dapo, temporal = ([each[name] for each in run["rounds"]] for run, name in ((three[1], "groups"), (three[2], "temporal")))
+    ordered, shuffled = (statistics.fmean(100 * each[name] for each in temporal) for name in ("ordered", "shuffled"))
+    rounds = [each for run in three for each in run["rounds"]]
+    alike = sum(each["alike_by_right"] for each in rounds) / sum(each["kept"] for each in rounds)
+    like = statistics.fmean(each["agreement_with_accuracy"] for each in three[2]["rounds"])
+    for sentence in (
+        f"phrase F1 {f1[0]}, {f1[1]} and {f1[2]} (base {100 * found['base']['f1']:.1f})",
+        f"DAPO's sampling found {sum(each['all_alike'] for each in dapo)} of "
+        f"{sum(each['kept'] for each in three[1]['rounds'])} groups alike",
+        f"wrong below, {100 * alike:.0f} % of the groups",
+        f"given to {sum(t['given'] for t in temporal)} of {sum(t['groups'] for t in temporal)} groups and withheld from "
+        f"{sum(t['withheld'] for t in temporal)}: replies to shuffled frames agree by {shuffled:.1f} % and those to frames "
+        f"in order by {ordered:.1f} %",
+        f"correlate by {like:.2f} with those of accuracy",
+        f"{last[1]} % of its sampled replies are in the longest style, of GRPO's {last[0]} % and of T-GRPO's {last[2]} %",
+    ):
+        assert sentence in findings
 
 
 def test_what_the_findings_say_of_a_value_model_and_a_critic_is_what_was_measured():
