@@ -8,7 +8,9 @@ BIN := $(VENV)/bin
 # PyTorch's index of CPU wheels. If it cannot be reached, pip continues without it after TORCH_TIMEOUT seconds.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH_TIMEOUT ?= 5
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# On all cores, where pip would compile on one; a few files of packages are templates that are no Python.
+COMPILE = $(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null 2>&1 || true
 DEMO := runs/shapes
 DOCS := build/docs
 
@@ -30,18 +32,21 @@ $(VENV)/.vidalign-cpu: requirements/torch-cpu.lock requirements/cpu.lock pyproje
 	  || $(PIP) -r requirements/torch-cpu.lock
 	$(PIP) --no-deps -r requirements/cpu.lock
 	$(PIP) --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
+	$(COMPILE)
 	@touch $@
 
 $(VENV)/.vidalign-gpu: requirements/gpu.lock pyproject.toml | $(VENV)/bin/python
 	@echo "setting up $(VENV): CUDA builds of PyTorch and vLLM, and the locked packages (several gigabytes)"
 	$(PIP) --no-deps -r requirements/gpu.lock
 	$(PIP) --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
+	$(COMPILE)
 	@touch $@
 
 setup-dev: $(VENV)/.vidalign-dev-$(EXTRA)
 
 $(VENV)/.vidalign-dev-$(EXTRA): requirements/dev.lock $(VENV)/.vidalign-$(EXTRA)
 	$(PIP) --no-deps -r requirements/dev.lock
+	$(COMPILE)
 	@touch $@
 
 shapes-data: setup ## make the built-in videos and questions in data/shapes (seconds)

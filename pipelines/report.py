@@ -10,6 +10,7 @@ is made up for it. Examples on the page are drawn at random with the run's seed,
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 import random
@@ -68,6 +69,23 @@ def write_report(run: RunFolder, config: RunConfig) -> pathlib.Path:
     if not run.summary.is_file() and not rounds:
         raise DataError(f"{run} has nothing to report: no summary.json and no rounds/; run `vidalign align` first")
     summary = read_json(run.summary) if run.summary.is_file() else {}
+    environment = _environment()
+    browsed = write_browser(
+        run,
+        environment,
+        pairs={index: _read(run.stage("pairs", index) / "pairs.parquet", PreferencePair) for index in rounds},
+        groups={index: _read(run.stage("pairs", index) / GROUPS_FILE, ResponseGroup) for index in rounds},
+        answers=scored_answers(run, rounds[-1] if rounds else 0),
+    )
+    page = environment.get_template("report.html").render({**view(run, config, summary, rounds), "browsed": browsed})
+    path = run.report / "index.html"
+    write_bytes_atomic(path, page.encode("utf-8", "replace"))
+    return path
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """With which all pages of a process are written: a template is compiled once."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
         autoescape=True,
@@ -83,17 +101,7 @@ def write_report(run: RunFolder, config: RunConfig) -> pathlib.Path:
         "duration": duration,
         "clip": _clip,
     }
-    browsed = write_browser(
-        run,
-        environment,
-        pairs={index: _read(run.stage("pairs", index) / "pairs.parquet", PreferencePair) for index in rounds},
-        groups={index: _read(run.stage("pairs", index) / GROUPS_FILE, ResponseGroup) for index in rounds},
-        answers=scored_answers(run, rounds[-1] if rounds else 0),
-    )
-    page = environment.get_template("report.html").render({**view(run, config, summary, rounds), "browsed": browsed})
-    path = run.report / "index.html"
-    write_bytes_atomic(path, page.encode("utf-8", "replace"))
-    return path
+    return environment
 
 
 def view(run: RunFolder, config: RunConfig, summary: Mapping[str, Any], rounds: Sequence[int]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""`ray job submit --working-dir . -- vidalign …` against a cluster of its own: head, job server, token, uploaded code."""
+"""`ray job submit --working-dir . -- vidalign …` against a cluster of its own: head, job server, token, uploaded code.
+
+Its `align` is on rows of every shape, which so go through real rollouts, training and the report.
+"""
 
 import contextlib
 import json
@@ -18,6 +21,10 @@ import urllib.request
 
 import pytest
 import yaml
+from shape_rows import write_mixed
+
+from vidalign import files
+from vidalign.types import PreferencePair, QuarantineRow, Response
 
 ROOT = pathlib.Path(__file__).parent.parent
 BIN = pathlib.Path(sys.executable).parent
@@ -241,31 +248,42 @@ def answers(url: str) -> bool:
         return False
 
 
-@pytest.mark.timeout(ALIGN_TIMEOUT_S + 60)
-def test_a_small_align_job_with_uploaded_code(head, project, tmp_path):
-    from examples.shapes import make_videos
-
-    data = tmp_path / "shapes"
-    make_videos.make(data, {"train": 8, "heldout": 8, "probe": 4})
-    config = {
-        "run_dir": str(tmp_path / "run"),
-        "model": {"path": str(ROOT / "examples/shapes/model"), "dtype": "float32", "max_model_len": 512},
-        "data": {
-            "train": str(data / "train.jsonl"),
-            "probe": str(data / "probe.jsonl"),
-        },
-        "video": {"num_frames": 8, "height": 56, "width": 56},
-        "recipe": {"num_candidates": 2, "max_new_tokens": 24, "min_trust_gap": 0.0},
-        "rollout": {"batch_size": 8},
-        "train": {"batch_size": 4, "micro_batch_size": 4, "zero_stage": 1, "log_every": 1},
-    }
-    (project / "align.yaml").write_text(yaml.safe_dump(config))
+@pytest.fixture(scope="module")
+def finished(head, project, shapes, small_config, tmp_path_factory) -> pathlib.Path:
+    """The run of a small job on rows of every shape."""
+    folder = tmp_path_factory.mktemp("mixed")
+    raw = yaml.safe_load(small_config.read_text())
+    raw["data"] = write_mixed(shapes, folder)
+    raw["run_dir"] = str(folder / "run")
+    raw["train"] |= {"zero_stage": 1, "log_every": 1}
+    (project / "align.yaml").write_text(yaml.safe_dump(raw))
     done = head.submit(project, "vidalign", "align", "align.yaml", timeout_s=ALIGN_TIMEOUT_S)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-    run = tmp_path / "run"
-    summary = json.loads((run / "summary.json").read_text())
-    assert summary["videos"]["decoded"] == summary["videos"]["total"] > 0
+    return folder / "run"
+
+
+@pytest.mark.timeout(ALIGN_TIMEOUT_S + 60)
+def test_a_small_align_job_with_uploaded_code(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["videos"]["decoded"] > 0
     assert summary["pairs"]["kept"] > 0
     assert summary["accuracy"] is None  # no data.eval: serving and evaluation have tests of their own
-    assert (run / "rounds/0/model/model.safetensors").is_file()
-    assert (run / "report/index.html").is_file()
+    assert (finished / "rounds/0/model/model.safetensors").is_file()
+    assert (finished / "report/index.html").is_file()
+
+
+def test_every_shape_is_answered_paired_and_trained_on(finished):
+    responses = files.read_table(finished / "rounds/0/responses/responses.parquet", Response)
+    assert len({response.example_id for response in responses}) == 20
+    quarantined = files.read_table(finished / "rounds/0/quarantine/quarantine.parquet", QuarantineRow)
+    assert sorted(row.reason for row in quarantined) == ["out_of_bounds", "truncated"]
+    assert any("frame_3.png" in row.message for row in quarantined)
+    pairs = files.read_table(finished / "rounds/0/pairs/pairs.parquet", PreferencePair)
+    contexts = [pair.context for pair in pairs]
+    shown = {(len(c.videos), len(c.images), bool(c.turns), "#" in c.visuals[0]) for c in contexts}
+    assert shown == {(1, 0, True, False), (2, 0, False, False), (1, 0, False, True), (1, 1, False, False)}
+    summary = files.read_json(finished / "summary.json")
+    assert summary["pairs"]["dropped"]["video_quarantined"] == 2
+    assert summary["log_likelihood"]["truth"]["start"] < 0
+    page = (finished / "report/index.html").read_text(encoding="utf-8")
+    assert "video 2, " in page or "image 1" in page

@@ -15,6 +15,11 @@ SLEEP = ["sh", "-c", "exec sleep 60", "--log_dir=/somewhere/logs"]
 SAYS = r"raylet, a process of the Ray that this command started, was killed by signal 9.*see /somewhere/logs\. Run the same"
 
 
+@pytest.fixture(autouse=True)
+def _looks_often(monkeypatch):
+    monkeypatch.setattr(own_ray, "LOOK_EVERY_S", 0.1)
+
+
 @pytest.fixture
 def processes():
     made = {name: subprocess.Popen(SLEEP) for name in ("gcs_server", "raylet")}

@@ -38,6 +38,7 @@ def bucket(server, tmp_path, monkeypatch):
     """A function that puts bytes or a folder into the bucket "bkt", and the node's own folder in the environment."""
     for name, value in {**environment(server), "VIDALIGN_STAGED": str(tmp_path / "staged")}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(storage, "PAUSE_S", 0.01)
     storage.bucket_store.cache_clear()
     store = behind(server)
 

@@ -5,7 +5,9 @@ mismatch of collectives (which PyTorch names) and not a coincidence of small lay
 """
 
 import collections
+import concurrent.futures
 import dataclasses
+import os
 import pathlib
 import re
 
@@ -127,21 +129,59 @@ def job(folder, model_path, *, objective="rrpo", dtype="float32", **train) -> di
     ).to_dict()
 
 
-def test_sharded_ranks_compute_the_reference_of_a_whole_model(folder, model_path, tmp_path):
-    """Files that are missing are written before the first step, each rank its share; none that is there is written again."""
-    jobs = {}
-    for name, train in {"full": VARIANTS["micro batches"], "lora": VARIANTS["lora"]}.items():
-        kept = {f"p{number}": str(tmp_path / name / f"{number}.safetensors") for number in range(8)}
-        files.write_json(tmp_path / f"{name}.json", kept)
+CASES = {
+    f"{objective}, {name}": {"objective": objective, **VARIANTS[name]}
+    for objective, names in {"rrpo": list(VARIANTS), "dpo": ["token budget"]}.items()
+    for name in names
+}
+EXPORTED = {"all": {"train_vision_tower": True, "train_projector": True}, "lora": VARIANTS["lora"]}
+REFERENCE = {"full": VARIANTS["micro batches"], "lora": VARIANTS["lora"]}
+SHARD_BYTES = 10**6
+
+
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """What two sharded ranks made of the jobs of this file, and what one rank with all of the model made of `CASES`."""
+
+    folder: pathlib.Path
+    two: dict
+    one: dict
+
+
+@pytest.fixture(scope="module")
+def ran(folder, model_path, tmp_path_factory) -> Ran:
+    """One start of the ranks for all jobs. The rank that is alone works beside them."""
+    place = tmp_path_factory.mktemp("ran")
+    for name in ("exported", "whole"):
+        (place / name).mkdir()
+    shared = {"zero_stage": 3, "num_workers": 2}
+    alone, jobs = {}, {}
+    for name, train in REFERENCE.items():
+        kept = {f"p{number}": str(place / name / f"{number}.safetensors") for number in range(8)}
+        files.write_json(place / f"{name}.json", kept)
         files.write_bytes_atomic(pathlib.Path(kept["p2"]), (folder / "kept" / "p2.safetensors").read_bytes())
-        shared = job(folder, model_path, zero_stage=3, num_workers=2, **train)
-        jobs[name] = {"job": shared | {"reference": str(tmp_path / f"{name}.json")}, "chunk_size": CHUNK_SIZE}
-    before = {name: (tmp_path / name / "2.safetensors").stat().st_mtime_ns for name in jobs}
-    gloo_ranks.run(jobs, tmp_path / "two", count=2)
-    for name in jobs:
-        assert (tmp_path / name / "2.safetensors").stat().st_mtime_ns == before[name]
+        os.utime(kept["p2"], (1, 1))
+        jobs[f"reference, {name}"] = {"job": job(folder, model_path, **shared, **train)}
+        jobs[f"reference, {name}"]["job"]["reference"] = str(place / f"{name}.json")
+    for name, case in CASES.items():
+        alone[name] = {"job": job(folder, model_path, **case, zero_stage=0), "chunk_size": CHUNK_SIZE}
+        jobs[name] = {"job": job(folder, model_path, **case, **shared)}
+    for name, train in EXPORTED.items():
+        to = {"folder": str(place / "exported" / name), "whole": str(place / "whole" / name), "max_shard_bytes": SHARD_BYTES}
+        jobs[f"export, {name}"] = {"job": job(folder, model_path, objective="dpo", **shared, **train), "export": to}
+    jobs = {name: settings | {"chunk_size": CHUNK_SIZE} for name, settings in jobs.items()}
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        expected = pool.submit(gloo_ranks.run, alone, place / "one", count=1)
+        made = gloo_ranks.run(jobs, place / "two", count=2)
+        return Ran(folder=place, two=made, one=expected.result())
+
+
+def test_sharded_ranks_compute_the_reference_of_a_whole_model(ran, folder):
+    """Files that are missing are written before the first step, each rank its share; none that is there is written again."""
+    for name in REFERENCE:
+        assert (ran.folder / name / "2.safetensors").stat().st_mtime == 1
         for number in range(8):
-            made = load_file(tmp_path / name / f"{number}.safetensors")
+            made = load_file(ran.folder / name / f"{number}.safetensors")
             whole = load_file(folder / "kept" / f"p{number}.safetensors")
             assert made.keys() == whole.keys() == {"chosen", "rejected", "hidden"}
             for key, tensor in whole.items():
@@ -152,26 +192,11 @@ def figures(made: dict) -> list[float]:
     return [*made["losses"], *(value for row in made["measured"] for value in row.values())]
 
 
-def test_ranks_with_other_data_train_like_one(folder, model_path, tmp_path):
+@pytest.mark.parametrize("name", CASES)
+def test_ranks_with_other_data_train_like_one(ran, name):
     """rrpo has a KL to the reference, whose calls of the output layer are its own."""
-    cases = {
-        f"{objective}, {name}": {"objective": objective, **train}
-        for objective, names in {"rrpo": list(VARIANTS), "dpo": ["token budget"]}.items()
-        for name, train in ((name, VARIANTS[name]) for name in names)
-    }
-    alone = {
-        name: {"job": job(folder, model_path, **case, zero_stage=0), "chunk_size": CHUNK_SIZE}
-        for name, case in cases.items()
-    }
-    shared = {
-        name: {"job": job(folder, model_path, **case, zero_stage=3, num_workers=2), "chunk_size": CHUNK_SIZE}
-        for name, case in cases.items()
-    }
-    expected = gloo_ranks.run(alone, tmp_path / "one", count=1)
-    made = gloo_ranks.run(shared, tmp_path / "two", count=2)
-    for name in cases:
-        assert len(made[name]["losses"]) == 2
-        assert figures(made[name]) == pytest.approx(figures(expected[name]), abs=1e-5, rel=1e-5), name
+    assert len(ran.two[name]["losses"]) == 2
+    assert figures(ran.two[name]) == pytest.approx(figures(ran.one[name]), abs=1e-5, rel=1e-5)
 
 
 @pytest.mark.long
@@ -226,25 +251,11 @@ def test_an_output_layer_in_float32_is_gathered_as_any_other(folder, model_path,
     assert figures(made["two"]) == pytest.approx(figures(made["one"]), abs=0.1, rel=0.05)
 
 
-def test_export_is_whole_and_no_rank_ever_held_it(folder, model_path, tmp_path):
+def test_export_is_whole_and_no_rank_ever_held_it(ran, model_path):
     """The files are those of `save_pretrained` on the gathered model; what was whole at one time is bounded."""
-    shard = 10**6
-    jobs = {
-        name: {
-            "job": job(folder, model_path, objective="dpo", zero_stage=3, num_workers=2, **train),
-            "chunk_size": CHUNK_SIZE,
-            "export": {
-                "folder": str(tmp_path / name),
-                "whole": str(tmp_path / f"{name}, whole"),
-                "max_shard_bytes": shard,
-            },
-        }
-        for name, train in {"all": {"train_vision_tower": True, "train_projector": True}, "lora": VARIANTS["lora"]}.items()
-    }
-    made = gloo_ranks.run(jobs, tmp_path / "two", count=2)
     before = {name: tensor.float() for name, tensor in load_file(f"{model_path}/model.safetensors").items()}
-    for name in jobs:
-        ours, theirs = tmp_path / name, tmp_path / f"{name}, whole"
+    for name in EXPORTED:
+        ours, theirs = ran.folder / "exported" / name, ran.folder / "whole" / name
         stored = {path.name for path in theirs.iterdir()}
         assert stored < {path.name for path in ours.iterdir()}
         for file in stored:
@@ -259,11 +270,11 @@ def test_export_is_whole_and_no_rank_ever_held_it(folder, model_path, tmp_path):
         if name == "lora":
             assert_adapter_gives(ours, model_path)
         largest, whole = max(tensor.nbytes for tensor in after.values()), sum(tensor.nbytes for tensor in after.values())
-        peak = made[name]["peak_bytes"]
+        peak = ran.two[f"export, {name}"]["peak_bytes"]
         # One tensor at a time; of an adapted layer, its adapter's two matrices as well.
         assert peak["device"] == largest if name == "all" else peak["device"] < 1.2 * largest, (name, peak)
-        assert peak["host"] <= largest_block(after) + shard < whole / 2, (name, peak, whole)
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+        assert peak["host"] <= largest_block(after) + SHARD_BYTES < whole / 2, (name, peak, whole)
+    assert not [path for path in (ran.folder / "exported").iterdir() if path.name.startswith(".")]
 
 
 def assert_adapter_gives(folder, model_path):

@@ -1,4 +1,4 @@
-"""A run over rows of every shape through real parts: rollouts, training and the report."""
+"""Rows of every shape that training data may have, made of the built-in data."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ import pathlib
 import shutil
 
 import PIL.Image
-import pytest
-import yaml
-from conftest import vidalign
 
 from vidalign import files
-from vidalign.types import FrameSpec, PreferencePair, QuarantineRow, Response
+from vidalign.types import FrameSpec
 from vidalign.video.decoding import decode
-
-pytestmark = pytest.mark.heavy
 
 TURNS = [{"role": "user", "content": "What moves?"}, {"role": "assistant", "content": "A shape."}]
 
@@ -50,10 +45,8 @@ def mixed(shapes: pathlib.Path, folder: pathlib.Path, split: str, count: int) ->
     return rows
 
 
-@pytest.fixture(scope="module")
-def finished(shapes, small_config, tmp_path_factory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("mixed")
-    raw = yaml.safe_load(small_config.read_text())
+def write_mixed(shapes: pathlib.Path, folder: pathlib.Path) -> dict[str, str]:
+    """The files of 20 training rows of five shapes, of two more that cannot be read, and of 5 rows of the probe."""
     train = mixed(shapes, folder, "train", 20)
     broken = folder / "broken"
     shutil.copytree(folder / train[2]["id"], broken)
@@ -61,28 +54,5 @@ def finished(shapes, small_config, tmp_path_factory) -> pathlib.Path:
     train.append({**train[2], "id": "broken", "video": str(broken)})
     train.append({**train[3], "id": "beyond", "clip": {"start": 60}})
     for name, rows in (("train", train), ("probe", mixed(shapes, folder, "probe", 5))):
-        raw["data"][name] = str(folder / f"{name}.jsonl")
         files.write_text_atomic(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    raw["data"]["eval"] = None
-    raw["run_dir"] = str(folder / "run")
-    (folder / "align.yaml").write_text(yaml.safe_dump(raw))
-    done = vidalign("align", str(folder / "align.yaml"))
-    assert done.returncode == 0, done.stderr[-4000:]
-    return folder / "run"
-
-
-def test_every_shape_is_answered_paired_and_trained_on(finished):
-    responses = files.read_table(finished / "rounds/0/responses/responses.parquet", Response)
-    assert len({response.example_id for response in responses}) == 20
-    quarantined = files.read_table(finished / "rounds/0/quarantine/quarantine.parquet", QuarantineRow)
-    assert sorted(row.reason for row in quarantined) == ["out_of_bounds", "truncated"]
-    assert any("frame_3.png" in row.message for row in quarantined)
-    pairs = files.read_table(finished / "rounds/0/pairs/pairs.parquet", PreferencePair)
-    contexts = [pair.context for pair in pairs]
-    shown = {(len(c.videos), len(c.images), bool(c.turns), "#" in c.visuals[0]) for c in contexts}
-    assert shown == {(1, 0, True, False), (2, 0, False, False), (1, 0, False, True), (1, 1, False, False)}
-    summary = files.read_json(finished / "summary.json")
-    assert summary["pairs"]["dropped"]["video_quarantined"] == 2
-    assert summary["log_likelihood"]["truth"]["start"] < 0
-    page = (finished / "report/index.html").read_text(encoding="utf-8")
-    assert "video 2, " in page or "image 1" in page
+    return {name: str(folder / f"{name}.jsonl") for name in ("train", "probe")}
