@@ -1,4 +1,4 @@
-"""Every file of configs/ with one thing broken, and values that no run can use: refused at load, in a sentence that names the option."""
+"""Every file of configs/ with one thing broken, and values that no run can use: refused at load by the name of the option."""
 
 import copy
 import pathlib
