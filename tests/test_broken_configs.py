@@ -82,8 +82,39 @@ def of(**more):
             {"recipe": {"name": "group", "rewards": {"format": 1}, "format_pattern": ""}, "objective": {"name": "grpo"}},
             "format_pattern is empty, which only an empty reply matches; write one",
         ),
+        (
+            {"objective": {"name": "mpo", "params": {"preference_weight": 0, "quality_weight": 0, "sft_weight": 0}}},
+            "preference_weight, quality_weight and sft_weight of mpo are all 0, so that nothing is learned",
+        ),
+        ({"objective": {"name": "orpo", "params": {"odds_weight": 0, "sft_weight": 0}}}, "of orpo are all 0"),
     ],
 )
 def test_values_that_no_run_can_use(more, says):
     with pytest.raises(ConfigError, match=says):
         load(of(**more))
+
+
+JUDGE = {"kind": "openai", "model": "m", "base_url": "http://x/v1"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "option"),
+    [
+        ({"name": "leanpo", "hints": False, "hint_prompt": "{question} {answer}"}, "hint_prompt"),
+        ({"name": "leanpo", "num_turns": 1, "reflect_prompt": "{question} {previous} {answer}"}, "reflect_prompt"),
+        ({"name": "leanpo", "replay_buffer": 5}, "replay_buffer"),
+        ({"name": "leanpo", "replay_max_tokens": 5}, "replay_max_tokens"),
+        ({"name": "leanpo", "negatives": "replayed", "augment": {"hue": 0.2}}, "augment"),
+        ({"name": "rrpo", "rewrite_tries": 5}, "rewrite_tries"),
+        ({"name": "rrpo", "differences_prompt": "{question} {answer} {previous}"}, "differences_prompt"),
+        ({"name": "rrpo", "rewrite_prompt": "{question} {answer} {previous} {differences}"}, "rewrite_prompt"),
+        ({"name": "rrpo", "bridge_prompt": "{question} {answer} {previous}"}, "bridge_prompt"),
+        ({"name": "rrpo", "threshold": 4}, "threshold"),
+        ({"name": "hound", "judge": JUDGE, "caption_prompt": "Say what is there."}, "caption_prompt"),
+    ],
+)
+def test_an_option_that_nothing_uses_is_refused(recipe, option):
+    with pytest.raises(
+        ConfigError, match=f"{option} is set but nothing uses it: it is for .*; set that, or leave {option} out"
+    ):
+        load(of(recipe=recipe))
