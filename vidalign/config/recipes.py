@@ -14,6 +14,7 @@ from vidalign.config.recipe import RecipeSection, SamplingSection
 from vidalign.config.reflecting import ReagentRecipe
 from vidalign.config.rewards import RewardOptions
 from vidalign.config.rewriting import RrpoRecipe
+from vidalign.config.used import check_used
 from vidalign.config.verifying import VerifiedRecipe
 from vidalign.errors import ConfigError
 from vidalign.plugins import resolve
@@ -65,6 +66,13 @@ class LeanpoRecipe(SamplingSection):
     def _judge_is_asked(self) -> LeanpoRecipe:
         if self.judge is not None and self.trust != "judge":
             raise ValueError("recipe.judge is set but nothing uses it; set trust to judge, or remove recipe.judge")
+        check_used(
+            self,
+            (self.hints, ["hint_prompt"], "hints=true"),
+            (self.num_turns > 1, ["reflect_prompt"], "num_turns of 2 and more"),
+            (self.negatives != "augmented", ["replay_max_tokens", "replay_buffer"], "negatives replayed and both"),
+            (self.negatives != "replayed", ["augment"], "negatives augmented and both"),
+        )
         return self
 
 
@@ -101,6 +109,7 @@ class HoundRecipe(SamplingSection):
                 "captions=policy has the policy write captions, which judge.prompt does not quote; add {caption} to it, or set "
                 "captions to data"
             )
+        check_used(self, (self.captions == "policy", ["caption_prompt"], "captions=policy"))
         return self
 
 

@@ -50,6 +50,11 @@ class RewardOptions(Section):
                 raise ConfigError(
                     f"recipe.rewards names {name!r}, which cannot be called; name a function (reply, example) -> number"
                 )
+        if rewards and not any(rewards.values()):
+            raise ValueError(
+                f"rewards={rewards} are all of weight 0, so that no reply is better than another; give one a weight, such as "
+                "accuracy: 1.0, or name none, for objective dvpo"
+            )
         return rewards
 
     @pydantic.field_validator("format_pattern")
@@ -59,6 +64,10 @@ class RewardOptions(Section):
             re.compile(pattern)
         except re.error as error:
             raise ValueError(f"format_pattern is not a regular expression ({error}); correct {pattern!r}") from error
+        if not pattern:
+            raise ValueError(
+                "format_pattern is empty, which only an empty reply matches; write one, or leave format_pattern out"
+            )
         return pattern
 
     @pydantic.model_validator(mode="after")

@@ -10,6 +10,7 @@ from vidalign import prompts
 from vidalign.config.degrading import PerturbConfig
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.recipe import RecipeSection, SamplingSection
+from vidalign.config.used import check_used
 
 
 class RrpoRecipe(SamplingSection):
@@ -86,6 +87,17 @@ class RrpoRecipe(SamplingSection):
     def _perturbs_what_it_shows(self) -> RrpoRecipe:
         if self.shows == "rejected_video" and self.perturb != PerturbConfig():  # type: ignore[call-arg]
             raise ValueError('shows="rejected_video" shows the rows\' own clips as they are; leave perturb out, or shows')
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _options_are_used(self) -> RrpoRecipe:
+        check_used(
+            self,
+            ("judge" in (self.wrong_by, self.trust), ["threshold"], "wrong_by=judge and trust=judge"),
+            (self.rewrite != "none", ["differences_prompt", "rewrite_prompt"], "rewrite by policy or judge"),
+            (self.rewrite != "none" or self.bridge != "none", ["rewrite_tries"], "rewrite or bridge by policy or judge"),
+            (self.bridge != "none", ["bridge_prompt"], "bridge by policy or judge"),
+        )
         return self
 
     @pydantic.model_validator(mode="after")

@@ -17,7 +17,7 @@ from vidalign.config.judging import ScoringSection
 from vidalign.config.recipes import LeanpoRecipe, RecipeConfig
 from vidalign.config.section import PathText, Section
 from vidalign.config.serving import AccessConfig, AutoscalingConfig, LimitsConfig, MediaConfig, refuse_idle_scaling
-from vidalign.config.steps import StepConfig, check_count, with_steps
+from vidalign.config.steps import MAX_ROUNDS, StepConfig, check_count, with_steps
 from vidalign.config.training import TrainConfig
 from vidalign.types import DEADLINE_S, DEFAULT_BACKEND, Backend, FrameSpec
 
@@ -236,7 +236,7 @@ class RunConfig(Section):
     """Folder of the run, which every node sees, or its uri in an object store. Running again continues what is there."""
     seed: int = pydantic.Field(0, ge=0, lt=2**32)
     """Decides every random choice of a run."""
-    rounds: int = pydantic.Field(1, ge=1)
+    rounds: int = pydantic.Field(1, ge=1, le=MAX_ROUNDS)
     """Rounds of rollout and training; each starts from the policy of the one before. A list of steps stands for their rounds."""
     steps: tuple[StepConfig, ...] = ()
     """What rounds change, in turn; written as a list in the place of `rounds`."""

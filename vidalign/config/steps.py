@@ -9,11 +9,13 @@ import pydantic
 
 from vidalign.config.section import Section
 
+MAX_ROUNDS = 10_000  # every round is looked at before a run begins
+
 
 class StepConfig(Section):
     """What some rounds of a run change, see `vidalign.config.rounds`."""
 
-    repeat: int = pydantic.Field(1, ge=1)
+    repeat: int = pydantic.Field(1, ge=1, le=MAX_ROUNDS)
     """Rounds of this step."""
     recipe: dict[str, Any] | None = None
     """Options of the recipe, or another recipe."""

@@ -14,6 +14,16 @@ from vidalign.data.denials import FOREIGN, RULED_OUT, RULED_OUT_AFTER, without_d
 from vidalign.data.final_answer import answering_part
 from vidalign.data.labels import CLOSE, CONFLICT, ENDS, LETTER, MENTION, OPEN, OR, WORD_AFTER, Options, by_place
 from vidalign.data.numbers import find_numbers, prepared
+from vidalign.data.own_words import (
+    has_numbers,
+    is_weighed,
+    of_clause,
+    with_units,
+    with_whole_names,
+    without_asides,
+    without_explained,
+)
+from vidalign.data.verdict_lists import by_verdicts
 from vidalign.data.words import NEGATIONS, SPACELESS, content_words, is_in_order, normalise
 
 _CUE = re.compile(
@@ -42,19 +52,6 @@ _RULED_OUT, _RULED_OUT_AFTER = re.compile(RULED_OUT), re.compile(RULED_OUT_AFTER
 _RULED_OUT_LISTED = re.compile(RULED_OUT.removesuffix("$") + r"(?:\0+\s*,\s*)+$")
 _GOES_ON = re.compile(r"\s*(?:,\s*\0|,?\s*(?:or|nor)\b)")  # of a list
 _NO_ARTICLE = re.compile(r"(?:left|right|up|down|yes|no|true|false|red|blue|green|yellow|black|white|\d+)\b(?!\s)")
-_RIGHT = ("yes", "true", "correct", "right", "✓", "✔", "✅")
-_JUDGED_LINE = re.compile(
-    r"^\s*[(\[]?([a-z]|\d{1,2})[)\].:]+[^\n]*?[\s-]*"
-    r"(?<!\w)(yes|true|correct|right|no|false|incorrect|wrong|✓|✔|✅|✗|✘|✖|❌)[\s.!\ufe0f]*$",
-    re.MULTILINE,
-)
-_MARKED_LINE = re.compile(r"^\s*(✓|✔|✅|✗|✘|✖|❌)\ufe0f?\s*[(\[]?([a-z]|\d{1,2})(?!\w)", re.MULTILINE)
-_JUDGED_BRIEFLY = re.compile(
-    r"(?<!\w)[(\[]?([a-z]|\d{1,2})[)\].:]*\s*[:=-]?\s*(yes|true|correct|right|no|false|incorrect|wrong|✓|✔|✅|✗|✘|✖|❌)(?!\w)"
-)
-_JUDGED_OPTION = re.compile(
-    r"\b(?:option|choice)\s+[(\[]?([a-z]|\d{1,2})[)\]]?\s*(?::|is|-)\s*(yes|true|correct|right|no|false|incorrect|wrong)\b"
-)
 # What a letter in a sentence has before it where it is meant as a label: nothing, a mark, another script, or one of these words.
 _MEANT = re.compile(
     r"(?:^|[^\w\s]|\n|[^\x00-\x7f]|\b(?:is|are|was|be|option|choice|letter|answer|alternative|response|selection|solution|"
@@ -93,12 +90,13 @@ def read_choice(reply: str, options: Sequence[str]) -> int:
     exact = _by_text_alone(part, listed)
     if exact is not None:
         return exact
-    verdicts = _by_verdicts(prepared(part), listed)
+    text, listed = with_whole_names(prepared(part), listed)
+    verdicts = by_verdicts(text, listed)
     if verdicts is not None:
         return verdicts
-    text = without_denied(prepared(part), listed)
-    several = re.fullmatch(r"[a-z](?:[\s,;/&+]+[a-z])+[.!]?", text.strip()) if "\n" not in text.strip() else None
-    if several and len(set(re.findall("[a-z]", text))) > 1:
+    text = without_denied(without_asides(text, listed), listed)
+    several = re.fullmatch(r"[a-z](?:[\s,;/&+→>-]+[a-z])+[.!]?", text.strip()) if "\n" not in text.strip() else None
+    if is_weighed(text, listed) or (several and len(set(re.findall("[a-z]", text))) > 1):
         return CONFLICT
     for rule in (_last_statement, _by_lines, by_place, _by_mention):
         if (stated := rule(text, listed)) is not None:
@@ -117,23 +115,7 @@ def _by_text_alone(part: str, listed: Options) -> int | None:
     if labelled and labelled[1] in listed.labels:
         index = listed.labels.index(labelled[1])
         return index if normalise(labelled[2]) == listed.texts[index] else None
-    return None
-
-
-def _by_verdicts(text: str, listed: Options) -> int | None:
-    """The one option that is called right, in a list of verdicts on the options; None where a text is no such list."""
-    marked = {match[2]: match[1] in _RIGHT for match in _MARKED_LINE.finditer(text)}
-    if len(marked) > 1 and set(marked) == set(listed.labels) and sum(marked.values()) == 1:
-        return listed.index(next(label for label, right in marked.items() if right))
-    called = {match[1]: match[2] in _RIGHT for match in _JUDGED_OPTION.finditer(text)}
-    if len(called) > 1 and sum(called.values()) == 1:
-        return listed.index(next(label for label, right in called.items() if right))
-    lines, words = ({m[1]: m[2] in _RIGHT for m in judged.finditer(text)} for judged in (_JUDGED_LINE, _JUDGED_BRIEFLY))
-    said = lines if set(lines) == set(listed.labels) else words
-    if len(listed.labels) < 2 or set(said) != set(listed.labels) or {"yes", "true"} & set(listed.texts):
-        return None
-    right = [label for label in listed.labels if said[label]]
-    return listed.index(right[0]) if len(right) == 1 else CONFLICT
+    return of_clause(text, listed)
 
 
 def _last_statement(text: str, listed: Options) -> int | None:
@@ -201,7 +183,7 @@ def _at_start(text: str, listed: Options, *, stated: bool = False) -> int | None
     others -= {index, CONFLICT}
     if others and (not stated or len(others) == len(listed.labels) - 1):
         return CONFLICT  # a list of options
-    named = named_options(after, listed)
+    named = named_options(without_explained(after, listed), listed)
     return index if len(named) != 1 or index in named else CONFLICT
 
 
@@ -226,7 +208,7 @@ def _inflected(text: str, listed: Options) -> set[int]:
     denied = named_options(text, listed, denied=True)
     for index, option in enumerate(listed.texts):
         words = content_words(option)
-        if _NUMBER_ALONE.fullmatch(option):
+        if _NUMBER_ALONE.fullmatch(option) or not has_numbers(option, text):
             continue  # 4 is not in 4.5
         if re.search(FOREIGN, text) and not re.search(FOREIGN, option):
             continue
@@ -296,4 +278,4 @@ def _digits(text: str) -> str:
         spelled = text[number.start : number.end]
         if not number.weak and spelled.isascii() and spelled[:1].isalpha() and number.value == int(number.value):
             text = text[: number.start] + str(int(number.value)) + text[number.end :]
-    return text
+    return with_units(text)

@@ -15,7 +15,7 @@ OPEN, CLOSE = r"[(\[{<\"'“‘«【〔「『]*", r"[)\]}>\"'”’»】〕」�
 OR = r"or|nor|oder|ou|или|или же|أو|या|또는|または|か|noch|ni|ou bien"
 _NO_NOUN = (
     rf"but|{OR}|and|und|et|y|e|и|because|since|as|is|was|with|over|vs|versus|beats|than|seems|looks|appears|matches|fits|to|into|it|"
-    r"through|then|ist|est|es"
+    r"through|then|ist|est|es|remains|stays|wins"
 )
 WORD_AFTER = rf"\s+(?!(?:{_NO_NOUN})(?!\w))[^\W\d_]"
 LETTER = rf"(?:[b-hj-z]|[ai](?!{WORD_AFTER}))"  # "a" and "i" before a word are words
@@ -36,7 +36,7 @@ _NTH = r"(?:first|second|third|fourth|fifth|sixth|last|\d+(?:st|nd|rd|th))"
 _ORDINAL = re.compile(rf"\b{_NTH}\b")
 _PLACE = re.compile(
     r"(?:(?:the (?:correct |right )?answer is|it is|it's|i(?:'d)? (?:choose|pick|select|say)|选择?)?\s*)"
-    rf"(?:(?:option|choice|answer|number|no\.|#)\s*(?P<number>\d|one|two|three|four|five|six|ii|iii|iv|vi)|"
+    rf"(?:(?:(?:option|choice|answer)\s*)?(?:option|choice|answer|number|no\.|#)\s*(?P<number>\d|one|two|three|four|five|six|ii|iii|iv|vi)|"
     rf"(?:the )?(?P<ordinal>{_NTH})(?P<noun> (?:option|choice|answer|one))?|第(?P<chinese>[\d一二三四五六])(?:个|"
     rf"個)?(?:选项|選項)?)"
 )

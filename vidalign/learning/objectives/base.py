@@ -136,11 +136,20 @@ class Objective(AnyObjective):
     sft_weight: float = param(0.0, ge=0)
     weigh_stale: bool = False
 
+    weights: ClassVar[tuple[str, ...]] = ()
+    """The parameters by which all terms of `preference` are multiplied, where they can be 0."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.weigh_stale and not self.needs_rejected:
             raise ConfigError(
                 f"objective.params.weigh_stale weighs preferences, and objective.name={self.name} has none; leave it out"
+            )
+        weights = {name: getattr(self, name) for name in self.weights}
+        if weights and not any(weights.values()) and not self.sft_weight:
+            raise ConfigError(
+                f"objective.params.{', '.join(weights)} and sft_weight of {self.name} are all 0, so that nothing is learned; set one "
+                "above 0"
             )
 
     @property

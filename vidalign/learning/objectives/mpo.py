@@ -30,6 +30,7 @@ class MPO(Objective):
     """
 
     name: ClassVar[str] = "mpo"
+    weights: ClassVar[tuple[str, ...]] = ("preference_weight", "quality_weight")
     needs_reference: ClassVar[bool] = True
 
     beta: float = param(0.1, gt=0)

@@ -27,6 +27,7 @@ class ORPO(Objective):
     """
 
     name: ClassVar[str] = "orpo"
+    weights: ClassVar[tuple[str, ...]] = ("odds_weight",)
 
     odds_weight: float = param(0.1, ge=0)
     sft_weight: float = param(1.0, ge=0)
