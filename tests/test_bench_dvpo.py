@@ -79,27 +79,38 @@ def test_the_page_says_whether_the_goal_is_met_and_what_was_sampled():
 def test_what_the_findings_say_of_a_second_seed_and_of_grpo_is_what_was_measured():
     root = pathlib.Path(__file__).parents[1]
     said = " ".join((root / "docs/findings.md").read_text(encoding="utf-8").split())
-    dvpo, again = (json.loads((root / f"bench/results/{name}.json").read_text()) for name in ("dvpo", "dvpo_seed_1"))
-    first, second = (each for each in dvpo["policies"] if each["objective"] == "dvpo")
-    grpo = max((each for each in dvpo["policies"] if each["objective"] == "grpo"), key=lambda each: each["tokens"]["grpo"])
-    low, high = grpo["interval"]
-    assert (second["seed"], second["ranked"]) == (1, again["value"]["accuracy"])
-    shapes = [
-        [
-            a["chosen"][-1][1] > a["rejected"][-1][1]
-            for a in found["value"]["pairs"]
-            if a["question"].startswith("What shape")
+    dvpo, once, again = (
+        json.loads((root / f"bench/results/{name}.json").read_text()) for name in ("dvpo", "dvpo_one_loser", "dvpo_seed_1")
+    )
+    runs = [each for each in dvpo["policies"] if each["objective"] == "dvpo"]
+    earlier = [each for each in once["policies"] if each["objective"] == "dvpo"]
+    most, few = sorted(
+        (each for each in dvpo["policies"] if each["objective"] == "grpo"), key=lambda each: -each["tokens"]["grpo"]
+    )
+    low, high = most["interval"]
+    assert [each["seed"] for each in runs] == [0, 1, 2]
+    assert (earlier[1]["seed"], earlier[1]["ranked"]) == (1, again["value"]["accuracy"])
+    told = {
+        subject: [
+            [a["chosen"][-1][1] > a["rejected"][-1][1] for a in found["value"]["pairs"] if a["question"].startswith(subject)]
+            for found in (again, once, dvpo)
         ]
-        for found in (again, dvpo)
-    ]
+        for subject in ("What shape", "Is there")
+    }
+    counted = {subject: [f"{sum(each)} of {len(each)}" for each in found] for subject, found in told.items()}
     for sentence in (
-        f"GRPO ends at {grpo['aligned']:.1%} ({100 * low:.1f} to {100 * high:.1f}) with {grpo['tokens']['grpo']:,} sampled tokens",
-        f"DVPO of seed 0 at {first['aligned']:.1%} with {first['tokens']['dvpo']:,}",
-        f"DVPO of seed 1 ends at {second['aligned']:.1%}, below that interval",
-        f"ranks {second['ranked']:.1%} of {again['value']['num_heldout']} held-out pairs",
-        f"It ranks {sum(shapes[0])} of {len(shapes[0])} pairs on shapes",
-        f"the one of seed 0 ranks {sum(shapes[1])} of {len(shapes[1])}",
-        f"it prefers the right one in {again['own']['auc']:.1%} (seed 0: {dvpo['own']['auc']:.1%})",
+        f"({dvpo['value']['num_pairs']} pairs) ranks {dvpo['value']['accuracy']:.1%} of",
+        f"with other seeds it ranks {runs[1]['ranked']:.1%} and {runs[2]['ranked']:.1%} of".replace("%", "", 1),
+        f"({once['value']['num_pairs']} pairs and half as many epochs again), it ranked {once['value']['accuracy']:.1%}",
+        f"{again['value']['accuracy']:.1%} of {again['value']['num_heldout']} held-out pairs, below the goal",
+        f"ranked {counted['What shape'][0]} pairs on them, which is chance, where the first ranked {counted['What shape'][1]} and",
+        f"the one with every other answer ranks {counted['What shape'][2]}",
+        f"On presence none does well ({counted['Is there'][2]} now)",
+        f"with seeds 1 and 2 to {runs[1]['aligned']:.1%} and {runs[2]['aligned']:.1%}".replace("%", "", 1),
+        f"GRPO ends at {most['aligned']:.1%} ({100 * low:.1f} to {100 * high:.1f}) with {most['tokens']['grpo']:,} sampled tokens",
+        f"({few['tokens']['grpo']:,}: eight prompts a round) at {few['aligned']:.1%}",
+        f"DVPO ended at {earlier[0]['aligned']:.1%} and {earlier[1]['aligned']:.1%}, the latter below".replace("%", "", 1),
     ):
         assert sentence.replace("%", " %") in said
-    assert second["aligned"] < low <= first["aligned"] <= high
+    assert earlier[1]["aligned"] < low <= min(each["aligned"] for each in runs)
+    assert dvpo["value"]["num_epochs"] * 1.5 == once["value"]["num_epochs"]
