@@ -20,10 +20,12 @@ from vidalign.types import PreferencePair
 STAGES = ("responses", "judgements", "pairs", "reference", "train")
 
 
-def on_questions(raw: Mapping[str, Any], root: pathlib.Path, folder: pathlib.Path, questions: int) -> dict[str, Any]:
+def on_questions(
+    raw: Mapping[str, Any], root: pathlib.Path, folder: pathlib.Path, questions: int, train: str = "train"
+) -> dict[str, Any]:
     """A configuration on the first training questions of the bench's data, in a folder of its own, without an evaluation."""
     of = root.resolve() / "data"
-    data = {"train": str(of / "train.jsonl"), "probe": str(of / "probe.jsonl"), "limit": questions}
+    data = {"train": str(of / f"{train}.jsonl"), "probe": str(of / "probe.jsonl"), "limit": questions}
     kept = {name: section for name, section in raw.items() if name != "evaluate"}
     return kept | {"data": data, "run_dir": str(folder.resolve()), "cluster": {"address": "local"}}
 

