@@ -96,8 +96,8 @@ def page(found: dict[str, Any], asked: Asked = MIXED) -> str:
     lines = [
         "## VerIPO's loop on questions that ask for reasoning" if option else "## VerIPO's loop on the events task",
         "",
-        f"Written by `python -m bench.veripo{option}`: {found['questions']} {asked.which}, {LOOP} as it stands but for that number, and beside it "
-        f"rounds on groups alone; one seed. The verifier is a rule. {found['num_questions']} held-out questions, of which "
+        f"Written by `python -m bench.veripo{option}`: {found['questions']} {asked.which}, {LOOP} as it stands but for that, and "
+        f"beside it rounds on groups alone; one seed. The verifier is a rule. {found['num_questions']} held-out questions, of which "
         f"{NUM_REASONED} ask for reasoning first: *contradicts* is the share of these whose conclusion is not what the "
         "reasoning says, with its 95 % interval. Seconds are of the stages, on two cores with other work beside; the start of the "
         "cluster is not in them. Only run on CPUs.",
