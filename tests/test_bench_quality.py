@@ -322,3 +322,53 @@ def test_what_the_findings_say_of_judges_that_err_and_of_marks_is_what_was_measu
     ):
         assert sentence in said
     assert {row["styles"]["heading"] for row in arms["DPO, plain losers"]} == {1.0}
+
+
+def test_what_is_said_of_losers_and_clips_is_what_was_measured():
+    root = pathlib.Path(__file__).parents[1]
+    said, rows = (
+        " ".join((root / f"docs/{page}.md").read_text(encoding="utf-8").split()) for page in ("findings", "methods")
+    )
+    found = files.read_json(root / "bench/results/events.json")
+    arms, base = runs_by_arm(found, EVENTS.arms), found["base"]["heldout"]
+    masked, dropped, backwards = "DPO on RRPO's pairs", "TPO, dropped frames", "TEMPLE, reversed"
+
+    def minus(a, b=BASE):
+        return "{:.1f} ± {:.1f}".format(*interval(events_page.difference(base, arms, a, b)))
+
+    def ends(arm, figure="f1"):
+        return "{:.1f} ± {:.1f}".format(*interval([100 * row[figure] for row in arms[arm]]))
+
+    def losers(arm):
+        each = [row["rejected"]["f1"] for row in found["pairs"] if row["recipe"] == EVENTS.arms[arm].recipe]
+        return f"{100 * statistics.fmean(each):.1f}"
+
+    def dev(rate):
+        return " and ".join(f"{100 * value:.1f}" for value in found["dev"]["VDPO"][rate])
+
+    worst = [row for row in found["dev_runs"] if (row["arm"], row["learning_rate"]) == ("VDPO", 3e-4)]
+    fell = [row["start"]["chosen_logp"] - row["end"]["chosen_logp"] for row in worst if row["seed"] == EVENTS.dev_seeds[0]]
+    for sentence in (
+        f"DPO gains {minus(masked)} points over the base, with half of the frames dropped (TPO) {minus(dropped)}, "
+        f"{minus(dropped, masked)} more, and with all frames backwards (a part of TEMPLE's curriculum) {minus(backwards)}, which",
+        f"phrase F1 {losers(dropped)} and {losers(backwards)} %, with masks {losers(masked)}.",
+        f"fall from {100 * base['chair_s']:.1f} to {ends(dropped, 'chair_s')} and {ends(backwards, 'chair_s')} %, with masks to "
+        f"{ends(masked, 'chair_s')}.",
+        f"already does in {100 * statistics.fmean(row['start']['accuracy'] for row in arms['VDPO']):.0f} % of the pairs",
+        f"from {100 * found['base']['dev']['f1']:.1f} % to {dev('3e-05')} % at 3e-5 and {dev('0.0003')} % at 3e-4",
+        f"the hints lose {fell[0]:.2f} nats a token",
+        f"VDPO minus the base is {minus('VDPO')} points",
+        f"gains {minus('MixDPO')}, and MixDPO minus DPO is {minus('MixDPO', 'DPO')}.",
+        f"BMC gains {minus('BMC')} points; BMC minus DPO on RRPO's pairs, whose winners are the hints, is {minus('BMC', masked)}.",
+    ):
+        assert sentence in said
+    assert {row["learning_rate"] for row in arms["VDPO"]} == {min(EVENTS.wider_rates)}
+    for arm in (masked, dropped, backwards, "BMC"):
+        assert max(events_page.difference(base, arms, arm, "SFT on the hints")) < -20
+    for sentence in (
+        f"events F1 {ends(dropped)} with dropped frames, {ends(backwards)} with reversed ones, {ends(masked)} with RRPO's losers",
+        f"events F1 {ends('VDPO')}, the base's",
+        f"events F1 {ends('MixDPO')}, DPO on the same pairs alone {ends('DPO')}",
+        f"events F1 {ends('BMC')}, DPO without bridging {ends(masked)}",
+    ):
+        assert sentence in rows

@@ -128,7 +128,10 @@ def test_a_bad_prompt_ends_its_own_call_and_no_other(llm, ask, bad):
 
 
 def test_an_engine_that_dies_answers_all_calls_with_its_error(llm, ask):
-    first, second = ask(100), ask(100)  # as many steps as an engine may have left that lives, so that the first waits for the second
+    first, second = (
+        ask(100),
+        ask(100),
+    )  # as many steps as an engine may have left that lives, so that the first waits for the second
     wait_until(lambda: first.running() and second.running() and llm.left)
     wait_until(lambda: len(llm.left) == 2 or llm.gate.release() is not None)
     deadly = ask(1000)
