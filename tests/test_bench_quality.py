@@ -362,6 +362,14 @@ def test_what_is_said_of_losers_and_clips_is_what_was_measured():
         f"BMC gains {minus('BMC')} points; BMC minus DPO on RRPO's pairs, whose winners are the hints, is {minus('BMC', masked)}.",
     ):
         assert sentence in said
+    temple = files.read_json(root / "bench/results/events_temple.json")
+    shares = {name: f"{100 * temple['figures'][name]:.1f}" for name in ("f1", "right", "chair_s")}
+    low, high = (f"{100 * edge:.1f}" for edge in temple["interval_right"])
+    assert (
+        f"ends at a phrase F1 of {shares['f1']} %, with {shares['right']} % of the answers right ({low} to {high})" in said
+    )
+    assert f"and an invented event in {shares['chair_s']} %; raw" in said
+    assert f"`configs/events-temple.yaml` (one seed) {shares['f1']} |" in rows
     assert {row["learning_rate"] for row in arms["VDPO"]} == {min(EVENTS.wider_rates)}
     for arm in (masked, dropped, backwards, "BMC"):
         assert max(events_page.difference(base, arms, arm, "SFT on the hints")) < -20
