@@ -36,6 +36,7 @@ RESULTS = Page(
         "events.md",
         "events_bases.md",
         "veripo.md",
+        "veripo_reasoning.md",
         "groups.md",
         "dvpo.md",
         "reagent.md",
