@@ -380,3 +380,28 @@ def test_what_is_said_of_losers_and_clips_is_what_was_measured():
         f"events F1 {ends('BMC')}, DPO without bridging {ends(masked)}",
     ):
         assert sentence in rows
+
+
+def test_what_the_findings_say_of_ablations_is_what_was_measured():
+    root = pathlib.Path(__file__).parents[1]
+    said = " ".join((root / "docs/findings.md").read_text(encoding="utf-8").split())
+    arms = runs_by_arm(files.read_json(root / "bench/results/quality.json"), SHAPES.arms)
+
+    def ends(arm):
+        return "{:.1f} ± {:.1f}".format(*interval([100 * row["accuracy"] for row in arms[arm]]))
+
+    def lower(arm):
+        of = arm.partition(" without")[0]
+        return round(statistics.fmean(row["accuracy"] for row in arms[of]) * 100 - float(ends(arm).split()[0]))
+
+    lost = statistics.fmean(row["end"]["both_fell"] for row in arms["LeanPO without SFT term"])
+    assert {row["learning_rate"] for row in arms["LeanPO without SFT term"]} == {1e-4}
+    assert {row["learning_rate"] for row in arms["LeanPO"]} == {3e-4}
+    assert lower("LeanPO without SFT term") == 5
+    for sentence in (
+        f"Without its SFT term LeanPO ends at {ends('LeanPO without SFT term')} at the rate that is best for that (1e-4), 5 points lower, "
+        f"and {100 * lost:.0f} % of its pairs",
+        f"Without hints LeanPO ends at {ends('LeanPO without hints')}, {lower('LeanPO without hints')} points lower",
+        f"it ends at {ends('RRPO without KL')}, {lower('RRPO without KL')} points lower",
+    ):
+        assert sentence in said
