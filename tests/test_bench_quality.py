@@ -399,8 +399,8 @@ def test_what_the_findings_say_of_ablations_is_what_was_measured():
     assert {row["learning_rate"] for row in arms["LeanPO"]} == {3e-4}
     assert lower("LeanPO without SFT term") == 5
     for sentence in (
-        f"Without its SFT term LeanPO ends at {ends('LeanPO without SFT term')} at the rate that is best for that (1e-4), 5 points lower, "
-        f"and {100 * lost:.0f} % of its pairs",
+        f"Without its SFT term LeanPO ends at {ends('LeanPO without SFT term')} at the rate that is best for that (1e-4), 5 points "
+        f"lower, and {100 * lost:.0f} % of its pairs",
         f"Without hints LeanPO ends at {ends('LeanPO without hints')}, {lower('LeanPO without hints')} points lower",
         f"it ends at {ends('RRPO without KL')}, {lower('RRPO without KL')} points lower",
     ):
