@@ -403,5 +403,6 @@ def test_what_the_findings_say_of_ablations_is_what_was_measured():
         f"lower, and {100 * lost:.0f} % of its pairs",
         f"Without hints LeanPO ends at {ends('LeanPO without hints')}, {lower('LeanPO without hints')} points lower",
         f"it ends at {ends('RRPO without KL')}, {lower('RRPO without KL')} points lower",
+        f"without the refined reward at {ends('RRPO without refined reward')}, which is not told apart",
     ):
         assert sentence in said
