@@ -406,3 +406,19 @@ def test_what_the_findings_say_of_ablations_is_what_was_measured():
         f"without the refined reward at {ends('RRPO without refined reward')}, which is not told apart",
     ):
         assert sentence in said
+
+
+def test_what_the_findings_say_of_three_bases_is_what_was_measured():
+    root = pathlib.Path(__file__).parents[1]
+    said = " ".join((root / "docs/findings.md").read_text(encoding="utf-8").split())
+    lines = (root / "bench/results/events_bases.md").read_text(encoding="utf-8").splitlines()
+    rows = {cells[1].strip(): cells[2:6] for line in lines if len(cells := line.split("|")) > 6}
+    found = {name: [cell.split(",")[0].strip().removeprefix("+") for cell in cells] for name, cells in rows.items()}
+    for sentence in (
+        "SFT beats LeanPO by {}, {} and {} points, over bases {}".format(*found["SFT minus LeanPO"]),
+        f"LeanPO beats DPO by {found['LeanPO minus DPO'][3]} and RRPO by {found['LeanPO minus RRPO'][3]}.",
+        f"Over bases LeanPO gains {found['LeanPO minus Base'][3]} and SFT {found['SFT minus Base'][3]}.",
+        "DPO gains {} and {} on two of them and nothing on the third ({})".format(*found["DPO minus Base"][:3]),
+        f"over bases {found['RRPO minus Base'][3]}.",
+    ):
+        assert sentence in said
