@@ -27,6 +27,7 @@ from bench.pages import RESULTS, Output, add_arguments, versions_line
 from bench.quality.data import Data, base_folder, prepare
 from bench.quality.events import EVENTS
 from bench.quality.events_figures import VERBS, styles
+from bench.quality.tables import cell
 from vidalign import files
 from vidalign.data.source import GROUPS_FILE
 from vidalign.learning.advantages import group_advantages
@@ -161,7 +162,7 @@ def row_of(method: str, runs: Sequence[dict[str, Any]]) -> str:
     rounds = [each for run in runs for each in run["rounds"]]
     alike = sum(each["groups"]["all_alike"] for each in rounds)
     tokens, seconds = (sum(sum(each[name].values()) for each in rounds) / len(runs) for name in ("tokens", "seconds"))
-    cells = [mean_of([100 * run["figures"][name] for run in runs]) for name in SHOWN]
+    cells = [cell([run["figures"][name] for run in runs], 100) for name in SHOWN]
     words = statistics.fmean(run["figures"]["words"] for run in runs)
     return (
         f"| {method} | {len(runs)} | {' | '.join(cells)} | {words:.1f} | {alike} of {sum(each['kept'] for each in rounds)} | "
@@ -172,12 +173,6 @@ def row_of(method: str, runs: Sequence[dict[str, Any]]) -> str:
 def longest(runs: Sequence[dict[str, Any]]) -> list[float]:
     """The share in per cent of each round's replies that are in the longest style, mean over runs."""
     return [100 * statistics.fmean(run["rounds"][index]["styles"][VERBS[-1]] for run in runs) for index in range(3)]
-
-
-def mean_of(values: Sequence[float]) -> str:
-    """A mean with its interval over seeds, or one value alone."""
-    mean, half = interval(values)
-    return f"{mean:.1f}" if math.isnan(half) else f"{mean:.1f} ± {half:.1f}"
 
 
 def told(found: Mapping[str, Any]) -> list[str]:

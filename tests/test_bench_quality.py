@@ -1,5 +1,6 @@
 """The comparison of methods: which rate is chosen, what an arm does to pairs, and what the page of the events task says."""
 
+import functools
 import importlib
 import math
 import pathlib
@@ -18,7 +19,7 @@ from bench.quality.queue import Queue
 from bench.quality.run import Job
 from bench.quality.shapes import SHAPES
 from bench.quality.sweep import best_rate, is_swept, missing_rates, tried
-from bench.quality.tables import runs_by_arm
+from bench.quality.tables import cell, runs_by_arm
 from examples.events.phrases import retold
 from examples.events.world import STYLES, Event, Question, answer
 from vidalign import files
@@ -257,15 +258,28 @@ def test_the_page_of_other_bases_says_what_holds_on_each_and_over_all():
     assert "| LeanPO minus DPO | not run | not run | not run |  |" in said
 
 
+@functools.cache
+def events_found():
+    """What was measured on the events task: the runs by arm, and what the base does."""
+    found = files.read_json(pathlib.Path(__file__).parents[1] / "bench/results/events.json")
+    return found, runs_by_arm(found, EVENTS.arms), found["base"]["heldout"]
+
+
+def minus(a, b=BASE, figure="f1"):
+    _, arms, base = events_found()
+    return cell(events_page.difference(base, arms, a, b, figure))
+
+
+def ends(arm, figure="f1"):
+    _, arms, _ = events_found()
+    return cell([row[figure] for row in arms[arm]], 100)
+
+
 def test_what_the_findings_say_of_turns_is_what_was_measured():
     root = pathlib.Path(__file__).parents[1]
     said = " ".join((root / "docs/findings.md").read_text(encoding="utf-8").split())
-    found = files.read_json(root / "bench/results/events.json")
-    arms, base = runs_by_arm(found, EVENTS.arms), found["base"]["heldout"]
+    found, arms, _ = events_found()
     one, two, three = "LeanPO, one turn", "LeanPO", "LeanPO, three turns"
-
-    def minus(a, b):
-        return "{:.1f} ± {:.1f}".format(*interval(events_page.difference(base, arms, a, b)))
 
     def winners(figure, digits):
         rows = [[row for row in found["pairs"] if row["recipe"] == EVENTS.arms[arm].recipe] for arm in (one, two, three)]
@@ -293,15 +307,8 @@ def test_what_the_findings_say_of_turns_is_what_was_measured():
 def test_what_the_findings_say_of_judges_that_err_and_of_marks_is_what_was_measured():
     root = pathlib.Path(__file__).parents[1]
     said = " ".join((root / "docs/findings.md").read_text(encoding="utf-8").split())
-    found = files.read_json(root / "bench/results/events.json")
-    arms, base = runs_by_arm(found, EVENTS.arms), found["base"]["heldout"]
+    _, arms, base = events_found()
     flipped, marked = "DPO, flipped", "RRPO, parallel losers, every token marked"
-
-    def minus(a, b, figure="f1"):
-        return "{:.1f} ± {:.1f}".format(*interval(events_page.difference(base, arms, a, b, figure)))
-
-    def ends(arm):
-        return "{:.1f} ± {:.1f}".format(*interval([100 * row["f1"] for row in arms[arm]]))
 
     by_seed = sorted(events_page.difference(base, arms, "RRPO, parallel losers", marked))
     rates = {arm: f"{arms[arm][0]['learning_rate']:g}".replace("e-0", "e-") for arm in ("DPO", flipped, "cDPO, flipped")}
@@ -329,15 +336,8 @@ def test_what_is_said_of_losers_and_clips_is_what_was_measured():
     said, rows = (
         " ".join((root / f"docs/{page}.md").read_text(encoding="utf-8").split()) for page in ("findings", "methods")
     )
-    found = files.read_json(root / "bench/results/events.json")
-    arms, base = runs_by_arm(found, EVENTS.arms), found["base"]["heldout"]
+    found, arms, base = events_found()
     masked, dropped, backwards = "DPO on RRPO's pairs", "TPO, dropped frames", "TEMPLE, reversed"
-
-    def minus(a, b=BASE):
-        return "{:.1f} ± {:.1f}".format(*interval(events_page.difference(base, arms, a, b)))
-
-    def ends(arm, figure="f1"):
-        return "{:.1f} ± {:.1f}".format(*interval([100 * row[figure] for row in arms[arm]]))
 
     def losers(arm):
         each = [row["rejected"]["f1"] for row in found["pairs"] if row["recipe"] == EVENTS.arms[arm].recipe]
@@ -388,7 +388,7 @@ def test_what_the_findings_say_of_ablations_is_what_was_measured():
     arms = runs_by_arm(files.read_json(root / "bench/results/quality.json"), SHAPES.arms)
 
     def ends(arm):
-        return "{:.1f} ± {:.1f}".format(*interval([100 * row["accuracy"] for row in arms[arm]]))
+        return cell([row["accuracy"] for row in arms[arm]], 100)
 
     def lower(arm):
         of = arm.partition(" without")[0]

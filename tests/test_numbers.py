@@ -10,9 +10,8 @@ from conftest import ROOT
 
 import vidalign
 from bench import pages
-from bench.groups import mean_of
 from bench.intervals import interval
-from bench.quality import events_page
+from bench.quality import events_page, tables
 from bench.quality.tables import runs_by_arm
 from vidalign.statistics import wilson_interval
 
@@ -315,7 +314,7 @@ def test_what_is_said_of_objectives_on_groups_is_what_was_measured():
     methods = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
     found = json.loads((RESULTS / "groups.json").read_text())
     said = {
-        name: f"{mean_of([100 * run['figures']['f1'] for run in runs.values()])} ({len(runs)} seed{'s' * (len(runs) > 1)})"
+        name: f"{tables.cell([run['figures']['f1'] for run in runs.values()], 100)} ({len(runs)} seed{'s' * (len(runs) > 1)})"
         for name, runs in found["runs"].items()
     }
     steps = f"three rounds of three steps on {found['questions']} questions"
