@@ -20,12 +20,16 @@ from typing import NoReturn, TypeVar
 
 import psutil
 
+from cluster import hearing
+
 LIMIT_S = 12.0
 JUST_NOW_S = 1.0  # threads hear of a signal in no order
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOPPED = "\nvidalign: stopped; run the same command again to continue"
 ResultT = TypeVar("ResultT")
-os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a child's signals are its own, see `_told_at_once`
+os.register_at_fork(
+    after_in_child=lambda: signal.set_wakeup_fd(-1)
+)  # a child's signals are its own, see `hearing.told_at_once`
 
 
 class Interrupted(KeyboardInterrupt):
@@ -71,6 +75,7 @@ class _Ending:
         late = threading.Timer(LIMIT_S, self.force_late, [number, time.monotonic()])
         late.daemon = True
         late.start()
+        hearing.nudge()
 
     def force_late(self, number: int, came_at: float) -> None:
         """End the command by a signal that the main thread has not been told of."""
@@ -103,7 +108,7 @@ def handled() -> Iterator[None]:
     _ending = ending = _Ending()
     before = {number: signal.signal(number, ending.on_signal) for number in SIGNALS}
     try:
-        with _told_at_once(ending.came):
+        with hearing.nudged(), hearing.told_at_once(SIGNALS, ending.came):
             yield
     finally:
         ending.go_on()
@@ -111,27 +116,6 @@ def handled() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         _ending = None
-
-
-@contextlib.contextmanager
-def _told_at_once(came: Callable[[int], None]) -> Iterator[None]:
-    """A block in which a thread hears of `SIGNALS` as they come: handlers wait until the main thread is back in Python."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-
-    def listen() -> None:
-        with open(reader, "rb", buffering=0) as pipe:
-            while heard := pipe.read(1):
-                if heard[0] in SIGNALS:
-                    came(heard[0])
-
-    threading.Thread(target=listen, daemon=True, name="signals").start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(writer)
 
 
 def go_on() -> None:
@@ -182,6 +166,7 @@ def stoppable() -> Iterator[Callable[[BaseException], None]]:
             else:
                 threading.Thread(target=signal_again, daemon=True, name="stop").start()
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            hearing.nudge()
 
     def hear_the_last() -> None:
         """A block that ends by another error meanwhile still gets the signal, which is not to strike what follows."""
@@ -193,7 +178,8 @@ def stoppable() -> Iterator[Callable[[BaseException], None]]:
     try:
         if ignored:
             signal.signal(signal.SIGINT, hear)
-        yield stop
+        with hearing.nudged():
+            yield stop
         # Python drops an exception that a signal raises inside a callback of its garbage collector.
         if found:
             raise KeyboardInterrupt

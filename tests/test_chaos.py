@@ -107,13 +107,13 @@ def test_the_victim_is_killed_and_what_a_command_leaves_behind_is_found():
 
 
 def test_a_process_is_stopped_for_a_while_and_goes_on():
-    command = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.6)"])
+    command = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)"])
     fault = Fault(name="driver", command="train", victim=DRIVER, stopped_s=0.5)
     began = time.monotonic()
     hit = hit_at_random(fault, command, Descendants(psutil.Process(command.pid)), random.Random(0), 0.0)
     assert hit is not None
-    assert hit.seconds < 0.5 <= time.monotonic() - began
-    assert command.wait(5) == 0
+    assert hit.seconds + 0.5 <= time.monotonic() - began, "the stop is not counted"
+    assert command.wait(60) == 0
 
 
 def test_a_fault_may_wait_for_the_first_results():

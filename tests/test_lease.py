@@ -54,7 +54,7 @@ def test_after_a_sigkill_the_next_one_goes_on_at_once(tmp_path, other_driver):
         time.sleep(0.01)
     began = time.monotonic()
     with Lease(tmp_path, "second"):
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < leases.STALE_S / 2
         with pytest.raises(ConfigError, match="in use by `second`"):
             Lease(tmp_path, "third").__enter__()
 
@@ -81,8 +81,8 @@ def test_a_holder_elsewhere_that_renews_is_believed_whatever_its_clock_says(tmp_
         os.utime(held.path, (time.time() - year, time.time() - year))
         began = time.monotonic()
         with pytest.raises(ConfigError, match=r"`vidalign align a.yaml` \(ann, process 7 on other\)"):
-            Lease(tmp_path, "here", **FAST).__enter__()
-        assert time.monotonic() - began < FAST["stale_s"]
+            Lease(tmp_path, "here", renew_s=0.05, stale_s=20).__enter__()
+        assert time.monotonic() - began < 10, "it waited as for one that does not renew"
 
 
 def test_a_holder_elsewhere_that_is_gone_is_followed_within_the_stale_time(tmp_path):
@@ -91,7 +91,7 @@ def test_a_holder_elsewhere_that_is_gone_is_followed_within_the_stale_time(tmp_p
     os.utime(path, (time.time() + 1e7, time.time() + 1e7))
     began, waited = time.monotonic(), []
     with Lease(tmp_path, "here", on_wait=waited.append, **FAST) as held:
-        assert FAST["stale_s"] <= time.monotonic() - began < 3 * FAST["stale_s"]
+        assert FAST["stale_s"] <= time.monotonic() - began < leases.STALE_S / 2
         assert held.path.name == "000004.json"
     assert "other" in waited[0]
 
