@@ -24,6 +24,10 @@ class Switched(GroupObjective):
     name = "switched"
 
 
+def of_norm(normalise):
+    return {"max_tokens": 9} if normalise == "constant" else {}
+
+
 def random_rows(seed=0, lengths=LENGTHS, by_token=False):
     """(GroupLogps in float64, reference [R, T]): log-ratios of up to 0.5 in both directions, advantages of both signs."""
     rng = np.random.default_rng(seed)
@@ -87,7 +91,7 @@ SWITCHES = list(itertools.product(("response", "tokens", "constant"), ("token", 
 
 @pytest.mark.parametrize(("normalise", "ratio", "beta", "by_token"), SWITCHES)
 def test_value_and_gradient_are_those_written_out(normalise, ratio, beta, by_token):
-    objective = Switched(normalise=normalise, ratio=ratio, beta=beta, eps_low=0.02, eps_high=0.03, max_tokens=9)
+    objective = Switched(normalise=normalise, ratio=ratio, beta=beta, eps_low=0.02, eps_high=0.03, **of_norm(normalise))
     policy, reference = random_rows(by_token=by_token)
     policy.mask[2] = False  # a response that is left out
     expected, gradient = oracle(objective, policy, reference)
@@ -99,7 +103,7 @@ def test_value_and_gradient_are_those_written_out(normalise, ratio, beta, by_tok
 
 @pytest.mark.parametrize(("normalise", "ratio", "beta", "by_token"), SWITCHES)
 def test_a_decoupled_value_and_gradient_are_those_written_out(normalise, ratio, beta, by_token):
-    switches = {"normalise": normalise, "ratio": ratio, "beta": beta, "max_tokens": 9}
+    switches = {"normalise": normalise, "ratio": ratio, "beta": beta, **of_norm(normalise)}
     objective = Switched(decoupled=True, eps_low=0.02, eps_high=0.03, max_behaviour_weight=1.1, **switches)
     policy, reference = random_rows(by_token=by_token)
     policy.mask[2] = False
@@ -116,7 +120,9 @@ def test_a_decoupled_value_and_gradient_are_those_written_out(normalise, ratio, 
 def test_what_is_logged_are_means_over_the_tokens_that_are_learned_from(ratio, decoupled):
     policy, reference = random_rows()
     policy.mask[2] = False
-    objective = Switched(ratio=ratio, beta=0.3, eps_low=0.1, eps_high=0.1, decoupled=decoupled, max_behaviour_weight=1.1)
+    objective = Switched(
+        ratio=ratio, beta=0.3, eps_low=0.1, eps_high=0.1, decoupled=decoupled, max_behaviour_weight=1.1 if decoupled else 2.0
+    )
     found = {name: float(value) for name, value in objective(policy, reference).metrics.items()}
     tokens: dict[str, list[float]] = {name: [] for name in found}
     for row, mask in enumerate(policy.mask):
@@ -361,3 +367,10 @@ def test_rewards_that_do_not_differ_give_no_advantage(rewards):
 def test_wrong_parameters_are_explained(params, message):
     with pytest.raises(ConfigError, match=message):
         objectives.build("grpo", params)
+
+
+@pytest.mark.parametrize(("option", "value"), [("max_tokens", 512.0), ("max_behaviour_weight", 5.0)])
+def test_a_parameter_that_the_switches_do_not_use_is_refused(option, value):
+    with pytest.raises(ConfigError, match=f"objective.params.{option} is set but nothing uses it: it is for"):
+        Switched(**{option: value})
+    Switched(normalise="constant", decoupled=True, **{option: value})

@@ -104,6 +104,13 @@ def test_what_is_left_of_a_video_keeps_its_place_in_it(keep, share, count):
     assert len(short.frames) == 2
 
 
-def test_a_share_without_a_use_is_refused():
-    with pytest.raises(ValueError, match='kept_share is for keep "drop" and "segment"'):
-        PerturbConfig(kept_share=0.3)
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"kept_share": 0.3}, 'kept_share is set but nothing uses it: it is for keep "drop" and "segment"'),
+        ({"shuffle": "global", "num_segments": 8}, 'num_segments is set but nothing uses it: it is for shuffle "local"'),
+    ],
+)
+def test_an_option_without_a_use_is_refused(options, says):
+    with pytest.raises(ValueError, match=says):
+        PerturbConfig(**options)

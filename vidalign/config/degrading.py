@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import pydantic
 
 from vidalign.config.section import Section
+from vidalign.config.used import check_used
 
 
 class AugmentConfig(Section):
@@ -84,8 +85,11 @@ class PerturbConfig(Section):
             raise ValueError(
                 "mask_area=null, shuffle=none and keep=all leave the video unchanged; set at least one of them to something else"
             )
-        if self.keep == "all" and self.kept_share != type(self).model_fields["kept_share"].default:
-            raise ValueError('kept_share is for keep "drop" and "segment"; set keep to one of them, or leave kept_share out')
+        check_used(
+            self,
+            (self.keep != "all", ["kept_share"], 'keep "drop" and "segment"'),
+            (self.shuffle == "local", ["num_segments"], 'shuffle "local"'),
+        )
         return self
 
 

@@ -82,6 +82,18 @@ class GroupObjective(AnyObjective):
     decoupled: bool = False
     max_behaviour_weight: float = param(2.0, gt=0)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fields = {field.name: field for field in dataclasses.fields(self)}
+        for is_used, name, why in (
+            (self.normalise == "constant", "max_tokens", 'normalise "constant"'),
+            (self.decoupled, "max_behaviour_weight", "decoupled=true"),
+        ):
+            if not is_used and getattr(self, name) != fields[name].default:
+                raise ConfigError(
+                    f"objective.params.{name} is set but nothing uses it: it is for {why}; set that, or leave {name} out"
+                )
+
     @property
     def uses_reference(self) -> bool:
         return self.beta > 0 or self.decoupled
