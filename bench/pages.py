@@ -38,6 +38,7 @@ RESULTS = Page(
         "veripo.md",
         "veripo_reasoning.md",
         "groups.md",
+        "event_runs.md",
         "dvpo.md",
         "reagent.md",
         "needles.md",
