@@ -56,6 +56,11 @@ ERRING = edits.Flipped(FLIPS)
 SWAPPED = f"sides swapped in {100 * FLIPS:g} % of the pairs"
 PLAIN = "the base's own plain answer as the loser, where it agrees less with the hint than the winner"
 PARALLEL = f"{PLAIN}; all losers told anew by rule in the style of the winner"
+BETAS = (  # a third and three times the default of each
+    ("DPO", "leanpo", "dpo", (0.03, 0.3)),
+    ("LeanPO", "leanpo", "leanpo", (0.7, 6.0)),
+    ("RRPO", "rrpo", "rrpo", (0.03, 0.3)),
+)
 OF_LEANPO = {  # other objectives on LeanPO's pairs
     "SimPO": "simpo",
     "cDPO": "cdpo",
@@ -109,6 +114,7 @@ COMPARED = (  # of these arms the page says which is better
     ("DPO on RRPO's pairs", "RRPO"),
     ("MixDPO", BASE),
     ("MixDPO", "DPO"),
+    *((f"{name}, beta {beta:g}", name) for name, _, _, betas in BETAS for beta in betas),
     ("BMC", "BMC's loss on RRPO's pairs"),
 )
 
@@ -144,11 +150,16 @@ EVENTS = Task(
         Arm("DPO on RRPO's pairs", "rrpo", "dpo"),
         *OF_HINTS.values(),
         Arm("MixDPO", "leanpo", "dpo", clip_pairs=MIXDPO),
+        *(
+            Arm(f"{name}, beta {beta:g}", recipe, objective, {"beta": beta})
+            for name, recipe, objective, betas in BETAS
+            for beta in betas
+        ),
         Arm("BMC's loss on RRPO's pairs", "rrpo", "bmc"),
     ),
     rates=(1e-4, 3e-4),
     wider_rates=(1e-6, 3e-6, 1e-5, 3e-5, 1e-3, 3e-3, 1e-2),
-    dev_seeds=(100, 101),
+    dev_seeds=(100, 101, 102),
     train={
         "num_epochs": 2,
         "batch_size": 16,
