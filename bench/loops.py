@@ -35,7 +35,7 @@ def align(folder: pathlib.Path, raw: Mapping[str, Any], seconds: float) -> bool:
     if (folder / "summary.json").is_file():
         return True
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder.with_suffix(".yaml")
+    path = folder.with_name(f"{folder.name}.yaml")
     path.write_text(yaml.safe_dump(dict(raw)), encoding="utf-8")
     command = [sys.executable, "-m", "vidalign", "align", str(path)]
     with (folder / "console.txt").open("a") as console:

@@ -13,7 +13,7 @@ from bench.intervals import interval
 from bench.quality import bases_page, edits, events_page, events_pairs, page
 from bench.quality.arms import BASE
 from bench.quality.data import Data, base_folder
-from bench.quality.events import COMPARED, EVENTS
+from bench.quality.events import COMPARED, EVENTS, OF_LEANPO
 from bench.quality.events_figures import VERBS, figures, styles, with_true_answer
 from bench.quality.queue import Queue
 from bench.quality.run import Job
@@ -329,6 +329,49 @@ def test_what_the_findings_say_of_judges_that_err_and_of_marks_is_what_was_measu
     ):
         assert sentence in said
     assert {row["styles"]["heading"] for row in arms["DPO, plain losers"]} == {1.0}
+
+
+def test_what_the_findings_say_of_all_objectives_on_the_same_pairs_is_what_was_measured():
+    root = pathlib.Path(__file__).parents[1]
+    said = " ".join((root / "docs/findings.md").read_text(encoding="utf-8").split())
+    found, arms, base = events_found()
+    imitating, preferring = (
+        ("SFT", "ORPO", "MPO", "LeanPO", "RPO"),
+        [name for name in OF_LEANPO if name not in ("ORPO", "MPO", "RPO")],
+    )
+
+    def by_f1(names):
+        return sorted(names, key=lambda name: -statistics.fmean(row["f1"] for row in arms[name]))
+
+    def named(names):
+        return [f"{name} {ends(name)}" for name in by_f1(names)]
+
+    def verdict(one, other):
+        return events_page.verdict(events_page.difference(base, arms, one, other))
+
+    def moved(arm, side):
+        return statistics.fmean(row["end"][f"{side}_logp"] - row["start"][f"{side}_logp"] for row in arms[arm])
+
+    assert by_f1(imitating)[0] == "SFT"
+    assert {verdict(name, "SFT") for name in ("ORPO", "MPO")} == {"not told apart"}
+    assert {verdict(name, "SFT") for name in ("LeanPO", "RPO", *preferring, "DPO")} == {"lower"}
+    assert min(arms_mean(arms, name) for name in imitating) > max(arms_mean(arms, name) for name in (*preferring, "DPO"))
+    assert "higher" not in {verdict(name, "DPO") for name in preferring}
+    *first, last = named(imitating)
+    *others, least = named([*preferring, "DPO"])
+    exp = {side: abs(moved("EXPO", side)) for side in ("chosen", "rejected")}
+    for sentence in (
+        f"{', '.join(first)} and {last}",
+        f"{', '.join(others)} and {least} (base {100 * base['f1']:.1f})",
+        f"ORPO minus SFT is {minus('ORPO', 'SFT')} and MPO minus SFT {minus('MPO', 'SFT')}",
+        f"EXPO hardly moves at any rate: at its best the winners move by {exp['chosen']:.2f} nats a token and the losers by "
+        f"{exp['rejected']:.2f}",
+    ):
+        assert sentence in said, sentence
+
+
+def arms_mean(arms, name):
+    return statistics.fmean(row["f1"] for row in arms[name])
 
 
 def test_what_is_said_of_losers_and_clips_is_what_was_measured():

@@ -18,6 +18,7 @@ from vidalign.data.own_words import (
     has_numbers,
     is_weighed,
     of_clause,
+    says_another,
     with_units,
     with_whole_names,
     without_asides,
@@ -198,7 +199,10 @@ def _by_mention(text: str, listed: Options) -> int | None:
         return labels.pop() if named or any(_MEANT.search(text[: match.start(1)]) for match in matches) else MENTION
     if not labels and not named:
         named = _inflected(text, listed) or _in_part(text, listed)
-    return named.pop() if len(named) == 1 and not labels else None
+    if len(named) != 1 or labels:
+        return None
+    index = named.pop()
+    return CONFLICT if says_another(text, listed, index) else index
 
 
 def _inflected(text: str, listed: Options) -> set[int]:

@@ -84,3 +84,15 @@ def of_clause(text: str, listed: Options) -> int | None:
     """The option that says a text after its yes or no: "he does not", of "No, he does not"."""
     rests = [re.sub(r"^(?:yes|no)\s*[,;:.–—-]?\s+", "", option) for option in listed.texts]
     return rests.index(text) if rests.count(text) == 1 and text not in ("yes", "no") else None
+
+
+def says_another(text: str, listed: Options, index: int) -> bool:
+    """Whether a text goes on with what another option says of the same subject: "he opens it and closes it", of "he closes it"."""
+    own = listed.texts[index].split()
+    for other in (option.split() for place, option in enumerate(listed.texts) if place != index):
+        shared = next((at for at, (a, b) in enumerate(zip(own, other, strict=False)) if a != b), min(len(own), len(other)))
+        rest = r"\s+".join(map(re.escape, other[shared:]))
+        after = rf"\b(?:and|then|but)\s+(?:(?:also|then|later|afterwards|finally)\s+)?{rest}(?!\w)"
+        if shared and len(other) > shared + 1 and re.search(after, text) and not re.search(after, listed.texts[index]):
+            return True
+    return False
