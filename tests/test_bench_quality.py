@@ -334,7 +334,7 @@ def test_what_the_findings_say_of_judges_that_err_and_of_marks_is_what_was_measu
 def test_what_the_findings_say_of_all_objectives_on_the_same_pairs_is_what_was_measured():
     root = pathlib.Path(__file__).parents[1]
     said = " ".join((root / "docs/findings.md").read_text(encoding="utf-8").split())
-    found, arms, base = events_found()
+    _, arms, base = events_found()
     imitating, preferring = (
         ("SFT", "ORPO", "MPO", "LeanPO", "RPO"),
         [name for name in OF_LEANPO if name not in ("ORPO", "MPO", "RPO")],
