@@ -97,6 +97,8 @@ def page(found: Mapping[str, Any]) -> str:
     runs = found["runs"]
     cores = sorted({each["cores"] for each in runs.values()})
     slow = [name for name, each in runs.items() if each["seconds"] >= LIMIT_S]
+    questions = {each["num_examples"] for each in runs.values()}
+    assert len(questions) == 1, questions
     longest = max(runs, key=lambda name: runs[name]["seconds"])
     told = (
         f"Not under {LIMIT_S // 60} minutes: {', '.join(f'`{FILES[name]}`' for name in slow)}."
@@ -107,8 +109,9 @@ def page(found: Mapping[str, Any]) -> str:
         "## Whole runs on the events task",
         "",
         f"Written by `python -m bench.event_runs`: `vidalign align` on each file as it stands, on {cores[0]} cores, from "
-        "the command to the report, the start and end of Ray and the evaluation of base, aligned and blind included; one run each, "
-        "seed 0. The rates and sizes are those of the files, which are there to try a method: for comparisons see above. "
+        "the command to the report, the start and end of Ray and the evaluation of base, aligned and blind on "
+        f"{questions.pop()} questions included; one run each, seed 0, with other work on the machine. The rates and sizes are those "
+        "of the files, which are there to try a method: for comparisons see above. "
         "Only run on CPUs. Raw figures: `bench/results/event_runs.json`.",
         "",
         "| file | whole run | of which rollouts s | training s | evaluation s | F1 % base → aligned | with an invented event % |",
