@@ -56,7 +56,7 @@ def test_the_best_rate_is_taken_and_of_equals_the_lowest(tmp_path):
 
 def test_a_rate_counts_with_all_of_its_dev_seeds_and_by_their_mean(tmp_path):
     low, high = EVENTS.rates
-    record(tmp_path, EVENTS, "DPO", {low: (0.6, 0.6), high: (0.9, 0.4)})
+    record(tmp_path, EVENTS, "DPO", {low: (0.6, 0.6, 0.6), high: (0.9, 0.4, 0.6)})
     assert best_rate(EVENTS, tmp_path, "DPO") == high
     (Job("DPO", EVENTS.dev_seeds[0], high, "dev").folder(tmp_path) / "result.json").unlink()
     assert list(tried(EVENTS, tmp_path, "DPO")) == [low]
@@ -65,14 +65,24 @@ def test_a_rate_counts_with_all_of_its_dev_seeds_and_by_their_mean(tmp_path):
 
 def test_a_method_tries_rates_until_its_best_has_neighbours_on_both_sides(tmp_path):
     assert missing_rates(EVENTS, tmp_path, "DPO") == [1e-4, 3e-4]
-    record(tmp_path, EVENTS, "DPO", {1e-4: (0.6,) * 2, 3e-4: (0.5,) * 2})
+    record(tmp_path, EVENTS, "DPO", {1e-4: (0.6,) * 3, 3e-4: (0.5,) * 3})
     assert missing_rates(EVENTS, tmp_path, "DPO") == [3e-5]
-    record(tmp_path, EVENTS, "DPO", {3e-5: (0.7,) * 2})
+    record(tmp_path, EVENTS, "DPO", {3e-5: (0.7,) * 3})
     assert missing_rates(EVENTS, tmp_path, "DPO") == [1e-5]
     assert not is_swept(EVENTS, tmp_path, "DPO")
-    record(tmp_path, EVENTS, "DPO", {1e-5: (0.6,) * 2})
+    record(tmp_path, EVENTS, "DPO", {1e-5: (0.6,) * 3})
     assert is_swept(EVENTS, tmp_path, "DPO")
     assert best_rate(EVENTS, tmp_path, "DPO") == 3e-5
+
+
+def test_a_rate_that_some_dev_seeds_found_better_is_tried_with_all_of_them(tmp_path):
+    record(tmp_path, EVENTS, "DPO", dict.fromkeys((1e-05, 0.0001, 0.0003, 0.001), (0.6,) * 3))
+    record(tmp_path, EVENTS, "DPO", {3e-4: (0.7,) * 3, 1e-5: (0.9,) * 3, 3e-6: (0.5,) * 3})
+    (Job("DPO", EVENTS.dev_seeds[0], 1e-5, "dev").folder(tmp_path) / "result.json").unlink()
+    assert missing_rates(EVENTS, tmp_path, "DPO") == [1e-5]
+    record(tmp_path, EVENTS, "DPO", {1e-5: (0.65,) * 3})
+    assert is_swept(EVENTS, tmp_path, "DPO")
+    assert best_rate(EVENTS, tmp_path, "DPO") == 3e-4
 
 
 def test_a_finished_run_is_not_run_again_and_nothing_is_started_too_late(tmp_path):

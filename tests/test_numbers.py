@@ -353,7 +353,10 @@ def test_what_is_said_of_objectives_on_groups_is_what_was_measured():
         right[name] = f"{100 * share:.1f} % (" if name == "GRPO" else f"{100 * share:.1f} % of the answers right ("
         right[name] += f"{100 * low:.1f} to {100 * high:.1f})"
     dr, gspo = (f"{100 * found['runs'][name]['0']['figures']['f1']:.1f}" for name in ("Dr.GRPO", "GSPO"))
-    assert f"Dr.GRPO ends at {dr}, and GSPO at {gspo} with {right['GSPO']}, below the interval of GRPO's {right['GRPO']}." in findings
+    assert (
+        f"Dr.GRPO ends at {dr}, and GSPO at {gspo} with {right['GSPO']}, below the interval of GRPO's {right['GRPO']}."
+        in findings
+    )
 
 
 def test_what_the_findings_say_of_a_value_model_and_a_critic_is_what_was_measured():

@@ -12,12 +12,14 @@ from bench.quality.run import Job
 
 def tried(task: Task, root: pathlib.Path, arm: str) -> dict[float, list[float]]:
     """{learning rate: the dev figure of each dev seed} of the rates that are finished, lowest rate first."""
-    found = {}
-    for rate in sorted({*task.rates, *task.wider_rates}):
-        results = [result for seed in task.dev_seeds if (result := Job(arm, seed, rate, "dev").result(root))]
-        if len(results) == len(task.dev_seeds):
-            found[rate] = [float(result[task.figure]) for result in results]
-    return found
+    found = {rate: _figures(task, root, arm, rate) for rate in sorted({*task.rates, *task.wider_rates})}
+    return {rate: values for rate, values in found.items() if len(values) == len(task.dev_seeds)}
+
+
+def _figures(task: Task, root: pathlib.Path, arm: str, rate: float) -> list[float]:
+    """The dev figure of each dev seed that is finished."""
+    results = [result for seed in task.dev_seeds if (result := Job(arm, seed, rate, "dev").result(root))]
+    return [float(result[task.figure]) for result in results]
 
 
 def dev_figures(task: Task, root: pathlib.Path, arms: Collection[str]) -> dict[str, dict[str, list[float]]]:
@@ -34,13 +36,21 @@ def best_rate(task: Task, root: pathlib.Path, arm: str) -> float:
 
 
 def missing_rates(task: Task, root: pathlib.Path, arm: str) -> list[float]:
-    """The rates that an arm must still try: those of the task, then both neighbours of its best one, where there are any."""
+    """The rates that an arm must still try: those of the task, then both neighbours of its best one, where there are any.
+
+    And those that are better so far, by the dev seeds that have tried them where others have not.
+    """
     known = tried(task, root, arm)
     if first := [rate for rate in task.rates if rate not in known]:
         return first
     ladder = sorted({*task.rates, *task.wider_rates})
-    place = ladder.index(best_rate(task, root, arm))
-    return [rate for rate in ladder[max(0, place - 1) : place + 2] if rate not in known]
+    best = best_rate(task, root, arm)
+    place, mean = ladder.index(best), statistics.fmean(known[best])
+    begun = {rate: _figures(task, root, arm, rate) for rate in ladder if rate not in known}
+    better = {rate for rate, values in begun.items() if values and statistics.fmean(values) > mean}
+    return [
+        rate for rate in ladder if rate not in known and (rate in better or rate in ladder[max(0, place - 1) : place + 2])
+    ]
 
 
 def is_swept(task: Task, root: pathlib.Path, arm: str) -> bool:
