@@ -321,20 +321,20 @@ def test_what_the_findings_say_of_judges_that_err_and_of_marks_is_what_was_measu
     flipped, marked = "DPO, flipped", "RRPO, parallel losers, every token marked"
 
     by_seed = sorted(events_page.difference(base, arms, "RRPO, parallel losers", marked))
-    rates = {arm: f"{arms[arm][0]['learning_rate']:g}".replace("e-0", "e-") for arm in ("DPO", flipped, "cDPO, flipped")}
-    assert rates[flipped] == rates["cDPO, flipped"]
+    rates = {
+        arm: f"{arms[arm][0]['learning_rate']:g}".replace("e-0", "e-") for arm in (flipped, "cDPO, flipped", "rDPO, flipped")
+    }
+    assert rates[flipped] == rates["rDPO, flipped"] == "0.0001"
     for sentence in (
         f"DPO ends at {ends(flipped)} %, and that minus DPO on the pairs as they were is {minus(flipped, 'DPO')} points",
-        f"on the same swapped pairs is {minus('rDPO, flipped', flipped)} points of F1 and cDPO minus DPO "
-        f"{minus('cDPO, flipped', flipped)}: neither",
-        f"of right answers rDPO has {minus('rDPO, flipped', flipped, 'right')} points more",
-        f"a lower one for DPO and cDPO ({rates[flipped]}) than on pairs without errors ({rates['DPO']})".replace(
-            "0.0001", "1e-4"
-        ),
+        f"on the same swapped pairs is {minus('rDPO, flipped', flipped)} points of F1, and cDPO minus DPO "
+        f"{minus('cDPO, flipped', flipped)}. Each",
+        f"a lower one for cDPO ({rates['cDPO, flipped']}) than for the others (1e-4)",
         f"RRPO ends at {ends(marked)}: the marks gain {minus('RRPO, parallel losers', marked)} points",
         "all three have it ({:.0f}, {:.0f} and {:.0f} points)".format(*by_seed),
         f"and {minus('RRPO, parallel losers', marked, 'right')} points of right answers, which they do",
-        f"is marked anyway, marks gain {minus('RRPO', 'RRPO, every token marked')}: nothing",
+        f"is marked anyway, marks gain {minus('RRPO', 'RRPO, every token marked')} points, of right answers "
+        f"nothing that could be told ({minus('RRPO', 'RRPO, every token marked', 'right')})",
         f"DPO with plain losers minus DPO is {minus('DPO, plain losers', 'DPO')} points: not told apart",
     ):
         assert sentence in said
@@ -369,15 +369,20 @@ def test_what_the_findings_say_of_all_objectives_on_the_same_pairs_is_what_was_m
     assert "higher" not in {verdict(name, "DPO") for name in preferring}
     *first, last = named(imitating)
     *others, least = named([*preferring, "DPO"])
+    gap = statistics.fmean(row["start"]["chosen_logp"] - row["start"]["rejected_logp"] for row in arms["EXPO"])
+    assert {EVENTS.arms[name].recipe for name in (*imitating, *preferring)} == {"leanpo"}
     exp = {side: abs(moved("EXPO", side)) for side in ("chosen", "rejected")}
     for sentence in (
         f"{', '.join(first)} and {last}",
         f"{', '.join(others)} and {least} (base {100 * base['f1']:.1f})",
         f"ORPO minus SFT is {minus('ORPO', 'SFT')} and MPO minus SFT {minus('MPO', 'SFT')}",
+        f"likelier by {gap:.2f} nats a token already",
         f"EXPO hardly moves at any rate: at its best the winners move by {exp['chosen']:.2f} nats a token and the losers by "
         f"{exp['rejected']:.2f}",
     ):
         assert sentence in said, sentence
+    rows = " ".join((root / "docs/methods.md").read_text(encoding="utf-8").split())
+    assert f"events F1: {', '.join(named(name for name in OF_LEANPO if name != 'MPO'))}; DPO {ends('DPO')} " in rows
 
 
 def arms_mean(arms, name):
@@ -390,29 +395,36 @@ def test_what_is_said_of_losers_and_clips_is_what_was_measured():
         " ".join((root / f"docs/{page}.md").read_text(encoding="utf-8").split()) for page in ("findings", "methods")
     )
     found, arms, base = events_found()
-    masked, dropped, backwards = "DPO on RRPO's pairs", "TPO, dropped frames", "TEMPLE, reversed"
+    masked, dropped, backwards, segment = (
+        "DPO on RRPO's pairs", "TPO, dropped frames", "TEMPLE, reversed", "TPO, one segment",
+    )  # fmt: skip
+
+    own = "BMC's loss on RRPO's pairs"
 
     def losers(arm):
         each = [row["rejected"]["f1"] for row in found["pairs"] if row["recipe"] == EVENTS.arms[arm].recipe]
         return f"{100 * statistics.fmean(each):.1f}"
 
     def dev(rate):
-        return " and ".join(f"{100 * value:.1f}" for value in found["dev"]["VDPO"][rate])
+        *first, last = (f"{100 * value:.1f}" for value in found["dev"]["VDPO"][rate])
+        return f"{', '.join(first)} and {last}"
 
     worst = [row for row in found["dev_runs"] if (row["arm"], row["learning_rate"]) == ("VDPO", 3e-4)]
     fell = [row["start"]["chosen_logp"] - row["end"]["chosen_logp"] for row in worst if row["seed"] == EVENTS.dev_seeds[0]]
     for sentence in (
         f"DPO gains {minus(masked)} points over the base, with half of the frames dropped (TPO) {minus(dropped)}, "
         f"{minus(dropped, masked)} more, and with all frames backwards (a part of TEMPLE's curriculum) {minus(backwards)}, which",
-        f"phrase F1 {losers(dropped)} and {losers(backwards)} %, with masks {losers(masked)}.",
-        f"fall from {100 * base['chair_s']:.1f} to {ends(dropped, 'chair_s')} and {ends(backwards, 'chair_s')} %, with masks to "
-        f"{ends(masked, 'chair_s')}.",
+        f"it gains {minus(segment)} points, {minus(segment, dropped)} more than with dropped frames",
+        f"phrase F1 {losers(dropped)} and {losers(backwards)} %, of a segment {losers(segment)}, with masks {losers(masked)}.",
+        f"fall from {100 * base['chair_s']:.1f} to {ends(dropped, 'chair_s')} and {ends(backwards, 'chair_s')} %, with a segment to "
+        f"{ends(segment, 'chair_s')} and with masks to {ends(masked, 'chair_s')}.",
         f"already does in {100 * statistics.fmean(row['start']['accuracy'] for row in arms['VDPO']):.0f} % of the pairs",
         f"from {100 * found['base']['dev']['f1']:.1f} % to {dev('3e-05')} % at 3e-5 and {dev('0.0003')} % at 3e-4",
         f"the hints lose {fell[0]:.2f} nats a token",
         f"VDPO minus the base is {minus('VDPO')} points",
         f"gains {minus('MixDPO')}, and MixDPO minus DPO is {minus('MixDPO', 'DPO')}.",
-        f"BMC gains {minus('BMC')} points; BMC minus DPO on RRPO's pairs, whose winners are the hints, is {minus('BMC', masked)}.",
+        f"BMC gains {minus('BMC')} points; BMC minus DPO on RRPO's pairs, whose winners are the hints, is {minus('BMC', masked)}, and "
+        f"minus its own loss on those pairs {minus('BMC', own)}.",
     ):
         assert sentence in said
     temple = files.read_json(root / "bench/results/events_temple.json")
@@ -423,11 +435,14 @@ def test_what_is_said_of_losers_and_clips_is_what_was_measured():
     )
     assert f"and an invented event in {shares['chair_s']} %; raw" in said
     assert f"`configs/events-temple.yaml` (one seed) {shares['f1']} |" in rows
-    assert {row["learning_rate"] for row in arms["VDPO"]} == {min(EVENTS.wider_rates)}
-    for arm in (masked, dropped, backwards, "BMC"):
+    assert {row["learning_rate"] for row in arms["VDPO"]} == {sorted(EVENTS.wider_rates)[1]}
+    for arm in (masked, dropped, backwards, segment, "BMC"):
         assert max(events_page.difference(base, arms, arm, "SFT on the hints")) < -20
     for sentence in (
-        f"events F1 {ends(dropped)} with dropped frames, {ends(backwards)} with reversed ones, {ends(masked)} with RRPO's losers",
+        f"events F1 {ends(dropped)} with dropped frames, {ends(segment)} with one segment, "
+        f"{ends(backwards)} with reversed ones, {ends(masked)} with RRPO's losers",
+        f"events F1 {ends('RRPO')}, with parallel losers {ends('RRPO, parallel losers')}",
+        f"events F1 {ends('MPO')} |",
         f"events F1 {ends('VDPO')}, the base's",
         f"events F1 {ends('MixDPO')}, DPO on the same pairs alone {ends('DPO')}",
         f"events F1 {ends('BMC')}, DPO without bridging {ends(masked)}",

@@ -127,6 +127,8 @@ def _head(found: dict[str, Any], by_arm: dict[str, Rows]) -> list[str]:
     counts = sorted({len(rows) for rows in by_arm.values()})
     seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else "".join(map(str, counts))
     counted = "1 seed" if seeds == "1" else f"{seeds} seeds"
+    others = [name for name in by_arm if ", beta " in name]
+    tuned = f", but in the rows {'; '.join(others)}, which have rates of their own" if others else ""
     return [
         "## Methods on the events task",
         "",
@@ -137,8 +139,8 @@ def _head(found: dict[str, Any], by_arm: dict[str, Rows]) -> list[str]:
         "same number of updates, but for MixDPO, which has pairs over videos beside them. Each has the learning rate with the best F1 "
         f"on {EVENTS.sizes['dev']} dev questions, mean over {len(EVENTS.dev_seeds)} seeds that are not among those reported; each "
         "best rate has been tried against both its neighbours on the grid. "
-        "Nothing else was tuned: beta and the other settings of the objectives are their defaults, but in rows that name another beta "
-        "(a third of it and three times it, of DPO, LeanPO and RRPO), with rates of their own. Values are means over seeds ± half "
+        f"Nothing else was tuned: beta and the other settings of the objectives are their defaults{tuned}. "
+        "Values are means over seeds ± half "
         "of the 95 % interval of that mean; they say how far seeds differ, not how far other questions or another base would.",
     ]
 
