@@ -103,7 +103,8 @@ def page(found: Mapping[str, Any]) -> str:
     told = (
         f"Not under {LIMIT_S // 60} minutes: {', '.join(f'`{FILES[name]}`' for name in slow)}."
         if slow
-        else f"These take less than {LIMIT_S // 60} minutes; the longest, `{FILES[longest]}`, takes {minutes(runs[longest]['seconds'])}."
+        else f"These take less than {LIMIT_S // 60} minutes; the longest, `{FILES[longest]}`, takes "
+        f"{minutes(runs[longest]['seconds'])}."
     )
     lines = [
         "## Whole runs on the events task",
