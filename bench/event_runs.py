@@ -111,8 +111,8 @@ def page(found: Mapping[str, Any]) -> str:
         "",
         f"Written by `python -m bench.event_runs`: `vidalign align` on each file as it stands, on {cores[0]} cores, from "
         "the command to the report, the start and end of Ray and the evaluation of base, aligned and blind on "
-        f"{questions.pop()} questions included; one run each, seed 0, most with other work on the machine. The rates and sizes are those "
-        "of the files, which are there to try a method: for comparisons see above. "
+        f"{questions.pop()} questions included; one run each, seed 0, most with other work on the machine. "
+        "The rates and sizes are those of the files, which are there to try a method: for comparisons see above. "
         "Only run on CPUs. Raw figures: `bench/results/event_runs.json`.",
         "",
         "| file | whole run | of which rollouts s | training s | evaluation s | F1 % base → aligned | with an invented event % |",
