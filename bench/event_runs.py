@@ -3,7 +3,7 @@
     make events-data && python -m bench.event_runs [--root runs/event-runs --names events-grpo events-dvpo --until-min 60]
 
 Each file of configs/events-*.yaml and examples/events/*.yaml is run as it stands, evaluation and report included, in a new folder;
-where it names a judge, `examples.events.rule_judge` runs beside. What is finished is not run again, and what was cut off is
+where it names a judge, the rule of `examples.events.rule_judge` is that. What is finished is not run again, and what was cut off is
 begun again, so that no time is that of a part. Writes bench/results/event_runs.json and a part of docs/results.md.
 """
 
@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
 from bench import loops
 from bench.pages import RESULTS, Output, add_arguments, versions_line
+from bench.quality.data import running_judge
+from examples.events import rule_judge
 from vidalign import files
 
 LIMIT_S = 600
@@ -44,24 +44,18 @@ def config_of(name: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def judge_of(raw: Mapping[str, Any]) -> Iterator[None]:
-    """The judge that a configuration names, where it names one by an address of this machine."""
+    """A rule as the judge of a configuration that names one, whose address is put into it."""
     steps = raw.get("rounds", 1)
     recipes = [raw["recipe"], *(step.get("recipe", {}) for step in (steps if isinstance(steps, list) else []))]
-    [base_url] = {judge["base_url"] for recipe in recipes if (judge := recipe.get("judge"))} or {None}
-    if base_url is None:
+    judges = [recipe["judge"] for recipe in recipes if "judge" in recipe]
+    if not judges:
         yield
         return
-    command = [sys.executable, "-m", "examples.events.rule_judge", "--port", str(urlsplit(base_url).port)]
-    flips = ["--flips", "0.25"] if raw["recipe"]["name"] == "hound" else []
-    process = subprocess.Popen([*command, *flips], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        if not process.stdout.readline():
-            raise SystemExit(f"{' '.join(command)} ended with {process.wait()}")
+    flips = 0.25 if raw["recipe"]["name"] == "hound" else 0.0
+    with running_judge(functools.partial(rule_judge.judge, flips=flips)) as url:
+        for judge in judges:
+            judge["base_url"] = url
         yield
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def run(name: str, root: pathlib.Path, seconds: float) -> bool:

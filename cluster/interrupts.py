@@ -27,9 +27,8 @@ JUST_NOW_S = 1.0  # threads hear of a signal in no order
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOPPED = "\nvidalign: stopped; run the same command again to continue"
 ResultT = TypeVar("ResultT")
-os.register_at_fork(
-    after_in_child=lambda: signal.set_wakeup_fd(-1)
-)  # a child's signals are its own, see `hearing.told_at_once`
+# A child's signals are its own, see `hearing.told_at_once`.
+os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
 class Interrupted(KeyboardInterrupt):

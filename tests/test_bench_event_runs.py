@@ -1,7 +1,6 @@
 """The whole runs of the events task: their files, their judges, and what their page says."""
 
 import json
-import socket
 import urllib.request
 
 import pytest
@@ -30,14 +29,12 @@ def test_no_two_files_have_the_same_folder():
 
 
 def test_the_judge_of_a_step_runs_for_as_long_as_the_run_does():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    raw = {"recipe": {"name": "group"}, "rounds": [{}, {"recipe": {"judge": {"base_url": f"http://127.0.0.1:{port}/v1"}}}]}
-    with event_runs.judge_of(raw), urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=60) as reply:
+    judge = {"base_url": "http://127.0.0.1:8101/v1"}
+    raw = {"recipe": {"name": "group"}, "rounds": [{}, {"recipe": {"judge": judge}}]}
+    with event_runs.judge_of(raw), urllib.request.urlopen(f"{judge['base_url']}/models", timeout=60) as reply:
         assert reply.status == 200
     with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5)
+        urllib.request.urlopen(f"{judge['base_url']}/models", timeout=5)
 
 
 def kept(seconds):

@@ -351,7 +351,7 @@ def test_what_the_findings_say_of_all_objectives_on_the_same_pairs_is_what_was_m
     )
 
     def by_f1(names):
-        return sorted(names, key=lambda name: -statistics.fmean(row["f1"] for row in arms[name]))
+        return sorted(names, key=lambda name: -arms_mean(arms, name))
 
     def named(names):
         return [f"{name} {ends(name)}" for name in by_f1(names)]

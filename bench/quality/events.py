@@ -6,6 +6,7 @@ The recipe is that of examples/events/align.yaml. All arms but those named by th
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 from bench.quality import edits
@@ -56,11 +57,6 @@ ERRING = edits.Flipped(FLIPS)
 SWAPPED = f"sides swapped in {100 * FLIPS:g} % of the pairs"
 PLAIN = "the base's own plain answer as the loser, where it agrees less with the hint than the winner"
 PARALLEL = f"{PLAIN}; all losers told anew by rule in the style of the winner"
-BETAS = (  # a third and three times the default of each
-    ("DPO", "leanpo", "dpo", (0.03, 0.3)),
-    ("LeanPO", "leanpo", "leanpo", (0.7, 6.0)),
-    ("RRPO", "rrpo", "rrpo", (0.03, 0.3)),
-)
 OF_LEANPO = {  # other objectives on LeanPO's pairs
     "SimPO": "simpo",
     "cDPO": "cdpo",
@@ -79,6 +75,14 @@ OF_HINTS = {  # methods whose winner is the row's own answer or, of BMC, a corre
     "TEMPLE, reversed": Arm("TEMPLE, reversed", "reversed", "dpo"),
     "VDPO": Arm("VDPO", "rrpo", "dpo", clip_pairs=VDPO),
     "BMC": Arm("BMC", "bridged", "bmc"),
+}
+OF_BETAS = {  # each with the arm that has the default, of which they are a third and three times
+    of: [Arm(f"{of}, beta {beta:g}", recipe, objective, {"beta": beta}) for beta in betas]
+    for of, recipe, objective, betas in (
+        ("DPO", "leanpo", "dpo", (0.03, 0.3)),
+        ("LeanPO", "leanpo", "leanpo", (0.7, 6.0)),
+        ("RRPO", "rrpo", "rrpo", (0.03, 0.3)),
+    )
 }
 COMPARED = (  # of these arms the page says which is better
     ("SFT", BASE),
@@ -114,7 +118,7 @@ COMPARED = (  # of these arms the page says which is better
     ("DPO on RRPO's pairs", "RRPO"),
     ("MixDPO", BASE),
     ("MixDPO", "DPO"),
-    *((f"{name}, beta {beta:g}", name) for name, _, _, betas in BETAS for beta in betas),
+    *((arm.name, of) for of, arms in OF_BETAS.items() for arm in arms),
     ("BMC", "BMC's loss on RRPO's pairs"),
 )
 
@@ -150,11 +154,7 @@ EVENTS = Task(
         Arm("DPO on RRPO's pairs", "rrpo", "dpo"),
         *OF_HINTS.values(),
         Arm("MixDPO", "leanpo", "dpo", clip_pairs=MIXDPO),
-        *(
-            Arm(f"{name}, beta {beta:g}", recipe, objective, {"beta": beta})
-            for name, recipe, objective, betas in BETAS
-            for beta in betas
-        ),
+        *itertools.chain(*OF_BETAS.values()),
         Arm("BMC's loss on RRPO's pairs", "rrpo", "bmc"),
     ),
     rates=(1e-4, 3e-4),

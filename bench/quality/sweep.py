@@ -12,14 +12,16 @@ from bench.quality.run import Job
 
 def tried(task: Task, root: pathlib.Path, arm: str) -> dict[float, list[float]]:
     """{learning rate: the dev figure of each dev seed} of the rates that are finished, lowest rate first."""
-    found = {rate: _figures(task, root, arm, rate) for rate in sorted({*task.rates, *task.wider_rates})}
-    return {rate: values for rate, values in found.items() if len(values) == len(task.dev_seeds)}
+    return {rate: values for rate, values in _begun(task, root, arm).items() if len(values) == len(task.dev_seeds)}
 
 
-def _figures(task: Task, root: pathlib.Path, arm: str, rate: float) -> list[float]:
-    """The dev figure of each dev seed that is finished."""
-    results = [result for seed in task.dev_seeds if (result := Job(arm, seed, rate, "dev").result(root))]
-    return [float(result[task.figure]) for result in results]
+def _begun(task: Task, root: pathlib.Path, arm: str) -> dict[float, list[float]]:
+    """{learning rate: the dev figure of each dev seed that is finished} of all rates, lowest rate first."""
+    found = {}
+    for rate in sorted({*task.rates, *task.wider_rates}):
+        results = [result for seed in task.dev_seeds if (result := Job(arm, seed, rate, "dev").result(root))]
+        found[rate] = [float(result[task.figure]) for result in results]
+    return found
 
 
 def dev_figures(task: Task, root: pathlib.Path, arms: Collection[str]) -> dict[str, dict[str, list[float]]]:
@@ -43,14 +45,12 @@ def missing_rates(task: Task, root: pathlib.Path, arm: str) -> list[float]:
     known = tried(task, root, arm)
     if first := [rate for rate in task.rates if rate not in known]:
         return first
-    ladder = sorted({*task.rates, *task.wider_rates})
-    best = best_rate(task, root, arm)
+    begun, best = _begun(task, root, arm), best_rate(task, root, arm)
+    ladder = list(begun)
     place, mean = ladder.index(best), statistics.fmean(known[best])
-    begun = {rate: _figures(task, root, arm, rate) for rate in ladder if rate not in known}
     better = {rate for rate, values in begun.items() if values and statistics.fmean(values) > mean}
-    return [
-        rate for rate in ladder if rate not in known and (rate in better or rate in ladder[max(0, place - 1) : place + 2])
-    ]
+    beside = ladder[max(0, place - 1) : place + 2]
+    return [rate for rate in ladder if rate not in known and (rate in better or rate in beside)]
 
 
 def is_swept(task: Task, root: pathlib.Path, arm: str) -> bool:
