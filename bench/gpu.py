@@ -13,6 +13,7 @@ are left out, and said to be.
     training   the learner with DeepSpeed: seconds and memory of a step (against what --dry-run says), checkpoint, export
     engine     vLLM: its start, its log-probs against training's, how busy it is kept, scoring many replies of one video
     align      a whole `vidalign align` of the built-in model: rollout, training, serving and evaluation on the GPU
+    serve      `vidalign serve` of that run: its start, an OpenAI client's answers, and many requests at once
 
 Writes bench/results/gpu.json and its part of docs/performance.md.
 """
@@ -36,9 +37,9 @@ from typing import Any
 from bench.gpu_page import page
 from bench.pages import PERFORMANCE, Output, add_arguments, publish
 
-NEEDS = {"training": ("deepspeed",), "engine": ("vllm",), "align": ("vllm", "ray", "deepspeed")}
-PARTS = ("facts", "numbers", "vision", "step", "training", "engine", "align")
-LIMITS_S = {"facts": 60, "numbers": 90, "vision": 90, "step": 90, "training": 180, "engine": 180, "align": 360}
+NEEDS = {"training": ("deepspeed",), "engine": ("vllm",), "align": ("vllm", "ray", "deepspeed"), "serve": ("vllm", "ray")}
+PARTS = ("facts", "numbers", "vision", "step", "training", "engine", "align", "serve")
+LIMITS_S = {"facts": 60, "numbers": 90, "vision": 90, "step": 90, "training": 180, "engine": 180, "align": 480, "serve": 360}
 CPU_SLOWER = 10  # times as long as on a GPU may a part take
 GRACE_S = 20  # for a part that takes too long, to end what it started
 LAST_WORDS = 700  # characters of what a failed part printed
@@ -195,6 +196,10 @@ def one(arguments: argparse.Namespace) -> None:
         from bench.gpu_parts.engine import engine
 
         processes.tell(engine(work, device, case[0]))
+    elif part == "serve":
+        from bench.gpu_parts.serve import serve
+
+        processes.tell(serve(work))
     else:
         from bench.gpu_parts.align import align
 

@@ -163,8 +163,24 @@ def _align(results: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
     made = results["align"]
     stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in made["stages_s"].items())
     accuracy = made["accuracy"]
-    yield f"A whole `vidalign align` of the built-in model with rollout, training and serving on the GPU: {stages}; " + (
-        f"{made['pairs']['kept']} pairs" + (f"; accuracy {accuracy}." if accuracy else ".")
+    right = ", ".join(f"{name} {100 * accuracy[name]:.0f} %" for name in ("base", "aligned") if name in accuracy)
+    yield (
+        f"A whole `vidalign align` of the built-in model with rollout, training and serving on the GPU: {stages}; "
+        f"{made['pairs']['kept']} pairs; of the answers to {accuracy['num_examples']} held-out questions are right: {right}."
+    )
+
+
+def _serve(results: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
+    made = results["serve"]
+    policies = "; ".join(
+        f"{name} answered one at a time in {1000 * row['alone_s']:.0f} ms (median), {made['at_once']} at once at "
+        f"{row['requests_a_second']:.0f} a second, and gave an OpenAI client {row['same']} of {row['questions']} replies of the "
+        "evaluation again"
+        for name, row in made["policies"].items()
+    )
+    yield (
+        f"`vidalign serve` of that run, base and aligned on one GPU, was ready in {made['start_s']:.0f} s. To requests with a video "
+        f"and {made['tokens']} tokens of reply, {policies}."
     )
 
 
@@ -176,4 +192,5 @@ SECTIONS = {
     "training": _training,
     "engine": _engine,
     "align": _align,
+    "serve": _serve,
 }

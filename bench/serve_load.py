@@ -15,9 +15,7 @@ import dataclasses
 import json
 import os
 import pathlib
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +28,8 @@ from bench.abuse import NUM_OTHERS, abuse
 from bench.built_in import MODEL, SPEC
 from bench.engine_death import MARGIN_S, engine_death, lines
 from bench.pages import PERFORMANCE, add_arguments, publish, versions_line
-from bench.serve import NAME, START_TIMEOUT_S, Server, a_run
+from bench.serve import NAME, Server, a_run
+from bench.serve_start import started
 from pipelines.summary import versions
 from serving.access import add_key
 from serving.proxy import free_port
@@ -65,23 +64,9 @@ def an_endpoint(form: str, folder: pathlib.Path) -> Iterator[tuple[Server, Serve
     if form == "one policy":
         command += [f"model.dtype={MODEL.dtype}", f"model.max_model_len={MODEL.max_model_len}"]
         command += [f"video.{name}={getattr(SPEC, name)}" for name in ("num_frames", "height", "width")]
-    with (folder / "log").open("w") as log:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
-    server = Server(name=form, url=f"http://127.0.0.1:{port}/v1", process=process, model=FORMS[form], key=key)
-    try:
-        began = time.monotonic()
-        while not server.ready():
-            if time.monotonic() > began + START_TIMEOUT_S:
-                raise SystemExit(f"the endpoint did not start:\n{(folder / 'log').read_text()[-3000:]}")
-            time.sleep(0.5)
-        yield server, dataclasses.replace(server, key=other_key), time.monotonic() - began
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+    url = f"http://127.0.0.1:{port}/v1"
+    with started(command, folder / "log", name=form, url=url, model=FORMS[form], key=key) as (server, start_s):
+        yield server, dataclasses.replace(server, key=other_key), start_s
 
 
 def body_of(server: Server, number: int, **fields: Any) -> bytes:

@@ -50,6 +50,23 @@ def test_the_page_says_what_was_measured_what_failed_and_what_was_left_out():
     assert "the CPU's in float32" not in text
 
 
+def test_the_page_says_what_a_run_and_its_endpoint_did_on_the_device():
+    policy = {"same": 23, "questions": 24, "alone_s": 0.05, "requests_a_second": 200.4}
+    accuracy = {"base": 0.5, "aligned": 0.75, "blind": 0.1, "num_examples": 24, "scored": {"base": 24}}
+    align = {"stages_s": {"rollout": 40.4, "evaluate": 90.0}, "pairs": {"kept": 33}, "accuracy": accuracy}
+    serve = {"start_s": 80.2, "at_once": 32, "tokens": 24, "policies": {"base": policy}}
+    text = gpu_page.page({"parts": {"facts": {"result": FACTS}, "align": {"result": align}, "serve": {"result": serve}}})
+    assert (
+        "rollout 40 s, evaluate 90 s; 33 pairs; of the answers to 24 held-out questions are right: base 50 %, aligned 75 %."
+        in text
+    )
+    assert "was ready in 80 s" in text
+    assert (
+        "base answered one at a time in 50 ms (median), 32 at once at 200 a second, and gave an OpenAI client 23 of 24"
+        in text
+    )
+
+
 def test_a_device_that_is_not_there_is_one_sentence(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(
