@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import shutil
 import statistics
 import sys
 from collections.abc import Sequence
@@ -32,7 +33,8 @@ def serve(work: pathlib.Path) -> dict[str, Any]:
     if not (run / "summary.json").is_file():
         raise SystemExit("part serve serves the run of part align; name align before it")
     folder = work / "serve"
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     key, port = add_key(folder / "keys.txt", "bench"), free_port()
     command = [sys.executable, "-m", "pipelines.cli", "serve", str(run), f"serve.port={port}", "cluster.address=local"]
     command.append(f"serve.access.keys_file={folder / 'keys.txt'}")
