@@ -6,6 +6,7 @@ everything here.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import pathlib
 import tempfile
@@ -33,6 +34,7 @@ REPLICA_ENVIRONMENT = {
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": "-1",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",  # not ten times a second, beside the endpoint's own numbers
 }
+PLUGIN = "vidalign_video_loader"  # the name of serving.video_loader's entry point in pyproject.toml
 ONE_VIDEO = {"video": 1, "image": 0}  # what a prompt holds at most, unless rows hold more
 
 
@@ -157,11 +159,26 @@ def replica_environment(plan: ServePlan, media_connector: str, *, logging_level:
     return {
         **engine_environment(plan.bundle_gpus > 0, logging_level=logging_level),
         **({} if plan.bundle_gpus else EAGER),
-        **({SHARED_GPU: "1"} if 0 < plan.bundle_gpus < 1 else {}),
+        # vLLM's worker asks for a whole GPU otherwise, and fits into no share of one.
+        **({SHARED_GPU: "1", "VLLM_RAY_PER_WORKER_GPUS": f"{plan.bundle_gpus:g}"} if 0 < plan.bundle_gpus < 1 else {}),
         "VLLM_MEDIA_CONNECTOR": media_connector,
         "HF_HUB_OFFLINE": "1",  # checkpoints are local folders
         **REPLICA_ENVIRONMENT,
     }
+
+
+def require_plugin() -> None:
+    """Raise `ModelError` where vLLM would not load our plugin in its processes: without it models that it gets wrong go
+    uncorrected, engines outlive who started them, and a served one reads no videos.
+    """
+    path = f"{PLUGIN} (vllm.general_plugins)"
+    if (allowed := os.environ.get("VLLM_PLUGINS")) is not None and PLUGIN not in allowed.split(","):
+        raise ModelError(f"VLLM_PLUGINS={allowed} leaves out vidalign's plugin {path}; add its name, or unset the variable")
+    if not importlib.metadata.entry_points(group="vllm.general_plugins", name=PLUGIN):
+        raise ModelError(
+            f"vLLM does not find vidalign's plugin {path}, because the package is not installed here but only found by its path; "
+            "run `pip install --no-deps -e .` in its folder"
+        )
 
 
 def takes_video(model_config: Any, path: str) -> None:

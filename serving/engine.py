@@ -17,7 +17,7 @@ from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm.deployment import LLMServer
 
-from cluster.engines import SHARED_GPU
+from cluster.engines import SHARED_GPU, require_plugin
 from cluster.node_lock import alone
 from serving import serve_log
 from serving.relay import answered
@@ -62,6 +62,7 @@ class LeanEngine(VLLMEngine):
 
     async def start(self) -> None:
         """Start the engine, once no other that could share its GPU is starting on this node."""
+        require_plugin()
         if os.environ.get(SHARED_GPU) != "1":
             await self._start()
             return

@@ -1,21 +1,26 @@
 """What each place that starts vLLM gives it: options and environment, pinned; what the user sets wins."""
 
 import tempfile
+import tomllib
 
 import pytest
+from conftest import ROOT
 
 from cluster.engines import (
+    PLUGIN,
     actor_environment,
     generator_options,
     judge_options,
     replica_environment,
     replica_options,
+    require_plugin,
 )
 from cluster.plan import GPU_MEMORY_UTILIZATION
 from cluster.resources import ServePlan
 from serving.video_loader import NAME, media_io_kwargs
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.run import ModelConfig, ServeConfig
+from vidalign.errors import ModelError
 from vidalign.types import DEFAULT_BACKEND, FrameSpec
 
 MODEL = ModelConfig(path="m", dtype="float16", max_model_len=512, trust_remote_code=True)
@@ -131,7 +136,7 @@ def test_a_replicas_engine(num_devices, bundle_gpus, more):
     assert replica_options(MODEL, ServeConfig(engine_args=given), made_for, media) == REPLICA | more | given
     assert replica_options(MODEL, ServeConfig(), made_for, media)["allowed_local_media_path"] == ""
     on_cpu = {} if bundle_gpus else {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}
-    shared = {"VIDALIGN_SHARED_GPU": "1"} if bundle_gpus == 0.5 else {}
+    shared = {"VIDALIGN_SHARED_GPU": "1", "VLLM_RAY_PER_WORKER_GPUS": "0.5"} if bundle_gpus == 0.5 else {}
     assert replica_environment(made_for, NAME) == REPLICA_ENVIRONMENT | on_cpu | shared
     loud = replica_environment(made_for, NAME, logging_level="INFO")
     assert loud == REPLICA_ENVIRONMENT | on_cpu | shared | {"VLLM_LOGGING_LEVEL": "INFO"}
@@ -154,3 +159,34 @@ def test_engines_of_a_ray_that_is_started_here_leave_nothing_in_the_systems_fold
             assert found["TORCHINDUCTOR_CACHE_DIR"].startswith(f"{short_folder}/torchinductor_"), "what is compiled is kept"
     assert list(short_folder.iterdir()) == []
     assert "TMPDIR" not in actor_environment(0)
+
+
+@pytest.mark.parametrize("named", [None, "vidalign_video_loader", "other,vidalign_video_loader"])
+def test_an_engine_starts_where_vllm_loads_the_plugin(monkeypatch, named):
+    monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+    if named is not None:
+        monkeypatch.setenv("VLLM_PLUGINS", named)
+    require_plugin()
+
+
+@pytest.mark.parametrize("named", ["", "other", "vidalign"])
+def test_an_engine_without_the_plugin_is_refused(monkeypatch, named):
+    monkeypatch.setenv("VLLM_PLUGINS", named)
+    with pytest.raises(
+        ModelError, match=rf"^VLLM_PLUGINS={named} leaves out vidalign's plugin vidalign_video_loader .*; add its name"
+    ):
+        require_plugin()
+
+
+def test_an_engine_of_a_package_that_is_not_installed_is_refused(monkeypatch):
+    monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: ())
+    with pytest.raises(
+        ModelError, match=r"the package is not installed here .*; run `pip install --no-deps -e \.` in its folder$"
+    ):
+        require_plugin()
+
+
+def test_the_plugin_is_that_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["entry-points"]["vllm.general_plugins"] == {PLUGIN: "serving.video_loader:register"}

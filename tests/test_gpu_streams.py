@@ -10,9 +10,10 @@ import os
 import pathlib
 import time
 
+import openai
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, free_port
 from test_recipe_units import FakeEngine
 
 import actors.generator
@@ -21,20 +22,23 @@ from actors.generator import Generator
 from actors.judge import Judge
 from actors.learner import train_loop
 from actors.reference import Reference
-from cluster.resources import Workers
+from cluster.plan import plan_serve
+from cluster.resources import ClusterResources, Workers
 from pipelines import align
 from pipelines.stages import judge as judge_stage
 from pipelines.stages import reference as reference_stage
 from pipelines.stages import rollout as rollout_stage
 from pipelines.stages import train as train_stage
+from serving.spec import EndpointSpec
 from vidalign import files, recipes
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.loading import load_config
 from vidalign.config.recipes import LeanpoRecipe
-from vidalign.config.run import ModelConfig, RolloutConfig, VideoConfig
+from vidalign.config.run import ModelConfig, RolloutConfig, ServeConfig, VideoConfig
 from vidalign.data.reading import read_examples
+from vidalign.model.checkpoint import policy_version
 from vidalign.recipes.judging import JudgeTask, judge_rows
-from vidalign.types import PolicyVersion, Response
+from vidalign.types import FrameSpec, PolicyVersion, Response
 
 pytestmark = pytest.mark.heavy
 
@@ -205,19 +209,48 @@ def train_on_cpu(config):
     train_loop(config)
 
 
+def serves_on_cpu(monkeypatch, given: pathlib.Path) -> None:
+    """Replicas write down in this folder which GPUs they are given, and compute on CPUs."""
+    options = serving.app.llm_options
+
+    def options_on_cpu(spec, model_id, policy):
+        made = options(spec, model_id, policy)
+        made["runtime_env"]["env_vars"] |= {"GPUS_GIVEN": str(given), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        return made | {"server_cls": "server_on_cpu.ServerOnCpu"}
+
+    monkeypatch.setattr(serving.app, "llm_options", options_on_cpu)
+
+
+@pytest.mark.long
+def test_base_and_aligned_share_a_gpu(two_gpus, model_path, tmp_path, monkeypatch):
+    """As `vidalign serve` of a run has them where there is one GPU: vLLM's workers ask for the share that their bundles hold."""
+    serves_on_cpu(monkeypatch, tmp_path)
+    serve = ServeConfig(port=free_port(), engine_args={"enforce_eager": True, "kv_cache_memory_bytes": 2**28})
+    plan = plan_serve(serve, ClusterResources(num_cpus=8, num_gpus=1), 2)
+    assert plan.bundle_gpus == 0.5
+    spec = EndpointSpec(
+        models=dict.fromkeys(("base", "aligned"), policy_version(model_path)),
+        model=ModelConfig(path=model_path, dtype="float32", max_model_len=512),
+        serve=serve,
+        plan=plan,
+        frame_spec=FrameSpec(num_frames=4, height=56, width=56),
+    )
+    with serving.app.endpoint(spec) as running:
+        client = openai.OpenAI(base_url=running.base_url, api_key=running.api_key)
+        asked = [{"role": "user", "content": "What moves?"}]
+        for name in spec.models:
+            assert client.chat.completions.create(model=name, messages=asked, max_tokens=4).usage.completion_tokens > 0
+    given = [files.read_json(path)["gpus"] for path in tmp_path.glob("*.json")]
+    assert [len(gpus) for gpus in given] == [1, 1]
+    assert_gpus_are_free()
+
+
 @pytest.mark.long
 def test_a_run(two_gpus, shapes, model_path, small_config, tmp_path, monkeypatch):
     """Rollout, reference, training and evaluation, from the configuration that a user writes."""
     import ray.train.torch
 
-    run, options = tmp_path / "run/rounds/0", serving.app.llm_options
-
-    def options_on_cpu(spec, model_id, policy):
-        made = options(spec, model_id, policy)
-        given = {"GPUS_GIVEN": str(run / "eval/given"), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-        made["runtime_env"]["env_vars"] |= given
-        return made | {"server_cls": "server_on_cpu.ServerOnCpu"}
-
+    run = tmp_path / "run/rounds/0"
     finished = []
 
     def and_all_are_free(stage):
@@ -233,7 +266,7 @@ def test_a_run(two_gpus, shapes, model_path, small_config, tmp_path, monkeypatch
     monkeypatch.setattr(train_stage, "train_loop", train_on_cpu)
     on_gloo = functools.partial(ray.train.torch.TorchTrainer, torch_config=ray.train.torch.TorchConfig(backend="gloo"))
     monkeypatch.setattr(ray.train.torch, "TorchTrainer", on_gloo)
-    monkeypatch.setattr(serving.app, "llm_options", options_on_cpu)
+    serves_on_cpu(monkeypatch, run / "eval/given")
     raw = yaml.safe_load(small_config.read_text()) | {"run_dir": str(tmp_path / "run")}
     raw["data"] |= {"limit": 12, "eval_limit": 4}
     raw["rollout"] = {"batch_size": 3}
