@@ -186,7 +186,9 @@ def told(found: Mapping[str, Any]) -> list[str]:
         gaps = [100 * (runs[method][seed]["figures"]["f1"] - runs["GRPO"][seed]["figures"]["f1"]) for seed in shared]
         mean, half = interval(gaps)
         tail = (
-            f"one seed ({gaps[0]:+.1f})" if math.isnan(half) else f"{mean:+.1f} ± {half:.1f} points of F1 on the same seeds"
+            f"one seed ({gaps[0]:+.1f})"
+            if math.isnan(half)
+            else f"{round(mean, 1) + 0.0:+.1f} ± {half:.1f} points of F1 on the same seeds"
         )
         lines.append(f"{method} minus GRPO: {tail}.")
     if "DAPO" in runs:
