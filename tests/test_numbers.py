@@ -312,6 +312,12 @@ def test_what_is_said_of_veripos_loop_is_what_was_measured():
 
 def test_what_is_said_of_objectives_on_groups_is_what_was_measured():
     methods = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
+    whole = json.loads((RESULTS / "event_runs.json").read_text())["runs"]
+    base, dvpo, grpo = (
+        f"{100 * figures['f1']:.1f}"
+        for figures in (whole["events-dvpo"]["base"], whole["events-dvpo"]["aligned"], whole["events-grpo"]["aligned"])
+    )
+    assert f"events F1 {base} to {dvpo} by its file, to {grpo} by GRPO's (one seed, no rate chosen for either;" in methods
     found = json.loads((RESULTS / "groups.json").read_text())
     said = {
         name: f"{tables.cell([run['figures']['f1'] for run in runs.values()], 100)} ({len(runs)} seed{'s' * (len(runs) > 1)})"
