@@ -37,6 +37,7 @@ RESULTS = Page(
         "events_bases.md",
         "veripo.md",
         "veripo_reasoning.md",
+        "veripo_tries.md",
         "groups.md",
         "event_runs.md",
         "dvpo.md",

@@ -9,6 +9,7 @@ import pytest
 
 from bench import overlap, overlap_page, reagent
 from examples.shapes import rule_critic
+from vidalign.config.loading import parse_config
 from vidalign.recipes import critic
 from vidalign.recipes.reagent import Verdict
 from vidalign.types import Example, PreferencePair, Response
@@ -153,6 +154,25 @@ def test_figures_count_what_reflections_keep_and_mend_and_how_rewards_order():
     said = reagent.page({"questions": 1, "held_out": 300, "steps": 3, "runs": runs})
     assert "| policy | 0.0 (0 of 1) | 0.0 (0 of 1) | 100.0 (1 of 1) | 100.0 (1 of 1) | none | 66.7 (2 of 3) |" in said
     assert "| rule | 1 of 4 | 75.0 (1 questions) | 1 | 100.0 | 50.0 | 0.0 | 60.0% | 70.0% (64.6% to 74.9%) |" in said
+
+
+def test_tries_of_veripos_pairs_differ_from_the_loop_in_one_round_alone(tmp_path):
+    from bench import veripo, veripo_tries
+
+    loop = veripo.config_of("loop", tmp_path, veripo_tries.QUESTIONS, "http://x/v1", veripo.REASONED)
+    for name, (train, params) in veripo_tries.TRIES.items():
+        made = veripo_tries.config_of_try(name, tmp_path, "http://x/v1")
+        step = made["rounds"][1]
+        assert made["run_dir"] != loop["run_dir"]
+        assert step["objective"] == {"name": "dpo"} | ({"params": params} if params else {})
+        assert step["train"] == loop["rounds"][1]["train"] | train
+        unlike = {"rounds": [], "run_dir": ""}
+        assert made | unlike == loop | unlike
+        assert (made["rounds"][0], step["recipe"]) == (loop["rounds"][0], loop["rounds"][1]["recipe"])
+        parse_config(made)
+    figures = dict.fromkeys(veripo.FIGURES, 0.5) | {"words": 25.0}
+    text = veripo_tries.page({"tries": {"1e-4": figures}, "versions": "v."})
+    assert "| 1e-4 | 50.0 | 50.0 | 50.0 (33 to 67) | 50.0 | 25.0 |" in text
 
 
 def test_veripos_loop_is_the_example_and_its_page_says_what_a_pair_costs(tmp_path):
