@@ -288,7 +288,7 @@ def ends(arm, figure="f1"):
 def test_what_the_findings_say_of_turns_is_what_was_measured():
     root = pathlib.Path(__file__).parents[1]
     said = " ".join((root / "docs/findings.md").read_text(encoding="utf-8").split())
-    found, arms, _ = events_found()
+    found, arms, base = events_found()
     one, two, three = "LeanPO, one turn", "LeanPO", "LeanPO, three turns"
 
     def winners(figure, digits):
@@ -300,16 +300,25 @@ def test_what_the_findings_say_of_turns_is_what_was_measured():
 
     f1 = ["{:.1f} ± {:.1f}".format(*interval([100 * row["f1"] for row in arms[arm]])) for arm in (one, two, three)]
     left_out, invented = winners("omitted", 0), winners("chair_s", 0)
-    assert left_out[1] == left_out[2]
+    kept = [
+        f"{statistics.fmean(row['kept'] for row in found['pairs'] if row['recipe'] == EVENTS.arms[arm].recipe):.0f}"
+        for arm in (one, two, three)
+    ]
+    updates = [statistics.fmean(row["num_steps"] for row in arms[arm]) for arm in (one, two, three)]
+    assert max(updates) - min(updates) <= 2
+    for more, less in ((three, one), (two, one), (three, two)):
+        assert events_page.verdict(events_page.difference(base, arms, more, less)) == "not told apart"
     for sentence in (
         f"LeanPO ends at {f1[0]} with one turn, {f1[1]} with two and {f1[2]} with three",
-        f"three turns minus LeanPO with one is {minus(three, one)} points; two against one ({minus(two, one)}) and three against two "
-        f"({minus(three, two)}) are not told apart",
+        f"three turns minus LeanPO with one is {minus(three, one)} points, two against one {minus(two, one)} and three against two "
+        f"{minus(three, two)}.",
         "phrase F1 of {}, {} and {}".format(*winners("f1", 1)),
-        f"{left_out[0]} % of what winners of one turn should tell is left out, with two or three turns {left_out[1]} %, while",
+        f"{left_out[0]} % of what winners of one turn should tell is left out, with two turns {left_out[1]} and with three "
+        f"{left_out[2]} %, while",
         "while {}, {} and {} % of them tell".format(*invented),
         "second: {}, {} and {} % are left out, and".format(*answers("omitted")),
         "and {}, {} and {} % of the answers have an invented event".format(*answers("chair_s")),
+        "One turn leaves {} pairs, two {} and three {}".format(*kept),
     ):
         assert sentence in said
 
@@ -331,8 +340,8 @@ def test_what_the_findings_say_of_judges_that_err_and_of_marks_is_what_was_measu
         f"{minus('cDPO, flipped', flipped)}. Each",
         f"a lower one for cDPO ({rates['cDPO, flipped']}) than for the others (1e-4)",
         f"RRPO ends at {ends(marked)}: the marks gain {minus('RRPO, parallel losers', marked)} points",
-        "all three have it ({:.0f}, {:.0f} and {:.0f} points)".format(*by_seed),
-        f"and {minus('RRPO, parallel losers', marked, 'right')} points of right answers, which they do",
+        f"({by_seed[0]:.0f} to {by_seed[-1]:.0f} by seed) and {minus('RRPO, parallel losers', marked, 'right')} points of right "
+        "answers",
         f"is marked anyway, marks gain {minus('RRPO', 'RRPO, every token marked')} points, of right answers "
         f"nothing that could be told ({minus('RRPO', 'RRPO, every token marked', 'right')})",
         f"DPO with plain losers minus DPO is {minus('DPO, plain losers', 'DPO')} points: not told apart",
@@ -363,10 +372,22 @@ def test_what_the_findings_say_of_all_objectives_on_the_same_pairs_is_what_was_m
         return statistics.fmean(row["end"][f"{side}_logp"] - row["start"][f"{side}_logp"] for row in arms[arm])
 
     assert by_f1(imitating)[0] == "SFT"
-    assert {verdict(name, "SFT") for name in ("ORPO", "MPO")} == {"not told apart"}
-    assert {verdict(name, "SFT") for name in ("LeanPO", "RPO", *preferring, "DPO")} == {"lower"}
+    assert {verdict(name, "SFT") for name in (*imitating[1:], *preferring, "DPO")} == {"lower"}
     assert min(arms_mean(arms, name) for name in imitating) > max(arms_mean(arms, name) for name in (*preferring, "DPO"))
-    assert "higher" not in {verdict(name, "DPO") for name in preferring}
+    assert {name for name in preferring if verdict(name, "DPO") == "lower"} == {"SPPO", "EXPO"}
+    assert len([name for name in preferring if verdict(name, "DPO") == "not told apart"]) == 5
+    other_betas = (
+        "DPO, beta 0.3",
+        "DPO, beta 0.03",
+        "LeanPO, beta 6",
+        "LeanPO, beta 0.7",
+        "RRPO, beta 0.3",
+        "RRPO, beta 0.03",
+    )
+    betas = {name: minus(name, name.partition(",")[0]) for name in other_betas}
+    assert {name: told for name in betas if (told := verdict(name, name.partition(",")[0])) != "not told apart"} == {
+        "DPO, beta 0.03": "lower"
+    }
     *first, last = named(imitating)
     *others, least = named([*preferring, "DPO"])
     gap = statistics.fmean(row["start"]["chosen_logp"] - row["start"]["rejected_logp"] for row in arms["EXPO"])
@@ -377,7 +398,9 @@ def test_what_the_findings_say_of_all_objectives_on_the_same_pairs_is_what_was_m
         f"{', '.join(others)} and {least} (base {100 * base['f1']:.1f})",
         f"ORPO minus SFT is {minus('ORPO', 'SFT')} and MPO minus SFT {minus('MPO', 'SFT')}",
         f"likelier by {gap:.2f} nats a token already",
-        f"three times it gives {minus('DPO, beta 0.3', 'DPO')} points and a third of it {minus('DPO, beta 0.03', 'DPO')},",
+        f"gives {betas['DPO, beta 0.3']} points and a third of it {betas['DPO, beta 0.03']}; of LeanPO's 2.0 they give "
+        f"{betas['LeanPO, beta 6']} (6) and {betas['LeanPO, beta 0.7']} (0.7), of RRPO's 0.1 they give {betas['RRPO, beta 0.3']} and "
+        f"{betas['RRPO, beta 0.03']},",
         f"EXPO hardly moves at any rate: at its best the winners move by {exp['chosen']:.2f} nats a token and the losers by "
         f"{exp['rejected']:.2f}",
     ):
@@ -414,7 +437,7 @@ def test_what_is_said_of_losers_and_clips_is_what_was_measured():
     fell = [row["start"]["chosen_logp"] - row["end"]["chosen_logp"] for row in worst if row["seed"] == EVENTS.dev_seeds[0]]
     for sentence in (
         f"DPO gains {minus(masked)} points over the base, with half of the frames dropped (TPO) {minus(dropped)}, "
-        f"{minus(dropped, masked)} more, and with all frames backwards (a part of TEMPLE's curriculum) {minus(backwards)}, which",
+        f"{minus(dropped, masked)} more, and with all frames backwards (a part of TEMPLE's curriculum) {minus(backwards)}.",
         f"it gains {minus(segment)} points, {minus(segment, dropped)} more than with dropped frames",
         f"phrase F1 {losers(dropped)} and {losers(backwards)} %, of a segment {losers(segment)}, with masks {losers(masked)}.",
         f"fall from {100 * base['chair_s']:.1f} to {ends(dropped, 'chair_s')} and {ends(backwards, 'chair_s')} %, with a segment to "
