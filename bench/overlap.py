@@ -43,11 +43,13 @@ AGED: dict[str, dict[str, Any]] = {f"max_staleness {age}": {"max_staleness": age
 EVERY_S = 0.5  # between two looks at the clocks of processes
 ALL_SIDES = SIDES | AGED
 TRAIN = {"learning_rate": 1e-4, "batch_size": 16, "micro_batch_size": 16, "log_every": 100, "num_monitored": 16}
+LEANPO = {"name": "leanpo", "num_candidates": 4, "max_new_tokens": 24}
 METHODS: dict[str, dict[str, Any]] = {
     "dpo": {
-        "recipe": {"name": "leanpo", "num_candidates": 4, "max_new_tokens": 24},
+        "recipe": LEANPO,
         "objective": {"name": "dpo", "params": {"weigh_stale": True}},
     },
+    "dpo without weights": {"recipe": LEANPO, "objective": {"name": "dpo"}},
     "grpo": {
         "recipe": {"name": "group", "num_candidates": 8, "max_new_tokens": 24, "trust": "exact"},
         "objective": {"name": "grpo", "params": {"decoupled": True}},
