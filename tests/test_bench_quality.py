@@ -490,10 +490,15 @@ def test_what_the_findings_say_of_ablations_is_what_was_measured():
     assert {row["learning_rate"] for row in arms["LeanPO without SFT term"]} == {1e-4}
     assert {row["learning_rate"] for row in arms["LeanPO"]} == {3e-4}
     assert lower("LeanPO without SFT term") == 5
+    for arm in ("LeanPO without reflection", "LeanPO without smoothing"):
+        gaps = [full["accuracy"] - row["accuracy"] for full, row in zip(arms["LeanPO"], arms[arm], strict=True)]
+        assert events_page.verdict(gaps) == "not told apart"
     for sentence in (
         f"Without its SFT term LeanPO ends at {ends('LeanPO without SFT term')} at the rate that is best for that (1e-4), 5 points "
         f"lower, and {100 * lost:.0f} % of its pairs",
         f"Without hints LeanPO ends at {ends('LeanPO without hints')}, {lower('LeanPO without hints')} points lower",
+        f"Without reflection it ends at {ends('LeanPO without reflection')}, which is not told apart",
+        f"Without smoothing it ends at {ends('LeanPO without smoothing')}, as with it",
         f"it ends at {ends('RRPO without KL')}, {lower('RRPO without KL')} points lower",
         f"without the refined reward at {ends('RRPO without refined reward')}, which is not told apart",
     ):
