@@ -7,6 +7,7 @@ import resource
 import socket
 from collections.abc import Mapping
 
+from cluster.engines import require_plugin
 from serving.access import read_keys
 from serving.proxy import may_use_haproxy
 from vidalign.config.run import ServeConfig
@@ -17,7 +18,10 @@ OWN_FILES = 1060  # of HAProxy on a machine with 2 cores
 
 
 def check_files(models: Mapping[str, PolicyVersion], serve: ServeConfig) -> None:
-    """Raises `ModelError` where a policy's folder is not a checkpoint, and `ClusterError` where the media root is no folder."""
+    """Raises `ModelError` where a policy's folder is not a checkpoint or vLLM would not load our plugin, and `ClusterError` where the
+    media root is no folder.
+    """
+    require_plugin()
     for model_id, policy in models.items():
         folder = pathlib.Path(policy.path)
         if not folder.is_dir():

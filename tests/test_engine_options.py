@@ -17,6 +17,8 @@ from cluster.engines import (
 )
 from cluster.plan import GPU_MEMORY_UTILIZATION
 from cluster.resources import ServePlan
+from pipelines.checks.model import inspect
+from serving.checks import check_files
 from serving.video_loader import NAME, media_io_kwargs
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.run import ModelConfig, ServeConfig
@@ -176,6 +178,14 @@ def test_an_engine_without_the_plugin_is_refused(monkeypatch, named):
         ModelError, match=rf"^VLLM_PLUGINS={named} leaves out vidalign's plugin vidalign_video_loader .*; add its name"
     ):
         require_plugin()
+
+
+def test_a_run_and_an_endpoint_without_the_plugin_are_refused_before_anything_starts(monkeypatch, model_path):
+    monkeypatch.setenv("VLLM_PLUGINS", "other")
+    with pytest.raises(ModelError, match=r"^VLLM_PLUGINS=other leaves out"):
+        inspect(ModelConfig(path=model_path, dtype="float32", max_model_len=512), ask_vllm=False)
+    with pytest.raises(ModelError, match=r"^VLLM_PLUGINS=other leaves out"):
+        check_files({}, ServeConfig())
 
 
 def test_an_engine_of_a_package_that_is_not_installed_is_refused(monkeypatch):

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cluster.engines import takes_video
+from cluster.engines import require_plugin, takes_video
 from vidalign.config.judging import JudgeConfig
 from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
@@ -53,7 +53,7 @@ def inspect(
     Raises:
         ModelError: no folder, an architecture that cannot be trained or served, no or pickled or incomplete weights or others than
             the architecture's, no processor, no chat template or one that cannot be used (`vidalign.model.turns`), no video
-            input, another model's tokenizer.
+            input, another model's tokenizer, or a vLLM that would not load our plugin.
     """
     folder = model_folder(config.path, weights=fetch)
     architecture = _architecture(folder, trust_remote_code=config.trust_remote_code, key="model.trust_remote_code")
@@ -66,6 +66,7 @@ def inspect(
     engine_rules(
         processor, outline.config, dtype=config.dtype, max_model_len=config.max_model_len, on_cpu=False, limits={"video": 1}
     )  # it refuses what an engine cannot be told
+    require_plugin()
     if ask_vllm:
         check_architecture(architecture, folder, trust_remote_code=config.trust_remote_code, engine_args=engine_args)
     parameters = dict(outline.named_parameters())
