@@ -486,6 +486,14 @@ def test_what_the_findings_say_of_ablations_is_what_was_measured():
         of = arm.partition(" without")[0]
         return round(statistics.fmean(row["accuracy"] for row in arms[of]) * 100 - float(ends(arm).split()[0]))
 
+    def of(arm, figure):
+        return f"{statistics.fmean(row[figure] for row in arms[arm]):.2f}"
+
+    on_pairs = "DPO on RRPO's pairs"
+    rates = {"RRPO": 3e-4, "RRPO without KL": 1e-4, on_pairs: 1e-4, "RRPO, alpha 0.1": 1e-3}
+    assert {arm: arms[arm][0]["learning_rate"] for arm in rates} == rates
+    gained = [arm for arm in SHAPES.arms if " without " not in arm and float(ends(arm).split()[0]) > 75]
+    assert set(sorted(gained, key=lambda arm: of(arm, "kl_where_right"))[:3]) == {"EXPO", "alpha-DPO", "SimPO"}
     lost = statistics.fmean(row["end"]["both_fell"] for row in arms["LeanPO without SFT term"])
     assert {row["learning_rate"] for row in arms["LeanPO without SFT term"]} == {1e-4}
     assert {row["learning_rate"] for row in arms["LeanPO"]} == {3e-4}
@@ -501,6 +509,14 @@ def test_what_the_findings_say_of_ablations_is_what_was_measured():
         f"Without smoothing it ends at {ends('LeanPO without smoothing')}, as with it",
         f"it ends at {ends('RRPO without KL')}, {lower('RRPO without KL')} points lower",
         f"without the refined reward at {ends('RRPO without refined reward')}, which is not told apart",
+        f"best at 3e-4 and ends {of('RRPO', 'kl_to_base')} nats from the base",
+        f"best at 1e-4 and ends at {ends('RRPO without KL')} and {of('RRPO without KL', 'kl_to_base')} nats, as DPO does on the same "
+        f"pairs ({ends(on_pairs)} and {of(on_pairs, 'kl_to_base')})",
+        f"with `alpha: 0.1` RRPO ends at {ends('RRPO, alpha 0.1')} and {of('RRPO, alpha 0.1', 'kl_to_base')} nats, at its best rate of "
+        "1e-3",
+        f"next to nothing at any rate ({ends('RRPO, alpha 1')}, base 67.7)",
+        f"({of('RRPO', 'kl_where_right')} nats) than DPO on its pairs ({of(on_pairs, 'kl_where_right')}); EXPO "
+        f"({of('EXPO', 'kl_where_right')}), alpha-DPO and SimPO ({of('SimPO', 'kl_where_right')}) are the nearest of all that gain",
     ):
         assert sentence in said
 
