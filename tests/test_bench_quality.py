@@ -512,8 +512,8 @@ def test_what_the_findings_say_of_ablations_is_what_was_measured():
         f"best at 3e-4 and ends {of('RRPO', 'kl_to_base')} nats from the base",
         f"best at 1e-4 and ends at {ends('RRPO without KL')} and {of('RRPO without KL', 'kl_to_base')} nats, as DPO does on the same "
         f"pairs ({ends(on_pairs)} and {of(on_pairs, 'kl_to_base')})",
-        f"with `alpha: 0.1` RRPO ends at {ends('RRPO, alpha 0.1')} and {of('RRPO, alpha 0.1', 'kl_to_base')} nats, at its best rate of "
-        "1e-3",
+        f"with `alpha: 0.1` RRPO ends at {ends('RRPO, alpha 0.1')} and {of('RRPO, alpha 0.1', 'kl_to_base')} nats, at its best rate "
+        "of 1e-3",
         f"next to nothing at any rate ({ends('RRPO, alpha 1')}, base 67.7)",
         f"({of('RRPO', 'kl_where_right')} nats) than DPO on its pairs ({of(on_pairs, 'kl_where_right')}); EXPO "
         f"({of('EXPO', 'kl_where_right')}), alpha-DPO and SimPO ({of('SimPO', 'kl_where_right')}) are the nearest of all that gain",
