@@ -259,6 +259,18 @@ def test_the_table_of_methods_says_what_was_measured_of_each():
     assert f"ranks {dvpo['value']['accuracy']:.0%} of {dvpo['value']['num_heldout']}".replace("%", " %") in flat
     gains = [float(gain) for gain in re.findall(r"\| by the question \|.*\| \+([\d.]+) ±", part("needles.md"))]
     assert f"+{min(gains[:-1]):.0f} to +{max(gains[:-1]):.0f} points" in said["ReAgent-V"]
+    aged = json.loads((RESULTS / "overlap.json").read_text())["aged"]
+    weighed, plain = (
+        [[100 * run["accuracy"] for run in runs] for runs in aged[name].values()] for name in ("dpo", "dpo without weights")
+    )
+    assert "shapes {:.1f} and {:.1f} % (two seeds".format(*weighed[0]) in flat
+    assert "without weights {:.1f} and {:.1f} %".format(*plain[0]) in flat
+    gaps = [a - b for ours, theirs in zip(weighed, plain, strict=True) for a, b in zip(ours, theirs, strict=True)]
+    means = [f"{sum(each) / len(each):.1f}" for each in plain]
+    assert (
+        f"without it the same six runs end at {means[0]}, {means[1]} and {means[2]}, each below its own with weights, by "
+        f"{min(gaps):.1f} to {max(gaps):.1f} points" in flat
+    )
     overlap = json.loads((RESULTS / "overlap.json").read_text())["timed"]
     ratios = [a["round_s"] / b["round_s"] for a, b in zip(overlap["in turn"], overlap["overlap"], strict=True)]
     assert f"made {' and '.join(f'{ratio:.2f}x' for ratio in ratios)} as many rounds" in flat
