@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from cluster.engines import enter_actor_environment, judge_options, require_plugin
+from cluster.engines import enter_actor_environment, judge_options
 from cluster.proxies import reach_directly
 from vidalign.config.judging import JudgeConfig
 from vidalign.errors import ConfigError, DataError, ModelError
@@ -130,7 +130,6 @@ def vllm_chat(config: JudgeConfig, key: str) -> tuple[Chat, str]:
     """
     from vidalign.model.checkpoint import policy_version
 
-    require_plugin()
     enter_actor_environment(config.num_gpus)
     import vllm
     from vllm.exceptions import VLLMValidationError

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from actors.engine_loop import EngineLoop
-from cluster.engines import ONE_VIDEO, enter_actor_environment, generator_options, require_plugin, takes_video
+from cluster.engines import ONE_VIDEO, enter_actor_environment, generator_options, takes_video
 from vidalign.config.run import ModelConfig
 from vidalign.errors import ModelError
 from vidalign.recipes.engine import SPECIAL_TOKEN, Completion, Request
@@ -42,7 +42,6 @@ class VllmEngine:
         engine_args: dict[str, Any] | None = None,
         limits: Mapping[str, int] = ONE_VIDEO,
     ) -> None:
-        require_plugin()
         enter_actor_environment(num_gpus)
         import vllm
 

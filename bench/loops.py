@@ -51,13 +51,16 @@ def align(folder: pathlib.Path, raw: Mapping[str, Any], seconds: float) -> bool:
     return True
 
 
-def measured(data: Data, run: pathlib.Path, index: int, names: Sequence[str]) -> dict[str, Any] | None:
-    """The held-out figures of the policy after a round of a run, measured once; None while it is not trained."""
-    folder, kept = run / "rounds" / str(index), run.with_name(f"{run.name}-{index}.json")
+def measured(
+    data: Data, run: pathlib.Path, index: int, names: Sequence[str], split: str = "heldout"
+) -> dict[str, Any] | None:
+    """The figures of the policy after a round of a run on a split, measured once; None while it is not trained."""
+    ending = "" if split == "heldout" else f"-{split}"
+    folder, kept = run / "rounds" / str(index), run.with_name(f"{run.name}-{index}{ending}.json")
     if not kept.is_file():
         if not (folder / "train" / "manifest.json").is_file():
             return None
-        found = measure(data, str(folder / "model"), "heldout")
+        found = measure(data, str(folder / "model"), split)
         files.write_json(kept, {name: found[name] for name in names})
     return files.read_json(kept)
 

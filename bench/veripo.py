@@ -119,10 +119,10 @@ def page(found: dict[str, Any], asked: Asked = MIXED) -> str:
     return "\n".join([*lines, "", *(f"- {line}" for line in told(found)), "", found["versions"]])
 
 
-def row_of(*cells: Any) -> str:
-    """A line of the table, whose last cell is the figures of a policy."""
+def row_of(*cells: Any, num_reasoned: int = NUM_REASONED) -> str:
+    """A line of the table, whose last cell is the figures of a policy. `num_reasoned`: questions that ask for reasoning."""
     *texts, figures = cells
-    low, high = wilson_interval(round(figures["contradicts.reasoning"] * NUM_REASONED), NUM_REASONED)
+    low, high = wilson_interval(round(figures["contradicts.reasoning"] * num_reasoned), num_reasoned)
     shares = [f"{100 * figures[name]:.1f}" for name in ("f1", "right", "contradicts.reasoning", "chair_s")]
     shares[2] += f" ({100 * low:.0f} to {100 * high:.0f})"
     return f"| {' | '.join([*texts, *shares, format(figures['words'], '.1f')])} |"

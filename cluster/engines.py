@@ -143,12 +143,14 @@ def actor_environment(num_gpus: int) -> dict[str, str]:
 def enter_actor_environment(num_gpus: int) -> None:
     """Set the variables of `actor_environment` that are not set, in the process of such an actor, before vLLM is imported.
 
-    And leave a working folder that is gone, in which MKL ends the process ("Cannot load …/libtorch_cpu.so").
+    And leave a working folder that is gone, in which MKL ends the process ("Cannot load …/libtorch_cpu.so"). Raises as
+    `require_plugin` does.
     """
     try:
         os.getcwd()
     except FileNotFoundError:
         os.chdir("/")
+    require_plugin()
     for name, value in actor_environment(num_gpus).items():
         os.environ.setdefault(name, value)
     tempfile.tempdir = None  # may have been found out already
